@@ -1,0 +1,172 @@
+"""A bundle: the folder under ``models/`` that carries one policy from training to the board.
+
+    policy.zip             SB3 checkpoint               training.json   settings and results of the training
+    actor.onnx             deterministic actor          policy_float32.tflite, policy_int8.tflite
+    model.h                C array of the int8 model    golden.npz      inputs, every layer's tensor and outputs (TFLM)
+    bundle.json            manifest (this module)       README.md       model card
+
+``id`` is the first 12 hex digits of the SHA-256 of ``policy_int8.tflite``; the board reports the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from balance_hil.errors import BundleError
+from balance_hil.quantize import QuantParams
+from balance_hil.spec import PolicySpec
+
+MANIFEST = "bundle.json"
+FORMAT_VERSION = 1
+INT8_MODEL = "policy_int8.tflite"
+FLOAT_MODEL = "policy_float32.tflite"
+ONNX_MODEL = "actor.onnx"
+POLICY = "policy.zip"
+TRAINING = "training.json"
+HEADER = "model.h"
+GOLDEN = "golden.npz"
+MODEL_CARD = "README.md"
+REQUIRED_FILES = (ONNX_MODEL, FLOAT_MODEL, INT8_MODEL, HEADER, GOLDEN)
+
+
+def model_id(model: bytes) -> str:
+    """First 12 hex digits of the SHA-256 of an int8 ``.tflite``."""
+    return hashlib.sha256(model).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """One exported policy. Make it with ``load``; write a new one with ``write_bundle``."""
+
+    path: Path
+    id: str
+    algorithm: str  # "ppo", ...; "" when the checkpoint did not say
+    spec: PolicySpec
+    input_quant: QuantParams
+    output_quant: QuantParams
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Reads and validates a bundle folder.
+
+        Raises:
+            BundleError: no such folder, a missing file, a file that is not the one the manifest was written for.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        _check_files(folder, manifest)
+        try:
+            bundle = cls(
+                path=folder,
+                id=manifest["id"],
+                algorithm=manifest["algorithm"],
+                spec=PolicySpec.from_dict(manifest["spec"]),
+                input_quant=QuantParams(**manifest["quantisation"]["input"]),
+                output_quant=QuantParams(**manifest["quantisation"]["output"]),
+                calibration=manifest["calibration"],
+                training=manifest["training"],
+                versions=manifest["versions"],
+                metrics=manifest["metrics"],
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
+        if model_id(bundle.int8_model()) != bundle.id:
+            raise _broken(folder, f"{INT8_MODEL} does not have the id {bundle.id}")
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """Path of one of the bundle's files."""
+        return self.path / name
+
+    def int8_model(self) -> bytes:
+        """Bytes of the int8 ``.tflite``."""
+        return self.file(INT8_MODEL).read_bytes()
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest without the file table, as plain JSON types."""
+        return {
+            "format": FORMAT_VERSION,
+            "id": self.id,
+            "algorithm": self.algorithm,
+            "spec": self.spec.to_dict(),
+            "quantisation": {"input": _quant(self.input_quant), "output": _quant(self.output_quant)},
+            "calibration": dict(self.calibration),
+            "training": dict(self.training),
+            "versions": dict(self.versions),
+            "metrics": dict(self.metrics),
+        }
+
+
+def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
+    """Publishes the finished files of ``staging`` as ``bundle.path``.
+
+    Files of the old bundle that the new one does not write (a policy, a note) are kept. The old bundle stays whole until
+    the last rename; ``staging`` must lie on the same file system and is gone afterwards.
+    """
+    manifest = bundle.manifest()
+    manifest["files"] = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    target = bundle.path
+    target.mkdir(parents=True, exist_ok=True)
+    # The manifest goes last: a crash between two renames leaves a bundle that load() refuses, never one that lies.
+    names = sorted(p.name for p in staging.iterdir() if p.name != MANIFEST)
+    for name in [*names, MANIFEST]:
+        os.replace(staging / name, target / name)
+    shutil.rmtree(staging, ignore_errors=True)
+    return Bundle.load(target)
+
+
+def staging_folder(target: Path) -> Path:
+    """A new empty folder beside ``target``, on the same file system, for ``write_bundle``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise BundleError(f"no such bundle: {folder}", "list what is shipped: ls models; make one: hil train ppo")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}") from None
+    except ValueError as exc:
+        raise _broken(folder, f"{MANIFEST} is not JSON ({exc})") from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        raise _broken(folder, f"{MANIFEST} is not of format {FORMAT_VERSION}")
+    return manifest
+
+
+def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise _broken(folder, f"{MANIFEST} lists no files")
+    for name in sorted({*REQUIRED_FILES, *files}):
+        path = folder / name
+        if name not in files or not path.is_file():
+            raise _broken(folder, f"{name} is missing")
+        if _sha256(path) != files[name]:
+            raise _broken(folder, f"{name} was altered after the export")
+
+
+def _broken(folder: Path, fact: str) -> BundleError:
+    return BundleError(f"the bundle {folder} is incomplete or altered: {fact}", f"export it again: hil export {folder}")
+
+
+def _quant(params: QuantParams) -> dict[str, Any]:
+    return {"scale": params.scale, "zero_point": params.zero_point}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

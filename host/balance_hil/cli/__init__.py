@@ -1,0 +1,68 @@
+"""The ``hil`` command. The only part of balance_hil that prints or exits.
+
+Every subcommand lives in a module of its own that is imported when it runs, so that ``hil run`` never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from balance_hil import __version__
+from balance_hil.cli.console import print_error
+from balance_hil.errors import HarnessError
+
+COMMANDS = {
+    "train": "train a policy",
+    "export": "turn a checkpoint into a bundle: ONNX, float32 and int8 TFLite, C array, golden vectors",
+    "evaluate": "count how often a policy keeps the robot up, on any runtime or board",
+    "run": "step the robot with the actions that a board returns",
+    "compare": "run the same inputs through every runtime and the board, and count what differs",
+    "report": "draw a recording",
+    "boards": "list boards that are plugged in and boards that can be emulated",
+    "emulate": "start an emulated board and print its port, for other programs",
+    "bench": "side-by-side benchmarks",
+    "doctor": "check the installation and say what to install",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"balance_hil.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hil")
+def hil() -> None:
+    """Train a balance policy, run it on a microcontroller, compare every bit.
+
+    Each command takes --help. Errors go to stderr as "error:" and "hint:"; --json prints one JSON document on stdout.
+    """
+
+
+def main() -> None:
+    """Entry point: runs ``hil`` and turns errors into messages and an exit status."""
+    try:
+        hil(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        print_error(exc.format_message(), "see the options: hil --help, or hil COMMAND --help")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except HarnessError as exc:
+        print_error(exc.message, exc.hint)
+        sys.exit(1)

@@ -1,0 +1,204 @@
+"""The one family of errors that balance_hil raises.
+
+Every error states a fact and carries a ``hint``: what the user can type or do next. The library raises; only
+``balance_hil.cli`` prints them. Each subclass also inherits the builtin that generic code would catch.
+"""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """Root of every error that balance_hil raises on purpose.
+
+    Args:
+        message: the fact, one sentence, no trailing stop.
+        hint: the remedy, naming the command to run where there is one.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# --- finding and opening the port -------------------------------------------------------------------------------------
+
+
+class PortNotFoundError(HarnessError, FileNotFoundError):
+    """The serial port does not exist."""
+
+
+class PortBusyError(HarnessError, BlockingIOError):
+    """Another program holds the serial port."""
+
+
+class PortPermissionError(HarnessError, PermissionError):
+    """The user may not open the serial port; the message names the group that may."""
+
+
+class PortOpenError(HarnessError, OSError):
+    """The port or URL exists but opening it failed for another reason (connection refused, not a serial port)."""
+
+
+# --- talking to the board ---------------------------------------------------------------------------------------------
+
+
+class LinkError(HarnessError):
+    """Root of everything that goes wrong on an open link."""
+
+
+class CableUnpluggedError(LinkError, ConnectionError):
+    """The port vanished while it was in use."""
+
+
+class SilentBoardError(LinkError, TimeoutError):
+    """The port is open and not one byte arrived."""
+
+
+class WrongBaudError(LinkError):
+    """Bytes arrive and none of them decode: baud rates differ."""
+
+
+class NotOurFirmwareError(LinkError):
+    """The board answers readable text, but not the handshake of this project."""
+
+
+class ReplyTimeoutError(LinkError, TimeoutError):
+    """A board that had identified itself stopped answering."""
+
+
+class TooManyLostError(LinkError):
+    """More replies were lost or late than ``--max-lost`` allows."""
+
+
+class ProtocolMismatchError(LinkError):
+    """The board speaks another protocol version or was built from another message schema."""
+
+
+class ModelMismatchError(LinkError):
+    """The board runs another model than the bundle (stale image)."""
+
+
+class BoardRebootedError(LinkError):
+    """The board restarted while a request was in flight."""
+
+
+class BoardStatusError(LinkError):
+    """The board answered a request with ERROR.
+
+    Args:
+        status: name of the status in ``protocol/schema.toml``.
+        detail: the one word of detail that came with it.
+    """
+
+    def __init__(self, message: str, hint: str, status: str = "", detail: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.detail = detail
+
+
+# --- firmware and flashing --------------------------------------------------------------------------------------------
+
+
+class UnknownBoardError(HarnessError, KeyError):
+    """No board of that name is known."""
+
+    __str__ = HarnessError.__str__
+
+
+class FirmwareBuildError(HarnessError):
+    """Building the firmware failed; the message carries the tool's last lines."""
+
+
+class FlashToolMissingError(HarnessError, FileNotFoundError):
+    """The program that builds or flashes is not installed."""
+
+
+class FlashFailedError(HarnessError):
+    """The flash tool failed; the message carries its last lines."""
+
+
+class UnsupportedOperatorError(HarnessError, NotImplementedError):
+    """An engine cannot run an operator of the model; the message names it."""
+
+
+class ArenaTooSmallError(HarnessError, MemoryError):
+    """The tensor arena is too small; the message says what was needed and what there was."""
+
+
+class BoardBootError(HarnessError):
+    """An emulated board's process ended before it said READY; the message carries its last lines."""
+
+
+# --- models and bundles -----------------------------------------------------------------------------------------------
+
+
+class ModelNotInt8Error(HarnessError, ValueError):
+    """The model's input or output is not int8."""
+
+
+class BundleError(HarnessError, ValueError):
+    """A bundle is missing a file, was altered, or is not a bundle."""
+
+
+class EnvironmentMismatchError(HarnessError, ValueError):
+    """The bundle was made for another environment than the one asked for."""
+
+
+class UnknownEnvironmentError(HarnessError, KeyError):
+    """No environment of that id is registered."""
+
+    __str__ = HarnessError.__str__
+
+
+class CheckpointError(HarnessError, ValueError):
+    """A checkpoint cannot be read, or not without running its code."""
+
+
+class ConfigError(HarnessError, ValueError):
+    """A configuration file has an unknown key or a value out of range; the message names the key."""
+
+
+class TrainingError(HarnessError, RuntimeError):
+    """Training cannot go on (a non-finite observation, a diverged simulation)."""
+
+
+class ExportError(HarnessError, RuntimeError):
+    """A stage of the export failed, or the int8 policy survives less than the float one."""
+
+
+class RecordingError(HarnessError, ValueError):
+    """A file is not a recording of ours, or is cut off."""
+
+
+class NonFiniteInputError(HarnessError, ValueError):
+    """A NaN or an infinity where a number is needed."""
+
+
+# --- the installation -------------------------------------------------------------------------------------------------
+
+
+class MissingExtraError(HarnessError, ImportError):
+    """A Python package of an extra is not installed; the hint names the extra."""
+
+
+class DisplayMissingError(HarnessError, RuntimeError):
+    """A window was asked for and there is no display."""
+
+
+class UsageError(HarnessError, ValueError):
+    """Arguments that do not go together, or a value out of its range."""
+
+
+def require(module: str, extra: str) -> None:
+    """Raises ``MissingExtraError`` unless ``module`` can be imported; ``extra`` names what installs it."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingExtraError(
+            f"this needs the Python package {module!r}, which is not installed",
+            f"install it: pip install 'balance-hil[{extra}]'",
+        )

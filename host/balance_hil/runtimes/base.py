@@ -1,0 +1,77 @@
+"""What every way of executing a policy has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.quantize import QuantParams, dequantize, quantize
+
+Float32Array = NDArray[np.float32]
+Int8Array = NDArray[np.int8]
+
+
+class Runtime(ABC):
+    """Executes one policy. Use it as a context manager or call ``close``."""
+
+    name: str
+    n_obs: int
+    n_act: int
+
+    @abstractmethod
+    def act_batch(self, observations: Float32Array) -> Float32Array:
+        """Actions, float32 [n, n_act], for observations, float32 [n, n_obs]."""
+
+    def act(self, observation: Float32Array) -> Float32Array:
+        """Action, float32 [n_act], for one observation, float32 [n_obs]."""
+        return self.act_batch(observation[np.newaxis, :])[0]
+
+    def close(self) -> None:
+        """Releases what the runtime holds; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """Output tensor of one operator for a batch."""
+
+    op: int  # index in the execution order, the argument of the protocol's TENSOR
+    operator: str  # "FULLY_CONNECTED", ...
+    values: Int8Array  # int8 [n, size]
+
+
+class Int8Runtime(Runtime):
+    """A runtime of an int8 model: also takes and returns raw int8.
+
+    Observations are quantised and actions dequantised by ``balance_hil.quantize`` in every int8 runtime, so that two of them
+    can differ in the model's arithmetic alone.
+    """
+
+    input_quant: QuantParams
+    output_quant: QuantParams
+
+    @abstractmethod
+    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
+        """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs]."""
+
+    @abstractmethod
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """Output of every operator, in execution order, for raw inputs, int8 [n, n_obs]."""
+
+    def infer_int8(self, inputs: Int8Array) -> Int8Array:
+        """Raw output, int8 [n_act], for one raw input, int8 [n_obs]."""
+        return self.infer_int8_batch(inputs[np.newaxis, :])[0]
+
+    def act_batch(self, observations: Float32Array) -> Float32Array:
+        """Quantise, infer, dequantise. Raises NonFiniteInputError on NaN or infinity."""
+        return dequantize(self.infer_int8_batch(quantize(observations, self.input_quant)), self.output_quant)
