@@ -1,0 +1,42 @@
+# The two commands of the README, and what developers use daily. Everything sets itself up on first use.
+
+PYTHON ?= python3.11
+BOARD ?= native
+MODEL ?= models/ppo
+ARGS ?=
+HIL := .venv/bin/hil
+
+export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
+
+.PHONY: run test setup setup-run check format clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: setup-run ## balance the robot with the policy on an emulated board, in real time
+	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
+
+test: setup ## every test, the HIL suite on the emulated board included
+	@.venv/bin/python -m pytest $(ARGS)
+
+setup: ## install everything: training, export, tests
+	@$(PYTHON) host/bootstrap.py all
+
+setup-run: ## install what the bench needs
+	@$(PYTHON) host/bootstrap.py run
+
+check: setup ## formatter, linters, type check, import contract, generated files
+	@.venv/bin/ruff format --check host hil_tests
+	@.venv/bin/ruff check host hil_tests
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+	@.venv/bin/python -m balance_hil.protocol.generate --check
+	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format --dry-run --Werror
+
+format: setup ## rewrite the sources in the project's format
+	@.venv/bin/ruff format host hil_tests
+	@.venv/bin/ruff check --fix host hil_tests
+	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format -i
+
+clean: ## remove what was built and installed here
+	rm -rf .venv .pio .platformio build runs

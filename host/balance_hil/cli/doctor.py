@@ -1,0 +1,36 @@
+"""``hil doctor``: check the installation."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.table import Table
+
+from balance_hil.cli.console import print_json, stdout
+from balance_hil.doctor import Check, is_healthy, run_checks
+
+MARKS = {"ok": "[green]ok[/]", "missing": "[bold red]missing[/]", "optional": "[yellow]optional[/]"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(as_json: bool) -> None:
+    """Check the installation and say what to install. Exit status 0 when the main job can run."""
+    checks = run_checks()
+    healthy = is_healthy(checks)
+    if as_json:
+        print_json({"healthy": healthy, "checks": [check.to_dict() for check in checks]})
+    else:
+        stdout.print(_table(checks))
+        stdout.print("everything that hil run needs is there" if healthy else "hil run cannot work yet: cure what is missing")
+    sys.exit(0 if healthy else 1)
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("check", "state", "found", "cure"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, MARKS[check.state], check.found, check.hint)
+    return table

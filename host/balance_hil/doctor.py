@@ -1,0 +1,142 @@
+"""Checks of the installation: what is there, what is missing, and the command that cures it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+State = Literal["ok", "missing", "optional"]
+
+# Distribution -> what stops working without it, by extra of pyproject.toml.
+DISTRIBUTIONS: dict[str, dict[str, str]] = {
+    "core": {
+        "numpy": "everything",
+        "pyserial": "boards",
+        "mujoco": "the simulated robot",
+        "gymnasium": "the environments",
+        "mcap": "recordings",
+        "cobs": "the wire protocol",
+    },
+    "int8": {
+        "tflite-micro": "the tflm runtime and the native board's TFLM engine",
+        "ai-edge-litert": "the float32 and int8 desktop runtimes",
+        "onnxruntime": "the onnx runtime",
+    },
+    "firmware": {"platformio": "building firmware", "scons": "building firmware"},
+    "train": {"torch": "hil train, the torch runtime", "stable-baselines3": "hil train", "tensorboard": "hil train"},
+    "export": {"onnx": "hil export", "onnx2tf": "hil export", "tensorflow": "hil export"},
+    "report": {"matplotlib": "hil report", "jinja2": "hil report"},
+    "video": {"imageio": "hil evaluate --video", "imageio-ffmpeg": "hil evaluate --video"},
+}
+# What the main job, `hil run` on the native board, cannot do without.
+NEEDED_EXTRAS = ("core", "int8", "firmware")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``hil doctor``. ``state`` is "optional" for something missing that the main job does not need."""
+
+    name: str
+    state: State
+    found: str  # what is there
+    hint: str = ""  # the command that cures it; empty when nothing is wrong
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def run_checks() -> list[Check]:
+    """Every check, in the order of the chain from Python to the board."""
+    checks = [_python(), *_distributions(), _compiler(), _native_firmware(), _serial_group(), _opengl(), _display()]
+    return checks
+
+
+def is_healthy(checks: list[Check]) -> bool:
+    """Whether the main job can run."""
+    return all(check.state != "missing" for check in checks)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} on {sys.platform} {platform.machine()}"
+    if sys.version_info[:2] == (3, 11):
+        return Check("Python", "ok", found)
+    return Check("Python", "optional", found, "TensorFlow 2.19 and the TFLM wheel want 3.11: make PYTHON=python3.11 setup")
+
+
+def _distributions() -> list[Check]:
+    return [_distribution(extra, name, purpose) for extra, names in DISTRIBUTIONS.items() for name, purpose in names.items()]
+
+
+def _distribution(extra: str, name: str, purpose: str) -> Check:
+    try:
+        return Check(name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        what = "balance-hil" if extra == "core" else f"balance-hil[{extra}]"
+        state: State = "missing" if extra in NEEDED_EXTRAS else "optional"
+        return Check(name, state, f"not installed; needed for {purpose}", f"pip install '{what}'")
+
+
+def _compiler() -> Check:
+    path = shutil.which("g++")
+    if path is None:
+        return Check("C++ compiler", "missing", "no g++; needed for the native board", "apt-get install g++")
+    version = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout.strip()
+    return Check("C++ compiler", "ok", f"g++ {version}")
+
+
+def _native_firmware() -> Check:
+    from balance_hil.errors import HarnessError
+    from balance_hil.firmware_build import native_is_current
+
+    try:
+        current = native_is_current()
+    except HarnessError as exc:
+        return Check("native firmware", "missing", exc.message, exc.hint)
+    if current:
+        return Check("native firmware", "ok", "built and up to date")
+    return Check("native firmware", "ok", "not built yet; the first hil run builds it")
+
+
+def _serial_group() -> Check:
+    if os.geteuid() == 0:
+        return Check("serial ports", "ok", "running as root")
+    import grp
+
+    names = {grp.getgrgid(gid).gr_name for gid in os.getgroups()}
+    if names & {"dialout", "uucp"}:
+        return Check("serial ports", "ok", "in group " + ", ".join(sorted(names & {"dialout", "uucp"})))
+    hint = "for physical boards: sudo usermod -aG dialout $USER, then log in again"
+    return Check("serial ports", "optional", "not in the group that owns serial ports", hint)
+
+
+def _opengl() -> Check:
+    return _probe(
+        "headless pictures",
+        "import os; os.environ['MUJOCO_GL']='egl'; import mujoco; mujoco.GLContext(16,16).make_current()",
+        "EGL renders",
+        "apt-get install libegl1",
+    )
+
+
+def _display() -> Check:
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return Check("display", "ok", "windows can be opened")
+    return Check("display", "optional", "none: --view cannot open a window", "use --video FILE.mp4 instead")
+
+
+def _probe(name: str, program: str, found: str, hint: str) -> Check:
+    """Runs a line of Python in a process of its own: a broken graphics driver may crash it."""
+    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
+    result = run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    if result.returncode == 0:
+        return Check(name, "ok", found)
+    reason = (result.stderr.strip().splitlines() or ["crashed"])[-1]
+    return Check(name, "optional", reason, hint)
