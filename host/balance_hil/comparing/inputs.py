@@ -1,0 +1,117 @@
+"""The equal inputs of a comparison: uniform int8 vectors, and observations that a control loop really meets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.bundle import GOLDEN, Bundle
+from balance_hil.errors import BundleError, RecordingError, UsageError
+from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize, quantize
+from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
+
+OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the steady state
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSet:
+    """Rows that every runtime is given: first the random ones, then the recorded ones.
+
+    Float runtimes read ``observations``, int8 runtimes ``int8``; row for row they are the same input.
+    """
+
+    observations: Float32Array  # float32 [n, n_obs]
+    int8: Int8Array  # int8 [n, n_obs]
+    random: int  # how many rows are uniform over the int8 range
+    seed: int
+    source: str  # where the recorded rows come from, for people
+
+    def __len__(self) -> int:
+        return len(self.int8)
+
+    @property
+    def recorded(self) -> int:
+        """How many rows are observations."""
+        return len(self) - self.random
+
+
+def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed: int, source: str) -> InputSet:
+    """Joins ``random`` uniform int8 rows and the recorded ``observations``, float32 [n, n_obs], into one set.
+
+    Raises:
+        UsageError: there would be no input at all, or the observations are of another length than the bundle's.
+        NonFiniteInputError: an observation is NaN or infinite.
+    """
+    n_obs = bundle.spec.n_obs
+    if observations.ndim != 2 or observations.shape[1] != n_obs:
+        raise UsageError(
+            f"the observations have the shape {observations.shape}, the policy reads {n_obs} numbers",
+            "compare a recording with the bundle it was made with",
+        )
+    if random + len(observations) == 0:
+        raise UsageError("nothing to compare: no random and no recorded input", "ask for some: --samples 10000")
+    rng = np.random.default_rng(seed)
+    uniform = rng.integers(INT8_MIN, INT8_MAX, size=(random, n_obs), dtype=np.int8, endpoint=True)
+    recorded = np.asarray(observations, dtype=np.float32)
+    return InputSet(
+        observations=np.concatenate([dequantize(uniform, bundle.input_quant), recorded]),
+        int8=np.concatenate([uniform, quantize(recorded, bundle.input_quant)]),
+        random=random,
+        seed=seed,
+        source=source,
+    )
+
+
+def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32Array:
+    """``count`` observations, float32 [count, n_obs], of ``policy`` keeping its own robot up in lockstep.
+
+    Deterministic: the same policy, environment, count and seed give the same rows.
+    """
+    from balance_hil.rollout import rollout  # MuJoCo loads only where a plant is wanted
+
+    if count == 0:
+        return np.empty((0, policy.n_obs), dtype=np.float32)
+    seen: list[Float32Array] = []
+
+    def act(observations: Float32Array) -> Float32Array:
+        seen.append(np.array(observations, dtype=np.float32))
+        return policy.act_batch(observations)
+
+    episodes = max(1, -(-count // OBSERVED_EPISODE_STEPS))
+    while sum(map(len, seen)) < count:  # again with new seeds when the policy falls over early
+        rollout(act, environment, range(seed, seed + episodes), max_steps=OBSERVED_EPISODE_STEPS)
+        seed += episodes
+    return spread(np.concatenate(seen), count)
+
+
+def golden_observations(bundle: Bundle, count: int) -> Float32Array:
+    """Up to ``count`` of the bundle's golden observations, float32 [n, n_obs], evenly spread. Raises BundleError."""
+    try:
+        with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
+            observations = np.asarray(golden["observations"], dtype=np.float32)
+    except (OSError, ValueError, KeyError) as exc:
+        raise BundleError(f"{bundle.file(GOLDEN)} cannot be read: {exc}", f"export it again: hil export {bundle.path}") from exc
+    return spread(observations, count)
+
+
+def recorded_observations(observation: NDArray[np.float32], count: int, path: str) -> Float32Array:
+    """Up to ``count`` finite observations of a recording, float32 [n, n_obs], evenly spread. Raises RecordingError."""
+    rows = np.asarray(observation, dtype=np.float32)
+    finite = rows[np.all(np.isfinite(rows), axis=1)] if rows.ndim == 2 else rows
+    if finite.ndim != 2 or len(finite) == 0:
+        raise RecordingError(f"the recording {path} holds no observation", "record a run: hil run models/ppo --board native")
+    return spread(finite, count)
+
+
+def spread(rows: Float32Array, count: int) -> Float32Array:
+    """At most ``count`` rows, evenly spaced over all of ``rows`` and in their order."""
+    return rows[spread_rows(len(rows), count)]
+
+
+def spread_rows(total: int, count: int) -> NDArray[np.intp]:
+    """At most ``count`` indices, evenly spaced over ``range(total)``."""
+    chosen: Sequence[float] | NDArray[np.float64] = np.linspace(0, total - 1, num=min(count, total))
+    return np.asarray(np.rint(chosen), dtype=np.intp)
