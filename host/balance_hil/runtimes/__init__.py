@@ -1,1 +1,38 @@
-"""TO BE WRITTEN"""
+"""Desktop runtimes: every way of executing a policy, behind ``Runtime``. Each is imported when it is first asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from balance_hil.bundle import Bundle
+from balance_hil.errors import UsageError
+from balance_hil.runtimes.base import Runtime
+
+_MODULES = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "float32": "tflite",
+    "int8-xnnpack": "tflite",
+    "int8-builtin": "tflite",
+    "int8-reference": "tflite",
+    "tflm": "tflm",
+}
+RUNTIME_NAMES = tuple(_MODULES)
+INT8_RUNTIME_NAMES = ("int8-xnnpack", "int8-builtin", "int8-reference", "tflm")
+
+
+def load_runtime(name: str, bundle: Bundle) -> Runtime:
+    """The runtime ``name`` with the bundle's policy in it; an ``Int8Runtime`` for a name of INT8_RUNTIME_NAMES.
+
+    Raises:
+        UsageError: no such runtime.
+        MissingExtraError: its package is not installed, or does not exist for this platform.
+    """
+    if name not in _MODULES:
+        near = difflib.get_close_matches(name, RUNTIME_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(RUNTIME_NAMES)}"
+        raise UsageError(f"there is no runtime {name!r}", hint)
+    module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
+    runtime: Runtime = module.load(name, bundle)
+    return runtime

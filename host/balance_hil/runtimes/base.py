@@ -29,9 +29,10 @@ class Runtime(ABC):
 
     def act(self, observation: Float32Array) -> Float32Array:
         """Action, float32 [n_act], for one observation, float32 [n_obs]."""
-        return self.act_batch(observation[np.newaxis, :])[0]
+        action: Float32Array = self.act_batch(observation[np.newaxis, :])[0]
+        return action
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most runtimes hold nothing)
         """Releases what the runtime holds; may be called twice."""
 
     def __enter__(self) -> Self:
@@ -70,7 +71,8 @@ class Int8Runtime(Runtime):
 
     def infer_int8(self, inputs: Int8Array) -> Int8Array:
         """Raw output, int8 [n_act], for one raw input, int8 [n_obs]."""
-        return self.infer_int8_batch(inputs[np.newaxis, :])[0]
+        outputs: Int8Array = self.infer_int8_batch(inputs[np.newaxis, :])[0]
+        return outputs
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """Quantise, infer, dequantise. Raises NonFiniteInputError on NaN or infinity."""

@@ -1,0 +1,46 @@
+"""ONNX Runtime on the desktop: the exported actor in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from balance_hil.bundle import ONNX_MODEL, Bundle
+from balance_hil.errors import BundleError, require
+from balance_hil.runtimes.base import Float32Array, Runtime
+
+
+class OnnxRuntime(Runtime):
+    """An actor with one input [batch, n_obs] and one output [batch, n_act], on one thread."""
+
+    name = "onnx"
+
+    def __init__(self, model: bytes) -> None:
+        require("onnxruntime", "int8")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # its exception classes are private and share no other base
+            raise BundleError(f"ONNX Runtime cannot load this model: {exc}", "export it again: hil export models/ppo") from exc
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise BundleError(
+                f"a policy has one input and one output, this ONNX model has {len(inputs)} and {len(outputs)}",
+                "export the deterministic actor alone: hil export models/ppo",
+            )
+        self._input, self._output = inputs[0].name, outputs[0].name
+        self.n_obs, self.n_act = int(inputs[0].shape[-1]), int(outputs[0].shape[-1])
+
+    def act_batch(self, observations: Float32Array) -> Float32Array:
+        """See Runtime."""
+        rows = np.ascontiguousarray(observations, dtype=np.float32)
+        actions: Float32Array = self._session.run([self._output], {self._input: rows})[0]
+        return actions
+
+
+def load(name: str, bundle: Bundle) -> OnnxRuntime:
+    """The runtime ``onnx`` for a bundle."""
+    return OnnxRuntime(bundle.file(ONNX_MODEL).read_bytes())

@@ -1,0 +1,187 @@
+"""TensorFlow Lite Micro on the desktop, through the official ``tflite-micro`` wheel: the reference for every board."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from balance_hil.bundle import Bundle
+from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError
+from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.native_stderr import captured_stderr
+from balance_hil.runtimes.tflite_graph import read_graph
+from balance_hil.runtimes.tflm_arena import needed_arena_bytes
+
+# More than any policy of ours needs; where even this fails, memory is not the cause.
+_AMPLE_BYTES_PER_MODEL_BYTE = 10
+_AMPLE_MIN_BYTES = 1 << 16
+# Allocation took 1.3 times the allocator's count on every policy measured; from this factor on nothing is tried out first.
+_SAFE_FACTOR = 2
+
+
+class TflmModel:
+    """One model in one interpreter. Not thread-safe.
+
+    Args:
+        model: bytes of an int8 ``.tflite``.
+        arena_bytes: size of the tensor arena; None takes more than enough.
+
+    Raises:
+        ModelNotInt8Error, UnsupportedOperatorError, ArenaTooSmallError, BundleError, MissingExtraError.
+    """
+
+    def __init__(self, model: bytes, arena_bytes: int | None = None) -> None:
+        self.graph = read_graph(model)
+        self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
+        self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
+        self._model = bytes(model)
+        self._preserving: Any = None
+        self.arena_bytes = _ample(model)
+        self._interpreter = _interpreter(self._model, self.arena_bytes)
+        self.arena_used_bytes = _arena_used(self._interpreter)  # by the allocator's own count
+        if arena_bytes is not None:
+            self._check_arena(arena_bytes)
+            self.arena_bytes = arena_bytes
+            self._interpreter = _interpreter(self._model, arena_bytes)
+
+    def needed_arena_bytes(self) -> int:
+        """Smallest arena that works, in bytes, found by trial (about a quarter of a second)."""
+        return needed_arena_bytes(self._model, _ample(self._model))
+
+    def _check_arena(self, arena_bytes: int) -> None:
+        """The wheel may end the process where the arena is too small, so it is never let near such a one."""
+        if arena_bytes >= _SAFE_FACTOR * self.arena_used_bytes:
+            return
+        needed = self.needed_arena_bytes()
+        if arena_bytes < needed:
+            raise ArenaTooSmallError(
+                f"the tensor arena is too small: the model needs {needed} bytes, there were {arena_bytes}",
+                f"give it at least {needed} bytes, or train a smaller network",
+            )
+
+    def infer_int8(self, inputs: Int8Array) -> Int8Array:
+        """Raw output, int8 [n_act], for one raw input, int8 [n_obs]."""
+        outputs: Int8Array = self.infer_int8_batch(inputs[np.newaxis, :])[0]
+        return outputs
+
+    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
+        """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs], one inference after the other."""
+        rows = np.ascontiguousarray(inputs, dtype=np.int8)
+        outputs = np.empty((len(rows), self.n_act), np.int8)
+        set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
+        for i in range(len(rows)):
+            set_input(rows[i : i + 1], 0)
+            invoke()
+            outputs[i] = get_output(0)
+        return outputs
+
+    def layers(self, inputs: Int8Array) -> list[Int8Array]:
+        """Output of every operator in execution order, int8 [size] each, for one raw input, int8 [n_obs]."""
+        return [layer[0] for layer in self.layers_batch(inputs[np.newaxis, :])]
+
+    def layers_batch(self, inputs: Int8Array) -> list[Int8Array]:
+        """Output of every operator in execution order, int8 [n, size] each, for raw inputs, int8 [n, n_obs]."""
+        rows = np.ascontiguousarray(inputs, dtype=np.int8)
+        tensors = [self.graph.output_of(operator) for operator in self.graph.operators]
+        layers = [np.empty((len(rows), tensor.size), np.int8) for tensor in tensors]
+        interpreter = self._preserving_interpreter()
+        for i in range(len(rows)):
+            interpreter.set_input(rows[i : i + 1], 0)
+            interpreter.invoke()
+            for layer, tensor in zip(layers, tensors, strict=True):
+                layer[i] = interpreter.GetTensor(tensor.index, 0)["tensor_data"].reshape(-1)
+        return layers
+
+    def _preserving_interpreter(self) -> Any:
+        """A second interpreter that keeps intermediate tensors, in an arena of its own: they do not fit in a tight one."""
+        if self._preserving is None:
+            self._preserving = _interpreter(self._model, _ample(self._model), preserve=True)
+        return self._preserving
+
+
+class TflmRuntime(Int8Runtime):
+    """The ``tflm`` runtime: a board must equal it bit for bit."""
+
+    name = "tflm"
+
+    def __init__(self, model: bytes) -> None:
+        self.model = TflmModel(model)
+        self.n_obs, self.n_act = self.model.n_obs, self.model.n_act
+        self.input_quant, self.output_quant = self.model.input_quant, self.model.output_quant
+
+    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
+        """See Int8Runtime."""
+        return self.model.infer_int8_batch(inputs)
+
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """See Int8Runtime."""
+        operators = self.model.graph.operators
+        return [
+            LayerTensor(op.index, op.name, values) for op, values in zip(operators, self.model.layers_batch(inputs), strict=True)
+        ]
+
+
+def load(name: str, bundle: Bundle) -> TflmRuntime:
+    """The runtime ``tflm`` for a bundle."""
+    return TflmRuntime(bundle.int8_model())
+
+
+def _ample(model: bytes) -> int:
+    return max(_AMPLE_BYTES_PER_MODEL_BYTE * len(model), _AMPLE_MIN_BYTES)
+
+
+def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> Any:
+    runtime = _wheel()
+    kinds = runtime.InterpreterConfig
+    kind = kinds.kPreserveAllTensors if preserve else kinds.kAllocationRecording
+    failed = None
+    with captured_stderr() as captured:
+        try:
+            return runtime.Interpreter.from_bytes(model, arena_size=arena_bytes, intrepreter_config=kind)
+        except RuntimeError as exc:  # says no more than "failed to allocate tensors"; the reason went to stderr
+            failed = exc
+    raise UnsupportedOperatorError(
+        f"TensorFlow Lite Micro cannot run {_refused_operator(captured.text)}",
+        "export the deterministic actor alone with `hil export`; FULLY_CONNECTED, RELU and TANH run in int8",
+    ) from failed
+
+
+def _arena_used(interpreter: Any) -> int:
+    with captured_stderr() as captured:
+        interpreter.print_allocations()
+    match = re.search(r"Arena allocation total (\d+) bytes", captured.text)
+    if match is None:
+        raise RuntimeError(f"the tflite-micro wheel printed no arena size: {captured.text!r}")
+    return int(match[1])
+
+
+def _refused_operator(text: str) -> str:
+    if match := re.search(r"Didn't find op for builtin opcode '?(\w+)'?", text):
+        return f"the operator {match[1]}"
+    if match := re.search(r"Node (\w+) \(number (\d+)\) failed to prepare", text):
+        reason = text.splitlines()[0].rpartition("/")[2]
+        return f"the operator {match[1]} (number {match[2]}) of this model in int8: {reason}"
+    return "this model: " + (" / ".join(text.split("\n")[:2]).strip() or "no reason given")
+
+
+def _wheel() -> Any:
+    if find_spec("tflite_micro") is None:
+        on_supported = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 12)
+        if on_supported:
+            raise MissingExtraError(
+                "this needs the Python package 'tflite_micro', which is not installed",
+                "install it: pip install 'balance-hil[int8]'",
+            )
+        here = f"{platform.system()} {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor}"
+        raise MissingExtraError(
+            f"the tflite-micro wheel exists for Linux x86-64 and Python up to 3.11 only; this is {here}",
+            "choose another runtime (--runtime int8-reference), or work on Linux x86-64 with Python 3.11",
+        )
+    from tflite_micro.python.tflite_micro import runtime
+
+    return runtime
