@@ -1,0 +1,207 @@
+"""Links over pyserial: device nodes, pseudo-terminals and URLs (``socket://``, ``rfc2217://``).
+
+pyserial opens and configures the port; bytes then move through its file descriptor, where ``select`` wakes the reader with the
+first byte (25 us on a pseudo-terminal). Ports without a descriptor (``rfc2217://``, ``loop://``) go through pyserial's own read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import serial
+
+from balance_hil.errors import (
+    CableUnpluggedError,
+    HarnessError,
+    LinkError,
+    PortBusyError,
+    PortNotFoundError,
+    PortOpenError,
+    PortPermissionError,
+)
+from balance_hil.link.base import Link
+from balance_hil.link.ports import existing_ports_hint, holder_of, owning_group
+
+DEFAULT_BAUD = 921_600
+WRITE_TIMEOUT_S = 1.0  # a port that takes no byte for so long has nobody reading at the far end
+READ_CHUNK = 65_536
+# A port without a descriptor cannot be waited for with select, and pyserial renegotiates an rfc2217 port whenever its timeout
+# changes. So its timeout is fixed and short, and a longer wait is a loop over it.
+GENERIC_READ_QUANTUM_S = 0.001
+
+
+def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
+    """Opens a serial device, a pseudo-terminal or a pyserial URL, for this process alone.
+
+    Raises:
+        PortNotFoundError, PortBusyError, PortPermissionError: what they say.
+        PortOpenError: any other cause: not a serial port, connection refused, unknown URL, a baud rate it cannot do.
+    """
+    is_url = "://" in port
+    timeout_s = GENERIC_READ_QUANTUM_S if is_url and not port.startswith("socket://") else 0.0
+    try:
+        device = serial.serial_for_url(port, baudrate=baud, timeout=timeout_s, exclusive=None if is_url else True)
+    except serial.SerialException as exc:
+        raise _open_error(port, exc) from exc
+    except (ValueError, OverflowError, OSError) as exc:
+        raise PortOpenError(f"cannot open {port}: {exc}", "give a device (/dev/ttyACM0) or a URL (socket://host:port)") from exc
+    with contextlib.suppress(ValueError, OSError, AttributeError, NotImplementedError):
+        device.set_low_latency_mode(True)  # FTDI and the like hold bytes back for 16 ms otherwise; others have nothing to set
+    descriptor = _descriptor(device)
+    if descriptor is None:
+        return GenericLink(device, port)
+    if port.startswith("socket://"):
+        _disable_nagle(descriptor)
+    return DescriptorLink(device, descriptor, port)
+
+
+class DescriptorLink:
+    """A pyserial port with a file descriptor that ``select`` can wait for."""
+
+    def __init__(self, device: Any, descriptor: int, description: str) -> None:
+        self.description = description
+        self._device = device
+        self._fd = descriptor
+        self._waits_on = [descriptor]
+
+    def write(self, data: bytes) -> None:
+        """See ``Link.write``."""
+        try:
+            sent = os.write(self._fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            raise _unplugged(self.description, exc) from exc
+        if sent < len(data):
+            self._write_rest(data[sent:])
+
+    def _write_rest(self, data: bytes) -> None:
+        while data:
+            _, writable, _ = select.select([], self._waits_on, [], WRITE_TIMEOUT_S)
+            if not writable:
+                raise _stuck(self.description)
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise _unplugged(self.description, exc) from exc
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Link.read``."""
+        try:
+            readable, _, _ = select.select(self._waits_on, [], [], timeout_s if timeout_s > 0 else 0)
+            if not readable:
+                return b""
+            data = os.read(self._fd, READ_CHUNK)
+        except BlockingIOError:
+            return b""
+        except (OSError, ValueError) as exc:  # ValueError: closed meanwhile
+            raise _unplugged(self.description, exc) from exc
+        if not data:  # readable and empty: the far end hung up
+            raise _unplugged(self.description, None)
+        return data
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+        with contextlib.suppress(OSError, serial.SerialException):
+            self._device.close()
+        self._fd = -1
+        self._waits_on = [-1]
+
+
+class GenericLink:
+    """A pyserial port without a descriptor: a wait overshoots by up to ``GENERIC_READ_QUANTUM_S``."""
+
+    def __init__(self, device: Any, description: str) -> None:
+        self.description = description
+        self._device = device
+
+    def write(self, data: bytes) -> None:
+        """See ``Link.write``."""
+        try:
+            self._device.write(data)
+        except (serial.SerialException, OSError) as exc:
+            raise _unplugged(self.description, exc) from exc
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Link.read``."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                data = bytes(self._device.read(1))
+                if data:
+                    return data + bytes(self._device.read(self._device.in_waiting))
+            except (serial.SerialException, OSError, TypeError) as exc:  # TypeError: pyserial after close()
+                raise _unplugged(self.description, exc) from exc
+            if time.monotonic() >= deadline:
+                return b""
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+        with contextlib.suppress(OSError, serial.SerialException):
+            self._device.close()
+
+
+def _descriptor(device: Any) -> int | None:
+    try:
+        descriptor = device.fileno()
+    except (OSError, AttributeError, NotImplementedError):  # io.UnsupportedOperation is an OSError
+        return None
+    return int(descriptor)
+
+
+def _disable_nagle(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _open_error(port: str, exc: serial.SerialException) -> HarnessError:
+    """The distinct error for one failure to open ``port``."""
+    code = exc.errno
+    if "://" in port:
+        return PortOpenError(f"cannot open {port}: {exc}", "is the server running, and is the host and port right?")
+    if code == errno.ENOENT or not Path(port).exists():
+        return PortNotFoundError(f"no such port: {port}", existing_ports_hint())
+    if code in (errno.EBUSY, errno.EAGAIN):
+        holder = holder_of(port) or "another program"
+        return PortBusyError(f"{port} is busy: {holder} has it open", "close that program (a serial monitor?) and try again")
+    if code in (errno.EACCES, errno.EPERM):
+        return _permission_error(port)
+    if code in (errno.ENODEV, errno.ENXIO, errno.EIO):
+        return PortOpenError(f"{port} exists but no device answers behind it", "plug the board in again, then: hil boards")
+    return PortOpenError(f"{port} is not a serial port ({exc})", existing_ports_hint())
+
+
+def _permission_error(port: str) -> PortPermissionError:
+    group = owning_group(port)
+    if group is None or group == "root":
+        return PortPermissionError(
+            f"you may not open {port}: only root may",
+            "add a udev rule that gives the port to the group dialout; platformio has one: 99-platformio-udev.rules",
+        )
+    return PortPermissionError(
+        f"you may not open {port}: it belongs to the group {group}, and you are not in it",
+        f"sudo usermod -aG {group} $USER, then log out and in again",
+    )
+
+
+def _unplugged(description: str, exc: BaseException | None) -> CableUnpluggedError:
+    cause = f" ({exc})" if exc is not None else ""
+    return CableUnpluggedError(
+        f"{description} vanished while it was in use{cause}", "is the cable in, does the board have power? Then: hil boards"
+    )
+
+
+def _stuck(description: str) -> LinkError:
+    return LinkError(
+        f"{description} took no byte for {WRITE_TIMEOUT_S:g} s: nothing reads at the far end",
+        "reset the board; if it hangs again, its firmware stopped reading the port",
+    )
