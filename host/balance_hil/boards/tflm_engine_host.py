@@ -1,7 +1,7 @@
 """``python -m balance_hil.boards.tflm_engine_host FD``: runs TensorFlow Lite Micro for the firmware of the native board.
 
-The firmware talks to it over the stream socket FD; the layout is in firmware/lib/engine_remote/include/engine_remote/engine_remote.h.
-Everything that goes wrong is answered with a status, and so reaches the host through the firmware. It ends when the socket closes.
+The firmware talks to it over the stream socket FD, laid out as firmware/lib/engine_remote's header says. Everything that goes wrong
+is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
 """
 
 from __future__ import annotations
