@@ -43,6 +43,7 @@ class NativeConfig:
     model: Path | None = None  # int8 .tflite; None: a board without a model
     golden: Path | None = None  # golden.npz with the vectors of the self-test
     watchdog_ms: int | None = None  # None: the firmware's own
+    arena_bytes: int | None = None  # of the engine; None: as much as the model needs
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm") -> NativeConfig:
@@ -147,8 +148,9 @@ class NativeMachine:
                 command += ["--model", str(self._config.model)]
             if vectors is not None:
                 command += ["--self-test", f"/dev/fd/{vectors.fileno()}"]
-            if self._config.watchdog_ms is not None:
-                command += ["--watchdog-ms", str(self._config.watchdog_ms)]
+            for option, value in (("--watchdog-ms", self._config.watchdog_ms), ("--arena-bytes", self._config.arena_bytes)):
+                if value is not None:
+                    command += [option, str(value)]
             inherited = [master, firmware_end.fileno(), *([vectors.fileno()] if vectors is not None else [])]
             self._processes = [self._popen(command, inherited)]
             self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
