@@ -132,6 +132,19 @@ def random_dense(
     return builder.dense(source, weights, scales if per_channel else scales[0], (scale, zero_point), bias, activation)
 
 
+def typical_policy(activation: str, seed: int = 7) -> bytes:
+    """A 6-64-64-2 policy with per-channel weights, as the exporter makes them; ``activation`` is "TANH" or "RELU" (fused)."""
+    rng = np.random.default_rng(seed)
+    builder = ModelBuilder()
+    source = current = builder.tensor((1, 6), scales=0.01, zero_points=3)
+    for _ in range(2):
+        fused = "RELU" if activation == "RELU" else "NONE"
+        current = random_dense(builder, rng, current, 64, per_channel=True, activation=fused)
+        if activation == "TANH":
+            current = builder.elementwise("TANH", current, TANH_QUANT)
+    return builder.build([source], [random_dense(builder, rng, current, 2, per_channel=True)])
+
+
 def random_policy(seed: int) -> bytes:
     """A random feed-forward model of the operators that the compact engine has and TFLM has too."""
     rng = np.random.default_rng(seed)
