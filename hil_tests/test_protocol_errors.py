@@ -26,12 +26,16 @@ def exchange(board: Board, data: bytes) -> Frame:
     return frame
 
 
-def refusal(board: Board, data: bytes) -> messages.Error:
+def refused(board: Board, data: bytes, status: Status, detail: int | None, request: int) -> None:
+    """Sends bytes that must be refused with this status, and checks that the board goes on."""
     frame = exchange(board, data)
-    assert isinstance(frame.message, messages.Error), f"expected ERROR, got {frame.message}"
+    error = frame.message
+    assert isinstance(error, messages.Error), f"expected ERROR({status.name}), got {error}"
+    assert Status(error.status).name == status.name
+    assert detail is None or error.detail == detail, f"detail is {error.detail} instead of {detail}"
+    assert error.request == request
     assert frame.seq == SEQ, "an error carries the number of its request"
     assert_works(board)
-    return frame.message
 
 
 def assert_works(board: Board) -> None:
@@ -56,13 +60,12 @@ def zeros(board: Board) -> np.ndarray:
 
 
 def test_unknown_type(hil_board: Board) -> None:
-    error = refusal(hil_board, seal(0xBF, SEQ, b""))
-    assert (error.status, error.detail, error.request) == (Status.UNKNOWN_TYPE, 0xBF, 0xBF)
+    refused(hil_board, seal(0xBF, SEQ, b""), Status.UNKNOWN_TYPE, detail=0xBF, request=0xBF)
 
 
 def test_a_message_that_only_boards_send(hil_board: Board) -> None:
-    error = refusal(hil_board, encode(messages.EchoReply(b""), SEQ))
-    assert (error.status, error.request) == (Status.UNKNOWN_TYPE, messages.EchoReply.TYPE)
+    kind = messages.EchoReply.TYPE
+    refused(hil_board, encode(messages.EchoReply(b""), SEQ), Status.UNKNOWN_TYPE, detail=kind, request=kind)
 
 
 @pytest.mark.parametrize("change", [-1, 1], ids=["one_byte_short", "one_byte_long"])
@@ -77,16 +80,14 @@ def test_wrong_length(hil_board: Board, kind: str, change: int) -> None:
         "Echo": messages.Echo(b"abc"),
     }[kind]
     payload = good.pack()[:change] if change < 0 else good.pack() + b"\x00"
-    error = refusal(hil_board, seal(good.TYPE, SEQ, payload))
-    assert (error.status, error.detail, error.request) == (Status.WRONG_LENGTH, len(payload), good.TYPE)
+    refused(hil_board, seal(good.TYPE, SEQ, payload), Status.WRONG_LENGTH, detail=len(payload), request=good.TYPE)
 
 
 @pytest.mark.parametrize("change", [-1, 1], ids=["one_too_few", "one_too_many"])
 def test_wrong_count(hil_board: Board, change: int) -> None:
     n_obs = hil_board.info.n_obs
     for message in (messages.Infer(np.zeros(n_obs + change, np.float32)), messages.InferInt8(np.zeros(n_obs + change, np.int8))):
-        error = refusal(hil_board, encode(message, SEQ))
-        assert (error.status, error.detail, error.request) == (Status.WRONG_COUNT, n_obs, message.TYPE)
+        refused(hil_board, encode(message, SEQ), Status.WRONG_COUNT, detail=n_obs, request=message.TYPE)
 
 
 def test_longest_payload_works_and_one_byte_more_is_refused(hil_board: Board) -> None:
@@ -114,8 +115,7 @@ def test_requests_before_the_handshake_are_refused(hil_board: Board) -> None:
     gated = [messages.Infer(zeros(hil_board)), messages.InferInt8(zeros(hil_board).astype(np.int8)), messages.Tensor(0),
              messages.SelfTest(), messages.SetWatchdog(100)]  # fmt: skip
     for message in gated:
-        error = refusal(hil_board, encode(message, SEQ))
-        assert (error.status, error.request) == (Status.NOT_IDENTIFIED, message.TYPE)
+        refused(hil_board, encode(message, SEQ), Status.NOT_IDENTIFIED, detail=None, request=message.TYPE)
     hil_board.identify()
     assert hil_board.infer(zeros(hil_board)).status == Status.OK
 
