@@ -43,16 +43,21 @@ struct Options {
 uint32_t ParseNumber(const char* option, const char* text) {
   char* end = nullptr;
   const unsigned long value = std::strtoul(text, &end, 10);
-  if (*text < '0' || *text > '9' || *end != '\0' || value > UINT32_MAX) Fail(std::string("--") + option + " takes a number, not " + text);
+  if (*text < '0' || *text > '9' || *end != '\0' || value > UINT32_MAX)
+    Fail(std::string("--") + option + " takes a number, not " + text);
   return static_cast<uint32_t>(value);
 }
 
 Options ParseOptions(int argc, char** argv) {
   static const option kOptions[] = {
-      {"fd", required_argument, nullptr, 'f'},          {"engine-fd", required_argument, nullptr, 'e'},
-      {"model", required_argument, nullptr, 'm'},       {"self-test", required_argument, nullptr, 's'},
-      {"engine", required_argument, nullptr, 'n'},      {"board-name", required_argument, nullptr, 'b'},
-      {"watchdog-ms", required_argument, nullptr, 'w'}, {"arena-bytes", required_argument, nullptr, 'a'},
+      {"fd", required_argument, nullptr, 'f'},
+      {"engine-fd", required_argument, nullptr, 'e'},
+      {"model", required_argument, nullptr, 'm'},
+      {"self-test", required_argument, nullptr, 's'},
+      {"engine", required_argument, nullptr, 'n'},
+      {"board-name", required_argument, nullptr, 'b'},
+      {"watchdog-ms", required_argument, nullptr, 'w'},
+      {"arena-bytes", required_argument, nullptr, 'a'},
       {nullptr, 0, nullptr, 0},
   };
   Options options;

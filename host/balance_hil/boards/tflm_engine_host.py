@@ -60,7 +60,8 @@ class EngineHost:
         try:
             model = TflmModel(data[_ARENA.size :], arena_bytes)
         except HarnessError as exc:
-            return _failure(_STATUSES.get(type(exc), Status.MODEL_INVALID), getattr(exc, "needed_bytes", 0), exc.message)
+            needed_bytes = exc.needed_bytes if isinstance(exc, ArenaTooSmallError) else 0
+            return _failure(_STATUSES.get(type(exc), Status.MODEL_INVALID), needed_bytes, exc.message)
         self._model = model
         fixed = _INFO.pack(
             model.n_obs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import tempfile
@@ -10,7 +9,6 @@ import time
 from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,29 +23,27 @@ from balance_hil.bundle import (
     MODEL_CARD,
     ONNX_MODEL,
     POLICY,
-    TRAINING,
     Bundle,
     model_id,
     staging_folder,
     write_bundle,
 )
 from balance_hil.checkpoint import Actor, read_checkpoint
-from balance_hil.errors import CheckpointError, EnvironmentMismatchError, ExportError, UsageError
+from balance_hil.errors import ExportError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.golden import golden_observations, write_golden, write_header
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_onnx
+from balance_hil.exporting.source import ExportSource, find_source
 from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
-from balance_hil.spec import PolicySpec
 
-DEFAULT_ENVIRONMENT = "Env01-v1"
 # stage name -> runtime that executes it, file in the bundle
 STAGES = {
     "torch": ("torch", POLICY),
@@ -71,13 +67,11 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
     """
     if config.episodes < 1:
         raise UsageError(f"a survival check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
-    checkpoint, target = _locate(config)
-    training = _read_training(checkpoint.parent)
-    spec = envs.spec_for(_environment(config, training))
-    staging = staging_folder(target)
+    source = find_source(config)
+    staging = staging_folder(source.target)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            return _Export(config, progress, target, staging, Path(scratch), training, spec).run(checkpoint)
+            return _Export(config, progress, source, staging, Path(scratch)).run()
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -86,26 +80,19 @@ class _Export:
     """The state of one export. ``staging`` becomes the bundle, ``scratch`` is thrown away."""
 
     def __init__(
-        self,
-        config: ExportConfig,
-        progress: ProgressCallback,
-        target: Path,
-        staging: Path,
-        scratch: Path,
-        training: dict[str, Any],
-        spec: PolicySpec,
+        self, config: ExportConfig, progress: ProgressCallback, source: ExportSource, staging: Path, scratch: Path
     ) -> None:
-        self.config, self.progress, self.target, self.staging, self.scratch = config, progress, target, staging, scratch
-        self.training, self.spec = training, spec
+        self.config, self.progress, self.source, self.staging, self.scratch = config, progress, source, staging, scratch
+        self.spec = source.spec
         self.started_s = time.perf_counter()
 
-    def run(self, checkpoint: Path) -> ExportResult:
+    def run(self) -> ExportResult:
         """Everything, in order. TensorFlow and the survival checks run in child processes beside it."""
         with (
             TensorFlowProcess(self.scratch / "tensorflow.log") as tensorflow,
             SurvivalChecks(self.scratch / "survival.log") as checks,
         ):
-            actor = self._read(checkpoint)
+            actor = self._read()
             write_onnx(actor, self.staging / ONNX_MODEL)
             calibration = self._calibrate(actor)
             self._start_conversion(tensorflow, calibration)
@@ -125,20 +112,11 @@ class _Export:
             bundle=published, stages=stages, conversion_s=conversion_s, wall_s=time.perf_counter() - self.started_s
         )
 
-    def _read(self, checkpoint: Path) -> Actor:
-        """Copies the checkpoint first, so that a training that goes on beside the export cannot change it half-way."""
+    def _read(self) -> Actor:
         self.progress("checkpoint", 0.0)
-        shutil.copyfile(checkpoint, self.staging / POLICY)
-        if self.training:
-            (self.staging / TRAINING).write_text(json.dumps(self.training, indent=2) + "\n")
+        self.source.copy_to(self.staging)
         actor = read_checkpoint(self.staging / POLICY, trust=self.config.trust)
-        sizes, expected = (actor.n_obs, actor.n_act), (self.spec.n_obs, self.spec.n_act)
-        if sizes != expected:
-            raise EnvironmentMismatchError(
-                f"the policy takes {sizes[0]} observations and gives {sizes[1]} actions, {self.spec.environment} has "
-                f"{expected[0]} and {expected[1]}",
-                "name the environment that it was trained in: hil export -e ENVIRONMENT",
-            )
+        self.source.check_fit(actor)
         self.progress("checkpoint", 1.0)
         return actor
 
@@ -225,14 +203,14 @@ class _Export:
 
     def _bundle(self, actor: Actor, model: TflmModel, calibration: Calibration, stages: tuple[Stage, ...]) -> Bundle:
         return Bundle(
-            path=self.target,
+            path=self.source.target,
             id=model_id((self.staging / INT8_MODEL).read_bytes()),
-            algorithm=str(self.training.get("algorithm") or actor.algorithm),
+            algorithm=str(self.source.training.get("algorithm") or actor.algorithm),
             spec=self.spec,
             input_quant=model.input_quant,
             output_quant=model.output_quant,
             calibration=calibration.origin | {"weights": "per-tensor" if self.config.per_tensor else "per-channel"},
-            training=self.training,
+            training=self.source.training,
             versions=_versions(actor),
             metrics={
                 "stages": [stage.to_dict() for stage in stages],
@@ -244,47 +222,6 @@ class _Export:
                 "arena_needed_bytes": model.needed_arena_bytes(),
             },
         )
-
-
-def _locate(config: ExportConfig) -> tuple[Path, Path]:
-    """Checkpoint and bundle folder."""
-    source = config.source
-    checkpoint = source / POLICY if source.is_dir() else source
-    if not checkpoint.is_file():
-        what = f"{source} holds no {POLICY}" if source.is_dir() else f"no such checkpoint or folder: {source}"
-        raise CheckpointError(what, "list what is there: ls models; train one: hil train ppo")
-    default = checkpoint.parent if checkpoint.name == POLICY else checkpoint.with_suffix("")
-    target = config.output or default
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is a file, a bundle is a folder", "give another --output")
-    return checkpoint, target
-
-
-def _read_training(folder: Path) -> dict[str, Any]:
-    path = folder / TRAINING
-    if not path.is_file():
-        return {}
-    try:
-        training = json.loads(path.read_text())
-    except ValueError as exc:
-        raise CheckpointError(
-            f"{path} is not JSON: {exc}", f"remove it and name the environment: hil export {folder} -e ..."
-        ) from exc
-    if not isinstance(training, dict):
-        raise CheckpointError(
-            f"{path} is not a table of settings", f"remove it and name the environment: hil export {folder} -e ..."
-        )
-    return training
-
-
-def _environment(config: ExportConfig, training: dict[str, Any]) -> str:
-    trained_in = training.get("environment")
-    if config.environment and trained_in and config.environment != trained_in:
-        raise EnvironmentMismatchError(
-            f"the policy was trained in {trained_in}, not in {config.environment}",
-            f"leave -e out, or train in it: hil train -e {config.environment}",
-        )
-    return str(config.environment or trained_in or DEFAULT_ENVIRONMENT)
 
 
 def _compare_survival(stages: tuple[Stage, ...]) -> None:

@@ -15,6 +15,7 @@ _CPP_SCALAR = {
 }
 _HEADER = """// Messages of the wire protocol.
 // Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+// clang-format off
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,7 @@ from balance_hil.quantize import QuantParams, quantize
 from balance_hil.runtimes.tflite_graph import read_graph
 from balance_hil.runtimes.tflm import TflmModel
 
-from .conftest import SANITIZERS, Compile
+from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine
 from .tflite_builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense, random_policy
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from .conftest import SANITIZERS, Compile
+from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, run_engine
 from .tflite_builder import TANH_QUANT, ModelBuilder, random_dense, random_policy
 

@@ -32,10 +32,10 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
   if (status != Status::kOk) return status;
   PayloadReader reader(reply_, reply_size_);
   StringView version;
-  const bool complete = reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) &&
-                        reader.Read(&info_.input.scale) && reader.Read(&info_.input.zero_point) && reader.Read(&info_.output.scale) &&
-                        reader.Read(&info_.output.zero_point) && reader.Read(&info_.arena_used) && reader.Read(&info_.arena_size) &&
-                        reader.Read(&version) && reader.AtEnd();
+  const bool complete =
+      reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) && reader.Read(&info_.input.scale) &&
+      reader.Read(&info_.input.zero_point) && reader.Read(&info_.output.scale) && reader.Read(&info_.output.zero_point) &&
+      reader.Read(&info_.arena_used) && reader.Read(&info_.arena_size) && reader.Read(&version) && reader.AtEnd();
   if (!complete) return Malformed();
   CopyText(version_, sizeof(version_), reinterpret_cast<const uint8_t*>(version.data), version.size);
   info_.version = version_;

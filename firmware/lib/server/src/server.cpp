@@ -12,6 +12,10 @@ constexpr uint64_t kUsPerMs = 1000;
 // A frame that stopped arriving is given up, so that the host's next one is not taken for its rest.
 constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs;
 
+// So that the strings of INFO fit its payload together.
+constexpr size_t kNameLimit = 80;
+constexpr size_t kMessageLimit = 240;
+
 uint16_t CountOf(size_t count) { return static_cast<uint16_t>(count); }
 
 }  // namespace
@@ -103,15 +107,15 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.protocol = static_cast<uint16_t>(protocol::kVersion);
   info.schema_crc = protocol::kSchemaCrc;
   info.nonce = request.nonce;
-  info.firmware_commit = StringView::FromC(config_.identity.firmware_commit);
-  info.board = StringView::FromC(config_.identity.board);
-  info.processor = StringView::FromC(config_.identity.processor);
-  info.engine = StringView::FromC(engine.name);
-  info.engine_version = StringView::FromC(engine.version);
+  info.firmware_commit = StringView::FromC(config_.identity.firmware_commit, kNameLimit);
+  info.board = StringView::FromC(config_.identity.board, kNameLimit);
+  info.processor = StringView::FromC(config_.identity.processor, kNameLimit);
+  info.engine = StringView::FromC(engine.name, kNameLimit);
+  info.engine_version = StringView::FromC(engine.version, kNameLimit);
   info.engine_status = static_cast<uint8_t>(inference_.load_outcome().status);
   info.engine_detail = inference_.load_outcome().detail;
-  info.engine_message = StringView::FromC(inference_.message());
-  info.model_id = StringView::FromC(config_.identity.model_id);
+  info.engine_message = StringView::FromC(inference_.message(), kMessageLimit);
+  info.model_id = StringView::FromC(config_.identity.model_id, kNameLimit);
   info.n_obs = engine.n_obs;
   info.n_act = engine.n_act;
   info.n_ops = engine.n_ops;

@@ -55,9 +55,7 @@ double PowerOfTen(int exponent) {
   return result;
 }
 
-double Scale(double value, int exponent) {
-  return exponent < 0 ? value / PowerOfTen(-exponent) : value * PowerOfTen(exponent);
-}
+double Scale(double value, int exponent) { return exponent < 0 ? value / PowerOfTen(-exponent) : value * PowerOfTen(exponent); }
 
 // Digits with one optional point; false when there is no digit. `*exponent` counts what the point and dropped digits shift.
 bool ParseMantissa(Cursor* cursor, uint64_t* mantissa, int* exponent) {

@@ -1,5 +1,6 @@
 // Messages of the wire protocol.
 // Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+// clang-format off
 #pragma once
 
 #include <cstdint>

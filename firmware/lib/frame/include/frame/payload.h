@@ -15,8 +15,7 @@ template <typename T>
 class ArrayView {
  public:
   constexpr ArrayView() = default;
-  ArrayView(const T* elements, uint16_t count)
-      : bytes_(reinterpret_cast<const uint8_t*>(elements)), count_(count) {}
+  ArrayView(const T* elements, uint16_t count) : bytes_(reinterpret_cast<const uint8_t*>(elements)), count_(count) {}
 
   /// A view of `count` elements that start at `bytes`.
   static ArrayView FromBytes(const uint8_t* bytes, uint16_t count) {
@@ -50,11 +49,10 @@ struct StringView {
   constexpr StringView() = default;
   constexpr StringView(const char* text, size_t length) : data(text), size(length) {}
 
-  /// A view of a C string, cut to what the wire can carry.
-  static StringView FromC(const char* text) {
-    constexpr size_t kLimit = 120;  // seven strings of this length fit one INFO
+  /// A view of a C string, cut to `limit` characters.
+  static StringView FromC(const char* text, size_t limit) {
     const size_t length = std::strlen(text);
-    return StringView(text, length < kLimit ? length : kLimit);
+    return StringView(text, length < limit ? length : limit);
   }
 };
 
