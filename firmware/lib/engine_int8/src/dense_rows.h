@@ -6,9 +6,13 @@
 
 #include "engine_int8/fully_connected.h"
 
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && (__ARM_ARCH_PROFILE == 'M')
+#define HIL_CORTEX_M_DSP 1
+#endif
+
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
 #define HIL_DENSE_ROWS_MVE 1
-#elif defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && (__ARM_ARCH_PROFILE == 'M')
+#elif defined(HIL_CORTEX_M_DSP)
 #define HIL_DENSE_ROWS_DSP 1
 #else
 #define HIL_DENSE_ROWS_PORTABLE 1
@@ -39,7 +43,7 @@ inline int8_t SaturateToInt8(int32_t value) {
 
 /// (2 * accumulator * fraction) / 2^32 rounded half up, which is MultiplyHigh() where the accumulator is below 2^30.
 inline int32_t MultiplyHighFast(int32_t accumulator, int32_t fraction) {
-#if defined(HIL_DENSE_ROWS_DSP)
+#if defined(HIL_CORTEX_M_DSP)
   int32_t product;
   __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(accumulator * 2), "r"(fraction));
   return product;

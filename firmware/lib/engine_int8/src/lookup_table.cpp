@@ -1,5 +1,9 @@
 #include "engine_int8/lookup_table.h"
 
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#include <arm_mve.h>
+#endif
+
 #include "engine_int8/fixed_point.h"
 
 namespace hil::int8 {
@@ -97,6 +101,19 @@ void BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParam
   }
 }
 
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+
+void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t count) {
+  constexpr uint32_t kLanes = 16;
+  for (uint32_t i = 0; i < count; i += kLanes) {
+    const mve_pred16_t left = vctp8q(count - i);
+    const uint8x16_t values = vreinterpretq_u8_s8(vldrbq_z_s8(input + i, left));
+    vstrbq_p_s8(output + i, vldrbq_gather_offset_z_s8(table, values, left), left);
+  }
+}
+
+#else
+
 void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t count) {
   const int8_t* const end = input + (count & ~3u);
   while (input != end) {  // by four, because the loop would cost more than the look-up
@@ -111,5 +128,7 @@ void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t c
     output[i] = table[static_cast<uint8_t>(input[i])];
   }
 }
+
+#endif
 
 }  // namespace hil::int8
