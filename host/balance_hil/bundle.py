@@ -140,7 +140,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
-        raise BundleError(f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}") from None
+        raise BundleError(
+            f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}"
+        ) from None
     except ValueError as exc:
         raise _broken(folder, f"{MANIFEST} is not JSON ({exc})") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:

@@ -26,7 +26,7 @@ import numpy as np
 
 from balance_hil.bundle import GOLDEN, INT8_MODEL, Bundle
 from balance_hil.errors import UsageError, require
-from balance_hil.firmware_build import build_native
+from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
 from balance_hil.runtimes.tflm import wheel_exists
 
@@ -49,9 +49,21 @@ class NativeConfig:
     arena_bytes: int | None = None  # of the engine; None: as much as the model needs
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm") -> NativeConfig:
+    def for_bundle(
+        cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm", watchdog_ms: int | None = None
+    ) -> NativeConfig:
         """The board as it would be with ``bundle`` flashed."""
-        return cls(name=name, engine=engine, model=bundle.file(INT8_MODEL), golden=bundle.file(GOLDEN))
+        return cls(name=name, engine=engine, model=bundle.file(INT8_MODEL), golden=bundle.file(GOLDEN), watchdog_ms=watchdog_ms)
+
+
+def check_installation() -> None:
+    """Raises what keeps the native board from being started here, without starting or building anything.
+
+    Raises:
+        MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
+    """
+    require("tflite_micro", "int8")
+    native_is_current()
 
 
 def engine_or_substitute(engine: str, progress: Callable[[str], None] | None = None) -> str:

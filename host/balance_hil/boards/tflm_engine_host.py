@@ -1,12 +1,13 @@
 """``python -m balance_hil.boards.tflm_engine_host FD``: runs TensorFlow Lite Micro for the firmware of the native board.
 
-The firmware talks to it over the stream socket FD, laid out as firmware/lib/engine_remote's header says. Everything that goes wrong
-is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
+The firmware talks to it over the stream socket FD, in the layout given in the header of firmware/lib/engine_remote. Whatever goes
+wrong is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import struct
@@ -128,6 +129,7 @@ def main() -> None:
     """Entry point."""
     # The process lives and dies with its socket; Ctrl-C in the terminal is for the host program.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # requests leave no cycles, and a collection would delay one of them
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)
 

@@ -156,7 +156,7 @@ def test_failing_compiler_is_quoted(repository: Path) -> None:
     (repository / "host/balance_hil/firmware_build.py").write_text("def firmware_commit():\n    return 'x'\n")
     (repository / "host/balance_hil/__init__.py").write_text("")
     (repository / "firmware/src/main.cpp").write_text("int main() { return nonsense; }\n")
-    with pytest.raises(FirmwareBuildError, match="nonsense. was not declared") as caught:
+    with pytest.raises(FirmwareBuildError, match=r"nonsense. was not declared") as caught:
         firmware_build.build_native()
     assert "pio run -e native" in caught.value.hint
     (repository / "firmware/src/main.cpp").write_text("int main() { return 0; }\n")

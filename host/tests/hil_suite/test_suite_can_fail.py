@@ -30,34 +30,29 @@ from .saboteur import Saboteur
 
 pytest_plugins = ["pytester"]
 REPOSITORY = Path(__file__).parents[3]
-BUNDLE = REPOSITORY / "models" / "ppo"
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.load(BUNDLE)
-
-
-@pytest.fixture(scope="module")
-def shared_board(bundle: Bundle) -> Iterator[tuple[Board, Saboteur]]:
+def shared_board(ppo_bundle: Bundle) -> Iterator[tuple[Board, Saboteur]]:
     """A real native board whose link can be told to lie."""
-    machine = NativeMachine(NativeConfig.for_bundle(bundle))
+    machine = NativeMachine(NativeConfig.for_bundle(ppo_bundle))
     saboteur = Saboteur(machine.start())
-    with Board(saboteur, bundle, machine=machine) as board:
+    with Board(saboteur, ppo_bundle, machine=machine) as board:
         yield board, saboteur
 
 
 @pytest.fixture(scope="module", autouse=True)
-def native_modules(bundle: Bundle) -> None:
-    """Loads the reference runtime here: pytester forgets what was imported inside it, and this one loads only once per process."""
-    load_runtime("tflm", bundle).close()
+def native_modules(ppo_bundle: Bundle) -> None:
+    """Loads the reference runtime: pytester forgets what was imported inside it, and this one loads once per process."""
+    load_runtime("tflm", ppo_bundle).close()
 
 
 class Suite:
     """Runs tests of ``hil_tests`` against a board of ours."""
 
-    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
         self._pytester = pytester
+        self._bundle = bundle.path
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("PYTEST_PLUGINS", "balance_hil.pytest_plugin")
         self._patch = monkeypatch
@@ -80,12 +75,12 @@ class Suite:
             "no:cacheprovider",
         ]
         selected = [f"{REPOSITORY / 'hil_tests'}/{test}" for test in tests]
-        return self._pytester.runpytest(*settings, "--rootdir", str(REPOSITORY), f"--hil-bundle={BUNDLE}", *selected)
+        return self._pytester.runpytest(*settings, "--rootdir", str(REPOSITORY), f"--hil-bundle={self._bundle}", *selected)
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    return Suite(pytester, monkeypatch)
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ppo_bundle: Bundle) -> Suite:
+    return Suite(pytester, monkeypatch, ppo_bundle)
 
 
 @pytest.fixture
@@ -309,11 +304,11 @@ def test_a_board_that_restarts_by_itself(suite: Suite, sabotaged: tuple[Board, S
 
 
 @pytest.fixture
-def flipped(bundle: Bundle, tmp_path: Path) -> Bundle:
+def flipped(ppo_bundle: Bundle, tmp_path: Path) -> Bundle:
     """The bundle with one bit of one weight flipped and a manifest that vouches for it."""
     folder = tmp_path / "flipped"
-    shutil.copytree(bundle.path, folder)
-    model = bytearray(bundle.int8_model())
+    shutil.copytree(ppo_bundle.path, folder)
+    model = bytearray(ppo_bundle.int8_model())
     model[first_weight(bytes(model))] ^= 0x40
     (folder / INT8_MODEL).write_bytes(model)
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -339,9 +334,9 @@ def test_a_flipped_weight(suite: Suite, flipped: Bundle) -> None:
         only_failure(result, f"*AssertionError: assert '{flipped.id}' == *")
 
 
-def test_a_flipped_weight_is_refused_before_any_test(bundle: Bundle, flipped: Bundle) -> None:
+def test_a_flipped_weight_is_refused_before_any_test(ppo_bundle: Bundle, flipped: Bundle) -> None:
     """Nobody has to run a suite: the handshake notices."""
     with boards.connect("native", flipped) as board:
-        board.bundle = bundle
-        with pytest.raises(ModelMismatchError, match=f"runs policy {flipped.id}, this run needs {bundle.id}"):
+        board.bundle = ppo_bundle
+        with pytest.raises(ModelMismatchError, match=f"runs policy {flipped.id}, this run needs {ppo_bundle.id}"):
             board.identify()
