@@ -39,8 +39,8 @@ class _Outcome:
 def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
     """Has the board balance the robot for some episodes.
 
-    The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C and
-    SIGTERM end the run at the next control step.
+    The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C,
+    SIGTERM and a closed terminal end the run at the next control step.
 
     Args:
         board: identified; it must run ``bundle``.

@@ -22,9 +22,11 @@ from balance_hil.errors import (
     CableUnpluggedError,
     MissingExtraError,
     ModelMismatchError,
+    ReplyTimeoutError,
     UsageError,
 )
 from balance_hil.link import Fault
+from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes import load_runtime
 
@@ -119,6 +121,17 @@ def test_a_board_that_dies_is_reported_with_its_status(ppo_bundle):
         with pytest.raises(CableUnpluggedError, match="the emulated board native ended: killed by signal 9"):
             keep_asking(board)
         assert gone(engine_host)
+
+
+def test_a_board_that_hangs_is_reported_and_ended_all_the_same(ppo_bundle):
+    with connect("native", ppo_bundle) as board:
+        pids = processes(board)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(ReplyTimeoutError, match="did not answer Echo"):
+            board.request(messages.Echo(b"?"), timeout_s=0.05)
+    assert all(gone(pid) for pid in pids)
+    board.close()
 
 
 def test_an_engine_that_dies_is_reported_by_the_board(ppo_bundle):
