@@ -9,8 +9,11 @@ from __future__ import annotations
 import time
 
 from balance_hil.envs.balance import Float32Array
+from balance_hil.errors import BoardRebootedError
 from balance_hil.running.episode import Episode
 from balance_hil.running.exchange import Exchange, Reply
+
+MAX_ATTEMPTS = 3  # at one observation
 
 
 def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) -> None:
@@ -28,8 +31,8 @@ def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) ->
 
 
 def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeout_s: float) -> Reply | None:
-    """The reply to one observation, None when it is lost. A board that rebooted is asked again."""
-    while True:
+    """The reply to one observation, None when it is lost. A board that rebooted is asked again, but not for ever."""
+    for _ in range(MAX_ATTEMPTS):
         exchange.await_identified()
         reboots = exchange.reboots
         exchange.send(observation)
@@ -44,3 +47,7 @@ def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeou
         if exchange.reboots == reboots:
             exchange.give_up()
             return None
+    raise BoardRebootedError(
+        f"the board restarted {MAX_ATTEMPTS} times over the same observation",
+        "that observation crashes its firmware: see the recording",
+    )

@@ -167,6 +167,15 @@ def test_a_board_that_never_comes_back_ends_the_run(clock, linear_bundle):
         run(board, linear_bundle, config())
 
 
+def test_an_observation_that_crashes_the_board_every_time_ends_the_run(board, firmware, linear_bundle, tmp_path):
+    firmware.reboot_at = range(20, 10_000)
+    with pytest.raises(BoardRebootedError, match="3 times over the same observation"):
+        run(board, linear_bundle, config(tmp_path))
+    back = read_recording(tmp_path / "run.mcap")
+    assert len(back) == 20
+    assert kinds(back) == ["reboot", "identified", "reboot", "identified", "reboot"]
+
+
 def test_the_cable_comes_out(board, firmware, linear_bundle, tmp_path):
     firmware.unplug_at = 30
     with pytest.raises(CableUnpluggedError):
