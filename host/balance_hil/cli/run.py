@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 import threading
 from collections.abc import Sequence
@@ -59,8 +60,12 @@ class _Options:
         """Where the run on ``board`` is recorded."""
         if self.no_record:
             return None
+        if self.record:
+            return self.record
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
-        return self.record or RECORDINGS / f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}.mcap"
+        stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
+        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        return next(path for number in numbers if not (path := RECORDINGS / f"{stem}{number}.mcap").exists())
 
 
 @click.command()
@@ -79,7 +84,7 @@ class _Options:
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
-@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 5 %.")
+@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
