@@ -137,6 +137,10 @@ class ArenaTooSmallError(HarnessError, MemoryError):
         self.needed_bytes = needed_bytes
 
 
+class EmulatorMissingError(HarnessError, FileNotFoundError):
+    """The program that emulates a board is not installed."""
+
+
 class BoardBootError(HarnessError):
     """An emulated board's process ended before it said READY; the message carries its last lines."""
 

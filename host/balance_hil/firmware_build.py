@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,11 @@ _SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
 _STAMP = "balance_hil.stamp"
 _LAST_LINES = 12
 
+IMAGES = REPOSITORY / ".pio/images"  # firmware with a model in it, one file for each model
+HEADERS = REPOSITORY / ".pio/headers"  # folders of model.h files for models that come without one
+_CROSS_COMPILER = "arm-none-eabi-g++"
+_CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
+
 Progress = Callable[[str], None]
 
 
@@ -31,14 +36,15 @@ def build_native(progress: Progress | None = None) -> Path:
     return build("native", progress)
 
 
-def build(environment: str, progress: Progress | None = None) -> Path:
+def build(environment: str, progress: Progress | None = None, *, product: str = "program") -> Path:
     """Builds one environment of platformio.ini if a source changed since its last build; otherwise takes milliseconds.
 
     Several processes may call it at once: one builds, the others wait.
 
     Args:
-        environment: name of a PlatformIO environment whose product is a program of this computer.
+        environment: name of a PlatformIO environment.
         progress: receives a line before a build starts.
+        product: what the environment makes: "program", or "program.elf" for a Cortex-M.
 
     Returns:
         The program.
@@ -48,7 +54,7 @@ def build(environment: str, progress: Progress | None = None) -> Path:
         FlashToolMissingError: PlatformIO, SCons or a compiler is not installed.
     """
     folder = REPOSITORY / ".pio/build" / environment
-    program = folder / "program"
+    program = folder / product
     if _is_fresh(folder, program):
         return program
     _check_tools()
@@ -62,6 +68,46 @@ def build(environment: str, progress: Progress | None = None) -> Path:
         _run_platformio(environment)
         (folder / _STAMP).write_text(fingerprint)
     return program
+
+
+def build_image(environment: str, header: Path, progress: Progress | None = None) -> Path:
+    """Builds the firmware of one environment with a model compiled in, unless that very image is there and up to date.
+
+    Several processes may call it at once: one builds, the others wait.
+
+    Args:
+        environment: name of a PlatformIO environment of a Cortex-M.
+        header: the model as ``model.h``.
+        progress: receives a line before a build starts.
+
+    Returns:
+        The image, an ELF file that stays as it is when another model is built.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: see ``build``.
+    """
+    model = hashlib.sha256(header.read_bytes()).hexdigest()[:12]
+    image = IMAGES / f"{environment}-{model}.elf"
+    stamp = image.with_suffix(".stamp")
+    if _is_stamped(image, stamp):
+        return image
+    _check_tools()
+    check_cross_tools()
+    with _build_lock():
+        if _is_stamped(image, stamp):
+            return image
+        if progress is not None:
+            progress(f"building the firmware ({environment}): about ten seconds, once for each model")
+        fingerprint = _fingerprint()
+        prepare_platformio()
+        _run_platformio(environment, {"HIL_MODEL": str(header.resolve().parent)})
+        IMAGES.mkdir(exist_ok=True)
+        partial = image.with_suffix(".partial")
+        shutil.copyfile(REPOSITORY / ".pio/build" / environment / "program.elf", partial)
+        stamp.unlink(missing_ok=True)
+        partial.replace(image)
+        stamp.write_text(fingerprint)
+    return image
 
 
 def native_is_current() -> bool:
@@ -93,7 +139,10 @@ def prepare_platformio() -> None:
 
 
 def _is_fresh(folder: Path, program: Path) -> bool:
-    stamp = folder / _STAMP
+    return _is_stamped(program, folder / _STAMP)
+
+
+def _is_stamped(program: Path, stamp: Path) -> bool:
     return program.exists() and stamp.exists() and stamp.read_text() == _fingerprint()
 
 
@@ -131,6 +180,20 @@ def _check_tools() -> None:
         )
 
 
+def check_cross_tools() -> None:
+    """Raises FlashToolMissingError unless the compiler for Cortex-M and its library are installed."""
+    if shutil.which(_CROSS_COMPILER) is None:
+        raise FlashToolMissingError(
+            f"building for a Cortex-M needs the compiler {_CROSS_COMPILER}, which is not installed", "install it: make setup"
+        )
+    found = subprocess.run([_CROSS_COMPILER, f"-print-file-name={_CROSS_HEADER}"], capture_output=True, text=True).stdout.strip()
+    if found in ("", _CROSS_HEADER):  # the compiler repeats a name that it does not find
+        raise FlashToolMissingError(
+            "building for a Cortex-M needs the library newlib, which is not installed",
+            "install it: apt-get install libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib",
+        )
+
+
 @contextmanager
 def _build_lock() -> Iterator[None]:
     folder = REPOSITORY / ".pio"
@@ -140,7 +203,7 @@ def _build_lock() -> Iterator[None]:
         yield
 
 
-def _run_platformio(environment: str) -> None:
+def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
     quiet = {
         "PLATFORMIO_CORE_DIR": str(REPOSITORY / ".platformio"),
         "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
@@ -149,7 +212,7 @@ def _run_platformio(environment: str) -> None:
     }
     done = subprocess.run(
         [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(REPOSITORY)],
-        env=os.environ | quiet,
+        env=os.environ | quiet | dict(variables or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -65,7 +65,7 @@ int main() {
   }
   Report("arena_bytes", engine.info().arena_used);
   Report("engine_object_bytes", sizeof engine);
-  Report("stack_bytes", hil::mps::StackHighWaterBytes());
+  Report("stack_bytes", hil::mps::CortexSystem().StackHighWater());
   Report("done", 0);
   for (;;) {
     uart.Wait(UINT32_MAX);

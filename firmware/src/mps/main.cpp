@@ -36,6 +36,7 @@ int main() {
   config.identity.rx_buffer = hil::mps::kRxBuffer;
   config.identity.ram = hil::mps::StaticRamBytes();
   config.identity.flash = hil::mps::ImageBytes();
+  config.watchdog_ms = hil::mps::WatchdogMs(hil::protocol::kWatchdogMs);
   config.golden = {&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
 
   static hil::Server server(config, {&uart, &clock, &actuator, &system}, &inference);

@@ -68,6 +68,7 @@ class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actua
     return !blocked;
   }
   uint32_t Overruns() const override { return 5; }
+  uint32_t StackHighWater() const override { return 2; }
   uint64_t NowUs() const override { return now_us; }
   void Apply(const float* action, size_t count) override {
     std::cout << "apply";
@@ -93,7 +94,7 @@ class FakeBoard {
     // "No model" is what the server itself makes of an empty one.
     inference_->Load({kModel, load_status == static_cast<int>(Status::kNoModel) ? 0u : sizeof(kModel)}, {nullptr, 4096});
     ServerConfig config;
-    config.identity = {"0123456789ab", "fake board", "none", "cafe00000000", 600, 1, 2, 3, 4};
+    config.identity = {"0123456789ab", "fake board", "none", "cafe00000000", 600, 1, 3, 4};
     config.golden = {kGoldenInputs, kGoldenOutputs, 3};
     config.watchdog_ms = watchdog_ms;
     server_ = std::make_unique<Server>(config, Peripherals{machine_.get(), machine_.get(), machine_.get(), machine_.get()},

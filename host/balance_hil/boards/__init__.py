@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -59,7 +58,7 @@ def connect(
         UnknownBoardError, UsageError, ConfigError: the name or the options make no sense.
         Port…Error: the port cannot be opened; see ``open_link``.
         LinkError, ModelMismatchError and the engine's errors: see ``Board``.
-        BoardBootError, FirmwareBuildError, MissingExtraError: an emulated board cannot be started.
+        BoardBootError, FirmwareBuildError, EmulatorMissingError, MissingExtraError: an emulated board cannot be started.
     """
     definition = find_definition(board)
     options: _Options = {
@@ -72,12 +71,9 @@ def connect(
         where, rate = port or find_port(definition), baud or definition.baud
         return Board(open_link(where, rate), bundle, baud=rate, **options)
 
-    # What only an emulated board needs.
-    from balance_hil.boards.native import NativeConfig, NativeMachine, engine_or_substitute
+    from balance_hil.boards.machines import emulate  # what only an emulated board needs
 
-    name, engine = definition.name, engine or engine_or_substitute(definition.engine, progress)
-    config = NativeConfig.for_bundle(bundle, name=name, engine=engine) if bundle else NativeConfig(name=name, engine=engine)
-    machine = NativeMachine(replace(config, model=model or config.model, watchdog_ms=watchdog_ms), progress)
+    machine = emulate(definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, progress=progress)
     try:
         return Board(machine.start(), bundle, machine=machine, **options)
     except CableUnpluggedError as exc:

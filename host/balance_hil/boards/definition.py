@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from balance_hil.errors import ConfigError, UnknownBoardError
 from balance_hil.link import SerialPort
 
-Kind = Literal["native", "serial"]
+Kind = Literal["native", "qemu", "serial"]
 FOLDER_VARIABLE = "HIL_BOARDS"
 _CHECKOUT_FOLDER = Path(__file__).parents[3] / "hil_tests" / "boards"
 
@@ -23,7 +23,7 @@ class BoardDefinition:
     """How to reach one board. Every field but ``name`` and ``kind`` may be left out of its file."""
 
     name: str  # what --board takes
-    kind: Kind  # native: the firmware compiled for this computer; serial: behind a serial port
+    kind: Kind  # native: the firmware compiled for this computer; qemu: on an emulated processor; serial: behind a serial port
     description: str = ""
     baud: int = 921_600  # bits per second; means nothing to USB ports of the processor itself, and to pseudo-terminals
     port: str = ""  # device or URL; "" = find it by its USB numbers
@@ -31,7 +31,14 @@ class BoardDefinition:
     usb_pid: int | None = None
     usb_serial: str = ""  # of one board: tells it from another of its kind, and survives re-enumeration
     engine: str = "tflm"
+    environment: str = ""  # of platformio.ini that builds its firmware
+    machine: str = ""  # that QEMU emulates: "mps2-an386", ...
     notes: str = ""
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether it is started by this program, and not plugged in."""
+        return self.kind != "serial"
 
     def matches(self, port: SerialPort) -> bool:
         """Whether ``port`` is this board, as far as USB numbers tell."""
@@ -105,6 +112,10 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
             raise ConfigError(f"{path}: {key} is missing", f'add a line {key} = "..."')
     if table["kind"] not in get_args(Kind):
         raise ConfigError(f"{path}: no such kind {table['kind']!r}", f"kinds are {', '.join(get_args(Kind))}")
+    if table["kind"] == "qemu" and not (table.get("environment") and table.get("machine")):
+        raise ConfigError(
+            f"{path}: a board of kind qemu needs environment and machine", "compare it with hil_tests/boards/qemu-m4.toml"
+        )
     if table.get("baud", 1) <= 0:
         raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
     return BoardDefinition(**table)

@@ -106,7 +106,7 @@ class FakeFirmware:
             case messages.Echo(data=data):
                 return messages.EchoReply(data)
             case messages.StatsRequest():
-                return messages.Stats(*[self.inferences] * 3, *[0] * 11)
+                return messages.Stats(*[self.inferences] * 3, *[0] * 12)
         if not self._identified:
             return messages.Error(Status.NOT_IDENTIFIED, 0, request.TYPE)
         match request:

@@ -31,6 +31,15 @@ class Machine(Protocol):
     def restart(self) -> Link:
         """Ends it, starts it afresh and returns the link to it."""
 
+    def press_reset(self) -> None:
+        """The reset button. Raises UsageError where there is none."""
+
+    def pause(self) -> None:
+        """Stops the processor: the board hangs until ``resume``."""
+
+    def resume(self) -> None:
+        """Lets a paused processor go on."""
+
     def obituary(self) -> str | None:
         """How it ended, with its last words; None while it runs."""
 
@@ -133,18 +142,44 @@ class Session:
             ReplyTimeoutError: it did not come back.
         """
         self.send(messages.Reset())
+        return self._back_from("RESET")
+
+    def press_reset(self) -> BoardInfo:
+        """Presses the reset button of an emulated board and identifies it again: works on a board that hangs, too.
+
+        Raises:
+            UsageError: a physical board, or one without the button.
+            ReplyTimeoutError: it did not come back.
+        """
+        self._emulated("reset button").press_reset()
+        return self._back_from("its reset button")
+
+    def power_cycle(self) -> BoardInfo:
+        """Switches an emulated board off and on, and identifies it again. Raises UsageError for a physical one."""
+        self._channel.replace(self._harmed(self._emulated("power").restart()))
+        return self._introduce()
+
+    def pause(self) -> None:
+        """Stops an emulated board's processor: it hangs until ``resume``. Raises UsageError for a physical one."""
+        self._emulated("processor").pause()
+
+    def resume(self) -> None:
+        """Lets a paused board go on. What was sent meanwhile waits at its door."""
+        self._emulated("processor").resume()
+
+    def _emulated(self, what: str) -> Machine:
+        if self._machine is None:
+            raise UsageError(
+                f"the {what} of the board on {self.port} is not ours to switch", "do it by hand, or use an emulated board"
+            )
+        return self._machine
+
+    def _back_from(self, what: str) -> BoardInfo:
         deadline = time.perf_counter() + self._handshake_timeout_s
         while (frame := self.poll(deadline - time.perf_counter())) is not None:
             if isinstance(frame.message, messages.Ready):
                 return self.identify()
-        raise ReplyTimeoutError(f"the board on {self.port} did not come back after RESET", "switch it off and on")
-
-    def power_cycle(self) -> BoardInfo:
-        """Switches an emulated board off and on, and identifies it again. Raises UsageError for a physical one."""
-        if self._machine is None:
-            raise UsageError(f"the power of the board on {self.port} is not ours to switch", "unplug it, or use --board native")
-        self._channel.replace(self._harmed(self._machine.restart()))
-        return self._introduce()
+        raise ReplyTimeoutError(f"the board on {self.port} did not come back after {what}", "switch it off and on")
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ def _board(board: BoardDefinition, ports: Sequence[SerialPort]) -> dict[str, Any
         "name": board.name,
         "kind": board.kind,
         "description": board.description,
-        "available": missing is None and (board.kind == "native" or bool(found or board.port)),
+        "available": missing is None and (board.is_emulated or bool(found or board.port)),
         "ports": found or [board.port] * bool(board.port),
         "missing": missing.message if missing else None,
         "hint": missing.hint if missing else None,
@@ -50,12 +50,10 @@ def _board(board: BoardDefinition, ports: Sequence[SerialPort]) -> dict[str, Any
 
 def _missing(board: BoardDefinition) -> HarnessError | None:
     """Why an emulated board cannot be started here."""
-    if board.kind != "native":
-        return None
-    from balance_hil.boards.native import check_installation
+    from balance_hil.boards.machines import check_installation
 
     try:
-        check_installation()
+        check_installation(board)
     except HarnessError as exc:
         return exc
     return None
@@ -87,7 +85,7 @@ def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
     for heading in ("board", "kind", "state", "description"):
         table.add_column(heading)
     for board in boards:
-        table.add_row(board["name"], "emulated" if board["kind"] == "native" else "physical", _state(board), board["description"])
+        table.add_row(board["name"], "physical" if board["kind"] == "serial" else "emulated", _state(board), board["description"])
     stdout.print(table)
     for board in boards:
         if board["missing"]:
@@ -99,6 +97,6 @@ def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
 def _state(board: dict[str, Any]) -> str:
     if board["missing"]:
         return "not available"
-    if board["kind"] == "native":
+    if board["kind"] != "serial":
         return "ready to start"
     return ", ".join(board["ports"]) or "give --port"

@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 from balance_hil.boards import find_definition
-from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.boards.machines import emulate
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import stderr
 from balance_hil.errors import BoardBootError, UsageError
@@ -31,10 +31,13 @@ def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | Non
     numbers and a line feed and reads the two actions.
     """
     definition = find_definition(board)
-    if definition.kind != "native":
-        raise UsageError(f"the board {board} is not an emulated one", "emulate one of kind native; list them: hil boards")
-    config = NativeConfig.for_bundle(Bundle.load(policy), name=board, engine=engine or definition.engine, watchdog_ms=watchdog_ms)
-    machine = NativeMachine(config, lambda line: stderr.print(line, markup=False))
+    machine = emulate(
+        definition,
+        Bundle.load(policy),
+        engine=engine,
+        watchdog_ms=watchdog_ms,
+        progress=lambda line: stderr.print(line, markup=False),
+    )
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:

@@ -33,7 +33,7 @@ from balance_hil.errors import ExportError, HarnessError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
-from balance_hil.exporting.golden import golden_observations, write_golden, write_header
+from balance_hil.exporting.golden import golden_observations, write_golden
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_onnx
 from balance_hil.exporting.source import ExportSource, find_source
@@ -41,6 +41,7 @@ from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
+from balance_hil.model_header import write_header
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
 

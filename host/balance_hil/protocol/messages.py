@@ -20,7 +20,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 256
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x896EA544
+SCHEMA_CRC = 0x8E8528F5
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -506,7 +506,7 @@ class SelfTestResult(wire.Message):
 class Stats(wire.Message):
     """Board to host: counters since boot."""
 
-    _S0: ClassVar = struct.Struct("<IIIIIIIIIBIIII")
+    _S0: ClassVar = struct.Struct("<IIIIIIIIIBIIIII")
     TYPE: ClassVar[int] = 0xC5
     requests: int  # frames and text lines received whole
     errors: int  # of those, answered by an error
@@ -522,6 +522,7 @@ class Stats(wire.Message):
     inference_min_us: int  # us; 0 before the first inference
     inference_max_us: int  # us
     arena_used: int  # B
+    stack: int  # B; most stack used so far; 0 = unknown
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -542,6 +543,7 @@ class Stats(wire.Message):
             self.inference_min_us,
             self.inference_max_us,
             self.arena_used,
+            self.stack,
         )
 
     @classmethod
@@ -562,6 +564,7 @@ class Stats(wire.Message):
             inference_min_us,
             inference_max_us,
             arena_used,
+            stack,
         ) = wire.unpack_scalars(cls._S0, payload, 0)
         end = cls._S0.size
         wire.expect_end(payload, end)
@@ -580,6 +583,7 @@ class Stats(wire.Message):
             inference_min_us,
             inference_max_us,
             arena_used,
+            stack,
         )
 
 

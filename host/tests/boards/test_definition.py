@@ -27,6 +27,7 @@ def test_shipped_definitions():
     assert boards["native"].kind == "native"
     assert boards["native"].engine == "tflm"
     assert boards["serial"].kind == "serial"
+    assert {name for name, board in boards.items() if board.kind == "qemu"} == {"qemu-m3", "qemu-m4", "qemu-m7", "qemu-m55"}
 
 
 def test_a_full_definition(tmp_path):
@@ -50,7 +51,8 @@ def test_a_full_definition(tmp_path):
         ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
         ('kind = "native"', "name is missing", "name ="),
         ('name = "a"', "kind is missing", "kind ="),
-        ('name = "a"\nkind = "radio"', "no such kind 'radio'", "native, serial"),
+        ('name = "a"\nkind = "radio"', "no such kind 'radio'", "native, qemu, serial"),
+        ('name = "a"\nkind = "qemu"\nenvironment = "qemu_m4"', "needs environment and machine", "qemu-m4.toml"),
         ("name = ", "is not TOML", ""),
     ],
 )

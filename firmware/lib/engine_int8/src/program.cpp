@@ -77,6 +77,7 @@ Status Builder::Build() {
     }
   }
   program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(ScratchBytes(widest_input_) / 4));
+  refusal_ = {};
   void* output = nullptr;
   const bool computed = model_.output() != model_.input() && FindData(model_.output(), program_.n_steps, &output);
   program_.output = static_cast<const int8_t*>(output);
@@ -234,8 +235,8 @@ bool Builder::AddElementwise(const Operator& op, const Operand& input, const Ope
   }
   if (op.code == BuiltinOperator::kReshape) {
     step->kind = StepKind::kAlias;
-    return from_float == to_float && (from_float || (input.quant.scale == output.quant.scale &&
-                                                     input.quant.zero_point == output.quant.zero_point));
+    return from_float == to_float &&
+           (from_float || (input.quant.scale == output.quant.scale && input.quant.zero_point == output.quant.zero_point));
   }
   if (op.code == BuiltinOperator::kDequantize) {
     step->kind = StepKind::kDequantize;

@@ -17,6 +17,16 @@ constexpr uint32_t kRunningNote = 0x52554E21;
 /// Survives a reset, not a power cycle.
 __attribute__((section(".noinit"))) volatile uint32_t note;
 
+/// Written by balance_hil.boards.qemu.
+struct Options {
+  uint32_t mark;
+  uint32_t watchdog_ms;
+};
+
+constexpr uint32_t kOptionsMark = 0x4F505431;
+
+__attribute__((section(".options"), used)) volatile Options options;
+
 uint32_t BytesBetween(const uint32_t* from, const uint32_t* to) {
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
 }
@@ -44,12 +54,14 @@ uint32_t ImageBytes() { return BytesBetween(&hil_image_start, &hil_image_end); }
 
 uint32_t StaticRamBytes() { return BytesBetween(&hil_data_start, &hil_bss_end); }
 
-uint32_t StackHighWaterBytes() {
+uint32_t CortexSystem::StackHighWater() const {
   const uint32_t* lowest = &hil_stack_limit;
   while (*lowest == kStackPaint && lowest != &hil_stack_top) {
     ++lowest;
   }
   return BytesBetween(lowest, &hil_stack_top);
 }
+
+uint32_t WatchdogMs(uint32_t fallback) { return options.mark == kOptionsMark ? options.watchdog_ms : fallback; }
 
 }  // namespace hil::mps

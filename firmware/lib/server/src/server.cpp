@@ -130,7 +130,7 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.rx_buffer = config_.identity.rx_buffer;
   info.max_payload = static_cast<uint16_t>(protocol::kMaxPayload);
   info.watchdog_ms = watchdog_.timeout_ms();
-  info.stack = config_.identity.stack;
+  info.stack = hw_.system->StackHighWater();
   info.ram = config_.identity.ram;
   info.flash = config_.identity.flash;
   identified_ = true;
@@ -178,6 +178,7 @@ void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
   stats.inference_min_us = times.min_us;
   stats.inference_max_us = times.max_us;
   stats.arena_used = inference_.info().arena_used;
+  stats.stack = hw_.system->StackHighWater();
   Reply(stats, frame);
 }
 

@@ -84,7 +84,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 256;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x896EA544u;
+inline constexpr uint32_t kSchemaCrc = 0x8E8528F5u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: asks the board who it is; opens the session
@@ -408,10 +408,11 @@ struct Stats {
   uint32_t inference_min_us{};  ///< us; 0 before the first inference
   uint32_t inference_max_us{};  ///< us
   uint32_t arena_used{};  ///< B
+  uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&requests) && reader->Read(&errors) && reader->Read(&inferences) && reader->Read(&crc_errors) && reader->Read(&framing_errors) && reader->Read(&dropped_bytes) && reader->Read(&overruns) && reader->Read(&dropped_replies) && reader->Read(&watchdog_trips) && reader->Read(&safe_state) && reader->Read(&uptime_ms) && reader->Read(&inference_min_us) && reader->Read(&inference_max_us) && reader->Read(&arena_used) && reader->AtEnd();
+    return reader->Read(&requests) && reader->Read(&errors) && reader->Read(&inferences) && reader->Read(&crc_errors) && reader->Read(&framing_errors) && reader->Read(&dropped_bytes) && reader->Read(&overruns) && reader->Read(&dropped_replies) && reader->Read(&watchdog_trips) && reader->Read(&safe_state) && reader->Read(&uptime_ms) && reader->Read(&inference_min_us) && reader->Read(&inference_max_us) && reader->Read(&arena_used) && reader->Read(&stack) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(requests);
@@ -428,6 +429,7 @@ struct Stats {
     writer->Write(inference_min_us);
     writer->Write(inference_max_us);
     writer->Write(arena_used);
+    writer->Write(stack);
   }
 };
 

@@ -45,11 +45,15 @@ class Actuator {
   ~Actuator() = default;
 };
 
-/// Restarts the board.
+/// The processor.
 class System {
  public:
-  /// Does not come back on a microcontroller. Where it does, the restart failed and the board goes on as it is.
+  /// Restarts the board. Does not come back on a microcontroller. Where it does, the restart failed and the board goes on as it
+  /// is.
   virtual void Reboot() = 0;
+
+  /// Most stack used so far, in bytes; 0 where nobody can tell.
+  virtual uint32_t StackHighWater() const { return 0; }
 
  protected:
   ~System() = default;

@@ -61,6 +61,7 @@ class NoActuator final : public hal::Actuator {
 class CortexSystem final : public hal::System {
  public:
   void Reboot() override;
+  uint32_t StackHighWater() const override;
 
   /// Why the processor started, from a note that a reset leaves in memory. To be called once.
   static hal::ResetCause Cause();
@@ -69,9 +70,11 @@ class CortexSystem final : public hal::System {
 /// Processor clock of this machine.
 uint32_t ClockHz();
 
-/// Sizes of the linked image and of what it used, in bytes.
+/// Sizes of the linked image, in bytes.
 uint32_t ImageBytes();
 uint32_t StaticRamBytes();
-uint32_t StackHighWaterBytes();
+
+/// The watchdog's time that the emulator wrote to the start of RAM, `fallback` where it wrote none.
+uint32_t WatchdogMs(uint32_t fallback);
 
 }  // namespace hil::mps

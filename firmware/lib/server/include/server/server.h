@@ -20,7 +20,6 @@ struct Identity {
   const char* model_id = "";
   uint32_t clock_hz = 0;   ///< 0 = unknown, as below
   uint32_t rx_buffer = 0;  ///< bytes
-  uint32_t stack = 0;      ///< bytes
   uint32_t ram = 0;        ///< bytes
   uint32_t flash = 0;      ///< bytes
 };

@@ -1,0 +1,147 @@
+"""What emulated boards have in common: processes that are the board, their log, and an end that comes whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from balance_hil.boards.channel import Channel
+from balance_hil.boards.handshake import BOOT_TIMEOUT_S
+from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle
+from balance_hil.errors import BoardBootError, CableUnpluggedError
+from balance_hil.link import Link
+from balance_hil.protocol.messages import Ready
+
+GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
+_LAST_BYTES = 2000
+_LAST_LINES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulationConfig:
+    """What an emulated board is given."""
+
+    name: str = "native"  # reported in INFO
+    engine: str = "tflm"
+    model: Path | None = None  # int8 .tflite; None: a board without a model
+    golden: Path | None = None  # golden.npz with the vectors of the self-test
+    header: Path | None = None  # model.h of the same model, with its vectors
+    watchdog_ms: int | None = None  # None: the firmware's own
+    arena_bytes: int | None = None  # of the native board's engine; None: as much as the model needs
+
+    @classmethod
+    def for_bundle(
+        cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm", watchdog_ms: int | None = None
+    ) -> EmulationConfig:
+        """The board as it would be with ``bundle`` flashed."""
+        model, golden, header = (bundle.file(file) for file in (INT8_MODEL, GOLDEN, HEADER))
+        return cls(name=name, engine=engine, watchdog_ms=watchdog_ms, model=model, golden=golden, header=header)
+
+
+class EmulatedMachine(ABC):
+    """The processes of one emulated board, the processor first. Call ``start`` or ``start_unopened``, then ``close``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+
+    @abstractmethod
+    def start(self) -> Link:
+        """Switches the board on; returns the link to it."""
+
+    @abstractmethod
+    def start_unopened(self) -> str:
+        """Switches the board on for other programs; returns its port, which they may open and close as they like.
+
+        The board is up by then, and its READY taken off the port: a program that speaks text alone would stumble over it.
+
+        Raises:
+            BoardBootError: it did not come up.
+        """
+
+    @abstractmethod
+    def press_reset(self) -> None:
+        """The reset button. Raises UsageError where there is none."""
+
+    def restart(self) -> Link:
+        """Power lost and back: kills the processes and starts afresh behind a new port."""
+        for process in self._processes:
+            process.kill()
+        self._reap()
+        return self.start()
+
+    def pause(self) -> None:
+        """Stops the processor: the board hangs until ``resume``."""
+        os.kill(self._processes[0].pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused processor go on."""
+        os.kill(self._processes[0].pid, signal.SIGCONT)
+
+    def obituary(self) -> str | None:
+        """How the board ended, with its last words; None while it runs."""
+        if not self._processes:
+            return "it is switched off"
+        try:
+            # Its end hangs up the port a moment before it can be waited for.
+            status = self._processes[0].wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            return None
+        ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        words = self._last_words()
+        return f"{ended}; its last lines: {words}" if words else ended
+
+    def wait(self) -> str:
+        """Waits until the board ends by itself; returns how."""
+        self._processes[0].wait()
+        return self.obituary() or ""
+
+    def close(self) -> None:
+        """Ends the processes; may be called twice."""
+        for process in self._processes:
+            process.terminate()
+        self._reap()
+        self._log.close()
+
+    def _await_ready(self, link: Link) -> None:
+        """Takes bytes off ``link`` until the board says READY, then closes it."""
+        with contextlib.closing(link), contextlib.suppress(CableUnpluggedError):
+            channel, deadline = Channel(link), time.monotonic() + BOOT_TIMEOUT_S
+            while (left_s := deadline - time.monotonic()) > 0:
+                frame = channel.poll(left_s)
+                if frame is not None and isinstance(frame.message, Ready):
+                    return
+        how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
+        raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")
+
+    def _popen(self, command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C in the terminal must reach this program alone, which then ends the run in order.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=descriptors, start_new_session=True
+        )
+
+    def _reap(self) -> None:
+        for process in self._processes:
+            try:
+                process.wait(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes = []
+
+    def _last_words(self) -> str:
+        descriptor = self._log.fileno()
+        size = os.fstat(descriptor).st_size
+        raw = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES))  # a seek would move where the processes write
+        lines = raw.decode(errors="replace").strip().splitlines()
+        return " / ".join(lines[-_LAST_LINES:])

@@ -1,0 +1,175 @@
+"""Boards on a processor that QEMU emulates: the firmware image of a Cortex-M, its UART behind a TCP port of this computer.
+
+    this program ── link ── 127.0.0.1:PORT ── QEMU: UART ── firmware
+                 ── QMP: reset button, hang
+
+The port is opened before QEMU starts, so that READY is not lost. TCP and not a Unix socket, because QEMU writes byte by byte, and
+a Unix socket holds only a few hundred such writes before it blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.emulated import EmulatedMachine, EmulationConfig
+from balance_hil.boards.qmp import Qmp
+from balance_hil.bundle import model_id
+from balance_hil.errors import EmulatorMissingError, UsageError
+from balance_hil.firmware_build import HEADERS, build_image, check_cross_tools
+from balance_hil.link import Link, open_link
+from balance_hil.model_header import write_header
+
+QEMU = "qemu-system-arm"
+ENGINES = ("int8",)
+# The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
+OPTIONS_ADDRESS = 0x2000_0000
+OPTIONS_MARK = 0x4F50_5431
+# Kills QEMU when this program has ended without doing so: then its end of the pipe closes and `read` returns.
+_GUARD = 'read -r line; case "$(readlink "/proc/$1/exe")" in *qemu*) kill -9 "$1";; esac'
+
+
+def check_installation() -> None:
+    """Raises what keeps the emulated boards from being built or started here.
+
+    Raises:
+        EmulatorMissingError, FlashToolMissingError: what is missing.
+    """
+    _qemu()
+    check_cross_tools()
+
+
+class QemuMachine(EmulatedMachine):
+    """One QEMU process.
+
+    Args:
+        definition: the board; its ``environment`` builds the image and its ``machine`` is what QEMU emulates.
+        config: model and watchdog time. The model is compiled into the image.
+        progress: receives a line when the firmware has to be built first.
+
+    Raises:
+        UsageError: no model, or no such engine.
+        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
+    """
+
+    def __init__(
+        self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
+    ) -> None:
+        if config.engine not in ENGINES:
+            raise UsageError(f"the board {config.name} has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
+        self._qemu = _qemu()
+        self._machine = definition.machine
+        self._watchdog_ms = config.watchdog_ms
+        self._image = build_image(definition.environment, _header(config), progress)
+        self._qmp: Qmp | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        super().__init__(config.name)
+
+    def start(self) -> Link:
+        """See EmulatedMachine. Closing the link leaves the board running."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            link = open_link(_url(server))
+            try:
+                self._spawn(server)
+            except BaseException:
+                link.close()
+                raise
+        return link
+
+    def start_unopened(self) -> str:
+        """See EmulatedMachine. The port is a URL, for one program at a time."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = _url(server)
+            link = open_link(url)
+            self._spawn(server)
+        self._await_ready(link)
+        return url
+
+    def press_reset(self) -> None:
+        """See EmulatedMachine."""
+        self._control("system_reset")
+
+    def pause(self) -> None:
+        """See EmulatedMachine. The board's clock stands still, too."""
+        self._control("stop")
+
+    def resume(self) -> None:
+        """See EmulatedMachine."""
+        self._control("cont")
+
+    def _control(self, command: str) -> None:
+        if self._qmp is None:
+            raise UsageError(f"the board {self._name} is switched off", "start it first")
+        self._qmp.execute(command)
+
+    def _spawn(self, server: socket.socket) -> None:
+        ours, theirs = socket.socketpair()
+        self._qmp = Qmp(ours)
+        with theirs:
+            command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
+            command += [
+                "-chardev",
+                f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on",
+                "-serial",
+                "chardev:uart",
+            ]
+            command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
+            command += _options(self._watchdog_ms)
+            self._processes = [self._popen(command, [server.fileno(), theirs.fileno()])]
+        self._guard = _guard(self._processes[0].pid)
+
+    def _reap(self) -> None:
+        super()._reap()
+        if self._guard is not None:  # after QEMU: at no moment are both this program and the guard unable to end it
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+
+
+def _qemu() -> str:
+    path = shutil.which(QEMU)
+    if path is None:
+        raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
+    return path
+
+
+def _header(config: EmulationConfig) -> Path:
+    """``model.h`` of the model that goes into the image."""
+    if config.header is not None:
+        return config.header
+    if config.model is None:
+        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: models/ppo")
+    model = config.model.read_bytes()
+    header = HEADERS / model_id(model) / "model.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    none = np.zeros((0, 1), np.int8)
+    partial = header.with_name(f"model.h.{os.getpid()}.partial")
+    write_header(partial, model, none, none)
+    partial.replace(header)
+    return header
+
+
+def _options(watchdog_ms: int | None) -> list[str]:
+    if watchdog_ms is None:
+        return []
+    (data,) = struct.unpack("<Q", struct.pack("<II", OPTIONS_MARK, watchdog_ms))
+    return ["-device", f"loader,addr={OPTIONS_ADDRESS:#x},data={data:#x},data-len=8"]
+
+
+def _url(server: socket.socket) -> str:
+    return f"socket://127.0.0.1:{server.getsockname()[1]}"
+
+
+def _guard(pid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", str(pid)], stdin=subprocess.PIPE, start_new_session=True)

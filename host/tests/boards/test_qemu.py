@@ -1,0 +1,220 @@
+"""Boards on emulated processors: built, started, reset, stopped, and gone whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil import firmware_build
+from balance_hil.boards import Board, connect, find_definition, qemu
+from balance_hil.boards.emulated import EmulationConfig
+from balance_hil.boards.qemu import QemuMachine
+from balance_hil.bundle import Bundle
+from balance_hil.errors import (
+    BoardBootError,
+    CableUnpluggedError,
+    EmulatorMissingError,
+    FlashToolMissingError,
+    HarnessError,
+    ModelMismatchError,
+    ReplyTimeoutError,
+    UsageError,
+)
+from balance_hil.protocol import messages
+
+from ..firmware.tflite_builder import typical_policy
+
+DEADLINE_S = 60.0
+NAME = "qemu-m4"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    try:
+        qemu.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+
+
+@pytest.fixture
+def board(ppo_bundle: Bundle) -> Iterator[Board]:
+    with connect(NAME, ppo_bundle) as board:
+        yield board
+
+
+def process_of(board: Board) -> int:
+    return int(board._machine._processes[0].pid)
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def keep_asking(board: Board) -> None:
+    for _ in range(10_000):
+        board.infer_int8(np.zeros(6, np.int8))
+
+
+@pytest.mark.parametrize(("name", "processor"), [("qemu-m3", "cortex-m3"), ("qemu-m7", "cortex-m7"), ("qemu-m55", "cortex-m55")])
+def test_every_processor_answers_with_the_golden_vectors(ppo_bundle: Bundle, name: str, processor: str):
+    with connect(name, ppo_bundle) as board:
+        assert (board.info.board, board.info.processor, board.info.engine) == (name, processor, "int8")
+        assert (board.self_test().count, board.self_test().mismatches) == (8, 0)
+        pid = process_of(board)
+    assert gone(pid)
+
+
+def test_identity_says_what_the_image_takes(board: Board, ppo_bundle: Bundle):
+    info = board.info
+    assert (info.model_id, info.clock_hz, info.n_self_test) == (ppo_bundle.id, 25_000_000, 8)
+    assert 0 < info.arena_used < info.arena_size < info.ram
+    assert len(ppo_bundle.int8_model()) < info.flash < 64_000
+    board.infer_int8(np.zeros(6, np.int8))
+    assert 200 < board.stats().stack < 16_384
+
+
+def test_reset_button(board: Board):
+    board.infer_int8(np.zeros(6, np.int8))
+    board.press_reset()
+    assert board.stats().inferences == 0
+
+
+def test_reset_button_ends_a_hang(board: Board):
+    board.pause()
+    with pytest.raises(ReplyTimeoutError):
+        board.request(messages.Echo(b"?"), timeout_s=0.05)
+    board._machine.press_reset()
+    board.resume()
+    board.identify()
+    assert board.echo(b"back") == b"back"
+
+
+def test_what_was_sent_to_a_hung_board_is_answered_when_it_goes_on(board: Board):
+    board.pause()
+    seq = board.send(messages.Echo(b"late"))
+    assert board.poll(0.05) is None
+    board.resume()
+    frame = board.poll(DEADLINE_S)
+    assert frame is not None
+    assert (frame.seq, frame.message) == (seq, messages.EchoReply(b"late"))
+
+
+def test_power_cycle(board: Board):
+    board.infer_int8(np.zeros(6, np.int8))
+    before = process_of(board)
+    board.power_cycle()
+    assert gone(before)
+    assert board.stats().inferences == 0
+
+
+def test_watchdog_time_is_given_at_the_start_and_survives_a_reset(ppo_bundle: Bundle):
+    with connect(NAME, ppo_bundle, watchdog_ms=777) as board:
+        assert board.info.watchdog_ms == 777
+        assert board.press_reset().watchdog_ms == 777
+
+
+def test_many_requests_in_flight_lose_nothing(board: Board):
+    inputs = np.random.default_rng(0).integers(-128, 128, (1000, 6), dtype=np.int8)
+    replies = board.infer_int8_batch(inputs)
+    assert all(np.array_equal(reply.input, row) for reply, row in zip(replies, inputs, strict=True))
+    assert board.stats().dropped_replies == 0
+
+
+def test_ten_times_the_receive_buffer_at_once_loses_nothing(board: Board):
+    """The board holds its sender back and goes on where it stopped."""
+    sent = [board.send(messages.Echo(bytes([i]) * 1000)) for i in range(40)]
+    for i, seq in enumerate(sent):
+        frame = board.poll(DEADLINE_S)
+        assert frame is not None
+        assert (frame.seq, frame.message) == (seq, messages.EchoReply(bytes([i]) * 1000))
+    assert board.stats().overruns == 0
+
+
+def test_a_board_that_dies_is_reported_with_its_status(board: Board):
+    os.kill(process_of(board), signal.SIGKILL)
+    with pytest.raises(CableUnpluggedError, match="the emulated board qemu-m4 ended: killed by signal 9"):
+        keep_asking(board)
+
+
+def test_a_host_that_is_killed_leaves_no_process_behind(ppo_bundle: Bundle):
+    program = (
+        "import sys, time\n"
+        "from balance_hil.boards import connect\n"
+        "from balance_hil.bundle import Bundle\n"
+        f"board = connect({NAME!r}, Bundle.load({str(ppo_bundle.path)!r}))\n"
+        "print(board._machine._processes[0].pid, board._machine._guard.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        pids = [int(pid) for pid in host.stdout.readline().split()]
+        host.kill()
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
+
+
+def test_another_model_than_the_bundle_says_is_refused(ppo_bundle: Bundle, tmp_path: Path):
+    other = tmp_path / "other.tflite"
+    other.write_bytes(typical_policy("TANH"))
+    with pytest.raises(ModelMismatchError, match=f"this run needs {ppo_bundle.id}"):
+        connect(NAME, ppo_bundle, model=other)
+
+
+def test_other_programs_reach_it_by_a_url(ppo_bundle: Bundle):
+    definition = find_definition(NAME)
+    machine = QemuMachine(definition, EmulationConfig.for_bundle(ppo_bundle, name=NAME, engine="int8"))
+    try:
+        port = machine.start_unopened()
+        for _ in range(2):  # one after the other
+            with connect("serial", ppo_bundle, port=port) as board:
+                assert board.info.board == NAME
+    finally:
+        machine.close()
+        machine.close()
+
+
+def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle):
+    definition = replace(find_definition(NAME), machine="mps2-an999")
+    machine = QemuMachine(definition, EmulationConfig.for_bundle(ppo_bundle, name=NAME, engine="int8"))
+    try:
+        with pytest.raises(BoardBootError, match="unsupported machine type"):
+            machine.start_unopened()
+    finally:
+        machine.close()
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_built(ppo_bundle: Bundle):
+    with pytest.raises(UsageError, match="has no engine 'tflm'"):
+        connect(NAME, ppo_bundle, engine="tflm")
+    with pytest.raises(UsageError, match="needs a model"):
+        connect(NAME)
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(qemu, "QEMU", "qemu-system-none")
+    with pytest.raises(EmulatorMissingError, match="qemu-system-none"):
+        qemu.check_installation()
+    monkeypatch.setattr(qemu, "QEMU", "sh")
+    monkeypatch.setattr(firmware_build, "_CROSS_HEADER", "none.specs")
+    with pytest.raises(FlashToolMissingError, match="newlib"):
+        qemu.check_installation()
+    monkeypatch.setattr(firmware_build, "_CROSS_COMPILER", "arm-none-eabi-none")
+    with pytest.raises(FlashToolMissingError, match="arm-none-eabi-none"):
+        qemu.check_installation()

@@ -1,0 +1,81 @@
+"""The compact engine on every emulated processor, each with its own inner loop, against TensorFlow Lite Micro."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.boards import load_definitions
+from balance_hil.boards.qemu import QEMU, check_installation
+from balance_hil.errors import HarnessError
+from balance_hil.firmware_build import build
+from balance_hil.runtimes.tflite_graph import read_graph
+
+from .engine_check import tflm_layers
+from .tflite_builder import random_policy, typical_policy
+
+ROWS = 60
+# Where firmware/test/engine_int8/on_board.cpp looks for its cases.
+CASES_ADDRESS = {"mps3-an547": 0x6000_0000}
+CASES_ADDRESS_MPS2 = 0x2020_0000
+DEADLINE_S = 120.0
+BOARDS = {name: board for name, board in load_definitions().items() if board.kind == "qemu"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    try:
+        check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 16)
+
+
+def case_and_answer(model: bytes, seed: int) -> tuple[bytes, bytes]:
+    """What goes into the board's memory for one model, and what must come out of its UART behind status and arena size."""
+    inputs = np.random.default_rng(seed).integers(-128, 128, (ROWS, read_graph(model).n_obs), dtype=np.int8)
+    layers, outputs = tflm_layers(model, inputs)
+    case = padded(struct.pack("<II", len(model), ROWS)) + padded(model) + padded(inputs.tobytes())
+    return case, np.hstack([*layers, outputs]).tobytes()
+
+
+def run_on(machine: str, image: Path, cases: Path, wanted: int) -> bytes:
+    """The first ``wanted`` bytes that the board sends."""
+    address = CASES_ADDRESS.get(machine, CASES_ADDRESS_MPS2)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
+        link.settimeout(DEADLINE_S)
+        command = [QEMU, "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none"]
+        command += ["-chardev", f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", "-serial", "chardev:uart"]
+        command += ["-device", f"loader,file={cases},addr={address:#x},force-raw=on"]
+        received = bytearray()
+        with subprocess.Popen(command, pass_fds=[server.fileno()], stderr=subprocess.DEVNULL) as qemu:
+            try:
+                while len(received) < wanted and (chunk := link.recv(65536)):
+                    received += chunk
+            finally:
+                qemu.kill()
+    return bytes(received)
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
+    models = [typical_policy("TANH"), typical_policy("RELU"), *(random_policy(seed) for seed in range(100, 108))]
+    pairs = [case_and_answer(model, seed) for seed, model in enumerate(models)]
+    cases = tmp_path / "cases.bin"
+    cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))
+    image = build(f"engine_test_{name.removeprefix('qemu-')}", product="program.elf")
+    received = run_on(BOARDS[name].machine, image, cases, sum(8 + len(answer) for _, answer in pairs))
+    at = 0
+    for number, (_, answer) in enumerate(pairs):
+        (status,) = struct.unpack_from("<I", received, at)
+        assert status == 0, f"model {number} was refused"
+        assert received[at + 8 : at + 8 + len(answer)] == answer, f"model {number} differs"
+        at += 8 + len(answer)
