@@ -1,3 +1,5 @@
+// Every access to a register of an emulated device costs the emulator about as much as a thousand instructions, so that this file
+// takes as few as it can: two for a byte that arrives, two for one that leaves, and none for a look at what has arrived.
 #include <initializer_list>
 
 #include "hal_mps/hal_mps.h"
@@ -7,62 +9,75 @@ namespace hil::mps {
 
 namespace {
 
+constexpr uint32_t kMinBaudDivider = 16;  // the least that the UART takes
+constexpr uint32_t kMaxAlarmMs = 500;     // SysTick has 24 bits
+constexpr uint32_t kGatherMs = 2;         // bytes without a delimiter are handed over after this time
 constexpr uint32_t kWriteTimeoutMs = 100;
 constexpr uint32_t kNapMs = 1;
-constexpr uint32_t kMinBaudDivider = 16;  // the least that the UART takes
 
 constexpr uint32_t kNotReceiving = uart::kTransmitEnable | uart::kReceiveEnable;
 constexpr uint32_t kReceiving = kNotReceiving | uart::kReceiveInterrupt;
 
-/// One writer, the interrupt, and one reader. Indices only grow; what they differ by is the number of bytes.
+/// A frame ends with 0x00, a text line with a line feed.
+bool IsDelimiter(uint8_t byte) { return byte == 0 || byte == '\n'; }
+
+/// One writer, the interrupt, and one reader. Counts only grow; what two of them differ by is the number of bytes or delimiters.
 struct Ring {
   uint8_t bytes[kRxBuffer];
   volatile uint32_t written = 0;
   volatile uint32_t read = 0;
+  volatile uint32_t delimiters_written = 0;
+  volatile uint32_t delimiters_read = 0;
   volatile bool stalled = false;  // full: the interrupt is off, and the sender waits
-  volatile uint32_t overruns = 0;
 };
 
 Ring ring;
+volatile bool alarm_went_off = false;
 
-void TakeByte() {
-  if ((uart::State() & uart::kReceiveOverrun) != 0) {
-    uart::State() = uart::kReceiveOverrun;
-    ring.overruns = ring.overruns + 1;
-  }
-  ring.bytes[ring.written % kRxBuffer] = static_cast<uint8_t>(uart::Data());
-  ring.written = ring.written + 1;
-}
-
-void StartSysTick(uint32_t ms) {
-  const uint64_t ticks = uint64_t{ms} * (kClockHz / 1000);
-  core::SysTickReload() = ticks > core::kSysTickMax ? core::kSysTickMax : static_cast<uint32_t>(ticks);
+void SetAlarm(uint32_t ms) {
+  alarm_went_off = false;
+  core::SysTickReload() = ms * (kClockHz / 1000);
   core::SysTickValue() = 0;
   core::SysTickControl() = core::kSysTickRun;
 }
 
-void StopSysTick() {
+void StopAlarm() {
   core::SysTickControl() = 0;
   core::InterruptControl() = core::kClearPendingSysTick;
+  alarm_went_off = false;
+}
+
+/// Sleeps until an interrupt has been handled. Interrupts are off when it is called, so that none slips by between the caller's
+/// look at what it waits for and the sleep: it stays pending and ends the sleep.
+void SleepOnce() {
+  WaitForInterrupt();
+  EnableInterrupts();
+  DisableInterrupts();
 }
 
 }  // namespace
 
 extern "C" void UartReceiveHandler() {
-  uart::InterruptStatus() = uart::kReceivePending;
-  while ((uart::State() & uart::kReceiveFull) != 0) {
-    if (ring.written - ring.read == kRxBuffer) {
-      uart::Control() = kNotReceiving;
-      ring.stalled = true;
-      return;
-    }
-    TakeByte();
+  if (ring.written - ring.read == kRxBuffer) {
+    uart::Control() = kNotReceiving;
+    ring.stalled = true;
+    return;
+  }
+  uart::InterruptStatus() = uart::kReceivePending;  // before the byte is taken, for the next one may come at once
+  const uint8_t byte = static_cast<uint8_t>(uart::Data());
+  ring.bytes[ring.written % kRxBuffer] = byte;
+  ring.written = ring.written + 1;
+  if (IsDelimiter(byte)) {
+    ring.delimiters_written = ring.delimiters_written + 1;
   }
 }
 
 extern "C" void UartTransmitHandler() { uart::InterruptStatus() = uart::kTransmitPending; }
 
-extern "C" void SysTickHandler() { core::SysTickControl() = 0; }
+extern "C" void SysTickHandler() {
+  core::SysTickControl() = 0;
+  alarm_went_off = true;
+}
 
 void CmsdkUart::Open(uint32_t baud) {
   const uint32_t divider = kClockHz / baud;
@@ -78,32 +93,49 @@ void CmsdkUart::Open(uint32_t baud) {
 }
 
 bool CmsdkUart::Wait(uint32_t timeout_ms) {
-  FpgaClock clock;
-  const uint64_t start_us = clock.NowUs();
+  const bool forever = timeout_ms == UINT32_MAX;
+  uint32_t left_ms = timeout_ms;
+  uint32_t alarm_ms = 0;  // 0: none is set
+  bool gathering = false;
+  DisableInterrupts();
   for (;;) {
-    // Between the look at the ring and the sleep no interrupt may slip by: it stays pending and ends the sleep.
-    DisableInterrupts();
-    const bool arrived = ring.written != ring.read;
-    const uint64_t waited_ms = (clock.NowUs() - start_us) / 1000;
-    const bool expired = timeout_ms != UINT32_MAX && waited_ms >= timeout_ms;
-    if (arrived || expired) {
-      EnableInterrupts();
-      return arrived;
+    const uint32_t arrived = ring.written - ring.read;
+    const bool complete = ring.delimiters_written != ring.delimiters_read || arrived > kRxBuffer / 2;
+    if (complete || (alarm_went_off && gathering)) {
+      break;
     }
-    if (timeout_ms != UINT32_MAX) {
-      StartSysTick(timeout_ms - static_cast<uint32_t>(waited_ms));
+    if (alarm_went_off) {
+      left_ms -= alarm_ms;
     }
-    WaitForInterrupt();
-    StopSysTick();
-    EnableInterrupts();
+    if (left_ms == 0) {
+      break;
+    }
+    if (arrived != 0 && !gathering) {
+      gathering = true;
+      alarm_ms = kGatherMs;
+      SetAlarm(alarm_ms);
+    } else if (!forever && (alarm_ms == 0 || alarm_went_off)) {
+      alarm_ms = left_ms < kMaxAlarmMs ? left_ms : kMaxAlarmMs;
+      SetAlarm(alarm_ms);
+    }
+    SleepOnce();
   }
+  if (alarm_ms != 0) {
+    StopAlarm();
+  }
+  EnableInterrupts();
+  return ring.written != ring.read;
 }
 
 size_t CmsdkUart::Read(uint8_t* buffer, size_t capacity) {
   size_t count = 0;
   while (count < capacity && ring.read != ring.written) {
-    buffer[count++] = ring.bytes[ring.read % kRxBuffer];
+    const uint8_t byte = ring.bytes[ring.read % kRxBuffer];
+    buffer[count++] = byte;
     ring.read = ring.read + 1;
+    if (IsDelimiter(byte)) {
+      ring.delimiters_read = ring.delimiters_read + 1;
+    }
   }
   if (ring.stalled && count > 0) {
     ring.stalled = false;
@@ -131,28 +163,28 @@ bool CmsdkUart::WaitForRoom() {
   if (congested_) {
     return false;
   }
-  FpgaClock clock;
-  const uint64_t start_us = clock.NowUs();
   // Asleep, not polling: QEMU's main loop, which has to empty the transmitter, hardly gets a turn beside a busy processor. And in
   // short naps: it does not notice by itself that the transmitter waits, but every timer that expires makes it look.
-  uart::Control() = kReceiving | uart::kTransmitInterrupt;
   bool room = false;
-  bool expired = false;
-  while (!room && !expired) {
-    DisableInterrupts();
+  DisableInterrupts();
+  uart::Control() = (ring.stalled ? kNotReceiving : kReceiving) | uart::kTransmitInterrupt;
+  for (uint32_t naps = 0; !room && naps < kWriteTimeoutMs / kNapMs; naps += alarm_went_off ? 1 : 0) {
+    SetAlarm(kNapMs);
+    SleepOnce();
     room = (uart::State() & uart::kTransmitFull) == 0;
-    expired = clock.NowUs() - start_us >= kWriteTimeoutMs * 1000;
-    if (!room && !expired) {
-      StartSysTick(kNapMs);
-      WaitForInterrupt();
-      StopSysTick();
-    }
-    EnableInterrupts();
   }
+  StopAlarm();
   uart::Control() = ring.stalled ? kNotReceiving : kReceiving;
+  EnableInterrupts();
   return room;
 }
 
-uint32_t CmsdkUart::Overruns() const { return ring.overruns; }
+uint32_t CmsdkUart::Overruns() const {
+  if ((uart::State() & uart::kReceiveOverrun) != 0) {
+    uart::State() = uart::kReceiveOverrun;
+    ++overruns_;
+  }
+  return overruns_;
+}
 
 }  // namespace hil::mps

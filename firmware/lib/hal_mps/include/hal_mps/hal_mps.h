@@ -31,6 +31,7 @@ class CmsdkUart final : public hal::Uart {
   bool WaitForRoom();
 
   bool congested_ = false;
+  mutable uint32_t overruns_ = 0;  // a flag of the UART: what it lost between two looks counts as one
 };
 
 /// Microseconds since reset, from two counters of the FPGA: one is fine and wraps, the other is coarse and does not.
