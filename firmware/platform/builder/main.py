@@ -13,6 +13,31 @@ from balance_hil.firmware_build import firmware_commit  # noqa: E402  # one defi
 board = env.BoardConfig()
 toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none-eabi-", ...
 
+
+def bare_metal(env, board):
+    """Flags for a Cortex-M without an operating system: our own start-up code and linker script, newlib's small library."""
+    cpu = list(board.get("build.cpu_flags"))
+    scripts = Path(env.subst("$PROJECT_DIR")) / "firmware/platform/ld"
+    env.Append(
+        CCFLAGS=cpu,
+        CXXFLAGS=["-fno-threadsafe-statics", "-fno-use-cxa-atexit"],
+        CPPDEFINES=[board.get("build.machine_define")],
+        LINKFLAGS=[*cpu, "-nostartfiles", "--specs=nano.specs", f"-L{scripts}", f"-Wl,-T,{board.get('build.ldscript')}"],
+    )
+    env.Append(LINKFLAGS=["-Wl,--fatal-warnings", "-Wl,-Map,${BUILD_DIR}/program.map"])
+    env.Append(CPPPATH=[str(model_folder(env))])
+    env.Replace(PROGSUFFIX=".elf")
+
+
+def model_folder(env):
+    """Folder of the model.h that goes into the image."""
+    folder = Path(env.subst("$PROJECT_DIR")) / os.environ.get("HIL_MODEL", "models/ppo")
+    if not (folder / "model.h").is_file():
+        sys.stderr.write(f"error: there is no {folder / 'model.h'}: export the policy, or name its folder with HIL_MODEL\n")
+        env.Exit(1)
+    return folder
+
+
 env.Replace(
     AR=f"{toolchain}gcc-ar",
     AS=f"{toolchain}gcc",
@@ -27,6 +52,8 @@ env.Append(
     CXXFLAGS=["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wnon-virtual-dtor"],
     LINKFLAGS=["-Wl,--gc-sections"],
 )
+if board.get("build.ldscript", ""):
+    bare_metal(env, board)
 
 
 def processor():
@@ -39,7 +66,8 @@ def processor():
 # In a header of its own, written only when it changes: a new commit recompiles the one file that includes it.
 generated = Path(env.subst("$BUILD_DIR")) / "generated"
 header = generated / "build_info.h"
-text = f'#pragma once\n\n#define HIL_FIRMWARE_COMMIT "{firmware_commit()}"\n#define HIL_PROCESSOR "{processor()}"\n'
+facts = {"HIL_FIRMWARE_COMMIT": firmware_commit(), "HIL_PROCESSOR": processor(), "HIL_BOARD_NAME": env["PIOENV"].replace("_", "-")}
+text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
 if not header.exists() or header.read_text() != text:
     generated.mkdir(parents=True, exist_ok=True)
     header.write_text(text)
