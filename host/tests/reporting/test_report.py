@@ -66,7 +66,7 @@ def write(path: Path, *, timed: bool, steps: int = STEPS) -> Path:
             timing = ((None, None, 3.0) if held else (40_000.0 if row == 901 else 300.0, 20.0, 3.0)) if timed else ()
             vectors = (None, None) if held else ([1], [2, 3])
             pitch = 0.1 if row == 500 else 0.001 * np.sin(row / 50)
-            actions = [(-1.0) ** step / 4, 0.0]
+            actions = [(-1.0) ** step / 4 + 9 * episode, 0.0]
             writer.step(
                 row * 0.005, Step(step * 0.005, episode, step, [0.0], actions, held, pitch, 3.0, 0.0, 1.0, *vectors, *timing)
             )

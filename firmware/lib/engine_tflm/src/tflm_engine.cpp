@@ -13,13 +13,14 @@ namespace {
 using Interpreter = tflite::MicroInterpreter;
 
 constexpr size_t kModelAlignment = 16;
-// TFLM puts its own objects into the arena before it checks for room.
-constexpr size_t kSmallestArena = 1024;
-
 /// Libraries since late 2023 can keep every intermediate tensor; without that TFLM reuses their memory within one inference.
 constexpr bool kKeepsTensors =
     std::is_constructible_v<Interpreter, const tflite::Model*, const tflite::MicroOpResolver&, uint8_t*, size_t,
                             tflite::MicroResourceVariables*, tflite::MicroProfilerInterface*, bool>;
+
+// TFLM puts its own objects into the arena before it checks for room: the planner that keeps tensors alone takes 4 kB.
+constexpr size_t kOwnObjects = 1024;
+constexpr size_t kSmallestArena = kOwnObjects + (kKeepsTensors ? sizeof(tflite::LinearMemoryPlanner) : 0);
 
 // Templates, so that the branch for the other kind of library is not compiled.
 template <typename Target>
@@ -152,7 +153,7 @@ Status TflmEngine::CheckOperators() {
 }
 
 Status TflmEngine::StartInterpreter(const Arena& arena) {
-  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena is smaller than 1 kB");
+  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena does not hold the objects of TFLM");
   Emplace(&interpreter_, model_, resolver_, arena);
   // The operators are known and the graph is whole: what is left is room.
   if (interpreter_->AllocateTensors() != kTfLiteOk)
