@@ -67,7 +67,8 @@ class MicrosClock final : public hal::Clock {
   mutable uint32_t low_ = 0;
 };
 
-/// The plant is simulated by the host. The LED shows what a robot's motors would do: on while actions arrive, off in the safe state.
+/// The plant is simulated by the host. The LED shows what a robot's motors would do: on while actions arrive, off in the safe
+/// state.
 class LedActuator final : public hal::Actuator {
  public:
   void Begin() { pinMode(LED_BUILTIN, OUTPUT); }
