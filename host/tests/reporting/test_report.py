@@ -120,6 +120,12 @@ def test_the_page_tells_what_happened(page: str) -> None:
         assert expected in " ".join(text.split()), expected
 
 
+def test_identity_leaves_out_the_tables(page: str) -> None:
+    identity = " ".join(Outline(page[page.index("<h2>Identity") :]).text.split())
+    assert identity.startswith("Identity bundle 0123456789ab clock realtime board board native")
+    assert "wheel" not in identity
+
+
 def test_an_interrupted_run_says_so(short_file: Path) -> None:
     whole = read_recording(short_file)
     broken = replace(whole, meta={**whole.meta, "ended": "CableUnpluggedError: gone"}, episodes=whole.episodes[:1])
