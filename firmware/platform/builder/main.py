@@ -7,7 +7,7 @@ from pathlib import Path
 from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
-sys.path.insert(0, env.subst("$PROJECT_DIR/firmware/platform"))
+sys.path.insert(0, env.PioPlatform().get_dir())
 from image import add_build_info, add_model  # noqa: E402
 
 board = env.BoardConfig()
