@@ -121,6 +121,18 @@ class FlashFailedError(HarnessError):
     """The flash tool failed; the message carries its last lines."""
 
 
+class AmbiguousBoardError(HarnessError, LookupError):
+    """Several boards that are plugged in could be meant; the message lists them."""
+
+
+class WrongBoardError(HarnessError, ValueError):
+    """The board on the port says that it is another one."""
+
+
+class BoardNotBackError(HarnessError, TimeoutError):
+    """A board did not come back after it was flashed."""
+
+
 class UnsupportedOperatorError(HarnessError, NotImplementedError):
     """An engine cannot run an operator of the model; the message names it."""
 

@@ -7,11 +7,27 @@ from pathlib import Path
 from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
-sys.path.insert(0, env.subst("$PROJECT_DIR/host"))
-from balance_hil.firmware_build import firmware_commit  # noqa: E402  # one definition, needs nothing but Python
+sys.path.insert(0, env.PioPlatform().get_dir())
+from image import add_build_info, add_model  # noqa: E402
 
 board = env.BoardConfig()
 toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none-eabi-", ...
+
+
+def bare_metal(env, board):
+    """Flags for a Cortex-M without an operating system: our own start-up code and linker script, newlib's small library."""
+    cpu = list(board.get("build.cpu_flags"))
+    scripts = Path(env.subst("$PROJECT_DIR")) / "firmware/platform/ld"
+    env.Append(
+        CCFLAGS=cpu,
+        CXXFLAGS=["-fno-threadsafe-statics", "-fno-use-cxa-atexit"],
+        CPPDEFINES=[board.get("build.machine_define")],
+        LINKFLAGS=[*cpu, "-nostartfiles", "--specs=nano.specs", f"-L{scripts}", f"-Wl,-T,{board.get('build.ldscript')}"],
+    )
+    env.Append(LINKFLAGS=["-Wl,--fatal-warnings", "-Wl,-Map,${BUILD_DIR}/program.map"])
+    add_model(env)
+    env.Replace(PROGSUFFIX=".elf")
+
 
 env.Replace(
     AR=f"{toolchain}gcc-ar",
@@ -27,6 +43,8 @@ env.Append(
     CXXFLAGS=["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wnon-virtual-dtor"],
     LINKFLAGS=["-Wl,--gc-sections"],
 )
+if board.get("build.ldscript", ""):
+    bare_metal(env, board)
 
 
 def processor():
@@ -36,14 +54,7 @@ def processor():
     return board.get("build.mcu")
 
 
-# In a header of its own, written only when it changes: a new commit recompiles the one file that includes it.
-generated = Path(env.subst("$BUILD_DIR")) / "generated"
-header = generated / "build_info.h"
-text = f'#pragma once\n\n#define HIL_FIRMWARE_COMMIT "{firmware_commit()}"\n#define HIL_PROCESSOR "{processor()}"\n'
-if not header.exists() or header.read_text() != text:
-    generated.mkdir(parents=True, exist_ok=True)
-    header.write_text(text)
-env.Append(CPPPATH=[str(generated)])
+add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").replace("_", "-"))
 
 program = env.BuildProgram()
 AlwaysBuild(env.Alias("buildprog", program))

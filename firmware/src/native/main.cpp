@@ -1,6 +1,7 @@
 // The native board: the firmware as a Linux process whose UART is a pseudo-terminal. Wiring only.
 
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "build_info.h"
+#include "engine_int8/int8_engine.h"
 #include "engine_remote/engine_remote.h"
 #include "hal_native/hal_native.h"
 #include "model_id/model_id.h"
@@ -92,8 +94,8 @@ Options ParseOptions(int argc, char** argv) {
   }
   if (optind < argc) Fail(std::string("unexpected argument: ") + argv[optind]);
   if (options.fd < 0) Fail("--fd is missing: the descriptor of the board's UART");
-  if (options.engine != "tflm") Fail("no such engine: " + options.engine + " (there is: tflm)");
-  if (options.engine_fd < 0) Fail("--engine-fd is missing: the descriptor of the socket to the engine's process");
+  if (options.engine != "tflm" && options.engine != "int8") Fail("no such engine: " + options.engine + " (there are: tflm, int8)");
+  if (options.engine == "tflm" && options.engine_fd < 0) Fail("--engine-fd is missing: the descriptor of the socket to the engine's process");
   return options;
 }
 
@@ -130,6 +132,13 @@ class GoldenFile {
   std::vector<int8_t> outputs_;
 };
 
+/// Memory for the compact engine, aligned for anything: what the model needs, or `wanted` bytes where that is not 0.
+std::vector<std::max_align_t> ArenaFor(const std::vector<uint8_t>& model, size_t wanted) {
+  size_t bytes = wanted;
+  if (bytes == 0) hil::Int8Engine::RequiredArena({model.data(), model.size()}, &bytes);  // a refusal comes up again in Load()
+  return std::vector<std::max_align_t>((bytes + sizeof(std::max_align_t) - 1) / sizeof(std::max_align_t));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -147,9 +156,15 @@ int main(int argc, char** argv) {
   hil::native::ProcessSystem system(argv);
   if (!uart.Open()) Fail("--fd " + std::to_string(options.fd) + " is not an open descriptor");
 
-  hil::RemoteEngine engine(options.engine.c_str(), options.engine_fd);
-  hil::Inference inference(&engine, &clock);
-  inference.Load({model.data(), model.size()}, {nullptr, options.arena_bytes});
+  const bool compact = options.engine == "int8";
+  hil::Int8Engine compact_engine;
+  hil::RemoteEngine remote_engine(options.engine.c_str(), options.engine_fd);
+  hil::Engine* const engine = compact ? static_cast<hil::Engine*>(&compact_engine) : &remote_engine;
+  std::vector<std::max_align_t> memory;
+  if (compact) memory = ArenaFor(model, options.arena_bytes);
+  const size_t arena_bytes = compact && options.arena_bytes == 0 ? memory.size() * sizeof(memory[0]) : options.arena_bytes;
+  hil::Inference inference(engine, &clock);
+  inference.Load({model.data(), model.size()}, {reinterpret_cast<uint8_t*>(memory.data()), arena_bytes});
 
   const hil::ModelId model_id = hil::ComputeModelId(model.data(), model.size());
   hil::ServerConfig config;

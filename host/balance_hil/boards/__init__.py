@@ -72,9 +72,10 @@ def connect(
         where, rate = port or find_port(definition), baud or definition.baud
         return Board(open_link(where, rate), bundle, baud=rate, **options)
 
-    from balance_hil.boards.native import NativeConfig, NativeMachine  # what only an emulated board needs
+    # What only an emulated board needs.
+    from balance_hil.boards.native import NativeConfig, NativeMachine, engine_or_substitute
 
-    name, engine = definition.name, engine or definition.engine
+    name, engine = definition.name, engine or engine_or_substitute(definition.engine, progress)
     config = NativeConfig.for_bundle(bundle, name=name, engine=engine) if bundle else NativeConfig(name=name, engine=engine)
     machine = NativeMachine(replace(config, model=model or config.model, watchdog_ms=watchdog_ms), progress)
     try:

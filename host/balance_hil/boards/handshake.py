@@ -132,6 +132,8 @@ _STATUS_HINTS: dict[int, str] = {
     Status.OVERSIZED: "send less in one message: INFO's max_payload is the limit",
     Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which carries them",
     Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or flash it with one",
+    Status.SELF_TEST_FAILED: "its engine computes this model wrongly (an old TFLM ignores scales per channel): link a current "
+    "library, take the compact engine, or export per tensor",
     Status.ENGINE_LOST: "the process that runs the engine ended: start the board again; what it needs: hil doctor",
 }
 

@@ -2,6 +2,8 @@
 
     this program ── link ── pty slave ═ pty master ── firmware ── socket pair ── engine host (TensorFlow Lite Micro)
 
+With the engine ``int8`` the firmware runs the model itself and there is no engine host.
+
 The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even when it is
 killed: its end hangs up the pseudo-terminal, which ends the firmware, which closes the socket, which ends the engine host.
 """
@@ -30,8 +32,9 @@ from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError, 
 from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
 from balance_hil.protocol.messages import Ready
+from balance_hil.runtimes.tflm import wheel_exists
 
-ENGINES = ("tflm",)
+ENGINES = ("tflm", "int8")
 SELF_TEST_VECTORS = 8  # as many as model.h carries
 GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
 _LAST_BYTES = 2000
@@ -67,6 +70,17 @@ def check_installation() -> None:
     native_is_current()
 
 
+def engine_or_substitute(engine: str, progress: Callable[[str], None] | None = None) -> str:
+    """``engine``; but "int8" for "tflm" where no TFLM wheel exists for this kind of computer, which ``progress`` is told."""
+    if engine != "tflm" or wheel_exists():
+        return engine
+    if progress is not None:
+        progress(
+            "the tflite-micro wheel does not exist for this kind of computer: the board runs the engine int8 instead of tflm"
+        )
+    return "int8"
+
+
 class NativeMachine:
     """The two processes of one native board. Call ``start`` or ``start_unopened``, then ``close``.
 
@@ -83,7 +97,8 @@ class NativeMachine:
     def __init__(self, config: NativeConfig, progress: Callable[[str], None] | None = None) -> None:
         if config.engine not in ENGINES:
             raise UsageError(f"the native board has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
-        require("tflite_micro", "int8")
+        if config.engine == "tflm":
+            require("tflite_micro", "int8")
         self._config = config
         self._program = build_native(progress)
         self._processes: list[subprocess.Popen[bytes]] = []  # firmware, engine host
@@ -178,9 +193,10 @@ class NativeMachine:
     def _spawn(self, master: int) -> None:
         firmware_end, engine_end = socket.socketpair()
         with firmware_end, engine_end, _vectors(self._config.golden) as vectors:
-            engine_host = [sys.executable, "-m", "balance_hil.boards.tflm_engine_host", str(engine_end.fileno())]
             command = [str(self._program), "--fd", str(master), "--board-name", self._config.name]
-            command += ["--engine", self._config.engine, "--engine-fd", str(firmware_end.fileno())]
+            command += ["--engine", self._config.engine]
+            if self._config.engine == "tflm":
+                command += ["--engine-fd", str(firmware_end.fileno())]
             if self._config.model is not None:
                 command += ["--model", str(self._config.model)]
             if vectors is not None:
@@ -190,7 +206,9 @@ class NativeMachine:
                     command += [option, str(value)]
             inherited = [master, firmware_end.fileno(), *([vectors.fileno()] if vectors is not None else [])]
             self._processes = [self._popen(command, inherited)]
-            self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
+            if self._config.engine == "tflm":
+                engine_host = [sys.executable, "-m", "balance_hil.boards.tflm_engine_host", str(engine_end.fileno())]
+                self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
 
     def _popen(self, command: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal must reach this program alone, which then ends the run in order.

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train a policy",
     "export": "turn a checkpoint into a bundle: ONNX, float32 and int8 TFLite, C array, golden vectors",
     "evaluate": "count how often a policy keeps the robot up, on any runtime or board",
+    "flash": "build the firmware with a policy, flash it to a board and see that it runs",
     "run": "step the robot with the actions that a board returns",
     "compare": "run the same inputs through every runtime and the board, and count what differs",
     "report": "draw a recording",

@@ -170,10 +170,14 @@ def _refused_operator(text: str) -> str:
     return "this model: " + (" / ".join(text.split("\n")[:2]).strip() or "no reason given")
 
 
+def wheel_exists() -> bool:
+    """Whether there is a tflite-micro wheel for this kind of computer, installed or not."""
+    return sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 12)
+
+
 def _wheel() -> Any:
     if find_spec("tflite_micro") is None:
-        on_supported = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 12)
-        if on_supported:
+        if wheel_exists():
             raise MissingExtraError(
                 "this needs the Python package 'tflite_micro', which is not installed",
                 "install it: pip install 'balance-hil[int8]'",

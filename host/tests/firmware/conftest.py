@@ -9,6 +9,7 @@ import pytest
 
 from balance_hil.firmware_build import build, build_native
 
+from .engine_build import Compile, compiler
 from .probe import Probe
 
 
@@ -26,3 +27,8 @@ def sanitized_program() -> Path:
 def probe() -> Iterator[Probe]:
     with Probe(build("native_test")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def compile_engine(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    return compiler(tmp_path_factory.mktemp("engine_int8"))

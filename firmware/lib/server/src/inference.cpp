@@ -32,6 +32,22 @@ Outcome Inference::CheckLimits() {
   return {};
 }
 
+Outcome Inference::Verify(const GoldenVectors& vectors) {
+  if (!load_.ok() || vectors.count == 0) return load_;
+  protocol::SelfTestResult result;
+  load_ = SelfTest(vectors, &result);
+  if (!load_.ok()) {
+    load_message_ = engine_->message();
+  } else if (result.mismatches != 0) {
+    load_message_ = "the engine does not reproduce the golden vectors of this model";
+    load_ = {Status::kSelfTestFailed, result.mismatches};
+  }
+  // What the board did to itself does not count as an inference.
+  times_ = {};
+  has_result_ = false;
+  return load_;
+}
+
 Outcome Inference::Run(const ArrayView<float>& observation) {
   if (!load_.ok()) return load_;
   if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};

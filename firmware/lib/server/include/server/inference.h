@@ -43,6 +43,12 @@ class Inference {
   /// the model has more inputs or outputs than the protocol carries or a scale that is not positive.
   Outcome Load(const ByteSpan& model, const Arena& arena);
 
+  /// Replays golden vectors and takes the model out of service when one comes out wrong: an engine that computes something else
+  /// must not drive a robot. Without vectors there is nothing to verify.
+  ///
+  /// Returns kOk, the status of Load(), kSelfTestFailed (detail: how many vectors came out wrong), or that of Engine::Infer().
+  Outcome Verify(const GoldenVectors& vectors);
+
   /// Runs the model on physical values. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
   Outcome Run(const ArrayView<float>& observation);
 

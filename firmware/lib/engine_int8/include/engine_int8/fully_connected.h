@@ -1,0 +1,32 @@
+// FULLY_CONNECTED on int8: one implementation for each kind of processor, all with the same results.
+#pragma once
+
+#include <cstdint>
+
+namespace hil::int8 {
+
+/// One dense layer. Everything it points to outlives it.
+struct FullyConnectedLayer {
+  const int8_t* weights;     // [rows][columns]
+  const uint8_t* bias;       // int32 [rows], possibly unaligned; nullptr: none
+  const int32_t* fractions;  // [rows], Multiplier::fraction
+  const int8_t* shifts;      // [rows], -1 - Multiplier::shift: what is left to shift right after the first bit
+  uint32_t rows;
+  uint32_t columns;
+  int16_t input_zero_point;
+  int16_t output_zero_point;
+  int8_t low;  // of the fused activation
+  int8_t high;
+  bool fits;  // RowFits() for every row: the fast arithmetic holds every accumulator and multiplier
+};
+
+/// True when the row's accumulator stays below 2^30 whatever the input, and its multiplier is at most 1/2.
+bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
+
+/// Bytes of scratch memory, aligned to 4, that FullyConnected() needs for an input of `columns` elements.
+uint32_t ScratchBytes(uint32_t columns);
+
+/// output, int8 [rows] = clamp(requantise(weights * (input - zero point) + bias)).
+void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);
+
+}  // namespace hil::int8

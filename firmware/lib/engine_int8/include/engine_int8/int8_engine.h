@@ -1,0 +1,44 @@
+// A compact int8 engine: the same `.tflite` bytes and the same results as TensorFlow Lite Micro, without its interpreter.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/engine.h"
+#include "engine_int8/program.h"
+
+namespace hil {
+
+/// Runs feed-forward policies: FULLY_CONNECTED, TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, QUANTIZE, DEQUANTIZE, RESHAPE.
+/// It allocates nothing, reads the weights where the model lies, and believes nothing that the file says without checking it.
+class Int8Engine final : public Engine {
+ public:
+  /// Bytes of arena that Init() needs for a model.
+  ///
+  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator.
+  static Status RequiredArena(const ByteSpan& model, size_t* bytes);
+
+  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator, kArenaTooSmall.
+  Status Init(const ByteSpan& model, const Arena& arena) override;
+  /// Returns kOk.
+  Status Infer(const int8_t* input, int8_t* output) override;
+  /// Returns kOk, kNotSupported for a float tensor.
+  Status Tensor(uint16_t op, TensorView* values) override;
+
+  const EngineInfo& info() const override { return info_; }
+  const char* message() const override { return message_; }
+  uint32_t detail() const override { return detail_; }
+
+  /// Runs operator `op` alone, on what the operators before it left: for measuring.
+  void RunOperator(uint32_t op);
+
+ private:
+  void Describe(const int8::Refusal& refusal);
+
+  int8::Program program_;
+  EngineInfo info_;
+  uint32_t detail_ = 0;
+  char message_[112] = "";
+};
+
+}  // namespace hil

@@ -1,0 +1,86 @@
+// A model, checked and prepared: what Int8Engine runs.
+#pragma once
+
+#include <cstdint>
+
+#include "engine_int8/fully_connected.h"
+#include "engine_int8/tflite_model.h"
+#include "frame/messages.h"
+#include "quantize/quantize.h"
+
+namespace hil::int8 {
+
+constexpr uint32_t kMaxOperators = 64;
+
+enum class StepKind : uint8_t {
+  kFullyConnected,
+  kLookup,
+  kAlias,  // RESHAPE: the output is the input
+  kDequantize,
+  kQuantize,  // from float
+};
+
+/// One operator, ready to run.
+struct Step {
+  StepKind kind;
+  TensorType output_type;
+  uint16_t tensor;    // number of the tensor that it computes
+  uint32_t elements;  // of the output
+  const void* input;
+  void* output;
+  union {
+    FullyConnectedLayer layer;
+    const int8_t* table;
+    QuantParams quant;
+  };
+};
+
+/// Hands out memory from a block of the caller's; without a block it only counts.
+class Cursor {
+ public:
+  Cursor(uint8_t* memory, uint32_t size) : memory_(memory), size_(size) {}
+
+  /// Memory for `count` objects, nullptr where only counting or where it does not fit; `needed()` grows in any case.
+  template <typename T>
+  T* Take(uint32_t count) {
+    needed_ = (needed_ + alignof(T) - 1) & ~static_cast<uint32_t>(alignof(T) - 1);
+    const uint32_t start = needed_;
+    needed_ += count * static_cast<uint32_t>(sizeof(T));
+    return memory_ != nullptr && needed_ <= size_ ? reinterpret_cast<T*>(memory_ + start) : nullptr;
+  }
+
+  uint32_t needed() const { return needed_; }
+
+ private:
+  uint8_t* memory_;
+  uint32_t size_;
+  uint32_t needed_ = 0;
+};
+
+/// A model's operators with everything that can be computed beforehand. Lies in the arena, but for this struct.
+struct Program {
+  Step* steps = nullptr;
+  uint32_t n_steps = 0;
+  int8_t* input = nullptr;
+  uint32_t n_obs = 0;
+  const int8_t* output = nullptr;
+  uint32_t n_act = 0;
+  int16_t* scratch = nullptr;
+  QuantParams input_quant;
+  QuantParams output_quant;
+};
+
+/// Why a model was refused. `code` and `reason` belong to operator number `op` where there is one.
+struct Refusal {
+  int32_t op = -1;
+  uint32_t code = 0;
+  const char* reason = "";
+};
+
+/// Checks a model and builds its program in the memory of `cursor`. A counting cursor checks as much and builds nothing.
+///
+/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then says why. That the memory sufficed is the
+/// caller's to check: cursor->needed() is what it takes.
+Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Refusal* refusal);
+
+}  // namespace hil::int8

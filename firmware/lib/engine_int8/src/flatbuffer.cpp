@@ -1,0 +1,96 @@
+#include "engine_int8/flatbuffer.h"
+
+#include <cstring>
+
+namespace hil::int8 {
+
+const uint8_t* Flatbuffer::At(uint32_t position, uint32_t bytes) {
+  if (position > size_ || bytes > size_ - position) {
+    ok_ = false;
+    return nullptr;
+  }
+  return data_ + position;
+}
+
+uint32_t Flatbuffer::Uint32(uint32_t position) {
+  const uint8_t* bytes = At(position, 4);
+  uint32_t value = 0;
+  if (bytes != nullptr) {
+    std::memcpy(&value, bytes, sizeof value);  // fields need not be aligned in a hostile file
+  }
+  return value;
+}
+
+uint32_t Flatbuffer::Uint16(uint32_t position) {
+  const uint8_t* bytes = At(position, 2);
+  uint16_t value = 0;
+  if (bytes != nullptr) {
+    std::memcpy(&value, bytes, sizeof value);
+  }
+  return value;
+}
+
+uint32_t Flatbuffer::Follow(uint32_t position) {
+  const uint32_t offset = Uint32(position);
+  if (offset == 0 || offset >= size_ - position) {  // a failed read gave 0; `position` is inside otherwise
+    ok_ = false;
+    return 0;
+  }
+  return position + offset;
+}
+
+uint32_t Flatbuffer::Field(uint32_t table, uint32_t id) {
+  if (table == 0) {
+    return 0;
+  }
+  // A table starts with the distance back to its vtable: sizes of vtable and table, then one 16-bit offset for each field.
+  const uint32_t vtable = table - Uint32(table);  // wraps for a vtable behind the table, which is allowed
+  const uint32_t slot = 4 + 2 * id;
+  if (slot + 2 > Uint16(vtable)) {
+    return 0;
+  }
+  const uint32_t offset = Uint16(vtable + slot);
+  return offset == 0 ? 0 : table + offset;
+}
+
+FlatVector Flatbuffer::VectorAt(uint32_t field, uint32_t element_size) {
+  const uint32_t vector = TableAt(field);
+  if (vector == 0) {
+    return {};
+  }
+  const uint32_t count = Uint32(vector);
+  if (!ok_ || count > (size_ - vector - 4) / element_size) {
+    ok_ = false;
+    return {};
+  }
+  return {vector + 4, count};
+}
+
+uint32_t Flatbuffer::TableIn(const FlatVector& tables, uint32_t index) {
+  if (index >= tables.count) {
+    ok_ = false;
+    return 0;
+  }
+  return Follow(tables.position + 4 * index);
+}
+
+int32_t Flatbuffer::Int32In(const FlatVector& numbers, uint32_t index) {
+  if (index >= numbers.count) {
+    ok_ = false;
+    return 0;
+  }
+  return static_cast<int32_t>(Uint32(numbers.position + 4 * index));
+}
+
+uint8_t Flatbuffer::Uint8Field(uint32_t table, uint32_t id, uint8_t fallback) {
+  const uint32_t field = Field(table, id);
+  const uint8_t* byte = field == 0 ? nullptr : At(field, 1);
+  return byte == nullptr ? fallback : *byte;
+}
+
+uint32_t Flatbuffer::Uint32Field(uint32_t table, uint32_t id, uint32_t fallback) {
+  const uint32_t field = Field(table, id);
+  return field == 0 ? fallback : Uint32(field);
+}
+
+}  // namespace hil::int8

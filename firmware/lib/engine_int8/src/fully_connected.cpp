@@ -1,0 +1,53 @@
+#include "engine_int8/fully_connected.h"
+
+#include "dense_rows.h"
+#include "engine_int8/fixed_point.h"
+
+namespace hil::int8 {
+
+namespace {
+
+/// Any layer, one element at a time. Sums wrap.
+void DenseRowsExact(const FullyConnectedLayer& layer, const int8_t* input, int8_t* output) {
+  const int8_t* weights = layer.weights;
+  for (uint32_t row = 0; row < layer.rows; ++row) {
+    uint32_t sum = static_cast<uint32_t>(BiasOf(layer, row));
+    for (uint32_t i = 0; i < layer.columns; ++i) {
+      sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
+    }
+    const Multiplier multiplier = {layer.fractions[row], -1 - layer.shifts[row]};
+    const uint32_t requantised = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
+    output[row] = SaturateToInt8(static_cast<int32_t>(requantised + static_cast<uint32_t>(layer.output_zero_point)));
+  }
+}
+
+void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const int8_t raised = values[i] < low ? low : values[i];
+    values[i] = raised > high ? high : raised;
+  }
+}
+
+}  // namespace
+
+bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
+  constexpr int64_t kLargestProduct = 255 * 128;  // input less its zero point, times a weight
+  const int64_t bias = BiasOf(layer, row);
+  const int64_t largest_sum = (bias < 0 ? -bias : bias) + layer.columns * kLargestProduct;
+  return layer.columns >= kMinColumnsOfFastPath && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
+}
+
+uint32_t ScratchBytes(uint32_t columns) { return (columns + 3u) / 4u * 8u; }
+
+void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output) {
+  if (layer.fits) {
+    DenseRows(layer, input, scratch, output);
+  } else {
+    DenseRowsExact(layer, input, output);
+  }
+  if (layer.low != INT8_MIN || layer.high != INT8_MAX) {
+    Clamp(layer.low, layer.high, output, layer.rows);
+  }
+}
+
+}  // namespace hil::int8

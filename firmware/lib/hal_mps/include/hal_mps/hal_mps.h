@@ -1,0 +1,67 @@
+// The machine on Arm's MPS2 and MPS3 boards, which QEMU emulates: CMSDK UART, FPGA counters, SysTick.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hal/hal.h"
+
+namespace hil::mps {
+
+inline constexpr uint32_t kRxBuffer = 4096;  ///< bytes that may be on their way to the board
+
+/// UART0. Received bytes come in by interrupt; the processor sleeps while there are none.
+class CmsdkUart final : public hal::Uart {
+ public:
+  /// Sets the divider for `baud` and starts to receive.
+  void Open(uint32_t baud);
+
+  /// Sleeps until bytes have arrived or `timeout_ms` (UINT32_MAX: for ever) has passed. Returns false for the timeout.
+  bool Wait(uint32_t timeout_ms);
+
+  /// Takes what has arrived, at most `capacity` bytes.
+  size_t Read(uint8_t* buffer, size_t capacity);
+
+  /// Waits up to 100 ms for room; then the reply is given up, and so are the next ones at once until there is room again.
+  bool Write(const uint8_t* data, size_t size) override;
+
+  uint32_t Overruns() const override;
+
+ private:
+  bool WaitForRoom();
+
+  bool congested_ = false;
+};
+
+/// Microseconds since reset, from two counters of the FPGA: one is fine and wraps, the other is coarse and does not.
+class FpgaClock final : public hal::Clock {
+ public:
+  /// Sets the fine counter to 1 MHz and both to zero.
+  static void Start();
+  uint64_t NowUs() const override;
+};
+
+/// The plant is simulated by the host: there is nothing to drive.
+class NoActuator final : public hal::Actuator {
+ public:
+  void Apply(const float*, size_t) override {}
+  void EnterSafeState() override {}
+};
+
+class CortexSystem final : public hal::System {
+ public:
+  void Reboot() override;
+
+  /// Why the processor started, from a note that a reset leaves in memory. To be called once.
+  static hal::ResetCause Cause();
+};
+
+/// Processor clock of this machine.
+uint32_t ClockHz();
+
+/// Sizes of the linked image and of what it used, in bytes.
+uint32_t ImageBytes();
+uint32_t StaticRamBytes();
+uint32_t StackHighWaterBytes();
+
+}  // namespace hil::mps

@@ -1,0 +1,28 @@
+#include "hal_mps/hal_mps.h"
+#include "registers.h"
+
+namespace hil::mps {
+
+namespace {
+
+constexpr uint32_t kUsPer100Hz = 10'000;
+
+}  // namespace
+
+uint32_t ClockHz() { return kClockHz; }
+
+void FpgaClock::Start() {
+  fpga::Prescale() = kFpgaClockHz / 1'000'000 - 1;
+  fpga::Counter() = 0;
+  fpga::Counter100Hz() = 0;
+}
+
+uint64_t FpgaClock::NowUs() const {
+  // The fine counter wraps after 71 minutes: the coarse one, 10 ms exact at best, tells how often it did.
+  const uint64_t coarse_us = uint64_t{fpga::Counter100Hz()} * kUsPer100Hz;
+  const uint32_t fine_us = fpga::Counter();
+  const int32_t difference = static_cast<int32_t>(fine_us - static_cast<uint32_t>(coarse_us));
+  return coarse_us + static_cast<uint64_t>(static_cast<int64_t>(difference));
+}
+
+}  // namespace hil::mps

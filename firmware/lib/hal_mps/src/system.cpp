@@ -1,0 +1,55 @@
+#include "hal_mps/hal_mps.h"
+#include "registers.h"
+
+extern "C" {
+extern uint32_t hil_image_start, hil_image_end;  // of what is loaded: code, constants and the initial values of variables
+extern uint32_t hil_data_start, hil_bss_end;
+extern uint32_t hil_stack_limit, hil_stack_top;
+}
+
+namespace hil::mps {
+
+namespace {
+
+constexpr uint32_t kRequestedNote = 0x52455354;
+constexpr uint32_t kRunningNote = 0x52554E21;
+
+/// Survives a reset, not a power cycle.
+__attribute__((section(".noinit"))) volatile uint32_t note;
+
+uint32_t BytesBetween(const uint32_t* from, const uint32_t* to) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
+}
+
+}  // namespace
+
+void CortexSystem::Reboot() {
+  note = kRequestedNote;
+  __asm__ volatile("dsb" ::: "memory");
+  core::ResetControl() = core::kResetRequest;
+  for (;;) {
+  }
+}
+
+hal::ResetCause CortexSystem::Cause() {
+  const uint32_t found = note;
+  note = kRunningNote;
+  if (found == kRequestedNote) {
+    return hal::ResetCause::kRequested;
+  }
+  return found == kRunningNote ? hal::ResetCause::kUnknown : hal::ResetCause::kPowerOn;
+}
+
+uint32_t ImageBytes() { return BytesBetween(&hil_image_start, &hil_image_end); }
+
+uint32_t StaticRamBytes() { return BytesBetween(&hil_data_start, &hil_bss_end); }
+
+uint32_t StackHighWaterBytes() {
+  const uint32_t* lowest = &hil_stack_limit;
+  while (*lowest == kStackPaint && lowest != &hil_stack_top) {
+    ++lowest;
+  }
+  return BytesBetween(lowest, &hil_stack_top);
+}
+
+}  // namespace hil::mps

@@ -1,0 +1,51 @@
+"""The native board with the compact engine: no engine host, the same results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.boards import connect, native
+from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.tflm import TflmModel
+
+from ..firmware.tflite_builder import ModelBuilder, typical_policy
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.tflite"
+    path.write_bytes(typical_policy("TANH"))
+    return path
+
+
+def test_board_with_the_compact_engine_equals_tflm(model: Path):
+    tflm = TflmModel(model.read_bytes())
+    inputs = np.random.default_rng(0).integers(-128, 128, (500, tflm.n_obs), dtype=np.int8)
+    with connect("native", engine="int8", model=model) as board:
+        assert board.info.engine == "int8"
+        assert board.info.arena_used > 0
+        outputs = np.array([action.output for action in board.infer_int8_batch(inputs)])
+        layers = board.layers_int8_batch(inputs[:20])
+    assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
+    for layer, expected in zip(layers, tflm.layers_batch(inputs[:20]), strict=True):
+        assert np.array_equal(layer.values, expected)
+
+
+def test_an_operator_that_the_engine_lacks_is_named(tmp_path: Path):
+    builder = ModelBuilder()
+    source = builder.tensor((1, 4), scales=0.1)
+    path = tmp_path / "exp.tflite"
+    path.write_bytes(builder.build([source], [builder.elementwise("EXP", source, (0.1, 0))]))
+    with connect("native", engine="int8", model=path) as board:
+        assert board.info.engine_status == Status.UNSUPPORTED_OPERATOR
+        assert "code 47" in board.info.engine_message
+
+
+def test_the_compact_engine_stands_in_where_no_tflm_wheel_exists(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "wheel_exists", lambda: False)
+    said: list[str] = []
+    assert native.engine_or_substitute("tflm", said.append) == "int8"
+    assert "instead of tflm" in said[0]

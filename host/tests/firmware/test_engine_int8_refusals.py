@@ -1,0 +1,152 @@
+"""What the compact engine must not run, it refuses by name; what is no model at all never makes it read out of bounds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from .engine_build import SANITIZERS, Compile
+from .engine_check import RunCheck, run_engine
+from .tflite_builder import TANH_QUANT, ModelBuilder, random_dense, random_policy
+
+MODEL_INVALID, MODEL_NOT_INT8, UNSUPPORTED_OPERATOR = 13, 14, 15
+
+
+@pytest.fixture(scope="module")
+def run(compile_engine: Compile) -> RunCheck:
+    program = compile_engine("check", "-O1", *SANITIZERS)
+    return lambda *files: subprocess.run([program, *files], capture_output=True, text=True)
+
+
+def small(change: Callable[[ModelBuilder], Any] = lambda builder: None, **ends: list[int]) -> bytes:
+    """A 4-3 dense layer (tensors 0: input, 1: weights, 2: bias, 3: output), changed before it is written."""
+    builder = ModelBuilder()
+    source = builder.tensor((1, 4), scales=0.1)
+    builder.dense(source, np.ones((3, 4), np.int8), [0.1, 0.2, 0.3], (0.2, 0), np.zeros(3, np.int32))
+    change(builder)
+    return builder.build(ends.get("inputs", [0]), ends.get("outputs", [3]))
+
+
+def set_tensor(number: int, **values: object) -> Callable[[ModelBuilder], None]:
+    def change(builder: ModelBuilder) -> None:
+        for name, value in values.items():
+            setattr(builder.tensors[number], name, value)
+
+    return change
+
+
+def set_quant(number: int, **values: object) -> Callable[[ModelBuilder], None]:
+    def change(builder: ModelBuilder) -> None:
+        for name, value in values.items():
+            setattr(builder.tensors[number].quantization, name, value)
+
+    return change
+
+
+def set_operator(**values: object) -> Callable[[ModelBuilder], None]:
+    def change(builder: ModelBuilder) -> None:
+        for name, value in values.items():
+            setattr(builder.operators[0], name, value)
+
+    return change
+
+
+def set_option(name: str, value: int) -> Callable[[ModelBuilder], None]:
+    return lambda builder: setattr(builder.operators[0].builtinOptions, name, value)
+
+
+def add_exp(builder: ModelBuilder) -> None:
+    builder.elementwise("EXP", 3, (0.1, 0))
+
+
+REFUSED = {
+    "float input": (small(set_tensor(0, type=schema.TensorType.FLOAT32)), MODEL_NOT_INT8, "not int8"),
+    "input without scale": (small(set_tensor(0, quantization=None)), MODEL_NOT_INT8, "not int8"),
+    "zero scale": (small(set_quant(0, scale=[0.0])), MODEL_NOT_INT8, "not int8"),
+    "infinite scale": (small(set_quant(3, scale=[float("inf")])), MODEL_NOT_INT8, "not int8"),
+    "NaN scale": (small(set_quant(0, scale=[float("nan")])), MODEL_NOT_INT8, "not int8"),
+    "zero point beyond int8": (small(set_quant(0, zeroPoint=[128])), MODEL_NOT_INT8, "not int8"),
+    "zero point beyond int32": (small(set_quant(0, zeroPoint=[2**32])), MODEL_NOT_INT8, "not int8"),
+    "empty shape": (small(set_tensor(0, shape=[1, 0])), MODEL_INVALID, "shape"),
+    "unknown batch": (small(set_tensor(0, shape=[-1, 4])), MODEL_INVALID, "shape"),
+    "two inputs": (small(inputs=[0, 0]), MODEL_INVALID, "one input"),
+    "output nobody computes": (small(lambda b: b.tensor((1, 3), scales=0.1), outputs=[4]), MODEL_INVALID, "computes the output"),
+    "output is the input": (small(outputs=[0]), MODEL_INVALID, "computes the output"),
+    "no operators": (small(lambda b: b.operators.clear()), MODEL_INVALID, "one subgraph"),
+    "unknown operator": (small(add_exp, outputs=[4]), UNSUPPORTED_OPERATOR, "operator of code 47 (number 1)"),
+    "two rows of input": (small(set_tensor(0, shape=[2, 4])), UNSUPPORTED_OPERATOR, "FULLY_CONNECTED (number 0): input"),
+    "weights of another size": (small(set_tensor(1, shape=[3, 5])), UNSUPPORTED_OPERATOR, "weights"),
+    "weights not constant": (small(set_tensor(1, buffer=0)), UNSUPPORTED_OPERATOR, "weights"),
+    "weights int4": (small(set_tensor(1, type=schema.TensorType.INT4)), UNSUPPORTED_OPERATOR, "weights"),
+    "weights asymmetric": (small(set_quant(1, zeroPoint=[0, 1, 0])), UNSUPPORTED_OPERATOR, "symmetrically"),
+    "two scales for three rows": (small(set_quant(1, scale=[0.1, 0.2])), UNSUPPORTED_OPERATOR, "symmetrically"),
+    "scales by column": (small(set_quant(1, quantizedDimension=1)), UNSUPPORTED_OPERATOR, "symmetrically"),
+    "negative weight scale": (small(set_quant(1, scale=[0.1, -0.2, 0.3])), UNSUPPORTED_OPERATOR, "scale"),
+    "shuffled weights": (small(set_option("weightsFormat", 1)), UNSUPPORTED_OPERATOR, "weights"),
+    "fused tanh": (small(set_option("fusedActivationFunction", 4)), UNSUPPORTED_OPERATOR, "fused activation"),
+    "bias of another size": (small(set_tensor(2, shape=[2])), UNSUPPORTED_OPERATOR, "bias"),
+    "bias int64": (small(set_tensor(2, type=schema.TensorType.INT64)), UNSUPPORTED_OPERATOR, "bias"),
+    "no weights": (small(set_operator(inputs=[0])), UNSUPPORTED_OPERATOR, "FULLY_CONNECTED"),
+    "reads its own output": (small(set_operator(inputs=[3, 1, 2])), UNSUPPORTED_OPERATOR, "nobody computed"),
+    "writes the input": (small(set_operator(outputs=[0])), UNSUPPORTED_OPERATOR, "twice"),
+    "two outputs": (small(set_operator(outputs=[3, 3])), UNSUPPORTED_OPERATOR, "operands"),
+    "tensor number out of range": (small(set_operator(inputs=[99, 1, 2])), UNSUPPORTED_OPERATOR, "operands"),
+    "tanh to another scale": (small(lambda b: b.elementwise("TANH", 3, (1 / 64, 0)), outputs=[4]), UNSUPPORTED_OPERATOR, "TANH"),
+    "relu6 that rescales": (small(lambda b: b.elementwise("RELU6", 3, (0.1, 0)), outputs=[4]), UNSUPPORTED_OPERATOR, "RELU6"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_a_status_and_a_reason(run: RunCheck, tmp_path: Path, case: str):
+    model, status, reason = REFUSED[case]
+    result = run_engine(run, model, np.zeros((1, 4), np.int8), tmp_path)
+    assert not result.accepted
+    assert f"status {status} " in result.message
+    assert reason in result.message
+
+
+def test_a_plain_dense_layer_is_accepted(run: RunCheck, tmp_path: Path):
+    assert run_engine(run, small(), np.zeros((1, 4), np.int8), tmp_path).accepted
+
+
+def test_bytes_that_are_no_model_are_refused(run: RunCheck, tmp_path: Path):
+    for garbage in (b"", b"\0", b"TFL3", b"\0\0\0\0TFL3", b"\x08\0\0\0TFL3", b"\xff" * 64, b"\x04\0\0\0TFL3" + b"\xff" * 60):
+        assert not run_engine(run, garbage, np.zeros((1, 1), np.int8), tmp_path).accepted
+
+
+def fuzz_corpus(folder: Path) -> list[str]:
+    """Small models, so that most mutations hit the structure and not the weights."""
+    builder = ModelBuilder()
+    source = builder.tensor((1, 3), scales=0.1, zero_points=-3)
+    hidden = random_dense(builder, np.random.default_rng(0), source, 4, per_channel=True, activation="RELU6")
+    hidden = builder.elementwise("TANH", hidden, TANH_QUANT)
+    out = random_dense(builder, np.random.default_rng(1), hidden, 2, per_channel=False)
+    models = [small(), builder.build([source], [out]), *(random_policy(seed) for seed in range(3))]
+    paths = [folder / f"{i}.tflite" for i in range(len(models))]
+    for path, model in zip(paths, models, strict=True):
+        path.write_bytes(model)
+    return [str(path) for path in paths]
+
+
+def test_mutated_models_never_leave_their_memory(compile_engine: Compile, tmp_path: Path):
+    program = compile_engine("fuzz", "-O1", "-DHIL_STANDALONE_FUZZER", *SANITIZERS)
+    done = subprocess.run([program, "4000", "1", *fuzz_corpus(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_models_cut_anywhere_never_leave_their_memory(compile_engine: Compile, tmp_path: Path):
+    program = compile_engine("fuzz", "-O1", "-DHIL_STANDALONE_FUZZER", *SANITIZERS)
+    model = small()
+    paths = []
+    for size in range(0, len(model), 3):
+        path = tmp_path / f"cut-{size}.tflite"
+        path.write_bytes(model[:size])
+        paths.append(str(path))
+    done = subprocess.run([program, "0", "1", *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,195 @@
+"""Builds `.tflite` files by hand: graphs that no converter would write, in milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+TANH_QUANT = (1 / 128, 0)
+LOGISTIC_QUANT = (1 / 256, -128)
+ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
+
+
+@dataclass
+class ModelBuilder:
+    """Collects tensors and operators; ``build`` gives the bytes."""
+
+    tensors: list[Any] = field(default_factory=list)
+    operators: list[Any] = field(default_factory=list)
+    codes: list[Any] = field(default_factory=list)
+    buffers: list[Any] = field(default_factory=lambda: [schema.BufferT()])
+
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        kind: str = "INT8",
+        scales: float | list[float] | None = None,
+        zero_points: int | list[int] = 0,
+        data: np.ndarray | None = None,
+        dimension: int = 0,
+    ) -> int:
+        """Adds a tensor and gives its number; ``data`` makes it a constant."""
+        tensor = schema.TensorT()
+        tensor.shape = list(shape)
+        tensor.type = getattr(schema.TensorType, kind)
+        tensor.name = f"t{len(self.tensors)}"
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            self.buffers.append(buffer)
+            tensor.buffer = len(self.buffers) - 1
+        if scales is not None:
+            quant = schema.QuantizationParametersT()
+            quant.scale = np.atleast_1d(np.asarray(scales, np.float32))
+            quant.zeroPoint = np.broadcast_to(np.asarray(zero_points, np.int64), quant.scale.shape).copy()
+            quant.quantizedDimension = dimension
+            tensor.quantization = quant
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def operator(self, name: str, inputs: list[int], outputs: list[int], options: Any = None, options_name: str = "") -> Any:
+        """Adds an operator behind the others."""
+        code = schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, name)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.version = 1
+        self.codes.append(code)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(self.codes) - 1
+        operator.inputs, operator.outputs = inputs, outputs
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)
+        self.operators.append(operator)
+        return operator
+
+    def dense(
+        self,
+        source: int,
+        weights: np.ndarray,
+        weight_scales: float | list[float],
+        output: tuple[float, int],
+        bias: np.ndarray | None = None,
+        activation: str = "NONE",
+    ) -> int:
+        """FULLY_CONNECTED; ``weights`` is int8 [rows, columns], ``output`` scale and zero point. Gives the output's number."""
+        rows = weights.shape[0]
+        w = self.tensor(weights.shape, scales=weight_scales, data=weights)
+        inputs = [source, w]
+        if bias is not None:
+            input_scale = np.float32(self.tensors[source].quantization.scale[0])
+            bias_scales = np.float32(input_scale * np.atleast_1d(np.asarray(weight_scales, np.float32)))
+            inputs.append(self.tensor((rows,), "INT32", list(bias_scales), 0, bias.astype(np.int32)))
+        out = self.tensor((1, rows), scales=output[0], zero_points=output[1])
+        options = schema.FullyConnectedOptionsT()
+        options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
+        self.operator("FULLY_CONNECTED", inputs, [out], options, "FullyConnectedOptions")
+        return out
+
+    def elementwise(self, name: str, source: int, output: tuple[float, int] | None, kind: str = "INT8") -> int:
+        """An operator with one input and an output of the same shape; gives the output's number."""
+        scale, zero_point = output if output is not None else (None, 0)
+        out = self.tensor(tuple(self.tensors[source].shape), kind, scale, zero_point)
+        self.operator(name, [source], [out])
+        return out
+
+    def build(self, inputs: list[int], outputs: list[int]) -> bytes:
+        """The file."""
+        subgraph = schema.SubGraphT()
+        subgraph.tensors, subgraph.operators = self.tensors, self.operators
+        subgraph.inputs, subgraph.outputs = inputs, outputs
+        model = schema.ModelT()
+        model.version = 3
+        model.subgraphs, model.operatorCodes, model.buffers = [subgraph], self.codes, self.buffers
+        packer = flatbuffers.Builder(1024)
+        packer.Finish(model.Pack(packer), b"TFL3")
+        return bytes(packer.Output())
+
+
+def random_dense(
+    builder: ModelBuilder, rng: np.random.Generator, source: int, rows: int, *, per_channel: bool, activation: str = "NONE"
+) -> int:
+    """A dense layer with random weights whose outputs fill the int8 range, saturating now and then."""
+    columns = int(builder.tensors[source].shape[-1])
+    input_scale = float(builder.tensors[source].quantization.scale[0])
+    weights = rng.integers(-127, 128, (rows, columns), dtype=np.int8)
+    if per_channel:
+        scales = list(np.float32(10 ** rng.uniform(-4, -1) * rng.uniform(0.1, 1, rows)))
+    else:
+        scales = [float(np.float32(10 ** rng.uniform(-4, -1)))]
+    sum_scale = input_scale * max(scales) * 73 * 73 * np.sqrt(columns)  # of a typical sum
+    scale = float(np.float32(sum_scale / 127 * 10 ** rng.uniform(-0.5, 1)))
+    zero_point = -128 if activation in ("RELU", "RELU6") and rng.random() < 0.5 else int(rng.integers(-128, 128))
+    if rng.random() < 0.1:
+        bias = None
+    else:
+        spread = rng.choice([1e1, 1e3, 1e5])
+        bias = np.asarray(rng.normal(0, spread, rows), np.int32)
+    return builder.dense(source, weights, scales if per_channel else scales[0], (scale, zero_point), bias, activation)
+
+
+def typical_policy(activation: str, seed: int = 7) -> bytes:
+    """A 6-64-64-2 policy with per-channel weights, as the exporter makes them; ``activation`` is "TANH" or "RELU" (fused)."""
+    rng = np.random.default_rng(seed)
+    builder = ModelBuilder()
+    source = current = builder.tensor((1, 6), scales=0.01, zero_points=3)
+    for _ in range(2):
+        fused = "RELU" if activation == "RELU" else "NONE"
+        current = random_dense(builder, rng, current, 64, per_channel=True, activation=fused)
+        if activation == "TANH":
+            current = builder.elementwise("TANH", current, TANH_QUANT)
+    return builder.build([source], [random_dense(builder, rng, current, 2, per_channel=True)])
+
+
+def random_policy(seed: int) -> bytes:
+    """A random feed-forward model of the operators that the compact engine has and TFLM has too."""
+    rng = np.random.default_rng(seed)
+    builder = ModelBuilder()
+    n_obs = int(rng.integers(1, 40))
+    first = builder.tensor(
+        (1, n_obs), scales=float(np.float32(10 ** rng.uniform(-4, 0))), zero_points=int(rng.integers(-128, 128))
+    )
+    current = first
+    for _ in range(int(rng.integers(1, 4))):
+        rows = int(rng.integers(1, 70))
+        fused = str(rng.choice(ACTIVATIONS))
+        current = random_dense(builder, rng, current, rows, per_channel=bool(rng.random() < 0.7), activation=fused)
+        current = _random_activation(builder, rng, current)
+    return builder.build([first], [current])
+
+
+def _random_activation(builder: ModelBuilder, rng: np.random.Generator, source: int) -> int:
+    quant = builder.tensors[source].quantization
+    scale, zero_point = float(quant.scale[0]), int(quant.zeroPoint[0])
+    kind = str(rng.choice(["none", "TANH", "TANH", "LOGISTIC", "RELU", "RELU6", "QUANTIZE", "RESHAPE", "FLOAT"]))
+    if kind == "TANH":
+        return builder.elementwise("TANH", source, TANH_QUANT)
+    if kind == "LOGISTIC":
+        return builder.elementwise("LOGISTIC", source, LOGISTIC_QUANT)
+    other = (float(np.float32(scale * 10 ** rng.uniform(-0.5, 0.5))), int(rng.integers(-128, 128)))
+    if kind in ("RELU", "QUANTIZE"):
+        return builder.elementwise(kind, source, other)
+    if kind == "RELU6":
+        return builder.elementwise("RELU6", source, (scale, zero_point))
+    if kind == "RESHAPE":
+        return _reshape_and_back(builder, source, (scale, zero_point))
+    if kind == "FLOAT":
+        as_float = builder.elementwise("DEQUANTIZE", source, None, "FLOAT32")
+        return builder.elementwise("QUANTIZE", as_float, other)
+    return source
+
+
+def _reshape_and_back(builder: ModelBuilder, source: int, quant: tuple[float, int]) -> int:
+    size = int(builder.tensors[source].shape[-1])
+    for shape in ((size, 1), (1, size)):
+        options = schema.ReshapeOptionsT()
+        options.newShape = list(shape)
+        target = builder.tensor((2,), "INT32", data=np.asarray(shape, np.int32))
+        out = builder.tensor(shape, scales=quant[0], zero_points=quant[1])
+        builder.operator("RESHAPE", [source, target], [out], options, "ReshapeOptions")
+        source = out
+    return source
