@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
 from balance_hil.runtimes.base import Int8Array
-from balance_hil.runtimes.emulated.primitives import Int64Array, quantize_multiplier, round_half_away
+from balance_hil.runtimes.emulated import binary
+from balance_hil.runtimes.emulated.delegation import computing_variant
+from balance_hil.runtimes.emulated.primitives import round_half_away
 from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
-from balance_hil.runtimes.emulated.tables import clamp_bounds, multiply, unary_table
+from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantise_table
 from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 
 Values = NDArray[Any]  # int8 or float32 [n, *shape]
@@ -39,7 +41,8 @@ SUPPORTED_OPERATORS = (
     "RESHAPE",
     "CONCATENATION",
 )
-_ADD_LEFT_SHIFT = 20
+_QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
+_FLOAT_QUANTIZE_LANES = 8  # the same for floats
 
 
 def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -50,8 +53,8 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
     """
     compilers: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
         "FULLY_CONNECTED": _fully_connected,
-        "ADD": _add,
-        "MUL": _mul,
+        "ADD": _binary,
+        "MUL": _binary,
         "DEQUANTIZE": _dequantize,
         "RESHAPE": _reshape,
         "CONCATENATION": _concatenation,
@@ -101,30 +104,47 @@ def _fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -
 def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     source, target = graph.tensors[operator.inputs[0]], graph.output_of(operator)
     if operator.name == "QUANTIZE" and source.type == "FLOAT32":
-        return _quantize(quant_of(target), variant)
+        return _quantize(target, variant)
     if operator.name not in SUPPORTED_OPERATORS:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    variant = computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
     table = unary_table(operator.name, quant_of(source), quant_of(target), variant)
     if table is None:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
-    # bytes.translate is a table look-up in C, several times faster than numpy's indexing; it wants unsigned indices.
-    by_byte = np.roll(table, INT8_MIN).tobytes()
+    vector_table = None
+    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMISED:
+        vector_table = vector_requantise_table(quant_of(source), quant_of(target))
 
     def run(inputs: Sequence[Values]) -> Values:
-        return np.frombuffer(inputs[0].tobytes().translate(by_byte), np.int8).reshape(-1, *target.shape)
+        values = inputs[0].reshape(-1)
+        if vector_table is None:
+            outputs = _look_up(values, table)
+        else:
+            body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
+            outputs = np.concatenate([_look_up(values[:body], vector_table), _look_up(values[body:], table)])
+        return outputs.reshape(-1, *target.shape)
 
     return run
 
 
-def _quantize(target: QuantParams, variant: Variant) -> Kernel:
-    """Float to int8 inside a graph. Divide and round half away, or multiply by the reciprocal and round half to even."""
-    reciprocal = variant.kernels in (Kernels.XNNPACK, Kernels.OPTIMISED)
-    scale = np.float32(target.scale)
+def _look_up(values: Int8Array, table: Int8Array) -> Int8Array:
+    """``table[values + 128]``. ``bytes.translate`` does it in C, several times faster than numpy; it wants unsigned indices."""
+    return np.frombuffer(values.tobytes().translate(np.roll(table, INT8_MIN).tobytes()), np.int8)
+
+
+def _quantize(target: Tensor, variant: Variant) -> Kernel:
+    """Float to int8 inside a graph: divide and round half away, or multiply by the reciprocal and round half to even."""
+    params = quant_of(target)
+    scale = np.float32(params.scale)
+    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMISED: _FLOAT_QUANTIZE_LANES}.get(variant.kernels)
 
     def run(inputs: Sequence[Values]) -> Values:
-        x = inputs[0].astype(np.float32)
-        steps = np.rint(x * (np.float32(1) / scale)) if reciprocal else round_half_away(x / scale)
-        return np.clip(steps + target.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
+        x = inputs[0].astype(np.float32).reshape(-1)
+        body = 0 if lanes is None else len(x) // lanes * lanes
+        # The optimised kernel's portable loop divides by the scale as a double.
+        tail = round_half_away(x[body:] / scale if lanes is None else x[body:] / np.float64(scale))
+        steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
+        return np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8).reshape(-1, *target.shape)
 
     return run
 
@@ -145,80 +165,30 @@ def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> 
     if operator.activation != "NONE" or any((s.scales, s.zero_points) != (target.scales, target.zero_points) for s in sources):
         raise unsupported(f"CONCATENATION (number {operator.index}) of tensors with several scales")
     axis = operator.axis % len(target.shape) + 1
-    return _with_constants(sources, lambda inputs: np.concatenate(inputs, axis=axis))
 
-
-def _add(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    a, b, target, bounds = _binary(graph, operator, variant)
-    sources = [graph.tensors[i] for i in operator.inputs]
-    ratios = [float(np.float32(q.scale) / np.float32(target.scale)) for q in (a, b)]
-    if variant.kernels is Kernels.XNNPACK and all(1 / 1024 <= ratio < 256 for ratio in ratios):
-        combine = _xnnpack_sum(a, b, target, ratios)
-    else:
-        combine = _scaled_sum(a, b, target, multiply(variant))
-    return _elementwise(sources, graph.output_of(operator), combine, bounds)
-
-
-def _scaled_sum(a: QuantParams, b: QuantParams, target: QuantParams, scaled: Callable[..., Int64Array]) -> Callable[..., Int64Array]:
-    """Both inputs brought to twice the larger scale with 20 more bits, added, brought to the output's scale."""
-    scale_a, scale_b, scale_out = (float(np.float32(q.scale)) for q in (a, b, target))
-    twice_largest = 2.0 * max(scale_a, scale_b)
-    multiplier_a, multiplier_b = quantize_multiplier(scale_a / twice_largest), quantize_multiplier(scale_b / twice_largest)
-    multiplier_out = quantize_multiplier(twice_largest / ((1 << _ADD_LEFT_SHIFT) * scale_out))
-
-    def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-        left = scaled((x - a.zero_point) << _ADD_LEFT_SHIFT, *multiplier_a)
-        right = scaled((y - b.zero_point) << _ADD_LEFT_SHIFT, *multiplier_b)
-        return scaled(left + right, *multiplier_out) + target.zero_point
-
-    return combine
-
-
-def _xnnpack_sum(a: QuantParams, b: QuantParams, target: QuantParams, ratios: Sequence[float]) -> Callable[..., Int64Array]:
-    """Both inputs times a 21-bit multiplier, added, shifted once with ties up."""
-    shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
-    multiplier_a, multiplier_b = (int(np.rint(np.ldexp(ratio, shift))) for ratio in ratios)
-
-    def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-        total = (x - a.zero_point) * multiplier_a + (y - b.zero_point) * multiplier_b
-        return ((total + (1 << (shift - 1))) >> shift) + target.zero_point
-
-    return combine
-
-
-def _mul(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    a, b, target, bounds = _binary(graph, operator, variant)
-    sources = [graph.tensors[i] for i in operator.inputs]
-    scale_a, scale_b, scale_out = (np.float32(q.scale) for q in (a, b, target))
-    ratio = scale_a * scale_b / scale_out  # in float32, as the desktop kernels form it
-    if variant.kernels is Kernels.XNNPACK and 1 / 65536 <= float(ratio) < 256:
-
-        def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-            steps = ((x - a.zero_point) * (y - b.zero_point)).astype(np.float32) * ratio
-            return np.rint(steps).astype(np.int64) + target.zero_point
-
-    else:
-        wide = float(scale_a) * float(scale_b) / float(scale_out)
-        mantissa, shift = quantize_multiplier(wide if variant.kernels is Kernels.TFLM else float(ratio))
-        scaled = multiply(variant)
-
-        def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-            return scaled((x - a.zero_point) * (y - b.zero_point), mantissa, shift) + target.zero_point
-
-    return _elementwise(sources, graph.output_of(operator), combine, bounds)
-
-
-def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> tuple[QuantParams, QuantParams, QuantParams, tuple[int, int]]:
-    a, b, target = (quant_of(graph.tensors[i]) for i in (*operator.inputs, operator.outputs[0]))
-    return a, b, target, clamp_bounds(operator.activation, target, variant.kernels)
-
-
-def _elementwise(
-    sources: Sequence[Tensor], target: Tensor, combine: Callable[..., Int64Array], bounds: tuple[int, int]
-) -> Kernel:
     def run(inputs: Sequence[Values]) -> Values:
-        x, y = (_aligned(value, source, target).astype(np.int64) for value, source in zip(inputs, sources, strict=True))
-        return np.clip(combine(x, y), *bounds).astype(np.int8).reshape(-1, *target.shape)
+        rows = max(len(values) for values in inputs)
+        return np.concatenate([np.broadcast_to(values, (rows, *values.shape[1:])) for values in inputs], axis=axis)
+
+    return _with_constants(sources, run)
+
+
+def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
+    a, b, out = (quant_of(tensor) for tensor in (*sources, target))
+    variant = computing_variant(variant, operator.name, [a, b], out)
+    bounds = clamp_bounds(operator.activation, out, variant.kernels)
+    portable = (binary.add if operator.name == "ADD" else binary.mul)(a, b, out, variant)
+    vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMISED else None
+
+    def run(inputs: Sequence[Values]) -> Values:
+        x, y = (_aligned(values, source, target).astype(np.int64) for values, source in zip(inputs, sources, strict=True))
+        outputs = portable(x, y)
+        lanes = binary.vector_mask(operator.name, outputs.shape, [x.shape, y.shape]) if vectorised else None
+        if vectorised and lanes is not None:
+            mask, one_number = lanes
+            outputs = np.where(mask, vectorised[one_number](x, y), outputs)
+        return np.clip(outputs, *bounds).astype(np.int8).reshape(-1, *target.shape)
 
     return _with_constants(sources, run)
 
@@ -230,16 +200,12 @@ def _aligned(values: Values, source: Tensor, target: Tensor) -> Values:
 
 
 def _with_constants(sources: Sequence[Tensor], run: Kernel) -> Kernel:
-    """Fills the constant inputs in, so that the kernel is a function of the computed ones alone."""
+    """Fills the constant inputs in, as one row each, so that the kernel is a function of the computed ones alone."""
     constants = [None if s.data is None else s.data.reshape(1, *s.shape) for s in sources]
-    if all(constant is None for constant in constants):
-        return run
 
     def filled(inputs: Sequence[Values]) -> Values:
         given = iter(inputs)
-        whole = [next(given) if constant is None else constant for constant in constants]
-        rows = max(len(values) for values in whole)
-        return run([np.broadcast_to(values, (rows, *values.shape[1:])) for values in whole])
+        return run([next(given) if constant is None else constant for constant in constants])
 
     return filled
 

@@ -22,7 +22,6 @@ _VERSIONS = {
     "LOGISTIC": 2,
     "RELU": 2,
     "RELU6": 2,
-    "RELU_N1_TO_1": 2,
     "ADD": 2,
     "MUL": 2,
     "QUANTIZE": 2,

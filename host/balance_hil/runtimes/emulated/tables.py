@@ -18,6 +18,7 @@ from balance_hil.runtimes.emulated.primitives import (
     gemmlowp_logistic,
     gemmlowp_tanh,
     multiply_double_rounding,
+    multiply_ruy_x86,
     multiply_single_rounding,
     quantize_multiplier,
     round_half_away,
@@ -27,8 +28,6 @@ from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant
 
 _EVERY_INPUT = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 _INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
-# XNNPACK leaves int8 requantisation outside these ratios to the built-in kernel.
-_XNNPACK_REQUANTISE_RATIOS = (1 / 256, 128.0)
 
 
 def unary_table(operator: str, source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array | None:
@@ -125,13 +124,18 @@ def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8A
 
 
 def _requantise(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
-    ratio = np.float32(source.scale) / np.float32(target.scale)
-    low, high = _XNNPACK_REQUANTISE_RATIOS
     x = _EVERY_INPUT - source.zero_point
-    if variant.kernels is Kernels.XNNPACK and low <= float(ratio) <= high:
+    if variant.kernels is Kernels.XNNPACK:
+        ratio = np.float32(source.scale) / np.float32(target.scale)
         return _int8(((x * int(np.rint(np.float32(256) * ratio)) + 128) >> 8) + target.zero_point)
     mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
     return _int8(multiply(variant)(x, mantissa, shift) + target.zero_point)
+
+
+def vector_requantise_table(source: QuantParams, target: QuantParams) -> Int8Array:
+    """QUANTIZE of int8 as the optimised kernels' vector loop computes it: its second rounding takes ties up."""
+    mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
+    return _int8(multiply_ruy_x86(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point)
 
 
 def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant], Int8Array]:
