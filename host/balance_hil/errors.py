@@ -166,6 +166,10 @@ class TrainingError(HarnessError, RuntimeError):
     """Training cannot go on (a non-finite observation, a diverged simulation)."""
 
 
+class SimulationDivergedError(HarnessError, FloatingPointError):
+    """The physics is no longer finite; the message carries the state."""
+
+
 class ExportError(HarnessError, RuntimeError):
     """A stage of the export failed, or the int8 policy survives less than the float one."""
 

@@ -1,20 +1,278 @@
 """pytest plugin: ``--hil-*`` options and ``hil_*`` fixtures for tests that talk to a board.
 
-Installed with balance_hil (entry point ``pytest11``). Every name carries the prefix, nothing happens in a test session that
-uses none of them, and nothing heavy is imported before a fixture is asked for.
+    def test_my_board(hil_board, hil_runtime_tflm, hil_measure):
+        ...
+
+    pytest --hil-board native,teensy41 --hil-bundle models/ppo
+
+Installed with balance_hil (entry point ``pytest11``). Every option is also a fixture. Every name carries the prefix, nothing
+happens in a test session that uses none of them, and nothing heavy is imported before a fixture is asked for.
+
+A default that is missing (no bundle exported, no compiler) skips the test and names what is missing; a board or bundle that was
+named on the command line and is missing is an error. A board that answers wrongly is always an error.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
 import pytest
+from _pytest._code.code import ExceptionRepr
+
+if TYPE_CHECKING:
+    from balance_hil.boards import Board
+    from balance_hil.bundle import Bundle
+    from balance_hil.errors import HarnessError
+    from balance_hil.runtimes.base import Int8Runtime
+
+DEFAULT_BOARD = "native"
+DEFAULT_BUNDLE = "models/ppo"
+_log_dir_key = pytest.StashKey[Path]()
+_board_key = pytest.StashKey[str]()
+
+
+# --- options, each of them a fixture ----------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Registers the ``--hil-*`` options."""
     group = parser.getgroup("hil", "hardware in the loop (balance_hil)")
-    group.addoption(
-        "--hil-board",
-        action="append",
-        metavar="NAME",
-        help="board to test; repeat it or give a comma-separated list to run every test on each (default: native)",
-    )
+    group.addoption("--hil-board", action="append", metavar="NAME",
+                    help=f"board to test; repeat it or give a comma-separated list (default: {DEFAULT_BOARD})")  # fmt: skip
+    group.addoption("--hil-port", metavar="PORT", help="serial port or URL of the board")
+    group.addoption("--hil-baud", type=int, metavar="BITS_PER_S", help="baud rate, if not the board's usual one")
+    group.addoption("--hil-engine", metavar="NAME", help="engine of an emulated board, if not its usual one")
+    group.addoption("--hil-bundle", metavar="DIR", help=f"bundle that the board runs (default: {DEFAULT_BUNDLE})")
+    group.addoption("--hil-record", metavar="DIR", help="keep every test's log directory under DIR (default: pytest's own)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs every test that uses a board once for each board asked for."""
+    if "hil_board_name" in metafunc.fixturenames:
+        metafunc.parametrize("hil_board_name", _boards(metafunc.config), scope="session")
+
+
+@pytest.fixture(scope="session")
+def hil_board_name(request: pytest.FixtureRequest) -> str:
+    """``--hil-board``: the board of this run of the test."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def hil_port(pytestconfig: pytest.Config) -> str | None:
+    """``--hil-port``."""
+    given: str | None = pytestconfig.getoption("--hil-port")
+    return given
+
+
+@pytest.fixture(scope="session")
+def hil_baud(pytestconfig: pytest.Config) -> int | None:
+    """``--hil-baud``."""
+    given: int | None = pytestconfig.getoption("--hil-baud")
+    return given
+
+
+@pytest.fixture(scope="session")
+def hil_engine(pytestconfig: pytest.Config) -> str | None:
+    """``--hil-engine``."""
+    given: str | None = pytestconfig.getoption("--hil-engine")
+    return given
+
+
+@pytest.fixture(scope="session")
+def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``--hil-record``: the folder that holds every test's log directory."""
+    given = pytestconfig.getoption("--hil-record")
+    return Path(given).resolve() if given else tmp_path_factory.mktemp("hil")
+
+
+@pytest.fixture(scope="session")
+def hil_bundle(pytestconfig: pytest.Config) -> Bundle:
+    """``--hil-bundle``, loaded and validated."""
+    from balance_hil.bundle import Bundle
+    from balance_hil.errors import HarnessError
+
+    given = pytestconfig.getoption("--hil-bundle")
+    try:
+        return Bundle.load(given or pytestconfig.rootpath / DEFAULT_BUNDLE)
+    except HarnessError as exc:
+        _missing(exc, asked_for=given is not None)
+
+
+# --- the board --------------------------------------------------------------------------------------------------------
+
+
+class HilBench:
+    """The board of a test session: opened on first use, kept open between tests, opened again when a test broke it."""
+
+    def __init__(self, connect: Callable[..., Board]) -> None:
+        self._connect = connect
+        self._board: Board | None = None
+
+    def board(self) -> Board:
+        """The open and identified board. Raises HarnessError."""
+        if self._board is not None and not self._alive(self._board):
+            self.release()
+        if self._board is None:
+            self._board = self._connect()
+        return self._board
+
+    def release(self) -> None:
+        """Closes the shared connection, for a test that opens the port itself. The next ``board()`` opens it again."""
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()
+
+    def _alive(self, board: Board) -> bool:
+        from balance_hil.errors import HarnessError
+
+        try:
+            return board.echo(b"hil") == b"hil"
+        except HarnessError as exc:
+            warnings.warn(f"the board did not survive the test before: {exc}; opening it again", stacklevel=2)
+            return False
+
+
+@pytest.fixture(scope="session")
+def hil_open(
+    hil_board_name: str, hil_bundle: Bundle, hil_port: str | None, hil_baud: int | None, hil_engine: str | None
+) -> Callable[..., Board]:
+    """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with everything that the command line says."""
+
+    def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
+        from balance_hil import boards
+
+        return boards.connect(hil_board_name, bundle, port=hil_port, baud=hil_baud, engine=hil_engine, **options)
+
+    return open_board
+
+
+@pytest.fixture(scope="session")
+def hil_bench(hil_open: Callable[..., Board]) -> Iterator[HilBench]:
+    """The board of this session."""
+    bench = HilBench(hil_open)
+    yield bench
+    bench.release()
+
+
+@pytest.fixture
+def hil_board(hil_bench: HilBench, hil_log_dir: Path, request: pytest.FixtureRequest) -> Board:
+    """The board under test: identified, alive, the same connection for the whole session."""
+    from balance_hil.errors import HarnessError
+
+    try:
+        board = hil_bench.board()
+    except HarnessError as exc:
+        _missing(exc, asked_for=request.config.getoption("--hil-board") is not None)
+    _record_identity(request.node, board, hil_log_dir)
+    return board
+
+
+@pytest.fixture
+def hil_connect(hil_bench: HilBench, hil_open: Callable[..., Board], hil_log_dir: Path) -> Iterator[Callable[..., Board]]:
+    """``hil_connect(bundle=…, faults=…) -> Board``: another connection to the same board, closed after the test.
+
+    The session's own connection is released first, because a physical port opens only once.
+    """
+    with ExitStack() as stack:
+
+        def connect(*args: Any, **options: Any) -> Board:
+            hil_bench.release()
+            board = hil_open(*args, **options)
+            stack.callback(board.close)
+            return board
+
+        yield connect
+
+
+@pytest.fixture(scope="session")
+def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[Int8Runtime]:
+    """The reference that a board must equal bit for bit: the official TensorFlow Lite Micro."""
+    from balance_hil.errors import HarnessError
+    from balance_hil.runtimes import load_runtime
+    from balance_hil.runtimes.base import Int8Runtime
+
+    try:
+        runtime = load_runtime("tflm", hil_bundle)
+    except HarnessError as exc:
+        _missing(exc, asked_for=False)
+    assert isinstance(runtime, Int8Runtime)
+    with runtime:
+        yield runtime
+
+
+# --- what a test leaves behind ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hil_log_dir(request: pytest.FixtureRequest, hil_record: Path) -> Path:
+    """A folder of this test's own for recordings and logs. A failure names it."""
+    name = re.sub(r"[^\w.-]+", "_", request.node.nodeid).strip("_")
+    folder = hil_record / name
+    folder.mkdir(parents=True, exist_ok=True)
+    request.node.stash[_log_dir_key] = folder
+    return folder
+
+
+@pytest.fixture
+def hil_measure(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``hil_measure(name, value, unit, minimum=…, maximum=…)``: records a measurement; fails outside its limits."""
+
+    def measure(name: str, value: float, unit: str, *, minimum: float | None = None, maximum: float | None = None) -> None:
+        limits = f"[{'' if minimum is None else f'{minimum:g}'}..{'' if maximum is None else f'{maximum:g}'}] {unit}"
+        good = (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+        verdict = "" if minimum is None and maximum is None else f" {limits} {'pass' if good else 'fail'}"
+        request.node.user_properties.append((f"hil_{name}", f"{value:g} {unit}{verdict}"))
+        assert good, f"{name} is {value:g} {unit}, outside {limits}"
+
+    return measure
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to a failure which board it was and where its log directory lies."""
+    report = yield
+    folder = item.stash.get(_log_dir_key, None)
+    if report.failed and folder is not None:
+        lines = [item.stash.get(_board_key, "no board was open"), f"log directory: {folder}"]
+        if isinstance(report.longrepr, ExceptionRepr):
+            report.longrepr.addsection("hil", "\n".join(lines))
+        (folder / "failure.txt").write_text(report.longreprtext + "\n")
+    return report
+
+
+def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:
+    info = asdict(board.info)
+    (folder / "board.json").write_text(json.dumps(info, indent=2, default=str) + "\n")
+    properties = {
+        "hil_board": info["board"],
+        "hil_engine": f"{info['engine']} {info['engine_version']}".strip(),
+        "hil_firmware_commit": info["firmware_commit"],
+        "hil_bundle": info["model_id"],
+    }
+    item.user_properties.extend(properties.items())
+    item.stash[_board_key] = ", ".join(f"{name.removeprefix('hil_')} {value}" for name, value in properties.items())
+
+
+def _boards(config: pytest.Config) -> list[str]:
+    given: list[str] = config.getoption("--hil-board") or [DEFAULT_BOARD]
+    return list(dict.fromkeys(name.strip() for names in given for name in names.split(",") if name.strip()))
+
+
+def _missing(exc: HarnessError, *, asked_for: bool) -> NoReturn:
+    """Skips when a default is missing something it needs, fails otherwise; either way the text names it and the remedy."""
+    from balance_hil import errors
+
+    text = f"{exc.message}; {exc.hint}"
+    absent = (errors.MissingExtraError, errors.FlashToolMissingError, errors.PortNotFoundError)
+    no_bundle = isinstance(exc, errors.BundleError) and not asked_for
+    if not asked_for and (isinstance(exc, absent) or no_bundle):
+        pytest.skip(text)
+    pytest.fail(text, pytrace=False)

@@ -1,1 +1,1 @@
-"""TO BE WRITTEN"""
+"""Comparing runtimes and boards on equal inputs, bit for bit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32
 
     Deterministic: the same policy, environment, count and seed give the same rows.
     """
-    from balance_hil.rollout import rollout  # MuJoCo loads only where a plant is wanted
+    from balance_hil.rollout import EVALUATION_SEED_BASE, rollout  # MuJoCo loads only where a plant is wanted
 
     if count == 0:
         return np.empty((0, policy.n_obs), dtype=np.float32)
@@ -80,10 +81,11 @@ def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32
         seen.append(np.array(observations, dtype=np.float32))
         return policy.act_batch(observations)
 
-    episodes = max(1, -(-count // OBSERVED_EPISODE_STEPS))
+    episodes = math.ceil(count / OBSERVED_EPISODE_STEPS)
+    first = EVALUATION_SEED_BASE + seed
     while sum(map(len, seen)) < count:  # again with new seeds when the policy falls over early
-        rollout(act, environment, range(seed, seed + episodes), max_steps=OBSERVED_EPISODE_STEPS)
-        seed += episodes
+        rollout(act, environment, range(first, first + episodes), max_steps=OBSERVED_EPISODE_STEPS)
+        first += episodes
     return spread(np.concatenate(seen), count)
 
 

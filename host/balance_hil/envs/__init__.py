@@ -1,1 +1,62 @@
-"""TO BE WRITTEN"""
+"""Gymnasium environments. Importing this package registers them.
+
+import gymnasium, balance_hil.envs
+env = gymnasium.make("Env01-v1")
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import gymnasium as gym
+
+from balance_hil.envs.config import BalanceConfig
+from balance_hil.errors import UnknownEnvironmentError
+from balance_hil.spec import PolicySpec
+
+EPISODE_STEPS = 6000  # 30 s
+ENVIRONMENTS: dict[str, BalanceConfig] = {"Env01-v1": BalanceConfig()}
+
+
+def config_for(environment: str) -> BalanceConfig:
+    """Settings of a registered environment. Raises UnknownEnvironmentError."""
+    try:
+        return ENVIRONMENTS[environment]
+    except KeyError:
+        near = difflib.get_close_matches(environment.lower(), [name.lower() for name in ENVIRONMENTS], n=1, cutoff=0.5)
+        guess = next((name for name in ENVIRONMENTS if near and name.lower() == near[0]), None)
+        raise UnknownEnvironmentError(
+            f"unknown environment {environment!r}" + (f", did you mean {guess!r}?" if guess else ""),
+            f"environments are: {', '.join(ENVIRONMENTS)}",
+        ) from None
+
+
+def spec_for(environment: str) -> PolicySpec:
+    """Signal tables of a registered environment. Raises UnknownEnvironmentError."""
+    return config_for(environment).policy_spec(environment)
+
+
+def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    """``gymnasium.make`` of a registered environment, without Gymnasium's per-step checks (the tests run them).
+
+    Raises:
+        UnknownEnvironmentError: no such environment of ours.
+    """
+    config_for(environment)
+    kwargs.setdefault("disable_env_checker", True)
+    return gym.make(environment, **kwargs)
+
+
+def _register() -> None:
+    for environment, config in ENVIRONMENTS.items():
+        if environment not in gym.registry:
+            gym.register(
+                id=environment,
+                entry_point="balance_hil.envs.balance:BalanceEnv",
+                max_episode_steps=EPISODE_STEPS,
+                kwargs={"config": config, "environment": environment},
+            )
+
+
+_register()

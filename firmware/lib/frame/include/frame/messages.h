@@ -1,0 +1,435 @@
+// Messages of the wire protocol.
+// Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+#pragma once
+
+#include <cstdint>
+
+#include "frame/payload.h"
+
+namespace hil {
+
+/// Result of a request, and of every function that can fail.
+enum class Status : uint8_t {
+  kOk = 0,  ///< done
+  kNotIdentified = 1,  ///< the request came before a HELLO was answered
+  kUnknownType = 2,  ///< no request has this type; detail: the type
+  kWrongLength = 3,  ///< the payload does not have the layout of its type; detail: its length in bytes
+  kWrongCount = 4,  ///< an array or line has the wrong number of elements; detail: how many the model takes
+  kNonFinite = 5,  ///< an observation holds a NaN or an infinity; detail: its index
+  kOversized = 6,  ///< the frame, line or reply is longer than the limit; detail: the limit in bytes
+  kNoSuchOperator = 7,  ///< the model has fewer operators; detail: how many it has
+  kNoInferenceYet = 8,  ///< a tensor was asked for before any inference
+  kNoGoldenVectors = 9,  ///< a self-test was asked for and the image holds no vectors
+  kMalformedLine = 10,  ///< a text line is not comma-separated numbers
+  kNotSupported = 11,  ///< this engine cannot do that; detail: the engine's own code
+  kNoModel = 12,  ///< no model was given to the board
+  kModelInvalid = 13,  ///< the model is not a readable .tflite, or not of one input and one output
+  kModelNotInt8 = 14,  ///< the model's input or output is not int8
+  kUnsupportedOperator = 15,  ///< the engine cannot run an operator of the model; INFO's engine_message names it
+  kArenaTooSmall = 16,  ///< the tensor arena is too small; detail: bytes needed (0 = unknown)
+  kInferenceFailed = 17,  ///< the engine reported an error; detail: its own code
+  kEngineLost = 18,  ///< the process that runs the engine is gone
+};
+
+namespace protocol {
+
+inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kMaxPayload = 1024;
+inline constexpr uint32_t kMaxText = 256;
+inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
+inline constexpr uint32_t kWatchdogMs = 100;
+inline constexpr uint32_t kSchemaCrc = 0x896EA544u;
+
+enum class MessageType : uint8_t {
+  kHello = 0x80,  ///< host: asks the board who it is; opens the session
+  kInfer = 0x81,  ///< host: quantise, infer, dequantise
+  kInferInt8 = 0x82,  ///< host: infer from a raw input
+  kTensor = 0x83,  ///< host: asks for the output of one operator in the last inference
+  kSelfTest = 0x84,  ///< host: replays the golden vectors that the image carries
+  kStatsRequest = 0x85,  ///< host: asks for the counters
+  kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board goes to the safe state
+  kEcho = 0x87,  ///< host: measures the link
+  kReset = 0x88,  ///< host: reboots the board
+  kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
+  kInfo = 0xC1,  ///< board: who the board is, and what it runs
+  kAction = 0xC2,  ///< board: result of one inference
+  kTensorData = 0xC3,  ///< board: output of one operator
+  kSelfTestResult = 0xC4,  ///< board: result of the self-test
+  kStats = 0xC5,  ///< board: counters since boot
+  kWatchdog = 0xC6,  ///< board: the watchdog time now in force
+  kEchoReply = 0xC7,  ///< board: what ECHO sent
+  kError = 0xC8,  ///< board: the request was refused
+};
+
+/// True for messages whose CRC is not seeded with the schema.
+constexpr bool IsHandshake(uint8_t type) {
+  return type == 0x80 ||
+         type == 0xC0 ||
+         type == 0xC1;
+}
+
+/// True for requests that are refused until a HELLO has been answered.
+constexpr bool IsGated(uint8_t type) {
+  return type == 0x81 ||
+         type == 0x82 ||
+         type == 0x83 ||
+         type == 0x84 ||
+         type == 0x86;
+}
+
+/// Asks the board who it is; opens the session.
+struct Hello {
+  static constexpr MessageType kType = MessageType::kHello;
+  uint32_t nonce{};  ///< returned in INFO: tells this session's answer from an older one
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&nonce) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(nonce);
+  }
+};
+
+/// Quantise, infer, dequantise.
+struct Infer {
+  static constexpr MessageType kType = MessageType::kInfer;
+  ArrayView<float> observation{};  ///< [n_obs], scaled as the policy sees it
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&observation) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(observation);
+  }
+};
+
+/// Infer from a raw input.
+struct InferInt8 {
+  static constexpr MessageType kType = MessageType::kInferInt8;
+  ArrayView<int8_t> input{};  ///< [n_obs], quantised
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&input) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(input);
+  }
+};
+
+/// Asks for the output of one operator in the last inference.
+struct Tensor {
+  static constexpr MessageType kType = MessageType::kTensor;
+  uint16_t op{};  ///< index in the order of execution
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&op) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(op);
+  }
+};
+
+/// Replays the golden vectors that the image carries.
+struct SelfTest {
+  static constexpr MessageType kType = MessageType::kSelfTest;
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->AtEnd();
+  }
+  void Write(PayloadWriter*) const {
+  }
+};
+
+/// Asks for the counters.
+struct StatsRequest {
+  static constexpr MessageType kType = MessageType::kStatsRequest;
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->AtEnd();
+  }
+  void Write(PayloadWriter*) const {
+  }
+};
+
+/// Sets the time without an observation after which the board goes to the safe state.
+struct SetWatchdog {
+  static constexpr MessageType kType = MessageType::kSetWatchdog;
+  uint32_t timeout_ms{};  ///< ms; 0 switches the watchdog off
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&timeout_ms) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(timeout_ms);
+  }
+};
+
+/// Measures the link.
+struct Echo {
+  static constexpr MessageType kType = MessageType::kEcho;
+  ArrayView<uint8_t> data{};  ///< at most max_payload - 2 bytes
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&data) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(data);
+  }
+};
+
+/// Reboots the board.
+struct Reset {
+  static constexpr MessageType kType = MessageType::kReset;
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->AtEnd();
+  }
+  void Write(PayloadWriter*) const {
+  }
+};
+
+/// Sent once after every boot, with sequence number 0.
+struct Ready {
+  static constexpr MessageType kType = MessageType::kReady;
+  uint16_t protocol{};  ///< protocol version
+  uint32_t schema_crc{};  ///< CRC of the canonical schema text
+  uint8_t reset_cause{};  ///< 0 power on, 1 requested by RESET, 2 hardware watchdog, 255 unknown
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&reset_cause) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(protocol);
+    writer->Write(schema_crc);
+    writer->Write(reset_cause);
+  }
+};
+
+/// Who the board is, and what it runs.
+struct Info {
+  static constexpr MessageType kType = MessageType::kInfo;
+  uint16_t protocol{};  ///< protocol version
+  uint32_t schema_crc{};  ///< CRC of the canonical schema text
+  uint32_t nonce{};  ///< that of HELLO
+  StringView firmware_commit{};  ///< git commit that the firmware was built from, 12 hex digits; + appended: with local changes
+  StringView board{};  ///< name of the board
+  StringView processor{};  ///< instruction set or core
+  StringView engine{};  ///< what runs the model
+  StringView engine_version{};  ///< version or commit of the engine
+  uint8_t engine_status{};  ///< status of loading the model; not ok: every inference is refused with it
+  uint32_t engine_detail{};  ///< the detail that belongs to engine_status
+  StringView engine_message{};  ///< what the engine says about it; empty when ok
+  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of the model
+  uint16_t n_obs{};  ///< elements of the observation
+  uint16_t n_act{};  ///< elements of the action
+  uint16_t n_ops{};  ///< operators of the model
+  float input_scale{};  ///< quantisation of the observation
+  int8_t input_zero_point{};
+  float output_scale{};  ///< quantisation of the action
+  int8_t output_zero_point{};
+  uint16_t n_self_test{};  ///< golden vectors in the image
+  uint32_t arena_used{};  ///< B; tensor arena that the model needs
+  uint32_t arena_size{};  ///< B; tensor arena that there is
+  uint32_t clock_hz{};  ///< Hz; processor clock; 0 = unknown
+  uint32_t rx_buffer{};  ///< B; bytes that may be in flight to the board
+  uint16_t max_payload{};  ///< B; longest payload that the board takes
+  uint32_t watchdog_ms{};  ///< ms; 0 = off
+  uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
+  uint32_t ram{};  ///< B; static RAM of the image; 0 = unknown
+  uint32_t flash{};  ///< B; size of the image; 0 = unknown
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(protocol);
+    writer->Write(schema_crc);
+    writer->Write(nonce);
+    writer->Write(firmware_commit);
+    writer->Write(board);
+    writer->Write(processor);
+    writer->Write(engine);
+    writer->Write(engine_version);
+    writer->Write(engine_status);
+    writer->Write(engine_detail);
+    writer->Write(engine_message);
+    writer->Write(model_id);
+    writer->Write(n_obs);
+    writer->Write(n_act);
+    writer->Write(n_ops);
+    writer->Write(input_scale);
+    writer->Write(input_zero_point);
+    writer->Write(output_scale);
+    writer->Write(output_zero_point);
+    writer->Write(n_self_test);
+    writer->Write(arena_used);
+    writer->Write(arena_size);
+    writer->Write(clock_hz);
+    writer->Write(rx_buffer);
+    writer->Write(max_payload);
+    writer->Write(watchdog_ms);
+    writer->Write(stack);
+    writer->Write(ram);
+    writer->Write(flash);
+  }
+};
+
+/// Result of one inference.
+struct Action {
+  static constexpr MessageType kType = MessageType::kAction;
+  uint8_t status{};  ///< ok; an inference that fails is answered by ERROR
+  ArrayView<int8_t> input{};  ///< [n_obs], what the model was given
+  ArrayView<int8_t> output{};  ///< [n_act], what the model returned
+  ArrayView<float> action{};  ///< [n_act], dequantised
+  uint32_t inference_us{};  ///< us; time in the engine
+  uint32_t total_us{};  ///< us; from the last byte of the request to the reply being ready
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&status) && reader->Read(&input) && reader->Read(&output) && reader->Read(&action) && reader->Read(&inference_us) && reader->Read(&total_us) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(status);
+    writer->Write(input);
+    writer->Write(output);
+    writer->Write(action);
+    writer->Write(inference_us);
+    writer->Write(total_us);
+  }
+};
+
+/// Output of one operator.
+struct TensorData {
+  static constexpr MessageType kType = MessageType::kTensorData;
+  uint16_t op{};  ///< that of TENSOR
+  ArrayView<int8_t> values{};  ///< row-major
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&op) && reader->Read(&values) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(op);
+    writer->Write(values);
+  }
+};
+
+/// Result of the self-test.
+struct SelfTestResult {
+  static constexpr MessageType kType = MessageType::kSelfTestResult;
+  uint8_t status{};  ///< ok when every vector was replayed, whatever it gave
+  uint16_t count{};  ///< vectors replayed
+  uint16_t mismatches{};  ///< vectors whose output differs
+  uint16_t first_mismatch{};  ///< index of the first of them; 65535 = none
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&status) && reader->Read(&count) && reader->Read(&mismatches) && reader->Read(&first_mismatch) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(status);
+    writer->Write(count);
+    writer->Write(mismatches);
+    writer->Write(first_mismatch);
+  }
+};
+
+/// Counters since boot.
+struct Stats {
+  static constexpr MessageType kType = MessageType::kStats;
+  uint32_t requests{};  ///< frames and text lines received whole
+  uint32_t errors{};  ///< of those, answered by an error
+  uint32_t inferences{};  ///< inferences done
+  uint32_t crc_errors{};  ///< frames whose CRC is wrong
+  uint32_t framing_errors{};  ///< frames that are not COBS, too short, too long or cut off
+  uint32_t dropped_bytes{};  ///< B; bytes that belong to no good frame or line
+  uint32_t overruns{};  ///< times that the UART lost bytes
+  uint32_t dropped_replies{};  ///< replies given up because nobody read them
+  uint32_t watchdog_trips{};  ///< times that the board went to the safe state
+  uint8_t safe_state{};  ///< 1: the actuators are off until the next observation
+  uint32_t uptime_ms{};  ///< ms
+  uint32_t inference_min_us{};  ///< us; 0 before the first inference
+  uint32_t inference_max_us{};  ///< us
+  uint32_t arena_used{};  ///< B
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&requests) && reader->Read(&errors) && reader->Read(&inferences) && reader->Read(&crc_errors) && reader->Read(&framing_errors) && reader->Read(&dropped_bytes) && reader->Read(&overruns) && reader->Read(&dropped_replies) && reader->Read(&watchdog_trips) && reader->Read(&safe_state) && reader->Read(&uptime_ms) && reader->Read(&inference_min_us) && reader->Read(&inference_max_us) && reader->Read(&arena_used) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(requests);
+    writer->Write(errors);
+    writer->Write(inferences);
+    writer->Write(crc_errors);
+    writer->Write(framing_errors);
+    writer->Write(dropped_bytes);
+    writer->Write(overruns);
+    writer->Write(dropped_replies);
+    writer->Write(watchdog_trips);
+    writer->Write(safe_state);
+    writer->Write(uptime_ms);
+    writer->Write(inference_min_us);
+    writer->Write(inference_max_us);
+    writer->Write(arena_used);
+  }
+};
+
+/// The watchdog time now in force.
+struct Watchdog {
+  static constexpr MessageType kType = MessageType::kWatchdog;
+  uint32_t timeout_ms{};  ///< ms; 0 = off
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&timeout_ms) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(timeout_ms);
+  }
+};
+
+/// What ECHO sent.
+struct EchoReply {
+  static constexpr MessageType kType = MessageType::kEchoReply;
+  ArrayView<uint8_t> data{};
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&data) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(data);
+  }
+};
+
+/// The request was refused.
+struct Error {
+  static constexpr MessageType kType = MessageType::kError;
+  uint8_t status{};  ///< why
+  uint32_t detail{};  ///< see the status
+  uint8_t request{};  ///< type of the request
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&status) && reader->Read(&detail) && reader->Read(&request) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(status);
+    writer->Write(detail);
+    writer->Write(request);
+  }
+};
+
+}  // namespace protocol
+}  // namespace hil

@@ -1,0 +1,81 @@
+"""Many episodes of one environment side by side, their physics in one call on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.utils import seeding
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from balance_hil.envs import config_for
+from balance_hil.envs.balance import load_model
+from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
+
+_NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
+
+
+class BalanceBatch:
+    """``n`` independent episodes. Bit for bit what ``BalanceEnv`` gives for the same seeds and actions.
+
+    Args:
+        environment: Gymnasium id of one of our environments.
+        n: number of episodes.
+        n_threads: threads of the physics; 0 takes every core. The result does not depend on it.
+
+    Raises:
+        UnknownEnvironmentError: no such environment.
+    """
+
+    def __init__(self, environment: str, n: int, n_threads: int = 0) -> None:
+        self.config = config_for(environment)
+        self.n = n
+        self._model = load_model(self.config, looks=False)
+        self._batch = Batch(self._model, nsim=n, nthread=n_threads)
+        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._tasks = [BalanceTask(self.config) for _ in range(n)]
+        self._rngs = [np.random.default_rng() for _ in range(n)]
+        self._all = np.arange(n, dtype=np.int32)
+
+    def reset(self, index: int, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Observation:
+        """Starts episode ``index`` anew and returns its first observation, float32 [6].
+
+        Without a seed the episode continues the random stream of the one before.
+
+        Raises:
+            UsageError: an unknown option or a value out of range.
+        """
+        if seed is not None:
+            self._rngs[index], _ = seeding.np_random(seed)
+        tilt_rad = self._tasks[index].reset(self._rngs[index], options)
+        self._batch.reset(self._all[index : index + 1], stage=_NO_STAGE)
+        self._qpos[index] = start_pose(self._model.qpos0, tilt_rad)
+        observation, _ = self._tasks[index].observe(self._qpos[index].tolist(), self._qvel[index].tolist())
+        return observation
+
+    def step(self, actions: NDArray[np.float32], indices: Sequence[int] | None = None) -> list[Step]:
+        """One control step of the episodes ``indices`` (default: all), each as ``BalanceEnv.step`` returns it.
+
+        Args:
+            actions: float32 [len(indices), 2].
+            indices: which episodes, increasing.
+
+        Raises:
+            NonFiniteInputError: an action is NaN or infinite.
+            SimulationDivergedError: the physics is no longer finite.
+        """
+        ids = self._all if indices is None else np.asarray(indices, dtype=np.int32)
+        tasks = self._tasks if indices is None else [self._tasks[i] for i in ids]
+        wheels = self._qvel[ids, WHEEL_LEFT : WHEEL_RIGHT + 1].tolist()
+        self._ctrl[ids] = [
+            task.apply_action(action, left, right)
+            for task, action, (left, right) in zip(tasks, actions.tolist(), wheels, strict=True)
+        ]
+        self._batch.step(ids, nstep=self.config.substeps_per_step)
+        return [
+            task.finish_step(qpos, qvel)
+            for task, qpos, qvel in zip(tasks, self._qpos[ids].tolist(), self._qvel[ids].tolist(), strict=True)
+        ]

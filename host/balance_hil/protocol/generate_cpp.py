@@ -1,0 +1,109 @@
+"""Writes the C++ header ``frame/messages.h`` from the schema."""
+
+from __future__ import annotations
+
+from balance_hil.protocol.schema import SCALARS, Field, MessageDef, Schema
+
+_CPP_SCALAR = {
+    "u8": "uint8_t",
+    "u16": "uint16_t",
+    "u32": "uint32_t",
+    "i8": "int8_t",
+    "i16": "int16_t",
+    "i32": "int32_t",
+    "f32": "float",
+}
+_HEADER = """// Messages of the wire protocol.
+// Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+#pragma once
+
+#include <cstdint>
+
+#include "frame/payload.h"
+
+namespace hil {
+
+/// Result of a request, and of every function that can fail.
+enum class Status : uint8_t {
+%(statuses)s};
+
+namespace protocol {
+
+%(constants)s
+enum class MessageType : uint8_t {
+%(types)s};
+
+/// True for messages whose CRC is not seeded with the schema.
+constexpr bool IsHandshake(uint8_t type) {
+  return %(handshake)s;
+}
+
+/// True for requests that are refused until a HELLO has been answered.
+constexpr bool IsGated(uint8_t type) {
+  return %(gated)s;
+}
+%(messages)s
+}  // namespace protocol
+}  // namespace hil
+"""
+
+
+def cpp_header(schema: Schema) -> str:
+    """The text of ``frame/messages.h``."""
+    return _HEADER % {
+        "statuses": "".join(f"  k{_camel(s.name)} = {s.value},  ///< {s.doc}\n" for s in schema.statuses),
+        "constants": _constants(schema),
+        "types": "".join(f"  k{m.class_name} = 0x{m.type:02X},  ///< {m.sender}: {m.doc}\n" for m in schema.messages),
+        "handshake": _any_of([m for m in schema.messages if m.handshake]),
+        "gated": _any_of([m for m in schema.messages if m.gated]),
+        "messages": "".join(_message(m) for m in schema.messages),
+    }
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _constants(schema: Schema) -> str:
+    lines = [f"inline constexpr uint32_t k{_camel(name)} = {value};\n" for name, value in schema.constants.items()]
+    lines.append(f"inline constexpr uint32_t kSchemaCrc = 0x{schema.crc():08X}u;\n")
+    return "".join(lines)
+
+
+def _any_of(messages: list[MessageDef]) -> str:
+    return " ||\n         ".join(f"type == 0x{m.type:02X}" for m in messages)
+
+
+def _cpp_type(field: Field) -> str:
+    if field.wire in SCALARS:
+        return _CPP_SCALAR[field.wire]
+    if field.wire == "string":
+        return "StringView"
+    return f"ArrayView<{_CPP_SCALAR[field.wire[:-2]]}>"
+
+
+def _message(message: MessageDef) -> str:
+    members = "".join(
+        f"  {_cpp_type(f)} {f.name}{{}};" + (f"  ///< {_note(f)}" if _note(f) else "") + "\n" for f in message.fields
+    )
+    reads = " && ".join([*(f"reader->Read(&{f.name})" for f in message.fields), "reader->AtEnd()"])
+    writes = "".join(f"    writer->Write({f.name});\n" for f in message.fields)
+    reader = "PayloadReader* reader"
+    writer = "PayloadWriter* writer" if message.fields else "PayloadWriter*"
+    return f"""
+/// {message.doc[0].upper()}{message.doc[1:]}.
+struct {message.class_name} {{
+  static constexpr MessageType kType = MessageType::k{message.class_name};
+{members}
+  /// False when the payload does not have this layout.
+  bool Read({reader}) {{
+    return {reads};
+  }}
+  void Write({writer}) const {{
+{writes}  }}
+}};
+"""
+
+
+def _note(field: Field) -> str:
+    return "; ".join(text for text in (field.unit, field.doc) if text)

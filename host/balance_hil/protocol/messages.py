@@ -1,0 +1,672 @@
+"""Messages of the wire protocol.
+
+Generated from schema.toml by ``python -m balance_hil.protocol.generate``: do not edit.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.protocol import wire
+
+PROTOCOL_VERSION = 1
+MAX_PAYLOAD = 1024
+MAX_TEXT = 256
+PARTIAL_FRAME_TIMEOUT_MS = 250
+WATCHDOG_MS = 100
+SCHEMA_CRC = 0x896EA544
+HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
+REPLY_TYPES = {
+    0x80: 0xC1,  # HELLO: INFO
+    0x81: 0xC2,  # INFER: ACTION
+    0x82: 0xC2,  # INFER_INT8: ACTION
+    0x83: 0xC3,  # TENSOR: TENSOR_DATA
+    0x84: 0xC4,  # SELF_TEST: SELF_TEST_RESULT
+    0x85: 0xC5,  # STATS_REQUEST: STATS
+    0x86: 0xC6,  # SET_WATCHDOG: WATCHDOG
+    0x87: 0xC7,  # ECHO: ECHO_REPLY
+    0x88: 0xC0,  # RESET: READY
+}  # ERROR may come instead of each
+
+
+class Status(IntEnum):
+    """Why a request was refused."""
+
+    OK = 0  # done
+    NOT_IDENTIFIED = 1  # the request came before a HELLO was answered
+    UNKNOWN_TYPE = 2  # no request has this type; detail: the type
+    WRONG_LENGTH = 3  # the payload does not have the layout of its type; detail: its length in bytes
+    WRONG_COUNT = 4  # an array or line has the wrong number of elements; detail: how many the model takes
+    NON_FINITE = 5  # an observation holds a NaN or an infinity; detail: its index
+    OVERSIZED = 6  # the frame, line or reply is longer than the limit; detail: the limit in bytes
+    NO_SUCH_OPERATOR = 7  # the model has fewer operators; detail: how many it has
+    NO_INFERENCE_YET = 8  # a tensor was asked for before any inference
+    NO_GOLDEN_VECTORS = 9  # a self-test was asked for and the image holds no vectors
+    MALFORMED_LINE = 10  # a text line is not comma-separated numbers
+    NOT_SUPPORTED = 11  # this engine cannot do that; detail: the engine's own code
+    NO_MODEL = 12  # no model was given to the board
+    MODEL_INVALID = 13  # the model is not a readable .tflite, or not of one input and one output
+    MODEL_NOT_INT8 = 14  # the model's input or output is not int8
+    UNSUPPORTED_OPERATOR = 15  # the engine cannot run an operator of the model; INFO's engine_message names it
+    ARENA_TOO_SMALL = 16  # the tensor arena is too small; detail: bytes needed (0 = unknown)
+    INFERENCE_FAILED = 17  # the engine reported an error; detail: its own code
+    ENGINE_LOST = 18  # the process that runs the engine is gone
+
+
+@dataclass(frozen=True, eq=False)
+class Hello(wire.Message):
+    """Host to board: asks the board who it is; opens the session. Answered by INFO."""
+
+    _S0: ClassVar = struct.Struct("<I")
+    TYPE: ClassVar[int] = 0x80
+    nonce: int  # returned in INFO: tells this session's answer from an older one
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "Hello", self.nonce)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (nonce,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(nonce)
+
+
+@dataclass(frozen=True, eq=False)
+class Infer(wire.Message):
+    """Host to board: quantise, infer, dequantise. Answered by ACTION."""
+
+    TYPE: ClassVar[int] = 0x81
+    observation: NDArray[np.float32]  # [n_obs], scaled as the policy sees it
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_array(self.observation, "<f4")
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        observation, end = wire.unpack_array(payload, 0, "<f4")
+        wire.expect_end(payload, end)
+        return cls(observation)
+
+
+@dataclass(frozen=True, eq=False)
+class InferInt8(wire.Message):
+    """Host to board: infer from a raw input. Answered by ACTION."""
+
+    TYPE: ClassVar[int] = 0x82
+    input: NDArray[np.int8]  # [n_obs], quantised
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_array(self.input, "<i1")
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        input, end = wire.unpack_array(payload, 0, "<i1")
+        wire.expect_end(payload, end)
+        return cls(input)
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor(wire.Message):
+    """Host to board: asks for the output of one operator in the last inference. Answered by TENSOR_DATA."""
+
+    _S0: ClassVar = struct.Struct("<H")
+    TYPE: ClassVar[int] = 0x83
+    op: int  # index in the order of execution
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "Tensor", self.op)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (op,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(op)
+
+
+@dataclass(frozen=True, eq=False)
+class SelfTest(wire.Message):
+    """Host to board: replays the golden vectors that the image carries. Answered by SELF_TEST_RESULT."""
+
+    TYPE: ClassVar[int] = 0x84
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b""
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        wire.expect_end(payload, 0)
+        return cls()
+
+
+@dataclass(frozen=True, eq=False)
+class StatsRequest(wire.Message):
+    """Host to board: asks for the counters. Answered by STATS."""
+
+    TYPE: ClassVar[int] = 0x85
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b""
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        wire.expect_end(payload, 0)
+        return cls()
+
+
+@dataclass(frozen=True, eq=False)
+class SetWatchdog(wire.Message):
+    """Host to board: sets the time without an observation after which the board goes to the safe state. Answered by WATCHDOG."""
+
+    _S0: ClassVar = struct.Struct("<I")
+    TYPE: ClassVar[int] = 0x86
+    timeout_ms: int  # ms; 0 switches the watchdog off
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "SetWatchdog", self.timeout_ms)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (timeout_ms,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(timeout_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class Echo(wire.Message):
+    """Host to board: measures the link. Answered by ECHO_REPLY."""
+
+    TYPE: ClassVar[int] = 0x87
+    data: bytes  # at most max_payload - 2 bytes
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_bytes(self.data)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        data, end = wire.unpack_bytes(payload, 0)
+        wire.expect_end(payload, end)
+        return cls(data)
+
+
+@dataclass(frozen=True, eq=False)
+class Reset(wire.Message):
+    """Host to board: reboots the board. Answered by READY."""
+
+    TYPE: ClassVar[int] = 0x88
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b""
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        wire.expect_end(payload, 0)
+        return cls()
+
+
+@dataclass(frozen=True, eq=False)
+class Ready(wire.Message):
+    """Board to host: sent once after every boot, with sequence number 0."""
+
+    _S0: ClassVar = struct.Struct("<HIB")
+    TYPE: ClassVar[int] = 0xC0
+    protocol: int  # protocol version
+    schema_crc: int  # CRC of the canonical schema text
+    reset_cause: int  # 0 power on, 1 requested by RESET, 2 hardware watchdog, 255 unknown
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "Ready", self.protocol, self.schema_crc, self.reset_cause)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            protocol,
+            schema_crc,
+            reset_cause,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(protocol, schema_crc, reset_cause)
+
+
+@dataclass(frozen=True, eq=False)
+class Info(wire.Message):
+    """Board to host: who the board is, and what it runs."""
+
+    _S0: ClassVar = struct.Struct("<HII")
+    _S6: ClassVar = struct.Struct("<BI")
+    _S9: ClassVar = struct.Struct("<HHHfbfbHIIIIHIIII")
+    TYPE: ClassVar[int] = 0xC1
+    protocol: int  # protocol version
+    schema_crc: int  # CRC of the canonical schema text
+    nonce: int  # that of HELLO
+    firmware_commit: str  # git commit that the firmware was built from, 12 hex digits; + appended: with local changes
+    board: str  # name of the board
+    processor: str  # instruction set or core
+    engine: str  # what runs the model
+    engine_version: str  # version or commit of the engine
+    engine_status: int  # status of loading the model; not ok: every inference is refused with it
+    engine_detail: int  # the detail that belongs to engine_status
+    engine_message: str  # what the engine says about it; empty when ok
+    model_id: str  # first 12 hex digits of the SHA-256 of the model
+    n_obs: int  # elements of the observation
+    n_act: int  # elements of the action
+    n_ops: int  # operators of the model
+    input_scale: float  # quantisation of the observation
+    input_zero_point: int
+    output_scale: float  # quantisation of the action
+    output_zero_point: int
+    n_self_test: int  # golden vectors in the image
+    arena_used: int  # B; tensor arena that the model needs
+    arena_size: int  # B; tensor arena that there is
+    clock_hz: int  # Hz; processor clock; 0 = unknown
+    rx_buffer: int  # B; bytes that may be in flight to the board
+    max_payload: int  # B; longest payload that the board takes
+    watchdog_ms: int  # ms; 0 = off
+    stack: int  # B; most stack used so far; 0 = unknown
+    ram: int  # B; static RAM of the image; 0 = unknown
+    flash: int  # B; size of the image; 0 = unknown
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join(
+            (
+                wire.pack_scalars(self._S0, "Info", self.protocol, self.schema_crc, self.nonce),
+                wire.pack_string(self.firmware_commit),
+                wire.pack_string(self.board),
+                wire.pack_string(self.processor),
+                wire.pack_string(self.engine),
+                wire.pack_string(self.engine_version),
+                wire.pack_scalars(self._S6, "Info", self.engine_status, self.engine_detail),
+                wire.pack_string(self.engine_message),
+                wire.pack_string(self.model_id),
+                wire.pack_scalars(
+                    self._S9,
+                    "Info",
+                    self.n_obs,
+                    self.n_act,
+                    self.n_ops,
+                    self.input_scale,
+                    self.input_zero_point,
+                    self.output_scale,
+                    self.output_zero_point,
+                    self.n_self_test,
+                    self.arena_used,
+                    self.arena_size,
+                    self.clock_hz,
+                    self.rx_buffer,
+                    self.max_payload,
+                    self.watchdog_ms,
+                    self.stack,
+                    self.ram,
+                    self.flash,
+                ),
+            )
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            protocol,
+            schema_crc,
+            nonce,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        firmware_commit, end = wire.unpack_string(payload, end)
+        board, end = wire.unpack_string(payload, end)
+        processor, end = wire.unpack_string(payload, end)
+        engine, end = wire.unpack_string(payload, end)
+        engine_version, end = wire.unpack_string(payload, end)
+        (
+            engine_status,
+            engine_detail,
+        ) = wire.unpack_scalars(cls._S6, payload, end)
+        end += cls._S6.size
+        engine_message, end = wire.unpack_string(payload, end)
+        model_id, end = wire.unpack_string(payload, end)
+        (
+            n_obs,
+            n_act,
+            n_ops,
+            input_scale,
+            input_zero_point,
+            output_scale,
+            output_zero_point,
+            n_self_test,
+            arena_used,
+            arena_size,
+            clock_hz,
+            rx_buffer,
+            max_payload,
+            watchdog_ms,
+            stack,
+            ram,
+            flash,
+        ) = wire.unpack_scalars(cls._S9, payload, end)
+        end += cls._S9.size
+        wire.expect_end(payload, end)
+        return cls(
+            protocol,
+            schema_crc,
+            nonce,
+            firmware_commit,
+            board,
+            processor,
+            engine,
+            engine_version,
+            engine_status,
+            engine_detail,
+            engine_message,
+            model_id,
+            n_obs,
+            n_act,
+            n_ops,
+            input_scale,
+            input_zero_point,
+            output_scale,
+            output_zero_point,
+            n_self_test,
+            arena_used,
+            arena_size,
+            clock_hz,
+            rx_buffer,
+            max_payload,
+            watchdog_ms,
+            stack,
+            ram,
+            flash,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Action(wire.Message):
+    """Board to host: result of one inference."""
+
+    _S0: ClassVar = struct.Struct("<B")
+    _S4: ClassVar = struct.Struct("<II")
+    TYPE: ClassVar[int] = 0xC2
+    status: int  # ok; an inference that fails is answered by ERROR
+    input: NDArray[np.int8]  # [n_obs], what the model was given
+    output: NDArray[np.int8]  # [n_act], what the model returned
+    action: NDArray[np.float32]  # [n_act], dequantised
+    inference_us: int  # us; time in the engine
+    total_us: int  # us; from the last byte of the request to the reply being ready
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join(
+            (
+                wire.pack_scalars(self._S0, "Action", self.status),
+                wire.pack_array(self.input, "<i1"),
+                wire.pack_array(self.output, "<i1"),
+                wire.pack_array(self.action, "<f4"),
+                wire.pack_scalars(self._S4, "Action", self.inference_us, self.total_us),
+            )
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (status,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        input, end = wire.unpack_array(payload, end, "<i1")
+        output, end = wire.unpack_array(payload, end, "<i1")
+        action, end = wire.unpack_array(payload, end, "<f4")
+        (
+            inference_us,
+            total_us,
+        ) = wire.unpack_scalars(cls._S4, payload, end)
+        end += cls._S4.size
+        wire.expect_end(payload, end)
+        return cls(status, input, output, action, inference_us, total_us)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorData(wire.Message):
+    """Board to host: output of one operator."""
+
+    _S0: ClassVar = struct.Struct("<H")
+    TYPE: ClassVar[int] = 0xC3
+    op: int  # that of TENSOR
+    values: NDArray[np.int8]  # row-major
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join((wire.pack_scalars(self._S0, "TensorData", self.op), wire.pack_array(self.values, "<i1")))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (op,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        values, end = wire.unpack_array(payload, end, "<i1")
+        wire.expect_end(payload, end)
+        return cls(op, values)
+
+
+@dataclass(frozen=True, eq=False)
+class SelfTestResult(wire.Message):
+    """Board to host: result of the self-test."""
+
+    _S0: ClassVar = struct.Struct("<BHHH")
+    TYPE: ClassVar[int] = 0xC4
+    status: int  # ok when every vector was replayed, whatever it gave
+    count: int  # vectors replayed
+    mismatches: int  # vectors whose output differs
+    first_mismatch: int  # index of the first of them; 65535 = none
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "SelfTestResult", self.status, self.count, self.mismatches, self.first_mismatch)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            status,
+            count,
+            mismatches,
+            first_mismatch,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(status, count, mismatches, first_mismatch)
+
+
+@dataclass(frozen=True, eq=False)
+class Stats(wire.Message):
+    """Board to host: counters since boot."""
+
+    _S0: ClassVar = struct.Struct("<IIIIIIIIIBIIII")
+    TYPE: ClassVar[int] = 0xC5
+    requests: int  # frames and text lines received whole
+    errors: int  # of those, answered by an error
+    inferences: int  # inferences done
+    crc_errors: int  # frames whose CRC is wrong
+    framing_errors: int  # frames that are not COBS, too short, too long or cut off
+    dropped_bytes: int  # B; bytes that belong to no good frame or line
+    overruns: int  # times that the UART lost bytes
+    dropped_replies: int  # replies given up because nobody read them
+    watchdog_trips: int  # times that the board went to the safe state
+    safe_state: int  # 1: the actuators are off until the next observation
+    uptime_ms: int  # ms
+    inference_min_us: int  # us; 0 before the first inference
+    inference_max_us: int  # us
+    arena_used: int  # B
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(
+            self._S0,
+            "Stats",
+            self.requests,
+            self.errors,
+            self.inferences,
+            self.crc_errors,
+            self.framing_errors,
+            self.dropped_bytes,
+            self.overruns,
+            self.dropped_replies,
+            self.watchdog_trips,
+            self.safe_state,
+            self.uptime_ms,
+            self.inference_min_us,
+            self.inference_max_us,
+            self.arena_used,
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            requests,
+            errors,
+            inferences,
+            crc_errors,
+            framing_errors,
+            dropped_bytes,
+            overruns,
+            dropped_replies,
+            watchdog_trips,
+            safe_state,
+            uptime_ms,
+            inference_min_us,
+            inference_max_us,
+            arena_used,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(
+            requests,
+            errors,
+            inferences,
+            crc_errors,
+            framing_errors,
+            dropped_bytes,
+            overruns,
+            dropped_replies,
+            watchdog_trips,
+            safe_state,
+            uptime_ms,
+            inference_min_us,
+            inference_max_us,
+            arena_used,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Watchdog(wire.Message):
+    """Board to host: the watchdog time now in force."""
+
+    _S0: ClassVar = struct.Struct("<I")
+    TYPE: ClassVar[int] = 0xC6
+    timeout_ms: int  # ms; 0 = off
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "Watchdog", self.timeout_ms)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (timeout_ms,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(timeout_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class EchoReply(wire.Message):
+    """Board to host: what ECHO sent."""
+
+    TYPE: ClassVar[int] = 0xC7
+    data: bytes
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_bytes(self.data)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        data, end = wire.unpack_bytes(payload, 0)
+        wire.expect_end(payload, end)
+        return cls(data)
+
+
+@dataclass(frozen=True, eq=False)
+class Error(wire.Message):
+    """Board to host: the request was refused."""
+
+    _S0: ClassVar = struct.Struct("<BIB")
+    TYPE: ClassVar[int] = 0xC8
+    status: int  # why
+    detail: int  # see the status
+    request: int  # type of the request
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "Error", self.status, self.detail, self.request)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            status,
+            detail,
+            request,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(status, detail, request)
+
+
+MESSAGES: dict[int, type[wire.Message]] = {
+    Hello.TYPE: Hello,
+    Infer.TYPE: Infer,
+    InferInt8.TYPE: InferInt8,
+    Tensor.TYPE: Tensor,
+    SelfTest.TYPE: SelfTest,
+    StatsRequest.TYPE: StatsRequest,
+    SetWatchdog.TYPE: SetWatchdog,
+    Echo.TYPE: Echo,
+    Reset.TYPE: Reset,
+    Ready.TYPE: Ready,
+    Info.TYPE: Info,
+    Action.TYPE: Action,
+    TensorData.TYPE: TensorData,
+    SelfTestResult.TYPE: SelfTestResult,
+    Stats.TYPE: Stats,
+    Watchdog.TYPE: Watchdog,
+    EchoReply.TYPE: EchoReply,
+    Error.TYPE: Error,
+}

@@ -1,0 +1,59 @@
+"""PyTorch on the desktop: the deterministic actor as it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balance_hil.bundle import POLICY, Bundle
+from balance_hil.checkpoint import Actor, read_checkpoint
+from balance_hil.errors import require
+from balance_hil.runtimes.base import Float32Array, Runtime
+
+
+class TorchRuntime(Runtime):
+    """An actor in float32."""
+
+    name = "torch"
+
+    def __init__(self, actor: Actor) -> None:
+        self.n_obs, self.n_act = actor.n_obs, actor.n_act
+        self._module = build_module(actor)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, trust: bool = False) -> TorchRuntime:
+        """The actor of a ``policy.zip``; raises CheckpointError."""
+        return cls(read_checkpoint(path, trust=trust))
+
+    def act_batch(self, observations: Float32Array) -> Float32Array:
+        """See Runtime."""
+        import torch
+
+        with torch.inference_mode():
+            actions = self._module(torch.from_numpy(np.ascontiguousarray(observations, dtype=np.float32)))
+        return np.asarray(actions.numpy(), np.float32)
+
+
+def build_module(actor: Actor) -> Any:
+    """The actor as a ``torch.nn.Sequential``: float32 [n, n_obs] to float32 [n, n_act]."""
+    require("torch", "train")
+    import torch
+    from torch import nn
+
+    hidden = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[actor.activation]
+    layers: list[nn.Module] = []
+    for weight, bias in zip(actor.weights, actor.biases, strict=True):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight))
+            layer.bias.copy_(torch.from_numpy(bias))
+        layers += [layer, hidden()]
+    layers[-1] = nn.Tanh() if actor.bound == "tanh" else nn.Hardtanh(-1.0, 1.0)
+    return nn.Sequential(*layers).eval()
+
+
+def load(name: str, bundle: Bundle) -> TorchRuntime:
+    """The runtime ``torch`` for a bundle."""
+    return TorchRuntime.from_checkpoint(bundle.file(POLICY))

@@ -1,0 +1,55 @@
+"""Where the recorded inputs come from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.bundle import GOLDEN
+from balance_hil.comparing.inputs import golden_observations, observe, recorded_observations, spread
+from balance_hil.envs import spec_for
+from balance_hil.errors import BundleError, RecordingError
+
+from .fakes import FakeFloat, fake_bundle
+
+
+def test_observations_of_a_rollout_are_those_of_the_environment_and_repeat() -> None:
+    first = observe(FakeFloat("torch"), "Env01-v1", 500, seed=3)
+    assert first.shape == (500, spec_for("Env01-v1").n_obs)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, observe(FakeFloat("torch"), "Env01-v1", 500, seed=3))
+    assert not np.array_equal(first, observe(FakeFloat("torch"), "Env01-v1", 500, seed=4))
+    assert np.all(np.std(first, axis=0) > 0), "a policy that moves must be seen moving"
+
+
+def test_golden_observations_are_spread_over_the_file(tmp_path: Path) -> None:
+    bundle = replace(fake_bundle(), path=tmp_path)
+    np.savez(tmp_path / GOLDEN, observations=np.arange(60, dtype=np.float32).reshape(10, 6))
+    assert golden_observations(bundle, 4)[:, 0].tolist() == [0, 18, 36, 54]
+    assert len(golden_observations(bundle, 99)) == 10
+
+
+def test_a_golden_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    bundle = replace(fake_bundle(), path=tmp_path)
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+        golden_observations(bundle, 4)
+    (tmp_path / GOLDEN).write_bytes(b"not a zip")
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+        golden_observations(bundle, 4)
+
+
+def test_lost_observations_of_a_recording_are_left_out() -> None:
+    rows = np.arange(18, dtype=np.float32).reshape(3, 6)
+    rows[1, 2] = np.nan
+    assert recorded_observations(rows, 10, "x.mcap")[:, 0].tolist() == [0, 12]
+    with pytest.raises(RecordingError, match=r"x\.mcap holds no observation"):
+        recorded_observations(rows[1:2], 10, "x.mcap")
+
+
+def test_spread_keeps_order_and_never_repeats() -> None:
+    rows = np.arange(100, dtype=np.float32).reshape(50, 2)
+    for count in (0, 1, 7, 49, 50, 80):
+        picked = spread(rows, count)[:, 0]
+        assert len(picked) == min(count, 50)
+        assert np.all(np.diff(picked) > 0)

@@ -1,0 +1,237 @@
+"""The plugin itself, by pytest's own means: made-up test files are run against a made-up board."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from balance_hil import boards, bundle, runtimes
+from balance_hil.errors import BundleError, FlashToolMissingError, ModelMismatchError, SilentBoardError
+
+pytest_plugins = ["pytester"]
+
+
+@dataclass(frozen=True)
+class Info:
+    board: str
+    engine: str = "tflm"
+    engine_version: str = "1"
+    firmware_commit: str = "abc"
+    model_id: str = "0123456789ab"
+
+
+@dataclass
+class FakeBoard:
+    info: Info
+    log: list[str]
+    dead: bool = field(default=False)
+
+    def echo(self, data: bytes) -> bytes:
+        if self.dead:
+            raise SilentBoardError("no byte from the board", "look at the cable")
+        return data
+
+    def close(self) -> None:
+        self.log.append(f"close {self.info.board}")
+
+
+@pytest.fixture(autouse=True)
+def only_this_plugin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other plugins take over a second to load, and every test here starts a pytest of its own."""
+    if "autoload" not in request.node.name:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setenv("PYTEST_PLUGINS", "balance_hil.pytest_plugin")
+
+
+@pytest.fixture
+def bench_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was opened and closed, with a bundle and boards that are always there."""
+    log: list[str] = []
+
+    def connect(name: str, bundle: object, **options: object) -> FakeBoard:
+        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+        log.append(" ".join(["open", name, f"bundle={bundle}", *given]))
+        return FakeBoard(Info(name), log)
+
+    monkeypatch.setattr(boards, "connect", connect, raising=False)
+    monkeypatch.setattr(bundle.Bundle, "load", lambda path: f"<{path}>")
+    return log
+
+
+def test_every_test_runs_once_on_each_board_over_one_connection_each(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_a(hil_board): assert hil_board.echo(b"x") == b"x"
+        def test_b(hil_board, hil_board_name): assert hil_board.info.board == hil_board_name
+        def test_without_a_board(): pass
+    """)
+    result = pytester.runpytest("-v", "--hil-board=one,two", "--hil-board", "three", "--hil-bundle=models/x")
+    result.assert_outcomes(passed=7)
+    opened = [line for line in bench_log if line.startswith("open")]
+    assert opened == [f"open {name} bundle=<models/x>" for name in ("one", "two", "three")]
+    assert len(bench_log) == 6, "each is closed once"
+
+
+def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir):
+            assert (hil_port, hil_baud, hil_engine) == ("socket://x:1", 115200, "int8")
+            assert hil_record.name == "logs" and hil_log_dir.parent == hil_record
+    """)
+    options = ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs"]
+    pytester.runpytest(*options).assert_outcomes(passed=1)
+    assert bench_log[0].endswith("port=socket://x:1 baud=115200 engine=int8")
+    assert bench_log[0].startswith("open native ")
+    (folder,) = (pytester.path / "logs").iterdir()
+    assert '"firmware_commit": "abc"' in (folder / "board.json").read_text()
+
+
+def test_a_failure_names_the_board_and_the_log_directory(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("def test_it(hil_board): assert False, 'on purpose'")
+    result = pytester.runpytest("--hil-record=logs", "--junitxml=out.xml")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*on purpose*", "board native, engine tflm 1, firmware_commit abc, *", "log directory: */logs/*test_it*"]
+    )
+    (folder,) = (pytester.path / "logs").iterdir()
+    assert "on purpose" in (folder / "failure.txt").read_text()
+    failure = ET.parse(pytester.path / "out.xml").find(".//failure")  # written a moment ago by pytest
+    assert failure is not None
+    assert "log directory" in (failure.text or "")
+
+
+def test_junit_carries_the_identity_and_the_measurements(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_it(hil_board, hil_measure):
+            hil_measure("round_trip_p99", 250, "us", maximum=2000)
+            hil_measure("episodes", 10, "1")
+    """)
+    pytester.runpytest("--junitxml=out.xml").assert_outcomes(passed=1)
+    root = ET.parse(pytester.path / "out.xml")
+    properties = {p.get("name"): p.get("value") for p in root.iterfind(".//testcase/properties/property")}
+    assert properties == {
+        "hil_board": "native",
+        "hil_engine": "tflm 1",
+        "hil_firmware_commit": "abc",
+        "hil_bundle": "0123456789ab",
+        "hil_round_trip_p99": "250 us [..2000] us pass",
+        "hil_episodes": "10 1",
+    }
+
+
+def test_a_measurement_outside_its_limits_fails(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("def test_it(hil_measure): hil_measure('survival', 0.5, '1', minimum=1)")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*survival is 0.5 1, outside [[]1..[]] 1*"])
+
+
+def test_a_board_that_a_test_broke_is_opened_again_and_said_so(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_breaks_it(hil_board): hil_board.dead = True
+        def test_next(hil_board): assert hil_board.echo(b"x") == b"x"
+    """)
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*did not survive the test before: no byte from the board*"])
+    assert [line.split()[0] for line in bench_log] == ["open", "close", "open", "close"]
+
+
+def test_a_connection_of_its_own_takes_the_port_and_gives_it_back(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_a(hil_board): pass
+        def test_own(hil_connect): assert hil_connect(bundle=None, faults="f").info.board == "native"
+        def test_b(hil_board): pass
+    """)
+    pytester.runpytest("--hil-bundle=x").assert_outcomes(passed=3)
+    assert bench_log == ["open native bundle=<x>", "close native", "open native bundle=None faults=f", "close native",
+                         "open native bundle=<x>", "close native"]  # fmt: skip
+
+
+@contextmanager
+def connect_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Iterator[None]:
+    def connect(*args: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(boards, "connect", connect, raising=False)
+        yield
+
+
+NO_COMPILER = FlashToolMissingError("no C++ compiler", "install it: apt-get install g++")
+
+
+def test_a_default_that_is_missing_skips_and_names_it(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("def test_it(hil_board): pass")
+    with connect_raises(monkeypatch, NO_COMPILER):
+        result = pytester.runpytest("-rs")
+        result.assert_outcomes(skipped=1)
+        result.stdout.fnmatch_lines(["SKIPPED*no C++ compiler; install it: apt-get install g++"])
+
+
+def test_a_board_that_was_asked_for_and_is_missing_is_an_error(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("def test_it(hil_board): pass")
+    with connect_raises(monkeypatch, NO_COMPILER):
+        result = pytester.runpytest("--hil-board=native")
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["*no C++ compiler; install it: apt-get install g++*"])
+
+
+def test_a_wrong_board_is_an_error_even_by_default(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("def test_it(hil_board): pass")
+    with connect_raises(monkeypatch, ModelMismatchError("the board runs 1, this run needs 2", "flash it")):
+        pytester.runpytest().assert_outcomes(errors=1)
+
+
+@pytest.mark.parametrize(("options", "outcome"), [([], {"skipped": 1}), (["--hil-bundle=nowhere"], {"errors": 1})])
+def test_a_missing_bundle(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str], outcome: dict[str, int]
+) -> None:
+    def load(path: object) -> None:
+        raise BundleError(f"no such bundle: {path}", "make one: hil train ppo")
+
+    monkeypatch.setattr(bundle.Bundle, "load", load)
+    pytester.makepyfile("def test_it(hil_board): pass")
+    result = pytester.runpytest("-rs", *options)
+    result.assert_outcomes(**outcome)
+    result.stdout.fnmatch_lines(["*no such bundle: *; make one: hil train ppo*"])
+
+
+def test_the_reference_runtime_is_closed(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ..comparing.fakes import FakeInt8
+
+    class Reference(FakeInt8):
+        def close(self) -> None:
+            bench_log.append(f"closed {self.name}")
+
+    monkeypatch.setattr(runtimes, "load_runtime", lambda name, bundle: Reference(name))
+    pytester.makepyfile("def test_it(hil_runtime_tflm): assert hil_runtime_tflm.name == 'tflm'")
+    pytester.runpytest().assert_outcomes(passed=1)
+    assert bench_log == ["closed tflm"]
+
+
+def test_autoload_leaves_other_projects_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): assert 1 + 1 == 2")
+    result = pytester.runpytest("-v", "--strict-markers")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*hil:*")
+
+
+def test_importing_the_plugin_is_cheap() -> None:
+    heavy = ["numpy", "mujoco", "torch", "tensorflow", "serial", "gymnasium", "mcap"]
+    code = f"import sys, balance_hil.pytest_plugin; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
