@@ -38,7 +38,7 @@ def mul(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -
 
         def combine(x: Int64Array, y: Int64Array) -> Int64Array:
             steps = ((x - a.zero_point) * (y - b.zero_point)).astype(np.float32) * ratio
-            return np.rint(steps).astype(np.int64) + target.zero_point
+            return np.asarray(np.rint(steps), np.int64) + target.zero_point
 
         return combine
     wide = float(np.float32(a.scale)) * float(np.float32(b.scale)) / float(np.float32(target.scale))

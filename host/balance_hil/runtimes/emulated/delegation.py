@@ -17,7 +17,9 @@ _QUANTIZE_RATIOS = (1 / 256, 128.0)
 
 def computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
     """``variant``, or its fall-back on the optimised kernels for an int8 operator that XNNPACK leaves alone."""
-    if variant.kernels is not Kernels.XNNPACK or _taken(operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)):
+    if variant.kernels is not Kernels.XNNPACK or _taken(
+        operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)
+    ):
         return variant
     return dataclasses.replace(variant, kernels=Kernels.OPTIMISED)
 

@@ -1,13 +1,14 @@
 """The operators of an int8 graph in the arithmetic of one variant.
 
 ``compile_operator`` turns an operator into a function from input values to output values. Values of a tensor are an array
-[n, *shape]: a batch of n rows of the whole tensor, whose own leading 1 stays.
+[n, *shape]: a batch of n rows of the whole tensor, whose own leading 1 stays. In memory the batch is the dimension that varies
+fastest, so that what belongs to one channel (its scale, its bias) meets long runs of numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary
 from balance_hil.runtimes.emulated.delegation import computing_variant
 from balance_hil.runtimes.emulated.primitives import round_half_away
-from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
+from balance_hil.runtimes.emulated.requantise import EXACT_IN_FLOAT32, Requantiser, Scales
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantise_table
 from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
@@ -68,7 +69,8 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
 def unsupported(what: str) -> UnsupportedOperatorError:
     """The error for something that the emulator does not know."""
     return UnsupportedOperatorError(
-        f"the emulator does not know {what}", f"it knows {', '.join(SUPPORTED_OPERATORS)} in int8; use a real runtime (--runtime tflm)"
+        f"the emulator does not know {what}",
+        f"it knows {', '.join(SUPPORTED_OPERATORS)} in int8; use a real runtime (--runtime tflm)",
     )
 
 
@@ -78,25 +80,30 @@ def _fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -
     target = graph.output_of(operator)
     if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
         raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
-    matrix = weights.data.astype(np.float64)  # [channels, depth]
+    channels, depth = weights.shape
     offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
     if bias is not None and bias.data is not None:
         offset = offset + bias.data.astype(np.int64)
+    largest = np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset))
+    # BLAS multiplies no integers. Sums of products of int8 values are exact in float32 up to some depth, in float64 always.
+    dtype = np.float32 if largest < EXACT_IN_FLOAT32 else np.float64
+    matrix = np.concatenate([weights.data.astype(dtype), offset[:, np.newaxis].astype(dtype)], axis=1)  # times (x, 1)
     low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
+    scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
     requantise = Requantiser(
-        scales=Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale),
+        multipliers=scales.multipliers(variant, channels),
+        largest_accumulator=int(largest),
+        rounding=variant.rounding,
         zero_point=quant_of(target).zero_point,
         low=low,
         high=high,
-        variant=variant,
     )
-    transposed = np.ascontiguousarray(matrix.T)
 
     def run(inputs: Sequence[Values]) -> Values:
-        # Sums of products of int8 values are exact in float64 (below 2^53), and BLAS multiplies no integers.
-        rows = inputs[0].reshape(-1, matrix.shape[1]).astype(np.float64)
-        accumulators = (rows @ transposed).astype(np.int64) + offset
-        return requantise(accumulators).reshape(-1, *target.shape)
+        rows = inputs[0].reshape(-1, depth)
+        operand = np.ones((depth + 1, len(rows)), dtype)
+        operand[:depth] = rows.T
+        return requantise(matrix @ operand).T.reshape(-1, *target.shape)
 
     return run
 
@@ -115,21 +122,28 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMISED:
         vector_table = vector_requantise_table(quant_of(source), quant_of(target))
 
+    look_up = _look_up(table)
+    look_up_vector = look_up if vector_table is None else _look_up(vector_table)
+
     def run(inputs: Sequence[Values]) -> Values:
-        values = inputs[0].reshape(-1)
         if vector_table is None:
-            outputs = _look_up(values, table)
-        else:
-            body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
-            outputs = np.concatenate([_look_up(values[:body], vector_table), _look_up(values[body:], table)])
-        return outputs.reshape(-1, *target.shape)
+            return look_up(inputs[0]).reshape(-1, *target.shape)
+        values = inputs[0].reshape(-1)
+        body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
+        return np.concatenate([look_up_vector(values[:body]), look_up(values[body:])]).reshape(-1, *target.shape)
 
     return run
 
 
-def _look_up(values: Int8Array, table: Int8Array) -> Int8Array:
+def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
     """``table[values + 128]``. ``bytes.translate`` does it in C, several times faster than numpy; it wants unsigned indices."""
-    return np.frombuffer(values.tobytes().translate(np.roll(table, INT8_MIN).tobytes()), np.int8)
+    by_byte = np.roll(table, INT8_MIN).tobytes()
+
+    def look_up(values: Int8Array) -> Int8Array:
+        order: Literal["C", "F"] = "F" if values.flags.f_contiguous else "C"
+        return np.frombuffer(values.tobytes(order).translate(by_byte), np.int8).reshape(values.shape, order=order)
+
+    return look_up
 
 
 def _quantize(target: Tensor, variant: Variant) -> Kernel:
@@ -144,7 +158,8 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
         # The optimised kernel's portable loop divides by the scale as a double.
         tail = round_half_away(x[body:] / scale if lanes is None else x[body:] / np.float64(scale))
         steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
-        return np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8).reshape(-1, *target.shape)
+        outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
+        return outputs.reshape(-1, *target.shape)
 
     return run
 

@@ -7,6 +7,7 @@ int32 values; ``>>`` on them is an arithmetic shift, as in the C++ code.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,9 @@ def multiply_double_rounding(x: Int64Array, mantissa: Int64Array | int, shift: I
 
 def multiply_single_rounding(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:
     """``MultiplyByQuantizedMultiplier`` with TFLITE_SINGLE_ROUNDING: one rounding, ties up."""
-    total = 31 - np.asarray(shift, dtype=np.int64)
-    return (x * mantissa + (np.int64(1) << (total - 1))) >> total
+    total: Int64Array = 31 - np.asarray(shift, dtype=np.int64)
+    rounded: Int64Array = (x * mantissa + (np.int64(1) << (total - 1))) >> total
+    return rounded
 
 
 def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:
@@ -63,10 +65,10 @@ def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Arra
     return np.where(high + half > INT32_MAX, np.left_shift(np.int64(1), 31 - right), (high + half) >> right)
 
 
-def round_half_away(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """C's ``round``, in the precision of ``x``. ``floor(x + 0.5)`` would round 0.49999997 up."""
+def round_half_away(x: NDArray[Any]) -> NDArray[Any]:
+    """C's ``round`` of float32 or float64 values, in their precision. ``floor(x + 0.5)`` would round 0.49999997 up."""
     whole = np.trunc(x)
-    rounded: NDArray[np.floating] = whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), np.zeros_like(x))
+    rounded: NDArray[Any] = whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), np.zeros_like(x))
     return rounded
 
 
@@ -90,7 +92,8 @@ def _saturating_shift_left(x: Int64Array, exponent: int) -> Int64Array:
 def _rounding_half_sum(a: Int64Array, b: int) -> Int64Array:
     total = a + b
     # C++ division truncates: (sum + sign) / 2.
-    return np.fix((total + np.where(total >= 0, 1, -1)) / 2).astype(np.int64)
+    halves: Int64Array = np.fix((total + np.where(total >= 0, 1, -1)) / 2).astype(np.int64)
+    return halves
 
 
 def _exp_between_negative_quarter_and_0(a: Int64Array) -> Int64Array:

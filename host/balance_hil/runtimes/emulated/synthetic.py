@@ -6,8 +6,8 @@ an emulator is verified on, and what a test can make in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +175,7 @@ def _dense(
     fused: str,
 ) -> tuple[int, tuple[float, int]]:
     peak = np.max(np.abs(weights), axis=1) if per_channel else np.full(len(weights), np.max(np.abs(weights)))
-    scales = np.float32(peak / INT8_MAX)
+    scales = (peak / INT8_MAX).astype(np.float32)
     bias_scales = np.float32(quant[0]) * scales
     kernel = build.tensor(
         weights.shape,
@@ -213,7 +213,7 @@ def _calibrated(build: ModelBuilder, values: NDArray[np.float64]) -> tuple[int, 
 
 
 def _apply(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    functions = {
+    functions: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
         "NONE": lambda v: v,
         "TANH": np.tanh,
         "LOGISTIC": lambda v: 1.0 / (1.0 + np.exp(-v)),
@@ -222,4 +222,4 @@ def _apply(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
         "RELU_N1_TO_1": lambda v: np.clip(v, -1.0, 1.0),
         "HARD_SWISH": lambda v: v * np.clip(v + 3.0, 0.0, 6.0) / 6.0,
     }
-    return cast(NDArray[np.float64], functions[name](x))
+    return functions[name](x)

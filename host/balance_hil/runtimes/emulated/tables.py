@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ _ACTIVATION_RANGES = {
 def _bound(value: float, quant: QuantParams, kernels: Kernels, unbounded: int) -> int:
     if math.isinf(value):
         return unbounded
-    steps = np.float32(value) / np.float32(quant.scale)
+    steps = np.array(np.float32(value) / np.float32(quant.scale))
     if kernels is Kernels.XNNPACK:
         quantised = float(np.rint(steps + np.float32(quant.zero_point)))
     else:
@@ -71,7 +72,7 @@ def _bound(value: float, quant: QuantParams, kernels: Kernels, unbounded: int) -
     return int(min(max(quantised, INT8_MIN), INT8_MAX))
 
 
-def _int8(values: NDArray[np.floating] | Int64Array, low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
+def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
     return np.clip(values, low, high).astype(np.int8)
 
 
@@ -94,7 +95,7 @@ def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int
 
 
 def _float_table(
-    source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[NDArray[np.float64]], NDArray[np.floating]]
+    source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[NDArray[np.float64]], NDArray[Any]]
 ) -> Int8Array:
     x = np.float32(source.scale) * (_EVERY_INPUT - source.zero_point).astype(np.float32)
     # In float64 and then to float32: what libm's tanhf and expf give but for an ulp here and there, and on every machine alike.
