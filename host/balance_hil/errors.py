@@ -126,7 +126,15 @@ class UnsupportedOperatorError(HarnessError, NotImplementedError):
 
 
 class ArenaTooSmallError(HarnessError, MemoryError):
-    """The tensor arena is too small; the message says what was needed and what there was."""
+    """The tensor arena is too small; the message says what was needed and what there was.
+
+    Args:
+        needed_bytes: smallest arena that works; 0 = unknown.
+    """
+
+    def __init__(self, message: str, hint: str, needed_bytes: int = 0) -> None:
+        super().__init__(message, hint)
+        self.needed_bytes = needed_bytes
 
 
 class BoardBootError(HarnessError):

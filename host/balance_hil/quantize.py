@@ -36,11 +36,12 @@ def quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.int8]:
     x = np.asarray(values, dtype=np.float32)
     if not np.all(np.isfinite(x)):
         raise NonFiniteInputError("cannot quantise a NaN or an infinity", "check the observation that produced it")
-    with np.errstate(over="ignore"):  # a huge finite value divided by a small scale saturates below, like the C++ code
+    # A huge finite value divided by a small scale is infinite and saturates below, like in the C++ code.
+    with np.errstate(over="ignore", invalid="ignore"):
         ratio = x / np.float32(params.scale)
-    # Halves away from zero: numpy's rint rounds them to even. trunc(r + copysign(0.5, r)) would round 0.49999997 up in float32.
-    whole = np.trunc(ratio)
-    rounded = whole + np.where(np.abs(ratio - whole) >= 0.5, np.sign(ratio), np.float32(0.0))
+        # Halves away from zero: numpy's rint rounds them to even, and trunc(r + 0.5) would round 0.49999997 up in float32.
+        whole = np.trunc(ratio)
+        rounded = whole + np.where(np.abs(ratio - whole) >= 0.5, np.sign(ratio), np.float32(0.0))
     clipped = np.clip(rounded.astype(np.float64) + params.zero_point, INT8_MIN, INT8_MAX)
     return np.asarray(clipped, dtype=np.int8)
 

@@ -16,7 +16,7 @@ from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 Float32Array = NDArray[np.float32]
 ActBatch = Callable[[Float32Array], Float32Array]
 
-# Training draws its seeds below this (training.vec_env); evaluation counts up from it: no episode is ever in both.
+# Training seeds its episodes with pairs of numbers (training.vec_env), evaluation counts up from here: no episode is in both.
 EVALUATION_SEED_BASE = 10_000
 
 

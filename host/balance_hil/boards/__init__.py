@@ -1,1 +1,87 @@
-"""TO BE WRITTEN"""
+"""Boards: anything that runs our firmware behind a serial port. After ``connect`` the host cannot tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+from balance_hil.boards.board import Board
+from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
+from balance_hil.boards.handshake import HANDSHAKE_TIMEOUT_S
+from balance_hil.boards.serial_board import find_port
+from balance_hil.boards.session import BoardInfo
+from balance_hil.bundle import Bundle
+from balance_hil.errors import BoardBootError, CableUnpluggedError
+from balance_hil.link import Fault, open_link
+from balance_hil.protocol.messages import Action
+
+__all__ = ["Action", "Board", "BoardDefinition", "BoardInfo", "connect", "find_definition", "load_definitions"]
+
+
+class _Options(TypedDict):
+    definition: BoardDefinition
+    faults: Sequence[Fault]
+    fault_seed: int
+    handshake_timeout_s: float
+
+
+def connect(
+    board: str,
+    bundle: Bundle | None = None,
+    *,
+    port: str | None = None,
+    baud: int | None = None,
+    engine: str | None = None,
+    faults: Sequence[Fault] | None = None,
+    fault_seed: int = 0,
+    model: Path | None = None,
+    watchdog_ms: int | None = None,
+    handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    progress: Callable[[str], None] | None = None,
+) -> Board:
+    """Starts or opens a board and has it say who it is.
+
+    Args:
+        board: name of a board definition.
+        bundle: what it must run; None takes the board as it is. An emulated board is given the bundle's model.
+        port: device or URL. An emulated board that runs already (``hil emulate``) is reached this way, too.
+        baud: bits per second; None takes the definition's.
+        engine: of an emulated board; None takes the definition's.
+        faults: done to everything that passes once the board has identified itself.
+        fault_seed: same seed, same frames hit.
+        model: int8 ``.tflite`` for an emulated board in place of the bundle's (a stale image, on purpose).
+        watchdog_ms: of an emulated board; None takes the firmware's own.
+        handshake_timeout_s: how long the board may take to say who it is.
+        progress: receives a line when something takes long (building the firmware).
+
+    Raises:
+        UnknownBoardError, UsageError, ConfigError: the name or the options make no sense.
+        Port…Error: the port cannot be opened; see ``open_link``.
+        LinkError, ModelMismatchError and the engine's errors: see ``Board``.
+        BoardBootError, FirmwareBuildError, MissingExtraError: an emulated board cannot be started.
+    """
+    definition = find_definition(board)
+    options: _Options = {
+        "definition": definition,
+        "faults": tuple(faults or ()),
+        "fault_seed": fault_seed,
+        "handshake_timeout_s": handshake_timeout_s,
+    }
+    if port is not None or definition.kind == "serial":
+        where, rate = port or find_port(definition), baud or definition.baud
+        return Board(open_link(where, rate), bundle, baud=rate, **options)
+
+    from balance_hil.boards.native import NativeConfig, NativeMachine  # what only an emulated board needs
+
+    name, engine = definition.name, engine or definition.engine
+    config = NativeConfig.for_bundle(bundle, name=name, engine=engine) if bundle else NativeConfig(name=name, engine=engine)
+    machine = NativeMachine(replace(config, model=model or config.model, watchdog_ms=watchdog_ms), progress)
+    try:
+        return Board(machine.start(), bundle, machine=machine, **options)
+    except CableUnpluggedError as exc:
+        raise BoardBootError(f"{exc.message}, before it said who it is", "check what it needs: hil doctor") from exc
+    except BaseException:
+        machine.close()
+        raise

@@ -7,7 +7,6 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from gymnasium.utils import seeding
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
@@ -40,7 +39,9 @@ class BalanceBatch:
         self._rngs = [np.random.default_rng() for _ in range(n)]
         self._all = np.arange(n, dtype=np.int32)
 
-    def reset(self, index: int, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Observation:
+    def reset(
+        self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
+    ) -> Observation:
         """Starts episode ``index`` anew and returns its first observation, float32 [6].
 
         Without a seed the episode continues the random stream of the one before.
@@ -49,7 +50,7 @@ class BalanceBatch:
             UsageError: an unknown option or a value out of range.
         """
         if seed is not None:
-            self._rngs[index], _ = seeding.np_random(seed)
+            self._rngs[index] = np.random.Generator(np.random.PCG64(seed))  # what gymnasium makes of a seed
         tilt_rad = self._tasks[index].reset(self._rngs[index], options)
         self._batch.reset(self._all[index : index + 1], stage=_NO_STAGE)
         self._qpos[index] = start_pose(self._model.qpos0, tilt_rad)

@@ -15,6 +15,7 @@ _CPP_SCALAR = {
 }
 _HEADER = """// Messages of the wire protocol.
 // Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+// clang-format off
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,13 @@ enum class Status : uint8_t {
 %(statuses)s};
 
 namespace protocol {
+
+/// The status as it is spelled in schema.toml.
+constexpr const char* StatusName(Status status) {
+  switch (status) {
+%(names)s  }
+  return "unknown";
+}
 
 %(constants)s
 enum class MessageType : uint8_t {
@@ -52,6 +60,7 @@ def cpp_header(schema: Schema) -> str:
     """The text of ``frame/messages.h``."""
     return _HEADER % {
         "statuses": "".join(f"  k{_camel(s.name)} = {s.value},  ///< {s.doc}\n" for s in schema.statuses),
+        "names": "".join(f'    case Status::k{_camel(s.name)}:\n      return "{s.name}";\n' for s in schema.statuses),
         "constants": _constants(schema),
         "types": "".join(f"  k{m.class_name} = 0x{m.type:02X},  ///< {m.sender}: {m.doc}\n" for m in schema.messages),
         "handshake": _any_of([m for m in schema.messages if m.handshake]),

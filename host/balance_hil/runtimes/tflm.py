@@ -62,6 +62,7 @@ class TflmModel:
             raise ArenaTooSmallError(
                 f"the tensor arena is too small: the model needs {needed} bytes, there were {arena_bytes}",
                 f"give it at least {needed} bytes, or train a smaller network",
+                needed,
             )
 
     def infer_int8(self, inputs: Int8Array) -> Int8Array:

@@ -1,1 +1,1 @@
-"""TO BE WRITTEN"""
+"""Training: ``trainer.train`` runs one algorithm on one environment and writes ``policy.zip`` and ``training.json``."""

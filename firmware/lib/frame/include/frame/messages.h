@@ -1,5 +1,6 @@
 // Messages of the wire protocol.
 // Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
+// clang-format off
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,51 @@ enum class Status : uint8_t {
 };
 
 namespace protocol {
+
+/// The status as it is spelled in schema.toml.
+constexpr const char* StatusName(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return "ok";
+    case Status::kNotIdentified:
+      return "not_identified";
+    case Status::kUnknownType:
+      return "unknown_type";
+    case Status::kWrongLength:
+      return "wrong_length";
+    case Status::kWrongCount:
+      return "wrong_count";
+    case Status::kNonFinite:
+      return "non_finite";
+    case Status::kOversized:
+      return "oversized";
+    case Status::kNoSuchOperator:
+      return "no_such_operator";
+    case Status::kNoInferenceYet:
+      return "no_inference_yet";
+    case Status::kNoGoldenVectors:
+      return "no_golden_vectors";
+    case Status::kMalformedLine:
+      return "malformed_line";
+    case Status::kNotSupported:
+      return "not_supported";
+    case Status::kNoModel:
+      return "no_model";
+    case Status::kModelInvalid:
+      return "model_invalid";
+    case Status::kModelNotInt8:
+      return "model_not_int8";
+    case Status::kUnsupportedOperator:
+      return "unsupported_operator";
+    case Status::kArenaTooSmall:
+      return "arena_too_small";
+    case Status::kInferenceFailed:
+      return "inference_failed";
+    case Status::kEngineLost:
+      return "engine_lost";
+  }
+  return "unknown";
+}
 
 inline constexpr uint32_t kVersion = 1;
 inline constexpr uint32_t kMaxPayload = 1024;

@@ -1,0 +1,74 @@
+// What the server needs of anything that runs an int8 model.
+//
+// Implementations: engine_remote (a helper process, on the native board). TensorFlow Lite Micro and the compact engine fit the
+// same shape: both take the bytes of a .tflite and an arena that the caller owns, and neither allocates.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "frame/messages.h"
+#include "quantize/quantize.h"
+
+namespace hil {
+
+/// Bytes that outlive whoever reads them. The model must be aligned to 16 bytes.
+struct ByteSpan {
+  const uint8_t* data = nullptr;
+  size_t size = 0;
+};
+
+/// Memory that an engine works in. Must be aligned to 16 bytes and outlive the engine.
+struct Arena {
+  uint8_t* data = nullptr;
+  size_t size = 0;
+};
+
+/// What is known once a model is loaded. Strings are terminated and live as long as the engine.
+struct EngineInfo {
+  const char* name = "";     ///< "tflm", ...
+  const char* version = "";  ///< release or commit
+  uint16_t n_obs = 0;        ///< elements of the model's input
+  uint16_t n_act = 0;        ///< elements of its output
+  uint16_t n_ops = 0;        ///< operators, in the order of execution
+  QuantParams input;
+  QuantParams output;
+  uint32_t arena_used = 0;  ///< bytes
+  uint32_t arena_size = 0;  ///< bytes
+};
+
+/// Output of one operator, row-major; owned by the engine and valid until its next call.
+using TensorView = ArrayView<int8_t>;
+
+/// Runs one int8 model with one input and one output tensor.
+class Engine {
+ public:
+  /// Loads `model`. Everything that can be checked is checked here, so that Infer() can be cheap. May be called again.
+  ///
+  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator (message() names it), kArenaTooSmall (detail() is the size
+  /// needed, or 0), kEngineLost.
+  virtual Status Init(const ByteSpan& model, const Arena& arena) = 0;
+
+  /// Runs the model once: `input` holds info().n_obs elements, `output` takes info().n_act. Only after Init() returned kOk.
+  ///
+  /// Returns kOk, kInferenceFailed (detail() is the engine's code), kEngineLost.
+  virtual Status Infer(const int8_t* input, int8_t* output) = 0;
+
+  /// The output of operator `op` (below info().n_ops) in the last inference.
+  ///
+  /// Returns kOk, kNotSupported (this engine does not keep tensors, or the tensor is not int8), kEngineLost.
+  virtual Status Tensor(uint16_t op, TensorView* values) = 0;
+
+  virtual const EngineInfo& info() const = 0;
+
+  /// What there is to say about the last status that was not kOk; empty otherwise.
+  virtual const char* message() const = 0;
+
+  /// The number that belongs to the last status that was not kOk.
+  virtual uint32_t detail() const = 0;
+
+ protected:
+  ~Engine() = default;
+};
+
+}  // namespace hil

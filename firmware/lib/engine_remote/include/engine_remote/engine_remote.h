@@ -1,0 +1,61 @@
+// An engine in another process, reached through a socket: how the native board runs the official TensorFlow Lite Micro.
+//
+// request:  command u8 | size u32 | data         reply:  status u8 | detail u32 | size u32 | data        little-endian
+//
+//   command   data                                     reply data
+//   1 init    arena size u32 (0 = default), model      RemoteInfo, or a message when the status is not ok
+//   2 infer   int8 [n_obs]                             int8 [n_act]
+//   3 tensor  op u16                                   int8 [size]
+//
+// The helper is balance_hil.boards.tflm_engine_host. It ends when the socket closes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/engine.h"
+
+namespace hil {
+
+/// Forwards every call to the helper and waits for its answer.
+class RemoteEngine final : public Engine {
+ public:
+  /// `name` is what INFO calls the engine; `fd` is a connected stream socket.
+  RemoteEngine(const char* name, int fd) : fd_(fd) { info_.name = name; }
+
+  /// `arena.size` is passed on, 0 meaning the helper's own choice; `arena.data` is not used: the helper has its own memory.
+  Status Init(const ByteSpan& model, const Arena& arena) override;
+  Status Infer(const int8_t* input, int8_t* output) override;
+  Status Tensor(uint16_t op, TensorView* values) override;
+
+  const EngineInfo& info() const override { return info_; }
+  const char* message() const override { return message_; }
+  uint32_t detail() const override { return detail_; }
+
+ private:
+  enum class Command : uint8_t { kInit = 1, kInfer = 2, kTensor = 3 };
+
+  struct Part {
+    const void* data;
+    size_t size;
+  };
+
+  Status Call(Command command, const Part& head, const Part& body);
+  Status ReceiveReply();
+  Status Lost();
+  Status Malformed();
+  bool SendAll(const uint8_t* data, size_t size);
+  bool ReceiveAll(uint8_t* data, size_t size);
+
+  static constexpr size_t kMaxReply = 4096;
+
+  int fd_;
+  EngineInfo info_;
+  uint32_t detail_ = 0;
+  uint8_t reply_[kMaxReply];
+  size_t reply_size_ = 0;
+  char version_[64] = {};
+  char message_[256] = {};
+};
+
+}  // namespace hil

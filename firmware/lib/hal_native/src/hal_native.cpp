@@ -1,0 +1,96 @@
+#include "hal_native/hal_native.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+namespace hil::native {
+namespace {
+
+constexpr int kWriteTimeoutMs = 100;
+constexpr char kResetCauseVariable[] = "BALANCE_HIL_RESET_CAUSE";
+constexpr char kRequested[] = "requested";
+
+// A signal that is handled does not shorten a wait.
+int PollOnce(int fd, short events, int timeout_ms, short* seen) {
+  pollfd entry{fd, events, 0};
+  int ready = 0;
+  do {
+    ready = poll(&entry, 1, timeout_ms);
+  } while (ready < 0 && errno == EINTR);
+  *seen = entry.revents;
+  return ready;
+}
+
+}  // namespace
+
+bool FdUart::Open() {
+  const int flags = fcntl(fd_, F_GETFL);
+  if (flags < 0 || fcntl(fd_, F_SETFL, flags | O_NONBLOCK) < 0) return false;
+  termios settings{};
+  if (tcgetattr(fd_, &settings) != 0) return true;  // a socket has no terminal settings
+  // A new pseudo-terminal echoes: without this the board would read its own READY.
+  cfmakeraw(&settings);
+  return tcsetattr(fd_, TCSANOW, &settings) == 0;
+}
+
+FdUart::Wake FdUart::Wait(uint32_t timeout_ms) {
+  const int timeout = timeout_ms > static_cast<uint32_t>(INT_MAX) ? -1 : static_cast<int>(timeout_ms);
+  short seen = 0;
+  const int ready = PollOnce(fd_, POLLIN, timeout, &seen);
+  if (ready == 0) return Wake::kTimeout;
+  if (ready < 0 || (seen & (POLLIN | POLLHUP)) == 0) return Wake::kClosed;
+  return Wake::kData;
+}
+
+size_t FdUart::Read(uint8_t* buffer, size_t capacity, bool* closed) {
+  const ssize_t count = read(fd_, buffer, capacity);
+  if (count > 0) return static_cast<size_t>(count);
+  // EIO: the last process that had the pseudo-terminal open has closed it.
+  *closed = count == 0 || (errno != EAGAIN && errno != EINTR);
+  return 0;
+}
+
+bool FdUart::Write(const uint8_t* data, size_t size) {
+  while (size > 0) {
+    const ssize_t count = write(fd_, data, size);
+    if (count > 0) {
+      data += count;
+      size -= static_cast<size_t>(count);
+      congested_ = false;
+      continue;
+    }
+    if (errno == EINTR) continue;
+    short seen = 0;
+    if (errno != EAGAIN || congested_ || PollOnce(fd_, POLLOUT, kWriteTimeoutMs, &seen) <= 0 || (seen & POLLOUT) == 0) {
+      congested_ = true;
+      return false;
+    }
+  }
+  return true;
+}
+
+uint64_t MonotonicClock::SinceBootUs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000;
+}
+
+void ProcessSystem::Reboot() {
+  setenv(kResetCauseVariable, kRequested, 1);
+  execv("/proc/self/exe", arguments_);
+}
+
+hal::ResetCause ProcessSystem::Cause() {
+  const char* cause = getenv(kResetCauseVariable);
+  return cause != nullptr && std::strcmp(cause, kRequested) == 0 ? hal::ResetCause::kRequested : hal::ResetCause::kPowerOn;
+}
+
+}  // namespace hil::native

@@ -1,0 +1,83 @@
+// One model behind an engine: quantise, infer, dequantise, and the times it took.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/engine.h"
+#include "hal/hal.h"
+
+namespace hil {
+
+inline constexpr uint16_t kMaxObs = 255;  ///< float observations of this length fill a payload
+inline constexpr uint16_t kMaxAct = 64;
+
+/// A status with the number that belongs to it.
+struct Outcome {
+  Status status = Status::kOk;
+  uint32_t detail = 0;
+
+  bool ok() const { return status == Status::kOk; }
+};
+
+/// Golden vectors that an image carries, row-major.
+struct GoldenVectors {
+  const int8_t* inputs = nullptr;   ///< int8 [count, n_obs]
+  const int8_t* outputs = nullptr;  ///< int8 [count, n_act]
+  uint16_t count = 0;
+};
+
+/// Times of the inferences since boot.
+struct InferenceTimes {
+  uint32_t count = 0;
+  uint32_t last_us = 0;
+  uint32_t min_us = 0;  ///< 0 before the first
+  uint32_t max_us = 0;
+};
+
+/// Runs a model and holds its latest input, output and action.
+class Inference {
+ public:
+  Inference(Engine* engine, const hal::Clock* clock) : engine_(engine), clock_(clock) {}
+
+  /// Loads the model into the engine. Returns what Engine::Init() returns, kNoModel for an empty model, and kModelInvalid when
+  /// the model has more inputs or outputs than the protocol carries or a scale that is not positive.
+  Outcome Load(const ByteSpan& model, const Arena& arena);
+
+  /// Runs the model on physical values. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
+  Outcome Run(const ArrayView<float>& observation);
+
+  /// Runs the model on raw values. Returns kOk, the status of Load(), kWrongCount, or that of Engine::Infer().
+  Outcome RunInt8(const ArrayView<int8_t>& input);
+
+  /// Output of operator `op` in the latest inference. Returns kOk, the status of Load(), kNoInferenceYet, kNoSuchOperator, or
+  /// that of Engine::Tensor().
+  Outcome Tensor(uint16_t op, TensorView* values);
+
+  /// Runs every golden vector. Returns kOk whatever they gave, the status of Load(), kNoGoldenVectors, or that of
+  /// Engine::Infer().
+  Outcome SelfTest(const GoldenVectors& vectors, protocol::SelfTestResult* result);
+
+  const Outcome& load_outcome() const { return load_; }
+  const EngineInfo& info() const { return engine_->info(); }
+  const char* message() const { return load_message_; }
+  const InferenceTimes& times() const { return times_; }
+  const int8_t* input() const { return input_; }
+  const int8_t* output() const { return output_; }
+  const float* action() const { return action_; }
+
+ private:
+  Outcome CheckLimits();
+  Outcome Execute();
+
+  Engine* engine_;
+  const hal::Clock* clock_;
+  Outcome load_{Status::kNoModel, 0};
+  const char* load_message_ = "";
+  bool has_result_ = false;
+  InferenceTimes times_;
+  int8_t input_[kMaxObs] = {};
+  int8_t output_[kMaxAct] = {};
+  float action_[kMaxAct] = {};
+};
+
+}  // namespace hil

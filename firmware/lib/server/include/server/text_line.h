@@ -1,0 +1,25 @@
+// The text line: numbers in, numbers out, for people in a serial monitor and hosts that know no frames.
+//
+// Own code instead of strtof and printf: those of newlib allocate.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "frame/messages.h"
+
+namespace hil {
+
+inline constexpr size_t kMaxNumberText = 16;  ///< longest result of FormatFloat: "-1.23456789e-38"
+
+/// Parses `line`, comma-separated decimal numbers with optional blanks, into `values`; `*count` is how many there were.
+/// "nan" and "inf" are parsed as such.
+///
+/// Returns kOk, kMalformedLine, kWrongCount (more than `capacity`).
+Status ParseLine(const StringView& line, float* values, size_t capacity, size_t* count);
+
+/// Writes `value` with nine significant digits, which identify a float32, to `out` (kMaxNumberText characters, not terminated).
+/// Returns how many were written. `value` must be finite.
+size_t FormatFloat(float value, char* out);
+
+}  // namespace hil

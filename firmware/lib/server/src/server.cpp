@@ -1,0 +1,264 @@
+#include "server/server.h"
+
+#include <cstring>
+
+#include "server/text_line.h"
+
+namespace hil {
+namespace {
+
+constexpr uint64_t kUsPerMs = 1000;
+
+// A frame that stopped arriving is given up, so that the host's next one is not taken for its rest.
+constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs;
+
+// So that the strings of INFO fit its payload together.
+constexpr size_t kNameLimit = 80;
+constexpr size_t kMessageLimit = 240;
+
+uint16_t CountOf(size_t count) { return static_cast<uint16_t>(count); }
+
+}  // namespace
+
+void Server::Boot(hal::ResetCause cause) {
+  hw_.actuator->EnterSafeState();
+  protocol::Ready ready;
+  ready.protocol = static_cast<uint16_t>(protocol::kVersion);
+  ready.schema_crc = protocol::kSchemaCrc;
+  ready.reset_cause = static_cast<uint8_t>(cause);
+  Reply(ready, FrameView{});
+}
+
+void Server::Step(const uint8_t* data, size_t size) {
+  const uint64_t now_us = hw_.clock->NowUs();
+  if (watchdog_.Trips(now_us)) hw_.actuator->EnterSafeState();
+  if (size == 0) {
+    if (decoder_.InsideFrame() && now_us - received_us_ >= kPartialFrameUs) decoder_.Reset();
+    return;
+  }
+  received_us_ = now_us;
+  for (size_t i = 0; i < size; ++i) {
+    const Decoder::Event event = decoder_.Feed(data[i]);
+    if (event != Decoder::Event::kNone) HandleEvent(event);
+  }
+}
+
+uint32_t Server::MsToNextEvent() const {
+  uint64_t next_us = watchdog_.NextTripUs();
+  if (decoder_.InsideFrame() && received_us_ + kPartialFrameUs < next_us) next_us = received_us_ + kPartialFrameUs;
+  if (next_us == UINT64_MAX) return UINT32_MAX;
+  const uint64_t now_us = hw_.clock->NowUs();
+  return next_us <= now_us ? 0 : static_cast<uint32_t>((next_us - now_us + kUsPerMs - 1) / kUsPerMs);
+}
+
+void Server::HandleEvent(Decoder::Event event) {
+  ++requests_;
+  switch (event) {
+    case Decoder::Event::kFrame:
+      return HandleFrame(decoder_.frame());
+    case Decoder::Event::kLine:
+      return HandleLine(decoder_.line());
+    case Decoder::Event::kOversized:
+      return ReplyError({Status::kOversized, protocol::kMaxPayload}, decoder_.frame());
+    case Decoder::Event::kLongLine:
+      return ReplyLineError(Status::kOversized);
+    case Decoder::Event::kNone:
+      return;
+  }
+}
+
+void Server::HandleFrame(const FrameView& frame) {
+  if (protocol::IsGated(frame.type) && !identified_) return ReplyError({Status::kNotIdentified, 0}, frame);
+  switch (static_cast<protocol::MessageType>(frame.type)) {
+    case protocol::MessageType::kHello:
+      return Dispatch<protocol::Hello>(frame);
+    case protocol::MessageType::kInfer:
+      return Dispatch<protocol::Infer>(frame);
+    case protocol::MessageType::kInferInt8:
+      return Dispatch<protocol::InferInt8>(frame);
+    case protocol::MessageType::kTensor:
+      return Dispatch<protocol::Tensor>(frame);
+    case protocol::MessageType::kSelfTest:
+      return Dispatch<protocol::SelfTest>(frame);
+    case protocol::MessageType::kStatsRequest:
+      return Dispatch<protocol::StatsRequest>(frame);
+    case protocol::MessageType::kSetWatchdog:
+      return Dispatch<protocol::SetWatchdog>(frame);
+    case protocol::MessageType::kEcho:
+      return Dispatch<protocol::Echo>(frame);
+    case protocol::MessageType::kReset:
+      return Dispatch<protocol::Reset>(frame);
+    default:
+      return ReplyError({Status::kUnknownType, frame.type}, frame);
+  }
+}
+
+template <typename Request>
+void Server::Dispatch(const FrameView& frame) {
+  Request request;
+  PayloadReader reader(frame.payload, frame.payload_size);
+  if (!request.Read(&reader)) return ReplyError({Status::kWrongLength, static_cast<uint32_t>(frame.payload_size)}, frame);
+  Handle(request, frame);
+}
+
+void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
+  const EngineInfo& engine = inference_.info();
+  protocol::Info info;
+  info.protocol = static_cast<uint16_t>(protocol::kVersion);
+  info.schema_crc = protocol::kSchemaCrc;
+  info.nonce = request.nonce;
+  info.firmware_commit = StringView::FromC(config_.identity.firmware_commit, kNameLimit);
+  info.board = StringView::FromC(config_.identity.board, kNameLimit);
+  info.processor = StringView::FromC(config_.identity.processor, kNameLimit);
+  info.engine = StringView::FromC(engine.name, kNameLimit);
+  info.engine_version = StringView::FromC(engine.version, kNameLimit);
+  info.engine_status = static_cast<uint8_t>(inference_.load_outcome().status);
+  info.engine_detail = inference_.load_outcome().detail;
+  info.engine_message = StringView::FromC(inference_.message(), kMessageLimit);
+  info.model_id = StringView::FromC(config_.identity.model_id, kNameLimit);
+  info.n_obs = engine.n_obs;
+  info.n_act = engine.n_act;
+  info.n_ops = engine.n_ops;
+  info.input_scale = engine.input.scale;
+  info.input_zero_point = engine.input.zero_point;
+  info.output_scale = engine.output.scale;
+  info.output_zero_point = engine.output.zero_point;
+  info.n_self_test = config_.golden.count;
+  info.arena_used = engine.arena_used;
+  info.arena_size = engine.arena_size;
+  info.clock_hz = config_.identity.clock_hz;
+  info.rx_buffer = config_.identity.rx_buffer;
+  info.max_payload = static_cast<uint16_t>(protocol::kMaxPayload);
+  info.watchdog_ms = watchdog_.timeout_ms();
+  info.stack = config_.identity.stack;
+  info.ram = config_.identity.ram;
+  info.flash = config_.identity.flash;
+  identified_ = true;
+  Reply(info, frame);
+}
+
+void Server::Handle(const protocol::Infer& request, const FrameView& frame) {
+  ReplyAction(inference_.Run(request.observation), frame);
+}
+
+void Server::Handle(const protocol::InferInt8& request, const FrameView& frame) {
+  ReplyAction(inference_.RunInt8(request.input), frame);
+}
+
+void Server::Handle(const protocol::Tensor& request, const FrameView& frame) {
+  protocol::TensorData reply;
+  reply.op = request.op;
+  const Outcome outcome = inference_.Tensor(request.op, &reply.values);
+  if (!outcome.ok()) return ReplyError(outcome, frame);
+  Reply(reply, frame);
+}
+
+void Server::Handle(const protocol::SelfTest&, const FrameView& frame) {
+  protocol::SelfTestResult reply;
+  const Outcome outcome = inference_.SelfTest(config_.golden, &reply);
+  if (!outcome.ok()) return ReplyError(outcome, frame);
+  Reply(reply, frame);
+}
+
+void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
+  const DecoderCounters& line = decoder_.counters();
+  const InferenceTimes& times = inference_.times();
+  protocol::Stats stats;
+  stats.requests = requests_;
+  stats.errors = errors_;
+  stats.inferences = times.count;
+  stats.crc_errors = line.crc_errors;
+  stats.framing_errors = line.framing_errors;
+  stats.dropped_bytes = line.dropped_bytes;
+  stats.overruns = hw_.uart->Overruns();
+  stats.dropped_replies = dropped_replies_;
+  stats.watchdog_trips = watchdog_.trips();
+  stats.safe_state = watchdog_.safe() ? 1 : 0;
+  stats.uptime_ms = static_cast<uint32_t>(hw_.clock->NowUs() / kUsPerMs);
+  stats.inference_min_us = times.min_us;
+  stats.inference_max_us = times.max_us;
+  stats.arena_used = inference_.info().arena_used;
+  Reply(stats, frame);
+}
+
+void Server::Handle(const protocol::SetWatchdog& request, const FrameView& frame) {
+  watchdog_.SetTimeout(request.timeout_ms);
+  Reply(protocol::Watchdog{watchdog_.timeout_ms()}, frame);
+}
+
+void Server::Handle(const protocol::Echo& request, const FrameView& frame) { Reply(protocol::EchoReply{request.data}, frame); }
+
+void Server::Handle(const protocol::Reset&, const FrameView& frame) {
+  hw_.system->Reboot();
+  ReplyError({Status::kNotSupported, 0}, frame);
+}
+
+void Server::HandleLine(const StringView& line) {
+  float observation[kMaxObs];
+  size_t count = 0;
+  const Status parsed = ParseLine(line, observation, kMaxObs, &count);
+  if (parsed != Status::kOk) return ReplyLineError(parsed);
+  const Outcome outcome = inference_.Run({observation, CountOf(count)});
+  if (!outcome.ok()) return ReplyLineError(outcome.status);
+  Act();
+  char* at = reinterpret_cast<char*>(out_);
+  for (uint16_t i = 0; i < inference_.info().n_act; ++i) {
+    if (i != 0) *at++ = ',';
+    at += FormatFloat(inference_.action()[i], at);
+  }
+  *at++ = '\n';
+  Send(out_, static_cast<size_t>(at - reinterpret_cast<char*>(out_)));
+}
+
+void Server::ReplyAction(const Outcome& outcome, const FrameView& frame) {
+  if (!outcome.ok()) return ReplyError(outcome, frame);
+  Act();
+  const EngineInfo& model = inference_.info();
+  protocol::Action reply;
+  reply.status = static_cast<uint8_t>(Status::kOk);
+  reply.input = {inference_.input(), model.n_obs};
+  reply.output = {inference_.output(), model.n_act};
+  reply.action = {inference_.action(), model.n_act};
+  reply.inference_us = inference_.times().last_us;
+  reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
+  Reply(reply, frame);
+}
+
+void Server::ReplyError(const Outcome& outcome, const FrameView& frame) {
+  ++errors_;
+  Reply(protocol::Error{static_cast<uint8_t>(outcome.status), outcome.detail, frame.type}, frame);
+}
+
+void Server::ReplyLineError(Status status) {
+  ++errors_;
+  constexpr char kPrefix[] = "error: ";
+  const char* name = protocol::StatusName(status);
+  const size_t prefix = sizeof(kPrefix) - 1;
+  const size_t length = std::strlen(name);
+  std::memcpy(out_, kPrefix, prefix);
+  std::memcpy(out_ + prefix, name, length);
+  out_[prefix + length] = '\n';
+  Send(out_, prefix + length + 1);
+}
+
+template <typename Message>
+void Server::Reply(const Message& message, const FrameView& frame) {
+  const size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
+  if (size == 0) return ReplyError({Status::kOversized, protocol::kMaxPayload}, frame);
+  out_[0] = 0;
+  if (needs_delimiter_) return Send(out_, size + 1);
+  Send(out_ + 1, size);
+}
+
+void Server::Act() {
+  watchdog_.Feed(hw_.clock->NowUs());
+  hw_.actuator->Apply(inference_.action(), inference_.info().n_act);
+}
+
+void Server::Send(const uint8_t* data, size_t size) {
+  const bool sent = hw_.uart->Write(data, size);
+  if (!sent) ++dropped_replies_;
+  needs_delimiter_ = !sent || data[size - 1] != 0;
+}
+
+}  // namespace hil

@@ -1,0 +1,176 @@
+// The native board: the firmware as a Linux process whose UART is a pseudo-terminal. Wiring only.
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <getopt.h>
+#include <unistd.h>
+
+#include "build_info.h"
+#include "engine_remote/engine_remote.h"
+#include "hal_native/hal_native.h"
+#include "model_id/model_id.h"
+#include "server/server.h"
+
+namespace {
+
+constexpr int kUsageError = 2;
+constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal takes before its writer has to wait
+
+struct Options {
+  int fd = -1;
+  int engine_fd = -1;
+  std::string model;
+  std::string self_test;
+  std::string engine = "tflm";
+  std::string board_name = "native";
+  uint32_t watchdog_ms = hil::protocol::kWatchdogMs;
+  uint32_t arena_bytes = 0;
+};
+
+[[noreturn]] void Fail(const std::string& message) {
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  std::exit(kUsageError);
+}
+
+uint32_t ParseNumber(const char* option, const char* text) {
+  char* end = nullptr;
+  const unsigned long value = std::strtoul(text, &end, 10);
+  if (*text < '0' || *text > '9' || *end != '\0' || value > UINT32_MAX)
+    Fail(std::string("--") + option + " takes a number, not " + text);
+  return static_cast<uint32_t>(value);
+}
+
+Options ParseOptions(int argc, char** argv) {
+  static const option kOptions[] = {
+      {"fd", required_argument, nullptr, 'f'},
+      {"engine-fd", required_argument, nullptr, 'e'},
+      {"model", required_argument, nullptr, 'm'},
+      {"self-test", required_argument, nullptr, 's'},
+      {"engine", required_argument, nullptr, 'n'},
+      {"board-name", required_argument, nullptr, 'b'},
+      {"watchdog-ms", required_argument, nullptr, 'w'},
+      {"arena-bytes", required_argument, nullptr, 'a'},
+      {nullptr, 0, nullptr, 0},
+  };
+  Options options;
+  int chosen = 0;
+  for (int index = 0; (chosen = getopt_long(argc, argv, "", kOptions, &index)) != -1;) {
+    switch (chosen) {
+      case 'f':
+        options.fd = static_cast<int>(ParseNumber("fd", optarg));
+        break;
+      case 'e':
+        options.engine_fd = static_cast<int>(ParseNumber("engine-fd", optarg));
+        break;
+      case 'm':
+        options.model = optarg;
+        break;
+      case 's':
+        options.self_test = optarg;
+        break;
+      case 'n':
+        options.engine = optarg;
+        break;
+      case 'b':
+        options.board_name = optarg;
+        break;
+      case 'w':
+        options.watchdog_ms = ParseNumber("watchdog-ms", optarg);
+        break;
+      case 'a':
+        options.arena_bytes = ParseNumber("arena-bytes", optarg);
+        break;
+      default:
+        std::exit(kUsageError);
+    }
+  }
+  if (optind < argc) Fail(std::string("unexpected argument: ") + argv[optind]);
+  if (options.fd < 0) Fail("--fd is missing: the descriptor of the board's UART");
+  if (options.engine != "tflm") Fail("no such engine: " + options.engine + " (there is: tflm)");
+  if (options.engine_fd < 0) Fail("--engine-fd is missing: the descriptor of the socket to the engine's process");
+  return options;
+}
+
+std::vector<uint8_t> ReadFile(const std::string& path) {
+  if (path.empty()) return {};
+  std::ifstream file(path, std::ios::binary);
+  std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file.is_open() || file.bad()) Fail("cannot read " + path);
+  return bytes;
+}
+
+/// Golden vectors as they lie in memory: all inputs, then all outputs.
+class GoldenFile {
+ public:
+  explicit GoldenFile(const std::string& path) : rows_(ReadFile(path)) {}
+
+  /// Splits rows of n_obs inputs and n_act outputs.
+  hil::GoldenVectors Split(const hil::EngineInfo& model) {
+    const size_t row = static_cast<size_t>(model.n_obs) + model.n_act;
+    if (rows_.empty() || row == 0) return {};
+    if (rows_.size() % row != 0) Fail("the self-test file does not hold whole rows of inputs and outputs of this model");
+    const size_t count = rows_.size() / row;
+    for (size_t i = 0; i < count; ++i) {
+      const auto start = rows_.begin() + static_cast<std::ptrdiff_t>(i * row);
+      inputs_.insert(inputs_.end(), start, start + model.n_obs);
+      outputs_.insert(outputs_.end(), start + model.n_obs, start + static_cast<std::ptrdiff_t>(row));
+    }
+    return {inputs_.data(), outputs_.data(), static_cast<uint16_t>(count)};
+  }
+
+ private:
+  std::vector<uint8_t> rows_;
+  std::vector<int8_t> inputs_;
+  std::vector<int8_t> outputs_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // The process lives and dies with its port. Ctrl-C in the terminal is for the host program, which still wants its answers.
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGTERM, [](int) { _exit(EXIT_SUCCESS); });
+
+  const Options options = ParseOptions(argc, argv);
+  const std::vector<uint8_t> model = ReadFile(options.model);
+  GoldenFile golden(options.self_test);
+
+  hil::native::FdUart uart(options.fd);
+  hil::native::MonotonicClock clock;
+  hil::native::NoActuator actuator;
+  hil::native::ProcessSystem system(argv);
+  if (!uart.Open()) Fail("--fd " + std::to_string(options.fd) + " is not an open descriptor");
+
+  hil::RemoteEngine engine(options.engine.c_str(), options.engine_fd);
+  hil::Inference inference(&engine, &clock);
+  inference.Load({model.data(), model.size()}, {nullptr, options.arena_bytes});
+
+  const hil::ModelId model_id = hil::ComputeModelId(model.data(), model.size());
+  hil::ServerConfig config;
+  config.identity.firmware_commit = HIL_FIRMWARE_COMMIT;
+  config.identity.board = options.board_name.c_str();
+  config.identity.processor = HIL_PROCESSOR;
+  config.identity.model_id = model_id.text;
+  config.identity.rx_buffer = kRxBuffer;
+  config.golden = golden.Split(inference.info());
+  config.watchdog_ms = options.watchdog_ms;
+
+  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &inference);
+  server.Boot(hil::native::ProcessSystem::Cause());
+
+  uint8_t received[kRxBuffer];
+  bool closed = false;
+  while (!closed) {
+    const auto wake = uart.Wait(server.MsToNextEvent());
+    if (wake == hil::native::FdUart::Wake::kClosed) break;
+    const size_t size = wake == hil::native::FdUart::Wake::kData ? uart.Read(received, sizeof(received), &closed) : 0;
+    server.Step(received, size);
+  }
+  return EXIT_SUCCESS;
+}

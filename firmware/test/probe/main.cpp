@@ -1,0 +1,137 @@
+// The parts of the firmware behind a command line, so that the tests of the host drive the very code that runs on a board.
+//
+// One command a line on stdin; the answer is any number of lines and then ".". Bytes are hex; floats are their bytes.
+//
+//   frames BYTES                    events and counters of the decoder
+//   quantize SCALE ZERO FLOATS      int8 values              dequantize SCALE ZERO BYTES   floats
+//   parse BYTES                     status, floats           format FLOATS                 text, one number a line
+//   model_id BYTES                  the id
+//   server WATCHDOG_MS LOAD_STATUS  a new server on a fake machine (fake_board.h), booted
+//   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS
+
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "fake_board.h"
+#include "frame/decoder.h"
+#include "hex.h"
+#include "model_id/model_id.h"
+#include "quantize/quantize.h"
+#include "server/text_line.h"
+
+namespace hil::probe {
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+void PrintCounters(const DecoderCounters& counters) {
+  std::cout << "counters " << counters.crc_errors << ' ' << counters.framing_errors << ' ' << counters.dropped_bytes << '\n';
+}
+
+void PrintEvent(const Decoder& decoder, Decoder::Event event) {
+  const FrameView& frame = decoder.frame();
+  switch (event) {
+    case Decoder::Event::kFrame:
+      std::cout << "frame " << int{frame.type} << ' ' << frame.seq << ' ' << ToHex(frame.payload, frame.payload_size) << '\n';
+      break;
+    case Decoder::Event::kLine:
+      std::cout << "line " << ToHex(decoder.line().data, decoder.line().size) << '\n';
+      break;
+    case Decoder::Event::kOversized:
+      std::cout << "oversized " << int{frame.type} << ' ' << frame.seq << '\n';
+      break;
+    case Decoder::Event::kLongLine:
+      std::cout << "long_line\n";
+      break;
+    case Decoder::Event::kNone:
+      break;
+  }
+}
+
+void Frames(const Arguments& arguments) {
+  // On the heap and exactly as large as the data, so that the sanitizer sees every step too far.
+  const auto decoder = std::make_unique<Decoder>();
+  for (const uint8_t byte : FromHex(arguments[0])) PrintEvent(*decoder, decoder->Feed(byte));
+  PrintCounters(decoder->counters());
+}
+
+QuantParams Params(const Arguments& arguments) {
+  return {Elements<float>(arguments[0])[0], static_cast<int8_t>(std::stoi(arguments[1]))};
+}
+
+void QuantizeAll(const Arguments& arguments) {
+  std::vector<int8_t> results;
+  for (const float value : Elements<float>(arguments[2])) results.push_back(Quantize(value, Params(arguments)));
+  std::cout << ToHex(results.data(), results.size()) << '\n';
+}
+
+void DequantizeAll(const Arguments& arguments) {
+  std::vector<float> results;
+  for (const int8_t value : Elements<int8_t>(arguments[2])) results.push_back(Dequantize(value, Params(arguments)));
+  std::cout << ToHex(results.data(), results.size() * sizeof(float)) << '\n';
+}
+
+void Parse(const Arguments& arguments) {
+  const std::vector<uint8_t> line = FromHex(arguments[0]);
+  float values[8];
+  size_t count = 0;
+  const Status status = ParseLine({reinterpret_cast<const char*>(line.data()), line.size()}, values, 8, &count);
+  std::cout << protocol::StatusName(status) << ' ' << (status == Status::kOk ? ToHex(values, count * sizeof(float)) : "") << '\n';
+}
+
+void Format(const Arguments& arguments) {
+  for (const float value : Elements<float>(arguments[0])) {
+    const std::unique_ptr<char[]> text(new char[kMaxNumberText]);
+    std::cout << std::string(text.get(), FormatFloat(value, text.get())) << '\n';
+  }
+}
+
+void ModelIdOf(const Arguments& arguments) {
+  const std::vector<uint8_t> model = FromHex(arguments[0]);
+  std::cout << ComputeModelId(model.data(), model.size()).text << '\n';
+}
+
+}  // namespace
+}  // namespace hil::probe
+
+int main() {
+  using namespace hil::probe;
+  FakeBoard board;
+  const std::map<std::string, std::function<void(const Arguments&)>> commands = {
+      {"frames", Frames},
+      {"quantize", QuantizeAll},
+      {"dequantize", DequantizeAll},
+      {"parse", Parse},
+      {"format", Format},
+      {"model_id", ModelIdOf},
+      {"server", [&](const Arguments& a) { board.Boot(static_cast<uint32_t>(std::stoul(a[0])), std::stoi(a[1])); }},
+      {"feed", [&](const Arguments& a) { board.Feed(FromHex(a[0])); }},
+      {"idle", [&](const Arguments&) { board.Feed({}); }},
+      {"time", [&](const Arguments& a) { board.SetTime(std::stoull(a[0])); }},
+      {"next", [&](const Arguments&) { std::cout << board.NextMs() << '\n'; }},
+      {"uart", [&](const Arguments& a) { board.BlockUart(a[0] == "blocked"); }},
+      {"engine", [&](const Arguments& a) { board.SetEngineStatus(std::stoi(a[0])); }},
+  };
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string name;
+    words >> name;
+    Arguments arguments;
+    for (std::string word; words >> word;) arguments.push_back(word);
+    arguments.resize(3);  // no bytes are no word
+    const auto command = commands.find(name);
+    if (command == commands.end()) {
+      std::cerr << "no such command: " << line << '\n';
+      return 2;
+    }
+    command->second(arguments);
+    std::cout << "." << std::endl;
+  }
+  return 0;
+}

@@ -1,0 +1,91 @@
+"""What the model computes on the board: equal, bit for bit, to TensorFlow Lite Micro on the host."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from balance_hil.boards import Board
+from balance_hil.bundle import GOLDEN, Bundle
+from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.base import Int8Runtime
+
+RANDOM_INPUTS = 20_000
+LAYER_INPUTS = 100
+
+
+@pytest.fixture(scope="module")
+def golden(hil_bundle: Bundle) -> dict[str, NDArray[np.generic]]:
+    with np.load(hil_bundle.file(GOLDEN)) as data:
+        return dict(data)
+
+
+def report(what: str, board: NDArray[np.int8], reference: NDArray[np.int8]) -> str:
+    """Names the first difference; "" when there is none."""
+    if board.shape != reference.shape:
+        return f"{what}: the board returns {board.shape}, the reference {reference.shape}"
+    wrong = np.argwhere(board != reference)
+    if not len(wrong):
+        return ""
+    row, column = wrong[0]
+    lsb = np.abs(board.astype(int) - reference.astype(int)).max()
+    return (
+        f"{what}: {len(wrong)} of {board.size} values differ, by up to {lsb} LSB; first in input {row}, value {column}: "
+        f"{board[row, column]} instead of {reference[row, column]}"
+    )
+
+
+def test_golden_vectors_bit_for_bit(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
+    actions = hil_board.infer_int8_batch(golden["input_int8"])
+    assert not report("golden outputs", np.stack([a.output for a in actions]), golden["output_int8"])
+
+
+def test_golden_observations_from_float_to_float(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
+    actions = hil_board.infer_batch(golden["observations"])
+    assert not report("quantised inputs", np.stack([a.input for a in actions]), golden["input_int8"])
+    assert not report("outputs", np.stack([a.output for a in actions]), golden["output_int8"])
+    returned = np.stack([a.action for a in actions])
+    assert np.array_equal(returned.view(np.uint32), golden["actions"].view(np.uint32)), "actions differ in their float32 bits"
+
+
+def test_every_intermediate_tensor_of_the_golden_vectors(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
+    operators = [str(name) for name in golden["operators"]]
+    layers = hil_board.layers_int8_batch(golden["input_int8"][:LAYER_INPUTS])
+    assert [layer.op for layer in layers] == list(range(len(operators)))
+    for layer in layers:
+        expected = golden[f"op_{layer.op}"][:LAYER_INPUTS]
+        assert not report(f"layer {layer.op} ({operators[layer.op]})", layer.values, expected)
+
+
+def test_board_equals_tflm_on_random_inputs(
+    hil_board: Board, hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None]
+) -> None:
+    inputs = np.random.default_rng(20_000).integers(-128, 128, size=(RANDOM_INPUTS, hil_board.info.n_obs)).astype(np.int8)
+    board = np.stack([action.output for action in hil_board.infer_int8_batch(inputs)])
+    reference = hil_runtime_tflm.infer_int8_batch(inputs)
+    hil_measure("outputs_compared", board.size, "1", minimum=RANDOM_INPUTS)
+    assert not report("random inputs", board, reference)
+
+
+def test_corners_of_the_input_box(hil_board: Board, hil_runtime_tflm: Int8Runtime) -> None:
+    n = hil_board.info.n_obs
+    corners = np.array(np.meshgrid(*[[-128, 127]] * n)).reshape(n, -1).T.astype(np.int8)[:1024]
+    board = np.stack([action.output for action in hil_board.infer_int8_batch(corners)])
+    assert not report("corners", board, hil_runtime_tflm.infer_int8_batch(corners))
+
+
+def test_an_inference_does_not_depend_on_the_one_before(hil_board: Board) -> None:
+    rng = np.random.default_rng(3)
+    inputs = rng.integers(-128, 128, size=(50, hil_board.info.n_obs)).astype(np.int8)
+    order = rng.permutation(len(inputs))
+    straight = np.stack([action.output for action in hil_board.infer_int8_batch(inputs)])
+    shuffled = np.stack([action.output for action in hil_board.infer_int8_batch(inputs[order])])
+    assert not report("shuffled inputs", shuffled, straight[order])
+
+
+def test_self_test_passes(hil_board: Board) -> None:
+    result = hil_board.self_test()
+    assert result.status == Status.OK
+    assert result.count == hil_board.info.n_self_test > 0
+    assert (result.mismatches, result.first_mismatch) == (0, 65535)

@@ -1,0 +1,107 @@
+"""The board's own conversions, at the places where quantisers go wrong. Expected values come from exact rational arithmetic."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from balance_hil.boards import Board
+from balance_hil.errors import BoardStatusError
+from balance_hil.quantize import dequantize
+
+
+def expected_int8(observations: NDArray[np.float32], scale: float, zero_point: int) -> NDArray[np.int8]:
+    """The float32 quotient, rounded half away from zero without any float arithmetic."""
+
+    def one(value: np.float32) -> int:
+        with np.errstate(over="ignore"):
+            ratio = value / np.float32(scale)
+        if np.isinf(ratio):
+            return 127 if ratio > 0 else -128
+        exact = Fraction(float(ratio))
+        magnitude = int(abs(exact) + Fraction(1, 2))
+        return max(-128, min(127, (magnitude if exact >= 0 else -magnitude) + zero_point))
+
+    return np.array([[one(value) for value in row] for row in observations], dtype=np.int8)
+
+
+def spread_over_rows(values: NDArray[np.float32], n_obs: int) -> NDArray[np.float32]:
+    """``values`` as observations, float32 [n, n_obs], each value once at every position."""
+    return np.stack([np.roll(values, shift) for shift in range(n_obs)], axis=1).astype(np.float32)
+
+
+def exact_ties(scale: float, zero_point: int) -> NDArray[np.float32]:
+    """Every float32 next to (k + 1/2) * scale whose float32 quotient by the scale is exactly k + 1/2."""
+    s = np.float32(scale)
+    halves = np.arange(-130 - zero_point, 130 - zero_point, dtype=np.float32) + np.float32(0.5)
+    middle = np.asarray(halves * s, dtype=np.float32)
+    ties = []
+    for candidate in (middle, np.nextafter(middle, np.float32(-np.inf)), np.nextafter(middle, np.float32(np.inf))):
+        ties.append(candidate[candidate / s == halves])
+    return np.concatenate(ties)
+
+
+def check(board: Board, observations: NDArray[np.float32]) -> None:
+    params = board.input_quant
+    actions = board.infer_batch(observations)
+    got = np.stack([action.input for action in actions])
+    wrong = np.argwhere(got != expected_int8(observations, params.scale, params.zero_point))
+    if len(wrong):
+        row, column = wrong[0]
+        value = observations[row, column]
+        expected = expected_int8(observations[row : row + 1], params.scale, params.zero_point)[0, column]
+        pytest.fail(
+            f"{len(wrong)} of {got.size} values are quantised otherwise, first observation[{column}] = {value!r} "
+            f"({value / np.float32(params.scale)!r} steps): {got[row, column]} instead of {expected}"
+        )
+
+
+def test_exact_ties_go_away_from_zero(hil_board: Board) -> None:
+    ties = exact_ties(hil_board.input_quant.scale, hil_board.input_quant.zero_point)
+    assert len(ties) > 200, "the scale must leave ties to test"
+    check(hil_board, spread_over_rows(ties, hil_board.info.n_obs))
+
+
+def test_neighbours_of_ties(hil_board: Board) -> None:
+    ties = exact_ties(hil_board.input_quant.scale, hil_board.input_quant.zero_point)
+    near = [np.nextafter(ties, np.float32(toward)) for toward in (-np.inf, np.inf)]
+    check(hil_board, spread_over_rows(np.concatenate(near).astype(np.float32), hil_board.info.n_obs))
+
+
+def test_saturation_on_both_sides(hil_board: Board) -> None:
+    scale, zero_point = hil_board.input_quant.scale, hil_board.input_quant.zero_point
+    steps = np.array([-1e9, -1000, -257, -129.5, -129, -128.5, -128, 126.5, 127, 127.5, 128, 256, 1000, 1e9]) - zero_point
+    huge = np.array([3.4028235e38, -3.4028235e38, 1e30, -1e30])
+    check(hil_board, spread_over_rows(np.concatenate([steps * scale, huge]).astype(np.float32), hil_board.info.n_obs))
+
+
+def test_zero_and_the_smallest_numbers(hil_board: Board) -> None:
+    tiny = np.array([0.0, -0.0, 1e-45, -1e-45, 1.1754944e-38, -1.1754944e-38, 1e-7, -1e-7], dtype=np.float32)
+    check(hil_board, spread_over_rows(tiny, hil_board.info.n_obs))
+
+
+def test_random_observations(hil_board: Board) -> None:
+    params = hil_board.input_quant
+    rng = np.random.default_rng(7)
+    steps = rng.uniform(-150, 150, size=(500, hil_board.info.n_obs)) - params.zero_point
+    check(hil_board, (steps * params.scale).astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "minus_inf"])
+def test_non_finite_is_refused_by_name_and_index(hil_board: Board, value: float) -> None:
+    for index in range(hil_board.info.n_obs):
+        observation = np.zeros(hil_board.info.n_obs, np.float32)
+        observation[index] = value
+        with pytest.raises(BoardStatusError) as caught:
+            hil_board.infer(observation)
+        assert (caught.value.status, caught.value.detail) == ("non_finite", index)
+    assert hil_board.infer(np.zeros(hil_board.info.n_obs, np.float32)).status == 0, "the next observation must work"
+
+
+def test_actions_are_the_dequantised_outputs(hil_board: Board) -> None:
+    inputs = np.random.default_rng(8).integers(-128, 128, size=(500, hil_board.info.n_obs)).astype(np.int8)
+    actions = hil_board.infer_int8_batch(inputs)
+    assert np.array_equal(np.stack([a.input for a in actions]), inputs), "the board must say what it was given"
+    expected = dequantize(np.stack([a.output for a in actions]), hil_board.output_quant)
+    assert np.array_equal(np.stack([a.action for a in actions]).view(np.uint32), expected.view(np.uint32))

@@ -1,0 +1,136 @@
+"""What happens when the host falls silent, the board restarts or loses power; and the counters that tell of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from balance_hil.boards import Board
+from balance_hil.errors import BoardRebootedError, UsageError
+from balance_hil.protocol import messages
+from balance_hil.protocol.messages import Stats
+
+DEADLINE_S = 10.0
+
+
+def wait_for(board: Board, condition: Callable[[Stats], bool], what: str) -> Stats:
+    """Asks for the counters until ``condition`` holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        stats = board.stats()
+        if condition(stats):
+            return stats
+    pytest.fail(f"not within {DEADLINE_S:g} s: {what}; {stats}")
+
+
+def zeros(board: Board) -> np.ndarray:
+    return np.zeros(board.info.n_obs, np.float32)
+
+
+@pytest.fixture
+def watchdog(hil_board: Board) -> Iterator[Board]:
+    """The board, whose watchdog time is put back afterwards."""
+    original_ms = hil_board.info.watchdog_ms
+    yield hil_board
+    hil_board.set_watchdog(original_ms)
+
+
+def test_silence_brings_the_safe_state_and_an_observation_ends_it(watchdog: Board) -> None:
+    watchdog.set_watchdog(0)
+    watchdog.infer(zeros(watchdog))
+    before = watchdog.stats()
+    assert before.safe_state == 0
+    assert watchdog.set_watchdog(30) == 30
+    tripped = wait_for(watchdog, lambda stats: stats.safe_state == 1, "safe state after 30 ms without an observation")
+    assert tripped.watchdog_trips == before.watchdog_trips + 1
+    watchdog.set_watchdog(0)  # so that a slow host cannot trip it again before it asks
+    watchdog.infer(zeros(watchdog))
+    assert watchdog.stats().safe_state == 0
+
+
+def test_a_silence_trips_once(watchdog: Board) -> None:
+    watchdog.set_watchdog(20)
+    watchdog.infer(zeros(watchdog))
+    first = wait_for(watchdog, lambda stats: stats.safe_state == 1, "safe state")
+    later = wait_for(watchdog, lambda stats: stats.uptime_ms > first.uptime_ms + 100, "100 ms more")
+    assert later.watchdog_trips == first.watchdog_trips
+
+
+def test_watchdog_can_be_switched_off(watchdog: Board) -> None:
+    assert watchdog.set_watchdog(0) == 0
+    watchdog.infer(zeros(watchdog))
+    start = watchdog.stats()
+    later = wait_for(watchdog, lambda stats: stats.uptime_ms > start.uptime_ms + 200, "200 ms more")
+    assert later.safe_state == 0
+    assert later.watchdog_trips == start.watchdog_trips
+
+
+def test_requests_that_carry_no_observation_do_not_feed_the_watchdog(watchdog: Board) -> None:
+    watchdog.set_watchdog(30)
+    watchdog.infer(zeros(watchdog))
+    wait_for(watchdog, lambda stats: stats.safe_state == 1, "safe state, though the host asks for counters all the time")
+
+
+def test_reset_restarts_the_board_as_the_same_board(hil_board: Board) -> None:
+    before = hil_board.info
+    wait_for(hil_board, lambda stats: stats.uptime_ms > 50, "50 ms of uptime")
+    hil_board.infer(zeros(hil_board))
+    uptime_ms = hil_board.stats().uptime_ms
+    after = hil_board.reset()
+    assert (after.board, after.model_id, after.firmware_commit) == (before.board, before.model_id, before.firmware_commit)
+    stats = hil_board.stats()
+    assert stats.inferences == 0
+    assert stats.uptime_ms < uptime_ms + 1000
+    hil_board.infer(zeros(hil_board))
+    assert hil_board.stats().inferences == 1
+
+
+def test_ready_names_the_cause(hil_board: Board) -> None:
+    hil_board.send(messages.Reset())
+    frame = hil_board.poll(DEADLINE_S)
+    assert frame is not None
+    assert isinstance(frame.message, messages.Ready)
+    assert frame.seq == 0
+    assert frame.message.reset_cause == 1, "requested by RESET"
+    assert (frame.message.protocol, frame.message.schema_crc) == (messages.PROTOCOL_VERSION, messages.SCHEMA_CRC)
+    hil_board.identify()
+
+
+def test_a_reboot_in_the_middle_of_a_request_is_recognised(hil_board: Board) -> None:
+    hil_board.send(messages.Reset())
+    with pytest.raises(BoardRebootedError):
+        hil_board.infer(zeros(hil_board))
+    hil_board.identify()
+    assert hil_board.infer(zeros(hil_board)).status == 0
+
+
+def test_power_cycle(hil_board: Board) -> None:
+    hil_board.infer(zeros(hil_board))
+    try:
+        hil_board.power_cycle()
+    except UsageError as exc:
+        pytest.skip(exc.message)  # a physical board, whose power is not ours to switch
+    assert hil_board.stats().inferences == 0
+    assert hil_board.infer(zeros(hil_board)).status == 0
+
+
+def test_counters_count(hil_board: Board) -> None:
+    before = hil_board.stats()
+    for _ in range(10):
+        hil_board.infer(zeros(hil_board))
+    after = hil_board.stats()
+    assert after.inferences == before.inferences + 10
+    assert after.requests == before.requests + 11
+    assert after.errors == before.errors
+    assert after.arena_used == hil_board.info.arena_used
+    assert 0 < after.inference_min_us <= after.inference_max_us or after.inference_min_us == 0
+
+
+def test_times_of_an_inference_add_up(hil_board: Board, hil_measure: Callable[..., None]) -> None:
+    actions = hil_board.infer_batch(np.zeros((200, hil_board.info.n_obs), np.float32))
+    assert all(action.inference_us <= action.total_us for action in actions)
+    hil_measure("inference_median", float(np.median([a.inference_us for a in actions])), "us")
+    hil_measure("total_median", float(np.median([a.total_us for a in actions])), "us")

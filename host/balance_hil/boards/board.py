@@ -1,0 +1,99 @@
+"""The client of one board: one method for each request of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.boards.runtime import BoardRuntime, operator_names
+from balance_hil.boards.session import REPLY_TIMEOUT_S, Session
+from balance_hil.errors import ReplyTimeoutError
+from balance_hil.protocol import messages
+from balance_hil.protocol.messages import Action, SelfTestResult, Stats
+from balance_hil.protocol.wire import Message
+from balance_hil.runtimes.base import LayerTensor
+
+SELF_TEST_TIMEOUT_S = 10.0
+
+M = TypeVar("M", bound=Message)
+
+
+class Board(Session):
+    """A board that said who it is, with one method for each request. See ``Session`` for how it is opened."""
+
+    def infer(self, observation: NDArray[np.float32]) -> Action:
+        """Quantise, infer, dequantise one observation, float32 [n_obs], on the board. Raises what ``request`` raises."""
+        return self._ask(messages.Infer(observation), Action)
+
+    def infer_int8(self, values: NDArray[np.int8]) -> Action:
+        """Infer from one raw input, int8 [n_obs], on the board. Raises what ``request`` raises."""
+        return self._ask(messages.InferInt8(values), Action)
+
+    def infer_batch(self, observations: NDArray[np.float32]) -> list[Action]:
+        """One ``infer`` for each row of float32 [n, n_obs], several in flight. Raises what ``request`` raises."""
+        replies = self.pipeline([messages.Infer(row) for row in observations])
+        return [_expect(reply, Action, self.port) for reply in replies]
+
+    def infer_int8_batch(self, inputs: NDArray[np.int8]) -> list[Action]:
+        """One ``infer_int8`` for each row of int8 [n, n_obs], several in flight. Raises what ``request`` raises."""
+        replies = self.pipeline([messages.InferInt8(row) for row in inputs])
+        return [_expect(reply, Action, self.port) for reply in replies]
+
+    def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
+        """Output of every operator, in execution order, for raw inputs, int8 [n, n_obs]. Raises what ``request`` raises."""
+        operators = range(self.info.n_ops)
+        requests: list[Message] = []
+        for row in inputs:
+            requests += [messages.InferInt8(row), *(messages.Tensor(op) for op in operators)]
+        replies = self.pipeline(requests)
+        names = operator_names(self.bundle, self.info.n_ops)
+        stride = self.info.n_ops + 1
+        return [
+            LayerTensor(
+                op, names[op], _stack([_expect(r, messages.TensorData, self.port).values for r in replies[op + 1 :: stride]])
+            )
+            for op in operators
+        ]
+
+    def tensor(self, op: int) -> NDArray[np.int8]:
+        """Output of operator ``op`` in the last inference, int8 [size]. Raises what ``request`` raises."""
+        return self._ask(messages.Tensor(op), messages.TensorData).values
+
+    def self_test(self) -> SelfTestResult:
+        """Has the board replay the golden vectors in its image."""
+        return self._ask(messages.SelfTest(), SelfTestResult, SELF_TEST_TIMEOUT_S)
+
+    def stats(self) -> Stats:
+        """The board's counters since it booted."""
+        return self._ask(messages.StatsRequest(), Stats)
+
+    def echo(self, data: bytes) -> bytes:
+        """Sends ``data`` there and back."""
+        return self._ask(messages.Echo(data), messages.EchoReply).data
+
+    def set_watchdog(self, timeout_ms: int) -> int:
+        """Sets the time without an observation after which the board goes to the safe state; 0 switches that off."""
+        return self._ask(messages.SetWatchdog(timeout_ms), messages.Watchdog).timeout_ms
+
+    def as_runtime(self) -> BoardRuntime:
+        """The board as an Int8Runtime named "board". Closing it leaves the board open."""
+        return BoardRuntime(self)
+
+    def _ask(self, message: Message, kind: type[M], timeout_s: float = REPLY_TIMEOUT_S) -> M:
+        return _expect(self.request(message, timeout_s), kind, self.port)
+
+
+def _expect(reply: Message, kind: type[M], port: str) -> M:
+    if not isinstance(reply, kind):
+        raise ReplyTimeoutError(
+            f"the board on {port} answered with {type(reply).__name__} where {kind.__name__} was due",
+            "its firmware is out of step: reset it",
+        )
+    return reply
+
+
+def _stack(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
+    return np.stack(rows) if rows else np.zeros((0, 0), np.int8)

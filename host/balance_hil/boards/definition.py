@@ -1,0 +1,110 @@
+"""Board definitions: one TOML file per board."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from balance_hil.errors import ConfigError, UnknownBoardError
+from balance_hil.link import SerialPort
+
+Kind = Literal["native", "serial"]
+FOLDER_VARIABLE = "HIL_BOARDS"
+_CHECKOUT_FOLDER = Path(__file__).parents[3] / "hil_tests" / "boards"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardDefinition:
+    """How to reach one board. Every field but ``name`` and ``kind`` may be left out of its file."""
+
+    name: str  # what --board takes
+    kind: Kind  # native: the firmware compiled for this computer; serial: behind a serial port
+    description: str = ""
+    baud: int = 921_600  # bits per second; means nothing to USB ports of the processor itself, and to pseudo-terminals
+    port: str = ""  # device or URL; "" = find it by its USB numbers
+    usb_vid: int | None = None
+    usb_pid: int | None = None
+    usb_serial: str = ""  # of one board: tells it from another of its kind, and survives re-enumeration
+    engine: str = "tflm"
+    notes: str = ""
+
+    def matches(self, port: SerialPort) -> bool:
+        """Whether ``port`` is this board, as far as USB numbers tell."""
+        if self.port:
+            return self.port == port.device
+        if self.usb_vid is None:
+            return False
+        return self.usb_vid == port.vid and self.usb_pid in (None, port.pid) and self.usb_serial in ("", port.serial_number or "")
+
+
+ANY_SERIAL = BoardDefinition(name="serial", kind="serial", description="any board with our firmware behind a serial port")
+_TYPES: dict[str, type] = {field.name: int if "int" in str(field.type) else str for field in fields(BoardDefinition)}
+
+
+def definitions_folder() -> Path:
+    """Where board files are: $HIL_BOARDS, ``hil_tests/boards`` here, or that of the checkout."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named)
+    here = Path("hil_tests", "boards")
+    return here if here.is_dir() else _CHECKOUT_FOLDER
+
+
+def load_definitions(folder: Path | None = None) -> dict[str, BoardDefinition]:
+    """Every board that has a file, by name.
+
+    Raises:
+        ConfigError: a file is no TOML, has an unknown key or a value of the wrong type; two files name the same board.
+    """
+    boards: dict[str, BoardDefinition] = {}
+    for path in sorted((folder or definitions_folder()).glob("*.toml")):
+        board = load_definition(path)
+        if board.name in boards:
+            raise ConfigError(f"{path}: the board {board.name!r} has another file already", "give each board a name of its own")
+        boards[board.name] = board
+    return boards
+
+
+def find_definition(name: str, folder: Path | None = None) -> BoardDefinition:
+    """The board called ``name``. Raises UnknownBoardError and what ``load_definitions`` raises."""
+    boards = load_definitions(folder)
+    if name in boards:
+        return boards[name]
+    near = difflib.get_close_matches(name, boards, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UnknownBoardError(
+        f"no board is called {name!r}",
+        f"{guess}boards are {', '.join(sorted(boards)) or 'none'}: hil boards; files: {folder or definitions_folder()}",
+    )
+
+
+def load_definition(path: Path) -> BoardDefinition:
+    """Reads one board file. Raises ConfigError."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}", "compare it with hil_tests/boards/native.toml") from exc
+    return _checked(path, table)
+
+
+def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
+    for key, value in table.items():
+        if key not in _TYPES:
+            near = difflib.get_close_matches(key, _TYPES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"keys are {', '.join(_TYPES)}"
+            raise ConfigError(f"{path}: unknown key {key!r}", hint)
+        if type(value) is not _TYPES[key]:
+            raise ConfigError(f"{path}: {key} must be of type {_TYPES[key].__name__}, not {value!r}", "correct it")
+    for key in ("name", "kind"):
+        if not table.get(key):
+            raise ConfigError(f"{path}: {key} is missing", f'add a line {key} = "..."')
+    if table["kind"] not in get_args(Kind):
+        raise ConfigError(f"{path}: no such kind {table['kind']!r}", f"kinds are {', '.join(get_args(Kind))}")
+    if table.get("baud", 1) <= 0:
+        raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
+    return BoardDefinition(**table)

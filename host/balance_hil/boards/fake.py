@@ -1,0 +1,215 @@
+"""A board without hardware, process or TFLM: the far end of the protocol in plain Python, with faults of its own.
+
+For tests of anything that talks to a board. ``FakeLink(FakeFirmware(...))`` is a link. Nothing runs in the background: the
+firmware answers inside ``write``, and a reply is readable once it is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from balance_hil.boards.board import Board
+from balance_hil.bundle import Bundle
+from balance_hil.errors import CableUnpluggedError
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import Decoder, encode
+from balance_hil.protocol.messages import Status
+from balance_hil.protocol.wire import Message
+from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.runtimes.base import Int8Array
+
+Policy = Callable[[Int8Array], Int8Array]  # int8 [n_obs] to int8 [n_act]
+
+
+@dataclass
+class FakeFirmware:
+    """What the board does. Inferences count from 0 over all boots; their numbers choose where a fault strikes."""
+
+    info: messages.Info
+    policy: Policy
+    layers: list[Policy] = field(default_factory=list)  # output of each operator; default: the policy alone is one operator
+    lose: Container[int] = ()  # inferences whose reply never leaves
+    reboot_at: Container[int] = ()  # inferences that the board reboots at instead of answering
+    unplug_at: int | None = None  # inference at which the cable comes out
+    delay_s: Callable[[int], float] = lambda inference: 0.0  # from request to reply
+    silent_boot: bool = False  # the READY of a reboot is lost
+    inferences: int = 0
+    boots: int = 0
+    unplugged: bool = False
+
+    def __post_init__(self) -> None:
+        self._decoder = Decoder()
+        self._identified = False
+        self._last: Int8Array | None = None
+        self._watchdog_ms = self.info.watchdog_ms
+
+    @property
+    def input_quant(self) -> QuantParams:
+        """Quantisation of the observation."""
+        return QuantParams(self.info.input_scale, self.info.input_zero_point)
+
+    @property
+    def output_quant(self) -> QuantParams:
+        """Quantisation of the action."""
+        return QuantParams(self.info.output_scale, self.info.output_zero_point)
+
+    def boot(self) -> list[tuple[float, bytes]]:
+        """Switches it on; returns what it says, as (delay in seconds, frame)."""
+        self.boots += 1
+        self._decoder = Decoder()
+        self._identified = False
+        if self.silent_boot and self.boots > 1:
+            return []
+        return [(0.0, encode(messages.Ready(self.info.protocol, self.info.schema_crc, int(self.boots > 1)), 0))]
+
+    def feed(self, data: bytes) -> list[tuple[float, bytes]]:
+        """Takes bytes from the host; returns what it says, as (delay in seconds, frame)."""
+        said: list[tuple[float, bytes]] = []
+        for frame in self._decoder.feed(data):
+            if isinstance(frame.message, messages.Infer | messages.InferInt8) and self._identified:
+                said += self._inference(frame.message, frame.seq)
+            elif isinstance(frame.message, messages.Reset):
+                said += self.boot()
+            else:
+                said.append((0.0, encode(self._answer(frame.message), frame.seq)))
+        return said
+
+    def _inference(self, request: messages.Infer | messages.InferInt8, seq: int) -> list[tuple[float, bytes]]:
+        number = self.inferences
+        self.inferences += 1
+        self.unplugged = self.unplugged or number == self.unplug_at
+        if number in self.reboot_at:
+            return self.boot()
+        reply = encode(self._act(request), seq)
+        return [] if number in self.lose or self.unplugged else [(self.delay_s(number), reply)]
+
+    def _act(self, request: messages.Infer | messages.InferInt8) -> Message:
+        values = request.observation if isinstance(request, messages.Infer) else request.input
+        if len(values) != self.info.n_obs:
+            return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
+        if not np.all(np.isfinite(values)):
+            return messages.Error(Status.NON_FINITE, int(np.argmin(np.isfinite(values))), request.TYPE)
+        self._last = quantize(values, self.input_quant) if isinstance(request, messages.Infer) else request.input
+        output = self.policy(self._last)
+        return messages.Action(Status.OK, self._last, output, dequantize(output, self.output_quant), 7, 9)
+
+    def _answer(self, request: Message) -> Message:
+        match request:
+            case messages.Hello(nonce=nonce):
+                self._identified = True
+                return replace(self.info, nonce=nonce)
+            case messages.Echo(data=data):
+                return messages.EchoReply(data)
+            case messages.StatsRequest():
+                return messages.Stats(*[self.inferences] * 3, *[0] * 11)
+        if not self._identified:
+            return messages.Error(Status.NOT_IDENTIFIED, 0, request.TYPE)
+        match request:
+            case messages.Tensor(op=op) if self._last is None:
+                return messages.Error(Status.NO_INFERENCE_YET, 0, request.TYPE)
+            case messages.Tensor(op=op) if op < self.info.n_ops and self._last is not None:
+                return messages.TensorData(op, (self.layers or [self.policy])[op](self._last))
+            case messages.Tensor():
+                return messages.Error(Status.NO_SUCH_OPERATOR, self.info.n_ops, request.TYPE)
+            case messages.SetWatchdog(timeout_ms=timeout_ms):
+                self._watchdog_ms = timeout_ms
+                return messages.Watchdog(timeout_ms)
+            case messages.SelfTest():
+                return messages.Error(Status.NO_GOLDEN_VECTORS, 0, request.TYPE)
+        return messages.Error(Status.UNKNOWN_TYPE, request.TYPE, request.TYPE)
+
+
+class FakeLink:
+    """The wire to a fake board."""
+
+    description = "fake"
+
+    def __init__(self, firmware: FakeFirmware) -> None:
+        self.firmware = firmware
+        self.closed = False
+        self._held: deque[tuple[float, bytes]] = deque()
+        self._say(firmware.boot())
+
+    def write(self, data: bytes) -> None:
+        """See ``Link.write``."""
+        self._check()
+        self._say(self.firmware.feed(data))
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Link.read``."""
+        self._check()
+        now = time.perf_counter()
+        due = self._held[0][0] if self._held else float("inf")
+        wake = min(due, now + timeout_s)
+        if wake > now:
+            time.sleep(wake - now)
+        return self._held.popleft()[1] if due <= wake else b""
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+        self.closed = True
+
+    def _say(self, said: list[tuple[float, bytes]]) -> None:
+        now = time.perf_counter()
+        for delay_s, frame in said:
+            due = max(now + delay_s, self._held[-1][0] if self._held else 0.0)
+            self._held.append((due, frame))
+
+    def _check(self) -> None:
+        if self.closed or self.firmware.unplugged:
+            raise CableUnpluggedError("fake vanished while it was in use", "this is a fake board")
+
+
+def fake_info(bundle: Bundle) -> messages.Info:
+    """The INFO of a board that runs ``bundle``."""
+    return messages.Info(
+        protocol=messages.PROTOCOL_VERSION,
+        schema_crc=messages.SCHEMA_CRC,
+        nonce=0,
+        firmware_commit="000000000000",
+        board="fake",
+        processor="none",
+        engine="fake",
+        engine_version="1",
+        engine_status=Status.OK,
+        engine_detail=0,
+        engine_message="",
+        model_id=bundle.id,
+        n_obs=bundle.spec.n_obs,
+        n_act=bundle.spec.n_act,
+        n_ops=1,
+        input_scale=bundle.input_quant.scale,
+        input_zero_point=bundle.input_quant.zero_point,
+        output_scale=bundle.output_quant.scale,
+        output_zero_point=bundle.output_quant.zero_point,
+        n_self_test=0,
+        arena_used=0,
+        arena_size=0,
+        clock_hz=0,
+        rx_buffer=512,
+        max_payload=messages.MAX_PAYLOAD,
+        watchdog_ms=messages.WATCHDOG_MS,
+        stack=0,
+        ram=0,
+        flash=0,
+    )
+
+
+def linear_policy(gains: Int8Array | list[list[float]], bundle: Bundle) -> Policy:
+    """The int8 form of ``action = gains @ observation``, gains float [n_act, n_obs]: balances the robot without a network."""
+    matrix = np.asarray(gains, np.float32)
+
+    def policy(values: Int8Array) -> Int8Array:
+        return quantize(np.clip(matrix @ dequantize(values, bundle.input_quant), -1, 1), bundle.output_quant)
+
+    return policy
+
+
+def fake_board(firmware: FakeFirmware, bundle: Bundle | None = None) -> Board:
+    """A ``Board`` on a fake link."""
+    return Board(FakeLink(firmware), bundle, handshake_timeout_s=0.5)

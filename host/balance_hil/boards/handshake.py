@@ -1,0 +1,181 @@
+"""Opening a session: ask who the board is, and when that fails say why.
+
+A nonce in HELLO comes back in INFO, so that an answer left over from an earlier session is never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from balance_hil.boards.channel import Channel
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.bundle import Bundle
+from balance_hil.errors import (
+    ArenaTooSmallError,
+    BoardStatusError,
+    LinkError,
+    ModelMismatchError,
+    ModelNotInt8Error,
+    NotOurFirmwareError,
+    ProtocolMismatchError,
+    ReplyTimeoutError,
+    SilentBoardError,
+    UnsupportedOperatorError,
+    WrongBaudError,
+)
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import OtherSchema
+from balance_hil.protocol.messages import Status
+
+HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
+HELLO_INTERVAL_S = 0.25
+BOOTED_GRACE_S = 0.05  # a board that has just booted may still have the HELLO before it
+READABLE_SHARE = 0.85  # of printable bytes: text; noise of a wrong baud rate has 40 %
+
+
+def identify(channel: Channel, *, timeout_s: float = HANDSHAKE_TIMEOUT_S, baud: int | None = None) -> messages.Info:
+    """Greets the board until it says who it is.
+
+    Raises:
+        ProtocolMismatchError, SilentBoardError, NotOurFirmwareError, WrongBaudError, ReplyTimeoutError: why it did not.
+        CableUnpluggedError: the port vanished.
+    """
+    nonce = secrets.randbits(32)
+    start = time.monotonic()
+    next_hello = start
+    while (now := time.monotonic()) < start + timeout_s:
+        if now >= next_hello:
+            channel.link.write(b"\x00")  # ends whatever half frame a previous session left in the board's buffer
+            channel.send(messages.Hello(nonce))
+            next_hello = now + HELLO_INTERVAL_S
+        frame = channel.poll(min(next_hello, start + timeout_s) - now)
+        match frame.message if frame else None:
+            case messages.Info(nonce=answered) as info if answered == nonce:
+                return info
+            case messages.Ready():
+                next_hello = time.monotonic() + BOOTED_GRACE_S  # then what was said before it booted is lost
+            case OtherSchema() as other:
+                raise _protocol_mismatch(channel, other)
+    raise _diagnosis(channel, timeout_s, baud)
+
+
+def check_model(info: messages.Info, bundle: Bundle, where: str, definition: BoardDefinition) -> None:
+    """Raises unless the board runs the bundle's model and its engine accepted it.
+
+    Raises:
+        ModelMismatchError: another model, or the same one with other tables.
+        UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error, BoardStatusError: the engine refuses the model.
+    """
+    if info.model_id and info.model_id != bundle.id:
+        remedy = (
+            f"start it with this bundle: hil emulate {bundle.path} --board {definition.name}"
+            if definition.kind == "native"
+            else f"build the firmware with {bundle.path}/model.h and flash it"
+        )
+        raise ModelMismatchError(f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", remedy)
+    _check_engine(info, where)
+    board = (info.n_obs, info.n_act, info.input_scale, info.input_zero_point, info.output_scale, info.output_zero_point)
+    quant_in, quant_out = bundle.input_quant, bundle.output_quant
+    wanted = (
+        *(bundle.spec.n_obs, bundle.spec.n_act),
+        *(quant_in.scale, quant_in.zero_point, quant_out.scale, quant_out.zero_point),
+    )
+    if board != wanted:
+        raise ModelMismatchError(
+            f"the board on {where} runs policy {info.model_id} but reads its tables otherwise: sizes, scales and zero points are "
+            f"{board} there and {wanted} in the bundle",
+            "its firmware misreads the model: build and flash it again",
+        )
+
+
+def _check_engine(info: messages.Info, where: str) -> None:
+    """Raises when the board's engine did not accept its model; see ``check_model``."""
+    if info.engine_status == Status.OK:
+        return
+    reason = info.engine_message or f"detail {info.engine_detail}"
+    match info.engine_status:
+        case Status.UNSUPPORTED_OPERATOR:
+            raise UnsupportedOperatorError(
+                f"{info.engine} on {where} cannot run an operator of the model: {reason}",
+                "export the deterministic actor alone: hil export; FULLY_CONNECTED, RELU and TANH run in int8",
+            )
+        case Status.ARENA_TOO_SMALL:
+            needed = f"{info.engine_detail} bytes" if info.engine_detail else "more"
+            raise ArenaTooSmallError(
+                f"the tensor arena on {where} is too small: the model needs {needed}, there are {info.arena_size} bytes",
+                "give the firmware a larger arena, or train a smaller network",
+            )
+        case Status.MODEL_NOT_INT8:
+            raise ModelNotInt8Error(
+                f"the model on {where} does not take and return int8: {reason}", "export it again: hil export writes int8 models"
+            )
+    raise status_error(info.engine_status, info.engine_detail, f"the engine on {where} has no usable model ({reason})")
+
+
+def status_error(status: int, detail: int, what: str) -> BoardStatusError:
+    """The error for a status that the board returned; ``what`` says what it was asked."""
+    name = Status(status).name.lower() if status in Status.__members__.values() else f"status_{status}"
+    return BoardStatusError(
+        f"{what}: {name}, detail {detail}", _STATUS_HINTS.get(status, _OTHER_STATUS), status=name, detail=detail
+    )
+
+
+_OTHER_STATUS = "the table of statuses in firmware/PROTOCOL.md says what it means"
+_STATUS_HINTS: dict[int, str] = {
+    Status.NOT_IDENTIFIED: "the board restarted or was never greeted: connect to it again",
+    Status.WRONG_COUNT: "the observation must have as many elements as the model takes: INFO's n_obs",
+    Status.NON_FINITE: "an observation holds a NaN or an infinity: look for its source in the environment",
+    Status.OVERSIZED: "send less in one message: INFO's max_payload is the limit",
+    Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which carries them",
+    Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or flash it with one",
+    Status.ENGINE_LOST: "the process that runs the engine ended: start the board again; what it needs: hil doctor",
+}
+
+
+def _protocol_mismatch(channel: Channel, other: OtherSchema) -> ProtocolMismatchError:
+    where = channel.link.description
+    if other.protocol != messages.PROTOCOL_VERSION:
+        fact = f"the board on {where} speaks protocol {other.protocol}, this program speaks {messages.PROTOCOL_VERSION}"
+    else:
+        fact = (
+            f"the board on {where} was built from another message schema ({other.schema_crc:08x}), this program has "
+            f"{messages.SCHEMA_CRC:08x}"
+        )
+    return ProtocolMismatchError(fact, "build the firmware from the same checkout as this program and flash it again")
+
+
+def _diagnosis(channel: Channel, timeout_s: float, baud: int | None) -> LinkError:
+    """Why nobody answered, from what arrived."""
+    where, decoder = channel.link.description, channel.decoder
+    if decoder.bytes_seen == 0:
+        return SilentBoardError(
+            f"the board on {where} is silent: not one byte in {timeout_s:g} s",
+            "does it have power, is it flashed, is this its port? What is plugged in where: hil boards",
+        )
+    if decoder.frames:
+        return ReplyTimeoutError(
+            f"the board on {where} sends frames but did not say who it is in {timeout_s:g} s "
+            f"({decoder.frames} good, {decoder.bad_frames} damaged)",
+            "reset it; if frames arrive damaged, look at cable, hub and baud rate",
+        )
+    text = _readable(channel.raw_tail)
+    if text is not None:
+        return NotOurFirmwareError(
+            f"the board on {where} does not run this project's firmware: it says {text!r}",
+            "flash it with this project's firmware",
+        )
+    rate = f" at {baud} baud" if baud else ""
+    return WrongBaudError(
+        f"{decoder.bytes_seen} bytes arrived from {where}{rate} and none of them decode: the baud rates differ",
+        "give the baud rate that the firmware was built with: --baud 115200",
+    )
+
+
+def _readable(raw: bytes) -> str | None:
+    """The last line of ``raw`` when it is text, else None."""
+    printable = sum(0x20 <= byte < 0x7F or byte in b"\t\r\n" for byte in raw)
+    if printable < READABLE_SHARE * len(raw):
+        return None
+    lines = [line.strip() for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
+    return lines[-1][-80:] if lines else ""

@@ -1,0 +1,36 @@
+"""Physical boards: find the port, open it."""
+
+from __future__ import annotations
+
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.errors import PortNotFoundError, UsageError
+from balance_hil.link import SerialPort, list_serial_ports
+
+
+def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None) -> str:
+    """The port of a board that is plugged in, by its definition.
+
+    Raises:
+        UsageError: the definition does not say how to find it, or several boards match.
+        PortNotFoundError: none matches.
+    """
+    if definition.port:
+        return definition.port
+    if definition.usb_vid is None:
+        raise UsageError(
+            f"the definition of {definition.name} does not say which port it is on",
+            "give --port /dev/ttyACM0; what is plugged in where: hil boards",
+        )
+    found = [port for port in (list_serial_ports() if ports is None else ports) if definition.matches(port)]
+    if not found:
+        usb = f"{definition.usb_vid:04x}:{'*' if definition.usb_pid is None else f'{definition.usb_pid:04x}'}"
+        serial = f" with serial number {definition.usb_serial}" if definition.usb_serial else ""
+        raise PortNotFoundError(
+            f"no {definition.name} is plugged in (USB {usb}{serial})", "plug it in; what is plugged in where: hil boards"
+        )
+    if len(found) > 1:
+        listed = ", ".join(f"{port.device} (serial number {port.serial_number})" for port in found)
+        raise UsageError(
+            f"{len(found)} boards look like {definition.name}: {listed}", "give --port, or usb_serial in the board's file"
+        )
+    return found[0].device

@@ -1,0 +1,137 @@
+"""``hil train``: a policy from nothing, or from a checkpoint on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from balance_hil.cli.console import print_json, stderr
+from balance_hil.training.trainer import TrainingProgress, TrainingRequest, TrainingResult, train
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(name="train")
+@click.argument("algorithm", metavar="ALGORITHM")
+@click.option("-e", "--environment", default="Env01-v1", show_default=True, metavar="ID", help="Gymnasium id.")
+@click.option("--seed", type=int, help="Of weights and episodes.  [default: 0, or the checkpoint's]")
+@click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
+@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM]")
+@click.option("--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones.")
+@click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device of the networks.")
+@click.option("--runs", type=_PATH, default=Path("runs"), show_default=True, help="Folder of TensorBoard logs and checkpoints.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def command(
+    algorithm: str,
+    environment: str,
+    seed: int | None,
+    steps: int | None,
+    output: Path | None,
+    config: Path | None,
+    resume: Path | None,
+    device: str,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    """Train a policy with ALGORITHM (ppo) and write policy.zip and training.json to the output folder.
+
+    Every so often the policy is judged on full-length episodes that training never sees. Training ends when it survives all
+    of them, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
+
+    Exit status: 0 when the policy survives every episode, 1 when it does not, 130 after Ctrl-C.
+    """
+    request = TrainingRequest(
+        algorithm=algorithm,
+        environment=environment,
+        output=output or Path("models") / algorithm,
+        seed=seed,
+        steps=steps,
+        config=config,
+        resume=resume,
+        device=device,
+        runs=runs,
+    )
+    with _Display() as display:
+        result = train(request, display.show)
+    if result.interrupted:
+        _say_interrupted(request, result)
+        raise click.exceptions.Exit(130)
+    _say_result(result)
+    if as_json:
+        print_json(_document(result))
+    if result.record.survival != 1.0:
+        raise click.exceptions.Exit(1)
+
+
+class _Display:
+    """Progress bar on stderr; only lines of text when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("steps  survival {task.fields[survival]}  return {task.fields[episode_return]}  {task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=stderr,
+        )
+        self._task = self._progress.add_task("starting", total=None, survival="-", episode_return="-", note="")
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def show(self, progress: TrainingProgress) -> None:
+        self._progress.update(
+            self._task,
+            description=progress.phase,
+            total=progress.total_steps,
+            completed=progress.steps,
+            survival="-" if progress.survival is None else f"{progress.survival:.0%}",
+            episode_return="-" if progress.episode_return is None else f"{progress.episode_return:.0f}",
+            note=progress.evaluation,
+        )
+
+
+def _document(result: TrainingResult) -> dict[str, object]:
+    record = result.record
+    return {
+        "algorithm": record.algorithm,
+        "environment": record.environment,
+        "seed": record.seed,
+        "steps": record.steps,
+        "wall_s": record.wall_s,
+        "evaluation_wall_s": record.evaluation_wall_s,
+        "survival": record.survival,
+        "episodes": record.evaluation["episodes"],
+        "chatter": record.evaluation["chatter"],
+        "speed_error_rms": record.evaluation["speed_error_rms"],
+        "yaw_error_rms": record.evaluation["yaw_error_rms"],
+        "bundle": str(result.output),
+        "tensorboard": str(result.tensorboard),
+    }
+
+
+def _say_result(result: TrainingResult) -> None:
+    record, judged = result.record, result.record.evaluation
+    stderr.print(
+        f"survives {judged['survived']} of {judged['episodes']} unseen episodes; RMS errors {judged['speed_error_rms']:.1f} rad/s"
+        f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}"
+    )
+    stderr.print(f"{record.steps} steps, {record.wall_s:.1f} s of training and {record.evaluation_wall_s:.1f} s of evaluation")
+    stderr.print(f"wrote {result.output}; curves: tensorboard --logdir {result.tensorboard}", soft_wrap=True)
+    if record.survival == 1.0:
+        stderr.print(f"next: hil export {result.output}", soft_wrap=True)
+    else:
+        stderr.print("[bold yellow]warning:[/] the policy falls; train longer (--steps) or with another --seed")
+
+
+def _say_interrupted(request: TrainingRequest, result: TrainingResult) -> None:
+    stderr.print(f"interrupted after {result.record.steps} steps; checkpoint in {result.checkpoint}", soft_wrap=True)
+    stderr.print(f"continue: hil train {request.algorithm} -e {request.environment} --resume {result.checkpoint}", soft_wrap=True)

@@ -1,0 +1,148 @@
+"""Observations that set the int8 ranges: recorded from the environment while it is disturbed, or read from a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil import envs
+from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs.task import PITCH_RATE
+from balance_hil.errors import ExportError
+from balance_hil.spec import PolicySpec
+
+Float32Array = NDArray[np.float32]
+ActBatch = Callable[[Float32Array], Float32Array]
+
+RECORDED_ROWS = 2000
+HELD_OUT_ROWS = 500
+UNIFORM_SHARE = 0.05  # of all rows, drawn uniformly over the observation box: no part of the box is left without a range
+_MIN_FILE_ROWS = 16
+
+_STEPS_PER_ROW = 4  # neighbours in time differ by little more than noise
+_EPISODE_STEPS = 1000
+_PUSH_INTERVAL_STEPS = 200
+_TILT_RAD = 0.35
+_SPEED_TARGET_RAD_S = 40.0  # twice what the task asks for: large errors, saturated actions
+_YAW_TARGET_RAD_S = 20.0
+_PUSH_M_S = 0.3
+_PUSH_RAD_S = 2.0
+_HELD_OUT_STREAM = 1  # of the seed sequence; calibration is stream 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows that the converter sees, float32 [n, n_obs], rows that it does not see, and where they come from."""
+
+    observations: Float32Array
+    held_out: Float32Array
+    origin: dict[str, Any]
+
+
+def record_calibration(act_batch: ActBatch, spec: PolicySpec, seed: int) -> Calibration:
+    """Runs disturbed episodes with the policy and adds 5 % of observations uniform over the box. The seed decides everything."""
+    observations = _disturbed_and_uniform(act_batch, spec, [seed, 0], RECORDED_ROWS)
+    held_out = _disturbed_and_uniform(act_batch, spec, [seed, _HELD_OUT_STREAM], HELD_OUT_ROWS)
+    origin = {
+        "source": "recorded from disturbed episodes",
+        "seed": seed,
+        "recorded_rows": RECORDED_ROWS,
+        "uniform_rows": len(observations) - RECORDED_ROWS,
+    }
+    return Calibration(observations, held_out, origin | _describe(observations))
+
+
+def load_calibration(path: Path, act_batch: ActBatch, spec: PolicySpec, seed: int) -> Calibration:
+    """Rows from a file; the held-out rows are recorded all the same.
+
+    Raises:
+        ExportError: not such a file, wrong shape, too few rows, or a value that is not finite.
+    """
+    hint = f"save them with numpy.savez('{path.name}', observations=...), float32 [n, {spec.n_obs}], n >= {_MIN_FILE_ROWS}"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            values = archive["observations"]
+    except FileNotFoundError:
+        raise ExportError(f"no such calibration file: {path}", hint) from None
+    except KeyError:
+        raise ExportError(f"{path} holds no array named 'observations'", hint) from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError) as exc:  # numpy's ways of saying that it is no .npz
+        raise ExportError(f"{path} is no .npz file of plain arrays: {exc}", hint) from exc
+    if values.ndim != 2 or values.shape[1] != spec.n_obs or not np.issubdtype(values.dtype, np.floating):
+        raise ExportError(f"the calibration rows of {path} are {values.dtype} {list(values.shape)}", hint)
+    if len(values) < _MIN_FILE_ROWS:
+        raise ExportError(f"{path} holds {len(values)} rows only", hint)
+    observations = np.asarray(values, np.float32)
+    if not np.all(np.isfinite(observations)):
+        raise ExportError(f"{path} holds NaN or infinite values", "remove those rows")
+    if np.any(np.ptp(observations, axis=0) == 0):
+        constant = [s.name for s, spread in zip(spec.observation, np.ptp(observations, axis=0), strict=True) if spread == 0]
+        raise ExportError(
+            f"in {path} these signals never change: {', '.join(constant)}", "record rows in which every signal moves"
+        )
+    held_out = _disturbed_and_uniform(act_batch, spec, [seed, _HELD_OUT_STREAM], HELD_OUT_ROWS)
+    return Calibration(observations, held_out, {"source": path.name, "seed": seed} | _describe(observations))
+
+
+def record_disturbed(act_batch: ActBatch, environment: str, seed: list[int], rows: int) -> Float32Array:
+    """Observations, float32 [rows, n_obs], of episodes with steep starts, far targets and pushes. A fall starts the next one."""
+    rng = np.random.default_rng(seed)
+    env = cast(BalanceEnv, envs.make(environment).unwrapped)
+    recorded = np.empty((rows, env.policy_spec.n_obs), np.float32)
+    count = step = 0
+    over = True
+    while count < rows:
+        if over:
+            observation, step = _start(env, rng), 0
+        if step % _STEPS_PER_ROW == 0:
+            recorded[count] = observation
+            count += 1
+        observation, _, fallen, _, _ = env.step(act_batch(observation[np.newaxis, :])[0])
+        step += 1
+        if step % _PUSH_INTERVAL_STEPS == 0:
+            _push(env, rng)
+        over = fallen or step >= _EPISODE_STEPS
+    env.close()
+    return recorded
+
+
+def _start(env: BalanceEnv, rng: np.random.Generator) -> Float32Array:
+    options: dict[str, float] = {"tilt_rad": rng.uniform(-_TILT_RAD, _TILT_RAD)}
+    # Half of the episodes hold a far target; the others keep the task's own targets, which jump.
+    far = {
+        "speed_target_rad_s": rng.uniform(-_SPEED_TARGET_RAD_S, _SPEED_TARGET_RAD_S),
+        "yaw_target_rad_s": rng.uniform(-_YAW_TARGET_RAD_S, _YAW_TARGET_RAD_S),
+    }
+    if rng.random() < 0.5:
+        options |= far
+    observation, _ = env.reset(seed=int(rng.integers(2**31)), options=options)
+    return observation
+
+
+def _push(env: BalanceEnv, rng: np.random.Generator) -> None:
+    """A shove: a jump of the body's horizontal velocity and of its pitch rate."""
+    env.data.qvel[:2] += rng.uniform(-_PUSH_M_S, _PUSH_M_S, 2)
+    env.data.qvel[PITCH_RATE] += rng.uniform(-_PUSH_RAD_S, _PUSH_RAD_S)
+
+
+def _disturbed_and_uniform(act_batch: ActBatch, spec: PolicySpec, seed: list[int], rows: int) -> Float32Array:
+    recorded = record_disturbed(act_batch, spec.environment, seed, rows)
+    uniform_rows = round(rows * UNIFORM_SHARE / (1.0 - UNIFORM_SHARE))
+    low, high = [s.min for s in spec.observation], [s.max for s in spec.observation]
+    uniform = np.random.default_rng([*seed, 0]).uniform(low, high, (uniform_rows, spec.n_obs)).astype(np.float32)
+    return np.concatenate([recorded, uniform])
+
+
+def _describe(observations: Float32Array) -> dict[str, Any]:
+    return {
+        "rows": len(observations),
+        "min": [float(v) for v in observations.min(axis=0)],
+        "max": [float(v) for v in observations.max(axis=0)],
+        "sha256": hashlib.sha256(np.ascontiguousarray(observations).tobytes()).hexdigest(),
+    }

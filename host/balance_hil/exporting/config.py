@@ -1,0 +1,60 @@
+"""What goes into an export and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from balance_hil.bundle import Bundle
+
+# Called with the name of a step and how much of it is done, 0..1.
+ProgressCallback = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """One export."""
+
+    source: Path  # folder with a policy.zip, or a checkpoint file
+    output: Path | None = None  # bundle folder; None: the folder of the checkpoint
+    environment: str | None = None  # Gymnasium id; None: what training.json says, otherwise Env01-v1
+    episodes: int = 10  # of the survival check, for each stage
+    max_steps: int | None = None  # of an episode of the check; None: the environment's full length
+    seed: int = 0  # of calibration, golden vectors and TensorFlow
+    calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
+    per_tensor: bool = False  # one scale for each weight tensor instead of one for each output channel
+    trust: bool = False  # may run code that is pickled in the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One representation of the policy, measured against the one before it.
+
+    Errors are of actions on calibration and held-out observations together; None for the first stage.
+    """
+
+    name: str  # "torch", "onnx", "float32", "int8"
+    runtime: str  # what executed it
+    size_bytes: int
+    max_error: float | None
+    rms_error: float | None
+    survival: float  # 0..1
+    speed_error_rms: float  # rad/s
+    yaw_error_rms: float  # rad/s
+    chatter: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A finished export. Times are seconds of wall clock."""
+
+    bundle: Bundle
+    stages: tuple[Stage, ...]
+    conversion_s: float  # checkpoint to int8 model, calibration included
+    wall_s: float  # everything

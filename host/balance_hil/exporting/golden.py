@@ -1,0 +1,116 @@
+"""Golden vectors, computed by TFLM, and the C header that carries the model and some of them to a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.bundle import model_id
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
+from balance_hil.runtimes.tflm import TflmModel
+
+GOLDEN_ROWS = 256
+SELF_TEST_ROWS = 8  # of them, the first, in model.h
+_RANDOM_INT8_ROWS = 64
+_BYTES_PER_LINE = 16
+
+Float32Array = NDArray[np.float32]
+
+
+def golden_observations(input_quant: QuantParams, recorded: Float32Array, seed: int) -> Float32Array:
+    """256 observations, float32 [256, n_obs]: edges first, then random int8 codes, then recorded rows.
+
+    Args:
+        input_quant: of the int8 model.
+        recorded: float32 [n, n_obs], n >= 256; taken at equal distances.
+        seed: of the random codes.
+    """
+    edges = _edges(input_quant, recorded)
+    codes = np.random.default_rng(seed).integers(INT8_MIN, INT8_MAX + 1, (_RANDOM_INT8_ROWS, recorded.shape[1]))
+    random = dequantize(codes.astype(np.int8), input_quant)
+    rest = GOLDEN_ROWS - len(edges) - len(random)
+    picked = recorded[np.linspace(0, len(recorded) - 1, rest).astype(int)]
+    return np.concatenate([edges, random, picked])
+
+
+def write_golden(path: Path, model: TflmModel, observations: Float32Array) -> dict[str, NDArray[Any]]:
+    """Writes ``golden.npz`` and returns its arrays (names in the working agreement of ``bundle``).
+
+    ``observations`` f32 [n, n_obs], ``input_int8`` [n, n_obs], ``op_<k>`` int8 [n, size] for operator k, ``output_int8``
+    [n, n_act], ``actions`` f32 [n, n_act], ``operators`` names.
+    """
+    inputs = quantize(observations, model.input_quant)
+    outputs = model.infer_int8_batch(inputs)
+    arrays: dict[str, NDArray[Any]] = {
+        "observations": observations,
+        "input_int8": inputs,
+        "output_int8": outputs,
+        "actions": dequantize(outputs, model.output_quant),
+        "operators": np.array([operator.name for operator in model.graph.operators]),
+    }
+    arrays |= {f"op_{k}": values for k, values in enumerate(model.layers_batch(inputs))}
+    np.savez_compressed(path, **arrays)
+    return arrays
+
+
+def write_header(path: Path, model: bytes, inputs: NDArray[np.int8], outputs: NDArray[np.int8]) -> None:
+    """Writes ``model.h``: the model as an aligned array, its length and id, and vectors for the board's self-test.
+
+    Args:
+        path: of the header.
+        model: bytes of the int8 ``.tflite``.
+        inputs: int8 [n, n_obs]; the first 8 rows go into the header.
+        outputs: int8 [n, n_act] that TFLM gives for them.
+    """
+    lines = [", ".join(f"0x{b:02x}" for b in model[i : i + _BYTES_PER_LINE]) for i in range(0, len(model), _BYTES_PER_LINE)]
+    array = ",\n    ".join(lines)
+    text = f"""// Written by `hil export`. Do not edit: the board reports kModelId and the host refuses any other model.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hil_model {{
+
+/// First 12 hex digits of the SHA-256 of kModel.
+constexpr char kModelId[] = "{model_id(model)}";
+
+constexpr std::size_t kModelSize = {len(model)};
+
+/// int8 TensorFlow Lite flatbuffer. TFLM wants it aligned to 16 bytes.
+alignas(16) const unsigned char kModel[kModelSize] = {{
+    {array},
+}};
+
+/// Inputs and the outputs that TFLM gives for them, to the bit.
+constexpr int kSelfTestCount = {SELF_TEST_ROWS};
+constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1]}] = {{
+{_rows(inputs[:SELF_TEST_ROWS])}
+}};
+constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1]}] = {{
+{_rows(outputs[:SELF_TEST_ROWS])}
+}};
+
+}}  // namespace hil_model
+"""
+    path.write_text(text)
+
+
+def _edges(params: QuantParams, recorded: Float32Array) -> Float32Array:
+    """Rest, corners, each signal alone at its limits, rounding ties and saturation. The first eight are the self-test."""
+    n_obs = recorded.shape[1]
+    ones = np.ones(n_obs, np.float32)
+    alternating = np.where(np.arange(n_obs) % 2 == 0, ones, -ones).astype(np.float32)
+    self_test = [0 * ones, ones, -ones, alternating, *recorded[:: max(1, len(recorded) // 4)][: SELF_TEST_ROWS - 4]]
+    alone = [sign * unit for unit in np.eye(n_obs, dtype=np.float32) for sign in (1, -1)]
+    # (k + 1/2) * scale: halves must round away from zero.
+    ties = [(np.float32(k + 0.5) * np.float32(params.scale)) * alternating for k in (-100, -3, -1, 0, 2, 100)]
+    saturation = [size * vector for size in (2.0, 1e6, 3e38) for vector in (ones, alternating)]
+    return np.asarray([*self_test, *alone, *ties, *saturation], np.float32)
+
+
+def _rows(values: NDArray[np.int8]) -> str:
+    return "\n".join("    {" + ", ".join(str(int(v)) for v in row) + "}," for row in values)

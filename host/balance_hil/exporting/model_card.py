@@ -1,0 +1,145 @@
+"""The model card: ``README.md`` of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from balance_hil.bundle import POLICY, Bundle
+from balance_hil.exporting.config import ExportConfig
+from balance_hil.runtimes.tflite_graph import TfliteGraph
+from balance_hil.spec import Signal
+
+
+def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: ExportConfig) -> None:
+    """Writes the card. Every number comes from the bundle or from the int8 model."""
+    metrics = bundle.metrics
+    sections = [
+        f"# {bundle.path.name}: {bundle.algorithm.upper()} policy for {bundle.spec.environment}",
+        _summary(bundle),
+        "## Stages\n\n" + _stages(bundle),
+        "## Signals\n\nObservation, float32, clipped to the limits:\n\n"
+        + _signals(bundle.spec.observation)
+        + "\n\nAction, float32:\n\n"
+        + _signals(bundle.spec.action),
+        "## Quantisation\n\n" + _quantisation(bundle),
+        "## Layers\n\n" + _layers(graph),
+        "## Memory\n\n"
+        + _table(
+            ("what", "bytes"),
+            [(f"{stage['name']} file", stage["size_bytes"]) for stage in metrics["stages"] if stage["name"] != "torch"]
+            + [
+                ("tensor arena that TFLM counts as used, on a 64-bit desktop", metrics["arena_used_bytes"]),
+                ("tensor arena that TFLM needs to allocate, on a 64-bit desktop", metrics["arena_needed_bytes"]),
+            ],
+        ),
+        "## Rebuild\n\n" + _rebuild(bundle, config),
+        "## Versions\n\n" + _table(("package", "version"), list(bundle.versions.items())),
+    ]
+    path.write_text("\n\n".join(sections) + "\n")
+
+
+def _summary(bundle: Bundle) -> str:
+    metrics, spec = bundle.metrics, bundle.spec
+    int8 = next(stage for stage in metrics["stages"] if stage["name"] == "int8")
+    return (
+        f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
+        f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. Executed by "
+        f"TensorFlow Lite Micro it survives {int8['survival']:.0%} of {metrics['episodes']} episodes of "
+        f"{metrics['episode_steps']} steps, with a chatter (mean change of an action per step) of {int8['chatter']:.4f}; its "
+        f"actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
+    )
+
+
+def _stages(bundle: Bundle) -> str:
+    rows = [
+        (
+            stage["name"],
+            stage["runtime"],
+            _number(stage["max_error"]),
+            _number(stage["rms_error"]),
+            f"{stage['survival']:.0%}",
+            f"{stage['chatter']:.4f}",
+            f"{stage['speed_error_rms']:.2f}",
+            f"{stage['yaw_error_rms']:.2f}",
+        )
+        for stage in bundle.metrics["stages"]
+    ]
+    header = (
+        "stage",
+        "executed by",
+        "max error",
+        "RMS error",
+        "survival",
+        "chatter",
+        "speed error, rad/s RMS",
+        "yaw error, rad/s RMS",
+    )
+    note = (
+        "Errors are differences of actions (-1..1) from the stage above, on calibration and held-out observations. "
+        "Survival, chatter and tracking errors are of the same episodes for every stage."
+    )
+    return _table(header, rows) + "\n\n" + note
+
+
+def _signals(signals: tuple[Signal, ...]) -> str:
+    rows = [(s.index, s.name, f"{s.min:g}", f"{s.max:g}", f"{s.scale:g} {s.unit}") for s in signals]
+    return _table(("index", "name", "min", "max", "1.0 means"), rows)
+
+
+def _quantisation(bundle: Bundle) -> str:
+    quant = _table(
+        ("tensor", "scale", "zero point"),
+        [
+            ("input", repr(bundle.input_quant.scale), bundle.input_quant.zero_point),
+            ("output", repr(bundle.output_quant.scale), bundle.output_quant.zero_point),
+        ],
+    )
+    calibration = bundle.calibration
+    origin = f"{calibration['rows']} calibration rows, {calibration['source']}"
+    if "uniform_rows" in calibration:
+        origin += f" ({calibration['recorded_rows']}), plus {calibration['uniform_rows']} uniform over the observation limits"
+    return (
+        f"{quant}\n\nWeights {calibration['weights']}. {origin}; seed {calibration['seed']}, SHA-256 `{calibration['sha256']}`."
+    )
+
+
+def _layers(graph: TfliteGraph) -> str:
+    rows = [
+        (
+            operator.index,
+            operator.name,
+            operator.activation,
+            " x ".join(str(n) for n in graph.output_of(operator).shape),
+            f"{graph.output_of(operator).scales[0]:.6g}",
+            graph.output_of(operator).zero_points[0],
+        )
+        for operator in graph.operators
+    ]
+    return _table(("operator", "kind", "fused activation", "output", "scale", "zero point"), rows)
+
+
+def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
+    folder = f"models/{bundle.path.name}"
+    lines = []
+    training = bundle.training
+    if training.get("algorithm") and "seed" in training:
+        lines.append(
+            f"hil train {training['algorithm']} -e {bundle.spec.environment} --seed {training['seed']} --output {folder}"
+        )
+    options = [f"--seed {config.seed}"] if config.seed else []
+    options += ["--per-tensor"] if config.per_tensor else []
+    options += [f"--calibration {config.calibration.name}"] if config.calibration else []
+    lines.append(" ".join([f"hil export {folder}", *options]))
+    text = "```\n" + "\n".join(lines) + "\n```\n\n"
+    return text + f"The same `{POLICY}` and seed give the same bytes with the versions below."
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

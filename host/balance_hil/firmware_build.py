@@ -1,0 +1,190 @@
+"""Builds the firmware with PlatformIO, when it is stale, without PlatformIO's registry."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What a build depends on. The identity of a firmware is the last commit that touched one of these.
+SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini")
+_SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
+_STAMP = "balance_hil.stamp"
+_LAST_LINES = 12
+
+Progress = Callable[[str], None]
+
+
+def build_native(progress: Progress | None = None) -> Path:
+    """Builds the native board's program if it is stale. Returns its path; see ``build`` for the errors."""
+    return build("native", progress)
+
+
+def build(environment: str, progress: Progress | None = None) -> Path:
+    """Builds one environment of platformio.ini if a source changed since its last build; otherwise takes milliseconds.
+
+    Several processes may call it at once: one builds, the others wait.
+
+    Args:
+        environment: name of a PlatformIO environment whose product is a program of this computer.
+        progress: receives a line before a build starts.
+
+    Returns:
+        The program.
+
+    Raises:
+        FirmwareBuildError: the sources are missing, or the build failed; the message carries the tool's last lines.
+        FlashToolMissingError: PlatformIO, SCons or a compiler is not installed.
+    """
+    folder = REPOSITORY / ".pio/build" / environment
+    program = folder / "program"
+    if _is_fresh(folder, program):
+        return program
+    _check_tools()
+    with _build_lock():
+        if _is_fresh(folder, program):  # another process built it while this one waited
+            return program
+        if progress is not None:
+            progress(f"building the firmware ({environment}): about ten seconds, once")
+        fingerprint = _fingerprint()  # before the build: a source saved during it makes the next call build again
+        prepare_platformio()
+        _run_platformio(environment)
+        (folder / _STAMP).write_text(fingerprint)
+    return program
+
+
+def firmware_commit() -> str:
+    """Last commit that touched the firmware: 12 hex digits, "+" appended with local changes; "unknown" outside a repository."""
+    commit = _git("log", "-1", "--format=%H", "--", *SOURCES)[:12]
+    if not commit:
+        return "unknown"
+    return commit + ("+" if _git("status", "--porcelain", "--", *SOURCES) else "")
+
+
+def prepare_platformio() -> None:
+    """Makes PlatformIO's folder ready for a build without its registry. Cheap when it is."""
+    core = REPOSITORY / ".platformio"
+    _drop_stale_platform_link(core / "platforms")
+    _provide_scons(core / "packages/tool-scons")
+
+
+def _is_fresh(folder: Path, program: Path) -> bool:
+    stamp = folder / _STAMP
+    return program.exists() and stamp.exists() and stamp.read_text() == _fingerprint()
+
+
+def _fingerprint() -> str:
+    """Changes when a source or the firmware's identity does."""
+    if not (REPOSITORY / "platformio.ini").exists():
+        raise FirmwareBuildError(
+            "the firmware's sources are not here: balance_hil was installed without them",
+            "install it from a clone of the repository: pip install -e .",
+        )
+    digest = hashlib.sha256(firmware_commit().encode())
+    for path in _source_files():
+        status = path.stat()
+        digest.update(f"{path.relative_to(REPOSITORY)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _source_files() -> Iterator[Path]:
+    for name in SOURCES:
+        path = REPOSITORY / name
+        candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (p for p in candidates if p.suffix in _SUFFIXES and "__pycache__" not in p.parts)
+
+
+def _check_tools() -> None:
+    for module, package in (("platformio", "platformio"), ("SCons", "scons")):
+        if find_spec(module) is None:
+            raise FlashToolMissingError(
+                f"building the firmware needs the Python package {package!r}, which is not installed",
+                "install it: pip install 'balance-hil[firmware]'",
+            )
+    if shutil.which("g++") is None:
+        raise FlashToolMissingError(
+            "building the firmware needs the compiler g++, which is not installed", "install it: make setup"
+        )
+
+
+@contextmanager
+def _build_lock() -> Iterator[None]:
+    folder = REPOSITORY / ".pio"
+    folder.mkdir(exist_ok=True)
+    with (folder / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file closes, whatever happens to this process
+        yield
+
+
+def _run_platformio(environment: str) -> None:
+    quiet = {
+        "PLATFORMIO_CORE_DIR": str(REPOSITORY / ".platformio"),
+        "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
+        "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build never asks the network for updates
+        "NO_COLOR": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(REPOSITORY)],
+        env=os.environ | quiet,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise FirmwareBuildError(
+            f"building the firmware ({environment}) failed:\n{_why(done.stdout)}",
+            f"see the whole output: PLATFORMIO_CORE_DIR=.platformio pio run -e {environment}",
+        )
+
+
+def _why(output: str) -> str:
+    """The lines that name the error, or the last ones."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return "\n".join((errors or lines)[-_LAST_LINES:])
+
+
+def _provide_scons(folder: Path) -> None:
+    """PlatformIO wants its package ``tool-scons``; the SCons of the Python environment serves."""
+    from platformio.dependencies import get_core_dependencies  # type: ignore[import-untyped]
+
+    wanted = get_core_dependencies()["tool-scons"].lstrip("~^=")
+    package = {"name": "tool-scons", "version": wanted, "description": "SCons of the Python environment"}
+    record = folder / ".piopm"
+    if record.exists() and json.loads(record.read_text()).get("version") == wanted:
+        return
+    spec = {"owner": "platformio", "id": None, "name": "tool-scons", "requirements": None, "uri": None}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_text(json.dumps(package) + "\n")
+    (folder / "scons.py").write_text("from SCons.Script import main\n\nmain()\n")
+    # Last: without it PlatformIO takes the folder for no package.
+    record.write_text(json.dumps({"type": "tool", "name": "tool-scons", "version": wanted, "spec": spec}) + "\n")
+
+
+def _drop_stale_platform_link(folder: Path) -> None:
+    """PlatformIO remembers where the project was; after it moved the platform would be looked for there."""
+    for link in folder.glob("*.pio-link"):
+        if json.loads(link.read_text()).get("cwd") != str(REPOSITORY):
+            link.unlink()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

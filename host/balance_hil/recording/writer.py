@@ -1,0 +1,109 @@
+"""Writing a recording."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mcap.writer import CompressionType, Writer
+
+from balance_hil import __version__
+from balance_hil.errors import RecordingError
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, Step, schemas, step_encoder
+from balance_hil.spec import PolicySpec
+
+CHUNK_BYTES = 1 << 16  # compressing one takes a fraction of a millisecond: a realtime run does it while it waits
+
+
+class RecordingWriter:
+    """Writes one recording beside its name; ``close`` renames it, so that a file under its own name is whole.
+
+    Args:
+        path: of the finished file; its folder is created.
+        meta: who ran what, JSON types. Nothing in it may change between two equal lockstep runs.
+        spec: tables of observation and action.
+        start_ns: time stamp of simulated time 0; 0 for lockstep, the wall clock for realtime.
+
+    Raises:
+        RecordingError: the file cannot be written; so do all methods.
+    """
+
+    def __init__(self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, *, start_ns: int = 0) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._start_ns = start_ns
+        self._now_ns = start_ns
+        self._closed = False
+        self._encode = step_encoder(spec)
+        with self._disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+            self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
+            self._writer.start(profile="", library=f"balance_hil {__version__}")
+            self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec).items()}
+            run = {"format": FORMAT, **meta, "spec": spec.to_dict()}
+            self._writer.add_metadata(RUN, {key: json.dumps(value, allow_nan=False) for key, value in run.items()})
+
+    def step(self, run_s: float, step: Step) -> None:
+        """Adds one control step at simulated time ``run_s`` since the run began."""
+        self._add(STEP, run_s, self._encode(step))
+
+    def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "") -> None:
+        """Adds something that went wrong."""
+        self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail})
+
+    def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
+        """Adds the result of a finished episode, JSON types."""
+        self._add_json(EPISODE, run_s, result)
+
+    def close(self, ended: str = "complete") -> Path:
+        """Finishes and renames the file and returns its path; may be called twice. ``ended`` says how the run ended."""
+        if not self._closed:
+            self._closed = True
+            with self._disk_errors():
+                with self._file:
+                    self._writer.add_metadata(END, {"ended": json.dumps(ended)})
+                    self._writer.finish()
+                self._partial.replace(self.path)
+        return self.path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("interrupted")
+        else:
+            self.close(f"{kind.__name__}: {value}")
+
+    def _channel(self, topic: str, schema: Mapping[str, Any]) -> int:
+        name = f"balance_hil{topic.replace('/', '.')}"
+        schema_id = self._writer.register_schema(name, "jsonschema", json.dumps({"title": name, **schema}).encode())
+        return int(self._writer.register_channel(topic, "json", schema_id))
+
+    def _add_json(self, topic: str, run_s: float, message: Mapping[str, Any]) -> None:
+        self._add(topic, run_s, json.dumps({"t_s": run_s, **message}, allow_nan=False).encode())
+
+    def _add(self, topic: str, run_s: float, data: bytes) -> None:
+        # Never back in time: some viewers show nothing of a file that is out of order.
+        self._now_ns = max(self._now_ns, self._start_ns + round(run_s * 1e9))
+        try:
+            self._writer.add_message(self._channels[topic], self._now_ns, data, self._now_ns)
+        except OSError as exc:
+            raise self._disk_error(exc) from exc
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._disk_error(exc) from exc
+
+    def _disk_error(self, exc: OSError) -> RecordingError:
+        return RecordingError(f"cannot write the recording {self.path}: {exc}", "choose another place: --record FILE")

@@ -1,0 +1,35 @@
+"""The algorithms that can be trained. A new one is a module like ``ppo``, a YAML file and a line here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from balance_hil.errors import UsageError
+from balance_hil.training import ppo
+from balance_hil.training.config import CommonConfig
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One algorithm of Stable-Baselines3."""
+
+    name: str
+    config_type: type[CommonConfig]
+    build: Callable[[Any, Any, int, str], Any]  # config, vectorised environment, seed, device
+
+
+ALGORITHMS = {"ppo": Algorithm("ppo", ppo.PpoConfig, ppo.build)}
+
+
+def algorithm_for(name: str) -> Algorithm:
+    """The algorithm of that name. Raises UsageError."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1, cutoff=0.5)
+    raise UsageError(
+        f"unknown algorithm {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+        f"algorithms are: {', '.join(ALGORITHMS)}",
+    )

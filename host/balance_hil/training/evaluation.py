@@ -1,0 +1,78 @@
+"""Judging a policy during training, on episodes that training never sees."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.metrics import EvaluationSummary, summarise
+from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
+from balance_hil.training.config import EvaluationConfig
+
+# Checks choose the policy, so the reported survival is measured on other seeds.
+CHECK_SEED_BASE = 2 * EVALUATION_SEED_BASE
+
+
+class StopRequestedError(Exception):
+    """Raised out of an evaluation when the user interrupts; never leaves the package."""
+
+
+class Evaluator:
+    """Runs full-length episodes and counts the wall time they take in ``wall_s``.
+
+    Args:
+        environment: Gymnasium id.
+        config: how many episodes.
+        stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
+        on_step: told (episodes, step) for a progress display.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        config: EvaluationConfig,
+        stop_requested: Callable[[], bool],
+        on_step: Callable[[int, int], None],
+    ) -> None:
+        self.wall_s = 0.0
+        self._environment = environment
+        self._config = config
+        self._stop_requested = stop_requested
+        self._on_step = on_step
+
+    def check(self, model: Any) -> EvaluationSummary:
+        """A few episodes on the check seeds."""
+        return self._run(model, list(range(CHECK_SEED_BASE, CHECK_SEED_BASE + self._config.check_episodes)))
+
+    def confirm(self, model: Any) -> EvaluationSummary:
+        """The episodes that the result is reported on."""
+        return self._run(model, evaluation_seeds(self._config.episodes))
+
+    def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
+        def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+            actions, _ = model.predict(observations, deterministic=True)
+            return np.asarray(actions, np.float32)
+
+        def on_step(step: RolloutStep) -> None:
+            if self._stop_requested():
+                raise StopRequestedError
+            self._on_step(len(seeds), step.step)
+
+        start_s = time.perf_counter()
+        try:
+            return summarise(rollout(act, self._environment, seeds, on_step=on_step))
+        finally:
+            self.wall_s += time.perf_counter() - start_s
+
+
+def rank(check: EvaluationSummary, confirmed_survival: float | None) -> tuple[float, float, float]:
+    """Larger is better: survival of the check, then of the confirmation; of equals the one that tracks better.
+
+    Tracking counts as the RMS of speed and yaw error together.
+    """
+    return check.survival, confirmed_survival or 0.0, -math.hypot(check.speed_error_rms, check.yaw_error_rms)

@@ -1,0 +1,209 @@
+"""The running part of a training: model, episodes, checks and checkpoints of one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+from balance_hil.errors import CheckpointError, HarnessError, TrainingError, UsageError
+from balance_hil.rollout import EVALUATION_SEED_BASE
+from balance_hil.training.callback import TrainingCallback
+from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
+from balance_hil.training.evaluation import Evaluator, StopRequestedError, rank
+from balance_hil.training.interrupt import StopSignal
+from balance_hil.training.trainer import Plan, TrainingProgress, TrainingResult
+from balance_hil.training.vec_env import BatchVecEnv
+
+_PROGRESS_PERIOD_S = 0.1
+
+
+class TrainingSession:
+    """One run. ``run`` may be called once."""
+
+    def __init__(self, plan: Plan, folder: Path, on_progress: Callable[[TrainingProgress], None]) -> None:
+        self._plan = plan
+        self._config = plan.config
+        self._request = plan.request
+        self._checkpoint_folder = folder / "checkpoint"
+        self._tensorboard = folder / "tensorboard"
+        self._on_progress = on_progress
+        self._stop = StopSignal()
+        self._evaluator = Evaluator(
+            plan.request.environment, plan.config.evaluation, lambda: self._stop.requested, self._evaluation_step
+        )
+        self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
+        self._progress_s = 0.0
+        self._start_s = 0.0
+        self._best: Checkpoint | None = None
+        self._best_rank: tuple[float, ...] = ()
+        self._checked_steps = -1
+        self._full = False  # the best policy survived every episode
+        self._build()
+
+    def run(self) -> TrainingResult:
+        """Trains, judges and writes.
+
+        Raises:
+            TrainingError: an observation or a weight is no longer finite.
+        """
+        callback = TrainingCallback(
+            self._config,
+            stop_requested=lambda: self._stop.requested,
+            check=self._check,
+            checkpoint=self._save_checkpoint,
+            progress=self._training_progress,
+        )
+        self._start_s = time.perf_counter()
+        with self._stop:
+            try:
+                self._learn(callback)
+                if not self._stop.requested:
+                    return self._finish()
+            except StopRequestedError:
+                pass
+        return self._result(self._save_checkpoint(), interrupted=True)
+
+    def _build(self) -> None:
+        # One thread: the matrices are small, and more threads wait for one another.
+        torch.set_num_threads(1)
+        record, config = self._plan.record, self._config
+        # A resumed training goes on with new episodes, not with those it began with.
+        env = BatchVecEnv(record.environment, config.n_envs, config.episode_steps, (record.seed, record.steps))
+        self._normaliser = VecNormalize(env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
+        try:
+            self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
+        except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing a device
+            if self._request.device == "cpu":
+                raise
+            raise UsageError(f"cannot train on {self._request.device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
+        self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
+        if self._plan.parameters is not None:
+            self._restore(self._plan.parameters)
+
+    def _restore(self, parameters: dict[str, object]) -> None:
+        try:
+            self._model.set_parameters(parameters)
+        except (ValueError, KeyError, RuntimeError) as exc:
+            message = str(exc).splitlines()[0]
+            raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
+        self._model.num_timesteps = self._plan.record.steps
+        statistics = self._plan.record.return_statistics
+        if statistics:
+            returns = self._normaliser.ret_rms
+            returns.mean = np.float64(statistics["mean"])
+            returns.var = np.float64(statistics["variance"])
+            returns.count = statistics["count"]
+
+    def _learn(self, callback: TrainingCallback) -> None:
+        left = self._config.steps - self._plan.record.steps
+        try:
+            self._model.learn(left, callback=callback, reset_num_timesteps=self._plan.parameters is None)
+        except (HarnessError, ValueError, FloatingPointError) as exc:
+            # A ValueError is torch's, of a distribution with NaN parameters; any other one is a bug and not ours to name.
+            if not isinstance(exc, HarnessError) and self._finite():
+                raise
+            raise self._diverged(str(exc)) from exc
+        if not self._finite():
+            raise self._diverged("the weights are NaN or infinite")
+
+    def _finish(self) -> TrainingResult:
+        """The final check and the result: the best policy, confirmed."""
+        if not self._full and self._checked_steps != self._model.num_timesteps:
+            self._check()
+        best = self._best
+        assert best is not None
+        if best.record.survival is None:
+            self._model.set_parameters(best.parameters())
+            best = self._confirmed(best)
+        best = Checkpoint(best.policy, self._timed(best.record))
+        save(best, self._request.output)
+        return self._result(best, interrupted=False)
+
+    def _check(self) -> bool:
+        """Judges the present policy; true when its survival is full and that is what was wanted."""
+        if not self._finite():
+            raise self._diverged("the weights are NaN or infinite")
+        self._checked_steps = self._model.num_timesteps
+        summary = self._evaluator.check(self._model)
+        self._progress = replace(self._progress, survival=summary.survival)
+        for name in ("survival", "speed_error_rms", "yaw_error_rms", "chatter"):
+            self._model.logger.record(f"evaluation/{name}", getattr(summary, name))
+        self._model.logger.dump(self._model.num_timesteps)
+        candidate = self._pack()
+        if summary.survival == 1.0 and self._config.evaluation.stop_when_survival_full:
+            candidate = self._confirmed(candidate)
+            self._full = candidate.record.survival == 1.0
+        candidate_rank = rank(summary, candidate.record.survival)
+        if candidate_rank > self._best_rank:
+            self._best, self._best_rank = candidate, candidate_rank
+        return self._full
+
+    def _confirmed(self, checkpoint: Checkpoint) -> Checkpoint:
+        summary = self._evaluator.confirm(self._model)
+        self._progress = replace(self._progress, survival=summary.survival)
+        evaluation = {**summary.to_dict(), "first_seed": EVALUATION_SEED_BASE}
+        return Checkpoint(checkpoint.policy, replace(checkpoint.record, survival=summary.survival, evaluation=evaluation))
+
+    def _pack(self) -> Checkpoint:
+        returns = self._normaliser.ret_rms
+        record = replace(
+            self._timed(self._plan.record),
+            steps=self._model.num_timesteps,
+            survival=None,
+            evaluation={},
+            return_statistics={"mean": float(returns.mean), "variance": float(returns.var), "count": float(returns.count)},
+        )
+        return pack(self._model, record)
+
+    def _save_checkpoint(self) -> Checkpoint:
+        if not self._finite():
+            raise self._diverged("the weights are NaN or infinite")
+        checkpoint = self._pack()
+        save(checkpoint, self._checkpoint_folder)
+        return checkpoint
+
+    def _result(self, checkpoint: Checkpoint, interrupted: bool) -> TrainingResult:
+        return TrainingResult(
+            record=checkpoint.record,
+            interrupted=interrupted,
+            output=self._request.output,
+            checkpoint=self._checkpoint_folder,
+            tensorboard=self._tensorboard,
+        )
+
+    def _finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self._model.policy.parameters())
+
+    def _diverged(self, reason: str) -> TrainingError:
+        hint = "lower learning_rate in a --config file"
+        if self._checkpoint_folder.is_dir():
+            hint += f"; the checkpoint in {self._checkpoint_folder} is from before that"
+        return TrainingError(f"training diverged after {self._model.num_timesteps} steps: {reason}", hint)
+
+    def _timed(self, record: TrainingRecord) -> TrainingRecord:
+        """The record with the wall times so far, those of the runs it was resumed from included."""
+        before = self._plan.record
+        training_s = time.perf_counter() - self._start_s - self._evaluator.wall_s
+        return replace(
+            record,
+            wall_s=round(before.wall_s + training_s, 3),
+            evaluation_wall_s=round(before.evaluation_wall_s + self._evaluator.wall_s, 3),
+        )
+
+    def _training_progress(self, steps: int, episode_return: float | None) -> None:
+        self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
+        self._on_progress(self._progress)
+
+    def _evaluation_step(self, episodes: int, step: int) -> None:
+        now_s = time.perf_counter()
+        if now_s - self._progress_s >= _PROGRESS_PERIOD_S:
+            self._progress_s = now_s
+            text = f"{episodes} episodes, step {step}"
+            self._on_progress(replace(self._progress, phase="evaluating", evaluation=text))

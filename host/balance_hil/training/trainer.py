@@ -1,0 +1,165 @@
+"""One training from request to ``policy.zip`` and ``training.json``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from balance_hil.envs import spec_for
+from balance_hil.errors import UsageError, require
+from balance_hil.training.algorithms import Algorithm, algorithm_for
+from balance_hil.training.checkpoints import TrainingRecord, load, require_same_task
+from balance_hil.training.config import CommonConfig, config_from_dict, load_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """What ``hil train`` was asked for."""
+
+    algorithm: str
+    environment: str
+    output: Path  # folder of the result
+    seed: int | None = None  # None: 0, or the checkpoint's when resuming
+    steps: int | None = None  # None: the configuration's
+    config: Path | None = None  # YAML with what differs from the shipped hyper-parameters
+    resume: Path | None = None
+    device: str = "cpu"
+    runs: Path = Path("runs")  # TensorBoard and checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """Where a training stands."""
+
+    phase: Literal["training", "evaluating"]
+    steps: int
+    total_steps: int
+    episode_return: float | None = None  # mean of the latest episodes
+    survival: float | None = None  # of the latest check, 0..1
+    evaluation: str = ""  # "4 episodes, step 1200", while evaluating
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a training ended."""
+
+    record: TrainingRecord  # of what was written
+    interrupted: bool  # by Ctrl-C: nothing was written to the output folder
+    output: Path
+    checkpoint: Path  # folder of the latest checkpoint
+    tensorboard: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that has been checked against files, algorithms and environments."""
+
+    request: TrainingRequest
+    algorithm: Algorithm
+    config: CommonConfig
+    record: TrainingRecord  # of the state before the first step
+    parameters: dict[str, Any] | None  # weights and optimiser state to continue from
+
+
+def plan(request: TrainingRequest) -> Plan:
+    """Checks a request without training; everything that a user can get wrong is found here.
+
+    Raises:
+        UsageError, UnknownEnvironmentError, ConfigError, CheckpointError, EnvironmentMismatchError, MissingExtraError.
+    """
+    algorithm = algorithm_for(request.algorithm)
+    spec = spec_for(request.environment)
+    if request.resume is not None and request.config is not None:
+        raise UsageError(
+            "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
+        )
+    if request.seed is not None and request.seed < 0:
+        raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
+    checkpoint = None
+    if request.resume is not None:
+        checkpoint = load(request.resume)
+        require_same_task(checkpoint.record, algorithm.name, request.environment, spec)
+        config = config_from_dict(algorithm.config_type, dict(checkpoint.record.hyper_parameters))
+    else:
+        config = load_config(algorithm.config_type, algorithm.name, request.config)
+    if request.steps is not None:
+        config = replace(config, steps=request.steps)
+    for module in ("torch", "stable_baselines3", "tensorboard"):
+        require(module, "train")
+    if checkpoint is None:
+        record = _new_record(algorithm, request, config, spec)
+        return Plan(request, algorithm, config, record, None)
+    record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=_versions())
+    if request.seed is not None:
+        record = replace(record, seed=request.seed)
+    if record.steps >= config.steps:
+        raise UsageError(
+            f"the checkpoint has {record.steps} of {config.steps} steps behind it: nothing is left to do",
+            f"ask for more: --steps {record.steps + 100_000}",
+        )
+    return Plan(request, algorithm, config, record, checkpoint.parameters())
+
+
+def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
+    """Trains a policy and writes it to ``request.output``.
+
+    Ctrl-C (or SIGTERM) ends the training after the running step; the result then says where the checkpoint is.
+
+    Raises:
+        TrainingError: an observation or a weight is no longer finite; the latest checkpoint is from before that.
+        And everything that ``plan`` raises.
+    """
+    checked = plan(request)
+    _keep_tensorflow_out()
+    from balance_hil.training.session import TrainingSession
+
+    return TrainingSession(checked, _new_run_folder(request), on_progress or (lambda progress: None)).run()
+
+
+def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonConfig, spec: Any) -> TrainingRecord:
+    return TrainingRecord(
+        algorithm=algorithm.name,
+        environment=request.environment,
+        seed=request.seed or 0,
+        steps=0,
+        wall_s=0.0,
+        evaluation_wall_s=0.0,
+        survival=None,
+        evaluation={},
+        hyper_parameters=config.to_dict(),
+        versions=_versions(),
+        spec=spec,
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("balance-hil", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _new_run_folder(request: TrainingRequest) -> Path:
+    """``runs/<name>_<n>`` with the first free n, so that no two runs share a TensorBoard curve or a checkpoint."""
+    name = request.output.name or request.algorithm
+    for n in range(1, 100_000):
+        folder = request.runs / f"{name}_{n}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.is_dir():
+                continue
+            raise UsageError(f"{folder} is in the way: it is not a folder", "remove it, or choose another --runs") from None
+        except OSError as exc:
+            raise UsageError(f"cannot make the folder {folder}: {exc.strerror}", "choose another one: --runs") from exc
+        return folder
+    raise UsageError(f"{request.runs} is full", "remove old runs")
+
+
+def _keep_tensorflow_out() -> None:
+    """TensorBoard imports TensorFlow where it finds it, for seconds and to no use; this module is how it is told not to."""
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))

@@ -1,0 +1,87 @@
+"""The training episodes as Stable-Baselines3 wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from balance_hil.envs.balance import spaces
+from balance_hil.envs.batch import BalanceBatch
+
+
+class BatchVecEnv(VecEnv):  # type: ignore[misc]
+    """``n`` training episodes on a ``BalanceBatch``; an episode that ends starts anew at once.
+
+    Args:
+        environment: Gymnasium id of one of our environments.
+        n: number of episodes side by side.
+        episode_steps: an episode is cut off (truncated) after this many control steps.
+        entropy: what seeds the episodes. At least two numbers, so that no episode equals one of evaluation, whose seeds
+            are single numbers.
+    """
+
+    def __init__(self, environment: str, n: int, episode_steps: int, entropy: Sequence[int]) -> None:
+        super().__init__(n, *spaces())
+        self._batch = BalanceBatch(environment, n)
+        self._episode_steps = episode_steps
+        self._entropy = tuple(entropy)
+        self._actions = np.zeros((n, self.action_space.shape[0]), np.float32)
+        self._returns = [0.0] * n
+        self._lengths = [0] * n
+
+    def reset(self) -> NDArray[np.float32]:
+        """Starts every episode; observations, float32 [n, n_obs]."""
+        self._returns = [0.0] * self.num_envs
+        self._lengths = [0] * self.num_envs
+        seeds = [np.random.SeedSequence((*self._entropy, i)) for i in range(self.num_envs)]
+        return np.stack([self._batch.reset(i, seed) for i, seed in enumerate(seeds)])
+
+    def step_async(self, actions: NDArray[np.float32]) -> None:
+        """Notes the actions, float32 [n, n_act]."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """One control step of every episode: observations, rewards, dones, infos."""
+        outcomes = self._batch.step(self._actions)
+        observations = [outcome[0] for outcome in outcomes]
+        rewards = [outcome[1] for outcome in outcomes]
+        infos = [outcome[4] for outcome in outcomes]
+        dones = np.zeros(self.num_envs, np.bool_)
+        for i, (observation, reward, terminated, _, info) in enumerate(outcomes):
+            self._returns[i] += reward
+            self._lengths[i] += 1
+            if terminated or self._lengths[i] >= self._episode_steps:
+                dones[i] = True
+                info["TimeLimit.truncated"] = not terminated
+                info["terminal_observation"] = observation
+                info["episode"] = {"r": self._returns[i], "l": self._lengths[i]}
+                self._returns[i], self._lengths[i] = 0.0, 0
+                observations[i] = self._batch.reset(i)
+        return np.stack(observations), np.array(rewards, np.float32), dones, infos
+
+    def seed(self, seed: int | None = None) -> list[None]:
+        """Does nothing: ``entropy`` has decided. Stable-Baselines3 would seed with single numbers, as evaluation does."""
+        return [None] * self.num_envs
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The attribute, the same for every episode."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Not supported: episodes share their settings."""
+        raise NotImplementedError("the episodes of a BatchVecEnv share their settings")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Not supported: there is no environment object per episode."""
+        raise NotImplementedError("a BatchVecEnv has no environment object per episode")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Never wrapped; episodes are already monitored."""
+        return [False] * len(list(self._get_indices(indices)))

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+
+from balance_hil.boards.definition import BoardDefinition, find_definition, load_definition, load_definitions
+from balance_hil.boards.serial_board import find_port
+from balance_hil.errors import ConfigError, PortNotFoundError, UnknownBoardError, UsageError
+from balance_hil.link import SerialPort
+
+TEENSY = BoardDefinition(name="teensy41", kind="serial", usb_vid=0x16C0, usb_pid=0x0483)
+
+
+def port(device, serial_number="1", vid=0x16C0, pid=0x0483):
+    return SerialPort(
+        device=device, description="", vid=vid, pid=pid, serial_number=serial_number, accessible=True, group="dialout"
+    )
+
+
+def write(folder, text, name="board.toml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_shipped_definitions():
+    boards = load_definitions()
+    assert boards["native"].kind == "native"
+    assert boards["native"].engine == "tflm"
+    assert boards["serial"].kind == "serial"
+
+
+def test_a_full_definition(tmp_path):
+    path = write(
+        tmp_path,
+        'name = "teensy41"\nkind = "serial"\nbaud = 115200\nusb_vid = 0x16C0\nusb_pid = 0x0483\nusb_serial = "8"\n'
+        'notes = "rig 2"\n',
+    )
+    assert load_definition(path) == BoardDefinition(
+        name="teensy41", kind="serial", baud=115200, usb_vid=0x16C0, usb_pid=0x0483, usb_serial="8", notes="rig 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('name = "a"\nkind = "native"\nbuad = 9600', "unknown key 'buad'", "did you mean baud"),
+        ('name = "a"\nkind = "native"\nzzz = 1', "unknown key 'zzz'", "keys are name, kind"),
+        ('name = "a"\nkind = "native"\nbaud = "fast"', "baud must be of type int", ""),
+        ('name = "a"\nkind = "native"\nbaud = true', "baud must be of type int", ""),
+        ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
+        ('kind = "native"', "name is missing", "name ="),
+        ('name = "a"', "kind is missing", "kind ="),
+        ('name = "a"\nkind = "radio"', "no such kind 'radio'", "native, serial"),
+        ("name = ", "is not TOML", ""),
+    ],
+)
+def test_a_bad_definition_names_what_is_wrong(tmp_path, text, message, hint):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_definition(path)
+    assert message in caught.value.message
+    assert str(path) in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_two_files_for_one_board(tmp_path):
+    write(tmp_path, 'name = "a"\nkind = "native"', "a.toml")
+    write(tmp_path, 'name = "a"\nkind = "serial"', "b.toml")
+    with pytest.raises(ConfigError, match="another file already"):
+        load_definitions(tmp_path)
+
+
+def test_unknown_board_suggests_one():
+    with pytest.raises(UnknownBoardError, match="no board is called 'natvie'") as caught:
+        find_definition("natvie")
+    assert "did you mean native?" in caught.value.hint
+    assert "hil boards" in caught.value.hint
+
+
+def test_folder_can_be_chosen(tmp_path, monkeypatch):
+    write(tmp_path, 'name = "mine"\nkind = "serial"')
+    monkeypatch.setenv("HIL_BOARDS", str(tmp_path))
+    assert list(load_definitions()) == ["mine"]
+    monkeypatch.delenv("HIL_BOARDS")
+    monkeypatch.chdir(Path("/"))
+    assert "native" in load_definitions()
+
+
+def test_port_of_a_board_by_its_usb_numbers():
+    other = port("/dev/ttyUSB0", vid=0x0403, pid=0x6001)
+    assert find_port(TEENSY, [other, port("/dev/ttyACM0")]) == "/dev/ttyACM0"
+    with pytest.raises(PortNotFoundError, match=r"no teensy41 is plugged in \(USB 16c0:0483\)"):
+        find_port(TEENSY, [other])
+    with pytest.raises(UsageError, match="2 boards look like teensy41") as caught:
+        find_port(TEENSY, [port("/dev/ttyACM0", "1"), port("/dev/ttyACM1", "2")])
+    assert "usb_serial" in caught.value.hint
+
+
+def test_one_of_two_boards_by_its_serial_number():
+    bound = BoardDefinition(name="rig", kind="serial", usb_vid=0x16C0, usb_serial="2")
+    ports = [port("/dev/ttyACM0", "1"), port("/dev/ttyACM1", "2")]
+    assert find_port(bound, ports) == "/dev/ttyACM1"
+    assert find_port(BoardDefinition(name="b", kind="serial", port="/dev/ttyS0"), ports) == "/dev/ttyS0"
+
+
+def test_a_definition_that_does_not_say_where():
+    with pytest.raises(UsageError, match="does not say which port") as caught:
+        find_port(BoardDefinition(name="serial", kind="serial"), [])
+    assert "--port" in caught.value.hint

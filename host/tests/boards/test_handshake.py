@@ -1,0 +1,191 @@
+import time
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from balance_hil.boards import Board
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
+from balance_hil.errors import (
+    ArenaTooSmallError,
+    BoardStatusError,
+    CableUnpluggedError,
+    ModelMismatchError,
+    ModelNotInt8Error,
+    NotOurFirmwareError,
+    ProtocolMismatchError,
+    ReplyTimeoutError,
+    SilentBoardError,
+    UnsupportedOperatorError,
+    WrongBaudError,
+)
+from balance_hil.link import Fault
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import encode, seal
+from balance_hil.protocol.messages import Status
+
+GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
+PATIENCE_S = 0.05
+
+
+class ScriptedLink:
+    """A far end that says the same thing every time it is spoken to."""
+
+    description = "/dev/ttyFAKE0"
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.incoming = deque()
+        self.closed = False
+
+    def write(self, data):
+        if self.answer:
+            self.incoming.append(self.answer)
+
+    def read(self, timeout_s):
+        if self.incoming:
+            return self.incoming.popleft()
+        time.sleep(max(timeout_s, 0))
+        return b""
+
+    def close(self):
+        self.closed = True
+
+
+def firmware(bundle, **changes):
+    return FakeFirmware(replace(fake_info(bundle), **changes), linear_policy(GAINS, bundle))
+
+
+def refused(answer, baud=115_200):
+    link = ScriptedLink(answer)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # the callers look at its type
+        Board(link, baud=baud, handshake_timeout_s=PATIENCE_S)
+    assert link.closed
+    return caught.value
+
+
+def test_a_good_board_identifies_itself(linear_bundle):
+    with fake_board(firmware(linear_bundle), linear_bundle) as board:
+        assert board.info.model_id == linear_bundle.id
+        assert board.info.board == "fake"
+        assert board.input_quant == linear_bundle.input_quant
+        assert board.port == "fake"
+
+
+def test_silent_board():
+    error = refused(b"")
+    assert type(error) is SilentBoardError
+    assert "not one byte" in error.message
+    assert "hil boards" in error.hint
+
+
+def test_wrong_baud():
+    noise = np.random.default_rng(1).integers(0x80, 0x100, 200, dtype=np.uint8).tobytes()
+    error = refused(noise, baud=9600)
+    assert type(error) is WrongBaudError
+    assert "at 9600 baud and none of them decode" in error.message
+    assert "--baud" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("banner", "quoted"),
+    [
+        (b"MicroPython v1.23 on 2024-06-02; Teensy 4.1\r\n>>> ", ">>>"),
+        (b"ets Jul 29 2019 12:21:46\r\nrst:0x1 (POWERON_RESET)\r\n", "rst:0x1 (POWERON_RESET)"),
+        (b"error: malformed_line\n", "error: malformed_line"),
+    ],
+)
+def test_not_our_firmware_quotes_what_it_says(banner, quoted):
+    error = refused(banner)
+    assert type(error) is NotOurFirmwareError
+    assert repr(quoted) in error.message
+
+
+def test_another_protocol_version():
+    error = refused(seal(messages.Ready.TYPE, 0, messages.Ready(7, 0x1234, 0).pack() + b"new fields"))
+    assert type(error) is ProtocolMismatchError
+    assert f"speaks protocol 7, this program speaks {messages.PROTOCOL_VERSION}" in error.message
+
+
+def test_another_schema():
+    error = refused(seal(messages.Info.TYPE, 1, messages.Ready(messages.PROTOCOL_VERSION, 0xABCD1234, 0).pack()))
+    assert type(error) is ProtocolMismatchError
+    assert "abcd1234" in error.message
+    assert f"{messages.SCHEMA_CRC:08x}" in error.message
+
+
+def test_an_answer_to_somebody_elses_hello_does_not_count(linear_bundle):
+    error = refused(encode(replace(fake_info(linear_bundle), nonce=12345), 1))
+    assert type(error) is ReplyTimeoutError
+    assert "did not say who it is" in error.message
+
+
+def test_stale_model_names_both_and_the_remedy(linear_bundle):
+    with pytest.raises(ModelMismatchError, match="runs policy 9f2c1a000000, this run needs 0123456789ab") as caught:
+        fake_board(firmware(linear_bundle, model_id="9f2c1a000000"), linear_bundle)
+    assert "models/linear/model.h" in caught.value.hint
+    native = BoardDefinition(name="native", kind="native")
+    with pytest.raises(ModelMismatchError) as caught:
+        Board(FakeLink(firmware(linear_bundle, model_id="9f2c1a000000")), linear_bundle, definition=native)
+    assert "hil emulate models/linear --board native" in caught.value.hint
+
+
+@pytest.mark.parametrize("change", [{"n_obs": 4}, {"input_scale": 0.5}, {"output_zero_point": 3}])
+def test_right_model_with_other_tables(linear_bundle, change):
+    with pytest.raises(ModelMismatchError, match="reads its tables otherwise"):
+        fake_board(firmware(linear_bundle, **change), linear_bundle)
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "message", "error", "text"),
+    [
+        (Status.UNSUPPORTED_OPERATOR, 0, "the operator EXP", UnsupportedOperatorError, "EXP"),
+        (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, there are 2048 bytes"),
+        (Status.MODEL_NOT_INT8, 0, "input is float32", ModelNotInt8Error, "input is float32"),
+        (Status.NO_MODEL, 0, "", BoardStatusError, "no_model"),
+        (Status.ENGINE_LOST, 3, "gone", BoardStatusError, "engine_lost"),
+        (99, 3, "", BoardStatusError, "status_99"),
+    ],
+)
+def test_an_engine_that_refuses_the_model(linear_bundle, status, detail, message, error, text):
+    board = firmware(
+        linear_bundle, engine_status=status, engine_detail=detail, engine_message=message, model_id="", arena_size=2048
+    )
+    with pytest.raises(error, match=text) as caught:
+        fake_board(board, linear_bundle)
+    assert caught.value.hint
+
+
+def test_without_a_bundle_the_board_is_taken_as_it_is(linear_bundle):
+    with fake_board(firmware(linear_bundle, model_id="", engine_status=Status.NO_MODEL)) as board:
+        assert board.info.engine_status == Status.NO_MODEL
+
+
+def test_a_board_that_boots_late_is_greeted_again(linear_bundle):
+    class LateLink(FakeLink):
+        asleep = True
+
+        def write(self, data):
+            if self.asleep:  # what is said to a board that boots is lost; its READY comes afterwards
+                self.asleep = False
+                return
+            super().write(data)
+
+    late = LateLink(firmware(linear_bundle))
+    assert Board(late, linear_bundle, handshake_timeout_s=5.0).info.board == "fake"
+
+
+def test_the_cable_comes_out_during_the_handshake(linear_bundle):
+    gone = firmware(linear_bundle)
+    gone.unplugged = True
+    with pytest.raises(CableUnpluggedError):
+        fake_board(gone, linear_bundle)
+
+
+def test_faults_begin_after_the_handshake(linear_bundle):
+    board = Board(FakeLink(firmware(linear_bundle)), linear_bundle, faults=[Fault("drop", 1.0, "tx")])
+    with pytest.raises(ReplyTimeoutError):
+        board.request(messages.StatsRequest(), timeout_s=0.01)
+    assert board.injected_faults == {"drop tx": 1}

@@ -1,0 +1,155 @@
+"""``hil compare`` from its arguments to its exit status, on the shipped bundle and a board in plain Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from balance_hil.boards import Board
+from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
+from balance_hil.bundle import Bundle
+from balance_hil.cli import compare as cli
+from balance_hil.comparing import compare as module
+from balance_hil.errors import HarnessError, MissingExtraError, UsageError
+from balance_hil.quantize import QuantParams
+from balance_hil.runtimes import load_runtime
+from balance_hil.runtimes.base import Runtime
+from balance_hil.runtimes.tflm import TflmModel
+
+Int8 = NDArray[np.int8]
+
+
+class Plug:
+    """Puts a fake board where ``connect`` would open one."""
+
+    def __init__(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.model = TflmModel(bundle.int8_model())
+        self.opened: list[tuple[str, dict[str, Any]]] = []
+        self._bundle, self._patch = bundle, monkeypatch
+
+    def plug(self, policy: Callable[[Int8], Int8] | None = None, input_quant: QuantParams | None = None) -> None:
+        model = self.model
+        operators = len(model.graph.operators)
+        layers = [lambda values, op=op: model.layers(values)[op] for op in range(operators)]
+        firmware = FakeFirmware(replace(fake_info(self._bundle), n_ops=operators), policy or model.infer_int8, layers)
+        board = fake_board(firmware, self._bundle)
+        if input_quant is not None:  # after the handshake: a board that says one thing and does another
+            firmware.info = replace(firmware.info, input_zero_point=input_quant.zero_point)
+
+        def connect(name: str, bundle: Bundle, **options: object) -> Board:
+            self.opened.append((name, options))
+            return board
+
+        self._patch.setattr(cli, "connect", connect)
+
+
+@pytest.fixture
+def plug(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Plug:
+    return Plug(ppo_bundle, monkeypatch)
+
+
+def run(bundle: Bundle, *options: str) -> Result:
+    command = [str(bundle.path), "--samples", "40", "--layer-samples", "8", "--observations", "golden", *options]
+    return CliRunner().invoke(cli.command, command, standalone_mode=False)
+
+
+def test_a_board_that_equals_tflm_exits_with_0(ppo_bundle: Bundle, plug: Plug) -> None:
+    plug.plug()
+    result = run(ppo_bundle, "--board", "bench", "--port", "COM7", "--runtimes", "float32,int8-builtin", "--json")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["board_equals_tflm"] is True
+    assert document["board"] == "fake"
+    assert document["bundle"] == ppo_bundle.id
+    assert document["inputs"] == 80
+    assert document["runtimes"] == ["float32", "int8-builtin", "tflm", "board"], "the reference joins in when there is a board"
+    assert document["board_io"] == {"observations": 40, "input_differing": 0, "action_differing": 0}
+    assert {(p["a"], p["b"]) for p in document["pairs"]} == {
+        ("int8-builtin", "tflm"),
+        ("int8-builtin", "board"),
+        ("tflm", "board"),
+    }
+    assert len(document["layers"]) == 3 * len(plug.model.graph.operators)
+    assert plug.opened == [("bench", {"port": "COM7", "baud": None, "engine": None})]
+
+
+def test_a_board_that_differs_exits_with_1_and_says_where(ppo_bundle: Bundle, plug: Plug) -> None:
+    model = plug.model
+
+    def wrong(values: Int8) -> Int8:
+        output = model.infer_int8(values)
+        output[1] ^= values[0] & 1
+        return output
+
+    plug.plug(wrong)
+    result = run(ppo_bundle, "--board", "bench", "--runtimes", "tflm")
+    assert result.exit_code == 1
+    assert "the board differs from tflm: " in result.stdout
+    assert "by up to 1 LSB" in result.stdout
+
+
+def test_a_board_that_quantises_otherwise_exits_with_1(ppo_bundle: Bundle, plug: Plug) -> None:
+    quant = ppo_bundle.input_quant
+    plug.plug(input_quant=replace(quant, zero_point=quant.zero_point + (1 if quant.zero_point < 0 else -1)))
+    result = run(ppo_bundle, "--board", "bench", "--runtimes", "tflm")
+    assert result.exit_code == 1
+    assert "converts otherwise than the host" in result.stdout
+
+
+def test_without_a_board_it_reports_and_exits_with_0(ppo_bundle: Bundle) -> None:
+    result = run(ppo_bundle, "--runtimes", "torch,onnx,float32,int8-xnnpack,int8-reference,tflm", "--layers")
+    assert result.exit_code == 0
+    for text in ("torch", "onnx", "int8-xnnpack", "From float to int8", "Differing int8 outputs", "no board took part"):
+        assert text in result.stdout
+
+
+def test_what_is_not_installed_is_left_out_and_named(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, bundle: Bundle) -> Runtime:
+        if name in ("torch", "onnx", "float32"):
+            raise MissingExtraError(f"this needs {name}", "install it: pip install something")
+        return load_runtime(name, bundle)
+
+    monkeypatch.setattr(module, "load_runtime", load)
+    result = run(ppo_bundle)
+    assert result.exit_code == 0
+    assert "left out torch: this needs torch; install it: pip install something" in result.stderr
+    assert "From float to int8" not in result.stdout
+    asked = run(ppo_bundle, "--runtimes", "torch,tflm")
+    assert isinstance(asked.exception, MissingExtraError), "what was asked for by name is not left out"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        (["--runtimes", "tflm,int9"], UsageError, "no such runtime: int9"),
+        (["--recording", "nowhere.mcap"], HarnessError, "no such recording: nowhere.mcap"),
+        (["--port", "COM7"], None, "--board"),
+    ],
+)
+def test_bad_arguments(ppo_bundle: Bundle, options: list[str], kind: type[Exception] | None, text: str) -> None:
+    result = run(ppo_bundle, *options)
+    assert result.exception is not None
+    assert text in str(result.exception)
+    if kind is not None:
+        assert isinstance(result.exception, kind)
+
+
+def test_a_recording_gives_the_observations(ppo_bundle: Bundle, tmp_path: Path) -> None:
+    from balance_hil.recording import RecordingWriter, Step
+
+    path = tmp_path / "run.mcap"
+    with RecordingWriter(path, {"clock": "lockstep"}, ppo_bundle.spec) as writer:
+        for i in range(25):
+            writer.step(i * 0.005, Step(i * 0.005, 0, i, [i / 100] * 6, [0.0, 0.0], False, 0.0, 0.0, 0.0, 0.0, [0] * 6, [0, 0]))
+    result = run(ppo_bundle, "--runtimes", "tflm,int8-reference", "--recording", str(path), "--json")
+    document = json.loads(result.stdout)
+    assert (document["random"], document["recorded"], document["recorded_from"]) == (40, 25, "recording run.mcap")

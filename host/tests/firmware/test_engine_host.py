@@ -1,0 +1,136 @@
+"""The process that runs TensorFlow Lite Micro for the native board."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.boards.tflm_engine_host import EngineHost, serve
+from balance_hil.protocol import messages
+from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.tflm import TflmModel
+
+from .native_board import DEADLINE_S, NativeBoard, PlayedEngine
+from .tiny_model import N_ACT, N_OBS, tiny_model
+
+INIT, INFER, TENSOR = 1, 2, 3
+AMPLE = bytes(4)  # arena of the helper's own choice
+
+
+def call(host: EngineHost, command: int, data: bytes) -> tuple[Status, int, bytes]:
+    reply = host.handle(command, data)
+    status, detail, size = struct.unpack_from("<BII", reply)
+    assert size == len(reply) - 9
+    return Status(status), detail, reply[9:]
+
+
+@pytest.fixture
+def loaded() -> EngineHost:
+    host = EngineHost()
+    assert call(host, INIT, AMPLE + tiny_model())[0] == Status.OK
+    return host
+
+
+def test_init_describes_the_model() -> None:
+    status, _, data = call(EngineHost(), INIT, AMPLE + tiny_model())
+    assert status == Status.OK
+    fields = struct.unpack_from("<HHHfbfbII", data)
+    model = TflmModel(tiny_model())
+    assert fields == (N_OBS, N_ACT, 2, 1 / 64, 3, 1 / 128, 0, model.arena_used_bytes, model.arena_bytes)
+    assert data[struct.calcsize("<HHHfbfbII") :][1:].decode().startswith("0.")
+
+
+def test_inference_and_tensors_equal_the_tflm_runtime(loaded: EngineHost) -> None:
+    model = TflmModel(tiny_model())
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        row = rng.integers(-128, 128, N_OBS).astype(np.int8)
+        assert call(loaded, INFER, row.tobytes()) == (Status.OK, 0, model.infer_int8(row).tobytes())
+        for op, layer in enumerate(model.layers(row)):
+            assert call(loaded, TENSOR, struct.pack("<H", op)) == (Status.OK, 0, layer.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (AMPLE + tiny_model("EXP"), Status.UNSUPPORTED_OPERATOR, "EXP"),
+        (AMPLE + tiny_model(input_type="FLOAT32"), Status.MODEL_NOT_INT8, "FLOAT32"),
+        (AMPLE + b"not a model at all", Status.MODEL_INVALID, "not a TensorFlow Lite model"),
+        (AMPLE + tiny_model()[:200], Status.MODEL_INVALID, "cut off"),
+    ],
+)
+def test_model_that_cannot_run_is_named(loaded: EngineHost, data: bytes, status: Status, words: str) -> None:
+    found, _, message = call(loaded, INIT, data)
+    assert found == status
+    assert words in message.decode()
+    assert call(loaded, INFER, bytes(N_OBS))[0] == Status.NO_MODEL  # the old model is gone
+
+
+def test_arena_too_small_says_what_was_needed_and_what_there_was() -> None:
+    status, needed, message = call(EngineHost(), INIT, struct.pack("<I", 200) + tiny_model())
+    assert status == Status.ARENA_TOO_SMALL
+    assert needed > 200
+    assert f"needs {needed} bytes, there were 200" in message.decode()
+    assert call(EngineHost(), INIT, struct.pack("<I", needed) + tiny_model())[0] == Status.OK
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "status"),
+    [(INFER, bytes(N_OBS + 1), Status.INFERENCE_FAILED), (9, b"", Status.NOT_SUPPORTED), (INIT, b"\x01", Status.NOT_SUPPORTED)],
+)
+def test_senseless_requests_are_refused(loaded: EngineHost, command: int, data: bytes, status: Status) -> None:
+    assert call(loaded, command, data)[0] == status
+    assert call(loaded, INFER, bytes(N_OBS))[0] == Status.OK
+
+
+def test_process_serves_its_socket_and_ends_with_it() -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "balance_hil.boards.tflm_engine_host", str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        theirs.close()
+        ours.settimeout(DEADLINE_S)
+        request = AMPLE + tiny_model()
+        whole = struct.pack("<BI", INIT, len(request)) + request + struct.pack("<BI", INFER, N_OBS) + bytes(N_OBS)
+        for piece in (whole[:3], whole[3:700], whole[700:]):
+            ours.sendall(piece)
+        reply = b""
+        while not reply.endswith(TflmModel(tiny_model()).infer_int8(np.zeros(N_OBS, np.int8)).tobytes()):
+            reply += ours.recv(4096)
+        ours.close()
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+class RealEngine(PlayedEngine):
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            serve(self.connection)
+
+
+def test_whole_native_board_with_tflm(native_program: Path, tmp_path: Path) -> None:
+    """Firmware, engine host and all: what the port answers equals the runtime."""
+    path = tmp_path / "policy_int8.tflite"
+    path.write_bytes(tiny_model())
+    model = TflmModel(tiny_model())
+    rows = np.random.default_rng(6).integers(-128, 128, (50, N_OBS)).astype(np.int8)
+    with NativeBoard(native_program, "--model", str(path), engine=RealEngine()) as board:
+        board.ready()
+        assert board.hello().engine_status == Status.OK
+        for row in rows:
+            action = board.ask(messages.InferInt8(row))
+            assert isinstance(action, messages.Action)
+            assert action.output.tobytes() == model.infer_int8(row).tobytes()
+            tensor = board.ask(messages.Tensor(0))
+            assert tensor == messages.TensorData(0, model.layers(row)[0])

@@ -1,0 +1,194 @@
+"""When the firmware is built, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from balance_hil import firmware_build
+from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+
+PLATFORM = Path(__file__).parents[3] / "firmware/platform"
+Builds = list[str]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one source and no git."""
+    (tmp_path / "firmware/src").mkdir(parents=True)
+    (tmp_path / "firmware/src/main.cpp").write_text("int main() {}\n")
+    (tmp_path / "platformio.ini").write_text("[env:native]\n")
+    schema = tmp_path / "host/balance_hil/protocol/schema.toml"
+    schema.parent.mkdir(parents=True)
+    schema.write_text("")
+    monkeypatch.setattr(firmware_build, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    return tmp_path
+
+
+@pytest.fixture
+def builds(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
+    """Counts builds; each writes the program."""
+    done: Builds = []
+
+    def platformio(environment: str) -> None:
+        done.append(environment)
+        program = repository / ".pio/build" / environment / "program"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("built")
+
+    monkeypatch.setattr(firmware_build, "_run_platformio", platformio)
+    return done
+
+
+def test_builds_once_and_says_so(repository: Path, builds: Builds) -> None:
+    said: list[str] = []
+    program = firmware_build.build_native(said.append)
+    assert program == repository / ".pio/build/native/program"
+    assert firmware_build.build_native(said.append) == program
+    assert builds == ["native"]
+    assert len(said) == 1
+    assert "native" in said[0]
+
+
+def change_source(repository: Path) -> None:
+    (repository / "firmware/src/main.cpp").write_text("int main() { return 1; }\n")
+
+
+def add_source(repository: Path) -> None:
+    (repository / "firmware/src/more.h").write_text("\n")
+
+
+def restore_older_source(repository: Path) -> None:
+    os.utime(repository / "firmware/src/main.cpp", ns=(1, 1))
+
+
+def change_flags(repository: Path) -> None:
+    (repository / "platformio.ini").write_text("[env:native]\nbuild_flags = -O3\n")
+
+
+def lose_program(repository: Path) -> None:
+    (repository / ".pio/build/native/program").unlink()
+
+
+@pytest.mark.parametrize("change", [change_source, add_source, restore_older_source, change_flags, lose_program])
+def test_builds_again_after(repository: Path, builds: Builds, change) -> None:
+    firmware_build.build_native()
+    change(repository)
+    firmware_build.build_native()
+    firmware_build.build_native()
+    assert builds == ["native", "native"]
+
+
+def test_documents_do_not_make_it_stale(repository: Path, builds: Builds) -> None:
+    firmware_build.build_native()
+    (repository / "firmware/PROTOCOL.md").write_text("words")
+    firmware_build.build_native()
+    assert builds == ["native"]
+
+
+def test_failed_build_is_not_taken_for_a_good_one(repository: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch) -> None:
+    firmware_build.build_native()
+    change_source(repository)
+
+    def fail(environment: str) -> None:
+        raise FirmwareBuildError("no", "no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(firmware_build, "_run_platformio", fail)
+        with pytest.raises(FirmwareBuildError):
+            firmware_build.build_native()
+    firmware_build.build_native()
+    assert builds == ["native", "native"]
+
+
+def test_two_processes_at_once_build_once(builds: Builds) -> None:
+    threads = [threading.Thread(target=firmware_build.build_native) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert builds == ["native"]
+
+
+def git(repository: Path, *arguments: str) -> None:
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *author, *arguments], cwd=repository, check=True, capture_output=True)
+
+
+def test_identity_is_the_last_commit_of_the_firmware(repository: Path, builds: Builds) -> None:
+    assert firmware_build.firmware_commit() == "unknown"
+    git(repository, "init")
+    git(repository, "add", "firmware", "platformio.ini", "host")
+    git(repository, "commit", "-m", "firmware")
+    first = firmware_build.firmware_commit()
+    assert len(first) == 12
+    firmware_build.build_native()
+
+    (repository / "README.md").write_text("words")
+    git(repository, "add", "README.md")
+    git(repository, "commit", "-m", "words")
+    assert firmware_build.firmware_commit() == first
+    firmware_build.build_native()
+    assert builds == ["native"]
+
+    change_source(repository)
+    assert firmware_build.firmware_commit() == first + "+"
+    firmware_build.build_native()
+    firmware_build.build_native()
+    assert builds == ["native", "native"]
+
+    git(repository, "commit", "-a", "-m", "more")  # same bytes, new identity
+    assert firmware_build.firmware_commit() not in (first, first + "+")
+    firmware_build.build_native()
+    assert builds == ["native"] * 3
+
+
+def test_failing_compiler_is_quoted(repository: Path) -> None:
+    (repository / "platformio.ini").write_text(
+        f"[platformio]\nsrc_dir = firmware/src\n[env:native]\nplatform = symlink://{PLATFORM}\nboard = native\n"
+    )
+    (repository / "host/balance_hil/firmware_build.py").write_text("def firmware_commit():\n    return 'x'\n")
+    (repository / "host/balance_hil/__init__.py").write_text("")
+    (repository / "firmware/src/main.cpp").write_text("int main() { return nonsense; }\n")
+    with pytest.raises(FirmwareBuildError, match=r"nonsense. was not declared") as caught:
+        firmware_build.build_native()
+    assert "pio run -e native" in caught.value.hint
+    (repository / "firmware/src/main.cpp").write_text("int main() { return 0; }\n")
+    assert subprocess.run([firmware_build.build_native()], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["platformio", "SCons"])
+def test_missing_package_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setattr(firmware_build, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(FlashToolMissingError, match=module.lower()) as caught:
+        firmware_build.build_native()
+    assert "pip install" in caught.value.hint
+
+
+def test_missing_compiler_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FlashToolMissingError, match=r"g\+\+"):
+        firmware_build.build_native()
+
+
+def test_installation_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firmware_build, "REPOSITORY", tmp_path)
+    with pytest.raises(FirmwareBuildError, match="sources are not here") as caught:
+        firmware_build.build_native()
+    assert "clone" in caught.value.hint
+
+
+def test_moved_checkout_does_not_look_for_the_platform_where_it_was(repository: Path) -> None:
+    links = repository / ".platformio/platforms"
+    links.mkdir(parents=True)
+    stale, good = links / "platform.pio-link", links / "other.pio-link"
+    stale.write_text(json.dumps({"cwd": "/where/it/was", "spec": {}}))
+    good.write_text(json.dumps({"cwd": str(repository), "spec": {}}))
+    firmware_build.prepare_platformio()
+    assert (stale.exists(), good.exists()) == (False, True)

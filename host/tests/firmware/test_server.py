@@ -1,0 +1,377 @@
+"""The protocol server on a machine whose clock stands still: requests in, replies out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import Decoder, Frame, encode, seal
+from balance_hil.protocol.messages import Status
+from balance_hil.protocol.wire import Message
+
+from .probe import Probe
+
+INPUT = messages.InferInt8(np.array([10, 20, 30], np.int8))
+REQUESTS = [
+    messages.Infer(np.zeros(3, np.float32)),
+    INPUT,
+    messages.Tensor(0),
+    messages.SelfTest(),
+    messages.SetWatchdog(5),
+]
+
+
+@dataclass
+class Happened:
+    sent: bytes
+    events: list[str]  # everything else: "apply ...", "safe", "reboot"
+
+    def messages(self) -> list[Message]:
+        return [frame.message for frame in self.frames()]
+
+    def frames(self) -> list[Frame]:
+        return Decoder().feed(self.sent)
+
+
+class FakeBoard:
+    def __init__(self, probe: Probe, watchdog_ms: int = 100, load_status: Status = Status.OK) -> None:
+        self._probe = probe
+        self.boot = self._run("server", watchdog_ms, int(load_status))
+
+    def _run(self, *words: object) -> Happened:
+        lines = self._probe.ask(*words)
+        sent = b"".join(bytes.fromhex(line.split(" ")[1]) for line in lines if line.startswith("sent "))
+        return Happened(sent, [line for line in lines if not line.startswith("sent ")])
+
+    def feed(self, data: bytes) -> Happened:
+        return self._run("feed", data.hex())
+
+    def ask(self, *requests: Message) -> list[Message]:
+        return self.feed(b"".join(encode(r, seq) for seq, r in enumerate(requests))).messages()
+
+    def hello(self) -> messages.Info:
+        (info,) = self.ask(messages.Hello(0xCAFE))
+        assert isinstance(info, messages.Info)
+        return info
+
+    def stats(self) -> messages.Stats:
+        (stats,) = self.ask(messages.StatsRequest())
+        assert isinstance(stats, messages.Stats)
+        return stats
+
+    def idle(self, time_us: int) -> Happened:
+        self.set("time", time_us)
+        return self._run("idle")
+
+    def next_ms(self) -> int:
+        return int(self._run("next").events[0])
+
+    def set(self, *words: object) -> None:
+        self._probe.ask(*words)
+
+
+@pytest.fixture
+def board(probe: Probe) -> FakeBoard:
+    return FakeBoard(probe)
+
+
+@pytest.fixture
+def identified(board: FakeBoard) -> FakeBoard:
+    board.hello()
+    return board
+
+
+def error(status: Status, detail: int, request: int) -> messages.Error:
+    return messages.Error(status, detail, request)
+
+
+def test_boot_says_ready_once_behind_a_delimiter_and_is_safe(board: FakeBoard) -> None:
+    assert board.boot.sent.startswith(b"\x00")
+    assert board.boot.frames() == [Frame(0, messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0))]
+    assert board.boot.events == ["safe"]
+    assert board.stats().safe_state == 1
+
+
+def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
+    assert board.hello() == messages.Info(
+        protocol=messages.PROTOCOL_VERSION,
+        schema_crc=messages.SCHEMA_CRC,
+        nonce=0xCAFE,
+        firmware_commit="0123456789ab",
+        board="fake board",
+        processor="none",
+        engine="fake",
+        engine_version="1",
+        engine_status=Status.OK,
+        engine_detail=0,
+        engine_message="",
+        model_id="cafe00000000",
+        n_obs=3,
+        n_act=2,
+        n_ops=3,
+        input_scale=0.5,
+        input_zero_point=1,
+        output_scale=0.25,
+        output_zero_point=-3,
+        n_self_test=3,
+        arena_used=100,
+        arena_size=4096,
+        clock_hz=600,
+        rx_buffer=1,
+        max_payload=messages.MAX_PAYLOAD,
+        watchdog_ms=100,
+        stack=2,
+        ram=3,
+        flash=4,
+    )
+
+
+def test_infer_quantises_infers_acts_and_dequantises(identified: FakeBoard) -> None:
+    happened = identified.feed(encode(messages.Infer(np.array([1.0, -2.25, 0.25], np.float32)), 41))
+    # x / 0.5 rounded half away + 1 = [3, -4 (tie), 2 (tie)]; the fake engine adds the first two and negates the third.
+    expected = messages.Action(
+        status=Status.OK,
+        input=np.array([3, -4, 2], np.int8),
+        output=np.array([-1, -2], np.int8),
+        action=np.array([0.5, 0.25], np.float32),
+        inference_us=40,
+        total_us=40,
+    )
+    assert happened.frames() == [Frame(41, expected)]
+    assert happened.events == ["apply 0.5 0.25"]
+
+
+def test_infer_int8_skips_the_quantiser(identified: FakeBoard) -> None:
+    (action,) = identified.ask(INPUT)
+    assert isinstance(action, messages.Action)
+    assert (action.input.tolist(), action.output.tolist()) == ([10, 20, 30], [30, -30])
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda m: type(m).__name__)
+def test_nothing_but_talk_before_hello(board: FakeBoard, request_: Message) -> None:
+    assert board.ask(request_) == [error(Status.NOT_IDENTIFIED, 0, request_.TYPE)]
+    assert board.ask(messages.Echo(b"hi")) == [messages.EchoReply(b"hi")]
+    board.hello()
+    assert not isinstance(board.ask(INPUT, request_)[1], messages.Error)
+
+
+def test_several_requests_in_flight_are_answered_in_order(identified: FakeBoard) -> None:
+    requests = [messages.Echo(bytes([n])) for n in range(50)]
+    happened = identified.feed(b"".join(encode(r, 1000 + n) for n, r in enumerate(requests)))
+    assert happened.frames() == [Frame(1000 + n, messages.EchoReply(r.data)) for n, r in enumerate(requests)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_observation_is_refused_with_its_index(identified: FakeBoard, value: float) -> None:
+    refused = identified.feed(encode(messages.Infer(np.array([0, 0, value], np.float32)), 1))
+    assert refused.messages() == [error(Status.NON_FINITE, 2, messages.Infer.TYPE)]
+    assert refused.events == []
+    assert identified.stats().safe_state == 1
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 255])
+def test_wrong_number_of_elements_is_refused_with_the_right_one(identified: FakeBoard, count: int) -> None:
+    assert identified.ask(messages.Infer(np.zeros(count, np.float32)), messages.InferInt8(np.zeros(count, np.int8))) == [
+        error(Status.WRONG_COUNT, 3, messages.Infer.TYPE),
+        error(Status.WRONG_COUNT, 3, messages.InferInt8.TYPE),
+    ]
+
+
+@pytest.mark.parametrize("kind", sorted(messages.REPLY_TYPES))
+@pytest.mark.parametrize("excess", [b"\x01", b"\xff\xff\x01"])
+def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBoard, kind: int, excess: bytes) -> None:
+    assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
+
+
+@pytest.mark.parametrize("kind", [0x89, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
+    payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
+    assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
+
+
+def test_oversized_frame_is_refused_with_the_limit(board: FakeBoard) -> None:
+    reply = board.feed(seal(messages.Echo.TYPE, 0x1234, bytes([1]) * 2000)).frames()
+    assert reply == [Frame(0x1234, error(Status.OVERSIZED, messages.MAX_PAYLOAD, messages.Echo.TYPE))]
+
+
+def test_damaged_frames_are_counted_and_not_answered(board: FakeBoard) -> None:
+    frame = bytearray(encode(messages.Echo(b"abc"), 1))
+    frame[-3] ^= 0x10
+    assert board.feed(bytes(frame) + b"\xf0\x90\x90\x00").sent == b""
+    stats = board.stats()
+    assert (stats.crc_errors, stats.framing_errors, stats.dropped_bytes) == (1, 1, len(frame) - 1 + 3)
+
+
+def test_tensor_of_the_last_inference(identified: FakeBoard) -> None:
+    assert identified.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+    identified.ask(INPUT)
+    assert identified.ask(messages.Tensor(0)) == [messages.TensorData(0, INPUT.input)]
+    assert identified.ask(messages.Tensor(1)) == [error(Status.OVERSIZED, messages.MAX_PAYLOAD, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(2)) == [error(Status.NOT_SUPPORTED, 77, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(3)) == [error(Status.NO_SUCH_OPERATOR, 3, messages.Tensor.TYPE)]
+
+
+def test_self_test_counts_the_vectors_that_differ(identified: FakeBoard) -> None:
+    assert identified.ask(messages.SelfTest()) == [messages.SelfTestResult(Status.OK, count=3, mismatches=1, first_mismatch=1)]
+
+
+@pytest.mark.parametrize(
+    "status", [Status.MODEL_INVALID, Status.MODEL_NOT_INT8, Status.UNSUPPORTED_OPERATOR, Status.ARENA_TOO_SMALL]
+)
+def test_model_that_does_not_load_is_reported_and_every_inference_refused(probe: Probe, status: Status) -> None:
+    board = FakeBoard(probe, load_status=status)
+    info = board.hello()
+    assert (info.engine_status, info.engine_detail, info.engine_message) == (status, 77, "as the test wants it")
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest()]
+    assert board.ask(*asked) == [error(status, 77, request.TYPE) for request in asked]
+    assert board.feed(b"1,2,3\n").sent == f"error: {status.name.lower()}\n".encode()
+
+
+def test_board_without_a_model(probe: Probe) -> None:
+    board = FakeBoard(probe, load_status=Status.NO_MODEL)
+    assert board.hello().engine_status == Status.NO_MODEL
+    assert board.ask(INPUT) == [error(Status.NO_MODEL, 0, INPUT.TYPE)]
+
+
+@pytest.mark.parametrize("status", [Status.INFERENCE_FAILED, Status.ENGINE_LOST])
+def test_failed_inference_is_an_error_and_leaves_no_tensor(identified: FakeBoard, status: Status) -> None:
+    identified.ask(INPUT)
+    identified.set("engine", int(status))
+    assert identified.ask(INPUT, messages.SelfTest()) == [
+        error(status, 77, INPUT.TYPE),
+        error(status, 77, messages.SelfTest.TYPE),
+    ]
+    identified.set("engine", 0)
+    assert identified.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+
+
+def test_text_line_needs_no_handshake(board: FakeBoard) -> None:
+    happened = board.feed(b"1.0,-2.25,0.25\n")
+    assert (happened.sent, happened.events) == (b"0.5,0.25\n", ["apply 0.5 0.25"])
+    assert board.stats().inferences == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"1,2\n", "wrong_count"),
+        (b"1,2,3,4\r\n", "wrong_count"),
+        (b"1,2,nan\n", "non_finite"),
+        (b"1,2,1e39\n", "non_finite"),
+        (b"help\n", "malformed_line"),
+        (b"1" * 257 + b"\n", "oversized"),
+    ],
+)
+def test_bad_text_line_is_answered_by_a_line(board: FakeBoard, line: bytes, status: str) -> None:
+    assert board.feed(line).sent == f"error: {status}\n".encode()
+    assert board.stats().errors == 1
+
+
+def test_frame_after_text_is_preceded_by_a_delimiter_and_none_after_a_frame(board: FakeBoard) -> None:
+    board.feed(b"1,2,3\n")
+    echo = encode(messages.Echo(b""), 1)
+    assert board.feed(echo).sent == b"\x00" + encode(messages.EchoReply(b""), 1)
+    assert board.feed(echo).sent == encode(messages.EchoReply(b""), 1)
+
+
+def test_line_and_line_end_may_arrive_apart(board: FakeBoard) -> None:
+    assert board.feed(b"1.0,-2.25,0.25").sent == b""
+    assert board.idle(10_000_000).events == []
+    assert board.feed(b"\n").sent == b"0.5,0.25\n"
+
+
+def test_watchdog_goes_to_the_safe_state_once_and_back_with_the_next_observation(identified: FakeBoard) -> None:
+    assert identified.next_ms() == 2**32 - 1
+    identified.ask(INPUT)  # the inference takes 40 us
+    assert identified.next_ms() == 100
+    assert identified.idle(100_039).events == []
+    assert identified.next_ms() == 1
+    assert identified.idle(100_040).events == ["safe"]
+    assert identified.idle(900_000).events == []
+    stats = identified.stats()
+    assert (stats.safe_state, stats.watchdog_trips, stats.uptime_ms) == (1, 1, 900)
+    identified.ask(INPUT)
+    stats = identified.stats()
+    assert (stats.safe_state, stats.watchdog_trips) == (0, 1)
+
+
+def test_observation_that_comes_too_late_counts_as_a_trip(identified: FakeBoard) -> None:
+    identified.ask(INPUT)
+    identified.set("time", 500_000)
+    assert identified.feed(encode(INPUT, 1)).events == ["safe", "apply 8.25 -6.75"]
+    assert identified.stats().watchdog_trips == 1
+
+
+def test_other_requests_do_not_feed_the_watchdog(identified: FakeBoard) -> None:
+    identified.ask(INPUT)
+    identified.set("time", 90_000)
+    identified.ask(messages.Echo(b""), messages.SelfTest())
+    assert identified.idle(100_040).events == ["safe"]
+
+
+def test_watchdog_time_can_be_set_and_switched_off(identified: FakeBoard) -> None:
+    assert identified.ask(INPUT, messages.SetWatchdog(1000))[1] == messages.Watchdog(1000)
+    assert identified.idle(1_000_039).events == []
+    assert identified.hello().watchdog_ms == 1000
+    assert identified.ask(messages.SetWatchdog(0)) == [messages.Watchdog(0)]
+    assert identified.next_ms() == 2**32 - 1
+    assert identified.idle(10**12).events == []
+
+
+def test_half_a_frame_is_given_up_after_silence(board: FakeBoard) -> None:
+    message = messages.Echo(b"abcdef")
+    timeout_us = 1000 * messages.PARTIAL_FRAME_TIMEOUT_MS
+    board.feed(encode(message, 1)[:6])
+    assert board.next_ms() == messages.PARTIAL_FRAME_TIMEOUT_MS
+    board.idle(timeout_us - 1)
+    assert board.feed(encode(message, 1)[6:]).messages() == [messages.EchoReply(b"abcdef")]
+    board.feed(encode(message, 2)[:6])
+    board.idle(2 * timeout_us)
+    assert board.feed(encode(message, 3)).frames() == [Frame(3, messages.EchoReply(b"abcdef"))]
+    assert board.stats().dropped_bytes == 6
+
+
+def test_bytes_that_waited_while_the_board_was_busy_still_complete_a_frame(board: FakeBoard) -> None:
+    frame = encode(messages.Echo(b"abcdef"), 1)
+    board.feed(frame[:6])
+    board.set("time", 10_000_000)
+    assert board.feed(frame[6:]).messages() == [messages.EchoReply(b"abcdef")]
+
+
+def test_reply_that_nobody_reads_is_counted_and_the_next_one_is_found(board: FakeBoard) -> None:
+    echo = encode(messages.Echo(b"x"), 1)
+    board.set("uart", "blocked")
+    board.feed(echo)
+    board.set("uart", "ok")
+    assert board.feed(echo).sent == b"\x00" + encode(messages.EchoReply(b"x"), 1)
+    assert board.stats().dropped_replies == 1
+
+
+def test_reset_reboots_and_says_so_where_it_cannot(board: FakeBoard) -> None:
+    happened = board.feed(encode(messages.Reset(), 8))
+    assert happened.events == ["reboot"]
+    assert happened.frames() == [Frame(8, error(Status.NOT_SUPPORTED, 0, messages.Reset.TYPE))]  # the fake came back
+
+
+def test_stats_count(identified: FakeBoard) -> None:
+    identified.ask(INPUT, messages.Tensor(9), messages.Echo(b""))
+    identified.feed(b"1,2,3\n" + b"\x01\x00")
+    assert identified.stats() == messages.Stats(
+        requests=6,  # HELLO, three frames, a line, STATS_REQUEST
+        errors=1,
+        inferences=2,
+        crc_errors=0,
+        framing_errors=0,
+        dropped_bytes=1,
+        overruns=5,
+        dropped_replies=0,
+        watchdog_trips=0,
+        safe_state=0,
+        uptime_ms=0,
+        inference_min_us=40,
+        inference_max_us=40,
+        arena_used=100,
+    )

@@ -1,0 +1,342 @@
+"""Proof that the HIL suite can fail: a healthy board is broken on purpose, and the right test goes red for the right reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from balance_hil import boards
+from balance_hil.boards import Board
+from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
+from balance_hil.errors import ModelMismatchError
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import Frame
+from balance_hil.protocol.wire import Message
+from balance_hil.quantize import QuantParams
+from balance_hil.runtimes import load_runtime
+
+from .saboteur import Saboteur
+
+pytest_plugins = ["pytester"]
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def shared_board(ppo_bundle: Bundle) -> Iterator[tuple[Board, Saboteur]]:
+    """A real native board whose link can be told to lie."""
+    machine = NativeMachine(NativeConfig.for_bundle(ppo_bundle))
+    saboteur = Saboteur(machine.start())
+    with Board(saboteur, ppo_bundle, machine=machine) as board:
+        yield board, saboteur
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native_modules(ppo_bundle: Bundle) -> None:
+    """Loads the reference runtime: pytester forgets what was imported inside it, and this one loads once per process."""
+    load_runtime("tflm", ppo_bundle).close()
+
+
+class Suite:
+    """Runs tests of ``hil_tests`` against a board of ours."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+        self._pytester = pytester
+        self._bundle = bundle.path
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setenv("PYTEST_PLUGINS", "balance_hil.pytest_plugin")
+        self._patch = monkeypatch
+
+    def run(self, board: Board, *tests: str) -> pytest.RunResult:
+        """Runs ``file.py::test`` names; the board stays open."""
+
+        def connect(*args: object, **options: object) -> Board:
+            return board
+
+        self._patch.setattr(boards, "connect", connect)
+        self._patch.setattr(board, "close", lambda: None)
+        settings = [
+            "-c",
+            str(REPOSITORY / "pyproject.toml"),
+            "-o",
+            "addopts=",
+            "--import-mode=importlib",
+            "-p",
+            "no:cacheprovider",
+        ]
+        selected = [f"{REPOSITORY / 'hil_tests'}/{test}" for test in tests]
+        return self._pytester.runpytest(*settings, "--rootdir", str(REPOSITORY), f"--hil-bundle={self._bundle}", *selected)
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ppo_bundle: Bundle) -> Suite:
+    return Suite(pytester, monkeypatch, ppo_bundle)
+
+
+@pytest.fixture
+def sabotaged(shared_board: tuple[Board, Saboteur]) -> Iterator[tuple[Board, Saboteur]]:
+    """The shared board, healed and identified again afterwards."""
+    board, saboteur = shared_board
+    yield board, saboteur
+    saboteur.heal()
+    board.identify()
+
+
+def only_failure(result: pytest.RunResult, *patterns: str) -> None:
+    """Exactly one test failed, and its message says so."""
+    assert result.parseoutcomes().get("failed") == 1, result.parseoutcomes()
+    assert "errors" not in result.parseoutcomes()
+    for pattern in patterns:
+        result.stdout.fnmatch_lines([pattern])
+
+
+# --- what a faulty firmware does --------------------------------------------------------------------------------------
+
+
+def on_action(change: Callable[[messages.Action], messages.Action]) -> Callable[[Frame], list[Frame]]:
+    """Changes every ACTION, leaves other replies."""
+
+    def reply(frame: Frame) -> list[Frame]:
+        message = frame.message
+        return [replace(frame, message=change(message)) if isinstance(message, messages.Action) else frame]
+
+    return reply
+
+
+def output_plus_one_once(number: int) -> Callable[[messages.Action], messages.Action]:
+    seen = 0
+
+    def change(action: messages.Action) -> messages.Action:
+        nonlocal seen
+        seen += 1
+        if seen != number:
+            return action
+        output = action.output.copy()
+        output[0] += 1 if output[0] < 127 else -1
+        return replace(action, output=output)
+
+    return change
+
+
+def stale() -> Callable[[messages.Action], messages.Action]:
+    kept: list[messages.Action] = []
+
+    def change(action: messages.Action) -> messages.Action:
+        kept.append(action)
+        return replace(action, output=kept[max(0, len(kept) - 2)].output)
+
+    return change
+
+
+def wrong_quantiser(
+    rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], params: QuantParams
+) -> Callable[[Message], Message]:
+    """INFER is answered as if the firmware had quantised by ``rule``, float [n_obs] in steps to whole steps."""
+
+    def request(message: Message) -> Message:
+        if not isinstance(message, messages.Infer):
+            return message
+        ratio = (message.observation / np.float32(params.scale)).astype(np.float64)
+        return messages.InferInt8(rule(ratio).astype(np.int8))
+
+    return request
+
+
+GOLDEN = "test_model.py::test_golden_vectors_bit_for_bit"
+RANDOM = "test_model.py::test_board_equals_tflm_on_random_inputs"
+LAYERS = "test_model.py::test_every_intermediate_tensor_of_the_golden_vectors"
+TIES = "test_quantisation.py::test_exact_ties_go_away_from_zero"
+SATURATION = "test_quantisation.py::test_saturation_on_both_sides"
+RANDOM_OBSERVATIONS = "test_quantisation.py::test_random_observations"
+
+
+def test_a_healthy_board_passes(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, _ = sabotaged
+    suite.run(board, GOLDEN, LAYERS, TIES, SATURATION, RANDOM_OBSERVATIONS).assert_outcomes(passed=5)
+
+
+def test_one_lsb_in_one_of_twenty_thousand_inputs(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.reply = on_action(output_plus_one_once(12_345))
+    result = suite.run(board, RANDOM)
+    only_failure(result, "*random inputs: 1 of 40000 values differ, by up to 1 LSB; first in input 12344, value 0:*")
+
+
+def test_a_stale_output(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.reply = on_action(stale())
+    only_failure(suite.run(board, GOLDEN), "*golden outputs: * values differ*")
+
+
+def test_swapped_outputs(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.reply = on_action(lambda action: replace(action, output=action.output[::-1].copy()))
+    only_failure(suite.run(board, GOLDEN), "*golden outputs: * values differ*")
+
+
+def test_one_wrong_value_inside_the_network(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+
+    def reply(frame: Frame) -> list[Frame]:
+        data = frame.message
+        if isinstance(data, messages.TensorData) and data.op == 1:
+            values = data.values.copy()
+            values[5] ^= 1
+            frame = replace(frame, message=replace(data, values=values))
+        return [frame]
+
+    saboteur.reply = reply
+    only_failure(
+        suite.run(board, GOLDEN, LAYERS), "*layer 1 (*): 100 of * values differ, by up to 1 LSB; first in input 0, value 5*"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "test"),
+    [
+        pytest.param(np.rint, TIES, id="half_even"),
+        pytest.param(np.trunc, RANDOM_OBSERVATIONS, id="truncation"),
+        pytest.param(np.floor, RANDOM_OBSERVATIONS, id="floor"),
+        pytest.param(lambda r: np.trunc(r + 0.5), RANDOM_OBSERVATIONS, id="plus_half"),
+    ],
+)
+def test_a_quantiser_that_rounds_otherwise(
+    suite: Suite, sabotaged: tuple[Board, Saboteur], rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], test: str
+) -> None:
+    board, saboteur = sabotaged
+    zero_point = board.input_quant.zero_point
+    saboteur.request = wrong_quantiser(lambda r: np.clip(rule(r) + zero_point, -128, 127), board.input_quant)
+    only_failure(suite.run(board, test), "*values are quantised otherwise, first observation*instead of*")
+
+
+def test_a_quantiser_that_wraps_instead_of_saturating(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    zero_point = board.input_quant.zero_point
+    saboteur.request = wrong_quantiser(
+        lambda r: (np.trunc(np.clip(r, -1e6, 1e6) + np.copysign(0.5, r)) + zero_point + 128) % 256 - 128, board.input_quant
+    )
+    only_failure(suite.run(board, SATURATION), "*values are quantised otherwise*")
+
+
+def test_a_board_that_takes_nan_for_zero(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.request = wrong_quantiser(np.nan_to_num, board.input_quant)
+    result = suite.run(board, "test_quantisation.py::test_non_finite_is_refused_by_name_and_index[native-nan]")
+    only_failure(result, "*DID NOT RAISE*BoardStatusError*")
+
+
+def test_a_self_test_that_failed(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+
+    def reply(frame: Frame) -> list[Frame]:
+        if isinstance(frame.message, messages.SelfTestResult):
+            frame = replace(frame, message=replace(frame.message, mismatches=1, first_mismatch=3))
+        return [frame]
+
+    saboteur.reply = reply
+    only_failure(suite.run(board, "test_model.py::test_self_test_passes"), "*assert (1, 3) == (0, 65535)*")
+
+
+def test_an_error_of_another_name(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+
+    def reply(frame: Frame) -> list[Frame]:
+        if isinstance(frame.message, messages.Error):
+            frame = replace(frame, message=replace(frame.message, status=messages.Status.INFERENCE_FAILED))
+        return [frame]
+
+    saboteur.reply = reply
+    result = suite.run(board, "test_protocol_errors.py::test_wrong_count[native-one_too_many]")
+    only_failure(result, "*assert 'INFERENCE_FAILED' == 'WRONG_COUNT'*")
+
+
+def test_corrupted_replies(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    seen = 0
+
+    def wire(frame: bytes) -> bytes:
+        nonlocal seen
+        seen += 1
+        return frame if seen < 50 else bytes([frame[0], frame[1], frame[2] ^ 0x10]) + frame[3:]
+
+    saboteur.wire = wire
+    only_failure(suite.run(board, GOLDEN), "*ReplyTimeoutError: the board on * did not answer InferInt8 within*")
+
+
+def test_replies_that_come_too_late(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+
+    def wire(frame: bytes) -> bytes:
+        time.sleep(0.008)  # the fault itself: longer than a control period
+        return frame
+
+    saboteur.wire = wire
+    only_failure(
+        suite.run(board, "test_timing.py::test_round_trip_fits_the_control_period"), "*round_trip_median is * us, outside*"
+    )
+
+
+def test_a_board_that_restarts_by_itself(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    seen = 0
+
+    def reply(frame: Frame) -> list[Frame]:
+        nonlocal seen
+        seen += 1
+        ready = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 2)
+        return [Frame(0, ready)] if seen == 30 else [frame]
+
+    saboteur.reply = reply
+    only_failure(suite.run(board, GOLDEN), "*BoardRebootedError: the board on * restarted before it answered InferInt8*")
+
+
+# --- a model that was tampered with -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flipped(ppo_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """The bundle with one bit of one weight flipped and a manifest that vouches for it."""
+    folder = tmp_path / "flipped"
+    shutil.copytree(ppo_bundle.path, folder)
+    model = bytearray(ppo_bundle.int8_model())
+    model[first_weight(bytes(model))] ^= 0x40
+    (folder / INT8_MODEL).write_bytes(model)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][INT8_MODEL] = hashlib.sha256(model).hexdigest()
+    manifest["id"] = model_id(bytes(model))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return Bundle.load(folder)
+
+
+def first_weight(model: bytes) -> int:
+    """Offset in the file of the first weight of the first layer."""
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = parsed.subgraphs[0]
+    weights = parsed.buffers[graph.tensors[graph.operators[0].inputs[1]].buffer].data
+    return model.index(bytes(weights))
+
+
+def test_a_flipped_weight(suite: Suite, flipped: Bundle) -> None:
+    with boards.connect("native", flipped) as board:
+        only_failure(suite.run(board, GOLDEN), "*golden outputs: * values differ*")
+        only_failure(suite.run(board, LAYERS), "*layer 0 (FULLY_CONNECTED): * values differ*")
+        result = suite.run(board, "test_identity.py::test_board_runs_this_bundle")
+        only_failure(result, f"*AssertionError: assert '{flipped.id}' == *")
+
+
+def test_a_flipped_weight_is_refused_before_any_test(ppo_bundle: Bundle, flipped: Bundle) -> None:
+    """Nobody has to run a suite: the handshake notices."""
+    with boards.connect("native", flipped) as board:
+        board.bundle = ppo_bundle
+        with pytest.raises(ModelMismatchError, match=f"runs policy {flipped.id}, this run needs {ppo_bundle.id}"):
+            board.identify()

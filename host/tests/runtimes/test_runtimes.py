@@ -1,0 +1,131 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from balance_hil.bundle import FLOAT_MODEL
+from balance_hil.errors import BundleError, ModelNotInt8Error, NonFiniteInputError, UsageError
+from balance_hil.quantize import dequantize
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_runtime
+from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.onnx import OnnxRuntime
+from balance_hil.runtimes.tflite import TfliteFloatRuntime, TfliteInt8Runtime
+
+FLOAT_NAMES = tuple(name for name in RUNTIME_NAMES if name not in INT8_RUNTIME_NAMES)
+
+
+@pytest.fixture(scope="module")
+def runtimes(ppo_bundle):
+    return {name: load_runtime(name, ppo_bundle) for name in RUNTIME_NAMES}
+
+
+@pytest.fixture(scope="module")
+def observations():
+    return np.random.default_rng(1).uniform(-1, 1, (500, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", RUNTIME_NAMES)
+def test_shapes_types_and_names(runtimes, observations, name):
+    runtime = runtimes[name]
+    assert (runtime.name, runtime.n_obs, runtime.n_act) == (name, 6, 2)
+    actions = runtime.act_batch(observations)
+    assert actions.shape == (500, 2)
+    assert actions.dtype == np.float32
+    assert np.all(np.abs(actions) <= 1.01)  # one LSB of int8 may lie beyond 1
+    assert isinstance(runtime, Int8Runtime) == (name in INT8_RUNTIME_NAMES)
+
+
+@pytest.mark.parametrize("name", RUNTIME_NAMES)
+def test_batch_size_does_not_matter(runtimes, observations, name):
+    runtime = runtimes[name]
+    whole = runtime.act_batch(observations)
+    for size in (1, 7, 500, 3):  # there and back: the batch size is cached
+        parts = runtime.act_batch(observations[:size])
+        assert np.allclose(parts, whole[:size], rtol=0, atol=0 if name in INT8_RUNTIME_NAMES else 1e-6)
+    assert np.allclose(runtime.act(observations[4]), whole[4], rtol=0, atol=1e-6)
+    assert runtime.act_batch(observations[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("name", FLOAT_NAMES)
+def test_float_runtimes_agree_to_rounding(runtimes, observations, name):
+    assert np.max(np.abs(runtimes[name].act_batch(observations) - runtimes["torch"].act_batch(observations))) < 1e-5
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
+def test_int8_runtimes_are_near_tflm_and_near_float(runtimes, observations, name):
+    inputs = np.random.default_rng(2).integers(-128, 128, (2000, 6)).astype(np.int8)
+    differences = runtimes[name].infer_int8_batch(inputs).astype(int) - runtimes["tflm"].infer_int8_batch(inputs)
+    assert np.max(np.abs(differences)) <= 4  # of rounding, see compare
+    assert np.mean(differences != 0) < 0.1
+    assert np.max(np.abs(runtimes[name].act_batch(observations) - runtimes["float32"].act_batch(observations))) < 0.1
+
+
+def test_desktop_and_tflm_rounding_do_differ(runtimes):
+    """Otherwise the runtimes would not be what they say they are."""
+    inputs = np.random.default_rng(3).integers(-128, 128, (20_000, 6)).astype(np.int8)
+    tflm = runtimes["tflm"].infer_int8_batch(inputs)
+    for name in ("int8-xnnpack", "int8-builtin", "int8-reference"):
+        assert np.any(runtimes[name].infer_int8_batch(inputs) != tflm), name
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
+def test_layers_are_in_execution_order_and_end_in_the_output(runtimes, name):
+    inputs = np.random.default_rng(4).integers(-128, 128, (50, 6)).astype(np.int8)
+    layers = runtimes[name].layers_int8_batch(inputs)
+    assert [(layer.op, layer.operator, layer.values.shape) for layer in layers] == [
+        (0, "FULLY_CONNECTED", (50, 32)),
+        (1, "FULLY_CONNECTED", (50, 32)),
+        (2, "FULLY_CONNECTED", (50, 2)),
+    ]
+    assert all(layer.values.dtype == np.int8 for layer in layers)
+    assert np.array_equal(layers[-1].values, runtimes[name].infer_int8_batch(inputs))
+    assert [layer.values.shape for layer in runtimes[name].layers_int8_batch(inputs[:0])] == [(0, 32), (0, 32), (0, 2)]
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
+def test_int8_runtimes_quantise_and_dequantise_by_the_same_rule(runtimes, ppo_bundle, name):
+    codes = np.random.default_rng(5).integers(-128, 128, (50, 6)).astype(np.int8)
+    runtime = runtimes[name]
+    expected = dequantize(runtime.infer_int8_batch(codes), ppo_bundle.output_quant)
+    assert np.array_equal(runtime.act_batch(dequantize(codes, ppo_bundle.input_quant)), expected)
+    assert np.array_equal(runtime.infer_int8(codes[0]), runtime.infer_int8_batch(codes)[0])
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_int8_runtimes_refuse_what_is_not_finite(runtimes, name, value):
+    observation = np.zeros(6, np.float32)
+    observation[2] = value
+    with pytest.raises(NonFiniteInputError):
+        runtimes[name].act(observation)
+
+
+def test_runtimes_are_context_managers_and_close_twice(ppo_bundle):
+    with load_runtime("onnx", ppo_bundle) as runtime:
+        runtime.act(np.zeros(6, np.float32))
+    runtime.close()
+
+
+def test_an_unknown_runtime_is_answered_with_the_nearest(ppo_bundle):
+    with pytest.raises(UsageError) as caught:
+        load_runtime("int8-xnpack", ppo_bundle)
+    assert "int8-xnnpack" in caught.value.hint
+
+
+def test_wrong_models_are_refused(ppo_bundle):
+    float_model = ppo_bundle.file(FLOAT_MODEL).read_bytes()
+    with pytest.raises(ModelNotInt8Error):
+        TfliteInt8Runtime("int8-xnnpack", float_model)
+    with pytest.raises(UsageError, match="needs a float model"):
+        TfliteFloatRuntime(ppo_bundle.int8_model())
+    with pytest.raises(BundleError, match="cannot load"):
+        OnnxRuntime(b"no onnx")
+
+
+def test_importing_the_package_imports_no_engine():
+    code = (
+        "import sys, balance_hil.runtimes, balance_hil.evaluating, balance_hil.cli.export\n"
+        "print([m for m in ('torch', 'tensorflow', 'onnx', 'onnxruntime', 'ai_edge_litert', 'tflite_micro') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,140 @@
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from balance_hil.bundle import FLOAT_MODEL, GOLDEN
+from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelNotInt8Error, UnsupportedOperatorError
+from balance_hil.runtimes import tflm
+from balance_hil.runtimes.native_stderr import captured_stderr
+from balance_hil.runtimes.tflm import TflmModel
+
+pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: pip install 'balance-hil[int8]' (Linux x86-64 only)")
+
+
+@pytest.fixture(scope="module")
+def model(ppo_bundle):
+    return TflmModel(ppo_bundle.int8_model())
+
+
+@pytest.fixture(scope="module")
+def golden(ppo_bundle):
+    with np.load(ppo_bundle.file(GOLDEN)) as archive:
+        return dict(archive)
+
+
+def with_operator(model, old, new):
+    """The same flatbuffer with another operator in the place of ``old``."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree = schema.ModelT.InitFromPackedBuf(model, 0)
+    code = next(c for c in tree.operatorCodes if c.builtinCode == getattr(schema.BuiltinOperator, old))
+    code.builtinCode = getattr(schema.BuiltinOperator, new)
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_outputs_and_layers_are_the_golden_ones(model, golden):
+    assert np.array_equal(model.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
+    layers = model.layers_batch(golden["input_int8"])
+    assert len(layers) == len(golden["operators"])
+    for k, layer in enumerate(layers):
+        assert np.array_equal(layer, golden[f"op_{k}"])
+    assert np.array_equal(layers[-1], golden["output_int8"])
+
+
+def test_single_inference_equals_the_batch(model, golden):
+    rows = golden["input_int8"][:20]
+    assert np.array_equal(np.stack([model.infer_int8(row) for row in rows]), golden["output_int8"][:20])
+    assert np.array_equal(np.stack([model.layers(row)[0] for row in rows]), golden["op_0"][:20])
+
+
+def test_rows_need_not_be_contiguous(model, golden):
+    wide = np.repeat(golden["input_int8"], 2, axis=1)
+    assert np.array_equal(model.infer_int8_batch(wide[:, ::2]), golden["output_int8"])
+
+
+def test_no_rows_give_no_rows(model):
+    assert model.infer_int8_batch(np.empty((0, 6), np.int8)).shape == (0, 2)
+    assert [layer.shape for layer in model.layers_batch(np.empty((0, 6), np.int8))] == [(0, 32), (0, 32), (0, 2)]
+
+
+def test_the_smallest_arena_works_and_a_smaller_one_is_refused_with_both_numbers(ppo_bundle, model, golden):
+    needed = model.needed_arena_bytes()
+    assert model.arena_used_bytes < needed < 2 * model.arena_used_bytes
+    tight = TflmModel(ppo_bundle.int8_model(), arena_bytes=needed)
+    assert tight.arena_bytes == needed
+    assert np.array_equal(tight.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
+    # A tight arena must not keep the layers from being read.
+    assert np.array_equal(tight.layers_batch(golden["input_int8"])[0], golden["op_0"])
+    with pytest.raises(ArenaTooSmallError, match=f"needs {needed} bytes, there were {needed - 64}"):
+        TflmModel(ppo_bundle.int8_model(), arena_bytes=needed - 64)
+
+
+@pytest.mark.parametrize("arena_bytes", [0, 1, 400])  # sizes at which the wheel itself ends the process
+def test_an_absurd_arena_is_an_error_and_not_a_crash(ppo_bundle, arena_bytes):
+    with pytest.raises(ArenaTooSmallError):
+        TflmModel(ppo_bundle.int8_model(), arena_bytes=arena_bytes)
+
+
+def test_a_float_model_is_refused(ppo_bundle):
+    with pytest.raises(ModelNotInt8Error):
+        TflmModel(ppo_bundle.file(FLOAT_MODEL).read_bytes())
+
+
+def test_an_operator_that_tflm_cannot_run_is_named(tiny_bundle):
+    with pytest.raises(UnsupportedOperatorError, match="EXP"):
+        TflmModel(with_operator(tiny_bundle.int8_model(), "TANH", "EXP"))
+
+
+def test_an_operator_that_tflm_does_not_know_is_named(tiny_bundle):
+    with pytest.raises(UnsupportedOperatorError, match="HASHTABLE_LOOKUP"):
+        TflmModel(with_operator(tiny_bundle.int8_model(), "TANH", "HASHTABLE_LOOKUP"))
+
+
+def test_a_platform_without_the_wheel_is_told_so(ppo_bundle, monkeypatch):
+    monkeypatch.setattr(tflm, "find_spec", lambda name: None)
+    monkeypatch.setattr(tflm.platform, "machine", lambda: "arm64")
+    with pytest.raises(MissingExtraError, match=r"Linux x86-64 .* only; this is .*arm64"):
+        TflmModel(ppo_bundle.int8_model())
+
+
+def test_a_missing_wheel_is_told_how_to_get_it(ppo_bundle, monkeypatch):
+    monkeypatch.setattr(tflm, "find_spec", lambda name: None)
+    monkeypatch.setattr(tflm.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(tflm.sys, "platform", "linux")
+    monkeypatch.setattr(tflm.sys, "version_info", (3, 11, 0))
+    with pytest.raises(MissingExtraError) as caught:
+        TflmModel(ppo_bundle.int8_model())
+    assert "balance-hil[int8]" in caught.value.hint
+
+
+def test_capture_takes_what_native_code_writes_and_gives_the_stream_back(capfd):
+    with captured_stderr() as captured:
+        os.write(2, b"from C\n")
+    os.write(2, b"after\n")
+    sys.stderr.write("python\n")
+    assert captured.text == "from C\n"
+    assert capfd.readouterr().err == "after\npython\n"
+
+
+def test_capture_restores_the_stream_after_an_error(capfd):
+    def fail():
+        with captured_stderr():
+            os.write(2, b"hidden\n")
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    os.write(2, b"shown\n")
+    assert capfd.readouterr().err == "shown\n"
+
+
+def test_nothing_reaches_the_terminal(ppo_bundle, capfd):
+    tight = TflmModel(ppo_bundle.int8_model(), arena_bytes=8192)
+    assert tight.arena_used_bytes > 0
+    assert capfd.readouterr() == ("", "")
