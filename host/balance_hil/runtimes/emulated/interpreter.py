@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
-from balance_hil.runtimes.emulated.operators import Values, compile_operator
+from balance_hil.runtimes.emulated.kernel import Values
+from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
 
@@ -57,7 +58,11 @@ class EmulatedRuntime(Int8Runtime):
 
     def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
         """Output of one operator, [n, *shape], for the values of its non-constant inputs, [n, *shape] each."""
-        return self._kernels[operator.index](inputs)
+        return self._kernels[operator.index].run(inputs)
+
+    def arithmetic(self) -> tuple[Hashable, ...]:
+        """Of every operator; equal for two variants that compute this model alike whatever the input."""
+        return tuple(kernel.arithmetic for kernel in self._kernels)
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)

@@ -8,52 +8,34 @@ fastest, so that what belongs to one channel (its scale, its bias) meets long ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from balance_hil.errors import UnsupportedOperatorError
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary
 from balance_hil.runtimes.emulated.delegation import computing_variant
+from balance_hil.runtimes.emulated.fully_connected import fully_connected
+from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.primitives import round_half_away
-from balance_hil.runtimes.emulated.requantise import EXACT_IN_FLOAT32, Requantiser, Scales
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantise_table
 from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 
-Values = NDArray[Any]  # int8 or float32 [n, *shape]
-Kernel = Callable[[Sequence[Values]], Values]
-
-SUPPORTED_OPERATORS = (
-    "FULLY_CONNECTED",
-    "TANH",
-    "LOGISTIC",
-    "RELU",
-    "RELU6",
-    "RELU_N1_TO_1",
-    "HARD_SWISH",
-    "ADD",
-    "MUL",
-    "QUANTIZE",
-    "DEQUANTIZE",
-    "RESHAPE",
-    "CONCATENATION",
-)
 _QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_QUANTIZE_LANES = 8  # the same for floats
+_EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 
 
 def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    """The operator as a function of its non-constant inputs, in the order of ``operator.inputs``.
+    """The operator as a function of its non-constant inputs.
 
     Raises:
         UnsupportedOperatorError: an operator, a type or a fused activation that is not emulated; the message names it.
     """
     compilers: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
-        "FULLY_CONNECTED": _fully_connected,
+        "FULLY_CONNECTED": fully_connected,
         "ADD": _binary,
         "MUL": _binary,
         "DEQUANTIZE": _dequantize,
@@ -64,48 +46,6 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
         return compilers.get(operator.name, _unary)(graph, operator, variant)
     except KeyError as exc:
         raise unsupported(f"{operator.name} (number {operator.index}) with the fused activation {exc.args[0]}") from exc
-
-
-def unsupported(what: str) -> UnsupportedOperatorError:
-    """The error for something that the emulator does not know."""
-    return UnsupportedOperatorError(
-        f"the emulator does not know {what}",
-        f"it knows {', '.join(SUPPORTED_OPERATORS)} in int8; use a real runtime (--runtime tflm)",
-    )
-
-
-def _fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    source, weights = graph.tensors[operator.inputs[0]], graph.tensors[operator.inputs[1]]
-    bias = graph.tensors[operator.inputs[2]] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
-    target = graph.output_of(operator)
-    if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
-        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
-    channels, depth = weights.shape
-    offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
-    if bias is not None and bias.data is not None:
-        offset = offset + bias.data.astype(np.int64)
-    largest = np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset))
-    # BLAS multiplies no integers. Sums of products of int8 values are exact in float32 up to some depth, in float64 always.
-    dtype = np.float32 if largest < EXACT_IN_FLOAT32 else np.float64
-    matrix = np.concatenate([weights.data.astype(dtype), offset[:, np.newaxis].astype(dtype)], axis=1)  # times (x, 1)
-    low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
-    scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
-    requantise = Requantiser(
-        multipliers=scales.multipliers(variant, channels),
-        largest_accumulator=int(largest),
-        rounding=variant.rounding,
-        zero_point=quant_of(target).zero_point,
-        low=low,
-        high=high,
-    )
-
-    def run(inputs: Sequence[Values]) -> Values:
-        rows = inputs[0].reshape(-1, depth)
-        operand = np.ones((depth + 1, len(rows)), dtype)
-        operand[:depth] = rows.T
-        return requantise(matrix @ operand).T.reshape(-1, *target.shape)
-
-    return run
 
 
 def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -132,7 +72,7 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
         return np.concatenate([look_up_vector(values[:body]), look_up(values[body:])]).reshape(-1, *target.shape)
 
-    return run
+    return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()))
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
@@ -161,17 +101,17 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
         outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
         return outputs.reshape(-1, *target.shape)
 
-    return run
+    return Kernel(run, lanes)
 
 
 def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     params = quant_of(graph.tensors[operator.inputs[0]])
-    return lambda inputs: dequantize(inputs[0], params)
+    return Kernel(lambda inputs: dequantize(inputs[0], params), None)
 
 
 def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     shape = graph.output_of(operator).shape
-    return lambda inputs: inputs[0].reshape(-1, *shape)
+    return Kernel(lambda inputs: inputs[0].reshape(-1, *shape), None)
 
 
 def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -185,7 +125,7 @@ def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> 
         rows = max(len(values) for values in inputs)
         return np.concatenate([np.broadcast_to(values, (rows, *values.shape[1:])) for values in inputs], axis=axis)
 
-    return _with_constants(sources, run)
+    return Kernel(_with_constants(sources, run), None)
 
 
 def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -205,7 +145,10 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
             outputs = np.where(mask, vectorised[one_number](x, y), outputs)
         return np.clip(outputs, *bounds).astype(np.int8).reshape(-1, *target.shape)
 
-    return _with_constants(sources, run)
+    arithmetic = [
+        np.clip(combine(*_EVERY_PAIR), *bounds).astype(np.int8).tobytes() for combine in (portable, *(vectorised or ()))
+    ]
+    return Kernel(_with_constants(sources, run), tuple(arithmetic))
 
 
 def _aligned(values: Values, source: Tensor, target: Tensor) -> Values:
@@ -214,7 +157,7 @@ def _aligned(values: Values, source: Tensor, target: Tensor) -> Values:
     return values.reshape(values.shape[0], *(1,) * missing, *source.shape)
 
 
-def _with_constants(sources: Sequence[Tensor], run: Kernel) -> Kernel:
+def _with_constants(sources: Sequence[Tensor], run: Run) -> Run:
     """Fills the constant inputs in, as one row each, so that the kernel is a function of the computed ones alone."""
     constants = [None if s.data is None else s.data.reshape(1, *s.shape) for s in sources]
 
@@ -223,14 +166,3 @@ def _with_constants(sources: Sequence[Tensor], run: Kernel) -> Kernel:
         return run([next(given) if constant is None else constant for constant in constants])
 
     return filled
-
-
-def quant_of(tensor: Tensor) -> QuantParams:
-    """Quantisation of an int8 activation tensor.
-
-    Raises:
-        UnsupportedOperatorError: the tensor is not int8 with one scale.
-    """
-    if tensor.type != "INT8" or len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-        raise unsupported(f"the tensor {tensor.name!r} of type {tensor.type} with {len(tensor.scales)} scales as an activation")
-    return QuantParams(tensor.scales[0], tensor.zero_points[0])

@@ -6,6 +6,7 @@ through the rule itself, in int64. ``Requantiser.exactly`` is the rule alone, fo
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,6 +81,15 @@ class Requantiser:
         columns = (self.multipliers[:, np.newaxis], self._mantissas[:, np.newaxis], self._shifts[:, np.newaxis])
         steps = self._steps(accumulators.astype(np.int64), *columns)
         return np.clip(steps + self.zero_point, self.low, self.high).astype(np.int8)
+
+    @property
+    def arithmetic(self) -> Hashable:
+        """Equal for two requantisers that map every accumulator alike, as far as their parameters can tell."""
+        if self.rounding in _INTEGER_RULES:
+            numbers = self._mantissas.tobytes() + self._shifts.tobytes()
+        else:
+            numbers = self.multipliers.tobytes()
+        return self.rounding, numbers, self.zero_point, self.low, self.high
 
     def _quickly(self, accumulators: NDArray[np.float32], band: NDArray[np.float32]) -> Int8Array:
         steps = accumulators * self._float32_multipliers
