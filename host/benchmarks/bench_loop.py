@@ -31,7 +31,7 @@ from balance_hil.boards import Board, connect
 from balance_hil.boards.native import NativeConfig, NativeMachine
 from balance_hil.bundle import Bundle
 from balance_hil.protocol import messages
-from balance_hil.protocol.codec import Decoder, encode
+from balance_hil.protocol.codec import encode
 
 BUNDLE = "models/ppo"
 BLOCKS = 20
@@ -151,9 +151,6 @@ class TextLoop:
         self.bytes_moved = 0
         self.exchanges = 0
         self._port = serial.Serial(port, 115_200, timeout=1)
-        decoder = Decoder()
-        while not decoder.feed(self._port.read()):  # READY: the board boots after the port was opened
-            pass
 
     def exchange(self, observation: np.ndarray) -> list[float]:
         """One observation as text, one action as text."""

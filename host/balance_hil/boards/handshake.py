@@ -29,6 +29,7 @@ from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
+BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; that it died is noticed at once all the same
 HELLO_INTERVAL_S = 0.25
 BOOTED_GRACE_S = 0.05  # a board that has just booted may still have the HELLO before it
 READABLE_SHARE = 0.85  # of printable bytes: text; noise of a wrong baud rate has 40 %

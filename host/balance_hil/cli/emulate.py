@@ -35,14 +35,13 @@ def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | Non
         raise UsageError(f"the board {board} is not an emulated one", "emulate one of kind native; list them: hil boards")
     config = NativeConfig.for_bundle(Bundle.load(policy), name=board, engine=engine or definition.engine, watchdog_ms=watchdog_ms)
     machine = NativeMachine(config, lambda line: stderr.print(line, markup=False))
-    with contextlib.closing(machine), _ended_by_signals():
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:
-            sys.stdout.write(f"{name}\n")  # the one line of data: PORT=$(...) works
+            sys.stdout.write(f"{name}\n")  # the one line of data
             sys.stdout.flush()
             stderr.print(f"{board} runs {policy}; Ctrl-C ends it", markup=False)
-            with contextlib.suppress(KeyboardInterrupt):
-                raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
+            raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ class _Options:
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
-@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 5 %.")
+@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:

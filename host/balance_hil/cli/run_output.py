@@ -45,9 +45,10 @@ class LiveLine:
         self._next_s = now + SHOW_EVERY_S
         round_trip = "   held" if tick.round_trip_us is None else f"{tick.round_trip_us / 1e3:4.2f} ms"
         actions = " ".join(f"{value:+.2f}" for value in tick.action)
+        pitch_deg = math.degrees(tick.pitch_rad)
         text = (
             f"episode {tick.episode + 1}/{self._episodes}  {tick.t_s:5.1f} s  "
-            f"pitch {math.degrees(tick.pitch_rad):+6.2f}\N{DEGREE SIGN}  action {actions}  round trip {round_trip}  misses {tick.misses}"
+            f"pitch {pitch_deg:+6.2f}\N{DEGREE SIGN}  action {actions}  round trip {round_trip}  misses {tick.misses}"
         )
         sys.stderr.write(f"\r{text[: self._width]}\x1b[K")
         sys.stderr.flush()
@@ -122,7 +123,7 @@ def _list_of(run: RunResult) -> Table:
         "run", f"{run.environment}, policy {run.bundle}, {run.clock}, {run.steps} steps at {run.control_rate_hz:.0f} Hz"
     )
     for heading, value in _results(run).items():
-        table.add_row(heading.replace("\n", " "), value)
+        table.add_row(heading.replace("\n", " ").strip(), value)
     table.add_row("tracking error", f"speed {summary.speed_error_rms:.2f}, yaw {summary.yaw_error_rms:.2f} rad/s rms")
     return table
 

@@ -112,6 +112,11 @@ class FaultyLink:
         """See ``Link.close``."""
         self._link.close()
 
+    @property
+    def cut(self) -> bool:
+        """Whether the cable was cut."""
+        return self._tx.cut or self._rx.cut
+
     def _pump(self) -> None:
         ready = self._tx.pop(time.monotonic())
         if ready:
@@ -119,7 +124,7 @@ class FaultyLink:
         self._check_cable()
 
     def _check_cable(self) -> None:
-        if self._tx.cut or self._rx.cut:
+        if self.cut:
             self._link.close()
             raise CableUnpluggedError(
                 f"{self.description} vanished while it was in use (fault injection cut the cable)", "leave out --fault cut"

@@ -16,7 +16,7 @@ from balance_hil.reporting.figures import draw_histogram, draw_run, has_timings,
 
 SHARES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
 MAX_FAULT_ROWS = 200
-_NOT_IDENTITY = ("format", "ended")
+_NOT_IDENTITY = ("format", "ended", "spec")
 
 
 def render_page(recording: Recording, name: str) -> str:
@@ -42,7 +42,7 @@ def render_page(recording: Recording, name: str) -> str:
         faults=[_fault_row(fault) for fault in recording.faults[:MAX_FAULT_ROWS]],
         more_faults=max(0, len(recording.faults) - MAX_FAULT_ROWS),
         episodes=list(_episode_rows(recording)),
-        identity=[row for row in _flatten(recording.meta) if row[0] not in _NOT_IDENTITY],
+        identity=[(name, value) for name, value in _flatten(_identity(recording)) if value],
         **svgs,
     )
 
@@ -106,6 +106,10 @@ def _episode_rows(recording: Recording) -> Iterable[dict[str, str]]:
 def _fault_row(fault: Mapping[str, Any]) -> dict[str, str]:
     detail = f": {fault['detail']}" if fault.get("detail") else ""
     return {"at": f"{fault['t_s']:.3f} s, episode {fault['episode']}, step {fault['step']}", "text": f"{fault['kind']}{detail}"}
+
+
+def _identity(recording: Recording) -> dict[str, Any]:
+    return {key: value for key, value in recording.meta.items() if key not in _NOT_IDENTITY}
 
 
 def _flatten(meta: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

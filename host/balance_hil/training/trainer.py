@@ -92,6 +92,7 @@ def plan(request: TrainingRequest) -> Plan:
         config = replace(config, steps=request.steps)
     for module in ("torch", "stable_baselines3", "tensorboard"):
         require(module, "train")
+    _require_device(request.device)
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
         return Plan(request, algorithm, config, record, None)
@@ -116,7 +117,7 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
         And everything that ``plan`` raises.
     """
     checked = plan(request)
-    _keep_tensorflow_out()
+    keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
 
     return TrainingSession(checked, _new_run_folder(request), on_progress or (lambda progress: None)).run()
@@ -136,6 +137,16 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         versions=_versions(),
         spec=spec,
     )
+
+
+def _require_device(device: str) -> None:
+    """Stable-Baselines3 would quietly take the CPU instead of a device that is not there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing
+        raise UsageError(f"cannot train on {device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
 
 
 def _versions() -> dict[str, str]:
@@ -160,6 +171,6 @@ def _new_run_folder(request: TrainingRequest) -> Path:
     raise UsageError(f"{request.runs} is full", "remove old runs")
 
 
-def _keep_tensorflow_out() -> None:
+def keep_tensorflow_out() -> None:
     """TensorBoard imports TensorFlow where it finds it, for seconds and to no use; this module is how it is told not to."""
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))

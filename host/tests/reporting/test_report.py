@@ -66,7 +66,7 @@ def write(path: Path, *, timed: bool, steps: int = STEPS) -> Path:
             timing = ((None, None, 3.0) if held else (40_000.0 if row == 901 else 300.0, 20.0, 3.0)) if timed else ()
             vectors = (None, None) if held else ([1], [2, 3])
             pitch = 0.1 if row == 500 else 0.001 * np.sin(row / 50)
-            actions = [(-1.0) ** step / 4, 0.0]
+            actions = [(-1.0) ** step / 4 + 9 * episode, 0.0]
             writer.step(
                 row * 0.005, Step(step * 0.005, episode, step, [0.0], actions, held, pitch, 3.0, 0.0, 1.0, *vectors, *timing)
             )
@@ -118,6 +118,12 @@ def test_the_page_tells_what_happened(page: str) -> None:
                      "3.00 rad/s speed error", "0.2500 chatter", "0.30 ms round trip, median", "bundle 0123456789ab",
                      "10000 1500 survived", "10001 1500 fell", "lost 1", "40000"):  # fmt: skip
         assert expected in " ".join(text.split()), expected
+
+
+def test_identity_leaves_out_the_tables(page: str) -> None:
+    identity = " ".join(Outline(page[page.index("<h2>Identity") :]).text.split())
+    assert identity.startswith("Identity bundle 0123456789ab clock realtime board board native")
+    assert "wheel" not in identity
 
 
 def test_an_interrupted_run_says_so(short_file: Path) -> None:
