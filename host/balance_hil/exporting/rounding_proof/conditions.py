@@ -11,9 +11,11 @@ from balance_hil.errors import ExportError
 from balance_hil.exporting.rounding_proof.layout import (
     BIAS_REMAINDER,
     CLAMPS,
+    FIXED_OUTPUTS,
     MAX_ACCUMULATOR,
     MAX_SHIFT,
     MIN_SHIFT,
+    TABLE_INPUTS,
     WEIGHT_STEP,
     Step,
     read_chain,
@@ -53,6 +55,11 @@ def prove(model: bytes) -> Proof:
             accumulators.append(bound)
         elif step.kind in CLAMPS and result != given:
             raise _broken(f"{name} changes the scale or the zero point")
+        if step.kind in TABLE_INPUTS and exponent not in TABLE_INPUTS[step.kind]:
+            allowed = TABLE_INPUTS[step.kind]
+            raise _broken(f"{name} has an input scale of 2^{exponent}, not of 2^{allowed[0]} to 2^{allowed[-1]}")
+        if step.kind in FIXED_OUTPUTS and (result_exponent, result.zero_point) != FIXED_OUTPUTS[step.kind]:
+            raise _broken(f"{name} has an output grid that TensorFlow Lite does not allow")
         low, high = CLAMPS[step.clamp]
         if any(np.isfinite(limit) and not float(limit / result.scale).is_integer() for limit in (low, high)):
             raise _broken(f"{name} clamps between two codes")

@@ -24,6 +24,9 @@ MAX_ACCUMULATOR = 1 << 24  # float32 holds every integer up to it
 
 # Operators whose output parameters TensorFlow Lite prescribes: exponent and zero point.
 FIXED_OUTPUTS = {"TANH": (-7, 0), "LOGISTIC": (-8, INT8_MIN)}
+# Exponents of their input with which no entry of the function's table comes so near a tie that fixed point (TFLM) and floating
+# point (desktop) round it differently: every code and every zero point was tried.
+TABLE_INPUTS = {"TANH": range(-7, 1), "LOGISTIC": range(-6, 1)}
 CLAMPS = {
     "NONE": (-np.inf, np.inf),
     "RELU": (0.0, np.inf),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from balance_hil.exporting.rounding_proof.layout import (
     MAX_ACCUMULATOR,
     MAX_SHIFT,
     MIN_SHIFT,
+    TABLE_INPUTS,
     WEIGHT_LEVELS,
     WEIGHT_STEP,
     Grid,
@@ -33,7 +34,8 @@ def choose_grids(
     given = best_grid(observations)
     values, grid = observations, given
     grids, dense = [], 0
-    for step in steps:
+    followers = [*(step.kind for step in steps[1:]), ""]
+    for step, follower in zip(steps, followers, strict=True):
         if step.dense:
             values = values @ weights[dense].T + biases[dense]
             dense += 1
@@ -43,13 +45,14 @@ def choose_grids(
         if step.kind in FIXED_OUTPUTS:
             grid = Grid(*FIXED_OUTPUTS[step.kind])
         elif step.dense:
-            grid = best_grid(values, from_zero=CLAMPS[step.clamp][0] == 0.0)
+            exponents = TABLE_INPUTS.get(follower, _EXPONENTS)
+            grid = best_grid(values, exponents, from_zero=CLAMPS[step.clamp][0] == 0.0)
         # A RELU that stands alone keeps its input's grid: then it only clamps, on every runtime.
         grids.append(grid)
     return given, tuple(grids)
 
 
-def best_grid(values: FloatArray, *, from_zero: bool = False) -> Grid:
+def best_grid(values: FloatArray, exponents: Iterable[int] = _EXPONENTS, *, from_zero: bool = False) -> Grid:
     """The grid with the least mean square error on ``values``; its range is centred on theirs, or begins at zero."""
     low, high = float(values.min()), float(values.max())
 
@@ -63,7 +66,7 @@ def best_grid(values: FloatArray, *, from_zero: bool = False) -> Grid:
         codes = np.clip(np.rint(values / candidate.scale) + candidate.zero_point, INT8_MIN, INT8_MAX)
         return float(np.mean(((codes - candidate.zero_point) * candidate.scale - values) ** 2))
 
-    return min((grid(exponent) for exponent in _EXPONENTS), key=error)
+    return min((grid(exponent) for exponent in exponents), key=error)
 
 
 def choose_weight_exponents(
