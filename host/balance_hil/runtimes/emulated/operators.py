@@ -24,7 +24,7 @@ from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vect
 from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
-_FLOAT_QUANTIZE_LANES = 8  # the same for floats
+_FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 
 
@@ -90,13 +90,13 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
     """Float to int8 inside a graph: divide and round half away, or multiply by the reciprocal and round half to even."""
     params = quant_of(target)
     scale = np.float32(params.scale)
-    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMISED: _FLOAT_QUANTIZE_LANES}.get(variant.kernels)
+    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMISED: _FLOAT_LANES}.get(variant.kernels)
 
     def run(inputs: Sequence[Values]) -> Values:
         x = inputs[0].astype(np.float32).reshape(-1)
         body = 0 if lanes is None else len(x) // lanes * lanes
         # The optimised kernel's portable loop divides by the scale as a double.
-        tail = round_half_away(x[body:] / scale if lanes is None else x[body:] / np.float64(scale))
+        tail = round_half_away(x[body:] / scale if lanes is None else x[body:].astype(np.float64) / np.float64(scale))
         steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
         outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
         return outputs.reshape(-1, *target.shape)
@@ -106,7 +106,19 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
 
 def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     params = quant_of(graph.tensors[operator.inputs[0]])
-    return Kernel(lambda inputs: dequantize(inputs[0], params), None)
+    if variant.kernels is not Kernels.OPTIMISED:
+        return Kernel(lambda inputs: dequantize(inputs[0], params), None)
+    scale, offset = np.float32(params.scale), np.float32(-params.zero_point * np.float64(params.scale))
+    target = graph.output_of(operator)
+
+    def run(inputs: Sequence[Values]) -> Values:
+        """The vector loop multiplies and adds in float32; the portable one for the rest multiplies once."""
+        values = inputs[0].reshape(-1)
+        body = len(values) // _FLOAT_LANES * _FLOAT_LANES
+        floats = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
+        return floats.reshape(-1, *target.shape)
+
+    return Kernel(run, Kernels.OPTIMISED)
 
 
 def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:

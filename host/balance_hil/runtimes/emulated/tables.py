@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.runtimes.emulated.libm import expf, tanhf
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     gemmlowp_logistic,
@@ -80,7 +81,7 @@ def _tanh(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Arr
     if variant.kernels is Kernels.TFLM:
         outputs = rounding_divide_by_pot(gemmlowp_tanh(_in_q4(source, variant)), 24)
         return _saturated_outside_radius(outputs, source)
-    return _float_table(source, target, variant, np.tanh)
+    return _float_table(source, target, variant, tanhf)
 
 
 def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
@@ -88,21 +89,19 @@ def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int
         outputs = rounding_divide_by_pot(gemmlowp_logistic(_in_q4(source, variant)), 23) + INT8_MIN
         return _saturated_outside_radius(outputs, source)
     if variant.kernels is Kernels.XNNPACK:
-        return _float_table(source, target, variant, lambda x: 1.0 / (1.0 + np.exp(-x)))
+        return _float_table(source, target, variant, lambda x: (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32))
     # The built-in kernels round exp, the sum and the quotient to float32 one by one.
     one = np.float32(1)
-    return _float_table(source, target, variant, lambda x: one / (one + np.exp(-x).astype(np.float32)))
+    return _float_table(source, target, variant, lambda x: one / (one + expf(-x)))
 
 
 def _float_table(
-    source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[NDArray[np.float64]], NDArray[Any]]
+    source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[Float32Array], Float32Array]
 ) -> Int8Array:
     x = np.float32(source.scale) * (_EVERY_INPUT - source.zero_point).astype(np.float32)
-    # In float64 and then to float32: what libm's tanhf and expf give but for an ulp here and there, and on every machine alike.
-    y = function(x.astype(np.float64)).astype(np.float32)
-    steps = y * (np.float32(1) / np.float32(target.scale))
-    if variant.kernels is Kernels.XNNPACK:
-        return _int8(np.rint(steps + np.float32(target.zero_point)))
+    steps = function(x) * (np.float32(1) / np.float32(target.scale))
+    if variant.kernels is Kernels.XNNPACK:  # adds the zero point first: a tie's way from zero may then be another one
+        return _int8(round_half_away(steps + np.float32(target.zero_point)))
     return _int8(round_half_away(steps) + target.zero_point)
 
 

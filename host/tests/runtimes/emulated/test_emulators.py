@@ -25,6 +25,11 @@ def test_equals_the_runtime_on_an_actor(subject, activation, per_channel):
     assert result.values >= 600 * (24 + 17 + 2)
 
 
+def _assert_equal(subject, model, inputs):
+    outputs = EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
+    assert np.array_equal(subject.make(model).infer_int8_batch(inputs), outputs)
+
+
 def _quant(rng):
     return float(np.exp(rng.uniform(np.log(0.002), np.log(0.5)))), int(rng.integers(-128, 128))
 
@@ -64,9 +69,55 @@ def test_equals_the_runtime_on_every_int8_value(subject, name):
     rng = np.random.default_rng(1)
     for _ in range(12):
         model, inputs = _unary(name, rng)
-        assert np.array_equal(
-            subject.make(model).infer_int8_batch(inputs), EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
-        )
+        _assert_equal(subject, model, inputs)
+
+
+# Scales and zero points at which an input lies within 1e-5 steps of a tie, so that the variants' tables differ.
+_TABLES_THAT_DIFFER = (
+    ("TANH", 0.033298857510089874, -54),
+    ("TANH", 0.009242135100066662, -90),
+    ("TANH", 0.004521912895143032, -36),
+    ("TANH", 0.002200351795181632, -60),
+    ("LOGISTIC", 0.006399080157279968, -51),
+    ("LOGISTIC", 0.0005502459243871272, -66),
+    ("LOGISTIC", 0.0015626985114067793, 37),
+    ("LOGISTIC", 0.07012524455785751, 53),
+)
+
+
+@SUBJECTS
+@pytest.mark.parametrize(("name", "scale", "zero_point"), _TABLES_THAT_DIFFER)
+def test_equals_the_runtime_where_tables_differ(subject, name, scale, zero_point):
+    build = ModelBuilder()
+    x = build.tensor((1, 256), scale, zero_point)
+    target = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, -128)}[name]
+    model = build.bytes(x, build.operator(name, (x,), build.tensor((1, 256), *target)))
+    inputs = np.arange(-128, 128, dtype=np.int8)[np.newaxis]
+    _assert_equal(subject, model, inputs)
+
+
+def _tied_dense(rng):
+    """Powers of two everywhere: every accumulator is a multiple of a step's fraction, and ties are common."""
+    build = ModelBuilder()
+    width, units = int(rng.integers(1, 40)), int(rng.integers(1, 30))
+    source = 2.0 ** rng.integers(-7, -3)
+    scales = (2.0 ** rng.integers(-9, -4, units)).tolist() if rng.random() < 0.5 else float(2.0 ** rng.integers(-9, -4))
+    biases = (source * np.array(scales)).tolist()
+    x = build.tensor((1, width), source, int(rng.integers(-128, 128)))
+    weights = build.tensor((units, width), scales, data=rng.integers(-127, 128, (units, width)).astype(np.int8))
+    bias = build.tensor((units,), biases, data=rng.integers(-3000, 3000, units).astype(np.int32), kind="INT32")
+    target = build.tensor((1, units), 2.0 ** rng.integers(-5, 4), int(rng.integers(-128, 128)))
+    activation = str(rng.choice(["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]))
+    return build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), target, activation=activation)), width
+
+
+@SUBJECTS
+def test_equals_the_runtime_on_ties(subject):
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        model, width = _tied_dense(rng)
+        inputs = random_inputs(30, width, 1)
+        _assert_equal(subject, model, inputs)
 
 
 @SUBJECTS
@@ -76,9 +127,26 @@ def test_equals_the_runtime_on_two_operands(subject, name, other):
     rng = np.random.default_rng(2)
     for _ in range(12):
         model, inputs = _binary(name, rng, other)
-        assert np.array_equal(
-            subject.make(model).infer_int8_batch(inputs), EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
-        )
+        _assert_equal(subject, model, inputs)
+
+
+def _floats_model(rng):
+    """DEQUANTIZE and QUANTIZE to a multiple of the scale: ties are common, and the kernels' floats differ by an ulp."""
+    build = ModelBuilder()
+    width, scale = int(rng.integers(1, 40)), float(rng.uniform(0.01, 0.02))
+    x = build.tensor((1, width), scale, int(rng.integers(-128, 128)))
+    floats = build.operator("DEQUANTIZE", (x,), build.tensor((1, width), kind="FLOAT32"))
+    target = build.tensor((1, width), scale * int(rng.choice([1, 2, 3, 4, 8])), int(rng.integers(-128, 128)))
+    return build.bytes(x, build.operator("QUANTIZE", (floats,), target)), width
+
+
+@SUBJECTS
+def test_equals_the_runtime_on_floats_near_ties(subject):
+    rng = np.random.default_rng(9)
+    for _ in range(25):
+        model, width = _floats_model(rng)
+        inputs = random_inputs(int(rng.integers(1, 30)), width, 1)
+        _assert_equal(subject, model, inputs)
 
 
 def _shapes_model():
@@ -126,9 +194,7 @@ def test_deep_layers_are_summed_exactly():
     model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
     inputs = random_inputs(50, 2000, 2)
     for subject in LITERT_SUBJECTS:
-        assert np.array_equal(
-            subject.make(model).infer_int8_batch(inputs), EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
-        )
+        _assert_equal(subject, model, inputs)
 
 
 def test_ignored_channel_scales_change_most_outputs():
