@@ -103,9 +103,11 @@ def _check_engine(info: messages.Info, where: str) -> None:
             )
         case Status.ARENA_TOO_SMALL:
             needed = f"{info.engine_detail} bytes" if info.engine_detail else "more"
+            sizes = f"the tensor arena is too small: the model needs {needed}, there were {info.arena_size}"
             raise ArenaTooSmallError(
-                f"the tensor arena on {where} is too small: the model needs {needed}, there are {info.arena_size} bytes",
+                f"{info.engine} on {where} cannot load the model: {info.engine_message or sizes}",
                 "give the firmware a larger arena, or train a smaller network",
+                info.engine_detail,
             )
         case Status.MODEL_NOT_INT8:
             raise ModelNotInt8Error(

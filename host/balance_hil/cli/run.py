@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 import threading
 from collections.abc import Sequence
@@ -59,8 +60,12 @@ class _Options:
         """Where the run on ``board`` is recorded."""
         if self.no_record:
             return None
+        if self.record:
+            return self.record
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
-        return self.record or RECORDINGS / f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}.mcap"
+        stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
+        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        return next(path for number in numbers if not (path := RECORDINGS / f"{stem}{number}.mcap").exists())
 
 
 @click.command()

@@ -27,8 +27,6 @@ class Reply(NamedTuple):
 
     action: Action
     round_trip_us: float
-    step: int  # control step of its request
-    late: bool  # that control step was over
 
 
 class _Request(NamedTuple):
@@ -154,12 +152,11 @@ class Exchange:
         self.round_trips_us.append(round_trip_us)
         self.inferences_us.append(action.inference_us)
         self.evidence.computed(seq, action)
-        late = request.step != self.step
-        if late:
+        if request.step != self.step:  # that control step is over
             self.late += 1
             self._on_fault("late", f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms")
             self._check_bound()
-        return Reply(action, round_trip_us, request.step, late)
+        return Reply(action, round_trip_us)
 
     def _rebooted(self, sign: str) -> None:
         if self._recovery is not None and sign != "READY":

@@ -7,11 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupt:
-    """While entered, SIGINT and SIGTERM only set ``requested``. Outside the main thread it leaves signals alone."""
+    """While entered, Ctrl-C, SIGTERM and a closed terminal only set ``requested``. Only the main thread may handle signals."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -39,8 +39,8 @@ class _Outcome:
 def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
     """Has the board balance the robot for some episodes.
 
-    The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C and
-    SIGTERM end the run at the next control step.
+    The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C,
+    SIGTERM and a closed terminal end the run at the next control step.
 
     Args:
         board: identified; it must run ``bundle``.
@@ -63,36 +63,9 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
         Interrupt() as stop,
         _journal(board, bundle, config, on_tick) as journal,
     ):
-        this_run = _Run(board, config, env, journal, stop)
+        this_run = _Run(board, bundle, config, env, journal, stop)
         this_run.execute()
-    exchange, outcome, info = this_run.exchange, this_run.outcome, board.info
-    return RunResult(
-        bundle=bundle.id,
-        board=board.name,
-        engine=info.engine,
-        engine_version=info.engine_version,
-        firmware_commit=info.firmware_commit,
-        port=board.port,
-        environment=environment,
-        clock=config.clock,
-        episodes=outcome.episodes,
-        round_trip_us=Spread.of(exchange.round_trips_us),
-        inference_us=Spread.of(exchange.inferences_us),
-        jitter_us=Spread.of(outcome.punctuality.jitter_us),
-        stalls_ms=outcome.punctuality.stalls_ms,
-        steps=sum(episode.steps for episode in outcome.episodes),
-        wall_s=outcome.wall_s,
-        late=exchange.late,
-        lost=exchange.lost,
-        unsent=exchange.unsent,
-        reboots=exchange.reboots,
-        held_steps=outcome.held_steps,
-        longest_hold=outcome.longest_hold,
-        bad_frames=board.bad_frames,
-        injected_faults=board.injected_faults,
-        verdict=exchange.evidence.check(bundle, with_tflm=config.check_tflm),
-        recording=config.recording,
-    )
+    return this_run.result()
 
 
 def check_environment(bundle: Bundle, wanted: str | None) -> str:
@@ -125,8 +98,11 @@ def identity(board: Board) -> dict[str, Any]:
 class _Run:
     """The episodes of one run."""
 
-    def __init__(self, board: Board, config: RunConfig, env: BalanceEnv, journal: Journal, stop: Interrupt) -> None:
-        self._config, self._env, self._journal, self._stop = config, env, journal, stop
+    def __init__(
+        self, board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, journal: Journal, stop: Interrupt
+    ) -> None:
+        self._board, self._bundle, self._config = board, bundle, config
+        self._env, self._journal, self._stop = env, journal, stop
         self._max_steps = config.max_steps or envs.EPISODE_STEPS
         self._episode: Episode | None = None
         self.outcome = _Outcome()
@@ -142,6 +118,37 @@ class _Run:
         """Runs them all. Raises what ``run`` raises."""
         for index, seed in enumerate(self._config.seeds):
             self._run_episode(index, seed)
+
+    def result(self) -> RunResult:
+        """What they found, checked against tflm."""
+        exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
+        return RunResult(
+            bundle=self._bundle.id,
+            board=board.name,
+            engine=board.info.engine,
+            engine_version=board.info.engine_version,
+            firmware_commit=board.info.firmware_commit,
+            port=board.port,
+            environment=self._bundle.spec.environment,
+            clock=config.clock,
+            episodes=outcome.episodes,
+            round_trip_us=Spread.of(exchange.round_trips_us),
+            inference_us=Spread.of(exchange.inferences_us),
+            jitter_us=Spread.of(outcome.punctuality.jitter_us),
+            stalls_ms=outcome.punctuality.stalls_ms,
+            steps=sum(episode.steps for episode in outcome.episodes),
+            wall_s=outcome.wall_s,
+            late=exchange.late,
+            lost=exchange.lost,
+            unsent=exchange.unsent,
+            reboots=exchange.reboots,
+            held_steps=outcome.held_steps,
+            longest_hold=outcome.longest_hold,
+            bad_frames=board.bad_frames,
+            injected_faults=board.injected_faults,
+            verdict=exchange.evidence.check(self._bundle, with_tflm=config.check_tflm),
+            recording=config.recording,
+        )
 
     def _run_episode(self, index: int, seed: int) -> None:
         exchange, outcome = self.exchange, self.outcome

@@ -67,6 +67,17 @@ def test_disturbances_widen_what_a_balancing_policy_sees(policy, monkeypatch):
     assert np.all(disturbed.std(axis=0) > 1.2 * calm.std(axis=0))
 
 
+def test_pushes_reach_the_pitch_rate(policy, monkeypatch):
+    for name in ("_TILT_RAD", "_SPEED_TARGET_RAD_S", "_YAW_TARGET_RAD_S"):
+        monkeypatch.setattr(calibration, name, 1e-9)
+    monkeypatch.setattr(calibration, "_STEPS_PER_ROW", 1)
+    pushed = record_disturbed(policy, "Env01-v1", [0], 900)
+    monkeypatch.setattr(calibration, "_PUSH_INTERVAL_STEPS", 10**6)
+    calm = record_disturbed(policy, "Env01-v1", [0], 900)
+    assert np.array_equal(pushed[:200], calm[:200])  # the first push comes after a second
+    assert np.abs(pushed[200:, 1]).max() > 2 * np.abs(calm[200:, 1]).max()
+
+
 def test_a_policy_that_falls_is_recorded_all_the_same():
     still = record_disturbed(lambda observations: np.zeros((len(observations), 2), np.float32), "Env01-v1", [0], 100)
     assert still.shape == (100, 6)

@@ -181,6 +181,26 @@ def test_an_output_that_is_a_file_is_refused(folder, tmp_path):
         export(quick(folder, output=tmp_path / "file"))
 
 
+def test_a_place_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="cannot be written") as caught:
+        export(quick(folder, output=tmp_path / "file" / "bundle"))
+    assert "--output" in caught.value.hint
+
+
+def test_a_full_disk_leaves_the_old_bundle_as_it_was(folder, contents, ppo_bundle, converted, monkeypatch):
+    converted(float_from=ppo_bundle, int8_from=ppo_bundle)
+    before = contents(folder.parent)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "write_header", full)
+    with pytest.raises(ExportError, match="No space left"):
+        export(quick(folder))
+    assert contents(folder.parent) == before
+
+
 def test_no_episodes_prove_nothing(folder):
     with pytest.raises(UsageError, match="at least one episode"):
         export(quick(folder, episodes=0))

@@ -115,6 +115,12 @@ def test_a_reboot_whose_ready_is_lost_is_recognised_by_the_refusals(clock, board
     assert result.good
 
 
+def test_a_board_that_reboots_for_ever_ends_the_run(clock, board, firmware, linear_bundle):
+    firmware.reboot_at = range(50, 10_000)
+    with pytest.raises(TooManyLostError):
+        run(board, linear_bundle, config(max_lost=20))
+
+
 def test_a_reboot_into_another_model_ends_the_run(clock, board, firmware, linear_bundle):
     firmware.reboot_at = {50}
     boot = firmware.boot
