@@ -38,12 +38,12 @@ std::unique_ptr<FaultyDense> FaultyDense::Make(Fault fault, ModelView* model) {
   std::unique_ptr<FaultyDense> made(new FaultyDense(fault));
   for (const OperatorView& op : model->operators()) {
     if (!op.dense) return nullptr;
-    made->layers_.push_back(ReadLayer(op, model->tensors()));
+    made->layers_.push_back(made->ReadLayer(op, model->tensors()));
   }
   return made;
 }
 
-FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) {
+FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const {
   const ModelTensor& input = tensors.at(op.inputs.at(0));
   const ModelTensor& weights = tensors.at(op.inputs.at(1));
   const ModelTensor& output = tensors.at(op.outputs.at(0));
@@ -57,8 +57,7 @@ FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vec
   layer.multipliers.resize(rows);
   layer.shifts.resize(rows);
   for (uint32_t row = 0; row < rows; ++row) {
-    const double product = static_cast<double>(input.Scale(0)) * weights.Scale(row);
-    QuantizeMultiplier(product / output.Scale(0), &layer.multipliers[row], &layer.shifts[row]);
+    QuantizeMultiplier(Factor(input, weights, output, row), &layer.multipliers[row], &layer.shifts[row]);
   }
   layer.input_zero_point = input.ZeroPoint();
   layer.output_zero_point = output.ZeroPoint();
@@ -71,6 +70,15 @@ FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vec
   layer.high = op.activation == kRelu6 ? std::min(127, code(6.0f)) : from_minus_one ? std::min(127, code(1.0f)) : 127;
   layer.output.resize(rows);
   return layer;
+}
+
+double FaultyDense::Factor(const ModelTensor& input, const ModelTensor& weights, const ModelTensor& output, uint32_t row) const {
+  if (fault_ == Fault::kModelFirstScale) {
+    // As the library of that time did: one factor for all, its product in float32.
+    const float product = input.Scale(0) * weights.Scale(0);
+    return static_cast<double>(product) / output.Scale(0);
+  }
+  return static_cast<double>(input.Scale(0)) * weights.Scale(row) / output.Scale(0);
 }
 
 void FaultyDense::Infer(const int8_t* input, int8_t* output) {
@@ -96,7 +104,9 @@ int8_t FaultyDense::Requantize(int32_t accumulator, const Layer& layer, size_t r
     return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
   }
   const int64_t code = RoundTwice(accumulator, multiplier, shift) + layer.output_zero_point;
-  if (&layer != &layers_.back()) return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
+  if (fault_ != Fault::kModelWrap || &layer != &layers_.back()) {
+    return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
+  }
   return static_cast<int8_t>(static_cast<uint8_t>(code & 0xff));
 }
 

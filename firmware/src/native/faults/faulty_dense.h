@@ -10,7 +10,7 @@
 
 namespace hil::faults {
 
-/// Runs a chain of FULLY_CONNECTED operators with one fault in its requantisation.
+/// Runs a chain of FULLY_CONNECTED operators with one fault in its scales or its requantisation.
 class FaultyDense {
  public:
   /// Nothing for a model with any other operator.
@@ -34,7 +34,8 @@ class FaultyDense {
 
   explicit FaultyDense(Fault fault) : fault_(fault) {}
 
-  static Layer ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors);
+  Layer ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const;
+  double Factor(const ModelTensor& input, const ModelTensor& weights, const ModelTensor& output, uint32_t row) const;
   int8_t Requantize(int32_t accumulator, const Layer& layer, size_t row) const;
 
   Fault fault_;

@@ -28,8 +28,6 @@ Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
       ReverseWeights(&view);
       return engine_->Init({model_.data(), model_.size()}, arena);
     case Fault::kModelFirstScale:
-      view.KeepFirstScales();
-      return engine_->Init({model_.data(), model_.size()}, arena);
     case Fault::kModelWrap:
     case Fault::kModelSingleRounding:
       dense_ = FaultyDense::Make(fault_, &view);

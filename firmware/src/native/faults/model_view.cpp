@@ -70,17 +70,6 @@ void ModelView::ReadOperator(uint8_t* table, const std::vector<uint8_t*>& codes)
   operators_.push_back(op);
 }
 
-void ModelView::KeepFirstScales() {
-  const uint32_t one = 1;
-  for (ModelTensor& tensor : tensors_) {
-    for (Vector* vector : {&tensor.scales, &tensor.zero_points}) {
-      if (vector->count <= 1) continue;
-      std::memcpy(vector->data - kCountBytes, &one, sizeof(one));
-      vector->count = 1;
-    }
-  }
-}
-
 uint8_t* ModelView::Field(uint8_t* table, int index) const {
   const uint8_t* vtable = table - Load<int32_t>(table);
   const int at = 4 + 2 * index;

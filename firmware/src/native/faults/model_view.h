@@ -41,9 +41,6 @@ class ModelView {
   std::vector<ModelTensor>& tensors() { return tensors_; }
   const std::vector<OperatorView>& operators() const { return operators_; }
 
-  /// Cuts the scales of every tensor to the first one.
-  void KeepFirstScales();
-
  private:
   uint8_t* Field(uint8_t* table, int index) const;
   uint8_t* Table(uint8_t* table, int index) const;
