@@ -1,4 +1,7 @@
-"""The gallery of faults: each spoils the stage that it is named after, that one alone, and in the way that it says."""
+"""Boards with a fault: it spoils the stage that it is named after, that one alone, and in the way that it says.
+
+A few here; host/tests/comparing/test_fault_gallery.py goes through all of them.
+"""
 
 from __future__ import annotations
 
@@ -66,35 +69,17 @@ def test_a_healthy_board_is_right_at_every_stage(exchange, tflm, observations):
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 
-# Faults whose effect a formula in numpy gives: input faults here, output faults below.
+# Faults whose effect a formula in numpy gives.
 INPUT_FORMULAS = {
     "input-truncate": lambda x, s, z: np.clip(np.trunc(x / s) + z, -128, 127),
-    "input-truncate-sum": lambda x, s, z: np.clip(np.trunc(x / s + F(z)), -128, 127),
-    "input-floor": lambda x, s, z: np.clip(np.floor(x / s) + z, -128, 127),
-    "input-cast-half-up": lambda x, s, z: np.clip(np.trunc(x / s + F(0.5)) + z, -128, 127),
-    "input-half-up": lambda x, s, z: np.clip(np.floor(x / s + F(0.5)) + z, -128, 127),
-    "input-half-even": lambda x, s, z: np.clip(np.rint(x / s) + z, -128, 127),
-    "input-no-zero-point": lambda x, s, z: np.clip(np.trunc(x / s + np.copysign(F(0.5), x)), -128, 127),
-    "input-permuted": lambda x, s, z: right(x[:, [1, 0, 2, 3, 4, 5]], s, z),
-    "input-stale": lambda x, s, z: right(np.concatenate([x[:1], x[:-1]]), s, z),
     "input-wrap": lambda x, s, z: (np.trunc(x / s + np.copysign(F(0.5), x)).astype(np.int64) + z).astype(np.int8),
 }
 OUTPUT_FORMULAS = {
-    "output-no-zero-point": lambda q, s, z: (np.float64(s) * q).astype(F),
-    "output-scale-digits": lambda q, s, z: (np.float64(F(round(float(s), 4))) * (q.astype(int) - z)).astype(F),
     "output-unsigned": lambda q, s, z: (np.float64(s) * (q.view(np.uint8).astype(int) - z)).astype(F),
-    "output-raw-127": lambda q, s, z: q.astype(F) / F(127),
-    "output-swapped-bytes": lambda q, s, z: (np.float64(s) * (q.astype(int) - z)).astype(F).byteswap(),
 }
 MODEL_FORMULAS = {
-    "model-constant": lambda q: np.zeros_like(q),
-    "model-permuted": lambda q: q[:, ::-1],
     "model-stale": lambda q: np.concatenate([np.zeros_like(q[:1]), q[:-1]]),
 }
-
-
-def right(x, s, z):
-    return np.clip(np.trunc(x / s + np.copysign(F(0.5), x)) + z, -128, 127)
 
 
 @pytest.mark.parametrize("fault", INPUT_FORMULAS)
@@ -126,9 +111,7 @@ def test_model_fault(fault, exchange, tflm, observations):
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 
-@pytest.mark.parametrize(
-    "fault", ["model-wrap", "model-first-scale", "model-single-rounding", "model-other", "model-wrong-tensor"]
-)
+@pytest.mark.parametrize("fault", ["model-wrap", "model-first-scale"])
 def test_arithmetic_fault_changes_the_outputs_alone(fault, exchange, tflm, observations):
     inputs, outputs, actions = exchange(fault)
     assert np.array_equal(inputs, quantize(observations, tflm.input_quant))

@@ -26,7 +26,7 @@ int64_t RoundOnce(int64_t accumulator, int32_t multiplier, int shift) {
 }
 
 int64_t RoundTwice(int64_t accumulator, int32_t multiplier, int shift) {
-  const int64_t high = ((accumulator << std::max(shift, 0)) * multiplier + (int64_t{1} << 30)) >> 31;
+  const int64_t high = (accumulator * (int64_t{1} << std::max(shift, 0)) * multiplier + (int64_t{1} << 30)) >> 31;
   const int right = std::max(-shift, 0);
   const int64_t mask = (int64_t{1} << right) - 1;
   return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0 ? 1 : 0) ? 1 : 0);

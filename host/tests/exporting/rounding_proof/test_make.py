@@ -57,6 +57,7 @@ def ordinary(activation, per_channel, squash):
     )
 
 
+@functools.cache
 def made(activation="RELU", per_channel=True, squash=False):
     model = ordinary(activation, per_channel, squash)
     teacher = float_actor(model, activation, "tanh" if squash else "clip")
@@ -64,9 +65,17 @@ def made(activation="RELU", per_channel=True, squash=False):
     return make_rounding_proof(teacher, model, Samples(rows[:2000], teacher.act_batch(rows[:2000])), rows[2000:], 0)
 
 
-@pytest.mark.parametrize("squash", [False, True])
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "per_channel", "squash"),
+    [
+        ("RELU", True, False),
+        ("RELU", False, True),
+        ("TANH", True, True),
+        ("TANH", False, False),
+        ("LOGISTIC", True, False),
+        ("LOGISTIC", False, True),
+    ],
+)
 def test_every_kind_of_actor_gives_the_same_bits_on_every_runtime(activation, per_channel, squash):
     result = made(activation, per_channel, squash)
     assert result.proof == prove(result.model)
@@ -99,12 +108,12 @@ def test_constants_are_aligned_to_16_bytes():
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    assert made().model == made().model
+    assert made().model == made.__wrapped__().model
 
 
 def test_fine_tuning_mends_what_the_grid_costs(monkeypatch):
     monkeypatch.setattr(make, "FINE_TUNING_STEPS", 400)
-    tuned = made().tuned
+    tuned = made.__wrapped__().tuned
     assert tuned.rms_after < 0.95 * tuned.rms_before
 
 
@@ -121,7 +130,7 @@ def test_a_network_unlike_the_written_model_is_refused(monkeypatch):
 
     monkeypatch.setattr(make, "FakeQuantNetwork", Tweaked)
     with pytest.raises(ExportError, match="fine-tuned network and the written model differ"):
-        made()
+        made.__wrapped__()
 
 
 # --- models that are not rounding-proof --------------------------------------------------------------------------------
