@@ -97,7 +97,20 @@ def pack(model: Any, record: TrainingRecord) -> Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint; each file is complete or as it was before, other files of the folder are kept."""
+    """Writes a checkpoint; each file is complete or as it was before, other files of the folder are kept.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        _save(checkpoint, folder)
+    except OSError as exc:
+        raise CheckpointError(
+            f"cannot write {folder}: {exc.strerror}", "make room or choose another folder: --output, --runs"
+        ) from exc
+
+
+def _save(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

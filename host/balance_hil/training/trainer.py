@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import types
@@ -79,6 +80,7 @@ def plan(request: TrainingRequest) -> Plan:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
         )
+    _require_writable(request.output)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
     checkpoint = None
@@ -137,6 +139,15 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         versions=_versions(),
         spec=spec,
     )
+
+
+def _require_writable(folder: Path) -> None:
+    """Finds out before the training, not after it, that its result has no place."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(
+            f"cannot write to {folder}: {existing} is no folder or not yours to write", "choose another one: --output"
+        )
 
 
 def _require_device(device: str) -> None:

@@ -37,6 +37,15 @@ def test_the_camera_follows(env):
     assert robot_pixels(env.render()) == pytest.approx(near, rel=0.2)
 
 
+def test_the_camera_does_not_tilt_with_the_robot(env):
+    def sky(frame):
+        return int(np.count_nonzero(frame[:, :, 2].astype(int) - frame[:, :, 0] > 30))
+
+    level = sky(env.render())
+    env.reset(seed=0, options={"tilt_rad": 0.6})
+    assert sky(env.render()) == pytest.approx(level, rel=0.05)
+
+
 def test_wheels_are_seen_to_turn(env):
     before = env.render().astype(int)
     env.unwrapped.data.qpos[7:9] += 0.5

@@ -67,6 +67,12 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(folder, monkeypatch):
     assert [p.name for p in folder.parent.iterdir()] == ["copy"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        save(load(finished[1].output), tmp_path / "file" / "model")
+
+
 def test_nothing_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint of hil train"):
         load(tmp_path / "none")

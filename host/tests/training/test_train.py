@@ -96,10 +96,16 @@ def test_training_stops_when_survival_is_full(tiny, monkeypatch):
 def test_the_best_policy_is_kept(tiny, monkeypatch):
     from balance_hil.training.session import Evaluator
 
-    survivals = iter([0.5, 1.0, 0.0])  # at 512, 768 and, at the end, 1024 steps
+    survivals = iter([0.5, 0.9, 0.0])  # at 512, 768 and, at the end, 1024 steps
     check, confirm = Evaluator.check, Evaluator.confirm
     monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), survival=next(survivals)))
-    monkeypatch.setattr(Evaluator, "confirm", lambda *args: replace(confirm(*args), survival=2 / 3))
+    confirmed = []
+
+    def observed(evaluator, model):
+        confirmed.append({name: value.numpy().copy() for name, value in model.policy.state_dict().items()})
+        return replace(confirm(evaluator, model), survival=2 / 3)
+
+    monkeypatch.setattr(Evaluator, "confirm", observed)
     config = tiny.config.parent / "more_checks.yaml"
     config.write_text(
         tiny.config.read_text().replace("every_steps: 512", "every_steps: 256").replace("from_steps: 0", "from_steps: 512")
@@ -107,6 +113,9 @@ def test_the_best_policy_is_kept(tiny, monkeypatch):
     result = train(replace(tiny, config=config))
     assert result.record.steps == 768
     assert result.record.survival == pytest.approx(2 / 3)
+    assert len(confirmed) == 1
+    for name, value in load(result.output).parameters()["policy"].items():
+        np.testing.assert_array_equal(confirmed[0][name], value.numpy())
 
 
 def test_of_equal_survival_the_better_tracking_wins():
@@ -167,6 +176,14 @@ def test_a_bad_request_is_named_and_writes_nothing(tiny, changes, error, message
     with pytest.raises(error, match=re.escape(message)):
         train(replace(tiny, **changes))
     assert not tiny.output.exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_named_before_training(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "deep" / "model"):
+        with pytest.raises(UsageError, match="cannot write to"):
+            train(replace(tiny, output=output))
+    assert not tiny.runs.exists()
 
 
 def test_a_runs_folder_that_cannot_be_made_is_named(tiny, tmp_path):
@@ -230,6 +247,27 @@ def test_a_number_that_is_not_finite_ends_training_with_the_checkpoint_intact(ti
     checkpoint = tiny.runs / "tiny_1" / "checkpoint"
     assert str(checkpoint) in caught.value.hint
     assert all(np.isfinite(value.numpy()).all() for value in load(checkpoint).parameters()["policy"].values())
+
+
+def test_weights_that_are_not_finite_reach_no_file(tiny, monkeypatch):
+    import torch
+    from stable_baselines3 import PPO
+
+    update, calls = PPO.train, iter(range(10**9))
+
+    def poisoned(model):
+        update(model)
+        if next(calls) == 2:  # at 768 steps, where the next thing to happen is a checkpoint
+            with torch.no_grad():
+                model.policy.action_net.bias[0] = float("nan")
+
+    monkeypatch.setattr(PPO, "train", poisoned)
+    with pytest.raises(TrainingError, match="NaN"):
+        train(tiny)
+    assert not tiny.output.exists()
+    stored = load(tiny.runs / "tiny_1" / "checkpoint")
+    assert stored.record.steps == 512
+    assert all(np.isfinite(value.numpy()).all() for value in stored.parameters()["policy"].values())
 
 
 def _start_cli(tiny, tmp_path, *arguments):
