@@ -88,7 +88,9 @@ def test_training_stops_when_survival_is_full(tiny, monkeypatch):
 
     short = evaluation.rollout
     monkeypatch.setattr(evaluation, "rollout", lambda *args, **kwargs: short(*args, max_steps=3, **kwargs))
+    handler = signal.getsignal(signal.SIGINT)
     result = train(replace(tiny, steps=100_000))
+    assert signal.getsignal(signal.SIGINT) is handler
     assert result.record.survival == 1.0
     assert result.record.steps == 512
 
