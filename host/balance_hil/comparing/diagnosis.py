@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.boards import Board
 from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
@@ -20,6 +21,7 @@ from balance_hil.runtimes.emulated import EmulatedRuntime
 INPUT, MODEL, OUTPUT = "input", "model", "output"
 UNKNOWN = "differs in a way that is not known"
 _LONGEST_LAG = 4
+_SCATTERED = 8  # different values in the place of saturated ones; another limit gives two at most
 _UNRELATED = 0.3  # correlation below which outputs have nothing to do with what the model computes
 
 
@@ -48,6 +50,17 @@ class Exchange:
     inputs: Int8Array  # int8 [n, n_obs], as the board quantised them
     outputs: Int8Array  # int8 [n, n_act]
     actions: Float32Array  # float32 [n, n_act]
+
+
+def exchange_with(board: Board, observations: Float32Array) -> Exchange:
+    """Sends observations, float32 [n, n_obs], to a board and keeps what it said. Raises HarnessError when the board is lost."""
+    actions = board.infer_batch(observations)
+    return Exchange(
+        observations=observations,
+        inputs=np.stack([action.input for action in actions]),
+        outputs=np.stack([action.output for action in actions]),
+        actions=np.stack([action.action for action in actions]),
+    )
 
 
 def diagnose(
@@ -178,9 +191,15 @@ def _another_model(inputs: Int8Array, outputs: Int8Array, others: Mapping[str, E
 
 
 def _wraps(right: Int8Array, seen: Int8Array) -> bool:
-    """Whether the two differ only where the right one is saturated, and there by a change of sign."""
+    """Whether the two differ only where the right one is saturated, and there by a change of sign or by all sorts of numbers.
+
+    What lies beyond saturation by more than 128 steps comes around with its own sign.
+    """
     wrong = right != seen
-    return bool(np.all(np.isin(right[wrong], (-128, 127)) & (np.sign(right[wrong]) != np.sign(seen[wrong]))))
+    flipped = np.sign(right[wrong]) != np.sign(seen[wrong])
+    scattered = np.any(flipped) and len(np.unique(seen[wrong])) >= _SCATTERED
+    limits = (right.min(), right.max())  # a fused activation may saturate before int8 does
+    return bool(np.all(np.isin(right[wrong], limits)) and (np.all(flipped) or scattered))
 
 
 def _unrelated(right: Int8Array, seen: Int8Array) -> bool:

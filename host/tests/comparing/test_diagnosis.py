@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from balance_hil.comparing.diagnosis import UNKNOWN, Exchange, diagnose, diagnose_input, diagnose_model, diagnose_output
+from balance_hil.comparing.diagnosis import UNKNOWN, Exchange, _wraps, diagnose, diagnose_input, diagnose_model, diagnose_output
 from balance_hil.comparing.probes import probe_observations
 from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
 from balance_hil.quantize import QuantParams, dequantize, quantize
@@ -121,6 +121,14 @@ FAULTY_MODELS = {
 def test_faulty_output_is_named(fault):
     found = diagnose_model(INPUTS, FAULTY_MODELS[fault](), MODEL, {"earlier": OTHER})
     assert found.fault == fault
+
+
+def test_outputs_that_wrap_around_more_than_half_are_named_so():
+    far = np.random.default_rng(0).integers(-900, 900, OUTPUTS.shape)
+    saturated = np.clip(far, -128, 127).astype(np.int8)
+    assert _wraps(saturated, far.astype(np.int8))
+    assert not _wraps(saturated, np.clip(far, -120, 120).astype(np.int8))
+    assert not _wraps(saturated, np.clip(far, -127, 127).astype(np.int8))
 
 
 def test_a_little_different_output_is_not_called_another_model():

@@ -54,7 +54,7 @@ Outcome Inference::Run(const ArrayView<float>& observation) {
   for (uint16_t i = 0; i < observation.size(); ++i) {
     if (!std::isfinite(observation[i])) return {Status::kNonFinite, i};
   }
-  for (uint16_t i = 0; i < observation.size(); ++i) input_[i] = Quantize(observation[i], info().input);
+  conversion_->ToCodes(observation, info().input, input_);
   return Execute();
 }
 
@@ -77,7 +77,7 @@ Outcome Inference::Execute() {
   if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
   ++times_.count;
   has_result_ = true;
-  for (uint16_t i = 0; i < info().n_act; ++i) action_[i] = Dequantize(output_[i], info().output);
+  conversion_->ToValues({output_, info().n_act}, info().output, action_);
   return {};
 }
 
