@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,14 +70,20 @@ def test_a_board_file_is_complete_and_stands_in_the_table(boards, name) -> None:
         assert text in row
 
 
-def pio(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def pio(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``pio run`` in a build folder of its own: PlatformIO wipes the usual one whenever a variable of platformio.ini changes."""
+    return partial(_pio, tmp_path)
+
+
+def _pio(build_folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HIL_TFLM_LIB"}
     command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(REPOSITORY), *arguments]
     with build_lock():
         prepare_platformio()
         return subprocess.run(
             command,
-            env=environment | platformio_settings() | variables,
+            env=environment | platformio_settings() | {"PLATFORMIO_BUILD_DIR": str(build_folder)} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -89,7 +97,7 @@ def pio(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         ({"HIL_TFLM_LIB": str(Path(__file__).parent)}, "holds no library with tensorflow/lite/micro"),
     ],
 )
-def test_a_tflm_image_without_the_library_says_what_is_missing(variables, fact) -> None:
+def test_a_tflm_image_without_the_library_says_what_is_missing(pio, variables, fact) -> None:
     done = pio("--environment", "qemu_m4_tflm", **variables)
     assert done.returncode != 0
     assert fact in done.stdout
@@ -100,6 +108,6 @@ def test_a_tflm_image_without_the_library_says_what_is_missing(variables, fact) 
 @pytest.mark.skipif(not LIBRARY, reason=NO_LIBRARY)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("environment", ["qemu_m4_tflm", "qemu_m7_tflm"])
-def test_a_tflm_image_builds_with_the_library(environment) -> None:
+def test_a_tflm_image_builds_with_the_library(pio, environment) -> None:
     done = pio("--environment", environment, HIL_TFLM_LIB=LIBRARY)
     assert done.returncode == 0, done.stdout[-3000:]
