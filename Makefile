@@ -17,7 +17,7 @@ run: setup-run ## balance the robot with the policy on an emulated board, in rea
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
 test: setup ## every test, the HIL suite on the emulated board included
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest --hil-board native --hil-bundle models/ppo $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all

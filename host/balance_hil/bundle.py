@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -123,7 +122,7 @@ def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     # The manifest goes last: a crash between two renames leaves a bundle that load() refuses, never one that lies.
     names = sorted(p.name for p in staging.iterdir() if p.name != MANIFEST)
     for name in [*names, MANIFEST]:
-        os.replace(staging / name, target / name)
+        (staging / name).replace(target / name)
     shutil.rmtree(staging, ignore_errors=True)
     return Bundle.load(target)
 
@@ -140,7 +139,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
-        raise BundleError(f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}") from None
+        raise BundleError(
+            f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}"
+        ) from None
     except ValueError as exc:
         raise _broken(folder, f"{MANIFEST} is not JSON ({exc})") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:

@@ -11,6 +11,8 @@ import io
 import itertools
 import json
 import re
+import sys
+import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -245,12 +247,22 @@ def _known_activation(file: Path, name: str) -> str:
     return ACTIVATIONS[name]
 
 
-def _trusted_model(file: Path, algorithm: str) -> Any:
+def import_sb3() -> Any:
+    """Stable-Baselines3, imported without TensorFlow. Raises MissingExtraError.
+
+    It imports tensorboard, which by default imports TensorFlow where that is installed: seconds, and a screen of log lines. This
+    module's presence tells tensorboard to do without.
+    """
     require("stable_baselines3", "train")
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     import stable_baselines3
 
+    return stable_baselines3
+
+
+def _trusted_model(file: Path, algorithm: str) -> Any:
     try:
-        return getattr(stable_baselines3, algorithm.upper()).load(file, device="cpu")
+        return getattr(import_sb3(), algorithm.upper()).load(file, device="cpu")
     except Exception as exc:  # whatever the pickled code raises
         raise CheckpointError(f"Stable-Baselines3 cannot load {file}: {exc}", _TRAIN_HINT) from exc
 

@@ -55,8 +55,7 @@ class Check:
 
 def run_checks() -> list[Check]:
     """Every check, in the order of the chain from Python to the board."""
-    checks = [_python(), *_distributions(), _compiler(), _native_firmware(), _serial_group(), _opengl(), _display()]
-    return checks
+    return [_python(), *_distributions(), _compiler(), _native_firmware(), _serial_group(), _opengl(), _display()]
 
 
 def is_healthy(checks: list[Check]) -> bool:

@@ -24,7 +24,7 @@ from balance_hil.runtimes.base import Runtime
 BOARD_RUNTIME = "board"
 RUNTIMES = (*RUNTIME_NAMES, BOARD_RUNTIME)
 DEFAULT_ENVIRONMENT = "Env01-v1"
-VIDEO_FRAMES_PER_S = 50
+VIDEO_FRAMES_PER_S = 25
 
 StepCallback = Callable[[RolloutStep], None]
 
@@ -96,7 +96,7 @@ def watch(
 def film(
     policy: OpenPolicy, seeds: Sequence[int], path: Path, *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
-    """Runs the episodes one after the other and writes them as one film of 50 frames per second, without a display.
+    """Runs the episodes one after the other and writes them as one film of 25 frames per second, without a display.
 
     The file appears when it is complete.
 

@@ -64,6 +64,19 @@ def build(environment: str, progress: Progress | None = None) -> Path:
     return program
 
 
+def native_is_current() -> bool:
+    """Whether the native board's program is built and up to date.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: it is not, and could not be built.
+    """
+    folder = REPOSITORY / ".pio/build/native"
+    if _is_fresh(folder, folder / "program"):
+        return True
+    _check_tools()
+    return False
+
+
 def firmware_commit() -> str:
     """Last commit that touched the firmware: 12 hex digits, "+" appended with local changes; "unknown" outside a repository."""
     commit = _git("log", "-1", "--format=%H", "--", *SOURCES)[:12]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from balance_hil.bundle import Bundle
+from balance_hil.checkpoint import import_sb3
 from balance_hil.envs import spec_for
+from balance_hil.errors import MissingExtraError
 from balance_hil.quantize import QuantParams
 
 
@@ -53,7 +55,10 @@ class _StillEnv(gym.Env):
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """Makes an untrained Stable-Baselines3 model with two layers of 8: ``untrained("SAC", **options)``, saved or not."""
-    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
+    try:
+        sb3 = import_sb3()
+    except MissingExtraError as exc:
+        pytest.skip(f"{exc.message}: {exc.hint}")
 
     def make(algorithm, *, path=None, **options):
         options.setdefault("policy_kwargs", {})

@@ -9,7 +9,6 @@ from typing import TypedDict
 
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
-from balance_hil.boards.handshake import HANDSHAKE_TIMEOUT_S
 from balance_hil.boards.serial_board import find_port
 from balance_hil.boards.session import BoardInfo
 from balance_hil.bundle import Bundle
@@ -24,7 +23,7 @@ class _Options(TypedDict):
     definition: BoardDefinition
     faults: Sequence[Fault]
     fault_seed: int
-    handshake_timeout_s: float
+    handshake_timeout_s: float | None
 
 
 def connect(
@@ -38,7 +37,7 @@ def connect(
     fault_seed: int = 0,
     model: Path | None = None,
     watchdog_ms: int | None = None,
-    handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    handshake_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
     """Starts or opens a board and has it say who it is.
@@ -53,7 +52,7 @@ def connect(
         fault_seed: same seed, same frames hit.
         model: int8 ``.tflite`` for an emulated board in place of the bundle's (a stale image, on purpose).
         watchdog_ms: of an emulated board; None takes the firmware's own.
-        handshake_timeout_s: how long the board may take to say who it is.
+        handshake_timeout_s: how long the board may take to say who it is; None: see ``Session``.
         progress: receives a line when something takes long (building the firmware).
 
     Raises:

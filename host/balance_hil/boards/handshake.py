@@ -29,6 +29,7 @@ from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
+BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; that it died is noticed at once all the same
 HELLO_INTERVAL_S = 0.25
 BOOTED_GRACE_S = 0.05  # a board that has just booted may still have the HELLO before it
 READABLE_SHARE = 0.85  # of printable bytes: text; noise of a wrong baud rate has 40 %
@@ -102,9 +103,11 @@ def _check_engine(info: messages.Info, where: str) -> None:
             )
         case Status.ARENA_TOO_SMALL:
             needed = f"{info.engine_detail} bytes" if info.engine_detail else "more"
+            sizes = f"the tensor arena is too small: the model needs {needed}, there were {info.arena_size}"
             raise ArenaTooSmallError(
-                f"the tensor arena on {where} is too small: the model needs {needed}, there are {info.arena_size} bytes",
+                f"{info.engine} on {where} cannot load the model: {info.engine_message or sizes}",
                 "give the firmware a larger arena, or train a smaller network",
+                info.engine_detail,
             )
         case Status.MODEL_NOT_INT8:
             raise ModelNotInt8Error(

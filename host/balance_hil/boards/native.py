@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import tty
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from typing import IO
 
 import numpy as np
 
+from balance_hil.boards.channel import Channel
+from balance_hil.boards.handshake import BOOT_TIMEOUT_S
 from balance_hil.bundle import GOLDEN, INT8_MODEL, Bundle
-from balance_hil.errors import UsageError, require
-from balance_hil.firmware_build import build_native
+from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError, require
+from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
+from balance_hil.protocol.messages import Ready
 
 ENGINES = ("tflm",)
 SELF_TEST_VECTORS = 8  # as many as model.h carries
@@ -46,9 +50,21 @@ class NativeConfig:
     arena_bytes: int | None = None  # of the engine; None: as much as the model needs
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm") -> NativeConfig:
+    def for_bundle(
+        cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm", watchdog_ms: int | None = None
+    ) -> NativeConfig:
         """The board as it would be with ``bundle`` flashed."""
-        return cls(name=name, engine=engine, model=bundle.file(INT8_MODEL), golden=bundle.file(GOLDEN))
+        return cls(name=name, engine=engine, model=bundle.file(INT8_MODEL), golden=bundle.file(GOLDEN), watchdog_ms=watchdog_ms)
+
+
+def check_installation() -> None:
+    """Raises what keeps the native board from being started here, without starting or building anything.
+
+    Raises:
+        MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
+    """
+    require("tflite_micro", "int8")
+    native_is_current()
 
 
 class NativeMachine:
@@ -86,13 +102,34 @@ class NativeMachine:
         return link
 
     def start_unopened(self) -> str:
-        """Switches the board on for other programs; returns its port, which they may open and close as they like."""
+        """Switches the board on for other programs; returns its port, which they may open and close as they like.
+
+        The board is up by then, and its READY taken off the port: a program that speaks text alone would stumble over it.
+
+        Raises:
+            BoardBootError: it did not come up.
+        """
         master, port = self._new_terminal()
         try:
+            link = open_link(port)
             self._spawn(master)
         finally:
             os.close(master)
+        with contextlib.closing(link):
+            self._await_ready(link)
         return port
+
+    def _await_ready(self, link: Link) -> None:
+        channel, deadline = Channel(link), time.monotonic() + BOOT_TIMEOUT_S
+        try:
+            while (left_s := deadline - time.monotonic()) > 0:
+                frame = channel.poll(left_s)
+                if frame is not None and isinstance(frame.message, Ready):
+                    return
+        except CableUnpluggedError:
+            pass
+        how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
+        raise BoardBootError(f"the emulated board {self._config.name} did not start: {how}", "what it needs: hil doctor")
 
     def restart(self) -> Link:
         """Power lost and back: kills both processes and starts afresh behind a new port."""

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition
-from balance_hil.boards.handshake import HANDSHAKE_TIMEOUT_S, check_model, identify, status_error
+from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, check_model, identify, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link
@@ -49,7 +49,7 @@ class Session:
         machine: of a board that this program started.
         faults: done to everything that passes once the board has identified itself.
         fault_seed: same seed, same frames hit.
-        handshake_timeout_s: how long to wait for the board to say who it is.
+        handshake_timeout_s: how long to wait for the board to say who it is; None: 3 s, or 20 s with a ``machine``.
 
     Raises:
         LinkError: the handshake failed; the subclass says why.
@@ -66,14 +66,15 @@ class Session:
         machine: Machine | None = None,
         faults: Sequence[Fault] = (),
         fault_seed: int = 0,
-        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        handshake_timeout_s: float | None = None,
     ) -> None:
         self.definition = definition
         self.bundle = bundle
         self._baud = baud
         self._machine = machine
         self._faults = (faults, fault_seed)
-        self._handshake_timeout_s = handshake_timeout_s
+        usual_s = HANDSHAKE_TIMEOUT_S if machine is None else BOOT_TIMEOUT_S
+        self._handshake_timeout_s = usual_s if handshake_timeout_s is None else handshake_timeout_s
         self._faulty: FaultyLink | None = None
         self._channel = Channel(self._harmed(link))
         self.unexpected_frames = 0  # replies to requests that were given up
@@ -263,8 +264,9 @@ class Session:
             yield message, seq, encode(message, seq)
 
     def _explained(self, exc: CableUnpluggedError) -> CableUnpluggedError:
-        """An emulated board does not lose its cable: its process ended."""
-        obituary = self._machine.obituary() if self._machine is not None else None
+        """An emulated board does not lose its cable, unless it was cut on purpose: its process ended."""
+        was_cut = self._faulty is not None and self._faulty.cut
+        obituary = self._machine.obituary() if self._machine is not None and not was_cut else None
         if obituary is None:
             return exc
         return CableUnpluggedError(

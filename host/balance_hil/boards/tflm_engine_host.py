@@ -1,6 +1,6 @@
 """``python -m balance_hil.boards.tflm_engine_host FD``: runs TensorFlow Lite Micro for the firmware of the native board.
 
-The firmware talks to it over the stream socket FD, in the layout that the header of firmware/lib/engine_remote gives. Whatever goes
+The firmware talks to it over the stream socket FD, in the layout given in the header of firmware/lib/engine_remote. Whatever goes
 wrong is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
 """
 

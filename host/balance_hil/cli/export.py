@@ -64,7 +64,7 @@ def command(
     if as_json:
         print_json(_document(result))
     else:
-        _print(result)
+        print_result(result)
 
 
 class _Bars:
@@ -95,7 +95,8 @@ def _document(result: ExportResult) -> dict[str, object]:
     }
 
 
-def _print(result: ExportResult) -> None:
+def print_result(result: ExportResult) -> None:
+    """Prints the table of stages and what the bundle needs to stdout."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
     for heading in ("bytes", "max error", "RMS error", "survival", "chatter", "speed rms rad/s", "yaw rms rad/s"):

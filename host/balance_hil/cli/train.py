@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from balance_hil.cli.console import print_json, stderr
 from balance_hil.training.trainer import TrainingProgress, TrainingRequest, TrainingResult, train
@@ -58,12 +59,12 @@ def command(
         result = train(request, display.show)
     if result.interrupted:
         _say_interrupted(request, result)
-        raise click.exceptions.Exit(130)
+        sys.exit(130)
     _say_result(result)
     if as_json:
         print_json(_document(result))
     if result.record.survival != 1.0:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 class _Display:
@@ -71,14 +72,15 @@ class _Display:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("steps  survival {task.fields[survival]}  return {task.fields[episode_return]}  {task.fields[note]}"),
             TimeElapsedColumn(),
+            BarColumn(bar_width=20),
+            TextColumn(
+                "{task.completed}/{task.total} steps, return {task.fields[episode_return]}, survival {task.fields[survival]}"
+            ),
+            TextColumn("{task.description}", style="dim"),
             console=stderr,
         )
-        self._task = self._progress.add_task("starting", total=None, survival="-", episode_return="-", note="")
+        self._task = self._progress.add_task("starting", total=None, survival="-", episode_return="-")
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -90,12 +92,11 @@ class _Display:
     def show(self, progress: TrainingProgress) -> None:
         self._progress.update(
             self._task,
-            description=progress.phase,
+            description=progress.evaluation,
             total=progress.total_steps,
             completed=progress.steps,
             survival="-" if progress.survival is None else f"{progress.survival:.0%}",
             episode_return="-" if progress.episode_return is None else f"{progress.episode_return:.0f}",
-            note=progress.evaluation,
         )
 
 

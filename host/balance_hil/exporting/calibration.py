@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,14 @@ def load_calibration(path: Path, act_batch: ActBatch, spec: PolicySpec, seed: in
         raise ExportError(f"no such calibration file: {path}", hint) from None
     except KeyError:
         raise ExportError(f"{path} holds no array named 'observations'", hint) from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError) as exc:  # numpy's ways of saying that it is no .npz
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as exc:  # numpy's ways of saying that it is no .npz
         raise ExportError(f"{path} is no .npz file of plain arrays: {exc}", hint) from exc
     if values.ndim != 2 or values.shape[1] != spec.n_obs or not np.issubdtype(values.dtype, np.floating):
         raise ExportError(f"the calibration rows of {path} are {values.dtype} {list(values.shape)}", hint)

@@ -14,7 +14,7 @@ from balance_hil.runtimes.tflm import TflmModel
 
 GOLDEN_ROWS = 256
 SELF_TEST_ROWS = 8  # of them, the first, in model.h
-_RANDOM_INT8_ROWS = 64
+_RANDOM_INT8_ROWS = 128
 _BYTES_PER_LINE = 16
 
 Float32Array = NDArray[np.float32]

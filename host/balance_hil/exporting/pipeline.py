@@ -29,7 +29,7 @@ from balance_hil.bundle import (
     write_bundle,
 )
 from balance_hil.checkpoint import Actor, read_checkpoint
-from balance_hil.errors import ExportError, UsageError
+from balance_hil.errors import ExportError, HarnessError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
@@ -61,19 +61,25 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
     Raises:
         CheckpointError: the checkpoint cannot be read, or not without running its code.
         EnvironmentMismatchError: the policy does not fit the environment.
-        ExportError: a stage failed, differs from the one before, or int8 survives less than float.
+        ExportError: a stage failed, differs from the one before, or int8 survives less than float; the disk is full, or the
+            folder cannot be written.
         UnsupportedOperatorError: TFLM cannot run the int8 model.
         MissingExtraError: a package of the extras ``train``, ``export`` or ``int8`` is not installed.
     """
     if config.episodes < 1:
         raise UsageError(f"a survival check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
     source = find_source(config)
-    staging = staging_folder(source.target)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _Export(config, progress, source, staging, Path(scratch)).run()
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        staging = staging_folder(source.target)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                return _Export(config, progress, source, staging, Path(scratch)).run()
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as exc:
+        if isinstance(exc, HarnessError):  # some of the family are OSErrors, too
+            raise
+        raise ExportError(f"the bundle {source.target} cannot be written: {exc}", "choose another folder: --output") from exc
 
 
 class _Export:

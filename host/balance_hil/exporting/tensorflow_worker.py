@@ -54,28 +54,35 @@ def serve(requests: TextIO) -> None:
         return
     request = ConversionRequest(**json.loads(line))
     tf.keras.utils.set_random_seed(request.seed)
+    model = _to_keras(onnx2tf, Path(request.onnx))
+    # A graph of its own instead of onnx2tf's SavedModel: that one is written, read and traced again for each conversion.
+    signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32, "observation")]
+    function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
+    Path(request.float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
+    observations = np.load(request.calibration)
+    Path(request.int8_model).write_bytes(_quantise(tf, function, model, observations, request.per_tensor))
+
+
+def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         # onnx2tf may rewrite its input, so it gets a copy.
-        onnx_copy = shutil.copy(request.onnx, Path(scratch) / "actor.onnx")
-        saved_model = str(Path(scratch) / "saved_model")
-        onnx2tf.convert(
-            input_onnx_file_path=str(onnx_copy),
-            output_folder_path=saved_model,
+        copy = shutil.copy(onnx, Path(scratch) / "actor.onnx")
+        return onnx2tf.convert(
+            input_onnx_file_path=str(copy),
+            output_folder_path=str(Path(scratch) / "unused"),
             batch_size=1,
             not_use_onnxsim=True,  # it runs another program, and a graph of dense layers leaves nothing to simplify
+            disable_model_save=True,
             non_verbose=True,
         )
-        shutil.copy(Path(saved_model) / "actor_float32.tflite", request.float_model)
-        int8_model = _quantise(tf, saved_model, np.load(request.calibration), request.per_tensor)
-    Path(request.int8_model).write_bytes(int8_model)
 
 
-def _quantise(tf: Any, saved_model: str, observations: NDArray[np.float32], per_tensor: bool) -> bytes:
+def _quantise(tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool) -> bytes:
     def representative_dataset() -> Iterator[list[NDArray[np.float32]]]:
         for observation in observations:
             yield [observation[np.newaxis, :]]
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative_dataset
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -83,8 +90,8 @@ def _quantise(tf: Any, saved_model: str, observations: NDArray[np.float32], per_
     converter.inference_output_type = tf.int8
     # The only switch there is; microcontroller packages of 2023 ignore per-channel scales silently.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = per_tensor
-    model: bytes = converter.convert()
-    return model
+    int8_model: bytes = converter.convert()
+    return int8_model
 
 
 if __name__ == "__main__":

@@ -112,6 +112,11 @@ class FaultyLink:
         """See ``Link.close``."""
         self._link.close()
 
+    @property
+    def cut(self) -> bool:
+        """Whether the cable was cut."""
+        return self._tx.cut or self._rx.cut
+
     def _pump(self) -> None:
         ready = self._tx.pop(time.monotonic())
         if ready:
@@ -119,7 +124,7 @@ class FaultyLink:
         self._check_cable()
 
     def _check_cable(self) -> None:
-        if self._tx.cut or self._rx.cut:
+        if self.cut:
             self._link.close()
             raise CableUnpluggedError(
                 f"{self.description} vanished while it was in use (fault injection cut the cable)", "leave out --fault cut"
@@ -136,7 +141,7 @@ class _Lane:
         own = [fault for fault in faults if fault.direction in (name, "both")]
         self._faults = [(fault, np.random.default_rng([seed, index, name == "tx"])) for index, fault in enumerate(own)]
         self._partial = bytearray()
-        self._held: deque[tuple[float, bytes]] = deque()  # (due, bytes), in order: a wire does not overtake
+        self._held: deque[tuple[float, bytes]] = deque()  # (due, bytes); one that is due waits for those before it
         self._frames = 0
 
     def push(self, data: bytes, now: float) -> None:
@@ -176,8 +181,6 @@ class _Lane:
                 harmed = _harm(frame, fault, random)
                 self._count(fault.kind, harmed != frame)
                 frame = harmed
-        if self._held:
-            due = max(due, self._held[-1][0])
         if frame and not self.cut:
             self._held.append((due, frame))
 

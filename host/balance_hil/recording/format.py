@@ -36,14 +36,15 @@ class Step(NamedTuple):
 def step_encoder(spec: PolicySpec) -> Callable[[Step], bytes]:
     """A function that turns a Step into JSON.
 
-    A format string filled in takes a third of what the json module takes, and this is called between two control deadlines.
+    A format string filled in takes a fifth of what the json module takes, and this is called between two control deadlines. Nine
+    digits tell every float32 from its neighbours.
     """
     head = (
-        '{"t_s":%r,"episode":%d,"step":%d,"observation":'
-        + _object(spec.observation, "%r")
+        '{"t_s":%.9g,"episode":%d,"step":%d,"observation":'
+        + _object(spec.observation, "%.9g")
         + ',"action":'
-        + _object(spec.action, "%r")
-        + ',"held":%s,"pitch_rad":%r,"speed_error_rad_s":%r,"yaw_error_rad_s":%r,"reward":%r'
+        + _object(spec.action, "%.9g")
+        + ',"held":%s,"pitch_rad":%.9g,"speed_error_rad_s":%.9g,"yaw_error_rad_s":%.9g,"reward":%.9g'
     )
     raw = ',"input_int8":' + _object(spec.observation, "%d") + ',"output_int8":' + _object(spec.action, "%d")
 

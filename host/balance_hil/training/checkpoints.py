@@ -24,6 +24,15 @@ from balance_hil.spec import PolicySpec
 _FORMAT = 1
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same weights give the same bytes
 _LEFT_OUT = ("system_info.txt",)  # says which machine it was
+# Left out of policy.zip: of no use in another process, and start_time would make equal weights unequal files.
+_OF_THIS_PROCESS = (
+    "start_time",
+    "ep_info_buffer",
+    "ep_success_buffer",
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+)
 _HINT = "start anew: hil train ppo"
 
 
@@ -76,8 +85,7 @@ class Checkpoint:
 def pack(model: Any, record: TrainingRecord) -> Checkpoint:
     """The present state of a Stable-Baselines3 model as a checkpoint that ``PPO.load`` reads as well."""
     raw, packed = io.BytesIO(), io.BytesIO()
-    # _last_obs and friends are of this process; start_time would make equal weights unequal files.
-    model.save(raw, exclude=["start_time", "ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_episode_starts"])
+    model.save(raw, exclude=_OF_THIS_PROCESS)
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             if name not in _LEFT_OUT:
@@ -89,7 +97,20 @@ def pack(model: Any, record: TrainingRecord) -> Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint; each file is complete or as it was before, other files of the folder are kept."""
+    """Writes a checkpoint; each file is complete or as it was before, other files of the folder are kept.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        _save(checkpoint, folder)
+    except OSError as exc:
+        raise CheckpointError(
+            f"cannot write {folder}: {exc.strerror}", "make room or choose another folder: --output, --runs"
+        ) from exc
+
+
+def _save(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from balance_hil.errors import CheckpointError, HarnessError, TrainingError, UsageError
+from balance_hil.errors import CheckpointError, HarnessError, TrainingError
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
@@ -77,12 +77,7 @@ class TrainingSession:
         # A resumed training goes on with new episodes, not with those it began with.
         env = BatchVecEnv(record.environment, config.n_envs, config.episode_steps, (record.seed, record.steps))
         self._normaliser = VecNormalize(env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
-        try:
-            self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
-        except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing a device
-            if self._request.device == "cpu":
-                raise
-            raise UsageError(f"cannot train on {self._request.device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
+        self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
@@ -115,6 +110,7 @@ class TrainingSession:
 
     def _finish(self) -> TrainingResult:
         """The final check and the result: the best policy, confirmed."""
+        self._save_checkpoint()
         if not self._full and self._checked_steps != self._model.num_timesteps:
             self._check()
         best = self._best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import types
@@ -79,6 +80,7 @@ def plan(request: TrainingRequest) -> Plan:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
         )
+    _require_writable(request.output)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
     checkpoint = None
@@ -92,6 +94,7 @@ def plan(request: TrainingRequest) -> Plan:
         config = replace(config, steps=request.steps)
     for module in ("torch", "stable_baselines3", "tensorboard"):
         require(module, "train")
+    _require_device(request.device)
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
         return Plan(request, algorithm, config, record, None)
@@ -116,7 +119,7 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
         And everything that ``plan`` raises.
     """
     checked = plan(request)
-    _keep_tensorflow_out()
+    keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
 
     return TrainingSession(checked, _new_run_folder(request), on_progress or (lambda progress: None)).run()
@@ -136,6 +139,25 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         versions=_versions(),
         spec=spec,
     )
+
+
+def _require_writable(folder: Path) -> None:
+    """Finds out before the training, not after it, that its result has no place."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(
+            f"cannot write to {folder}: {existing} is no folder or not yours to write", "choose another one: --output"
+        )
+
+
+def _require_device(device: str) -> None:
+    """Stable-Baselines3 would quietly take the CPU instead of a device that is not there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing
+        raise UsageError(f"cannot train on {device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
 
 
 def _versions() -> dict[str, str]:
@@ -160,6 +182,6 @@ def _new_run_folder(request: TrainingRequest) -> Path:
     raise UsageError(f"{request.runs} is full", "remove old runs")
 
 
-def _keep_tensorflow_out() -> None:
+def keep_tensorflow_out() -> None:
     """TensorBoard imports TensorFlow where it finds it, for seconds and to no use; this module is how it is told not to."""
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from balance_hil.envs.balance import spaces
 from balance_hil.envs.batch import BalanceBatch
+from balance_hil.errors import TrainingError
 
 
 class BatchVecEnv(VecEnv):  # type: ignore[misc]
@@ -23,6 +24,8 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         entropy: what seeds the episodes. At least two numbers, so that no episode equals one of evaluation, whose seeds
             are single numbers.
     """
+
+    render_mode = None  # Stable-Baselines3 asks for it
 
     def __init__(self, environment: str, n: int, episode_steps: int, entropy: Sequence[int]) -> None:
         super().__init__(n, *spaces())
@@ -45,7 +48,11 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """One control step of every episode: observations, rewards, dones, infos."""
+        """One control step of every episode: observations, rewards, dones, infos.
+
+        Raises:
+            TrainingError: an observation or a reward is not finite.
+        """
         outcomes = self._batch.step(self._actions)
         observations = [outcome[0] for outcome in outcomes]
         rewards = [outcome[1] for outcome in outcomes]
@@ -61,7 +68,10 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 info["episode"] = {"r": self._returns[i], "l": self._lengths[i]}
                 self._returns[i], self._lengths[i] = 0.0, 0
                 observations[i] = self._batch.reset(i)
-        return np.stack(observations), np.array(rewards, np.float32), dones, infos
+        stacked, reward_array = np.stack(observations), np.array(rewards, np.float32)
+        if not (np.isfinite(stacked).all() and np.isfinite(reward_array).all()):
+            raise TrainingError("an observation or a reward is NaN or infinite", "check the environment's physics and noise")
+        return stacked, reward_array, dones, infos
 
     def seed(self, seed: int | None = None) -> list[None]:
         """Does nothing: ``entropy`` has decided. Stable-Baselines3 would seed with single numbers, as evaluation does."""

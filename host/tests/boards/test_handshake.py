@@ -142,7 +142,7 @@ def test_right_model_with_other_tables(linear_bundle, change):
     ("status", "detail", "message", "error", "text"),
     [
         (Status.UNSUPPORTED_OPERATOR, 0, "the operator EXP", UnsupportedOperatorError, "EXP"),
-        (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, there are 2048 bytes"),
+        (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, there were 2048"),
         (Status.MODEL_NOT_INT8, 0, "input is float32", ModelNotInt8Error, "input is float32"),
         (Status.NO_MODEL, 0, "", BoardStatusError, "no_model"),
         (Status.ENGINE_LOST, 3, "gone", BoardStatusError, "engine_lost"),

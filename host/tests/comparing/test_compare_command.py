@@ -127,6 +127,17 @@ def test_what_is_not_installed_is_left_out_and_named(ppo_bundle: Bundle, monkeyp
     assert isinstance(asked.exception, MissingExtraError), "what was asked for by name is not left out"
 
 
+def test_a_board_is_never_judged_without_its_reference(ppo_bundle: Bundle, plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, bundle: Bundle) -> Runtime:
+        if name == "tflm":
+            raise MissingExtraError("no tflm on this computer", "install it")
+        return load_runtime(name, bundle)
+
+    plug.plug()
+    monkeypatch.setattr(module, "load_runtime", load)
+    assert isinstance(run(ppo_bundle, "--board", "bench").exception, MissingExtraError)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from balance_hil.comparing.comparison import BoardIo, Comparison, judge
-from balance_hil.comparing.evidence import collect
+from balance_hil.comparing.evidence import CHUNK_ROWS, collect
 from balance_hil.comparing.inputs import InputSet, make_inputs, spread_rows
 from balance_hil.errors import NonFiniteInputError, UsageError
 from balance_hil.runtimes.base import Runtime
@@ -136,6 +136,12 @@ def test_inputs_that_make_no_comparison_are_refused() -> None:
         inputs(random=0, recorded=0)
     with pytest.raises(UsageError, match="reads 6 numbers"):
         make_inputs(fake_bundle(), np.zeros((3, 5), np.float32), random=1, seed=0, source="")
+
+
+def test_more_inputs_than_one_chunk_stay_in_order() -> None:
+    data = inputs(random=2 * CHUNK_ROWS + 3, recorded=0)
+    runtime = FakeInt8("tflm")
+    assert np.array_equal(collect([runtime], data, layer_samples=0).outputs["tflm"], runtime.infer_int8_batch(data.int8))
 
 
 def test_progress_reaches_the_total_for_every_runtime() -> None:

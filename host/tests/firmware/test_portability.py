@@ -10,7 +10,7 @@ import pytest
 
 LIBRARIES = Path(__file__).parents[3] / "firmware/lib"
 PORTABLE = ("frame", "quantize", "engine", "hal", "server", "model_id")
-STANDARD = set(["cmath", "cstddef", "cstdint", "cstring", "initializer_list", "limits", "type_traits"])
+STANDARD = {"cmath", "cstddef", "cstdint", "cstring", "initializer_list", "limits", "type_traits"}
 # Heap, exceptions, and library functions that allocate in newlib.
 FORBIDDEN = re.compile(
     r"^(malloc|calloc|realloc|free|_Zn[wa]\w*|_Zd[la]\w*|__cxa_throw|strto[fdl]\w*|ato[fi]|\w*printf\w*|\w*scanf\w*)$"

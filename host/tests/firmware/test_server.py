@@ -164,6 +164,14 @@ def test_several_requests_in_flight_are_answered_in_order(identified: FakeBoard)
     assert happened.frames() == [Frame(1000 + n, messages.EchoReply(r.data)) for n, r in enumerate(requests)]
 
 
+@pytest.mark.parametrize("filler", [b"\x01", b"\x00", b"\x01\x00"])
+def test_replies_of_every_length_are_framed_right(board: FakeBoard, filler: bytes) -> None:
+    """Around the 254 bytes of a COBS block above all."""
+    for size in (*range(235, 265), *range(490, 515), messages.MAX_PAYLOAD - 2):
+        data = (filler * size)[:size]
+        assert board.ask(messages.Echo(data)) == [messages.EchoReply(data)]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_observation_is_refused_with_its_index(identified: FakeBoard, value: float) -> None:
     refused = identified.feed(encode(messages.Infer(np.array([0, 0, value], np.float32)), 1))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from balance_hil.link import Link
+from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode
 from balance_hil.protocol.wire import Message
+from balance_hil.quantize import QuantParams
 
 Request = Callable[[Message], Message]  # what the firmware acts on instead of what it was asked
 Reply = Callable[[Frame], Iterable[Frame]]  # what it sends instead of a reply
@@ -52,3 +58,55 @@ class Saboteur:
 
 def _as_it_is(frame: Frame) -> list[Frame]:
     return [frame]
+
+
+# --- what a faulty firmware does --------------------------------------------------------------------------------------
+
+
+def on_action(change: Callable[[messages.Action], messages.Action]) -> Callable[[Frame], list[Frame]]:
+    """Changes every ACTION, leaves other replies."""
+
+    def reply(frame: Frame) -> list[Frame]:
+        message = frame.message
+        return [replace(frame, message=change(message)) if isinstance(message, messages.Action) else frame]
+
+    return reply
+
+
+def output_plus_one_once(number: int) -> Callable[[messages.Action], messages.Action]:
+    seen = 0
+
+    def change(action: messages.Action) -> messages.Action:
+        nonlocal seen
+        seen += 1
+        if seen != number:
+            return action
+        output = action.output.copy()
+        output[0] += 1 if output[0] < 127 else -1
+        return replace(action, output=output)
+
+    return change
+
+
+def stale() -> Callable[[messages.Action], messages.Action]:
+    kept: list[messages.Action] = []
+
+    def change(action: messages.Action) -> messages.Action:
+        kept.append(action)
+        return replace(action, output=kept[max(0, len(kept) - 2)].output)
+
+    return change
+
+
+def wrong_quantiser(
+    rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], params: QuantParams
+) -> Callable[[Message], Message]:
+    """INFER is answered as if the firmware had quantised by ``rule``, float [n_obs] in steps to whole steps."""
+
+    def request(message: Message) -> Message:
+        if not isinstance(message, messages.Infer):
+            return message
+        ratio = (message.observation / np.float32(params.scale)).astype(np.float64)
+        return messages.InferInt8(rule(ratio).astype(np.int8))
+
+    return request

@@ -22,14 +22,12 @@ from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
 from balance_hil.errors import ModelMismatchError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
-from balance_hil.protocol.wire import Message
-from balance_hil.quantize import QuantParams
 from balance_hil.runtimes import load_runtime
 
-from .saboteur import Saboteur
+from .harness import Suite, only_failure
+from .saboteur import Saboteur, on_action, output_plus_one_once, stale, wrong_quantiser
 
 pytest_plugins = ["pytester"]
-REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -47,37 +45,6 @@ def native_modules(ppo_bundle: Bundle) -> None:
     load_runtime("tflm", ppo_bundle).close()
 
 
-class Suite:
-    """Runs tests of ``hil_tests`` against a board of ours."""
-
-    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
-        self._pytester = pytester
-        self._bundle = bundle.path
-        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        monkeypatch.setenv("PYTEST_PLUGINS", "balance_hil.pytest_plugin")
-        self._patch = monkeypatch
-
-    def run(self, board: Board, *tests: str) -> pytest.RunResult:
-        """Runs ``file.py::test`` names; the board stays open."""
-
-        def connect(*args: object, **options: object) -> Board:
-            return board
-
-        self._patch.setattr(boards, "connect", connect)
-        self._patch.setattr(board, "close", lambda: None)
-        settings = [
-            "-c",
-            str(REPOSITORY / "pyproject.toml"),
-            "-o",
-            "addopts=",
-            "--import-mode=importlib",
-            "-p",
-            "no:cacheprovider",
-        ]
-        selected = [f"{REPOSITORY / 'hil_tests'}/{test}" for test in tests]
-        return self._pytester.runpytest(*settings, "--rootdir", str(REPOSITORY), f"--hil-bundle={self._bundle}", *selected)
-
-
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ppo_bundle: Bundle) -> Suite:
     return Suite(pytester, monkeypatch, ppo_bundle)
@@ -90,66 +57,6 @@ def sabotaged(shared_board: tuple[Board, Saboteur]) -> Iterator[tuple[Board, Sab
     yield board, saboteur
     saboteur.heal()
     board.identify()
-
-
-def only_failure(result: pytest.RunResult, *patterns: str) -> None:
-    """Exactly one test failed, and its message says so."""
-    assert result.parseoutcomes().get("failed") == 1, result.parseoutcomes()
-    assert "errors" not in result.parseoutcomes()
-    for pattern in patterns:
-        result.stdout.fnmatch_lines([pattern])
-
-
-# --- what a faulty firmware does --------------------------------------------------------------------------------------
-
-
-def on_action(change: Callable[[messages.Action], messages.Action]) -> Callable[[Frame], list[Frame]]:
-    """Changes every ACTION, leaves other replies."""
-
-    def reply(frame: Frame) -> list[Frame]:
-        message = frame.message
-        return [replace(frame, message=change(message)) if isinstance(message, messages.Action) else frame]
-
-    return reply
-
-
-def output_plus_one_once(number: int) -> Callable[[messages.Action], messages.Action]:
-    seen = 0
-
-    def change(action: messages.Action) -> messages.Action:
-        nonlocal seen
-        seen += 1
-        if seen != number:
-            return action
-        output = action.output.copy()
-        output[0] += 1 if output[0] < 127 else -1
-        return replace(action, output=output)
-
-    return change
-
-
-def stale() -> Callable[[messages.Action], messages.Action]:
-    kept: list[messages.Action] = []
-
-    def change(action: messages.Action) -> messages.Action:
-        kept.append(action)
-        return replace(action, output=kept[max(0, len(kept) - 2)].output)
-
-    return change
-
-
-def wrong_quantiser(
-    rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], params: QuantParams
-) -> Callable[[Message], Message]:
-    """INFER is answered as if the firmware had quantised by ``rule``, float [n_obs] in steps to whole steps."""
-
-    def request(message: Message) -> Message:
-        if not isinstance(message, messages.Infer):
-            return message
-        ratio = (message.observation / np.float32(params.scale)).astype(np.float64)
-        return messages.InferInt8(rule(ratio).astype(np.int8))
-
-    return request
 
 
 GOLDEN = "test_model.py::test_golden_vectors_bit_for_bit"
@@ -298,6 +205,14 @@ def test_a_board_that_restarts_by_itself(suite: Suite, sabotaged: tuple[Board, S
 
     saboteur.reply = reply
     only_failure(suite.run(board, GOLDEN), "*BoardRebootedError: the board on * restarted before it answered InferInt8*")
+
+
+def test_a_policy_that_steers_the_wrong_way(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.reply = on_action(lambda action: replace(action, action=-action.action))
+    only_failure(
+        suite.run(board, "test_episodes.py::test_ten_lockstep_episodes"), "*AssertionError: the robot fell: seed 10000 after*"
+    )
 
 
 # --- a model that was tampered with -----------------------------------------------------------------------------------

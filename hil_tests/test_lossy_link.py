@@ -1,0 +1,63 @@
+"""A wire that damages and loses frames costs answers. It never makes a wrong one."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from balance_hil.boards import Board
+from balance_hil.errors import ReplyTimeoutError
+from balance_hil.link import Fault
+from balance_hil.protocol import messages
+from balance_hil.protocol.messages import Action
+from balance_hil.runtimes.base import Int8Runtime
+
+REQUESTS = 300
+FAULTS = (
+    Fault("corrupt", 0.05),
+    Fault("drop-byte", 0.001),
+    Fault("truncate", 0.02),
+    Fault("duplicate", 0.02),
+    Fault("drop", 0.02),
+)
+REPLY_TIMEOUT_S = 0.05
+MIN_ANSWERED = REQUESTS // 4  # about three quarters get through; the rest is room for a busy computer
+
+
+def test_no_wrong_action_gets_through(
+    hil_connect: Callable[..., Board], hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None]
+) -> None:
+    board = hil_connect(faults=FAULTS, fault_seed=1)
+    inputs = np.random.default_rng(9).integers(-128, 128, size=(REQUESTS, board.info.n_obs)).astype(np.int8)
+    expected = hil_runtime_tflm.infer_int8_batch(inputs)
+    answered = 0
+    for row, right in zip(inputs, expected, strict=True):
+        try:
+            reply = board.request(messages.InferInt8(row), REPLY_TIMEOUT_S)
+        except ReplyTimeoutError:
+            continue
+        assert isinstance(reply, Action)
+        assert np.array_equal(reply.input, row), "the board acted on an input that was never sent"
+        assert np.array_equal(reply.output, right)
+        answered += 1
+    assert sum(board.injected_faults.values()) > 0, "nothing was damaged: the test proves nothing"
+    hil_measure("answered", answered, "1", minimum=MIN_ANSWERED)
+
+
+def test_the_board_counts_what_was_damaged(hil_connect: Callable[..., Board]) -> None:
+    board = hil_connect(faults=[Fault("corrupt", 0.5, "tx")], fault_seed=2)
+    for _ in range(50):
+        board.send(messages.Echo(b"some bytes to hit"))
+    while board.poll(REPLY_TIMEOUT_S) is not None:
+        pass  # echoes of what got through
+    # A request for the counters can be hit as well: ask until one is answered.
+    stats = next(stats for stats in (_try_stats(board) for _ in range(100)) if stats is not None)
+    # A flipped bit can also make two frames of one, or a text line: at least most show up as damaged frames.
+    assert stats.crc_errors + stats.framing_errors >= board.injected_faults["corrupt tx"] // 2 > 0
+
+
+def _try_stats(board: Board) -> messages.Stats | None:
+    try:
+        reply = board.request(messages.StatsRequest(), REPLY_TIMEOUT_S)
+    except ReplyTimeoutError:
+        return None
+    return reply if isinstance(reply, messages.Stats) else None

@@ -1,0 +1,58 @@
+"""``hil bench NAME``: side-by-side benchmarks of ``host/benchmarks/``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.errors import UsageError
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = {
+    "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
+    "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
+}
+
+
+@click.command(epilog="  ".join(f"{name}: {what}." for name, what in BENCHMARKS.items()))
+@click.argument("name", type=click.Choice(list(BENCHMARKS)))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(name: str, as_json: bool) -> None:
+    """Measure things side by side in one run and print the ratios."""
+    with stderr.status(f"measuring {BENCHMARKS[name]}"):
+        rows = _load(name)()
+    if as_json:
+        print_json({"name": name, "rows": rows})
+    else:
+        stdout.print(_table(rows))
+
+
+def _load(name: str) -> Callable[[], list[dict[str, Any]]]:
+    """The function ``run`` of ``host/benchmarks/bench_NAME.py``; benchmarks are not part of the installed package."""
+    path = FOLDER / f"bench_{name}.py"
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError("benchmarks are part of the source checkout, not of the installed package", "run hil from a checkout")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    run: Callable[[], list[dict[str, Any]]] = module.run
+    return run
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("what", "metric"):
+        table.add_column(heading)
+    for heading in ("value", "unit", "ratio"):
+        table.add_column(heading, justify="right" if heading != "unit" else "left")
+    table.add_column("against")
+    for row in rows:
+        ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
+        table.add_row(row["what"], row["metric"], f"{row['value']:,.6g}", row["unit"], ratio, row.get("baseline") or "")
+    return table

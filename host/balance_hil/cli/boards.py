@@ -1,0 +1,104 @@
+"""``hil boards``: what is plugged in, and what can be emulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from balance_hil.boards import BoardDefinition, load_definitions
+from balance_hil.boards.definition import definitions_folder
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.errors import HarnessError
+from balance_hil.link import SerialPort, list_serial_ports
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(as_json: bool) -> None:
+    """List the serial ports of this computer and the boards that hil knows."""
+    ports = list_serial_ports()
+    boards = list(load_definitions().values())
+    if as_json:
+        print_json({"ports": [_port(port, boards) for port in ports], "boards": [_board(board, ports) for board in boards]})
+        return
+    _print_ports(ports, boards)
+    stdout.print()
+    _print_boards([_board(board, ports) for board in boards])
+
+
+def _port(port: SerialPort, boards: Sequence[BoardDefinition]) -> dict[str, Any]:
+    return {**asdict(port), "boards": [board.name for board in boards if board.matches(port)]}
+
+
+def _board(board: BoardDefinition, ports: Sequence[SerialPort]) -> dict[str, Any]:
+    found = [port.device for port in ports if board.matches(port)]
+    missing = _missing(board)
+    return {
+        "name": board.name,
+        "kind": board.kind,
+        "description": board.description,
+        "available": missing is None and (board.kind == "native" or bool(found or board.port)),
+        "ports": found or [board.port] * bool(board.port),
+        "missing": missing.message if missing else None,
+        "hint": missing.hint if missing else None,
+    }
+
+
+def _missing(board: BoardDefinition) -> HarnessError | None:
+    """Why an emulated board cannot be started here."""
+    if board.kind != "native":
+        return None
+    from balance_hil.boards.native import check_installation
+
+    try:
+        check_installation()
+    except HarnessError as exc:
+        return exc
+    return None
+
+
+def _print_ports(ports: Sequence[SerialPort], boards: Sequence[BoardDefinition]) -> None:
+    if not ports:
+        stdout.print("no serial port is plugged in")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("port", "USB", "serial number", "board", "description"):
+        table.add_column(heading)
+    for port in ports:
+        usb = "" if port.vid is None or port.pid is None else f"{port.vid:04x}:{port.pid:04x}"
+        names = ", ".join(board.name for board in boards if board.matches(port))
+        table.add_row(port.device, usb, port.serial_number or "", names, port.description)
+    stdout.print(table)
+    for port in ports:
+        if not port.accessible:
+            stderr.print(
+                f"you may not open {port.device}: sudo usermod -aG {port.group or 'dialout'} $USER, then log in again",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("board", "kind", "state", "description"):
+        table.add_column(heading)
+    for board in boards:
+        table.add_row(board["name"], "emulated" if board["kind"] == "native" else "physical", _state(board), board["description"])
+    stdout.print(table)
+    for board in boards:
+        if board["missing"]:
+            stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", markup=False, soft_wrap=True)
+    if not boards:
+        stderr.print(f"no board has a file in {definitions_folder()}", markup=False, soft_wrap=True)
+
+
+def _state(board: dict[str, Any]) -> str:
+    if board["missing"]:
+        return "not available"
+    if board["kind"] == "native":
+        return "ready to start"
+    return ", ".join(board["ports"]) or "give --port"

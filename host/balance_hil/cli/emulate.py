@@ -1,0 +1,79 @@
+"""``hil emulate``: an emulated board behind a port, for other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from balance_hil.boards import find_definition
+from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.bundle import Bundle
+from balance_hil.cli.console import stderr
+from balance_hil.errors import BoardBootError, UsageError
+
+
+@click.command()
+@click.argument("policy", type=click.Path(path_type=Path))
+@click.option("-b", "--board", default="native", show_default=True, help="Which board; see hil boards.")
+@click.option("--engine", help="What runs the model; by default what the board's file says.")
+@click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
+@click.option("--link", type=click.Path(path_type=Path), help="Also make this symbolic link to the port, for a name that stays.")
+def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | None, link: Path | None) -> None:
+    """Start a board with POLICY (a bundle) and print its port, until Ctrl-C.
+
+    Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends six comma-separated
+    numbers and a line feed and reads the two actions.
+    """
+    definition = find_definition(board)
+    if definition.kind != "native":
+        raise UsageError(f"the board {board} is not an emulated one", "emulate one of kind native; list them: hil boards")
+    config = NativeConfig.for_bundle(Bundle.load(policy), name=board, engine=engine or definition.engine, watchdog_ms=watchdog_ms)
+    machine = NativeMachine(config, lambda line: stderr.print(line, markup=False))
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
+        port = machine.start_unopened()
+        with _symbolic_link(link, port) as name:
+            sys.stdout.write(f"{name}\n")  # the one line of data
+            sys.stdout.flush()
+            stderr.print(f"{board} runs {policy}; Ctrl-C ends it", markup=False)
+            raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
+
+
+@contextlib.contextmanager
+def _symbolic_link(link: Path | None, port: str) -> Iterator[str]:
+    if link is None:
+        yield port
+        return
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} exists and is no symbolic link", "choose another name: --link PATH")
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.symlink_to(port)
+        partial.replace(link)
+    except OSError as exc:
+        raise UsageError(f"cannot make the link {link}: {exc}", "choose another name: --link PATH") from exc
+    try:
+        yield str(link)
+    finally:
+        link.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the command as Ctrl-C does, and so leave no link behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

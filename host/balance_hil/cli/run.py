@@ -1,0 +1,167 @@
+"""``hil run``: the robot in MuJoCo, the policy on a board."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from balance_hil.boards import connect
+from balance_hil.bundle import Bundle
+from balance_hil.cli.console import print_error, print_json, stderr
+from balance_hil.cli.run_output import LiveLine, print_runs, shortcomings
+from balance_hil.errors import HarnessError, UsageError
+from balance_hil.link import Fault, parse_fault
+
+if TYPE_CHECKING:
+    from balance_hil.running import RunConfig, RunResult
+
+RECORDINGS = Path("recordings")
+BOARD_HELP = "Which board; see hil boards. Repeat it, or separate by commas, to run on several."
+FAULT_HELP = "Disturb the link: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat it for several."
+CLOCK_HELP = "realtime: the robot does not wait for the board. lockstep: it does, and the run repeats bit for bit."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The command line, checked."""
+
+    policy: Bundle
+    boards: Sequence[str]
+    episodes: int
+    clock: Any
+    seed: int
+    seconds: float | None
+    environment: str | None
+    port: str | None
+    baud: int | None
+    engine: str | None
+    faults: Sequence[Fault]
+    record: Path | None
+    no_record: bool
+    max_lost: int | None
+    view: bool
+
+    def __post_init__(self) -> None:
+        if self.record and self.no_record:
+            raise UsageError("--record and --no-record exclude each other", "leave one of them out")
+        if len(self.boards) > 1 and (self.port or self.record):
+            raise UsageError("--port and --record are for one board", "give each board its port in its file: hil boards")
+
+    def recording(self, board: str) -> Path | None:
+        """Where the run on ``board`` is recorded."""
+        if self.no_record:
+            return None
+        if self.record:
+            return self.record
+        when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
+        stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
+        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        return next(path for number in numbers if not (path := RECORDINGS / f"{stem}{number}.mcap").exists())
+
+
+@click.command()
+@click.argument("policy", type=click.Path(path_type=Path))
+@click.option("-b", "--board", "boards", multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
+@click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
+@click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default 30.")
+@click.option("-e", "--environment", help="Refuse a policy that was made for another environment.")
+@click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
+@click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
+@click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
+@click.option("--no-record", is_flag=True, help="Write no recording.")
+@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
+@click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
+    """Balance the robot with POLICY (a bundle) running on a board.
+
+    Exit status 0 when every episode was survived, nothing differs from TensorFlow Lite Micro and few enough replies were lost.
+    """
+    # MuJoCo takes a third of a second to load; meanwhile the board boots.
+    threading.Thread(target=importlib.import_module, args=("balance_hil.running",)).start()
+    options = _Options(
+        policy=Bundle.load(policy),
+        boards=[name.strip() for item in boards for name in item.split(",") if name.strip()],
+        faults=[parse_fault(text) for text in faults],
+        **rest,
+    )
+    runs: list[tuple[str, RunResult | HarnessError]] = []
+    for name in options.boards:
+        try:
+            runs.append((name, _run(name, options, live=stderr.is_terminal and not as_json)))
+        except HarnessError as exc:
+            if len(options.boards) == 1:
+                raise
+            print_error(f"{name}: {exc.message}", exc.hint)
+            runs.append((name, exc))
+    if as_json:
+        print_json(_document(runs))
+    else:
+        print_runs([run for _, run in runs if not isinstance(run, HarnessError)])
+    sys.exit(0 if all(not isinstance(run, HarnessError) and not shortcomings(run) for _, run in runs) else 1)
+
+
+def _run(name: str, options: _Options, *, live: bool) -> RunResult:
+    """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
+    connecting = connect(
+        name,
+        options.policy,
+        port=options.port,
+        baud=options.baud,
+        engine=options.engine,
+        faults=options.faults,
+        fault_seed=options.seed,
+        progress=lambda line: stderr.print(line, markup=False),
+    )
+    with connecting as board:
+        from balance_hil.running import run
+
+        config = _config(name, options)
+        try:
+            with LiveLine(len(config.seeds), enabled=live) as line:
+                return run(board, options.policy, config, line.show)
+        except BaseException:
+            if config.recording is not None and config.recording.is_file():
+                stderr.print(f"recording, up to here: {config.recording}", soft_wrap=True, markup=False)
+            raise
+
+
+def _config(name: str, options: _Options) -> RunConfig:
+    from balance_hil.rollout import EVALUATION_SEED_BASE
+    from balance_hil.running import RunConfig
+
+    first = EVALUATION_SEED_BASE + options.seed
+    period_s = options.policy.spec.control_period_s
+    return RunConfig(
+        seeds=range(first, first + options.episodes),
+        clock=options.clock,
+        max_steps=None if options.seconds is None else max(1, round(options.seconds / period_s)),
+        environment=options.environment,
+        max_lost=options.max_lost,
+        recording=options.recording(name),
+        view=options.view,
+    )
+
+
+def _document(runs: Sequence[tuple[str, RunResult | HarnessError]]) -> dict[str, Any]:
+    """The result itself for one board, a list of them for several."""
+    documents = [
+        {"board": name, "error": run.message, "hint": run.hint} if isinstance(run, HarnessError) else run.to_json()
+        for name, run in runs
+    ]
+    return documents[0] if len(documents) == 1 else {"runs": documents}

@@ -1,0 +1,163 @@
+"""What ``hil run`` shows: one line while it runs, a table afterwards."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.table import Table
+
+from balance_hil.cli.console import stderr, stdout
+
+if TYPE_CHECKING:
+    from balance_hil.running import RunResult, Tick
+    from balance_hil.running.result import Spread
+
+SHOW_EVERY_S = 0.1
+TABLE_WIDTH = 160  # where stdout is no terminal
+
+
+class LiveLine:
+    """One line on stderr, redrawn ten times a second.
+
+    It is called between two control deadlines, so it writes the line itself (20 us): rich's Live would take the interpreter for a
+    millisecond at a time, from a thread of its own at any moment.
+    """
+
+    def __init__(self, episodes: int, *, enabled: bool) -> None:
+        self._episodes = episodes
+        self._enabled = enabled
+        self._next_s = 0.0
+        self._width = stderr.width - 1
+
+    def show(self, tick: Tick) -> None:
+        """Redraws the line when it is time."""
+        if not self._enabled:
+            return
+        now = time.perf_counter()
+        if now < self._next_s:
+            return
+        self._next_s = now + SHOW_EVERY_S
+        round_trip = "   held" if tick.round_trip_us is None else f"{tick.round_trip_us / 1e3:4.2f} ms"
+        actions = " ".join(f"{value:+.2f}" for value in tick.action)
+        pitch_deg = math.degrees(tick.pitch_rad)
+        text = (
+            f"episode {tick.episode + 1}/{self._episodes}  {tick.t_s:5.1f} s  "
+            f"pitch {pitch_deg:+6.2f}\N{DEGREE SIGN}  action {actions}  round trip {round_trip}  misses {tick.misses}"
+        )
+        sys.stderr.write(f"\r{text[: self._width]}\x1b[K")
+        sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._enabled:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def print_runs(runs: Sequence[RunResult]) -> None:
+    """The table to stdout; what went wrong and where the recordings are to stderr."""
+    if not runs:
+        return
+    console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
+    console.print(_list_of(runs[0]) if len(runs) == 1 else _table(runs))
+    for run in runs:
+        for line in shortcomings(run):
+            stderr.print(f"[bold red]{run.board}:[/] ", end="")
+            stderr.print(line, markup=False, soft_wrap=True)
+        for line in _remarks(run):
+            stderr.print(f"{run.board}: {line}", markup=False, soft_wrap=True)
+
+
+def shortcomings(run: RunResult) -> list[str]:
+    """Why a run that came to its end is no success, one sentence each."""
+    found = []
+    fallen = [episode for episode in run.episodes if not episode.survived]
+    if fallen:
+        steps = ", ".join(f"seed {episode.seed} after {episode.steps} steps" for episode in fallen)
+        found.append(f"the robot fell in {len(fallen)} of {len(run.episodes)} episodes: {steps}")
+    verdict = run.verdict
+    if verdict.differing:
+        found.append(
+            f"{verdict.differing} of {verdict.checked} outputs differ from TensorFlow Lite Micro; see where: hil compare"
+        )
+    if verdict.input_differing or verdict.action_differing:
+        found.append(
+            f"the board quantises {verdict.input_differing} and dequantises {verdict.action_differing} of {verdict.checked} "
+            "steps otherwise than the host"
+        )
+    return found
+
+
+def _remarks(run: RunResult) -> list[str]:
+    remarks = []
+    if run.verdict.skipped is not None:
+        remarks.append(f"outputs were not compared with TensorFlow Lite Micro: {run.verdict.skipped}")
+    if run.stalls_ms:
+        count, worst = len(run.stalls_ms), max(run.stalls_ms)
+        remarks.append(f"this computer stalled {count} times (up to {worst:.0f} ms); the robot's clock waited for it")
+    if run.reboots:
+        remarks.append(f"the board rebooted {run.reboots} times and was resumed")
+    if run.injected_faults:
+        remarks.append("injected faults: " + ", ".join(f"{name} {count}" for name, count in sorted(run.injected_faults.items())))
+    if run.recording is not None:
+        remarks.append(f"recording {run.recording}")
+    return remarks
+
+
+def _list_of(run: RunResult) -> Table:
+    """One board: a line for each result."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    summary, info = run.summary, f"{run.engine} {run.engine_version}, firmware {run.firmware_commit}, on {run.port}"
+    table.add_row("board", f"{run.board}: {info}")
+    table.add_row(
+        "run", f"{run.environment}, policy {run.bundle}, {run.clock}, {run.steps} steps at {run.control_rate_hz:.0f} Hz"
+    )
+    for heading, value in _results(run).items():
+        table.add_row(heading.replace("\n", " ").strip(), value)
+    table.add_row("tracking error", f"speed {summary.speed_error_rms:.2f}, yaw {summary.yaw_error_rms:.2f} rad/s rms")
+    return table
+
+
+def _table(runs: Sequence[RunResult]) -> Table:
+    """Several boards: a row for each."""
+    first = runs[0]
+    title = f"{first.environment}, policy {first.bundle}, {first.clock}"
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
+    table.add_column("board", no_wrap=True, vertical="bottom")
+    for heading in _results(first):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(run.board, *_results(run).values(), style="red" if shortcomings(run) else "")
+    return table
+
+
+def _results(run: RunResult) -> dict[str, str]:
+    """What is worth knowing about a run, by heading."""
+    summary, verdict = run.summary, run.verdict
+    return {
+        "survived": f"{summary.survived} of {summary.episodes}",
+        "round trip, ms\np50 / p99 / max": _times(run.round_trip_us, 1e3, ".2f", ("p50", "p99", "max")),
+        "on the board, ms\np50 / p99": _times(run.inference_us, 1e3, ".3f", ("p50", "p99")),
+        "tick jitter, ms\np50 / p99 / max": _times(run.jitter_us, 1e3, ".2f", ("p50", "p99", "max")),
+        "late\nreplies": str(run.late),
+        "lost\nreplies": str(run.lost + run.unsent),
+        "held\nsteps": str(run.held_steps),
+        "\nchatter": f"{summary.chatter:.4f}",
+        "different\nfrom tflm": "not checked" if verdict.differing is None else f"{verdict.differing} of {verdict.checked}",
+    }
+
+
+def _times(spread: Spread | None, divisor: float, pattern: str, names: Sequence[str]) -> str:
+    if spread is None:
+        return "-"
+    return " / ".join(format(getattr(spread, name) / divisor, pattern) for name in names)

@@ -1,0 +1,58 @@
+"""What a run is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from balance_hil.errors import UsageError
+
+Clock = Literal["realtime", "lockstep"]
+REPLY_TIMEOUT_S = 0.1  # the board's watchdog: who has not answered by then is not going to
+LOST_SHARE = 0.1  # enough for a busy computer; a board that is gone is noticed within half a second all the same
+MIN_LOST = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: some episodes on one board."""
+
+    seeds: Sequence[int]  # one per episode
+    clock: Clock = "realtime"
+    max_steps: int | None = None  # control steps of an episode; None: the environment's 6000
+    environment: str | None = None  # must be the bundle's; None: the bundle's
+    max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
+    reply_timeout_s: float = REPLY_TIMEOUT_S  # a reply that takes longer is lost
+    recording: Path | None = None  # None: none is written
+    check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
+    view: bool = False  # MuJoCo's viewer
+
+    def __post_init__(self) -> None:
+        if self.clock not in get_args(Clock):
+            raise UsageError(f"no such clock: {self.clock}", f"clocks are {', '.join(get_args(Clock))}")
+        if not self.seeds:
+            raise UsageError("a run needs at least one episode", "--episodes 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UsageError("an episode needs at least one step", "give a longer --seconds")
+        if self.reply_timeout_s <= 0:
+            raise UsageError("the reply timeout must be positive", "0.1 s is the default")
+
+    def lost_bound(self, episode_steps: int) -> int:
+        """Control steps that may go without a reply in time."""
+        if self.max_lost is not None:
+            return self.max_lost
+        return max(MIN_LOST, int(LOST_SHARE * len(self.seeds) * (self.max_steps or episode_steps)))
+
+
+class Tick(NamedTuple):
+    """One finished control step, handed to ``on_tick`` while the loop waits for the next."""
+
+    episode: int
+    step: int
+    t_s: float  # simulated time within the episode
+    pitch_rad: float
+    action: Sequence[float]
+    round_trip_us: float | None  # None: no reply took effect in this step
+    misses: int  # late and lost replies and requests not sent, so far

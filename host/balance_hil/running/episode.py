@@ -1,0 +1,143 @@
+"""One episode while it runs: the plant's side of a control step, and what is written down about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from balance_hil.envs.balance import BalanceEnv, Float32Array
+from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
+from balance_hil.recording import RecordingWriter, Step
+from balance_hil.running.config import Tick
+from balance_hil.running.exchange import Exchange, Reply
+from balance_hil.running.interrupt import Interrupt
+
+VIEW_EVERY = 7  # control steps between two pictures: 29 a second
+
+
+class Journal:
+    """Where a run's steps and faults go: the recording, the live line, the viewer."""
+
+    def __init__(self, writer: RecordingWriter | None, on_tick: Callable[[Tick], None] | None, *, timed: bool) -> None:
+        self._writer = writer
+        self._on_tick = on_tick
+        self.timed = timed
+        self.before_s = 0.0  # simulated time of the episodes before the current one
+
+    def step(self, env: BalanceEnv, step: Step, round_trip_us: float | None, misses: int) -> None:
+        """Writes and shows a finished control step."""
+        if self._writer is not None:
+            self._writer.step(self.before_s + step.t_s, step)
+        if self._on_tick is not None:
+            self._on_tick(Tick(step.episode, step.step, step.t_s, step.pitch_rad, step.action, round_trip_us, misses))
+        if env.render_mode == "human" and step.step % VIEW_EVERY == 0:
+            env.render()
+
+    def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str) -> None:
+        """Writes something that went wrong."""
+        if self._writer is not None:
+            self._writer.fault(self.before_s + t_s, episode, step, kind, detail)
+
+    def episode(self, t_s: float, index: int, metrics: EpisodeMetrics) -> None:
+        """Writes the result of a finished episode."""
+        self.before_s += t_s
+        if self._writer is not None:
+            result = {
+                "episode": index,
+                "seed": metrics.seed,
+                "steps": metrics.steps,
+                "survived": metrics.survived,
+                "speed_error_rms_rad_s": metrics.speed_error_rms_rad_s,
+                "yaw_error_rms_rad_s": metrics.yaw_error_rms_rad_s,
+                "chatter": metrics.chatter,
+            }
+            self._writer.episode(self.before_s, result)
+
+
+class Episode:
+    """One episode. ``begin``, then for each control step the physics and ``finish_step``; ``report`` when there is time."""
+
+    def __init__(
+        self, env: BalanceEnv, index: int, seed: int, max_steps: int, journal: Journal, exchange: Exchange, stop: Interrupt
+    ) -> None:
+        self.env = env
+        self.index = index
+        self.step = 0
+        self.fallen = False
+        self._seed = seed
+        self._max_steps = max_steps
+        self._journal = journal
+        self._exchange = exchange
+        self._stop = stop
+        self._metrics = EpisodeAccumulator(seed)
+        self._action = [0.0] * env.policy_spec.n_act
+        self._unreported: tuple[Step, float | None] | None = None
+        self.held_steps = 0
+        self.longest_hold = 0
+        self._hold = 0
+
+    def goes_on(self) -> bool:
+        """Whether another control step follows: the robot is up and there is time. Raises KeyboardInterrupt after Ctrl-C."""
+        self._stop.check()
+        return not self.fallen and self.step < self._max_steps
+
+    @property
+    def survived(self) -> bool:
+        """Whether the robot stayed up to the end."""
+        return not self.fallen and self.step >= self._max_steps
+
+    def begin(self) -> Float32Array:
+        """Resets the plant; returns the first observation."""
+        observation, _ = self.env.reset(seed=self._seed)
+        return observation
+
+    def finish_step(self, observation: Float32Array, reply: Reply | None, jitter_us: float | None = None) -> Float32Array:
+        """Ends a control step of which ``reply`` took effect, None when the action was held; returns the next observation."""
+        following, reward, self.fallen, _, info = self.env.finish_step()
+        held = reply is None
+        if reply is not None:
+            self._action = reply.action.action.tolist()
+            self._hold = 0
+        else:
+            self.held_steps += 1
+            self._hold += 1
+            self.longest_hold = max(self.longest_hold, self._hold)
+        self._metrics.add(self._action, info)
+        timed = self._journal.timed
+        step = Step(
+            self.step * self.env.control_period_s,
+            self.index,
+            self.step,
+            observation.tolist(),
+            self._action,
+            held,
+            info["pitch_rad"],
+            info["speed_error_rad_s"],
+            info["yaw_error_rad_s"],
+            reward,
+            reply.action.input.tolist() if reply else None,
+            reply.action.output.tolist() if reply else None,
+            reply.round_trip_us if reply and timed else None,
+            reply.action.inference_us if reply and timed else None,
+            jitter_us if timed else None,
+        )
+        self._unreported = (step, reply.round_trip_us if reply else None)
+        self.step += 1
+        return following
+
+    def report(self) -> None:
+        """Writes down and shows the latest finished step, once."""
+        if self._unreported is not None:
+            step, round_trip_us = self._unreported
+            self._unreported = None
+            self._journal.step(self.env, step, round_trip_us, self._exchange.misses)
+
+    def fault(self, kind: str, detail: str) -> None:
+        """Writes down something that went wrong now."""
+        self._journal.fault(self.step * self.env.control_period_s, self.index, self.step, kind, detail)
+
+    def finish(self) -> EpisodeMetrics:
+        """Ends the episode, whole or not; returns its metrics."""
+        self.report()
+        metrics = self._metrics.finish(self.survived)
+        self._journal.episode(self.step * self.env.control_period_s, self.index, metrics)
+        return metrics

@@ -1,0 +1,218 @@
+"""Bookkeeping of a run's requests and replies: what is in flight, what came late or never, what the board computed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.boards import Action, Board
+from balance_hil.boards.handshake import HELLO_INTERVAL_S, status_error
+from balance_hil.errors import BoardRebootedError, TooManyLostError
+from balance_hil.protocol import messages
+from balance_hil.protocol.codec import Frame
+from balance_hil.protocol.messages import Status
+from balance_hil.running.evidence import Evidence
+
+RECOVERY_TIMEOUT_S = 3.0  # a board that rebooted must have said who it is by then
+BYTES_PER_REQUEST = 17  # of an INFER frame besides its observation, rounded up
+
+
+class Reply(NamedTuple):
+    """An ACTION that arrived in time to matter."""
+
+    action: Action
+    round_trip_us: float
+
+
+class _Request(NamedTuple):
+    sent_s: float
+    step: int
+
+
+FaultSink = Callable[[str, str], None]  # kind, detail
+
+
+class Exchange:
+    """Sends observations and sorts what comes back. One for a whole run.
+
+    Args:
+        board: identified.
+        reply_timeout_s: a reply that takes longer is lost.
+        max_lost: misses beyond this end the run.
+        on_fault: told of everything that goes wrong.
+        asks_again: what was in flight when the board rebooted is asked again, and so not lost.
+    """
+
+    def __init__(
+        self, board: Board, *, reply_timeout_s: float, max_lost: int, on_fault: FaultSink, asks_again: bool = False
+    ) -> None:
+        self._board = board
+        self._reply_timeout_s = reply_timeout_s
+        self._max_lost = max_lost
+        self._on_fault = on_fault
+        self._asks_again = asks_again
+        self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
+        self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
+        self._recovery: _Recovery | None = None
+        self._damaged = board.bad_frames
+        self.step = 0  # control step now being run: a reply to an earlier one is late
+        self.late = 0
+        self.lost = 0
+        self.unsent = 0  # the board was rebooting, or had as many requests as it can take
+        self.reboots = 0
+        self.round_trips_us: list[float] = []
+        self.inferences_us: list[float] = []
+        self.evidence = Evidence()
+
+    @property
+    def misses(self) -> int:
+        """Control steps that got no reply in time."""
+        return self.late + self.lost + self.unsent
+
+    def send(self, observation: NDArray[np.float32]) -> bool:
+        """Sends the observation of the current step, float32 [n_obs]; False when the board cannot take one now.
+
+        Raises:
+            BoardRebootedError: the board rebooted and does not say who it is.
+            TooManyLostError: the bound was reached.
+        """
+        self._give_up(older_than_s=self._reply_timeout_s)
+        now = time.perf_counter()
+        if self._recovery is not None:
+            self._recovery.urge(now)
+        if self._recovery is not None or len(self._in_flight) >= self._most_in_flight:
+            self.unsent += 1
+            self._on_fault("unsent", "the board is rebooting" if self._recovery else "its receive buffer is full")
+            self._check_bound()
+            return False
+        seq = self._board.send(messages.Infer(observation))
+        self._in_flight[seq] = _Request(now, self.step)
+        self.evidence.observed(seq, observation)
+        return True
+
+    def poll(self, timeout_s: float) -> Reply | None:
+        """Waits for one frame and deals with it; returns it when it is a reply that counts, else None.
+
+        Raises:
+            BoardStatusError: the board refused the observation.
+            ModelMismatchError: it rebooted and now runs another model.
+            BoardRebootedError, TooManyLostError: see ``send``.
+            LinkError: the cable is out.
+        """
+        frame = self._board.poll(timeout_s)
+        if self._board.bad_frames != self._damaged:
+            self._damaged = self._board.bad_frames
+            self._on_fault("damaged", f"{self._damaged} frames so far")
+        return None if frame is None else self._sort(frame)
+
+    def await_identified(self) -> None:
+        """Waits until a board that rebooted has said who it is. Raises what ``poll`` raises."""
+        while self._recovery is not None:
+            self.poll(HELLO_INTERVAL_S)
+            if self._recovery is not None:
+                self._recovery.urge(time.perf_counter())
+
+    def settle(self) -> None:
+        """Waits until every request is answered or lost: at the end of an episode, so that the next starts clean."""
+        self.await_identified()
+        while self._in_flight:
+            self.poll(self._reply_timeout_s)
+            self._give_up(older_than_s=self._reply_timeout_s)
+
+    def give_up(self) -> None:
+        """Counts whatever is in flight as lost: its time is up."""
+        self._give_up(older_than_s=0.0)
+
+    def _sort(self, frame: Frame) -> Reply | None:
+        match frame.message:
+            case Action() as action:
+                return self._reply(frame.seq, action)
+            case messages.Ready():
+                self._rebooted("READY")
+            case messages.Error(status=Status.NOT_IDENTIFIED):
+                self._rebooted("a request refused as not identified")
+            case messages.Error(status=status, detail=detail):
+                raise status_error(status, detail, f"the board on {self._board.port} refused an observation")
+            case messages.Info() as info if self._recovery is not None and info.nonce == self._recovery.nonce:
+                self._recovery = None
+                self._board.accept(info)
+                self._on_fault("identified", f"policy {info.model_id}")
+        return None
+
+    def _reply(self, seq: int, action: Action) -> Reply | None:
+        request = self._in_flight.pop(seq, None)
+        if request is None:  # given up as lost before it came
+            return None
+        round_trip_us = (time.perf_counter() - request.sent_s) * 1e6
+        self.round_trips_us.append(round_trip_us)
+        self.inferences_us.append(action.inference_us)
+        self.evidence.computed(seq, action)
+        if request.step != self.step:  # that control step is over
+            self.late += 1
+            self._on_fault("late", f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms")
+            self._check_bound()
+        return Reply(action, round_trip_us)
+
+    def _rebooted(self, sign: str) -> None:
+        if self._recovery is not None and sign != "READY":
+            return  # a refusal of something that was sent before the reboot was noticed
+        self.reboots += 1
+        self._on_fault("reboot", f"recognised by {sign}")
+        if self._asks_again:
+            self._forget_in_flight()
+        else:
+            self.give_up()
+        self._recovery = _Recovery(self._board, self._recovery)
+        self._recovery.urge(time.perf_counter())
+
+    def _give_up(self, *, older_than_s: float) -> None:
+        now = time.perf_counter()
+        for seq, request in list(self._in_flight.items()):
+            if now - request.sent_s < older_than_s:
+                break
+            self._drop(seq)
+            self.lost += 1
+            self._on_fault("lost", f"no reply to the observation of step {request.step}")
+        self._check_bound()
+
+    def _forget_in_flight(self) -> None:
+        for seq in list(self._in_flight):
+            self._drop(seq)
+
+    def _drop(self, seq: int) -> None:
+        del self._in_flight[seq]
+        self.evidence.forget(seq)
+
+    def _check_bound(self) -> None:
+        if self.misses > self._max_lost:
+            raise TooManyLostError(
+                f"{self.misses} control steps got no reply in time ({self.late} late, {self.lost} lost, {self.unsent} not sent), "
+                f"{self._max_lost} are allowed",
+                "look at cable, hub and load of this computer, or allow more: --max-lost",
+            )
+
+
+class _Recovery:
+    """Greets a board that rebooted until it says who it is."""
+
+    def __init__(self, board: Board, previous: _Recovery | None) -> None:
+        self._board = board
+        self.nonce = secrets.randbits(32)
+        self._since: float = previous._since if previous else time.perf_counter()
+        self._next_hello = 0.0
+
+    def urge(self, now: float) -> None:
+        """Sends HELLO when it is time. Raises BoardRebootedError when the board had long enough."""
+        if now > self._since + RECOVERY_TIMEOUT_S:
+            raise BoardRebootedError(
+                f"the board on {self._board.port} restarted and did not say who it is within {RECOVERY_TIMEOUT_S:g} s",
+                "its supply may sag or its firmware crash: look at the reset cause",
+            )
+        if now >= self._next_hello:
+            self._next_hello = now + HELLO_INTERVAL_S
+            self._board.send(messages.Hello(self.nonce))

@@ -1,0 +1,53 @@
+"""The lockstep clock: the plant waits for the board. Same seed, bundle and board, same episode bit for bit.
+
+A step is written down while the board works on the next one. Once in a hundred steps that takes longer than the board, because a
+chunk of the recording is compressed: the 99th percentile of a lockstep round trip is that of this program, not of the board.
+"""
+
+from __future__ import annotations
+
+import time
+
+from balance_hil.envs.balance import Float32Array
+from balance_hil.errors import BoardRebootedError
+from balance_hil.running.episode import Episode
+from balance_hil.running.exchange import Exchange, Reply
+
+MAX_ATTEMPTS = 3  # at one observation
+
+
+def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) -> None:
+    """Runs one episode. A step whose reply is lost leaves the wheel-speed command where it is."""
+    env = episode.env
+    observation = episode.begin()
+    while episode.goes_on():
+        exchange.step = episode.step
+        reply = _ask(episode, exchange, observation, reply_timeout_s)
+        if reply is not None:
+            env.apply_action(reply.action.action)
+        env.advance(env.substeps_per_step)
+        observation = episode.finish_step(observation, reply)
+    episode.report()
+
+
+def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeout_s: float) -> Reply | None:
+    """The reply to one observation, None when it is lost. A board that rebooted is asked again, but not for ever."""
+    for _ in range(MAX_ATTEMPTS):
+        exchange.await_identified()
+        reboots = exchange.reboots
+        exchange.send(observation)
+        episode.report()
+        deadline = time.perf_counter() + timeout_s
+        left_s = timeout_s
+        while left_s > 0 and exchange.reboots == reboots:
+            reply = exchange.poll(left_s)
+            if reply is not None:
+                return reply
+            left_s = deadline - time.perf_counter()
+        if exchange.reboots == reboots:
+            exchange.give_up()
+            return None
+    raise BoardRebootedError(
+        f"the board restarted {MAX_ATTEMPTS} times over the same observation",
+        "that observation crashes its firmware: see the recording",
+    )

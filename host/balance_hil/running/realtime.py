@@ -1,0 +1,102 @@
+"""The realtime clock: the plant advances on the wall clock, whatever the board does, so that the board's true latency acts on it.
+
+Control step k is due at start + k * period, on a schedule that never drifts. Its observation goes out; then the physics advances
+one substep at each millisecond of the schedule, and an action takes effect in the substep in which it arrives. Until then, and
+for good when the reply is lost, the commanded wheel speed stays where it is.
+
+When this computer is late itself, substeps that are overdue run back to back until the schedule is reached again; each late
+control step is counted as jitter. Further behind than one control period the plant would run on without the board ever having had
+its chance, so then the schedule is moved instead and the stall is counted. No simulated time is dropped either way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from balance_hil.running.episode import Episode
+from balance_hil.running.exchange import Exchange, Reply
+
+LEAD_S = 0.002  # from the start of an episode to its first control step
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclass
+class Punctuality:
+    """How well this computer kept the schedule."""
+
+    jitter_us: list[float] = field(default_factory=list)  # how late each control step began
+    stalls_ms: list[float] = field(default_factory=list)  # each time the schedule had to be moved
+
+
+def run_episode(episode: Episode, exchange: Exchange, punctuality: Punctuality) -> None:
+    """Runs one episode on the wall clock. Raises what ``Exchange.poll`` raises."""
+    env = episode.env
+    period_s, substep_s, substeps = env.control_period_s, env.physics_timestep_s, env.substeps_per_step
+    observation = episode.begin()
+    due_s = time.perf_counter() + LEAD_S
+    _wait_until(due_s, episode, exchange)
+    while episode.goes_on():
+        late_s = max(0.0, time.perf_counter() - due_s)
+        punctuality.jitter_us.append(late_s * 1e6)
+        if late_s > period_s:
+            punctuality.stalls_ms.append(late_s * 1e3)
+            episode.fault("stall", f"this computer was {late_s * 1e3:.1f} ms late; the schedule moved")
+            due_s += late_s
+        exchange.step = episode.step
+        exchange.send(observation)
+        applied: Reply | None = None
+        for substep in range(1, substeps + 1):
+            if substep == substeps:
+                episode.report()  # at the latest; see _wait_until
+            applied = _wait_until(due_s + substep * substep_s, episode, exchange) or applied
+            env.advance(1)
+        observation = episode.finish_step(observation, applied, late_s * 1e6)
+        due_s += period_s
+    exchange.step = episode.step
+    episode.report()
+    exchange.settle()
+
+
+def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Reply | None:
+    """Deals with what arrives up to ``boundary_s``; returns the last reply that took effect.
+
+    As soon as a reply is there the step before it is written down and shown: then there is time for it.
+    """
+    applied: Reply | None = None
+    while True:
+        left_s = boundary_s - time.perf_counter()
+        reply = exchange.poll(left_s if left_s > 0 else 0.0)
+        if reply is not None:
+            episode.env.apply_action(reply.action.action)
+            episode.report()
+            applied = reply
+        elif left_s <= 0 or time.perf_counter() >= boundary_s:
+            return applied
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keeps Python's garbage collector and the kernel's timer slack (50 us by default) out of the loop."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _set_timer_slack_ns(1)
+    try:
+        yield
+    finally:
+        _set_timer_slack_ns(0)  # back to the default
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+def _set_timer_slack_ns(slack_ns: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0)

@@ -1,0 +1,131 @@
+"""What a run found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
+from balance_hil.running.config import Clock
+from balance_hil.running.evidence import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Distribution of a timing."""
+
+    p50: float
+    p99: float
+    max: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """The distribution of ``values``; None when there are none."""
+        if not len(values):
+            return None
+        p50, p99, top = np.percentile(np.asarray(values, np.float64), [50, 99, 100]).tolist()
+        return cls(p50=p50, p99=p99, max=top, count=len(values))
+
+    def to_json(self) -> dict[str, float]:
+        """Plain JSON types, rounded to a tenth."""
+        return {"p50": round(self.p50, 1), "p99": round(self.p99, 1), "max": round(self.max, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One run. Timings are microseconds of this computer's clock, but for ``inference_us``, which is the board's."""
+
+    bundle: str
+    board: str
+    engine: str
+    engine_version: str
+    firmware_commit: str
+    port: str
+    environment: str
+    clock: Clock
+    episodes: Sequence[EpisodeMetrics]
+    round_trip_us: Spread | None
+    inference_us: Spread | None
+    jitter_us: Spread | None  # realtime only: how late control steps began
+    stalls_ms: Sequence[float]  # realtime only: each time this computer fell behind by more than a control period
+    steps: int
+    wall_s: float  # of the control loop, without start and checks
+    late: int
+    lost: int
+    unsent: int
+    reboots: int
+    held_steps: int
+    longest_hold: int
+    bad_frames: int
+    injected_faults: dict[str, int]
+    verdict: Verdict
+    recording: Path | None
+
+    @property
+    def summary(self) -> EvaluationSummary:
+        """Survival, tracking errors and chatter over all episodes."""
+        return summarise(self.episodes)
+
+    @property
+    def control_rate_hz(self) -> float:
+        """Control steps per second of wall time."""
+        return self.steps / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether every episode was survived and nothing differs from tflm. (Too many losses end a run with an error.)"""
+        return bool(self.episodes) and all(episode.survived for episode in self.episodes) and self.verdict.good
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``hil run --json``."""
+        summary = self.summary
+        return {
+            "bundle": self.bundle,
+            "board": self.board,
+            "engine": self.engine,
+            "engine_version": self.engine_version,
+            "firmware_commit": self.firmware_commit,
+            "port": self.port,
+            "environment": self.environment,
+            "clock": self.clock,
+            "episodes": [{"seed": e.seed, "steps": e.steps, "survived": e.survived} for e in self.episodes],
+            "survival": summary.survival,
+            "round_trip_us": _json(self.round_trip_us),
+            "inference_us": _json(self.inference_us),
+            "jitter_us": _json(self.jitter_us),
+            "late": self.late,
+            "lost": self.lost,
+            "unsent": self.unsent,
+            "reboots": self.reboots,
+            "held_steps": self.held_steps,
+            "longest_hold_steps": self.longest_hold,
+            "stalls": {"count": len(self.stalls_ms), "total_ms": round(sum(self.stalls_ms), 1)},
+            "bad_frames": self.bad_frames,
+            "injected_faults": self.injected_faults,
+            "chatter": summary.chatter,
+            "speed_error_rms": summary.speed_error_rms,
+            "yaw_error_rms": summary.yaw_error_rms,
+            "control_rate_hz": round(self.control_rate_hz, 1),
+            "equals_tflm": self._equals_tflm(),
+            "conversions": {
+                "checked": self.verdict.checked,
+                "input_differing": self.verdict.input_differing,
+                "action_differing": self.verdict.action_differing,
+            },
+            "recording": str(self.recording) if self.recording else None,
+            "good": self.good,
+        }
+
+    def _equals_tflm(self) -> dict[str, int] | None:
+        if self.verdict.differing is None:
+            return None
+        return {"checked": self.verdict.checked, "differing": self.verdict.differing}
+
+
+def _json(spread: Spread | None) -> dict[str, float] | None:
+    return spread.to_json() if spread else None

@@ -1,0 +1,198 @@
+"""One run from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from balance_hil import envs
+from balance_hil.boards import Board
+from balance_hil.bundle import Bundle
+from balance_hil.envs.balance import BalanceEnv
+from balance_hil.errors import EnvironmentMismatchError
+from balance_hil.metrics import EpisodeMetrics
+from balance_hil.recording import RecordingWriter
+from balance_hil.running import lockstep, realtime
+from balance_hil.running.config import RunConfig, Tick
+from balance_hil.running.episode import Episode, Journal
+from balance_hil.running.exchange import Exchange
+from balance_hil.running.interrupt import Interrupt
+from balance_hil.running.realtime import Punctuality, undisturbed
+from balance_hil.running.result import RunResult, Spread
+
+_NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
+
+
+@dataclass
+class _Outcome:
+    episodes: list[EpisodeMetrics] = field(default_factory=list)
+    punctuality: Punctuality = field(default_factory=Punctuality)
+    held_steps: int = 0
+    longest_hold: int = 0
+    wall_s: float = 0.0
+
+
+def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
+    """Has the board balance the robot for some episodes.
+
+    The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C,
+    SIGTERM and a closed terminal end the run at the next control step.
+
+    Args:
+        board: identified; it must run ``bundle``.
+        bundle: the policy.
+        config: what to do.
+        on_tick: called once per control step, while the loop waits; it must be quick.
+
+    Raises:
+        EnvironmentMismatchError: the bundle was made for another environment than asked for, or for other tables.
+        ModelMismatchError: the board runs, or after a reboot comes back with, another model.
+        TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: the board let us down.
+        RecordingError: the recording cannot be written.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    environment = check_environment(bundle, config.environment)
+    board.bundle = bundle
+    board.accept(board.info)
+    with (
+        contextlib.closing(_make(environment, view=config.view)) as env,
+        Interrupt() as stop,
+        _journal(board, bundle, config, on_tick) as journal,
+    ):
+        this_run = _Run(board, bundle, config, env, journal, stop)
+        this_run.execute()
+    return this_run.result()
+
+
+def check_environment(bundle: Bundle, wanted: str | None) -> str:
+    """The environment to run in: the bundle's.
+
+    Raises:
+        EnvironmentMismatchError: another one is wanted, or this program's tables of it are not those of the bundle.
+        UnknownEnvironmentError: this program does not know it.
+    """
+    made_for = bundle.spec.environment
+    if wanted is not None and wanted != made_for:
+        raise EnvironmentMismatchError(
+            f"{bundle.path} was made for {made_for}, not for {wanted}",
+            f"leave out --environment, or train a policy for it: hil train ppo -e {wanted}",
+        )
+    if envs.spec_for(made_for) != bundle.spec:
+        raise EnvironmentMismatchError(
+            f"{bundle.path} was made for another version of {made_for}: its tables of observation and action differ",
+            f"export it again: hil export {bundle.path}",
+        )
+    return made_for
+
+
+def identity(board: Board) -> dict[str, Any]:
+    """What identifies the board in a recording: the same for every session with it."""
+    facts = {key: value for key, value in asdict(board.info).items() if key not in _NOT_IDENTITY}
+    return {"definition": board.name, **facts}
+
+
+class _Run:
+    """The episodes of one run."""
+
+    def __init__(
+        self, board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, journal: Journal, stop: Interrupt
+    ) -> None:
+        self._board, self._bundle, self._config = board, bundle, config
+        self._env, self._journal, self._stop = env, journal, stop
+        self._max_steps = config.max_steps or envs.EPISODE_STEPS
+        self._episode: Episode | None = None
+        self.outcome = _Outcome()
+        self.exchange = Exchange(
+            board,
+            reply_timeout_s=config.reply_timeout_s,
+            max_lost=config.lost_bound(envs.EPISODE_STEPS),
+            on_fault=self._on_fault,
+            asks_again=config.clock == "lockstep",
+        )
+
+    def execute(self) -> None:
+        """Runs them all. Raises what ``run`` raises."""
+        for index, seed in enumerate(self._config.seeds):
+            self._run_episode(index, seed)
+
+    def result(self) -> RunResult:
+        """What they found, checked against tflm."""
+        exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
+        return RunResult(
+            bundle=self._bundle.id,
+            board=board.name,
+            engine=board.info.engine,
+            engine_version=board.info.engine_version,
+            firmware_commit=board.info.firmware_commit,
+            port=board.port,
+            environment=self._bundle.spec.environment,
+            clock=config.clock,
+            episodes=outcome.episodes,
+            round_trip_us=Spread.of(exchange.round_trips_us),
+            inference_us=Spread.of(exchange.inferences_us),
+            jitter_us=Spread.of(outcome.punctuality.jitter_us),
+            stalls_ms=outcome.punctuality.stalls_ms,
+            steps=sum(episode.steps for episode in outcome.episodes),
+            wall_s=outcome.wall_s,
+            late=exchange.late,
+            lost=exchange.lost,
+            unsent=exchange.unsent,
+            reboots=exchange.reboots,
+            held_steps=outcome.held_steps,
+            longest_hold=outcome.longest_hold,
+            bad_frames=board.bad_frames,
+            injected_faults=board.injected_faults,
+            verdict=exchange.evidence.check(self._bundle, with_tflm=config.check_tflm),
+            recording=config.recording,
+        )
+
+    def _run_episode(self, index: int, seed: int) -> None:
+        exchange, outcome = self.exchange, self.outcome
+        episode = Episode(self._env, index, seed, self._max_steps, self._journal, exchange, self._stop)
+        self._episode = episode
+        start_s = time.perf_counter()
+        try:
+            if self._config.clock == "lockstep":
+                lockstep.run_episode(episode, exchange, self._config.reply_timeout_s)
+            else:
+                with undisturbed():
+                    realtime.run_episode(episode, exchange, outcome.punctuality)
+        finally:
+            outcome.wall_s += time.perf_counter() - start_s
+            outcome.held_steps += episode.held_steps
+            outcome.longest_hold = max(outcome.longest_hold, episode.longest_hold)
+            outcome.episodes.append(episode.finish())
+
+    def _on_fault(self, kind: str, detail: str) -> None:
+        if self._episode is not None:
+            self._episode.fault(kind, detail)
+
+
+@contextlib.contextmanager
+def _journal(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None) -> Iterator[Journal]:
+    realtime_clock = config.clock == "realtime"
+    if config.recording is None:
+        yield Journal(None, on_tick, timed=realtime_clock)
+        return
+    meta = {
+        "bundle": bundle.id,
+        "environment": bundle.spec.environment,
+        "clock": config.clock,
+        "seeds": list(config.seeds),
+        "max_steps": config.max_steps or envs.EPISODE_STEPS,
+        "board": identity(board),
+    }
+    if realtime_clock:
+        meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    with RecordingWriter(config.recording, meta, bundle.spec, start_ns=time.time_ns() if realtime_clock else 0) as writer:
+        yield Journal(writer, on_tick, timed=realtime_clock)
+
+
+def _make(environment: str, *, view: bool) -> BalanceEnv:
+    env = envs.make(environment, render_mode="human" if view else None).unwrapped
+    assert isinstance(env, BalanceEnv)  # all of ours are
+    return env

@@ -1,0 +1,126 @@
+"""``hil bench env``: environment steps per second, beside the reference project's way of stepping, in one run.
+
+    Env01-v1            5 physics substeps of 1 ms per control step, through gymnasium.make as users get it, and without wrappers
+    the same at 20 us   the same robot and task with 250 substeps of 20 us, as the reference project's Env01-v1 is stepped
+    side by side        16 episodes of Env01-v1 in one call per control step, on every core: what training and evaluation use
+
+The contenders take turns in short blocks, and the fastest block of each counts: other programs can only slow one down. A
+hand-written controller keeps the robot up and is not timed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil import envs
+from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.config import BalanceConfig
+
+BLOCKS = 60
+SECONDS_PER_BLOCK = 0.03  # of stepping, for each contender
+EPISODES = 16
+
+
+class Contender(Protocol):
+    """Something that makes control steps."""
+
+    name: str
+    metric: str
+
+    def step(self) -> tuple[int, float]:
+        """Steps once; returns the number of control steps made and the wall time they took, s."""
+
+
+class OneEpisode:
+    """A Gymnasium environment, one step at a time."""
+
+    def __init__(self, name: str, env: gym.Env[Any, Any]) -> None:
+        self.name = name
+        self.metric = "one core"
+        self._env = env
+        self._observation, _ = env.reset(seed=0)
+
+    def step(self) -> tuple[int, float]:
+        """See ``Contender``."""
+        action = _balance(self._observation[np.newaxis])[0]
+        start_s = time.perf_counter()
+        self._observation, _, fallen, cut_off, _ = self._env.step(action)
+        wall_s = time.perf_counter() - start_s
+        if fallen or cut_off:
+            self._observation, _ = self._env.reset()
+        return 1, wall_s
+
+
+class SideBySide:
+    """Episodes of Env01-v1 in a batch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.metric = "all cores"
+        self._batch = BalanceBatch("Env01-v1", EPISODES)
+        self._observations = np.stack([self._batch.reset(i, i) for i in range(EPISODES)])
+
+    def step(self) -> tuple[int, float]:
+        """See ``Contender``."""
+        actions = _balance(self._observations)
+        start_s = time.perf_counter()
+        outcomes = self._batch.step(actions)
+        wall_s = time.perf_counter() - start_s
+        for i, outcome in enumerate(outcomes):
+            self._observations[i] = self._batch.reset(i) if outcome[2] else outcome[0]
+        return EPISODES, wall_s
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio. A value is that of the fastest block."""
+    reference_stepping = replace(BalanceConfig(), physics_timestep_s=20e-6, substeps_per_step=250)
+    contenders: list[Contender] = [
+        OneEpisode("the same at 20 us", BalanceEnv(reference_stepping)),
+        OneEpisode("Env01-v1", envs.make("Env01-v1")),
+        OneEpisode("Env01-v1, no wrappers", envs.make("Env01-v1").unwrapped),
+        SideBySide(f"Env01-v1, {EPISODES} side by side"),
+    ]
+    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for _ in range(BLOCKS):
+        for contender in contenders:
+            rates[contender.name].append(_block(contender))
+    baseline = max(rates[contenders[0].name])
+    rows = []
+    for contender in contenders:
+        value = max(rates[contender.name])
+        first = contender is contenders[0]
+        rows.append(
+            {
+                "what": contender.name,
+                "metric": contender.metric,
+                "value": value,
+                "unit": "env steps/s",
+                "baseline": None if first else contenders[0].name,
+                "ratio": None if first else value / baseline,
+            }
+        )
+    return rows
+
+
+def _block(contender: Contender) -> float:
+    steps, wall_s = 0, 0.0
+    while wall_s < SECONDS_PER_BLOCK:
+        made, took_s = contender.step()
+        steps += made
+        wall_s += took_s
+    return steps / wall_s
+
+
+def _balance(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A PD controller: actions, float32 [n, 2], for observations, float32 [n, 6]."""
+    pitch, rate, _, _, speed, yaw = observations.T
+    common = 2.0 * (0.35 * pitch - np.clip(0.3 * speed, -0.1, 0.1)) + 0.5 * rate
+    turn = 0.8 * yaw
+    return np.asarray(np.stack([common - turn, common + turn], axis=1), np.float32)

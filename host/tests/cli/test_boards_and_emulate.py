@@ -1,0 +1,175 @@
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import serial
+
+from balance_hil import cli, link
+from balance_hil.boards import connect
+from balance_hil.boards import native as native_module
+from balance_hil.cli import boards as boards_command
+from balance_hil.errors import MissingExtraError, ModelMismatchError, PortBusyError
+from balance_hil.link import SerialPort
+
+DEADLINE_S = 60.0
+HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
+
+
+@pytest.fixture
+def hil(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hil", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as exited:
+            code = exited.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def a_teensy(monkeypatch, tmp_path):
+    (tmp_path / "teensy41.toml").write_text('name = "teensy41"\nkind = "serial"\nusb_vid = 0x16C0\nusb_pid = 0x0483\n')
+    (tmp_path / "native.toml").write_text('name = "native"\nkind = "native"\n')
+    monkeypatch.setenv("HIL_BOARDS", str(tmp_path))
+    port = SerialPort(
+        device="/dev/ttyACM0",
+        description="USB Serial",
+        vid=0x16C0,
+        pid=0x0483,
+        serial_number="12345",
+        accessible=False,
+        group="dialout",
+    )
+    monkeypatch.setattr(boards_command, "list_serial_ports", lambda: [port])
+
+
+def test_boards_matches_ports_and_definitions(hil, a_teensy):
+    code, out, _ = hil("boards", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["ports"][0]["boards"] == ["teensy41"]
+    by_name = {board["name"]: board for board in document["boards"]}
+    assert by_name["teensy41"]["ports"] == ["/dev/ttyACM0"]
+    assert by_name["teensy41"]["available"] is True
+    assert by_name["native"]["kind"] == "native"
+
+
+def test_boards_says_what_a_person_may_not_open(hil, a_teensy):
+    code, out, err = hil("boards")
+    assert code == 0
+    assert "16c0:0483" in out
+    assert "teensy41" in out
+    assert "you may not open /dev/ttyACM0: sudo usermod -aG dialout" in err
+
+
+def test_boards_says_what_an_emulated_board_misses(hil, a_teensy, monkeypatch):
+    def refuse(module, extra):
+        raise MissingExtraError("this needs the Python package 'tflite_micro'", "pip install 'balance-hil[int8]'")
+
+    monkeypatch.setattr(native_module, "require", refuse)
+    _, out, err = hil("boards")
+    assert "not available" in out
+    assert "tflite_micro" in err
+    assert "balance-hil[int8]" in err
+
+
+def test_boards_without_any_port(hil, monkeypatch):
+    monkeypatch.setattr(boards_command, "list_serial_ports", list)
+    _, out, _ = hil("boards")
+    assert "no serial port is plugged in" in out
+
+
+@contextlib.contextmanager
+def emulated(*arguments):
+    process = subprocess.Popen(
+        [*HIL, "emulate", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        port = process.stdout.readline().strip()
+        assert port, process.stderr.read()
+        yield process, port
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def emulator(ppo_bundle, tmp_path_factory):
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+    link = tmp_path_factory.mktemp("ports") / "board"
+    with emulated(str(ppo_bundle.path), "--link", str(link)) as (process, port):
+        assert port == str(link)
+        yield process, port
+
+
+def test_emulate_serves_one_program_after_the_other(emulator, ppo_bundle):
+    _, port = emulator
+    for baud in (115_200, 9600):
+        with serial.Serial(port, baud, timeout=DEADLINE_S) as person:
+            person.write(b"0.1, 0, 0, 0, 0, 0\r\n")
+            assert len(person.readline().split(b",")) == 2
+        with connect("serial", ppo_bundle, port=port, baud=baud) as board:
+            assert board.info.model_id == ppo_bundle.id
+            board.infer_int8(np.zeros(6, np.int8))
+
+
+def test_run_drives_an_emulated_board_by_its_port(emulator, hil, ppo_bundle):
+    _, port = emulator
+    code, out, err = hil(
+        *("run", str(ppo_bundle.path), "--port", port, "--clock", "lockstep", "--seconds", "0.5", "--no-record", "--json")
+    )
+    assert code == 0, err
+    assert json.loads(out)["port"] == port
+
+
+def test_a_port_in_use_is_busy(emulator, ppo_bundle):
+    _, port = emulator
+    with connect("native", ppo_bundle, port=port), pytest.raises(PortBusyError, match="is busy"):
+        link.open_link(port)
+
+
+def test_a_stale_board_on_a_port(emulator, hil, ppo_bundle):
+    _, port = emulator
+    with pytest.raises(ModelMismatchError, match=f"runs policy {ppo_bundle.id}, this run needs ffffffffffff"):
+        connect("serial", replace(ppo_bundle, id="ffffffffffff"), port=port)
+
+
+def test_emulate_ends_on_sigterm_with_nothing_left(ppo_bundle, tmp_path):
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+    name = tmp_path / "board"
+    with emulated(str(ppo_bundle.path), "--link", str(name)) as (process, port):
+        target = Path(port).readlink()
+        process.terminate()
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    assert not name.is_symlink()
+    deadline = time.monotonic() + DEADLINE_S
+    while target.exists() and time.monotonic() < deadline:  # the pseudo-terminal goes with its last process
+        time.sleep(0.01)
+    assert not target.exists()
+
+
+def test_emulate_refuses_what_it_cannot_do(hil, ppo_bundle, tmp_path):
+    (tmp_path / "file").touch()
+    code, out, err = hil("emulate", str(ppo_bundle.path), "--board", "serial")
+    assert (code, out) == (1, "")
+    assert "is not an emulated one" in err
+    code, out, err = hil("emulate", str(ppo_bundle.path), "--link", str(tmp_path / "file"))
+    assert (code, out) == (1, "")
+    assert "no symbolic link" in err

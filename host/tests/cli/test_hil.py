@@ -1,0 +1,75 @@
+"""The command line as a whole: messages, exit status, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from balance_hil.cli import COMMANDS
+
+HEAVY = (
+    "torch",
+    "tensorflow",
+    "onnx",
+    "onnxruntime",
+    "stable_baselines3",
+    "tflite_micro",
+    "ai_edge_litert",
+    "matplotlib",
+    "mujoco",
+)
+
+
+def hil(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "from balance_hil.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_an_error_is_two_lines_on_stderr_and_a_status() -> None:
+    done = hil("export", "no/such/folder")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert lines[-2].startswith("error: ")
+    assert "no/such/folder" in lines[-2]
+    assert lines[-1].startswith("hint:  ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run", "--no-such-option"], ["bench", "nothing"]])
+def test_a_misspelt_command_line_says_what_is_wrong(arguments: list[str]) -> None:
+    done = hil(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert arguments[-1] in done.stderr
+    assert "hint:  " in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    done = hil(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_help_of_run_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom balance_hil.cli import hil\n"
+        "try:\n    hil(['run', '--help'], standalone_mode=False)\nexcept SystemExit:\n    pass\n"
+        "import json\nsys.stderr.write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    loaded = set(json.loads(done.stderr)) & set(HEAVY)
+    assert not loaded
+
+
+def test_doctor_reports_json() -> None:
+    done = hil("doctor", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == (0 if document["healthy"] else 1)
+    states = {check["name"]: check["state"] for check in document["checks"]}
+    assert states["numpy"] == "ok"
+    assert all(check["hint"] for check in document["checks"] if check["state"] == "missing")

@@ -1,0 +1,199 @@
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from balance_hil import cli
+from balance_hil.recording import read_recording
+
+DEADLINE_S = 60.0
+HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
+# What scripts read: keys may be added, never renamed.
+CONTRACT = {
+    *("bundle", "board", "engine", "engine_version", "clock", "episodes", "survival", "round_trip_us", "inference_us"),
+    *("jitter_us", "late", "lost", "held_steps", "chatter", "equals_tflm", "recording"),
+}
+
+pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+
+
+@pytest.fixture
+def hil(monkeypatch, capsys, ppo_bundle, tmp_path):
+    """Runs the command in this process; returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIL_BOARDS", str(Path(__file__).resolve().parents[3] / "hil_tests" / "boards"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hil", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exited.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def ppo(ppo_bundle):
+    return str(ppo_bundle.path)
+
+
+def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, tmp_path):
+    documents = []
+    for name in ("a.mcap", "b.mcap"):
+        code, out, _ = hil("run", ppo, "--clock", "lockstep", "-n", "2", "--seconds", "1", "--json", "--record", name)
+        assert code == 0
+        documents.append(json.loads(out))
+    assert set(documents[0]) >= CONTRACT
+    assert set(documents[0]["round_trip_us"]) == {"p50", "p99", "max"}
+    assert documents[0]["episodes"] == [{"seed": seed, "steps": 200, "survived": True} for seed in (10_000, 10_001)]
+    assert documents[0]["equals_tflm"] == {"checked": 400, "differing": 0}
+    assert documents[0]["recording"] == "a.mcap"
+    assert (tmp_path / "a.mcap").read_bytes() == (tmp_path / "b.mcap").read_bytes()
+
+
+def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_path):
+    code, out, err = hil("run", ppo, "--seconds", "1", "--max-lost", "1000")
+    assert code == 0, err
+    assert "1 of 1" in out
+    assert "0 of " in out
+    (recording,) = (tmp_path / "recordings").iterdir()
+    assert recording.name in err
+    back = read_recording(recording)
+    assert len(back) == 200
+    assert back.meta["clock"] == "realtime"
+    assert "started" in back.meta
+
+
+def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
+    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--seconds", "0.2", "--no-record")
+    assert code == 0
+    assert sum(line.startswith("native") for line in out.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+    code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--clock", "lockstep", "--seconds", "0.2", "--json")
+    assert code == 1
+    first, second = json.loads(out)["runs"]
+    assert first["survival"] == 1.0
+    assert "no board is called" in second["error"]
+    assert "no board is called" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fault", "drop=1.0", "--max-lost", "3"], "4 control steps got no reply in time"),
+        (["--fault", "cut=150"], "fault injection cut the cable"),
+    ],
+)
+def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, arguments, message):
+    code, out, err = hil("run", ppo, "--clock", "lockstep", "--seconds", "5", "--record", "bad.mcap", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert "hint:" in err
+    assert "bad.mcap" in err
+    assert message in read_recording(tmp_path / "bad.mcap").meta["ended"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 1),
+        (["--board", "natvie"], "no board is called 'natvie'", 1),
+        (["--board", "serial"], "does not say which port", 1),
+        (["--fault", "melt=1"], "no such fault: melt", 1),
+        (["--fault", "drop"], "cannot read the fault 'drop'", 1),
+        (["--engine", "abacus"], "no engine 'abacus'", 1),
+        (["--environment", "Env07-v1"], "was made for Env01-v1, not for Env07-v1", 1),
+        (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
+        (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),
+        (["--clock", "sundial"], "sundial", 2),
+        (["--episodes", "0"], "0", 2),
+    ],
+)
+def test_a_mistake_gets_a_message_and_a_hint(hil, ppo, arguments, message, code):
+    exit_status, out, err = hil("run", ppo, *arguments)
+    assert exit_status == code
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "hint:" in err
+    assert "Traceback" not in err
+
+
+def test_a_bundle_that_is_none(hil, tmp_path):
+    code, _, err = hil("run", str(tmp_path / "nothing"))
+    assert code == 1
+    assert "no such bundle" in err
+
+
+def children(pid):
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
+        time.sleep(0.01)
+
+
+def alive(pid):
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupt_leaves_a_whole_recording_and_no_process(ppo, tmp_path, number):
+    recording = tmp_path / "cut.mcap"
+    command = [*HIL, "run", ppo, "--record", str(recording), "--max-lost", "100000"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        partial = Path(f"{recording}.partial")
+        wait_until(
+            lambda: run.poll() is not None or (partial.exists() and partial.stat().st_size > 20_000), "a recording that grows"
+        )
+        assert run.poll() is None, run.communicate()
+        board = children(run.pid)
+        assert len(board) == 2
+        run.send_signal(number)
+        out, err = run.communicate(timeout=DEADLINE_S)
+    finally:
+        run.kill()
+        run.wait()
+    assert run.returncode == 130
+    assert out == ""
+    assert "cut.mcap" in err
+    assert "Traceback" not in err
+    back = read_recording(recording)
+    assert len(back) > 20
+    assert back.meta["ended"] == "interrupted"
+    wait_until(lambda: not any(alive(pid) for pid in board), "the board's processes to end")
+
+
+def test_the_live_line_appears_on_a_terminal_only(ppo, tmp_path):
+    command = [*HIL, "run", ppo, "--clock", "lockstep", "--seconds", "1", "--no-record"]
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"})
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # the terminal hangs up when the command ends
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0
+    assert b"pitch" in shown
+    assert b"round trip" in shown
+    piped = subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE_S)
+    assert b"pitch" not in piped.stderr

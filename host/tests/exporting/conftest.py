@@ -1,0 +1,65 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL
+from balance_hil.checkpoint import Actor
+from balance_hil.exporting import pipeline
+
+
+@pytest.fixture
+def contents():
+    """Every file below a folder with its bytes; hidden ones too."""
+
+    def read(folder: Path):
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    return read
+
+
+@pytest.fixture
+def make_actor():
+    """An actor of random weights: ``make_actor(activation, bound, layers)``."""
+
+    def make(activation="relu", bound="clip", layers=(6, 8, 8, 2)):
+        rng = np.random.default_rng(0)
+        shapes = list(zip(layers[1:], layers[:-1], strict=True))
+        return Actor(
+            algorithm="ppo",
+            weights=tuple(rng.normal(0, 1, shape).astype(np.float32) for shape in shapes),
+            biases=tuple(rng.normal(0, 1, shape[0]).astype(np.float32) for shape in shapes),
+            activation=activation,
+            bound=bound,
+            sb3_version="",
+        )
+
+    return make
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """Puts finished TFLite models in the place of the conversion: ``converted(float_from=bundle, int8_from=bundle)``."""
+
+    def install(*, float_from, int8_from):
+        class Converted:
+            def __init__(self, log):
+                pass
+
+            def start(self, request):
+                shutil.copy(float_from.file(FLOAT_MODEL), request.float_model)
+                shutil.copy(int8_from.file(INT8_MODEL), request.int8_model)
+
+            def finish(self):
+                pass
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *exception):
+                pass
+
+        monkeypatch.setattr(pipeline, "TensorFlowProcess", Converted)
+
+    return install

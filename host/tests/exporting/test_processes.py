@@ -1,0 +1,152 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL, ONNX_MODEL
+from balance_hil.checkpoint import read_checkpoint
+from balance_hil.errors import ExportError, MissingExtraError
+from balance_hil.exporting import convert
+from balance_hil.exporting.calibration import record_calibration
+from balance_hil.exporting.convert import TensorFlowProcess
+from balance_hil.exporting.survival import SurvivalChecks
+from balance_hil.exporting.survival_worker import SurvivalRequest
+from balance_hil.exporting.tensorflow_worker import ConversionRequest
+
+
+def request(folder, **changes):
+    values = {
+        "onnx": str(folder / "actor.onnx"),
+        "calibration": str(folder / "calibration.npy"),
+        "float_model": str(folder / "float.tflite"),
+        "int8_model": str(folder / "int8.tflite"),
+        "per_tensor": True,
+        "seed": 3,
+    }
+    return ConversionRequest(**values | changes)
+
+
+def survival(**changes):
+    values = {
+        "runtime": "tflm",
+        "model": "",
+        "trust": False,
+        "environment": "Env01-v1",
+        "seeds": [10_000, 10_001],
+        "max_steps": 30,
+    }
+    return SurvivalRequest(**values | changes)
+
+
+@pytest.fixture
+def interpreter(tmp_path, monkeypatch):
+    """Puts a script in the place of the conversion's Python."""
+
+    def install(script):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(convert.sys, "executable", str(path))
+
+    return install
+
+
+def test_the_same_checkpoint_and_seed_give_the_same_models_without_a_word(tmp_path, tiny_bundle, capfd):
+    actor = read_checkpoint(tiny_bundle.file("policy.zip"))
+    rows = record_calibration(actor.act_batch, tiny_bundle.spec, 3)
+    assert rows.origin["sha256"] == tiny_bundle.calibration["sha256"]
+    np.save(tmp_path / "calibration.npy", rows.observations)
+    with TensorFlowProcess(tmp_path / "log") as process:
+        process.start(request(tmp_path, onnx=str(tiny_bundle.file(ONNX_MODEL))))
+        process.finish()
+    assert (tmp_path / "float.tflite").read_bytes() == tiny_bundle.file(FLOAT_MODEL).read_bytes()
+    assert (tmp_path / "int8.tflite").read_bytes() == tiny_bundle.file(INT8_MODEL).read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_conversion_shows_the_last_lines(tmp_path, interpreter):
+    interpreter("cat >/dev/null; echo noise; echo 'the reason' >&2; exit 3")
+    with TensorFlowProcess(tmp_path / "log") as process:
+        process.start(request(tmp_path))
+        with pytest.raises(ExportError, match=r"status 3:\n(.*\n)*the reason"):
+            process.finish()
+
+
+def test_a_conversion_that_ends_before_it_is_asked_is_an_error(tmp_path, interpreter):
+    interpreter("exec <&-; echo 'no module'; exit 1")
+
+    def convert_anyway():
+        with TensorFlowProcess(tmp_path / "log") as process:
+            process._process.wait()
+            process.start(request(tmp_path))
+            process.finish()
+
+    with pytest.raises(ExportError, match="no module"):
+        convert_anyway()
+
+
+def test_a_conversion_that_hangs_is_ended(tmp_path, interpreter, monkeypatch):
+    interpreter("exec sleep 1000")
+    monkeypatch.setattr(convert, "CONVERSION_TIMEOUT_S", 0.2)
+    with TensorFlowProcess(tmp_path / "log") as process:
+        process.start(request(tmp_path))
+        with pytest.raises(ExportError, match="did not end"):
+            process.finish()
+    assert process._process.returncode is not None
+
+
+def test_leaving_ends_the_process(tmp_path, interpreter):
+    interpreter("exec sleep 1000")
+    with TensorFlowProcess(tmp_path / "log") as process:
+        assert process._process.poll() is None
+    assert process._process.returncode is not None
+
+
+def test_a_missing_converter_names_its_extra(tmp_path, monkeypatch):
+    def without(module, extra):
+        raise MissingExtraError(module, extra)
+
+    monkeypatch.setattr(convert, "require", without)
+    with pytest.raises(MissingExtraError) as caught:
+        TensorFlowProcess(tmp_path / "log")
+    assert caught.value.hint == "export"
+
+
+def test_a_survival_check_reports_progress_and_episodes(tmp_path, ppo_bundle):
+    seen = []
+    with SurvivalChecks(tmp_path / "log") as checks:
+        episodes = checks.submit(survival(model=str(ppo_bundle.file(INT8_MODEL))), seen.append).result()
+    assert [(episode.seed, episode.steps, episode.survived) for episode in episodes] == [(10_000, 30, True), (10_001, 30, True)]
+    assert seen == [0.0]
+
+
+def test_a_survival_check_that_fails_says_why(tmp_path):
+    with SurvivalChecks(tmp_path / "log") as checks:
+        future = checks.submit(survival(model=str(tmp_path / "none.tflite")), lambda done: None)
+        with pytest.raises(ExportError, match=r"none\.tflite"):
+            future.result()
+
+
+def test_leaving_ends_the_checks(tmp_path, ppo_bundle):
+    with SurvivalChecks(tmp_path / "log") as checks:
+        futures = [
+            checks.submit(survival(model=str(ppo_bundle.file(INT8_MODEL)), max_steps=10**6), lambda done: None) for _ in range(3)
+        ]
+    assert all(future.done() for future in futures)
+    assert all(child.returncode is not None for child in checks._children)
+
+
+@pytest.mark.parametrize("module", ["tensorflow_worker", "survival_worker"])
+def test_a_worker_whose_parent_is_gone_ends(module):
+    command = [sys.executable, "-m", f"balance_hil.exporting.{module}"]
+    if module == "tensorflow_worker":  # TensorFlow's import is not what is tested
+        command = [
+            sys.executable,
+            "-c",
+            "import sys, types, io\n"
+            "sys.modules['onnx2tf'] = sys.modules['tensorflow'] = types.ModuleType('stub')\n"
+            "from balance_hil.exporting.tensorflow_worker import serve\n"
+            "serve(sys.stdin)",
+        ]
+    assert subprocess.run(command, input=b"", capture_output=True, check=True, timeout=60).stdout == b""

@@ -1,0 +1,255 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from balance_hil import envs
+from balance_hil.boards import Board
+from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
+from balance_hil.errors import (
+    BoardRebootedError,
+    BoardStatusError,
+    CableUnpluggedError,
+    EnvironmentMismatchError,
+    ModelMismatchError,
+    TooManyLostError,
+    UnknownEnvironmentError,
+    UsageError,
+)
+from balance_hil.link import Fault
+from balance_hil.protocol import messages
+from balance_hil.quantize import dequantize, quantize
+from balance_hil.recording import read_recording
+from balance_hil.running import RunConfig, run
+
+pytestmark = pytest.mark.usefixtures("clock")  # a busy computer must not turn a reply into a lost one
+GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
+
+
+def config(tmp_path=None, steps=100, **options):
+    recording = tmp_path / "run.mcap" if tmp_path else None
+    defaults = {"seeds": [3, 4], "clock": "lockstep", "max_steps": steps, "check_tflm": False, "reply_timeout_s": 0.01}
+    return RunConfig(**{**defaults, "recording": recording, **options})
+
+
+def kinds(recording):
+    return [fault["kind"] for fault in recording.faults]
+
+
+def test_a_run_is_the_episodes_of_the_policy(board, firmware, linear_bundle, tmp_path):
+    result = run(board, linear_bundle, config(tmp_path))
+    assert result.good
+    assert [(e.seed, e.steps, e.survived) for e in result.episodes] == [(3, 100, True), (4, 100, True)]
+    assert (result.late, result.lost, result.unsent, result.held_steps, result.reboots) == (0, 0, 0, 0, 0)
+    assert result.verdict.checked == 200
+    back = read_recording(result.recording)
+    env = envs.make("Env01-v1").unwrapped
+    for index, seed in enumerate([3, 4]):
+        observation, _ = env.reset(seed=seed)
+        for row in np.flatnonzero(back.episode == index):
+            assert np.array_equal(back.observation[row], observation)
+            q = quantize(observation, linear_bundle.input_quant)
+            action = dequantize(firmware.policy(q), linear_bundle.output_quant)
+            assert np.array_equal(back.input_int8[row], q)
+            assert np.array_equal(back.action[row], action)
+            observation, reward, _, _, info = env.step(action)
+            assert back.pitch_rad[row] == pytest.approx(info["pitch_rad"], rel=1e-8)
+            assert back.reward[row] == pytest.approx(reward, rel=1e-8)
+    assert back.meta["board"]["engine"] == "fake"
+    assert "nonce" not in back.meta["board"]
+    assert [episode["seed"] for episode in back.episodes] == [3, 4]
+
+
+def test_the_same_run_gives_the_same_bytes(linear_bundle, tmp_path):
+    def once(name, **options):
+        firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), lose={17, 40})
+        with fake_board(firmware, linear_bundle) as board:
+            return run(board, linear_bundle, config(recording=tmp_path / name, **options)).recording.read_bytes()
+
+    assert once("a.mcap") == once("b.mcap")
+    assert once("c.mcap", seeds=[3, 5]) != once("a.mcap")
+
+
+def test_a_fall_ends_the_episode_and_fails_the_run(linear_bundle):
+    away = FakeFirmware(fake_info(linear_bundle), linear_policy(-np.array(GAINS), linear_bundle))
+    with fake_board(away, linear_bundle) as board:
+        result = run(board, linear_bundle, config())
+    assert not result.good
+    assert all(not episode.survived and episode.steps < 100 for episode in result.episodes)
+    assert result.to_json()["survival"] == 0.0
+
+
+def test_lost_replies_hold_and_are_counted(board, firmware, linear_bundle, tmp_path):
+    firmware.lose = {10, 11, 50}
+    result = run(board, linear_bundle, config(tmp_path))
+    assert (result.lost, result.held_steps, result.longest_hold, result.late) == (3, 3, 2, 0)
+    assert all(episode.survived for episode in result.episodes)
+    back = read_recording(result.recording)
+    assert back.held.nonzero()[0].tolist() == [10, 11, 50]
+    assert np.array_equal(back.action[10], back.action[9])
+    assert kinds(back) == ["lost"] * 3
+    assert (back.faults[0]["episode"], back.faults[0]["step"]) == (0, 10)
+
+
+def test_a_held_step_leaves_the_wheel_command_where_it_is(board, firmware, linear_bundle, tmp_path):
+    firmware.lose = {10}
+    back = read_recording(run(board, linear_bundle, config(tmp_path, seeds=[3], steps=12)).recording)
+    env = envs.make("Env01-v1").unwrapped
+    env.reset(seed=3)
+    for action in back.action[:10]:
+        env.step(action)
+    env.advance(env.substeps_per_step)
+    observation, *_ = env.finish_step()
+    assert np.array_equal(back.observation[11], observation)
+
+
+def test_more_losses_than_allowed_end_the_run(board, firmware, linear_bundle, tmp_path):
+    firmware.lose = range(20, 10_000)
+    with pytest.raises(TooManyLostError, match="6 control steps got no reply in time") as caught:
+        run(board, linear_bundle, config(tmp_path, max_lost=5))
+    assert "--max-lost" in caught.value.hint
+    back = read_recording(tmp_path / "run.mcap")
+    assert len(back) == 25
+    assert back.meta["ended"].startswith("TooManyLostError: 6 control steps")
+    assert kinds(back) == ["lost"] * 6
+
+
+def test_a_reply_that_comes_too_late_is_not_taken_for_the_next(board, firmware, linear_bundle):
+    firmware.delay_s = lambda number: 0.015 if number == 30 else 0.0
+    result = run(board, linear_bundle, config())
+    assert (result.lost, result.held_steps) == (1, 1)
+    assert result.verdict.good
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["READY seen", "READY lost"])
+def test_a_reboot_changes_nothing_but_the_count(linear_bundle, tmp_path, silent):
+    def once(name, reboot_at):
+        firmware = FakeFirmware(
+            fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), reboot_at=reboot_at, silent_boot=silent
+        )
+        with fake_board(firmware, linear_bundle) as board:
+            return run(board, linear_bundle, config(recording=tmp_path / name))
+
+    calm, rough = once("calm.mcap", ()), once("rough.mcap", {10, 100})
+    assert rough.reboots == 2
+    assert rough.good
+    assert (rough.lost, rough.held_steps) == ((2, 2) if silent else (0, 0))
+    if not silent:
+        calm_back, rough_back = (read_recording(result.recording) for result in (calm, rough))
+        assert np.array_equal(calm_back.observation, rough_back.observation)
+        assert kinds(rough_back) == ["reboot", "identified"] * 2
+
+
+def test_a_board_that_comes_back_with_another_model_ends_the_run(board, firmware, linear_bundle, tmp_path):
+    firmware.reboot_at = {10}
+    boot = firmware.boot
+
+    def stale_boot():
+        firmware.info = replace(firmware.info, model_id="9f2c1a000000")
+        return boot()
+
+    firmware.boot = stale_boot
+    with pytest.raises(ModelMismatchError, match="9f2c1a000000"):
+        run(board, linear_bundle, config(tmp_path))
+    assert len(read_recording(tmp_path / "run.mcap")) == 10
+
+
+def test_a_board_that_never_comes_back_ends_the_run(clock, linear_bundle):
+    firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), reboot_at={10})
+
+    class DeafLink(FakeLink):
+        def write(self, data):
+            if firmware.boots < 2:
+                super().write(data)
+
+    board = Board(DeafLink(firmware), linear_bundle)
+    with pytest.raises(BoardRebootedError, match="did not say who it is within 3 s"):
+        run(board, linear_bundle, config())
+
+
+def test_an_observation_that_crashes_the_board_every_time_ends_the_run(board, firmware, linear_bundle, tmp_path):
+    firmware.reboot_at = range(20, 10_000)
+    with pytest.raises(BoardRebootedError, match="3 times over the same observation"):
+        run(board, linear_bundle, config(tmp_path))
+    back = read_recording(tmp_path / "run.mcap")
+    assert len(back) == 20
+    assert kinds(back) == ["reboot", "identified", "reboot", "identified", "reboot"]
+
+
+def test_the_cable_comes_out(board, firmware, linear_bundle, tmp_path):
+    firmware.unplug_at = 30
+    with pytest.raises(CableUnpluggedError):
+        run(board, linear_bundle, config(tmp_path))
+    back = read_recording(tmp_path / "run.mcap")
+    assert len(back) == 30
+    assert back.meta["ended"].startswith("CableUnpluggedError")
+    assert back.episodes[0]["survived"] is False
+
+
+def test_a_board_that_refuses_the_observation(board, firmware, linear_bundle):
+    refuse = messages.Error(messages.Status.INFERENCE_FAILED, 4, messages.Infer.TYPE)
+    firmware._act = lambda request: refuse
+    with pytest.raises(BoardStatusError, match="refused an observation: inference_failed"):
+        run(board, linear_bundle, config())
+
+
+@pytest.mark.parametrize("kind", ["drop", "corrupt", "truncate"])
+def test_a_bad_line_costs_replies_but_never_a_wrong_action(firmware, linear_bundle, kind):
+    board = Board(FakeLink(firmware), linear_bundle, faults=[Fault(kind, 0.02)], fault_seed=1)
+    result = run(board, linear_bundle, config())
+    assert result.lost > 0
+    assert sum(result.injected_faults.values()) > 0
+    assert result.held_steps == result.lost
+    assert result.verdict.good
+    assert result.to_json()["injected_faults"] == result.injected_faults
+
+
+def test_duplicated_frames_are_harmless(firmware, linear_bundle):
+    board = Board(FakeLink(firmware), linear_bundle, faults=[Fault("duplicate", 1.0)])
+    result = run(board, linear_bundle, config())
+    assert (result.lost, result.held_steps) == (0, 0)
+    assert result.good
+
+
+def test_a_board_that_converts_otherwise_fails_the_run(firmware, linear_bundle):
+    good = firmware._act
+
+    def off_by_one(request):
+        reply = good(request)
+        return replace(reply, input=(reply.input + 1).astype(np.int8), action=reply.action * np.float32(1.001))
+
+    firmware._act = off_by_one
+    result = run(fake_board(firmware, linear_bundle), linear_bundle, config())
+    assert all(episode.survived for episode in result.episodes)
+    assert result.verdict.input_differing == 200
+    assert result.verdict.action_differing > 0
+    assert not result.good
+
+
+def test_the_environment_must_be_the_bundles(board, linear_bundle):
+    with pytest.raises(EnvironmentMismatchError, match="was made for Env01-v1, not for Env02-v1"):
+        run(board, linear_bundle, config(environment="Env02-v1"))
+    spec = replace(linear_bundle.spec, control_period_s=0.01)
+    with pytest.raises(EnvironmentMismatchError, match="another version of Env01-v1"):
+        run(board, replace(linear_bundle, spec=spec), config())
+    with pytest.raises(UnknownEnvironmentError):
+        run(board, replace(linear_bundle, spec=replace(spec, environment="Env99-v1")), config())
+
+
+def test_the_model_is_checked_before_the_run(board, linear_bundle):
+    with pytest.raises(ModelMismatchError):
+        run(board, replace(linear_bundle, id="ffffffffffff"), config())
+
+
+@pytest.mark.parametrize("options", [{"seeds": []}, {"clock": "sundial"}, {"max_steps": 0}, {"reply_timeout_s": 0}])
+def test_settings_that_make_no_sense(options):
+    with pytest.raises(UsageError) as caught:
+        RunConfig(**{"seeds": [1], **options})
+    assert caught.value.hint
+
+
+def test_ticks_are_reported_once_each(board, linear_bundle):
+    ticks = []
+    run(board, linear_bundle, config(steps=50), ticks.append)
+    assert [(tick.episode, tick.step) for tick in ticks] == [(e, s) for e in range(2) for s in range(50)]
+    assert all(len(tick.action) == 2 and tick.round_trip_us is not None for tick in ticks)

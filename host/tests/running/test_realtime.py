@@ -1,0 +1,200 @@
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from balance_hil import envs
+from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info, linear_policy
+from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
+from balance_hil.recording import read_recording
+from balance_hil.running import RunConfig, run
+
+PERIOD_S = 0.005
+GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
+
+
+def config(tmp_path=None, steps=200, **options):
+    recording = tmp_path / "run.mcap" if tmp_path else None
+    return RunConfig(**{"seeds": [3], "max_steps": steps, "check_tflm": False, "recording": recording, **options})
+
+
+def kinds(recording):
+    return [fault["kind"] for fault in recording.faults]
+
+
+def test_a_prompt_board_gives_the_lockstep_episode(clock, board, linear_bundle, tmp_path):
+    result = run(board, linear_bundle, config(tmp_path))
+    assert result.good
+    assert (result.late, result.lost, result.held_steps, list(result.stalls_ms)) == (0, 0, 0, [])
+    assert result.jitter_us.max < 1
+    realtime = read_recording(result.recording)
+    lockstep = read_recording(run(board, linear_bundle, config(tmp_path, clock="lockstep")).recording)
+    assert np.array_equal(realtime.observation, lockstep.observation)
+    assert np.all(np.isfinite(realtime.round_trip_us))
+    assert np.all(realtime.inference_us == 7)
+    assert np.all(realtime.jitter_us < 1)
+
+
+def test_simulated_time_keeps_up_with_the_wall_clock(clock, board, linear_bundle):
+    start = clock.now_s
+    run(board, linear_bundle, config(steps=400))
+    assert clock.now_s - start == pytest.approx(400 * PERIOD_S, abs=PERIOD_S)
+
+
+@pytest.mark.parametrize("latency_ms", [0.4, 1.5, 2.5, 4.9])
+def test_an_action_takes_effect_in_the_substep_in_which_it_arrives(clock, board, firmware, linear_bundle, tmp_path, latency_ms):
+    firmware.delay_s = lambda number: latency_ms / 1e3
+    result = run(board, linear_bundle, config(tmp_path, steps=50))
+    assert (result.late, result.held_steps) == (0, 0)
+    back = read_recording(result.recording)
+    assert np.allclose(back.round_trip_us, latency_ms * 1e3, atol=1)
+    before = int(latency_ms)  # whole substeps that pass before the reply is there
+    env = envs.make("Env01-v1").unwrapped
+    env.reset(seed=3)
+    for step in range(49):
+        env.advance(before) if before else None
+        env.apply_action(back.action[step])
+        env.advance(env.substeps_per_step - before)
+        observation, *_ = env.finish_step()
+        assert np.array_equal(observation, back.observation[step + 1]), f"step {step}"
+
+
+def test_replies_that_always_come_one_step_late_still_take_effect(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.delay_s = lambda number: 0.0065
+    result = run(board, linear_bundle, config(tmp_path, max_lost=1000))
+    assert result.late == 200
+    assert result.lost == 0
+    assert result.held_steps == 1, "only before the first reply is there nothing to apply"
+    back = read_recording(result.recording)
+    assert kinds(back) == ["late"] * 200
+    assert np.allclose(back.round_trip_us[1:], 6500, atol=1)
+
+
+def test_a_single_late_reply_takes_effect_beside_the_next(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.delay_s = lambda number: 0.006 if number == 20 else 0.0
+    result = run(board, linear_bundle, config(tmp_path))
+    assert (result.late, result.lost, result.held_steps) == (1, 0, 1)
+    back = read_recording(result.recording)
+    assert back.held.nonzero()[0].tolist() == [20]
+    assert [(fault["kind"], fault["step"]) for fault in back.faults] == [("late", 21)]
+
+
+def test_lost_replies_hold_and_are_counted_once_their_time_is_up(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.lose = {40, 41, 42, 199}
+    result = run(board, linear_bundle, config(tmp_path))
+    assert (result.lost, result.late, result.held_steps, result.longest_hold) == (4, 0, 4, 3)
+    back = read_recording(result.recording)
+    assert back.held.nonzero()[0].tolist() == [40, 41, 42, 199]
+    assert [fault["step"] for fault in back.faults[:3]] in ([60, 61, 62], [61, 62, 63]), "given up 100 ms later"
+
+
+def test_a_board_that_stops_ends_the_run(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.lose = range(50, 10_000)
+    with pytest.raises(TooManyLostError):
+        run(board, linear_bundle, config(tmp_path, max_lost=30))
+    back = read_recording(tmp_path / "run.mcap")
+    assert back.meta["ended"].startswith("TooManyLostError")
+    assert 80 <= len(back) <= 110
+
+
+def test_a_reboot_is_recognised_and_the_run_goes_on(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.reboot_at = {50}
+    result = run(board, linear_bundle, config(tmp_path))
+    assert result.reboots == 1
+    assert result.good
+    assert 1 <= result.held_steps <= 3
+    assert kinds(read_recording(result.recording))[:3] == ["reboot", "lost", "identified"]
+
+
+def test_a_reboot_whose_ready_is_lost_is_recognised_by_the_refusals(clock, board, firmware, linear_bundle):
+    firmware.reboot_at = {50}
+    firmware.silent_boot = True
+    result = run(board, linear_bundle, config())
+    assert result.reboots == 1
+    assert result.good
+
+
+def test_a_board_that_reboots_for_ever_ends_the_run(clock, board, firmware, linear_bundle):
+    firmware.reboot_at = range(50, 10_000)
+    with pytest.raises(TooManyLostError):
+        run(board, linear_bundle, config(max_lost=20))
+
+
+def test_a_reboot_into_another_model_ends_the_run(clock, board, firmware, linear_bundle):
+    firmware.reboot_at = {50}
+    boot = firmware.boot
+
+    def stale_boot():
+        firmware.info = replace(firmware.info, model_id="9f2c1a000000")
+        return boot()
+
+    firmware.boot = stale_boot
+    with pytest.raises(ModelMismatchError):
+        run(board, linear_bundle, config())
+
+
+def test_the_cable_comes_out(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.unplug_at = 30
+    with pytest.raises(CableUnpluggedError):
+        run(board, linear_bundle, config(tmp_path))
+    assert len(read_recording(tmp_path / "run.mcap")) == 30
+
+
+def test_a_host_that_is_late_catches_up_and_drops_no_simulated_time(clock, board, linear_bundle, tmp_path):
+    def busy(tick):
+        if tick.step == 20:
+            clock.now_s += 0.0083  # reported in step 21, which begins on time; 22 begins 3.3 ms late
+
+    start = clock.now_s
+    result = run(board, linear_bundle, config(tmp_path), busy)
+    assert list(result.stalls_ms) == []
+    back = read_recording(result.recording)
+    assert back.jitter_us[22] == pytest.approx(3300, abs=10)
+    assert back.jitter_us[23] < 1, "the schedule was reached again"
+    assert len(back) == 200
+    assert clock.now_s - start == pytest.approx(200 * PERIOD_S, abs=PERIOD_S)
+
+
+def test_a_host_that_stalls_moves_the_schedule_and_says_so(clock, board, linear_bundle, tmp_path):
+    def stall(tick):
+        if tick.step == 20:
+            clock.now_s += 0.5
+
+    start = clock.now_s
+    result = run(board, linear_bundle, config(tmp_path), stall)
+    assert result.good
+    assert len(result.stalls_ms) == 1
+    assert result.stalls_ms[0] == pytest.approx(495, abs=1)
+    assert result.held_steps == 0, "the board is not blamed for it"
+    assert clock.now_s - start == pytest.approx(0.5 + 199 * PERIOD_S, abs=2 * PERIOD_S)
+    assert kinds(read_recording(result.recording)) == ["stall"]
+
+
+def test_a_board_with_a_small_buffer_is_never_overrun(clock, linear_bundle):
+    info = replace(fake_info(linear_bundle), rx_buffer=90)  # room for two requests
+    firmware = FakeFirmware(info, linear_policy(GAINS, linear_bundle), delay_s=lambda number: 0.05 if number == 10 else 0.0)
+    with fake_board(firmware, linear_bundle) as board:
+        result = run(board, linear_bundle, config(max_lost=100))
+    assert result.unsent == pytest.approx(8, abs=1)
+    assert result.lost == 0
+
+
+def test_ctrl_c_ends_between_two_steps_and_leaves_a_whole_recording(clock, board, linear_bundle, tmp_path):
+    def press(tick):
+        if tick.step == 25:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(board, linear_bundle, config(tmp_path), press)
+    back = read_recording(tmp_path / "run.mcap")
+    assert back.meta["ended"] == "interrupted"
+    assert len(back) == 27
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_on_the_real_clock(board, linear_bundle):
+    result = run(board, linear_bundle, config(steps=60, max_lost=1000))
+    assert result.episodes[0].survived
+    assert result.wall_s > 0.25, "it must not run faster than the wall clock"
+    assert result.jitter_us.count == 60

@@ -1,0 +1,70 @@
+"""The set-up program: what it says when it cannot install."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BOOTSTRAP = Path(__file__).parents[1] / "bootstrap.py"
+
+
+@pytest.fixture
+def bootstrap() -> SimpleNamespace:
+    """The set-up program's functions; each one's globals can be patched through ``bootstrap.patch``."""
+    names = runpy.run_path(str(BOOTSTRAP))
+    return SimpleNamespace(**{k: v for k, v in names.items() if not k.startswith("__")})
+
+
+def replace(function: object, **names: object) -> None:
+    function.__globals__.update(names)  # type: ignore[attr-defined]
+
+
+def test_without_root_the_missing_packages_are_named(bootstrap: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    replace(bootstrap.install_debian_packages, provided=lambda name: name != "libegl1", root_prefix=lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        bootstrap.install_debian_packages({"g++": "firmware", "libegl1": "pictures"})
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert "error: these Debian packages are missing" in message
+    assert "apt-get install libegl1" in message
+    assert "g++" not in message
+
+
+def test_nothing_missing_runs_nothing(bootstrap: SimpleNamespace) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a command was run")
+
+    replace(bootstrap.install_debian_packages, provided=lambda name: True, check=refuse)
+    bootstrap.install_debian_packages({"g++": "firmware"})
+
+
+def test_root_and_sudo(bootstrap: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert bootstrap.root_prefix() == []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert bootstrap.root_prefix() is None
+
+
+@pytest.mark.parametrize("arguments", [[], ["everything"], ["run", "all"]])
+def test_an_unknown_profile(
+    bootstrap: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", *arguments])
+    with pytest.raises(SystemExit):
+        bootstrap.main()
+    assert "hint:  run: python3.11 host/bootstrap.py" in capsys.readouterr().err
+
+
+def test_another_python_is_refused(
+    bootstrap: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "run"])
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    with pytest.raises(SystemExit):
+        bootstrap.main()
+    assert "this is Python 3.13" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+import json
+import shutil
+
+import pytest
+
+from balance_hil import bundle as bundle_module
+from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.envs import spec_for
+from balance_hil.errors import BundleError
+from balance_hil.quantize import QuantParams
+
+
+def stage(target, content=b"model"):
+    """A staging folder with every required file, and the bundle that goes with it."""
+    staging = staging_folder(target)
+    for name in REQUIRED_FILES:
+        (staging / name).write_bytes(content)
+    (staging / MODEL_CARD).write_text("card\n")
+    made = Bundle(
+        path=target,
+        id=model_id(content),
+        algorithm="ppo",
+        spec=spec_for("Env01-v1"),
+        input_quant=QuantParams(0.007836868055164814, 3),
+        output_quant=QuantParams(0.0078125, -1),
+        calibration={"rows": 10},
+        training={"seed": 0},
+        versions={"numpy": "1"},
+        metrics={"operators": {"TANH": 1}},
+    )
+    return staging, made
+
+
+@pytest.fixture
+def written(tmp_path):
+    return write_bundle(*stage(tmp_path / "models" / "mine"))
+
+
+def edit_manifest(folder, change):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_a_bundle_survives_writing_and_loading(tmp_path, written):
+    assert Bundle.load(written.path) == written == stage(tmp_path / "models" / "mine")[1]
+    assert written.int8_model() == b"model"
+    assert written.id == "9372c470eead"  # sha256sum of "model"
+
+
+def test_publishing_leaves_no_staging_folder(written):
+    assert [entry.name for entry in written.path.parent.iterdir()] == ["mine"]
+
+
+def test_files_that_an_export_does_not_write_are_kept(tmp_path, written):
+    (written.path / "notes.txt").write_text("mine")
+    again = write_bundle(*stage(written.path, b"other"))
+    assert (again.path / "notes.txt").read_text() == "mine"
+    assert again.id == model_id(b"other")
+
+
+def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, monkeypatch):
+    real = bundle_module.os.replace
+    for crash_at in range(len(REQUIRED_FILES) + 2):
+        write_bundle(*stage(written.path))
+        count = 0
+
+        def crash(source, target, *, at=crash_at):
+            nonlocal count
+            if count == at:
+                raise KeyboardInterrupt
+            count += 1
+            real(source, target)
+
+        staging, other = stage(written.path, b"other")
+        with monkeypatch.context() as patch:
+            patch.setattr(bundle_module.os, "replace", crash)
+            with pytest.raises(KeyboardInterrupt):
+                write_bundle(staging, other)
+        shutil.rmtree(staging)
+        try:
+            loaded = Bundle.load(written.path)
+        except BundleError:
+            continue
+        assert {loaded.file(name).read_bytes() for name in REQUIRED_FILES} == {loaded.int8_model()}
+        assert loaded.id == model_id(loaded.int8_model())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle.load(tmp_path / "none")
+
+
+def test_a_folder_without_a_manifest_was_not_exported(tmp_path):
+    with pytest.raises(BundleError, match="nothing was exported") as caught:
+        Bundle.load(tmp_path)
+    assert caught.value.hint == f"export it: hil export {tmp_path}"
+
+
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_a_missing_file_is_named(written, name):
+    (written.path / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Bundle.load(written.path)
+
+
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_an_altered_file_is_named(written, name):
+    with (written.path / name).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleError, match=f"{name} was altered") as caught:
+        Bundle.load(written.path)
+    assert "hil export" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("id"),
+        lambda m: m.pop("spec"),
+        lambda m: m["spec"].pop("observation"),
+        lambda m: m["quantisation"]["input"].update(colour=1),
+        lambda m: m.update(quantisation={}),
+        lambda m: m.update(format=99),
+        lambda m: m.update(files=[]),
+        lambda m: m["files"].pop("golden.npz"),
+        lambda m: m.update(id="000000000000"),
+    ],
+)
+def test_a_garbled_manifest_is_refused(written, change):
+    edit_manifest(written.path, change)
+    with pytest.raises(BundleError, match="incomplete or altered"):
+        Bundle.load(written.path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"'])
+def test_a_manifest_that_is_no_table_is_refused(written, text):
+    (written.path / MANIFEST).write_text(text)
+    with pytest.raises(BundleError):
+        Bundle.load(written.path)
+
+
+def test_the_model_card_may_be_edited(written):
+    (written.path / MODEL_CARD).write_text("better prose\n")
+    Bundle.load(written.path)
+
+
+def test_the_shipped_bundle_is_whole(ppo_bundle):
+    assert ppo_bundle.spec == spec_for("Env01-v1")
+    assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
+    assert all(ppo_bundle.file(name).is_file() for name in (*REQUIRED_FILES, "policy.zip", "training.json", MODEL_CARD))

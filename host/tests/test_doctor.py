@@ -1,0 +1,56 @@
+"""hil doctor names what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+
+import pytest
+
+from balance_hil import doctor
+
+real_version = importlib.metadata.version
+
+
+@pytest.mark.parametrize(
+    ("package", "state", "cure"),
+    [
+        ("tflite-micro", "missing", "pip install 'balance-hil[int8]'"),
+        ("torch", "optional", "pip install 'balance-hil[train]'"),
+        ("cobs", "missing", "pip install 'balance-hil'"),
+    ],
+)
+def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, package: str, state: str, cure: str) -> None:
+    def version(name: str) -> str:
+        if name == package:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real_version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    checks = {check.name: check for check in doctor.run_checks()}
+    assert (checks[package].state, checks[package].hint) == (state, cure)
+    assert doctor.is_healthy(list(checks.values())) == (state == "optional")
+
+
+def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "g++" else which(name))
+    checks = {check.name: check for check in doctor.run_checks()}
+    assert checks["C++ compiler"].state == "missing"
+    assert checks["C++ compiler"].hint == "apt-get install g++"
+
+
+def test_no_display_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    checks = doctor.run_checks()
+    assert {check.name: check.state for check in checks}["display"] == "optional"
+    assert doctor.is_healthy(checks)
+
+
+def test_a_serial_port_group_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("os.getgroups", list)
+    checks = {check.name: check for check in doctor.run_checks()}
+    assert checks["serial ports"].state == "optional"
+    assert "usermod -aG dialout" in checks["serial ports"].hint

@@ -1,0 +1,87 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balance_hil.errors import NonFiniteInputError
+from balance_hil.quantize import QuantParams, dequantize, quantize
+
+scales = st.floats(min_value=2.0**-20, max_value=1024.0, width=32)
+zero_points = st.integers(-128, 127)
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def quantize_exactly(value, params):
+    """The rule in exact arithmetic: one float32 division, then halves away from zero."""
+    with np.errstate(over="ignore"):
+        ratio = np.float32(value) / np.float32(params.scale)
+    if np.isinf(ratio):
+        return 127 if ratio > 0 else -128
+    exact = Fraction(float(ratio))
+    magnitude = (abs(exact) + Fraction(1, 2)).__floor__()
+    return max(-128, min(127, (magnitude if exact >= 0 else -magnitude) + params.zero_point))
+
+
+@given(finite, scales, zero_points)
+def test_quantize_is_the_exact_rule(value, scale, zero_point):
+    params = QuantParams(scale, zero_point)
+    assert int(quantize(value, params)) == quantize_exactly(value, params)
+
+
+@given(st.floats(-300, 300, width=32), scales, zero_points)
+def test_quantize_is_the_exact_rule_in_the_range_that_matters(codes, scale, zero_point):
+    params = QuantParams(scale, zero_point)
+    value = np.float32(codes) * np.float32(scale)
+    assert int(quantize(value, params)) == quantize_exactly(value, params)
+
+
+@given(st.integers(-128, 126), st.integers(-8, 8), zero_points)
+def test_ties_go_away_from_zero(k, exponent, zero_point):
+    params = QuantParams(2.0**exponent, zero_point)
+    tie = (k + 0.5) * params.scale  # exact: the scale is a power of two
+    away = k + 1 if k >= 0 else k
+    assert int(quantize(tie, params)) == max(-128, min(127, away + zero_point))
+
+
+@pytest.mark.parametrize("value", [0.49999997, -0.49999997])
+def test_the_number_just_below_a_half_rounds_down(value):
+    assert int(quantize(value, QuantParams(1.0, 0))) == 0
+
+
+@given(st.integers(-128, 127), scales, zero_points)
+def test_a_code_survives_the_round_trip(code, scale, zero_point):
+    params = QuantParams(scale, zero_point)
+    assert int(quantize(dequantize(code, params), params)) == code
+
+
+@given(st.integers(-128, 127), scales, zero_points)
+def test_dequantize_rounds_once(code, scale, zero_point):
+    exact = Fraction(float(np.float32(scale))) * (code - zero_point)
+    assert dequantize(code, QuantParams(scale, zero_point)) == np.float32(float(exact))
+
+
+@given(st.lists(finite, min_size=1, max_size=20), scales, zero_points)
+def test_arrays_are_quantised_element_by_element(values, scale, zero_point):
+    params = QuantParams(scale, zero_point)
+    together = quantize(np.array(values, np.float32), params)
+    assert together.dtype == np.int8
+    assert together.tolist() == [int(quantize(value, params)) for value in values]
+
+
+def test_quantize_is_monotonic():
+    codes = quantize(np.linspace(-3, 3, 100_001, dtype=np.float32), QuantParams(0.0078, -3)).astype(int)
+    assert np.all(np.diff(codes) >= 0)
+    assert (codes[0], codes[-1]) == (-128, 127)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(bad):
+    with pytest.raises(NonFiniteInputError):
+        quantize([0.0, bad], QuantParams(0.1, 0))
+
+
+def test_huge_values_saturate_without_a_warning():
+    with np.errstate(all="raise"):
+        assert quantize([3e38, -3e38], QuantParams(1e-3, 5)).tolist() == [127, -128]

@@ -1,0 +1,74 @@
+"""What the training tests share: a request for a training of seconds, and one finished run of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from balance_hil.training.trainer import TrainingRequest, keep_tensorflow_out, train
+
+keep_tensorflow_out()  # before anything imports stable_baselines3: saves seconds
+
+TINY = """
+steps: 1024
+n_envs: 8
+n_steps: 32
+batch_size: 64
+n_epochs: 2
+episode_steps: 100
+policy_layers: [8]
+value_layers: [8]
+checkpoint_every_steps: 256
+evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3}
+"""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_config):
+    """A request whose training takes about a second; the policy will fall."""
+    return TrainingRequest(
+        algorithm="ppo", environment="Env01-v1", output=tmp_path / "models" / "tiny", config=tiny_config, runs=tmp_path / "runs"
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_config):
+    """One finished tiny training, not to be changed: the request, the result and its progress reports."""
+    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
+    folder = tmp_path_factory.mktemp("finished")
+    request = TrainingRequest(
+        algorithm="ppo",
+        environment="Env01-v1",
+        output=folder / "models" / "tiny",
+        config=tiny_config,
+        runs=folder / "runs",
+        seed=7,
+    )
+    progress = []
+    return request, train(request, progress.append), progress
+
+
+@pytest.fixture
+def resumable(finished, tmp_path):
+    """A request that continues the finished training for another 512 steps."""
+    request, result, _ = finished
+    return replace(
+        request,
+        config=None,
+        seed=None,
+        resume=result.output,
+        steps=result.record.steps + 512,
+        output=tmp_path / "continued",
+        runs=tmp_path / "runs",
+    )

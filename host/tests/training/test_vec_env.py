@@ -1,0 +1,67 @@
+"""The training episodes as Stable-Baselines3 sees them."""
+
+import numpy as np
+import pytest
+
+from balance_hil.envs import make
+
+pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
+
+from balance_hil.training.vec_env import BatchVecEnv
+
+ZERO = np.zeros((3, 2), np.float32)
+
+
+def test_it_does_what_the_environment_does():
+    env, alone = BatchVecEnv("Env01-v1", 2, 1000, (1, 0)), make("Env01-v1").unwrapped
+    observations = env.reset()
+    alone.reset(seed=0)
+    alone._np_random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((1, 0, 1))))
+    np.testing.assert_array_equal(observations[1], alone.reset()[0])
+    for _ in range(5):
+        observations, rewards, dones, infos = env.step(ZERO[:2])
+        observation, reward, _, _, info = alone.step(ZERO[0])
+        np.testing.assert_array_equal(observations[1], observation)
+        assert rewards.dtype == np.float32
+        assert rewards[1] == np.float32(reward)
+        assert not dones.any()
+        assert infos[1] == info
+
+
+def test_an_episode_that_is_cut_off_says_so_and_starts_anew():
+    env = BatchVecEnv("Env01-v1", 3, 4, (1, 0))
+    env.reset()
+    returns = np.zeros(3)
+    for _ in range(4):
+        observations, rewards, dones, infos = env.step(ZERO)
+        returns += rewards
+    assert dones.all()
+    for i, info in enumerate(infos):
+        assert info["TimeLimit.truncated"]
+        assert info["episode"]["l"] == 4
+        assert info["episode"]["r"] == pytest.approx(returns[i], rel=1e-6)
+        assert not np.array_equal(info["terminal_observation"], observations[i])
+    assert abs(observations[0][2]) < 0.02  # a new episode: the wheels are at rest
+    assert not env.step(ZERO)[2].any()
+
+
+def test_a_fall_is_not_a_truncation():
+    env = BatchVecEnv("Env01-v1", 3, 1000, (1, 0))
+    env.reset()
+    done_infos = []
+    while len(done_infos) < 3:
+        _, _, dones, infos = env.step(ZERO)
+        done_infos += [info for done, info in zip(dones, infos, strict=True) if done]
+    assert not any(info["TimeLimit.truncated"] for info in done_infos)
+
+
+def test_episodes_differ_from_one_another_and_repeat_with_the_same_entropy():
+    first, again, other = (BatchVecEnv("Env01-v1", 3, 50, entropy).reset() for entropy in ((1, 0), (1, 0), (1, 64)))
+    np.testing.assert_array_equal(first, again)
+    assert len({row.tobytes() for row in np.concatenate([first, other])}) == 6
+
+
+def test_stable_baselines_cannot_reseed_it():
+    env, other = BatchVecEnv("Env01-v1", 2, 50, (1, 0)), BatchVecEnv("Env01-v1", 2, 50, (1, 0))
+    env.seed(99)
+    np.testing.assert_array_equal(env.reset(), other.reset())
