@@ -147,7 +147,8 @@ class _Walk:
         out_a, out_b = self._keep(a, operator, computed_a), self._keep(b, operator, computed_b)
         differing = out_a != out_b
         unexplained = differing & ((computed_a != out_a) | (computed_b != out_b))
-        b_on_a = b.emulator.apply(operator, ins_a)
+        alike = a.emulator.arithmetic(operator) == b.emulator.arithmetic(operator)
+        b_on_a = computed_a if alike else b.emulator.apply(operator, ins_a)
         new = differing & ~unexplained & (b_on_a != computed_a)
         causes = self._causes(operator, ins_a, computed_a, new)
         rows = len(new)
@@ -198,9 +199,11 @@ class _Walk:
         for rule, emulator in self._swapped.items():
             if not open_.any():
                 break
-            solved = open_ & (emulator.apply(operator, ins) == wanted)
+            # Where the swap makes b's arithmetic a's, nothing need be computed.
+            alike = emulator.arithmetic(operator) == self._a.emulator.arithmetic(operator)
+            solved = open_ if alike else open_ & (emulator.apply(operator, ins) == wanted)
             causes[solved] = CAUSES.index(_cause(rule, operator.name))
-            open_ &= ~solved
+            open_ = open_ & ~solved
         return causes
 
     def _remember_roots(self, new: NDArray[np.bool_], causes: NDArray[np.intp]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.boards import Board
 from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
@@ -48,6 +49,17 @@ class Exchange:
     inputs: Int8Array  # int8 [n, n_obs], as the board quantised them
     outputs: Int8Array  # int8 [n, n_act]
     actions: Float32Array  # float32 [n, n_act]
+
+
+def exchange_with(board: Board, observations: Float32Array) -> Exchange:
+    """Sends observations, float32 [n, n_obs], to a board and keeps what it said. Raises HarnessError when the board is lost."""
+    actions = board.infer_batch(observations)
+    return Exchange(
+        observations=observations,
+        inputs=np.stack([action.input for action in actions]),
+        outputs=np.stack([action.output for action in actions]),
+        actions=np.stack([action.action for action in actions]),
+    )
 
 
 def diagnose(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from balance_hil.comparing.identification import identify, identify_by_outputs, separating_inputs
+from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
+from balance_hil.comparing.diagnosis import diagnose, exchange_with
+from balance_hil.comparing.identification import identify, identify_by_outputs, identify_runtime, separating_inputs
+from balance_hil.comparing.probes import probe_observations
 from balance_hil.runtimes.base import LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.rules import (
@@ -72,6 +75,37 @@ def test_a_runtime_like_no_other_is_not_named():
     assert found.closest.mismatches == 2  # the value, and the tanh behind it, which was computed from another one
     assert found.closest.first_op == 2
     assert "computes like no known variant; the closest is tflm (2 of " in found.verdict
+
+
+def _board(variant, bundle):
+    """A board behind the protocol whose firmware computes in the arithmetic of ``variant``."""
+    emulator = EmulatedRuntime(bundle.int8_model(), variant)
+    layers = [
+        lambda row, op=op: emulator.layers_int8_batch(row[np.newaxis])[op].values[0]
+        for op in range(len(emulator.graph.operators))
+    ]
+    return fake_board(FakeFirmware(fake_info(bundle), emulator.infer_int8, layers), bundle)
+
+
+@pytest.mark.parametrize("variant", [TFLM, TFLM_FIRST_SCALE, TFLM_SINGLE_ROUNDING, XNNPACK], ids=lambda v: v.name)
+def test_a_board_is_identified_through_its_layers(variant, ppo_bundle):
+    with _board(variant, ppo_bundle) as board:
+        found = identify_runtime(board.as_runtime(), read_graph(ppo_bundle.int8_model()), samples=100)
+        exchange = exchange_with(board, probe_observations(ppo_bundle.input_quant, 6)[:200])
+    assert found.runtime == "board"
+    assert found.variant == variant or variant in found.unseparated
+    diagnosis = diagnose(exchange, EmulatedRuntime(ppo_bundle.int8_model(), variant))
+    assert [finding.fault for finding in diagnosis] == ["", "", ""]
+
+
+def test_a_choice_that_random_inputs_leave_is_settled_with_more():
+    runtime = EmulatedRuntime(GRAPH, XNNPACK)
+    few = identify(runtime.name, GRAPH, INPUTS[:3], runtime.layers_int8_batch(INPUTS[:3]))
+    assert TFLM in few.unseparated or few.variant == TFLM
+    found = identify_runtime(runtime, GRAPH, samples=3)
+    assert found.samples > 3
+    assert TFLM not in found.unseparated
+    assert found.variant != TFLM
 
 
 def test_variants_equal_by_construction_are_one_group():

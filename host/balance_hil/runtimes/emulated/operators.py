@@ -115,7 +115,7 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
         """The vector loop multiplies and adds in float32; the portable one for the rest multiplies once."""
         values = inputs[0].reshape(-1)
         body = len(values) // _FLOAT_LANES * _FLOAT_LANES
-        floats = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
+        floats: Values = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
         return floats.reshape(-1, *target.shape)
 
     return Kernel(run, Kernels.OPTIMISED)

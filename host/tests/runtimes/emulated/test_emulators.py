@@ -176,7 +176,8 @@ def test_layers_leave_out_float_outputs():
 
 
 @pytest.mark.parametrize("variant", KNOWN_VARIANTS, ids=lambda v: v.name)
-def test_a_batch_equals_its_rows(variant: Variant):
+def test_a_batch_equals_its_rows(variant: Variant, monkeypatch):
+    monkeypatch.setattr("balance_hil.runtimes.emulated.interpreter._BLOCK_VALUES", 16_000)
     emulator = EmulatedRuntime(actor((6, 16, 2), "TANH", per_channel=True, seed=4), variant)
     inputs = random_inputs(5000, 6, 1)  # several blocks, the last one short
     together = emulator.infer_int8_batch(inputs)
