@@ -37,15 +37,26 @@ if TYPE_CHECKING:
 @click.option("--layer-samples", type=click.IntRange(min=0), default=CompareConfig.layer_samples, show_default=True,
               help="inputs on which every layer is compared; 0 switches that off")  # fmt: skip
 @click.option("--layers", is_flag=True, help="print the table of every layer of every pair that differs")
+@click.option("--closed-loop", "loop", metavar="A,B", help="instead: two runtimes (or board) drive the same episodes")
+@click.option("--episodes", type=click.IntRange(min=1), help="with --closed-loop: how many; default: 20")
+@click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: 6000 (30 s)")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of tables")
 def command(
     bundle: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, samples: int, seed: int,
     runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool, as_json: bool,
+    loop: str | None, episodes: int | None, steps: int | None,
 ) -> None:  # fmt: skip
     """Gives every desktop runtime and the board the same inputs, and counts the outputs that differ.
 
     Exit status 0 when no board took part, or when the board equals TensorFlow Lite Micro (tflm) bit for bit; 1 otherwise.
     """
+    if loop is not None or episodes is not None or steps is not None:
+        from balance_hil.cli import closed_loop
+
+        closed_loop.main(
+            loop, bundle, episodes=episodes, steps=steps, seed=seed, board=board, port=port, baud=baud, engine=engine
+        )
+        return
     config = CompareConfig(
         samples=samples,
         seed=seed,

@@ -15,7 +15,7 @@ from balance_hil.bundle import Bundle, find_bundle
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
-from balance_hil.comparing.replay_result import Replay, ReplayRow
+from balance_hil.comparing.replay_result import FirstDifference, Replay
 from balance_hil.errors import UsageError
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
@@ -87,21 +87,18 @@ def _print(result: Replay) -> None:
     table.add_column("value")
     for heading in ("compared", "differing", "max LSB"):
         table.add_column(heading, justify="right")
-    for heading in ("first: episode", "step"):
-        table.add_column(heading, justify="right")
-    for heading in ("element", "recorded → replayed"):
-        table.add_column(heading)
     for row in result.rows:
         numbers = (f"{row.values}", f"{row.differing}", f"{row.max_lsb:.4g}")
-        table.add_row(row.what, *numbers, *_first(row), style="" if row.differing else "green")
+        table.add_row(row.what, *numbers, style="" if row.differing else "green")
     stdout.print()
     stdout.print(table)
     stdout.print()
+    for row in result.rows:
+        if row.first is not None:
+            stdout.print(_first(row.what, row.first), soft_wrap=True, markup=False)
     stdout.print(result.verdict, style="bold green" if result.equal else "bold red", soft_wrap=True, markup=False)
 
 
-def _first(row: ReplayRow) -> tuple[str, ...]:
-    first = row.first
-    if first is None:
-        return ()
-    return f"{first.episode}", f"{first.step}", first.signal, f"{first.recorded:.6g} → {first.replayed:.6g}"
+def _first(what: str, first: FirstDifference) -> str:
+    where = f"episode {first.episode}, step {first.step} ({first.t_s:.3f} s), {first.signal}"
+    return f"first differing {what}: {where}: recorded {first.recorded:.7g}, replayed {first.replayed:.7g}"
