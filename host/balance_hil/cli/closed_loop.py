@@ -6,13 +6,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import click
 from rich import box
 from rich.table import Table
 
-from balance_hil.boards import connect
+from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.progress import ProgressBars
@@ -28,18 +28,21 @@ OPTIONS = ("bundle", "loop", "episodes", "steps", "seed", "board", "port", "baud
 MOST_PARTINGS = 20  # printed; --json has them all
 
 
+class Device(NamedTuple):
+    """How to reach the board."""
+
+    board: str | None
+    port: str | None
+    baud: int | None
+    engine: str | None
+
+    def connect(self, bundle: Bundle) -> Board:
+        """See ``boards.connect``; the native board unless another one is named."""
+        return connect(self.board or DEFAULT_BOARD, bundle, port=self.port, baud=self.baud, engine=self.engine, progress=_say)
+
+
 def main(
-    pair: str | None,
-    folder: Path,
-    *,
-    episodes: int | None,
-    steps: int | None,
-    seed: int,
-    board: str | None,
-    port: str | None,
-    baud: int | None,
-    engine: str | None,
-    as_json: bool,
+    pair: str | None, folder: Path, device: Device, *, episodes: int | None, steps: int | None, seed: int, as_json: bool
 ) -> NoReturn:
     """Runs and prints the comparison, and exits: 0 when neither survival nor tracking differs, 1 otherwise.
 
@@ -49,7 +52,7 @@ def main(
     """
     names = _names(pair)
     _refuse_other_options()
-    if BOARD not in names and (board or port or baud or engine):
+    if BOARD not in names and any(device):
         raise UsageError("--board, --port, --baud and --engine belong to a board", "name it: --closed-loop tflm,board")
     config = ClosedLoopConfig(episodes=episodes or ClosedLoopConfig.episodes, seed=seed, max_steps=steps)
     bundle = Bundle.load(folder)
@@ -57,8 +60,7 @@ def main(
         runtimes: list[Runtime] = []
         for name in names:
             if name == BOARD:
-                device = connect(board or DEFAULT_BOARD, bundle, port=port, baud=baud, engine=engine, progress=_say)
-                runtimes.append(stack.enter_context(device).as_runtime())
+                runtimes.append(stack.enter_context(device.connect(bundle)).as_runtime())
             else:
                 runtimes.append(stack.enter_context(load_runtime(name, bundle)))
         watch = stack.enter_context(ProgressBars())

@@ -48,7 +48,7 @@ class PairedDifference:
     @property
     def too_few(self) -> bool:
         """Whether no difference, however large, could be found: too few episodes."""
-        return 2.0 / 2**self.pairs >= self.level
+        return 2.0 / (1 << self.pairs) >= self.level
 
 
 @dataclass(frozen=True, kw_only=True)
