@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -106,6 +107,25 @@ class Bundle:
             "versions": dict(self.versions),
             "metrics": dict(self.metrics),
         }
+
+
+def find_bundle(wanted: str, root: Path) -> Bundle:
+    """The bundle with the id ``wanted`` among the folders of ``root``. Folders that hold no bundle are passed over.
+
+    Raises:
+        BundleError: none of them has that id, or the one that has is incomplete or altered.
+    """
+    ids = {}
+    for manifest in sorted(root.glob("*/" + MANIFEST)):
+        if manifest.parent.name.startswith("."):  # a staging folder
+            continue
+        with contextlib.suppress(BundleError, KeyError):
+            ids[manifest.parent] = _read_manifest(manifest.parent)["id"]
+    for folder, found in ids.items():
+        if found == wanted:
+            return Bundle.load(folder)
+    there = ", ".join(f"{folder.name} ({found})" for folder, found in ids.items()) or "no bundle"
+    raise BundleError(f"no bundle in {root} has the id {wanted}; there is {there}", "name its folder: --bundle FOLDER")
 
 
 def write_bundle(staging: Path, bundle: Bundle) -> Bundle:

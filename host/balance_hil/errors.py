@@ -198,6 +198,10 @@ class RecordingError(HarnessError, ValueError):
     """A file is not a recording of ours, or is cut off."""
 
 
+class RecordingMismatchError(RecordingError):
+    """The recording is of a run of another model than the bundle."""
+
+
 class NonFiniteInputError(HarnessError, ValueError):
     """A NaN or an infinity where a number is needed."""
 

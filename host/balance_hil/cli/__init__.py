@@ -21,6 +21,7 @@ COMMANDS = {
     "flash": "build the firmware with a policy, flash it to a board and see that it runs",
     "run": "step the robot with the actions that a board returns",
     "compare": "run the same inputs through every runtime and the board, and count what differs",
+    "replay": "feed a recorded run to any runtime or board: the regression test of a firmware change",
     "report": "draw a recording",
     "boards": "list boards that are plugged in and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",

@@ -37,11 +37,14 @@ from balance_hil.comparing.subject import Subject, load_subject
 @click.option("--output", metavar="NAME", help="which output of a .tflite with several: its name, or its number from 0")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="draw the differences of every layer, one colour for each cause (.svg, .png or .pdf)")  # fmt: skip
+@click.option("--closed-loop", "loop", metavar="A,B", help="instead: two runtimes (or board) drive the same episodes")
+@click.option("--episodes", type=click.IntRange(min=1), help="with --closed-loop: how many; default: 20")
+@click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: 6000 (30 s)")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of tables")
 def command(
     model: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, samples: int, seed: int,
     runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool, output: str | None,
-    picture: Path | None, as_json: bool,
+    picture: Path | None, as_json: bool, loop: str | None, episodes: int | None, steps: int | None,
 ) -> None:  # fmt: skip
     """Gives every desktop runtime and the board the same inputs, counts the outputs that differ and says why they do.
 
@@ -50,6 +53,11 @@ def command(
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
     for bit; 1 when the board differs; 2 when a difference is unexplained.
     """
+    if loop is not None or episodes is not None or steps is not None:
+        from balance_hil.cli import closed_loop
+
+        device = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
+        closed_loop.main(loop, model, device, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
     config = CompareConfig(
         samples=samples,
         seed=seed,
