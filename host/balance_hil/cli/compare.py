@@ -56,8 +56,8 @@ def command(
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
 
-        device = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
-        closed_loop.main(loop, model, device, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
+        wanted = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
+        closed_loop.main(loop, model, wanted, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
     config = CompareConfig(
         samples=samples,
         seed=seed,
