@@ -1,4 +1,4 @@
-"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/emulators.py."""
+"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/verify_emulators.py."""
 
 from __future__ import annotations
 
