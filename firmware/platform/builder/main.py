@@ -17,6 +17,9 @@ toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none
 def bare_metal(env, board):
     """Flags for a Cortex-M without an operating system: our own start-up code and linker script, newlib's small library."""
     cpu = list(board.get("build.cpu_flags"))
+    # Space counts, but for the inner loops.
+    env.Replace(CCFLAGS=["-Os" if flag == "-O2" else flag for flag in env["CCFLAGS"]])
+    env.AddBuildMiddleware(lambda e, node: e.Object(node, CCFLAGS=[*e["CCFLAGS"], "-O2"]), "*/engine_int8/src/dense_rows_*.cpp")
     scripts = Path(env.subst("$PROJECT_DIR")) / "firmware/platform/ld"
     env.Append(
         CCFLAGS=cpu,

@@ -111,7 +111,14 @@ class ModelBuilder:
 
 
 def random_dense(
-    builder: ModelBuilder, rng: np.random.Generator, source: int, rows: int, *, per_channel: bool, activation: str = "NONE"
+    builder: ModelBuilder,
+    rng: np.random.Generator,
+    source: int,
+    rows: int,
+    *,
+    per_channel: bool,
+    activation: str = "NONE",
+    bias: bool = True,
 ) -> int:
     """A dense layer with random weights whose outputs fill the int8 range, saturating now and then."""
     columns = int(builder.tensors[source].shape[-1])
@@ -124,12 +131,8 @@ def random_dense(
     sum_scale = input_scale * max(scales) * 73 * 73 * np.sqrt(columns)  # of a typical sum
     scale = float(np.float32(sum_scale / 127 * 10 ** rng.uniform(-0.5, 1)))
     zero_point = -128 if activation in ("RELU", "RELU6") and rng.random() < 0.5 else int(rng.integers(-128, 128))
-    if rng.random() < 0.1:
-        bias = None
-    else:
-        spread = rng.choice([1e1, 1e3, 1e5])
-        bias = np.asarray(rng.normal(0, spread, rows), np.int32)
-    return builder.dense(source, weights, scales if per_channel else scales[0], (scale, zero_point), bias, activation)
+    values = np.asarray(rng.normal(0, rng.choice([1e1, 1e3, 1e5]), rows), np.int32) if bias else None
+    return builder.dense(source, weights, scales if per_channel else scales[0], (scale, zero_point), values, activation)
 
 
 def typical_policy(activation: str, seed: int = 7) -> bytes:
@@ -156,8 +159,8 @@ def random_policy(seed: int) -> bytes:
     current = first
     for _ in range(int(rng.integers(1, 4))):
         rows = int(rng.integers(1, 70))
-        fused = str(rng.choice(ACTIVATIONS))
-        current = random_dense(builder, rng, current, rows, per_channel=bool(rng.random() < 0.7), activation=fused)
+        fused, bias, per_channel = str(rng.choice(ACTIVATIONS)), bool(rng.random() < 0.9), bool(rng.random() < 0.7)
+        current = random_dense(builder, rng, current, rows, per_channel=per_channel, activation=fused, bias=bias)
         current = _random_activation(builder, rng, current)
     return builder.build([first], [current])
 

@@ -18,31 +18,43 @@
 #define HIL_DENSE_ROWS_PORTABLE 1
 #endif
 
+// Also where the compiler is told to save space: these few lines are where the time goes.
+#define HIL_ALWAYS_INLINE __attribute__((always_inline))
+
 namespace hil::int8 {
 
 constexpr uint32_t kMinColumnsOfFastPath = 4;
+constexpr uint32_t kMinRowsOfFastPath = 2;
 
 /// All rows of a layer that `fits`, saturated to int8 and not yet clamped to its activation. `scratch`: ScratchBytes() bytes.
 void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);
 
-inline int32_t BiasOf(const FullyConnectedLayer& layer, uint32_t row) {
-  if (layer.bias == nullptr) {
-    return 0;
-  }
-  int32_t bias = 0;
-  std::memcpy(&bias, layer.bias + 4 * row, sizeof bias);
-  return bias;
+HIL_ALWAYS_INLINE inline int32_t LoadInt32(const uint8_t* bytes) {
+  int32_t value = 0;
+  std::memcpy(&value, bytes, sizeof value);
+  return value;
 }
 
-inline int8_t SaturateToInt8(int32_t value) {
+HIL_ALWAYS_INLINE inline int8_t SaturateToInt8(int32_t value) {
   if (value > INT8_MAX) {
     return INT8_MAX;
   }
   return static_cast<int8_t>(value < INT8_MIN ? INT8_MIN : value);
 }
 
+/// Half of `value`, rounded down, saturated to int8.
+HIL_ALWAYS_INLINE inline int8_t HalfSaturatedToInt8(int32_t value) {
+#if defined(HIL_CORTEX_M_DSP)
+  int32_t result;
+  __asm__("ssat %0, #8, %1, asr #1" : "=r"(result) : "r"(value));
+  return static_cast<int8_t>(result);
+#else
+  return SaturateToInt8(value >> 1);
+#endif
+}
+
 /// (2 * accumulator * fraction) / 2^32 rounded half up, which is MultiplyHigh() where the accumulator is below 2^30.
-inline int32_t MultiplyHighFast(int32_t accumulator, int32_t fraction) {
+HIL_ALWAYS_INLINE inline int32_t MultiplyHighFast(int32_t accumulator, int32_t fraction) {
 #if defined(HIL_CORTEX_M_DSP)
   int32_t product;
   __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(accumulator * 2), "r"(fraction));
@@ -54,10 +66,42 @@ inline int32_t MultiplyHighFast(int32_t accumulator, int32_t fraction) {
 
 /// Requantised accumulator plus zero point. Rounding half away from zero as: subtract one from negative numbers, shift by all but
 /// one bit, add one, shift by the last bit; the zero point, doubled, goes with the one.
-inline int8_t FinishRow(const FullyConnectedLayer& layer, uint32_t row, int32_t accumulator, int32_t one_and_zero_point) {
-  const int32_t product = MultiplyHighFast(accumulator, layer.fractions[row]);
-  const int32_t shifted = (product + (product >> 31)) >> layer.shifts[row];
-  return SaturateToInt8((shifted + one_and_zero_point) >> 1);
+HIL_ALWAYS_INLINE inline int8_t FinishRow(int32_t accumulator, int32_t fraction, int32_t shift, int32_t one_and_zero_point) {
+  const int32_t product = MultiplyHighFast(accumulator, fraction);
+  return HalfSaturatedToInt8(((product + (product >> 31)) >> shift) + one_and_zero_point);
+}
+
+/// Sums of two neighbouring rows.
+struct PairOfSums {
+  int32_t a;
+  int32_t b;
+};
+
+/// Goes through a layer by pairs of rows, because two rows can share the loading of the input. `add(a, b, sums)` returns the sums
+/// with the products of the rows that start at `a` and `b` added.
+template <typename Add>
+HIL_ALWAYS_INLINE inline void ForEachPairOfRows(const FullyConnectedLayer& layer_in_memory, int8_t* output, const Add& add) {
+  const FullyConnectedLayer layer = layer_in_memory;  // a copy, because writing int8 could change the original
+  const int32_t one_and_zero_point = 1 + 2 * layer.output_zero_point;
+  const int8_t* weights = layer.weights;
+  const uint8_t* bias = layer.bias;
+  const int32_t* fractions = layer.fractions;
+  const int8_t* shifts = layer.shifts;
+  for (uint32_t left = layer.rows;;) {
+    const PairOfSums sums = add(weights, weights + layer.columns, PairOfSums{LoadInt32(bias), LoadInt32(bias + 4)});
+    output[0] = FinishRow(sums.a, fractions[0], shifts[0], one_and_zero_point);
+    output[1] = FinishRow(sums.b, fractions[1], shifts[1], one_and_zero_point);
+    if (left == 2) {
+      return;
+    }
+    const uint32_t step = left == 3 ? 1 : 2;  // of an odd number of rows, the last pair repeats one
+    left -= step;
+    weights += step * layer.columns;
+    bias += step * 4;
+    fractions += step;
+    shifts += step;
+    output += step;
+  }
 }
 
 }  // namespace hil::int8

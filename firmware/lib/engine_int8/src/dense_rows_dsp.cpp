@@ -7,34 +7,18 @@ namespace hil::int8 {
 
 namespace {
 
-/// Bytes 0 and 2 of `word`, sign-extended to 16 bits each; then bytes 1 and 3.
-inline uint32_t EvenBytes(uint32_t word) {
-  uint32_t pair;
-  __asm__("sxtb16 %0, %1" : "=r"(pair) : "r"(word));
-  return pair;
-}
-inline uint32_t OddBytes(uint32_t word) {
-  uint32_t pair;
-  __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-  return pair;
-}
-/// The same, added to the two 16-bit numbers in `offset`.
-inline uint32_t EvenBytesPlus(uint32_t offset, uint32_t word) {
+/// Bytes 0 and 2 of `word`, sign-extended and added to the two 16-bit numbers in `offset`; then bytes 1 and 3.
+HIL_ALWAYS_INLINE inline uint32_t EvenBytesPlus(uint32_t offset, uint32_t word) {
   uint32_t pair;
   __asm__("sxtab16 %0, %1, %2" : "=r"(pair) : "r"(offset), "r"(word));
   return pair;
 }
-inline uint32_t OddBytesPlus(uint32_t offset, uint32_t word) {
+HIL_ALWAYS_INLINE inline uint32_t OddBytesPlus(uint32_t offset, uint32_t word) {
   uint32_t pair;
   __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(pair) : "r"(offset), "r"(word));
   return pair;
 }
-inline int32_t MultiplyAccumulate(uint32_t a, uint32_t b, int32_t sum) {
-  int32_t result;
-  __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-  return result;
-}
-inline uint32_t Load(const int8_t* bytes) {
+HIL_ALWAYS_INLINE inline uint32_t Load(const int8_t* bytes) {
   uint32_t word;
   std::memcpy(&word, bytes, sizeof word);  // one load: these processors read unaligned words
   return word;
@@ -55,7 +39,7 @@ InputPair Tail(const int8_t* last_four, uint32_t offset, uint32_t new_columns) {
   return pair;
 }
 
-/// Returns how many pairs `pairs` holds.
+/// Fills `pairs` with the whole input, four elements each.
 void ExpandInput(const FullyConnectedLayer& layer, const int8_t* input, InputPair* pairs) {
   const uint32_t negated = static_cast<uint16_t>(-layer.input_zero_point);
   const uint32_t offset = negated << 16 | negated;
@@ -69,13 +53,25 @@ void ExpandInput(const FullyConnectedLayer& layer, const int8_t* input, InputPai
   }
 }
 
-inline void FourColumns(const int8_t* a, const int8_t* b, const InputPair& x, int32_t* sum_a, int32_t* sum_b) {
-  const uint32_t word_a = Load(a);
-  const uint32_t word_b = Load(b);
-  *sum_a = MultiplyAccumulate(EvenBytes(word_a), x.even, *sum_a);
-  *sum_b = MultiplyAccumulate(EvenBytes(word_b), x.even, *sum_b);
-  *sum_a = MultiplyAccumulate(OddBytes(word_a), x.odd, *sum_a);
-  *sum_b = MultiplyAccumulate(OddBytes(word_b), x.odd, *sum_b);
+/// Four columns of both rows: eight products in eleven instructions. Moves all pointers on.
+HIL_ALWAYS_INLINE inline void FourColumns(const int8_t*& a, const int8_t*& b, const InputPair*& x, PairOfSums* sums) {
+  uint32_t even, odd, word_a, word_b, half;
+  __asm__(
+      "ldrd   %[even], %[odd], [%[x]], #8\n\t"
+      "ldr    %[word_a], [%[a]], #4\n\t"
+      "ldr    %[word_b], [%[b]], #4\n\t"
+      "sxtb16 %[half], %[word_a]\n\t"
+      "sxtb16 %[word_a], %[word_a], ror #8\n\t"
+      "smlad  %[sum_a], %[half], %[even], %[sum_a]\n\t"
+      "sxtb16 %[half], %[word_b]\n\t"
+      "sxtb16 %[word_b], %[word_b], ror #8\n\t"
+      "smlad  %[sum_b], %[half], %[even], %[sum_b]\n\t"
+      "smlad  %[sum_a], %[word_a], %[odd], %[sum_a]\n\t"
+      "smlad  %[sum_b], %[word_b], %[odd], %[sum_b]"
+      : [x] "+r"(x), [a] "+r"(a), [b] "+r"(b), [sum_a] "+r"(sums->a), [sum_b] "+r"(sums->b),
+        [even] "=&r"(even), [odd] "=&r"(odd), [word_a] "=&r"(word_a), [word_b] "=&r"(word_b), [half] "=&r"(half)
+      :
+      : "memory");
 }
 
 }  // namespace
@@ -83,38 +79,26 @@ inline void FourColumns(const int8_t* a, const int8_t* b, const InputPair& x, in
 void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output) {
   InputPair* const pairs = reinterpret_cast<InputPair*>(scratch);
   ExpandInput(layer, input, pairs);
-  const uint32_t columns = layer.columns;
-  const uint32_t in_fours = columns & ~3u;
-  const int32_t one_and_zero_point = 1 + 2 * layer.output_zero_point;
-  for (uint32_t row = 0; row < layer.rows; row += 2) {  // two rows share the loading of the input
-    const bool pair = row + 1 < layer.rows;
-    const int8_t* a = layer.weights + row * columns;
-    const int8_t* b = pair ? a + columns : a;
-    int32_t sum_a = BiasOf(layer, row);
-    int32_t sum_b = pair ? BiasOf(layer, row + 1) : 0;
+  const uint32_t sixteens = layer.columns / 16;
+  const uint32_t fours = (layer.columns % 16 + 3) / 4;
+  const uint32_t back = (0 - layer.columns) % 4;  // columns that the last four have counted before
+  ForEachPairOfRows(layer, output, [=](const int8_t* a, const int8_t* b, PairOfSums sums) {
     const InputPair* x = pairs;
-    const int8_t* const end = a + in_fours;
-    if ((in_fours & 4) != 0) {
-      FourColumns(a, b, *x++, &sum_a, &sum_b);
-      a += 4;
-      b += 4;
+    for (uint32_t left = sixteens; left != 0; --left) {
+      FourColumns(a, b, x, &sums);
+      FourColumns(a, b, x, &sums);
+      FourColumns(a, b, x, &sums);
+      FourColumns(a, b, x, &sums);
     }
-    while (a != end) {
-      FourColumns(a, b, x[0], &sum_a, &sum_b);
-      FourColumns(a + 4, b + 4, x[1], &sum_a, &sum_b);
-      a += 8;
-      b += 8;
-      x += 2;
+    for (uint32_t left = fours; left != 0; --left) {
+      if (left == 1) {
+        a -= back;
+        b -= back;
+      }
+      FourColumns(a, b, x, &sums);
     }
-    if (in_fours != columns) {
-      const uint32_t back = 4 - (columns - in_fours);
-      FourColumns(a - back, b - back, *x, &sum_a, &sum_b);
-    }
-    output[row] = FinishRow(layer, row, sum_a, one_and_zero_point);
-    if (pair) {
-      output[row + 1] = FinishRow(layer, row + 1, sum_b, one_and_zero_point);
-    }
-  }
+    return sums;
+  });
 }
 
 }  // namespace hil::int8

@@ -26,27 +26,31 @@ struct RowSums {
 }  // namespace
 
 void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t*, int8_t* output) {
-  const uint32_t columns = layer.columns;
-  const int32_t one_and_zero_point = 1 + 2 * layer.output_zero_point;
-  for (uint32_t row = 0; row < layer.rows; row += 2) {  // two rows share the loading of the input
-    const bool pair = row + 1 < layer.rows;
-    const int8_t* const a = layer.weights + row * columns;
-    const int8_t* const b = pair ? a + columns : a;
+  const uint32_t whole = layer.columns / kLanes;
+  const uint32_t rest = layer.columns % kLanes;
+  const mve_pred16_t in_rest = vctp8q(rest);  // lanes beyond the row load zeros and touch no memory
+  const int32_t zero_point = layer.input_zero_point;
+  ForEachPairOfRows(layer, output, [=](const int8_t* a, const int8_t* b, PairOfSums sums) {
+    const int8_t* x = input;
     RowSums sums_a;
     RowSums sums_b;
-    for (uint32_t i = 0; i < columns; i += kLanes) {
-      const mve_pred16_t left = vctp8q(columns - i);  // lanes beyond the row load zeros and touch no memory
-      const int8x16_t x = vldrbq_z_s8(input + i, left);
-      sums_a.Add(vldrbq_z_s8(a + i, left), x);
-      sums_b.Add(vldrbq_z_s8(b + i, left), x);
+    for (uint32_t left = whole; left != 0; --left) {
+      const int8x16_t elements = vldrbq_s8(x);
+      sums_a.Add(vldrbq_s8(a), elements);
+      sums_b.Add(vldrbq_s8(b), elements);
+      x += kLanes;
+      a += kLanes;
+      b += kLanes;
     }
-    const int32_t sum_a = BiasOf(layer, row) + sums_a.products - layer.input_zero_point * sums_a.weights;
-    output[row] = FinishRow(layer, row, sum_a, one_and_zero_point);
-    if (pair) {
-      const int32_t sum_b = BiasOf(layer, row + 1) + sums_b.products - layer.input_zero_point * sums_b.weights;
-      output[row + 1] = FinishRow(layer, row + 1, sum_b, one_and_zero_point);
+    if (rest != 0) {
+      const int8x16_t elements = vldrbq_z_s8(x, in_rest);
+      sums_a.Add(vldrbq_z_s8(a, in_rest), elements);
+      sums_b.Add(vldrbq_z_s8(b, in_rest), elements);
     }
-  }
+    sums.a += sums_a.products - zero_point * sums_a.weights;
+    sums.b += sums_b.products - zero_point * sums_b.weights;
+    return sums;
+  });
 }
 
 }  // namespace hil::int8

@@ -2,7 +2,20 @@
 
 #include <cstring>
 
+// Runs when a model is loaded, so that space counts and time does not.
+#define HIL_OUT_OF_LINE __attribute__((noinline))
+
 namespace hil::int8 {
+
+HIL_OUT_OF_LINE int32_t MultiplyHigh(int32_t a, int32_t b) {
+  return static_cast<int32_t>((static_cast<int64_t>(a) * b + (int64_t{1} << 30)) >> 31);
+}
+
+HIL_OUT_OF_LINE int32_t ShiftRight(int32_t value, int32_t exponent) {
+  const int32_t mask = static_cast<int32_t>((uint32_t{1} << exponent) - 1);
+  const int32_t threshold = (mask >> 1) + (value < 0 ? 1 : 0);
+  return (value >> exponent) + ((value & mask) > threshold ? 1 : 0);
+}
 
 namespace {
 
@@ -84,6 +97,12 @@ int32_t TwoOverOnePlus(int32_t a) {
 
 }  // namespace
 
+int32_t Requantize(int32_t value, const Multiplier& multiplier) {
+  const int32_t left = multiplier.shift > 0 ? multiplier.shift : 0;
+  const int32_t shifted = static_cast<int32_t>(static_cast<uint32_t>(value) << left);
+  return ShiftRight(MultiplyHigh(shifted, multiplier.fraction), left - multiplier.shift);
+}
+
 bool IsScale(float scale) {
   const uint32_t bits = Bits(scale);
   return bits >= 0x00800000u && bits < 0x7F800000u;
@@ -93,37 +112,26 @@ Multiplier Quotient(float a, float b, float c) {
   const Float fa = Unpack(a);
   const Float fb = Unpack(b);
   const Float fc = Unpack(c);
-  const uint64_t product = static_cast<uint64_t>(fa.significand) * fb.significand;  // 47 or 48 bits: exact, as in double
-  // Long division of product * 2^31, one bit at a time: 54 to 56 bits of quotient.
+  // The product has 48 bits at most and is exact, as in double. Long division from its first bit, until the quotient has the 53 bits
+  // of a double and one more.
+  uint64_t product = static_cast<uint64_t>(fa.significand) * fb.significand << 16;
   uint64_t quotient = 0;
   uint32_t remainder = 0;
-  for (int32_t bit = 47; bit >= -31; --bit) {
-    const uint32_t next = bit >= 0 ? static_cast<uint32_t>(product >> bit) & 1u : 0u;
-    remainder = remainder << 1 | next;
+  int32_t shift = fa.exponent + fb.exponent - fc.exponent + 48 + 54;
+  while ((quotient >> 53) == 0) {
+    remainder = remainder << 1 | static_cast<uint32_t>(product >> 63);
+    product <<= 1;
     quotient <<= 1;
     if (remainder >= fc.significand) {
       remainder -= fc.significand;
       quotient |= 1;
     }
+    --shift;
   }
-  // To the 53 bits of a double, half to even.
-  int32_t dropped = 1;
-  while ((quotient >> (53 + dropped)) != 0) {
-    ++dropped;
-  }
-  const uint64_t half = uint64_t{1} << (dropped - 1);
-  const uint64_t rest = quotient & (2 * half - 1);
-  uint64_t rounded = quotient >> dropped;
-  if (rest > half || (rest == half && (remainder != 0 || (rounded & 1) != 0))) {
-    ++rounded;
-  }
-  int32_t shift = fa.exponent + fb.exponent - fc.exponent + dropped + 22;
-  if ((rounded >> 53) != 0) {
-    rounded >>= 1;
-    ++shift;
-  }
-  // To 31 bits, half away from zero.
-  uint32_t fraction = static_cast<uint32_t>((rounded + (uint64_t{1} << 21)) >> 22);
+  // To 53 bits, half to even; then to 31 bits, half away from zero.
+  const bool above_half = remainder != 0 || (quotient & 2) != 0;
+  quotient = (quotient >> 1) + ((quotient & 1) != 0 && above_half ? 1 : 0);
+  uint32_t fraction = static_cast<uint32_t>((quotient + (1u << 21)) >> 22);
   if (fraction == 0x80000000u) {
     fraction >>= 1;
     ++shift;

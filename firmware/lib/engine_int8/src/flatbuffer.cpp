@@ -53,33 +53,35 @@ uint32_t Flatbuffer::Field(uint32_t table, uint32_t id) {
   return offset == 0 ? 0 : table + offset;
 }
 
-FlatVector Flatbuffer::VectorAt(uint32_t field, uint32_t element_size) {
-  const uint32_t vector = TableAt(field);
-  if (vector == 0) {
-    return {};
-  }
-  const uint32_t count = Uint32(vector);
-  if (!ok_ || count > (size_ - vector - 4) / element_size) {
-    ok_ = false;
-    return {};
-  }
-  return {vector + 4, count};
+uint32_t Flatbuffer::TableField(uint32_t table, uint32_t id) {
+  const uint32_t field = Field(table, id);
+  return field == 0 ? 0 : Follow(field);
 }
 
-uint32_t Flatbuffer::TableIn(const FlatVector& tables, uint32_t index) {
-  if (index >= tables.count) {
+uint32_t Flatbuffer::VectorField(uint32_t table, uint32_t id, uint32_t element_size) {
+  const uint32_t vector = TableField(table, id);
+  if (Count(vector) > (size_ - vector) / element_size) {  // then the last element is inside or next to the end ...
     ok_ = false;
     return 0;
   }
-  return Follow(tables.position + 4 * index);
+  // ... and this tells which.
+  return vector != 0 && At(vector + 4, Count(vector) * element_size) == nullptr ? 0 : vector;
 }
 
-int32_t Flatbuffer::Int32In(const FlatVector& numbers, uint32_t index) {
-  if (index >= numbers.count) {
+uint32_t Flatbuffer::TableIn(uint32_t vector, uint32_t index) {
+  if (index >= Count(vector)) {
     ok_ = false;
     return 0;
   }
-  return static_cast<int32_t>(Uint32(numbers.position + 4 * index));
+  return Follow(vector + 4 + 4 * index);
+}
+
+int32_t Flatbuffer::Int32In(uint32_t vector, uint32_t index) {
+  if (index >= Count(vector)) {
+    ok_ = false;
+    return 0;
+  }
+  return static_cast<int32_t>(Uint32(vector + 4 + 4 * index));
 }
 
 uint8_t Flatbuffer::Uint8Field(uint32_t table, uint32_t id, uint8_t fallback) {

@@ -11,7 +11,7 @@ namespace {
 void DenseRowsExact(const FullyConnectedLayer& layer, const int8_t* input, int8_t* output) {
   const int8_t* weights = layer.weights;
   for (uint32_t row = 0; row < layer.rows; ++row) {
-    uint32_t sum = static_cast<uint32_t>(BiasOf(layer, row));
+    uint32_t sum = static_cast<uint32_t>(LoadInt32(layer.bias + 4 * row));
     for (uint32_t i = 0; i < layer.columns; ++i) {
       sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
     }
@@ -32,9 +32,10 @@ void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
 
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   constexpr int64_t kLargestProduct = 255 * 128;  // input less its zero point, times a weight
-  const int64_t bias = BiasOf(layer, row);
+  const int64_t bias = LoadInt32(layer.bias + 4 * row);
   const int64_t largest_sum = (bias < 0 ? -bias : bias) + layer.columns * kLargestProduct;
-  return layer.columns >= kMinColumnsOfFastPath && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
+  const bool large_enough = layer.columns >= kMinColumnsOfFastPath && layer.rows >= kMinRowsOfFastPath;
+  return large_enough && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
 }
 
 uint32_t ScratchBytes(uint32_t columns) { return (columns + 3u) / 4u * 8u; }

@@ -6,51 +6,6 @@
 
 namespace hil {
 
-namespace {
-
-/// Appends to a terminated text in a buffer of `size` bytes; what does not fit is left out.
-void Append(char* text, size_t size, const char* addition) {
-  const size_t used = std::strlen(text);
-  std::strncat(text, addition, size - used - 1);
-}
-
-void AppendNumber(char* text, size_t size, uint32_t number) {
-  char digits[11] = "";
-  char* first = digits + sizeof digits - 1;
-  do {
-    *--first = static_cast<char>('0' + number % 10);
-    number /= 10;
-  } while (number != 0);
-  Append(text, size, first);
-}
-
-const char* NameOf(uint32_t code) {
-  switch (static_cast<int8::BuiltinOperator>(code)) {
-    case int8::BuiltinOperator::kDequantize:
-      return "DEQUANTIZE";
-    case int8::BuiltinOperator::kFullyConnected:
-      return "FULLY_CONNECTED";
-    case int8::BuiltinOperator::kLogistic:
-      return "LOGISTIC";
-    case int8::BuiltinOperator::kRelu:
-      return "RELU";
-    case int8::BuiltinOperator::kReluN1To1:
-      return "RELU_N1_TO_1";
-    case int8::BuiltinOperator::kRelu6:
-      return "RELU6";
-    case int8::BuiltinOperator::kReshape:
-      return "RESHAPE";
-    case int8::BuiltinOperator::kTanh:
-      return "TANH";
-    case int8::BuiltinOperator::kQuantize:
-      return "QUANTIZE";
-    default:
-      return nullptr;
-  }
-}
-
-}  // namespace
-
 Status Int8Engine::RequiredArena(const ByteSpan& model, size_t* bytes) {
   int8::TfliteModel file(model.data, static_cast<uint32_t>(model.size));
   int8::Cursor counter(nullptr, 0);
@@ -62,24 +17,26 @@ Status Int8Engine::RequiredArena(const ByteSpan& model, size_t* bytes) {
 }
 
 Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
-  info_ = {};
+  info_.n_obs = 0;
+  info_.n_act = 0;
+  info_.n_ops = 0;
+  info_.arena_used = 0;
   info_.name = "int8";
   info_.version = "1";
   info_.arena_size = static_cast<uint32_t>(arena.size);
   detail_ = 0;
-  message_[0] = '\0';
+  message_ = "";
   int8::TfliteModel file(model.data, static_cast<uint32_t>(model.size));
   int8::Cursor cursor(arena.data, static_cast<uint32_t>(arena.size));
   int8::Refusal refusal;
   const Status status = int8::BuildProgram(&file, &cursor, &program_, &refusal);
   if (status != Status::kOk) {
-    Describe(refusal);
+    message_ = refusal.reason;
+    detail_ = refusal.code << 8 | refusal.op;
     return status;
   }
   if (cursor.needed() > arena.size) {
     detail_ = cursor.needed();
-    Append(message_, sizeof message_, "bytes of arena needed: ");
-    AppendNumber(message_, sizeof message_, detail_);
     return Status::kArenaTooSmall;
   }
   info_.n_obs = static_cast<uint16_t>(program_.n_obs);
@@ -128,26 +85,11 @@ void Int8Engine::RunOperator(uint32_t op) {
 
 Status Int8Engine::Tensor(uint16_t op, TensorView* values) {
   const int8::Step& step = program_.steps[op];
-  if (step.output_type != int8::TensorType::kInt8 || step.elements > UINT16_MAX) {
+  if (step.output_type != int8::TensorType::kInt8) {
     return Status::kNotSupported;
   }
   *values = TensorView(static_cast<const int8_t*>(step.output), static_cast<uint16_t>(step.elements));
   return Status::kOk;
-}
-
-void Int8Engine::Describe(const int8::Refusal& refusal) {
-  if (refusal.op >= 0) {
-    const char* name = NameOf(refusal.code);
-    Append(message_, sizeof message_, name == nullptr ? "operator of code " : name);
-    if (name == nullptr) {
-      AppendNumber(message_, sizeof message_, refusal.code);
-    }
-    Append(message_, sizeof message_, " (number ");
-    AppendNumber(message_, sizeof message_, static_cast<uint32_t>(refusal.op));
-    Append(message_, sizeof message_, "): ");
-    detail_ = static_cast<uint32_t>(refusal.op);
-  }
-  Append(message_, sizeof message_, refusal.reason);
 }
 
 }  // namespace hil

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int32_t kArgumentFractionBits = 27;  // TANH and LOGISTIC see their argument as Q4.27
 constexpr int32_t kLargestArgument = 15;       // beyond it they are at their limit
+constexpr int32_t kMaxRescalingShift = 22;     // nine bits of input, shifted left, must stay within 32
 
 int8_t Clamp(int32_t value, int32_t low, int32_t high) {
   const int32_t raised = value < low ? low : value;
@@ -23,7 +24,8 @@ int32_t Radius(const Multiplier& to_q27) {
   return to_q27.shift > 30 ? 0 : static_cast<int32_t>((uint32_t{kLargestArgument} << kArgumentFractionBits) >> to_q27.shift);
 }
 
-int8_t Squash(BuiltinOperator code, int32_t value, const Multiplier& to_q27) {
+/// TANH or LOGISTIC of `value`, and more than int8 holds where they are at their limit.
+int32_t Squash(bool tanh, int32_t value, const Multiplier& to_q27) {
   const int32_t radius = Radius(to_q27);
   if (value <= -radius) {
     return INT8_MIN;
@@ -32,19 +34,27 @@ int8_t Squash(BuiltinOperator code, int32_t value, const Multiplier& to_q27) {
     return INT8_MAX;
   }
   const int32_t argument = Requantize(value, to_q27);
-  return code == BuiltinOperator::kTanh ? Clamp(ShiftRight(TanhQ31(argument), 24), INT8_MIN, INT8_MAX)
-                                        : Clamp(ShiftRight(LogisticQ31(argument), 23) - 128, INT8_MIN, INT8_MAX);
+  return tanh ? ShiftRight(TanhQ31(argument), 24) : ShiftRight(LogisticQ31(argument), 23) - 128;
 }
 
 bool Same(const QuantParams& a, const QuantParams& b) { return a.scale == b.scale && a.zero_point == b.zero_point; }
 
-/// Output scale over input scale is a quotient of float32 for the activations, and of doubles for QUANTIZE: as in TFLM.
-Multiplier Rescaling(BuiltinOperator code, float input_scale, float output_scale) {
-  return code == BuiltinOperator::kQuantize ? Quotient(input_scale, 1.0F, output_scale)
-                                            : Quotient(input_scale / output_scale, 1.0F, 1.0F);
-}
-
 }  // namespace
+
+void ActivationRange(FusedActivation activation, const QuantParams& output, int8_t* low, int8_t* high) {
+  *low = INT8_MIN;
+  *high = INT8_MAX;
+  if (activation == FusedActivation::kRelu || activation == FusedActivation::kRelu6) {
+    *low = output.zero_point;
+  }
+  if (activation == FusedActivation::kRelu6) {
+    *high = Quantize(6.0F, output);
+  }
+  if (activation == FusedActivation::kReluN1To1) {
+    *low = Quantize(-1.0F, output);
+    *high = Quantize(1.0F, output);
+  }
+}
 
 bool HasTable(BuiltinOperator code) {
   switch (code) {
@@ -60,45 +70,37 @@ bool HasTable(BuiltinOperator code) {
   }
 }
 
-bool TableIsDefined(BuiltinOperator code, const QuantParams& input, const QuantParams& output) {
-  switch (code) {
-    case BuiltinOperator::kTanh:
-      return Same(output, {1.0F / 128, 0}) && ScaleTimesPowerOfTwo(input.scale, kArgumentFractionBits).shift >= 0;
-    case BuiltinOperator::kLogistic:
-      return Same(output, {1.0F / 256, -128}) && ScaleTimesPowerOfTwo(input.scale, kArgumentFractionBits).shift >= 0;
-    case BuiltinOperator::kRelu6:
-      return Same(output, input);
-    default: {
-      // Nine bits of input shifted left must stay within 32.
-      return IsScale(input.scale / output.scale) && Rescaling(code, input.scale, output.scale).shift <= 22;
+bool BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParams& output, int8_t* table) {
+  const bool tanh = code == BuiltinOperator::kTanh;
+  const bool squashes = tanh || code == BuiltinOperator::kLogistic;
+  FusedActivation activation = FusedActivation::kNone;
+  Multiplier multiplier = {1 << 30, 1};
+  bool defined = true;
+  if (squashes) {
+    multiplier = ScaleTimesPowerOfTwo(input.scale, kArgumentFractionBits);
+    defined = multiplier.shift >= 0 && Same(output, tanh ? QuantParams{1.0F / 128, 0} : QuantParams{1.0F / 256, -128});
+  } else if (code == BuiltinOperator::kRelu6) {  // TFLM clamps and does not rescale
+    activation = FusedActivation::kRelu6;
+    defined = Same(output, input);
+  } else {
+    // A quotient of doubles for QUANTIZE and of float32 for the activations: as in TFLM.
+    const float ratio = input.scale / output.scale;
+    const bool doubles = code == BuiltinOperator::kQuantize;
+    multiplier = Quotient(doubles ? input.scale : ratio, 1.0F, doubles ? output.scale : 1.0F);
+    defined = IsScale(ratio) && multiplier.shift <= kMaxRescalingShift;
+    if (!doubles) {
+      activation = code == BuiltinOperator::kRelu ? FusedActivation::kRelu : FusedActivation::kReluN1To1;
     }
   }
-}
-
-void BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParams& output, int8_t* table) {
-  const Multiplier to_q27 = ScaleTimesPowerOfTwo(input.scale, kArgumentFractionBits);
-  const bool squashes = code == BuiltinOperator::kTanh || code == BuiltinOperator::kLogistic;
-  const Multiplier rescaling = squashes ? Multiplier{} : Rescaling(code, input.scale, output.scale);
-  int32_t low = INT8_MIN;
-  int32_t high = INT8_MAX;
-  if (code == BuiltinOperator::kReluN1To1) {
-    low = Quantize(-1.0F, output);
-    high = Quantize(1.0F, output);
-  } else if (code != BuiltinOperator::kQuantize) {
-    low = output.zero_point;
-    high = code == BuiltinOperator::kRelu6 ? Quantize(6.0F, output) : INT8_MAX;
+  int8_t low;
+  int8_t high;
+  ActivationRange(activation, output, &low, &high);
+  for (uint32_t i = 0; table != nullptr && defined && i < kTableEntries; ++i) {
+    const int32_t value = static_cast<int8_t>(i) - input.zero_point;
+    const int32_t result = squashes ? Squash(tanh, value, multiplier) : Requantize(value, multiplier) + output.zero_point;
+    table[i] = Clamp(result, low, high);
   }
-  for (uint32_t i = 0; i < kTableEntries; ++i) {
-    const int32_t raw = static_cast<int8_t>(i);
-    const int32_t value = raw - input.zero_point;
-    if (squashes) {
-      table[i] = Squash(code, value, to_q27);
-    } else if (code == BuiltinOperator::kRelu6) {
-      table[i] = Clamp(raw, low, high);  // TFLM clamps and does not rescale
-    } else {
-      table[i] = Clamp(Requantize(value, rescaling) + output.zero_point, low, high);
-    }
-  }
+  return defined;
 }
 
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)

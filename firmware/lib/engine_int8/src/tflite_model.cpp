@@ -40,36 +40,37 @@ TfliteModel::TfliteModel(const uint8_t* data, uint32_t size) : file_(data, size)
     return;
   }
   const uint32_t model = file_.Root();
-  codes_ = file_.VectorAt(file_.Field(model, model_table::kOperatorCodes), 4);
-  buffers_ = file_.VectorAt(file_.Field(model, model_table::kBuffers), 4);
-  const FlatVector subgraphs = file_.VectorAt(file_.Field(model, model_table::kSubgraphs), 4);
-  if (subgraphs.count != 1) {
+  codes_ = file_.VectorField(model, model_table::kOperatorCodes, 4);
+  buffers_ = file_.VectorField(model, model_table::kBuffers, 4);
+  const uint32_t subgraphs = file_.VectorField(model, model_table::kSubgraphs, 4);
+  if (file_.Count(subgraphs) != 1) {
     return;
   }
   const uint32_t subgraph = file_.TableIn(subgraphs, 0);
-  tensors_ = file_.VectorAt(file_.Field(subgraph, subgraph_table::kTensors), 4);
-  operators_ = file_.VectorAt(file_.Field(subgraph, subgraph_table::kOperators), 4);
-  const FlatVector inputs = file_.VectorAt(file_.Field(subgraph, subgraph_table::kInputs), 4);
-  const FlatVector outputs = file_.VectorAt(file_.Field(subgraph, subgraph_table::kOutputs), 4);
+  tensors_ = file_.VectorField(subgraph, subgraph_table::kTensors, 4);
+  operators_ = file_.VectorField(subgraph, subgraph_table::kOperators, 4);
+  tensor_count_ = file_.Count(tensors_);
+  operator_count_ = file_.Count(operators_);
+  const uint32_t inputs = file_.VectorField(subgraph, subgraph_table::kInputs, 4);
+  const uint32_t outputs = file_.VectorField(subgraph, subgraph_table::kOutputs, 4);
   input_ = TensorOf(inputs, 0);
   output_ = TensorOf(outputs, 0);
-  has_policy_shape_ = file_.ok() && inputs.count == 1 && outputs.count == 1 && operators_.count > 0 && input_ < tensors_.count &&
-                      output_ < tensors_.count;
+  has_policy_shape_ = file_.Count(inputs) == 1 && file_.Count(outputs) == 1 && operator_count_ > 0 && input_ < tensor_count_ &&
+                      output_ < tensor_count_;
 }
 
 Operator TfliteModel::OperatorAt(uint32_t index) {
-  Operator op;
   const uint32_t table = file_.TableIn(operators_, index);
   const uint32_t code = file_.TableIn(codes_, file_.Uint32Field(table, operator_table::kCode, 0));
   // Old files keep the code in an 8-bit field, new ones in a 32-bit field; the larger one is right.
   const uint32_t old_code = file_.Uint8Field(code, code_table::kOldCode, 0);
   const uint32_t new_code = file_.Uint32Field(code, code_table::kCode, 0);
+  Operator op;
   op.code = static_cast<BuiltinOperator>(old_code > new_code ? old_code : new_code);
-  op.inputs = file_.VectorAt(file_.Field(table, operator_table::kInputs), 4);
-  op.outputs = file_.VectorAt(file_.Field(table, operator_table::kOutputs), 4);
-  if (file_.Uint8Field(table, operator_table::kOptionsType, 0) == kFullyConnectedOptions) {
-    op.options = file_.TableAt(file_.Field(table, operator_table::kOptions));
-  }
+  op.inputs = file_.VectorField(table, operator_table::kInputs, 4);
+  op.outputs = file_.VectorField(table, operator_table::kOutputs, 4);
+  const bool has_options = file_.Uint8Field(table, operator_table::kOptionsType, 0) == kFullyConnectedOptions;
+  op.options = has_options ? file_.TableField(table, operator_table::kOptions) : 0;
   return op;
 }
 
@@ -77,20 +78,24 @@ Tensor TfliteModel::TensorAt(uint32_t index) {
   Tensor tensor;
   const uint32_t table = file_.TableIn(tensors_, index);
   tensor.type = static_cast<TensorType>(file_.Uint8Field(table, tensor_table::kType, 0));
-  const FlatVector shape = file_.VectorAt(file_.Field(table, tensor_table::kShape), 4);
+  const uint32_t shape = file_.VectorField(table, tensor_table::kShape, 4);
   tensor.elements = 1;
   tensor.last_dimension = 1;
-  for (uint32_t i = 0; i < shape.count && tensor.elements != 0; ++i) {
-    const int32_t dimension = file_.Int32In(shape, i);
-    tensor.last_dimension = static_cast<uint32_t>(dimension);
-    const bool fits = dimension > 0 && tensor.last_dimension <= kMaxElements / tensor.elements;
+  for (uint32_t i = 0; i < file_.Count(shape) && tensor.elements != 0; ++i) {
+    tensor.last_dimension = static_cast<uint32_t>(file_.Int32In(shape, i));  // a negative one does not fit
+    const bool fits = tensor.last_dimension <= kMaxElements / tensor.elements;
     tensor.elements = fits ? tensor.elements * tensor.last_dimension : 0;
   }
   if (file_.Field(table, tensor_table::kSparsity) != 0 || file_.Uint8Field(table, tensor_table::kIsVariable, 0) != 0) {
     tensor.elements = 0;
   }
-  ReadQuantization(file_.TableAt(file_.Field(table, tensor_table::kQuantization)), &tensor);
-  ReadData(file_.Uint32Field(table, tensor_table::kBuffer, 0), &tensor);
+  ReadQuantization(file_.TableField(table, tensor_table::kQuantization), &tensor);
+  const uint32_t buffer = file_.Uint32Field(table, tensor_table::kBuffer, 0);
+  if (buffer != 0) {  // 0 is the empty one by convention
+    const uint32_t data = file_.VectorField(file_.TableIn(buffers_, buffer), 0, 1);
+    tensor.data_bytes = file_.Count(data);
+    tensor.data = tensor.data_bytes != 0 ? file_.BytesOf(data) : nullptr;
+  }
   return tensor;
 }
 
@@ -98,41 +103,28 @@ void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
   if (file_.Uint8Field(table, quantization_table::kDetailsType, 0) != 0) {
     return;  // a custom quantisation: no scales that mean anything here
   }
-  tensor->scales = file_.VectorAt(file_.Field(table, quantization_table::kScale), 4);
-  const FlatVector zero_points = file_.VectorAt(file_.Field(table, quantization_table::kZeroPoint), 8);
-  for (uint32_t i = 0; i < zero_points.count; ++i) {
-    const FlatVector words = {zero_points.position + 8 * i, 2};  // int64, low word first
-    const int32_t low = file_.Int32In(words, 0);
-    if (file_.Int32In(words, 1) != (low < 0 ? -1 : 0)) {
-      tensor->scales = {};  // beyond int32
-    }
-    tensor->symmetric = tensor->symmetric && low == 0;
-    tensor->zero_point = i == 0 ? low : tensor->zero_point;
-  }
+  tensor->scales = file_.VectorField(table, quantization_table::kScale, 4);
+  tensor->scale_count = file_.Count(tensor->scales);
   tensor->quantized_dimension = file_.Uint32Field(table, quantization_table::kDimension, 0);
-}
-
-void TfliteModel::ReadData(uint32_t buffer, Tensor* tensor) {
-  if (buffer == 0) {  // by convention the empty one
-    return;
-  }
-  const FlatVector data = file_.VectorAt(file_.Field(file_.TableIn(buffers_, buffer), 0), 1);
-  if (data.count != 0) {
-    tensor->data = file_.At(data.position, data.count);
-    tensor->data_bytes = data.count;
+  const uint32_t zero_points = file_.VectorField(table, quantization_table::kZeroPoint, 8);
+  for (uint32_t i = file_.Count(zero_points); i-- > 0;) {
+    // int64, low word first; like TFLM, this takes the low word.
+    const uint8_t* low = file_.At(zero_points + 4 + 8 * i, 4);
+    std::memcpy(&tensor->zero_point, low, sizeof tensor->zero_point);
+    tensor->symmetric = tensor->symmetric && tensor->zero_point == 0;
   }
 }
 
-uint32_t TfliteModel::TensorOf(const FlatVector& operands, uint32_t index) {
-  if (index >= operands.count) {
-    return tensors_.count;
+uint32_t TfliteModel::TensorOf(uint32_t operands, uint32_t index) {
+  if (index >= file_.Count(operands)) {
+    return tensor_count_;
   }
   const uint32_t tensor = static_cast<uint32_t>(file_.Int32In(operands, index));
-  return tensor < tensors_.count ? tensor : tensors_.count;
+  return tensor < tensor_count_ ? tensor : tensor_count_;
 }
 
-float TfliteModel::ScaleAt(const FlatVector& scales, uint32_t index) {
-  const int32_t bits = file_.Int32In(scales, index);
+float TfliteModel::ScaleAt(const Tensor& tensor, uint32_t index) {
+  const int32_t bits = file_.Int32In(tensor.scales, index);
   float scale = 0;
   std::memcpy(&scale, &bits, sizeof scale);
   return scale;

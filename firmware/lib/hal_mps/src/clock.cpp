@@ -25,4 +25,16 @@ uint64_t FpgaClock::NowUs() const {
   return coarse_us + static_cast<uint64_t>(static_cast<int64_t>(difference));
 }
 
+InstructionCounter::InstructionCounter() {
+  core::SysTickControl() = 0;
+  core::SysTickReload() = core::kSysTickMax;
+  core::SysTickValue() = 0;
+  core::SysTickControl() = core::kSysTickRun & ~core::kSysTickInterrupt;
+}
+
+uint64_t InstructionCounter::Elapsed() const {
+  constexpr uint64_t kInstructionsPerSecond = 1'000'000'000;
+  return (core::kSysTickMax - core::SysTickValue()) * kInstructionsPerSecond / kClockHz;
+}
+
 }  // namespace hil::mps

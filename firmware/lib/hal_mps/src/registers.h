@@ -54,6 +54,7 @@ inline volatile uint32_t& InterruptControl() { return Register(0xE000ED04); }
 inline volatile uint32_t& ResetControl() { return Register(0xE000ED0C); }
 inline volatile uint32_t& CoprocessorAccess() { return Register(0xE000ED88); }
 inline constexpr uint32_t kSysTickRun = 0b111;  // enabled, with interrupt, from the processor clock
+inline constexpr uint32_t kSysTickInterrupt = 0b010;
 inline constexpr uint32_t kSysTickMax = 0xFFFFFF;
 inline constexpr uint32_t kClearPendingSysTick = 1u << 25;
 inline constexpr uint32_t kResetRequest = 0x05FA0004;

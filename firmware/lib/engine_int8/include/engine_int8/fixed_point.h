@@ -11,27 +11,14 @@ struct Multiplier {
   int32_t shift = 0;
 };
 
-/// (a * b) / 2^31 rounded half up; the one product that does not fit, INT32_MIN squared, saturates.
-inline int32_t MultiplyHigh(int32_t a, int32_t b) {
-  if (a == INT32_MIN && b == INT32_MIN) {
-    return INT32_MAX;
-  }
-  return static_cast<int32_t>((static_cast<int64_t>(a) * b + (int64_t{1} << 30)) >> 31);
-}
+/// (a * b) / 2^31 rounded half up. Not both may be INT32_MIN, the one product that does not fit.
+int32_t MultiplyHigh(int32_t a, int32_t b);
 
 /// value / 2^exponent rounded half away from zero; `exponent` 0 to 31.
-inline int32_t ShiftRight(int32_t value, int32_t exponent) {
-  const int32_t mask = static_cast<int32_t>((uint32_t{1} << exponent) - 1);
-  const int32_t threshold = (mask >> 1) + (value < 0 ? 1 : 0);
-  return (value >> exponent) + ((value & mask) > threshold ? 1 : 0);
-}
+int32_t ShiftRight(int32_t value, int32_t exponent);
 
-/// value * multiplier, rounded twice: after the product and after the shift. A left shift wraps as in C on every target.
-inline int32_t Requantize(int32_t value, const Multiplier& multiplier) {
-  const int32_t left = multiplier.shift > 0 ? multiplier.shift : 0;
-  const int32_t shifted = static_cast<int32_t>(static_cast<uint32_t>(value) << left);
-  return ShiftRight(MultiplyHigh(shifted, multiplier.fraction), left - multiplier.shift);
-}
+/// value * multiplier, rounded twice: after the product and after the shift. A left shift wraps.
+int32_t Requantize(int32_t value, const Multiplier& multiplier);
 
 /// True for what a scale must be: finite, positive, no denormal.
 bool IsScale(float scale);

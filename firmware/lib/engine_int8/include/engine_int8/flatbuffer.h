@@ -5,12 +5,6 @@
 
 namespace hil::int8 {
 
-/// A vector inside a flatbuffer: `count` elements from byte `position` on, all of them inside the buffer.
-struct FlatVector {
-  uint32_t position = 0;
-  uint32_t count = 0;
-};
-
 /// A flatbuffer that may be cut off, garbled or hostile. Positions are byte offsets from its start; 0 stands for "absent", which
 /// no table, vector or field ever is at. A read that would leave the buffer yields 0 and makes `ok()` false for good, so that a
 /// caller may read on and check once, before it relies on anything.
@@ -27,13 +21,20 @@ class Flatbuffer {
   /// Position of field number `id` of a table, 0 where the field has its default value.
   uint32_t Field(uint32_t table, uint32_t id);
 
-  /// Position of the table or vector that the offset stored at `field` points to; absent stays absent.
-  uint32_t TableAt(uint32_t field) { return field == 0 ? 0 : Follow(field); }
-  FlatVector VectorAt(uint32_t field, uint32_t element_size);
+  /// Position of the table, or of the vector of elements of `element_size` bytes, that field number `id` refers to. All elements of
+  /// the vector are inside the buffer.
+  uint32_t TableField(uint32_t table, uint32_t id);
+  uint32_t VectorField(uint32_t table, uint32_t id, uint32_t element_size);
 
-  /// Position of table number `index` of a vector of tables. `index` out of range makes `ok()` false.
-  uint32_t TableIn(const FlatVector& tables, uint32_t index);
-  int32_t Int32In(const FlatVector& numbers, uint32_t index);
+  /// Elements of a vector; 0 of an absent one.
+  uint32_t Count(uint32_t vector) { return vector == 0 ? 0 : Uint32(vector); }
+
+  /// Element `index` of a vector of tables (its position) or of 32-bit numbers. An `index` out of range makes `ok()` false.
+  uint32_t TableIn(uint32_t vector, uint32_t index);
+  int32_t Int32In(uint32_t vector, uint32_t index);
+
+  /// The bytes of a vector of bytes.
+  const uint8_t* BytesOf(uint32_t vector) { return At(vector + 4, Count(vector)); }
 
   /// Scalar fields of a table, `fallback` where absent.
   uint8_t Uint8Field(uint32_t table, uint32_t id, uint8_t fallback);

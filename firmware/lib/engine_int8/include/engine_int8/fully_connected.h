@@ -8,7 +8,7 @@ namespace hil::int8 {
 /// One dense layer. Everything it points to outlives it.
 struct FullyConnectedLayer {
   const int8_t* weights;     // [rows][columns]
-  const uint8_t* bias;       // int32 [rows], possibly unaligned; nullptr: none
+  const uint8_t* bias;       // int32 [rows], possibly unaligned
   const int32_t* fractions;  // [rows], Multiplier::fraction
   const int8_t* shifts;      // [rows], -1 - Multiplier::shift: what is left to shift right after the first bit
   uint32_t rows;

@@ -18,7 +18,8 @@ class Int8Engine final : public Engine {
   /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator.
   static Status RequiredArena(const ByteSpan& model, size_t* bytes);
 
-  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator, kArenaTooSmall.
+  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator (detail() is the operator's builtin code * 256 + its number),
+  /// kArenaTooSmall (detail() is what RequiredArena() says).
   Status Init(const ByteSpan& model, const Arena& arena) override;
   /// Returns kOk.
   Status Infer(const int8_t* input, int8_t* output) override;
@@ -33,12 +34,10 @@ class Int8Engine final : public Engine {
   void RunOperator(uint32_t op);
 
  private:
-  void Describe(const int8::Refusal& refusal);
-
   int8::Program program_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  char message_[112] = "";
+  const char* message_ = "";
 };
 
 }  // namespace hil

@@ -10,15 +10,16 @@ namespace hil::int8 {
 
 constexpr uint32_t kTableEntries = 256;
 
+/// Limits of an activation on an output with these parameters.
+void ActivationRange(FusedActivation activation, const QuantParams& output, int8_t* low, int8_t* high);
+
 /// True for the operators that BuildTable() knows: TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, and QUANTIZE from int8 to int8.
 bool HasTable(BuiltinOperator code);
 
-/// False where TFLM has no right answer for these parameters (a TANH whose output is not 1/128, a RELU6 that would have to
-/// rescale), or the arithmetic does not hold them.
-bool TableIsDefined(BuiltinOperator code, const QuantParams& input, const QuantParams& output);
-
-/// Fills `table` so that the result for `value` is table[uint8_t(value)]. Only where TableIsDefined().
-void BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParams& output, int8_t* table);
+/// Fills `table` so that the result for `value` is table[uint8_t(value)]; nullptr only checks. Returns false where TFLM has no right
+/// answer for these parameters (a TANH whose output is not 1/128, a RELU6 that would have to rescale), or its arithmetic does not
+/// hold them.
+bool BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParams& output, int8_t* table);
 
 /// output[i] = table[input[i]] for `count` elements.
 void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t count);

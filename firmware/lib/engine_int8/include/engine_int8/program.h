@@ -24,7 +24,6 @@ enum class StepKind : uint8_t {
 struct Step {
   StepKind kind;
   TensorType output_type;
-  uint16_t tensor;    // number of the tensor that it computes
   uint32_t elements;  // of the output
   const void* input;
   void* output;
@@ -70,9 +69,9 @@ struct Program {
   QuantParams output_quant;
 };
 
-/// Why a model was refused. `code` and `reason` belong to operator number `op` where there is one.
+/// Where the building of a program stood when it failed: an operator's number and builtin code, and what of it.
 struct Refusal {
-  int32_t op = -1;
+  uint32_t op = 0;
   uint32_t code = 0;
   const char* reason = "";
 };

@@ -18,7 +18,6 @@ enum class BuiltinOperator : uint32_t {
   kRelu6 = 21,
   kReshape = 22,
   kTanh = 28,
-  kCustom = 32,
   kQuantize = 114,
 };
 
@@ -27,21 +26,23 @@ enum class FusedActivation : uint8_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRe
 /// One tensor. `data` is nullptr where an operator computes it.
 struct Tensor {
   TensorType type = TensorType::kAbsent;
+  bool symmetric = true;        // every zero point is 0
   uint32_t elements = 0;        // product of the shape; 0 where it is no positive number of at most 2^20
   uint32_t last_dimension = 0;  // 1 for a scalar
-  FlatVector scales;            // float32
-  int32_t zero_point = 0;       // the first one
-  bool symmetric = true;        // every zero point is 0
+  uint32_t scales = 0;          // vector of `scale_count` float32
+  uint32_t scale_count = 0;
+  int32_t zero_point = 0;  // the first one
   uint32_t quantized_dimension = 0;
   const uint8_t* data = nullptr;
   uint32_t data_bytes = 0;
 };
 
+/// One operator. Operands are vectors of tensor numbers.
 struct Operator {
-  BuiltinOperator code = BuiltinOperator::kCustom;
-  FlatVector inputs;
-  FlatVector outputs;
-  uint32_t options = 0;  // table of FullyConnectedOptions, 0 where there is none
+  BuiltinOperator code;
+  uint32_t inputs;
+  uint32_t outputs;
+  uint32_t options;  // table of FullyConnectedOptions, 0 where there is none
 };
 
 /// A checked view of the model's only subgraph.
@@ -56,31 +57,34 @@ class TfliteModel {
   /// One subgraph with one input, one output and at least one operator.
   bool HasPolicyShape() const { return has_policy_shape_; }
 
-  uint32_t operators() const { return operators_.count; }
-  uint32_t tensors() const { return tensors_.count; }
+  uint32_t operators() const { return operator_count_; }
+  uint32_t tensors() const { return tensor_count_; }
   uint32_t input() const { return input_; }
   uint32_t output() const { return output_; }
 
   Operator OperatorAt(uint32_t index);
   Tensor TensorAt(uint32_t index);
 
-  /// Tensor number of an operator's input or output; `tensors()` where the operator has fewer, or the file says -1 (absent).
-  uint32_t TensorOf(const FlatVector& operands, uint32_t index);
+  uint32_t Count(uint32_t operands) { return file_.Count(operands); }
 
-  float ScaleAt(const FlatVector& scales, uint32_t index);
+  /// Tensor number of an operator's input or output; `tensors()` where the operator has fewer, or the file says -1 (absent).
+  uint32_t TensorOf(uint32_t operands, uint32_t index);
+
+  float ScaleAt(const Tensor& tensor, uint32_t index);
   FusedActivation ActivationOf(const Operator& op);
   /// False for FULLY_CONNECTED weights in another order than row by row.
   bool HasPlainWeights(const Operator& op);
 
  private:
   void ReadQuantization(uint32_t table, Tensor* tensor);
-  void ReadData(uint32_t buffer, Tensor* tensor);
 
   Flatbuffer file_;
-  FlatVector codes_;
-  FlatVector buffers_;
-  FlatVector tensors_;
-  FlatVector operators_;
+  uint32_t codes_ = 0;  // vectors of tables
+  uint32_t buffers_ = 0;
+  uint32_t tensors_ = 0;
+  uint32_t operators_ = 0;
+  uint32_t tensor_count_ = 0;
+  uint32_t operator_count_ = 0;
   uint32_t input_ = 0;
   uint32_t output_ = 0;
   bool has_policy_shape_ = false;

@@ -41,6 +41,16 @@ class FpgaClock final : public hal::Clock {
   uint64_t NowUs() const override;
 };
 
+/// Counts instructions where QEMU runs with `-icount shift=0`. Uses SysTick: not while CmsdkUart waits.
+class InstructionCounter {
+ public:
+  /// Starts to count.
+  InstructionCounter();
+
+  /// Instructions since then, to about 40; at most half a thousand million.
+  uint64_t Elapsed() const;
+};
+
 /// The plant is simulated by the host: there is nothing to drive.
 class NoActuator final : public hal::Actuator {
  public:

@@ -1,0 +1,73 @@
+// Counts the instructions of one inference on an emulated board, for `hil bench engine`.
+//
+// Run with `-icount shift=0`: then an instruction takes a nanosecond of virtual time, and SysTick counts them. They are not
+// cycles. Sends lines of "name number" to the UART, the last one "done 0".
+
+#include <cstring>
+
+#include "engine_int8/int8_engine.h"
+#include "hal_mps/hal_mps.h"
+#include "model.h"
+
+namespace {
+
+constexpr uint32_t kBaud = 921'600;
+constexpr uint32_t kRounds = 256;
+constexpr size_t kArenaBytes = 16 * 1024;
+
+alignas(16) uint8_t arena[kArenaBytes];
+hil::mps::CmsdkUart uart;
+hil::Int8Engine engine;
+
+void Send(const char* text) { uart.Write(reinterpret_cast<const uint8_t*>(text), std::strlen(text)); }
+
+void Report(const char* name, uint32_t number) {
+  char digits[12];
+  char* first = digits + sizeof digits - 1;
+  *first = '\0';
+  *--first = '\n';
+  do {
+    *--first = static_cast<char>('0' + number % 10);
+    number /= 10;
+  } while (number != 0);
+  Send(name);
+  Send(" ");
+  Send(first);
+}
+
+/// Instructions of one call of `action`, on average over kRounds.
+template <typename Action>
+uint32_t Count(const Action& action) {
+  const hil::mps::InstructionCounter counter;
+  for (uint32_t i = 0; i < kRounds; ++i) {
+    action();
+  }
+  return static_cast<uint32_t>((counter.Elapsed() + kRounds / 2) / kRounds);
+}
+
+}  // namespace
+
+int main() {
+  uart.Open(kBaud);
+  const hil::mps::InstructionCounter loading;
+  const hil::Status status = engine.Init({hil_model::kModel, hil_model::kModelSize}, {arena, sizeof arena});
+  Report("init_instructions", static_cast<uint32_t>(loading.Elapsed()));
+  Report("status", static_cast<uint32_t>(status));
+  if (status == hil::Status::kOk) {
+    int8_t output[sizeof hil_model::kSelfTestOutput[0]];
+    const int8_t* const input = hil_model::kSelfTestInput[0];
+    const uint32_t nothing = Count([] { __asm__ volatile(""); });
+    Report("inference_instructions", Count([&] { engine.Infer(input, output); }) - nothing);
+    for (uint16_t op = 0; op < engine.info().n_ops; ++op) {
+      Report("operator_instructions", Count([&] { engine.RunOperator(op); }) - nothing);
+    }
+    Report("mismatches", std::memcmp(output, hil_model::kSelfTestOutput[0], sizeof output) == 0 ? 0 : 1);
+  }
+  Report("arena_bytes", engine.info().arena_used);
+  Report("engine_object_bytes", sizeof engine);
+  Report("stack_bytes", hil::mps::StackHighWaterBytes());
+  Report("done", 0);
+  for (;;) {
+    uart.Wait(UINT32_MAX);
+  }
+}
