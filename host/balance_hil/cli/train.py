@@ -68,31 +68,30 @@ def command(
 
 
 class _Display:
-    """Progress bar on stderr; only lines of text when stderr is no terminal."""
+    """Progress bar on stderr, there from the first report on: an error before it stands alone."""
 
     def __init__(self) -> None:
         self._progress = Progress(
             TimeElapsedColumn(),
-            BarColumn(bar_width=20),
-            TextColumn(
-                "{task.completed}/{task.total} steps, return {task.fields[episode_return]}, survival {task.fields[survival]}"
-            ),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total} return {task.fields[episode_return]} survival {task.fields[survival]}"),
             TextColumn("{task.description}", style="dim"),
             console=stderr,
         )
         self._task = self._progress.add_task("starting", total=None, survival="-", episode_return="-")
 
     def __enter__(self) -> _Display:
-        self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
     def show(self, progress: TrainingProgress) -> None:
+        """Puts a report on the screen."""
+        self._progress.start()
         self._progress.update(
             self._task,
-            description=progress.evaluation,
+            description=f"checking {progress.evaluation_step}" if progress.phase == "evaluating" else progress.phase,
             total=progress.total_steps,
             completed=progress.steps,
             survival="-" if progress.survival is None else f"{progress.survival:.0%}",
@@ -123,7 +122,8 @@ def _say_result(result: TrainingResult) -> None:
     record, judged = result.record, result.record.evaluation
     stderr.print(
         f"survives {judged['survived']} of {judged['episodes']} unseen episodes; RMS errors {judged['speed_error_rms']:.1f} rad/s"
-        f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}"
+        f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}",
+        soft_wrap=True,
     )
     stderr.print(f"{record.steps} steps, {record.wall_s:.1f} s of training and {record.evaluation_wall_s:.1f} s of evaluation")
     stderr.print(f"wrote {result.output}; curves: tensorboard --logdir {result.tensorboard}", soft_wrap=True)

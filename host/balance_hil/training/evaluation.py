@@ -29,7 +29,7 @@ class Evaluator:
         environment: Gymnasium id.
         config: how many episodes.
         stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
-        on_step: told (episodes, step) for a progress display.
+        on_step: told the control step for a progress display.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Evaluator:
         environment: str,
         config: EvaluationConfig,
         stop_requested: Callable[[], bool],
-        on_step: Callable[[int, int], None],
+        on_step: Callable[[int], None],
     ) -> None:
         self.wall_s = 0.0
         self._environment = environment
@@ -61,7 +61,7 @@ class Evaluator:
         def on_step(step: RolloutStep) -> None:
             if self._stop_requested():
                 raise StopRequestedError
-            self._on_step(len(seeds), step.step)
+            self._on_step(step.step)
 
         start_s = time.perf_counter()
         try:
@@ -70,9 +70,10 @@ class Evaluator:
             self.wall_s += time.perf_counter() - start_s
 
 
-def rank(check: EvaluationSummary, confirmed_survival: float | None) -> tuple[float, float, float]:
-    """Larger is better: survival of the check, then of the confirmation; of equals the one that tracks better.
+def rank(check: EvaluationSummary, confirmed_survival: float | None) -> tuple[float, ...]:
+    """Larger is better: survival of the check, then of the confirmation, then steps before the falls, then tracking.
 
-    Tracking counts as the RMS of speed and yaw error together.
+    So of two policies that survive every episode the one with the smaller RMS of speed and yaw error together is better.
     """
-    return check.survival, confirmed_survival or 0.0, -math.hypot(check.speed_error_rms, check.yaw_error_rms)
+    tracking_error = math.hypot(check.speed_error_rms, check.yaw_error_rms)
+    return check.survival, confirmed_survival or 0.0, check.steps, -tracking_error

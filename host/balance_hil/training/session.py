@@ -197,9 +197,8 @@ class TrainingSession:
         self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
         self._on_progress(self._progress)
 
-    def _evaluation_step(self, episodes: int, step: int) -> None:
+    def _evaluation_step(self, step: int) -> None:
         now_s = time.perf_counter()
         if now_s - self._progress_s >= _PROGRESS_PERIOD_S:
             self._progress_s = now_s
-            text = f"{episodes} episodes, step {step}"
-            self._on_progress(replace(self._progress, phase="evaluating", evaluation=text))
+            self._on_progress(replace(self._progress, phase="evaluating", evaluation_step=step))

@@ -38,12 +38,12 @@ class TrainingRequest:
 class TrainingProgress:
     """Where a training stands."""
 
-    phase: Literal["training", "evaluating"]
+    phase: Literal["starting", "training", "evaluating"]
     steps: int
     total_steps: int
     episode_return: float | None = None  # mean of the latest episodes
     survival: float | None = None  # of the latest check, 0..1
-    evaluation: str = ""  # "4 episodes, step 1200", while evaluating
+    evaluation_step: int = 0  # control step that the episodes of an evaluation have reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +119,12 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
         And everything that ``plan`` raises.
     """
     checked = plan(request)
+    report = on_progress or (lambda progress: None)
+    report(TrainingProgress(phase="starting", steps=checked.record.steps, total_steps=checked.config.steps))
     keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
 
-    return TrainingSession(checked, _new_run_folder(request), on_progress or (lambda progress: None)).run()
+    return TrainingSession(checked, _new_run_folder(request), report).run()
 
 
 def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonConfig, spec: Any) -> TrainingRecord:

@@ -52,7 +52,7 @@ def test_the_latest_checkpoint_is_kept_apart(finished):
 
 def test_progress_tells_steps_survival_and_return(finished):
     _, _, progress = finished
-    assert {p.phase for p in progress} == {"training", "evaluating"}
+    assert {p.phase for p in progress} == {"starting", "training", "evaluating"}
     assert [p.steps for p in progress] == sorted(p.steps for p in progress)
     assert progress[-1].total_steps == 1024
     assert progress[-1].survival is not None
@@ -88,7 +88,9 @@ def test_training_stops_when_survival_is_full(tiny, monkeypatch):
 
     short = evaluation.rollout
     monkeypatch.setattr(evaluation, "rollout", lambda *args, **kwargs: short(*args, max_steps=3, **kwargs))
+    handler = signal.getsignal(signal.SIGINT)
     result = train(replace(tiny, steps=100_000))
+    assert signal.getsignal(signal.SIGINT) is handler
     assert result.record.survival == 1.0
     assert result.record.steps == 512
 
@@ -118,23 +120,24 @@ def test_the_best_policy_is_kept(tiny, monkeypatch):
         np.testing.assert_array_equal(confirmed[0][name], value.numpy())
 
 
-def test_of_equal_survival_the_better_tracking_wins():
+def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
     from balance_hil.metrics import EvaluationSummary
     from balance_hil.training.evaluation import rank
 
-    def summary(survival, speed, yaw):
+    def summary(survival, speed, yaw, steps=24_000):
         return EvaluationSummary(
-            episodes=4, survived=0, survival=survival, steps=9, speed_error_rms=speed, yaw_error_rms=yaw, chatter=0.0
+            episodes=4, survived=0, survival=survival, steps=steps, speed_error_rms=speed, yaw_error_rms=yaw, chatter=0.0
         )
 
     worst_to_best = [
-        rank(summary(0.5, 1.0, 1.0), None),
+        rank(summary(0.5, 1.0, 1.0, steps=12_000), None),
+        rank(summary(0.5, 2.0, 2.0, steps=13_000), None),
         rank(summary(1.0, 9.0, 1.0), 0.9),
         rank(summary(1.0, 9.0, 5.0), 1.0),
         rank(summary(1.0, 9.0, 1.0), 1.0),
     ]
     assert worst_to_best == sorted(worst_to_best)
-    assert len(set(worst_to_best)) == 4
+    assert len(set(worst_to_best)) == 5
 
 
 def test_a_resumed_training_goes_on_from_weights_and_steps(finished, resumable):

@@ -1,4 +1,4 @@
-"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/emulators.py."""
+"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/verify_emulators.py."""
 
 from __future__ import annotations
 
@@ -128,6 +128,41 @@ def test_equals_the_runtime_on_two_operands(subject, name, other):
     for _ in range(12):
         model, inputs = _binary(name, rng, other)
         _assert_equal(subject, model, inputs)
+
+
+# Input, other input, output: sums that wrap in the int16 of the optimised kernels' vector loops, and ratios of scales that
+# XNNPACK leaves to those kernels.
+_EXTREME_SCALES = (
+    ((0.0625, -97), (0.25, -116), (2.0**-9, 36)),
+    ((1.0, 3), (1.0, -116), (2.0**-9, 36)),
+    ((2.0**-12, 0), (0.5, -7), (0.6, 1)),
+)
+
+
+@SUBJECTS
+@pytest.mark.parametrize("width", [1, 7, 24, 37])
+@pytest.mark.parametrize("quants", _EXTREME_SCALES)
+@pytest.mark.parametrize("shape", ["row", "number"])
+@pytest.mark.parametrize("name", ["ADD", "MUL"])
+def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, width):
+    rng = np.random.default_rng(3)
+    source, other, target = quants
+    for _ in range(4):
+        build = ModelBuilder()
+        x = build.tensor((1, width), *source)
+        size = (1, width if shape == "row" else 1)
+        y = build.tensor(size, *other, data=rng.integers(-128, 128, size).astype(np.int8))
+        model = build.bytes(x, build.operator(name, (y, x), build.tensor((1, width), *target)))
+        _assert_equal(subject, model, random_inputs(3, width, int(rng.integers(1000))))
+
+
+@SUBJECTS
+@pytest.mark.parametrize("scales", [(1.0, 2.0**-8), (2.0**-9, 1.0), (0.1294985, 0.001)])
+def test_requantises_like_the_runtime_at_extreme_scales(subject, scales):
+    build = ModelBuilder()
+    x = build.tensor((1, 256), scales[0], 7)
+    model = build.bytes(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
+    _assert_equal(subject, model, np.arange(-128, 128, dtype=np.int8)[np.newaxis])
 
 
 def _floats_model(rng):
