@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from click.testing import CliRunner, Result
 from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
+from balance_hil.comparing import inspection
 from balance_hil.comparing.attribution import IGNORED_CHANNEL_SCALES, REQUANTISATION_ROUNDING
 from balance_hil.comparing.compare import CompareConfig, compare
+from balance_hil.comparing.probes import probe_observations
 from balance_hil.comparing.subject import load_subject
 from balance_hil.errors import BundleError, ModelMismatchError, ModelNotInt8Error, UsageError
 from balance_hil.runtimes import INT8_RUNTIME_NAMES
@@ -44,10 +47,18 @@ def plug(ppo_bundle, monkeypatch):
     def plug(variant: Variant, spoil: Callable[[np.ndarray], np.ndarray] = lambda output: output) -> EmulatedRuntime:
         model = EmulatedRuntime(ppo_bundle.int8_model(), variant)
         operators = range(len(model.graph.operators))
-        layers = [lambda values, op=op: model.layers_int8_batch(values[np.newaxis])[op].values[0] for op in operators]
+
+        @cache
+        def computed(row: bytes) -> list[np.ndarray]:
+            return [layer.values[0].copy() for layer in model.layers_int8_batch(np.frombuffer(row, np.int8)[np.newaxis])]
+
+        layers = [lambda values, op=op: computed(values.tobytes())[op] for op in operators]
         info = replace(fake_info(ppo_bundle), n_ops=len(operators))
-        board = fake_board(FakeFirmware(info, lambda values: spoil(model.infer_int8(values)), layers), ppo_bundle)
+        board = fake_board(FakeFirmware(info, lambda values: spoil(computed(values.tobytes())[-1]), layers), ppo_bundle)
         monkeypatch.setattr(cli, "connect", lambda *_, **__: board)
+        # All probes are sent in test_compare_command and in test_diagnosis; a board in Python takes a millisecond for each.
+        few = lambda *args, **options: probe_observations(*args, **options)[:40]  # noqa: E731
+        monkeypatch.setattr(inspection, "probe_observations", few)
         return model
 
     return plug
