@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 
 from balance_hil.cli.console import stderr, stdout
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_WIDEST = 1000  # columns
 
+if TYPE_CHECKING:
     from balance_hil.comparing.comparison import Comparison, LayerDifference
     from balance_hil.comparing.diagnosis import Finding
 
@@ -26,11 +27,15 @@ def print_comparison(result: Comparison, layers: bool) -> None:
     tables = [
         *([_ladder_table(result)] if result.ladder else []),
         *([_pair_table(result)] if result.pairs else []),
+        *([_cause_table(result)] if any(pair.causes for pair in result.pairs) else []),
         *([_layer_table(result)] if layers and result.layers else []),
     ]
     for table in tables:
         stdout.print()
-        stdout.print(table)
+        # At its natural width: in a pipe the console thinks that it is 80 columns wide, and would leave numbers out.
+        everything = stdout.options.update(max_width=_WIDEST)
+        table.width = Measurement.get(stdout, everything, table).maximum
+        stdout.print(table, soft_wrap=True)
     stdout.print()
     for name, why in result.skipped.items():
         stderr.print(f"left out {name}: {why}", markup=False, soft_wrap=True)
@@ -42,7 +47,7 @@ def print_comparison(result: Comparison, layers: bool) -> None:
 
 def _sentences(result: Comparison) -> list[str]:
     """The arithmetic of each runtime, and what is wrong with the ends of the board's pipeline, with its remedy."""
-    lines = []
+    lines = [f"causes could not be looked for: {result.not_attributed}"] if result.not_attributed else []
     for found in result.arithmetics:
         lines.append(found.verdict)
         if found.advice:
@@ -79,16 +84,23 @@ def _ladder_table(result: Comparison) -> Table:
 
 def _pair_table(result: Comparison) -> Table:
     title = f"Differing int8 outputs, of {result.pairs[0].outputs} on equal int8 inputs"
-    table = _table(title, ("a", "b"), ("random", "recorded", "share", "LSB"))
-    table.add_column("from layer")
-    table.add_column("cause")
-    table.add_column("unexplained", justify="right", no_wrap=True)
+    table = _table(title, ("a", "b"), ("random", "recorded", "share", "LSB", "unexplained"))
     for pair in result.pairs:
-        layer = "" if pair.first_layer is None else f"{pair.first_layer} {pair.first_operator}"
         counts = (f"{pair.differing_random}", f"{pair.differing_recorded}", f"{pair.differing / pair.outputs:.2%}")
         unexplained = "" if pair.unexplained is None else f"{pair.unexplained}"
         style = "red" if pair.unexplained else "" if pair.differing else "green"
-        table.add_row(pair.a, pair.b, *counts, f"{pair.max_lsb}", layer, _counts(pair.causes), unexplained, style=style)
+        table.add_row(pair.a, pair.b, *counts, f"{pair.max_lsb}", unexplained, style=style)
+    return table
+
+
+def _cause_table(result: Comparison) -> Table:
+    table = _table("Their causes", ("a", "b"), ("outputs",))
+    table.add_column("cause", no_wrap=True)
+    table.add_column("from layer", no_wrap=True)
+    for pair in result.pairs:
+        layer = "" if pair.first_layer is None else f"{pair.first_layer} {pair.first_operator}"
+        for cause, count in (pair.causes or {}).items():
+            table.add_row(pair.a, pair.b, f"{count}", cause, layer)
     return table
 
 
@@ -118,7 +130,3 @@ def _where(row: LayerDifference) -> str:
         return f"element{'s' * (len(hit) != 1)} {', '.join(map(str, hit))} of {len(channels)}"
     most = max(hit, key=lambda element: channels[element])
     return f"{len(hit)} of {len(channels)} elements, most in {most}"
-
-
-def _counts(causes: Mapping[str, int] | None) -> str:
-    return "; ".join(f"{name} {count}" for name, count in (causes or {}).items())

@@ -8,7 +8,7 @@ import numpy as np
 
 from balance_hil.boards import Board
 from balance_hil.comparing.comparison import BoardIo
-from balance_hil.comparing.diagnosis import Exchange, Finding, diagnose
+from balance_hil.comparing.diagnosis import Exchange, Finding, diagnose, exchange_with
 from balance_hil.comparing.probes import probe_observations
 from balance_hil.comparing.subject import Subject
 from balance_hil.errors import HarnessError, UnsupportedOperatorError
@@ -41,13 +41,7 @@ def inspect_board(board: Board, subject: Subject, observations: Float32Array, va
     """
     quant = subject.graph.input_quant
     sent = np.concatenate([observations, probe_observations(quant, subject.graph.n_obs, seed=seed)])
-    replies = board.infer_batch(sent)
-    exchange = Exchange(
-        observations=sent,
-        inputs=np.stack([reply.input for reply in replies]),
-        outputs=np.stack([reply.output for reply in replies]),
-        actions=np.stack([reply.action for reply in replies]),
-    )
+    exchange = exchange_with(board, sent)
     actions = dequantize(exchange.outputs, subject.graph.output_quant)
     io = BoardIo(
         observations=len(sent),

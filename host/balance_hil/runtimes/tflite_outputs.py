@@ -10,7 +10,7 @@ _EXTRA = "int8"  # ai_edge_litert carries the schema
 
 
 def select_output(model: bytes, wanted: str | None) -> bytes:
-    """``model`` with one of its outputs alone. The operators stay as they are, so that their numbering stays, too.
+    """``model`` with one of its outputs alone, and the operators that this output depends on.
 
     Args:
         model: bytes of a ``.tflite``.
@@ -51,6 +51,12 @@ def _position(names: list[str], wanted: str | None) -> int:
 def _packed(parsed: Any, graph: Any, output: int) -> bytes:
     import flatbuffers
 
+    needed, kept = {output}, []
+    for operator in reversed(graph.operators):
+        if needed.intersection(int(index) for index in operator.outputs):
+            needed.update(int(index) for index in operator.inputs)
+            kept.append(operator)
+    graph.operators = kept[::-1]  # a runtime need not compute the others, and then cannot show them
     graph.outputs = [output]
     parsed.signatureDefs = []  # they name outputs that are gone
     builder = flatbuffers.Builder(1024)
