@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from balance_hil import bundle as bundle_module
-from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
 from balance_hil.envs import spec_for
 from balance_hil.errors import BundleError
 from balance_hil.quantize import QuantParams
@@ -149,3 +149,24 @@ def test_the_shipped_bundle_is_whole(ppo_bundle):
     assert ppo_bundle.spec == spec_for("Env01-v1")
     assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
     assert all(ppo_bundle.file(name).is_file() for name in (*REQUIRED_FILES, "policy.zip", "training.json", MODEL_CARD))
+
+
+def test_a_bundle_is_found_by_its_id(tmp_path, written):
+    models = tmp_path / "models"
+    other = write_bundle(*stage(models / "other", b"other"))
+    (models / "nothing").mkdir()
+    (models / "damaged").mkdir()
+    (models / "damaged" / MANIFEST).write_text("{")
+    shutil.copytree(written.path, models / ".mine-unfinished")
+    assert find_bundle(other.id, models).path == other.path
+    assert find_bundle(written.id, models).path == written.path
+    with pytest.raises(BundleError, match=f"mine .{written.id}., other .{other.id}.") as caught:
+        find_bundle("0" * 12, models)
+    assert ".mine-unfinished" not in caught.value.message
+    assert "--bundle" in caught.value.hint
+
+
+def test_a_bundle_that_is_found_but_altered_is_refused(tmp_path, written):
+    written.file(REQUIRED_FILES[0]).write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered after the export"):
+        find_bundle(written.id, tmp_path / "models")

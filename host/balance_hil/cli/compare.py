@@ -49,12 +49,13 @@ def command(
     """Gives every desktop runtime and the board the same inputs, and counts the outputs that differ.
 
     Exit status 0 when no board took part, or when the board equals TensorFlow Lite Micro (tflm) bit for bit; 1 otherwise.
+    With --closed-loop: 0 when neither survival nor tracking differs beyond chance; 1 otherwise.
     """
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
 
-        device = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
-        closed_loop.main(loop, bundle, device, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
+        far_end = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
+        closed_loop.main(loop, bundle, far_end, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
     config = CompareConfig(
         samples=samples,
         seed=seed,
