@@ -24,7 +24,7 @@ from balance_hil.runtimes.base import Runtime
 
 BOARD = "board"
 DEFAULT_BOARD = "native"
-OPTIONS = ("bundle", "loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
+OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
 MOST_PARTINGS = 20  # printed; --json has them all
 
 
@@ -90,7 +90,8 @@ def _refuse_other_options() -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name is not None
+        if isinstance(parameter, click.Option)
+        and parameter.name is not None
         and parameter.name not in OPTIONS
         and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
     ]
