@@ -1,9 +1,9 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from balance_hil import bundle as bundle_module
 from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
 from balance_hil.envs import spec_for
 from balance_hil.errors import BundleError
@@ -60,7 +60,7 @@ def test_files_that_an_export_does_not_write_are_kept(tmp_path, written):
 
 
 def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, monkeypatch):
-    real = bundle_module.os.replace
+    real = Path.replace
     for crash_at in range(len(REQUIRED_FILES) + 2):
         write_bundle(*stage(written.path))
         count = 0
@@ -74,7 +74,7 @@ def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, mo
 
         staging, other = stage(written.path, b"other")
         with monkeypatch.context() as patch:
-            patch.setattr(bundle_module.os, "replace", crash)
+            patch.setattr(Path, "replace", crash)
             with pytest.raises(KeyboardInterrupt):
                 write_bundle(staging, other)
         shutil.rmtree(staging)
