@@ -1,10 +1,10 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from balance_hil import bundle as bundle_module
-from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
 from balance_hil.envs import spec_for
 from balance_hil.errors import BundleError
 from balance_hil.quantize import QuantParams
@@ -60,7 +60,7 @@ def test_files_that_an_export_does_not_write_are_kept(tmp_path, written):
 
 
 def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, monkeypatch):
-    real = bundle_module.os.replace
+    real = Path.replace
     for crash_at in range(len(REQUIRED_FILES) + 2):
         write_bundle(*stage(written.path))
         count = 0
@@ -74,7 +74,7 @@ def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, mo
 
         staging, other = stage(written.path, b"other")
         with monkeypatch.context() as patch:
-            patch.setattr(bundle_module.os, "replace", crash)
+            patch.setattr(Path, "replace", crash)
             with pytest.raises(KeyboardInterrupt):
                 write_bundle(staging, other)
         shutil.rmtree(staging)
@@ -149,3 +149,24 @@ def test_the_shipped_bundle_is_whole(ppo_bundle):
     assert ppo_bundle.spec == spec_for("Env01-v1")
     assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
     assert all(ppo_bundle.file(name).is_file() for name in (*REQUIRED_FILES, "policy.zip", "training.json", MODEL_CARD))
+
+
+def test_a_bundle_is_found_by_its_id(tmp_path, written):
+    models = tmp_path / "models"
+    other = write_bundle(*stage(models / "other", b"other"))
+    (models / "nothing").mkdir()
+    (models / "damaged").mkdir()
+    (models / "damaged" / MANIFEST).write_text("{")
+    shutil.copytree(written.path, models / ".mine-unfinished")
+    assert find_bundle(other.id, models).path == other.path
+    assert find_bundle(written.id, models).path == written.path
+    with pytest.raises(BundleError, match=f"mine .{written.id}., other .{other.id}.") as caught:
+        find_bundle("0" * 12, models)
+    assert ".mine-unfinished" not in caught.value.message
+    assert "--bundle" in caught.value.hint
+
+
+def test_a_bundle_that_is_found_but_altered_is_refused(tmp_path, written):
+    written.file(REQUIRED_FILES[0]).write_bytes(b"altered")
+    with pytest.raises(BundleError, match="altered after the export"):
+        find_bundle(written.id, tmp_path / "models")

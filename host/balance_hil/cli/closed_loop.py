@@ -24,7 +24,7 @@ from balance_hil.runtimes.base import Runtime
 
 BOARD = "board"
 DEFAULT_BOARD = "native"
-OPTIONS = ("bundle", "loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
+OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
 MOST_PARTINGS = 20  # printed; --json has them all
 
 
@@ -90,7 +90,8 @@ def _refuse_other_options() -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name is not None
+        if isinstance(parameter, click.Option)
+        and parameter.name is not None
         and parameter.name not in OPTIONS
         and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
     ]
@@ -133,7 +134,7 @@ def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
     for name in words:
         table.add_column(name)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -169,7 +170,7 @@ def _tracking_table(result: ClosedLoop) -> Table:
     title = f"Tracking over the {rows[0].pairs} seeds that both survived; interval of {rows[0].confidence:.2%}"
     table = _table(title, ("metric",), ("a", "b", "b - a", "interval", "p"))
     for row in rows:
-        interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.2e} .. {row.interval[1]:+.2e}"
-        numbers = (f"{row.mean_a:.4g}", f"{row.mean_b:.4g}", f"{row.mean_difference:+.2e}", interval, f"{row.p_value:.3g}")
+        interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.1e} .. {row.interval[1]:+.1e}"
+        numbers = (f"{row.mean_a:.4g}", f"{row.mean_b:.4g}", f"{row.mean_difference:+.1e}", interval, f"{row.p_value:.3g}")
         table.add_row(row.metric, *numbers, style="red" if row.differs else "")
     return table

@@ -184,7 +184,7 @@ def _look_again(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], wa
                 signal=bundle.spec.action[element].name,
                 a=float(departure.a[element]),
                 b=float(departure.b[element]),
-                lsb=float(departure.b[element] - departure.a[element]) / bundle.output_quant.scale,
+                lsb=_lsb(departure.a[element], departure.b[element], bundle),
                 outputs_differing=int(np.count_nonzero(departure.a != departure.b)),
                 departed=None if third is None else _who(departure, third[row]),
                 first_layer=layer,
@@ -193,6 +193,11 @@ def _look_again(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], wa
             )
         )
     return partings
+
+
+def _lsb(a: np.float32, b: np.float32, bundle: Bundle) -> float:
+    """(b - a) in steps of the int8 output; thousandths hide that actions are rounded to float32."""
+    return round((float(b) - float(a)) / bundle.output_quant.scale, 3)
 
 
 def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> list[tuple[int, str] | None]:

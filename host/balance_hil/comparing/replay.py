@@ -201,7 +201,7 @@ class _Judge:
             steps=len(index),
             values=int(differs.size),
             differing=int(np.count_nonzero(differs)),
-            max_lsb=float(distance.max(initial=0.0)) / scale,
+            max_lsb=round(float(distance.max(initial=0.0)) / scale, 3),  # hides that actions are rounded to float32
             first=self._first(index, differs, recorded, replayed, signals),
         )
 
