@@ -51,8 +51,9 @@ def command(
     MODEL is a bundle (models/ppo) or any int8 .tflite.
 
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
-    for bit; 1 when the board differs; 2 when a difference is unexplained. With --closed-loop: 0 when neither survival nor tracking
-    differs beyond chance; 1 otherwise.
+    for bit; 1 when the board differs; 2 when a difference is unexplained.
+
+    With --closed-loop: 0 when neither survival nor tracking differs beyond chance; 1 otherwise.
     """
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
