@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -33,6 +34,7 @@ _OF_THIS_PROCESS = (
     "_last_original_obs",
     "_last_episode_starts",
 )
+_ADDRESS = re.compile(rb" at 0x[0-9a-f]+")  # in the readable text beside each pickle, another one in every process
 _HINT = "start anew: hil train ppo"
 
 
@@ -91,7 +93,7 @@ def pack(model: Any, record: TrainingRecord) -> Checkpoint:
             if name not in _LEFT_OUT:
                 info = zipfile.ZipInfo(name, _ZIP_TIME)
                 info.compress_type = zipfile.ZIP_DEFLATED
-                target.writestr(info, source.read(name))
+                target.writestr(info, _ADDRESS.sub(b"", source.read(name)) if name == "data" else source.read(name))
     policy = packed.getvalue()
     return Checkpoint(policy, replace(record, policy_sha256=hashlib.sha256(policy).hexdigest()))
 

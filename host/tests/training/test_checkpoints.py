@@ -44,8 +44,9 @@ def test_stable_baselines_reads_it_too(finished):
     np.testing.assert_allclose(read_checkpoint(path).act_batch(observations), expected, atol=1e-6)
 
 
-def test_it_tells_nothing_about_the_machine(finished):
+def test_it_tells_nothing_about_the_machine_or_the_process(finished):
     with zipfile.ZipFile(finished[1].output / "policy.zip") as archive:
+        assert b" at 0x" not in archive.read("data")
         assert "system_info.txt" not in archive.namelist()
         contents = b"".join(archive.read(name) for name in archive.namelist())
     assert str(finished[1].output.parent).encode() not in contents
