@@ -20,7 +20,7 @@ from balance_hil.runtimes.emulated.primitives import round_half_away
 RIGHT = "right"
 _SAFE = 2.0e9  # a C cast to int is defined below this
 
-# How the quotient becomes an integer. All but the second argument-using one round x / s and add the zero point afterwards.
+# How the quotient becomes an integer; the zero point is added afterwards, but for the last way.
 ROUNDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     RIGHT: round_half_away,
     "rounds ties to even": np.rint,

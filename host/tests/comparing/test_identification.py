@@ -27,7 +27,7 @@ from balance_hil.runtimes.tflite_graph import read_graph
 
 MODEL = actor((6, 32, 24, 2), "TANH", per_channel=True, seed=2)
 GRAPH = read_graph(MODEL)
-INPUTS = random_inputs(3000, 6, 5)
+INPUTS = random_inputs(1500, 6, 5)
 
 
 def _layers(variant: Variant, inputs=INPUTS, graph=GRAPH) -> list[LayerTensor]:
@@ -41,7 +41,7 @@ def test_a_known_arithmetic_is_named_from_layers(variant):
     assert found.closest.mismatches == 0
     assert found.samples == len(INPUTS)
     assert f"({variant.name})" in found.verdict
-    assert f"{found.closest.values} values on 3000 inputs" in found.verdict
+    assert f"{found.closest.values} values on 1500 inputs" in found.verdict
 
 
 @pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)

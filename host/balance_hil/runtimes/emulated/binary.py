@@ -1,4 +1,7 @@
-"""ADD and MUL of two int8 tensors, by each kernel's own arithmetic."""
+"""ADD and MUL of two int8 tensors, by each kernel's own arithmetic.
+
+Not emulated: XNNPACK since 2025 turns MUL of a tensor with itself into a square, which rounds otherwise near ties.
+"""
 
 from __future__ import annotations
 

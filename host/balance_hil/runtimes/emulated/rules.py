@@ -26,7 +26,7 @@ class Kernels(Enum):
 
     TFLM = "TensorFlow Lite Micro (tanh and logistic in fixed point)"
     REFERENCE = "TensorFlow Lite reference (tanh and logistic from a float32 table)"
-    OPTIMISED = "TensorFlow Lite optimised (tanh and logistic from a float32 table)"
+    OPTIMISED = "TensorFlow Lite optimised, on x86 (tanh and logistic from a float32 table)"
     XNNPACK = "XNNPACK (tanh and logistic from a float32 table, reciprocal scale)"
 
 

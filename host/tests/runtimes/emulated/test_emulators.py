@@ -140,14 +140,14 @@ _EXTREME_SCALES = (
 
 
 @SUBJECTS
-@pytest.mark.parametrize("width", [1, 7, 24, 37])
+@pytest.mark.parametrize("width", [7, 37])
 @pytest.mark.parametrize("quants", _EXTREME_SCALES)
 @pytest.mark.parametrize("shape", ["row", "number"])
 @pytest.mark.parametrize("name", ["ADD", "MUL"])
 def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, width):
     rng = np.random.default_rng(3)
     source, other, target = quants
-    for _ in range(4):
+    for _ in range(2):
         build = ModelBuilder()
         x = build.tensor((1, width), *source)
         size = (1, width if shape == "row" else 1)
