@@ -82,7 +82,7 @@ def run() -> list[dict[str, Any]]:
     """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio. A value is that of the fastest block."""
     reference_stepping = replace(BalanceConfig(), physics_timestep_s=20e-6, substeps_per_step=250)
     contenders: list[Contender] = [
-        OneEpisode("the same at 20 us", BalanceEnv(reference_stepping)),
+        OneEpisode("the same at 20 us", BalanceEnv(config=reference_stepping)),
         OneEpisode("Env01-v1", envs.make("Env01-v1")),
         OneEpisode("Env01-v1, no wrappers", envs.make("Env01-v1").unwrapped),
         SideBySide(f"Env01-v1, {EPISODES} side by side"),

@@ -49,13 +49,13 @@ def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
 
 
 def _register() -> None:
-    for environment, config in ENVIRONMENTS.items():
+    for environment in ENVIRONMENTS:
         if environment not in gym.registry:
             gym.register(
                 id=environment,
                 entry_point="balance_hil.envs.balance:BalanceEnv",
                 max_episode_steps=EPISODE_STEPS,
-                kwargs={"config": config, "environment": environment},
+                kwargs={"environment": environment},
             )
 
 

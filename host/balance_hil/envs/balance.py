@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.envs import config_for
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.envs.rendering import OffscreenView, ViewerWindow, require_display
 from balance_hil.envs.task import N_ACT, N_OBS, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Step, start_pose
@@ -89,12 +90,12 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     Termination: the pitch leaves +-50 degrees. Truncation: 6000 steps of 5 ms, 30 s.
 
     ## Arguments
-    | Parameter     | Type                     | Default           | Description                                            |
-    |---------------|--------------------------|-------------------|--------------------------------------------------------|
-    | `config`      | **BalanceConfig**        | `BalanceConfig()` | physics, task, noise and reward                        |
-    | `environment` | **str**                  | `"Env01-v1"`      | id written into `policy_spec`                          |
-    | `render_mode` | **"human", "rgb_array"** | `None`            | MuJoCo's viewer at real speed, or frames without a display |
-    | `width`, `height` | **int**              | `960`, `540`      | size of a frame, pixels                                |
+    | Parameter         | Type                     | Default      | Description                                                |
+    |-------------------|--------------------------|--------------|------------------------------------------------------------|
+    | `environment`     | **str**                  | `"Env01-v1"` | id, also written into `policy_spec`                        |
+    | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
+    | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
+    | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
 
     A control loop on the wall clock uses the halves of `step`: `apply_action`, `advance` by any number of physics substeps
     (5 in all), `finish_step`.
@@ -107,8 +108,8 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
 
     def __init__(
         self,
-        config: BalanceConfig | None = None,
         environment: str = "Env01-v1",
+        config: BalanceConfig | None = None,
         render_mode: str | None = None,
         width: int = 960,
         height: int = 540,
@@ -117,7 +118,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
             raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
         if render_mode == "human":
             require_display()
-        self.config = config or BalanceConfig()
+        self.config = config or config_for(environment)
         self.policy_spec = self.config.policy_spec(environment)
         self.physics_timestep_s = self.config.physics_timestep_s
         self.substeps_per_step = self.config.substeps_per_step

@@ -78,7 +78,7 @@ def test_an_episode_does_not_depend_on_the_one_before():
     actions=st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=60),
 )
 def test_an_observation_never_leaves_its_box(seed, tilt, speed, yaw, actions):
-    env = BalanceEnv(BalanceConfig(noise=SensorNoise(pitch_rad=0.5, pitch_rate_rad_s=5.0, wheel_speed_rad_s=90.0)))
+    env = BalanceEnv(config=BalanceConfig(noise=SensorNoise(pitch_rad=0.5, pitch_rate_rad_s=5.0, wheel_speed_rad_s=90.0)))
     observation, _ = env.reset(seed=seed, options={"tilt_rad": tilt, "speed_target_rad_s": speed, "yaw_target_rad_s": yaw})
     assert observation in env.observation_space
     for action in actions:
@@ -88,13 +88,13 @@ def test_an_observation_never_leaves_its_box(seed, tilt, speed, yaw, actions):
 
 def test_noise_is_in_the_observation_and_nowhere_else():
     noisy = BalanceConfig(noise=SensorNoise(pitch_rad=0.1, pitch_rate_rad_s=1.0, wheel_speed_rad_s=5.0))
-    with_noise, without = episode(BalanceEnv(noisy), 1, 80), episode(BalanceEnv(NOISELESS), 1, 80)
+    with_noise, without = episode(BalanceEnv(config=noisy), 1, 80), episode(BalanceEnv(config=NOISELESS), 1, 80)
     assert [row[1:] for row in with_noise] == [row[1:] for row in without]
     assert not any(np.array_equal(a[0], b[0]) for a, b in zip(with_noise, without, strict=True))
 
 
 def test_observation_means_what_the_table_says():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     env.reset(seed=1, options={"tilt_rad": 0.1, "speed_target_rad_s": 12.0, "yaw_target_rad_s": -3.0})
     for _ in range(10):
         observation, *_ = env.step(np.array([0.5, -0.2], np.float32))
@@ -115,7 +115,7 @@ def test_observation_means_what_the_table_says():
 
 
 def test_pitch_does_not_depend_on_heading():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     env.reset(seed=1, options={**STILL, "tilt_rad": 0.3})
     turned = np.zeros(4)
     mujoco.mju_mulQuat(turned, np.array([math.cos(0.6), 0, 0, math.sin(0.6)]), env.data.qpos[3:7].copy())
@@ -124,7 +124,7 @@ def test_pitch_does_not_depend_on_heading():
 
 
 def test_positive_actions_roll_the_wheels_forward():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     env.reset(seed=1, options=STILL)
     for _ in range(10):
         env.step(np.array([1.0, 1.0], np.float32))
@@ -134,7 +134,7 @@ def test_positive_actions_roll_the_wheels_forward():
 
 
 def test_command_stays_within_8_rad_s_of_the_measured_speed():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     env.reset(seed=1, options=STILL)
     for _ in range(20):
         env.apply_action([1.0, -1.0])  # without letting the physics follow
@@ -142,7 +142,7 @@ def test_command_stays_within_8_rad_s_of_the_measured_speed():
 
 
 def test_an_action_beyond_one_counts_as_one():
-    a, b = BalanceEnv(NOISELESS), BalanceEnv(NOISELESS)
+    a, b = BalanceEnv(config=NOISELESS), BalanceEnv(config=NOISELESS)
     for env in (a, b):
         env.reset(seed=1)
     np.testing.assert_array_equal(a.step(np.array([5.0, -9.0]))[0], b.step(np.array([1.0, -1.0]))[0])
@@ -189,7 +189,7 @@ def test_it_is_cut_off_after_6000_steps():
 
 
 def test_targets_change_after_at_most_4_5_s_unless_they_are_fixed():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     _, info = env.reset(seed=0, options={"speed_target_rad_s": 7.0})
     speeds, yaws = set(), set()
     for _ in range(901):
@@ -201,7 +201,7 @@ def test_targets_change_after_at_most_4_5_s_unless_they_are_fixed():
 
 
 def test_fixing_the_tilt_leaves_the_targets_as_they_were():
-    env = BalanceEnv(NOISELESS)
+    env = BalanceEnv(config=NOISELESS)
     _, free = env.reset(seed=0)
     _, fixed = env.reset(seed=0, options={"tilt_rad": 0.0})
     assert fixed["pitch_rad"] == 0.0 != free["pitch_rad"]
@@ -289,7 +289,7 @@ def test_the_spec_fits_the_spaces(environment):
 
 def test_a_variant_needs_only_another_config():
     slow = dataclasses.replace(BalanceConfig(), physics_timestep_s=0.0005, substeps_per_step=10)
-    env = BalanceEnv(slow, environment="Slow-v1")
+    env = BalanceEnv("Slow-v1", slow)
     env.reset(seed=0)
     env.step(np.zeros(2, np.float32))
     assert env.data.time == pytest.approx(0.005)
@@ -313,6 +313,11 @@ def test_a_window_without_a_display_is_refused(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(DisplayMissingError, match="no display"):
         make("Env01-v1", render_mode="human")
+
+
+def test_gymnasium_can_write_its_spec_down_and_make_it_again():
+    spec = gym.envs.registration.EnvSpec.from_json(make("Env01-v1").spec.to_json())
+    assert gym.make(spec).unwrapped.policy_spec == spec_for("Env01-v1")
 
 
 def test_registering_twice_is_harmless():
