@@ -27,6 +27,7 @@ from balance_hil.errors import (
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.tflite_graph import builtin_name
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; that it died is noticed at once all the same
@@ -97,6 +98,9 @@ def _check_engine(info: messages.Info, where: str) -> None:
     reason = info.engine_message or f"detail {info.engine_detail}"
     match info.engine_status:
         case Status.UNSUPPORTED_OPERATOR:
+            if info.engine == "int8":  # its detail is the operator's builtin code and number, its message says what of it
+                code, number = divmod(info.engine_detail, 256)
+                reason = f"{builtin_name(code)} (number {number}): {reason}"
             raise UnsupportedOperatorError(
                 f"{info.engine} on {where} cannot run an operator of the model: {reason}",
                 "export the deterministic actor alone: hil export; FULLY_CONNECTED, RELU and TANH run in int8",

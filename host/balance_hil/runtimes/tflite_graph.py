@@ -117,6 +117,15 @@ def read_graph(model: bytes) -> TfliteGraph:
     return TfliteGraph(tensors, operators, tensors[inputs[0]], tensors[outputs[0]])
 
 
+def builtin_name(code: int) -> str:
+    """Name of a builtin operator, "EXP" for 47; "operator code 47" where nothing that knows it is installed."""
+    try:
+        from ai_edge_litert.schema_py_generated import BuiltinOperator
+    except ImportError:
+        return f"operator code {code}"
+    return _name_of(BuiltinOperator, code)
+
+
 def _tensor(index: int, tensor: Any, buffers: list[Any], schema: Any) -> Tensor:
     quant = tensor.quantization
     scales = () if quant is None or quant.scale is None else tuple(float(s) for s in quant.scale)
