@@ -118,8 +118,10 @@ Options ParseOptions(int argc, char** argv) {
   }
   if (optind < argc) Fail(std::string("unexpected argument: ") + argv[optind]);
   if (options.fd < 0) Fail("--fd is missing: the descriptor of the board's UART");
-  if (options.engine != "tflm" && options.engine != "int8") Fail("no such engine: " + options.engine + " (there are: tflm, int8)");
-  if (options.engine == "tflm" && options.engine_fd < 0) Fail("--engine-fd is missing: the descriptor of the socket to the engine's process");
+  if (options.engine != "tflm" && options.engine != "int8")
+    Fail("no such engine: " + options.engine + " (there are: tflm, int8)");
+  if (options.engine == "tflm" && options.engine_fd < 0)
+    Fail("--engine-fd is missing: the descriptor of the socket to the engine's process");
   return options;
 }
 

@@ -68,8 +68,8 @@ HIL_ALWAYS_INLINE inline void FourColumns(const int8_t*& a, const int8_t*& b, co
       "smlad  %[sum_b], %[half], %[even], %[sum_b]\n\t"
       "smlad  %[sum_a], %[word_a], %[odd], %[sum_a]\n\t"
       "smlad  %[sum_b], %[word_b], %[odd], %[sum_b]"
-      : [x] "+r"(x), [a] "+r"(a), [b] "+r"(b), [sum_a] "+r"(sums->a), [sum_b] "+r"(sums->b),
-        [even] "=&r"(even), [odd] "=&r"(odd), [word_a] "=&r"(word_a), [word_b] "=&r"(word_b), [half] "=&r"(half)
+      : [x] "+r"(x), [a] "+r"(a), [b] "+r"(b), [sum_a] "+r"(sums->a), [sum_b] "+r"(sums->b), [even] "=&r"(even), [odd] "=&r"(odd),
+        [word_a] "=&r"(word_a), [word_b] "=&r"(word_b), [half] "=&r"(half)
       :
       : "memory");
 }

@@ -112,8 +112,8 @@ Multiplier Quotient(float a, float b, float c) {
   const Float fa = Unpack(a);
   const Float fb = Unpack(b);
   const Float fc = Unpack(c);
-  // The product has 48 bits at most and is exact, as in double. Long division from its first bit, until the quotient has the 53 bits
-  // of a double and one more.
+  // The product has 48 bits at most and is exact, as in double. Long division from its first bit, until the quotient has the 53
+  // bits of a double and one more.
   uint64_t product = static_cast<uint64_t>(fa.significand) * fb.significand << 16;
   uint64_t quotient = 0;
   uint32_t remainder = 0;

@@ -234,8 +234,8 @@ bool Builder::AddElementwise(const Operator& op, const Operand& input, const Ope
   }
   if (op.code == BuiltinOperator::kReshape) {
     step->kind = StepKind::kAlias;
-    return from_float == to_float && (from_float || (input.quant.scale == output.quant.scale &&
-                                                     input.quant.zero_point == output.quant.zero_point));
+    return from_float == to_float &&
+           (from_float || (input.quant.scale == output.quant.scale && input.quant.zero_point == output.quant.zero_point));
   }
   if (op.code == BuiltinOperator::kDequantize) {
     step->kind = StepKind::kDequantize;

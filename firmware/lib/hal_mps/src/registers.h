@@ -32,7 +32,8 @@ inline volatile uint32_t& Control() { return Register(kUart + 0x08); }
 inline volatile uint32_t& InterruptStatus() { return Register(kUart + 0x0C); }  // write 1 to clear
 inline volatile uint32_t& BaudDivider() { return Register(kUart + 0x10); }
 inline constexpr uint32_t kTransmitFull = 1u << 0, kReceiveFull = 1u << 1, kReceiveOverrun = 1u << 3;
-inline constexpr uint32_t kTransmitEnable = 1u << 0, kReceiveEnable = 1u << 1, kTransmitInterrupt = 1u << 2, kReceiveInterrupt = 1u << 3;
+inline constexpr uint32_t kTransmitEnable = 1u << 0, kReceiveEnable = 1u << 1, kTransmitInterrupt = 1u << 2,
+                          kReceiveInterrupt = 1u << 3;
 inline constexpr uint32_t kTransmitPending = 1u << 0, kReceivePending = 1u << 1;
 }  // namespace uart
 

@@ -22,9 +22,9 @@ void SysTickHandler();
 
 namespace {
 
+using hil::mps::core::CoprocessorAccess;
 using hil::mps::core::kResetRequest;
 using hil::mps::core::ResetControl;
-using hil::mps::core::CoprocessorAccess;
 
 size_t BytesBetween(const uint32_t* from, const uint32_t* to) {
   return reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from);

@@ -21,8 +21,8 @@ class Flatbuffer {
   /// Position of field number `id` of a table, 0 where the field has its default value.
   uint32_t Field(uint32_t table, uint32_t id);
 
-  /// Position of the table, or of the vector of elements of `element_size` bytes, that field number `id` refers to. All elements of
-  /// the vector are inside the buffer.
+  /// Position of the table, or of the vector of elements of `element_size` bytes, that field number `id` refers to. All elements
+  /// of the vector are inside the buffer.
   uint32_t TableField(uint32_t table, uint32_t id);
   uint32_t VectorField(uint32_t table, uint32_t id, uint32_t element_size);
 

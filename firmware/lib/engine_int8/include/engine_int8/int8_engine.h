@@ -18,8 +18,8 @@ class Int8Engine final : public Engine {
   /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator.
   static Status RequiredArena(const ByteSpan& model, size_t* bytes);
 
-  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator (detail() is the operator's builtin code * 256 + its number),
-  /// kArenaTooSmall (detail() is what RequiredArena() says).
+  /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator (detail() is the operator's builtin code * 256 + its
+  /// number), kArenaTooSmall (detail() is what RequiredArena() says).
   Status Init(const ByteSpan& model, const Arena& arena) override;
   /// Returns kOk.
   Status Infer(const int8_t* input, int8_t* output) override;
