@@ -77,6 +77,7 @@ Status Builder::Build() {
     }
   }
   program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(ScratchBytes(widest_input_) / 4));
+  refusal_ = {};
   void* output = nullptr;
   const bool computed = model_.output() != model_.input() && FindData(model_.output(), program_.n_steps, &output);
   program_.output = static_cast<const int8_t*>(output);
