@@ -1,7 +1,8 @@
 # The two commands of the README, and what developers use daily. Everything sets itself up on first use.
 
 PYTHON ?= python3.11
-BOARD ?= native
+BOARD ?= native,qemu-m7
+TEST_BOARDS ?= native,qemu-m4,qemu-m7
 MODEL ?= models/ppo
 ARGS ?=
 HIL := .venv/bin/hil
@@ -13,11 +14,11 @@ export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: setup-run ## balance the robot with the policy on an emulated board, in real time
+run: setup-run ## balance the robot with the policy on two emulated boards, in real time; BOARD=native takes one
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
-test: setup ## every test, the HIL suite on the emulated board included
-	@.venv/bin/python -m pytest --hil-board native --hil-bundle models/ppo $(ARGS)
+test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
+	@.venv/bin/python -m pytest --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all

@@ -23,7 +23,14 @@ TORCH = "torch==2.13.0"
 
 EXTRAS = {"run": "int8,firmware", "all": "train,export,int8,firmware,report,video,dev"}
 # Debian package -> why; the text is shown to a user who has to install it by hand.
-PACKAGES_RUN = {"python3.11-venv": "virtual environment", "g++": "firmware of the native board"}
+PACKAGES_RUN = {
+    "python3.11-venv": "virtual environment",
+    "g++": "firmware of the native board",
+    "qemu-system-arm": "emulated Cortex-M boards",
+    "gcc-arm-none-eabi": "their firmware",
+    "libnewlib-arm-none-eabi": "their firmware",
+    "libstdc++-arm-none-eabi-newlib": "their firmware",
+}
 PACKAGES_ALL = {
     **PACKAGES_RUN,
     "git": "firmware commit, tests",
@@ -80,8 +87,9 @@ def provided(package: str) -> bool:
     """Whether the package, or what it stands for, is there already."""
     if package == "python3.11-venv":  # a Python that is not Debian's brings its own
         return subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0
-    if package in ("g++", "git"):
-        return shutil.which(package) is not None
+    programs = {"g++": "g++", "git": "git", "qemu-system-arm": "qemu-system-arm", "gcc-arm-none-eabi": "arm-none-eabi-g++"}
+    if package in programs:
+        return shutil.which(programs[package]) is not None
     query = subprocess.run(["dpkg-query", "-W", "-f=${Status}", package], capture_output=True, text=True)
     return "install ok installed" in query.stdout
 

@@ -55,7 +55,7 @@ class Check:
 
 def run_checks() -> list[Check]:
     """Every check, in the order of the chain from Python to the board."""
-    return [_python(), *_distributions(), _compiler(), _native_firmware(), _serial_group(), _opengl(), _display()]
+    return [_python(), *_distributions(), _compiler(), _native_firmware(), _cortex_m(), _serial_group(), _opengl(), _display()]
 
 
 def is_healthy(checks: list[Check]) -> bool:
@@ -102,6 +102,17 @@ def _native_firmware() -> Check:
     if current:
         return Check("native firmware", "ok", "built and up to date")
     return Check("native firmware", "ok", "not built yet; the first hil run builds it")
+
+
+def _cortex_m() -> Check:
+    from balance_hil.boards.qemu import check_installation
+    from balance_hil.errors import HarnessError
+
+    try:
+        check_installation()
+    except HarnessError as exc:
+        return Check("emulated Cortex-M", "optional", exc.message, exc.hint)
+    return Check("emulated Cortex-M", "ok", "QEMU, compiler and library are installed")
 
 
 def _serial_group() -> Check:

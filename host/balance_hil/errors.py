@@ -121,6 +121,18 @@ class FlashFailedError(HarnessError):
     """The flash tool failed; the message carries its last lines."""
 
 
+class AmbiguousBoardError(HarnessError, LookupError):
+    """Several boards that are plugged in could be meant; the message lists them."""
+
+
+class WrongBoardError(HarnessError, ValueError):
+    """The board on the port says that it is another one."""
+
+
+class BoardNotBackError(HarnessError, TimeoutError):
+    """A board did not come back after it was flashed."""
+
+
 class UnsupportedOperatorError(HarnessError, NotImplementedError):
     """An engine cannot run an operator of the model; the message names it."""
 
@@ -188,6 +200,10 @@ class ExportError(HarnessError, RuntimeError):
 
 class RecordingError(HarnessError, ValueError):
     """A file is not a recording of ours, or is cut off."""
+
+
+class RecordingMismatchError(RecordingError):
+    """The recording is of a run of another model than the bundle."""
 
 
 class NonFiniteInputError(HarnessError, ValueError):

@@ -58,7 +58,7 @@ def build(environment: str, progress: Progress | None = None, *, product: str = 
     if _is_fresh(folder, program):
         return program
     _check_tools()
-    with _build_lock():
+    with build_lock():
         if _is_fresh(folder, program):  # another process built it while this one waited
             return program
         if progress is not None:
@@ -93,7 +93,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         return image
     _check_tools()
     check_cross_tools()
-    with _build_lock():
+    with build_lock():
         if _is_stamped(image, stamp):
             return image
         if progress is not None:
@@ -195,7 +195,8 @@ def check_cross_tools() -> None:
 
 
 @contextmanager
-def _build_lock() -> Iterator[None]:
+def build_lock() -> Iterator[None]:
+    """Held while PlatformIO works in this project: two at once would wipe each other's output."""
     folder = REPOSITORY / ".pio"
     folder.mkdir(exist_ok=True)
     with (folder / "build.lock").open("w") as lock:
@@ -203,16 +204,20 @@ def _build_lock() -> Iterator[None]:
         yield
 
 
-def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
-    quiet = {
+def platformio_settings() -> dict[str, str]:
+    """Environment variables for every call of PlatformIO: its folder is the project's, and it asks the network for nothing."""
+    return {
         "PLATFORMIO_CORE_DIR": str(REPOSITORY / ".platformio"),
         "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
         "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build never asks the network for updates
         "NO_COLOR": "1",
     }
+
+
+def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(REPOSITORY)],
-        env=os.environ | quiet | dict(variables or {}),
+        env=os.environ | platformio_settings() | dict(variables or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -221,13 +226,13 @@ def _run_platformio(environment: str, variables: Mapping[str, str] | None = None
     )
     if done.returncode != 0:
         raise FirmwareBuildError(
-            f"building the firmware ({environment}) failed:\n{_why(done.stdout)}",
+            f"building the firmware ({environment}) failed:\n{why_it_failed(done.stdout)}",
             f"see the whole output: PLATFORMIO_CORE_DIR=.platformio pio run -e {environment}",
         )
 
 
-def _why(output: str) -> str:
-    """The lines that name the error, or the last ones."""
+def why_it_failed(output: str) -> str:
+    """The lines of PlatformIO's output that name the error, or the last ones."""
     lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return "\n".join((errors or lines)[-_LAST_LINES:])

@@ -7,8 +7,8 @@ from pathlib import Path
 from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
-sys.path.insert(0, env.subst("$PROJECT_DIR/host"))
-from balance_hil.firmware_build import firmware_commit  # noqa: E402  # one definition, needs nothing but Python
+sys.path.insert(0, env.PioPlatform().get_dir())
+from image import add_build_info, add_model  # noqa: E402
 
 board = env.BoardConfig()
 toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none-eabi-", ...
@@ -28,17 +28,8 @@ def bare_metal(env, board):
         LINKFLAGS=[*cpu, "-nostartfiles", "--specs=nano.specs", f"-L{scripts}", f"-Wl,-T,{board.get('build.ldscript')}"],
     )
     env.Append(LINKFLAGS=["-Wl,--fatal-warnings", "-Wl,-Map,${BUILD_DIR}/program.map"])
-    env.Append(CPPPATH=[str(model_folder(env))])
+    add_model(env)
     env.Replace(PROGSUFFIX=".elf")
-
-
-def model_folder(env):
-    """Folder of the model.h that goes into the image."""
-    folder = Path(env.subst("$PROJECT_DIR")) / os.environ.get("HIL_MODEL", "models/ppo")
-    if not (folder / "model.h").is_file():
-        sys.stderr.write(f"error: there is no {folder / 'model.h'}: export the policy, or name its folder with HIL_MODEL\n")
-        env.Exit(1)
-    return folder
 
 
 env.Replace(
@@ -66,15 +57,7 @@ def processor():
     return board.get("build.mcu")
 
 
-# In a header of its own, written only when it changes: a new commit recompiles the one file that includes it.
-generated = Path(env.subst("$BUILD_DIR")) / "generated"
-header = generated / "build_info.h"
-facts = {"HIL_FIRMWARE_COMMIT": firmware_commit(), "HIL_PROCESSOR": processor(), "HIL_BOARD_NAME": env["PIOENV"].replace("_", "-")}
-text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
-if not header.exists() or header.read_text() != text:
-    generated.mkdir(parents=True, exist_ok=True)
-    header.write_text(text)
-env.Append(CPPPATH=[str(generated)])
+add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").replace("_", "-"))
 
 program = env.BuildProgram()
 AlwaysBuild(env.Alias("buildprog", program))

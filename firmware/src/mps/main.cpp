@@ -1,7 +1,7 @@
 // The board on an emulated MPS2 or MPS3 machine, with the model compiled in. Wiring only.
 
+#include "board_engine/board_engine.h"
 #include "build_info.h"
-#include "engine_int8/int8_engine.h"
 #include "hal_mps/hal_mps.h"
 #include "model.h"
 #include "server/server.h"
@@ -9,9 +9,7 @@
 namespace {
 
 constexpr uint32_t kBaud = 921'600;
-constexpr size_t kArenaBytes = 16 * 1024;
 
-alignas(16) uint8_t arena[kArenaBytes];
 uint8_t received[hil::mps::kRxBuffer];
 
 }  // namespace
@@ -23,11 +21,12 @@ int main() {
   static hil::mps::CortexSystem system;
   hil::mps::FpgaClock::Start();
 
-  static hil::Int8Engine engine;
-  static hil::Inference inference(&engine, &clock);
-  inference.Load({hil_model::kModel, hil_model::kModelSize}, {arena, sizeof arena});
-
   hil::ServerConfig config;
+  config.golden = {&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
+  static hil::Inference inference(hil::BoardEngine(), &clock);
+  inference.Load({hil_model::kModel, hil_model::kModelSize}, hil::BoardArena());
+  inference.Verify(config.golden);
+
   config.identity.firmware_commit = HIL_FIRMWARE_COMMIT;
   config.identity.board = HIL_BOARD_NAME;
   config.identity.processor = HIL_PROCESSOR;
@@ -37,7 +36,6 @@ int main() {
   config.identity.ram = hil::mps::StaticRamBytes();
   config.identity.flash = hil::mps::ImageBytes();
   config.watchdog_ms = hil::mps::WatchdogMs(hil::protocol::kWatchdogMs);
-  config.golden = {&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
 
   static hil::Server server(config, {&uart, &clock, &actuator, &system}, &inference);
   uart.Open(kBaud);

@@ -15,6 +15,9 @@
 #include "build_info.h"
 #include "engine_int8/int8_engine.h"
 #include "engine_remote/engine_remote.h"
+#include "faults/fault.h"
+#include "faults/faulty_conversion.h"
+#include "faults/faulty_engine.h"
 #include "hal_native/hal_native.h"
 #include "model_id/model_id.h"
 #include "server/server.h"
@@ -33,6 +36,7 @@ struct Options {
   std::string board_name = "native";
   uint32_t watchdog_ms = hil::protocol::kWatchdogMs;
   uint32_t arena_bytes = 0;
+  hil::faults::Fault fault = hil::faults::Fault::kNone;
 };
 
 [[noreturn]] void Fail(const std::string& message) {
@@ -48,6 +52,19 @@ uint32_t ParseNumber(const char* option, const char* text) {
   return static_cast<uint32_t>(value);
 }
 
+hil::faults::Fault ParseFault(const char* name) {
+  const hil::faults::Fault fault = hil::faults::Find(name);
+  if (fault == hil::faults::Fault::kNone) Fail(std::string("no such fault: ") + name + " (--list-faults names them)");
+  return fault;
+}
+
+[[noreturn]] void ListFaults() {
+  size_t count = 0;
+  const hil::faults::Entry* gallery = hil::faults::Gallery(&count);
+  for (size_t i = 0; i < count; ++i) std::printf("%s\t%s\n", gallery[i].name, gallery[i].description);
+  std::exit(EXIT_SUCCESS);
+}
+
 Options ParseOptions(int argc, char** argv) {
   static const option kOptions[] = {
       {"fd", required_argument, nullptr, 'f'},
@@ -58,6 +75,8 @@ Options ParseOptions(int argc, char** argv) {
       {"board-name", required_argument, nullptr, 'b'},
       {"watchdog-ms", required_argument, nullptr, 'w'},
       {"arena-bytes", required_argument, nullptr, 'a'},
+      {"fault", required_argument, nullptr, 'x'},
+      {"list-faults", no_argument, nullptr, 'l'},
       {nullptr, 0, nullptr, 0},
   };
   Options options;
@@ -88,6 +107,11 @@ Options ParseOptions(int argc, char** argv) {
       case 'a':
         options.arena_bytes = ParseNumber("arena-bytes", optarg);
         break;
+      case 'x':
+        options.fault = ParseFault(optarg);
+        break;
+      case 'l':
+        ListFaults();
       default:
         std::exit(kUsageError);
     }
@@ -165,7 +189,11 @@ int main(int argc, char** argv) {
   std::vector<std::max_align_t> memory;
   if (compact) memory = ArenaFor(model, options.arena_bytes);
   const size_t arena_bytes = compact && options.arena_bytes == 0 ? memory.size() * sizeof(memory[0]) : options.arena_bytes;
-  hil::Inference inference(engine, &clock);
+  hil::faults::FaultyEngine faulty_engine(options.fault, engine);
+  hil::faults::FaultyConversion faulty_conversion(options.fault, engine);
+  const bool healthy = options.fault == hil::faults::Fault::kNone;
+  hil::Inference inference(healthy ? engine : &faulty_engine, &clock,
+                           healthy ? static_cast<hil::Conversion*>(&hil::exact_conversion) : &faulty_conversion);
   inference.Load({model.data(), model.size()}, {reinterpret_cast<uint8_t*>(memory.data()), arena_bytes});
 
   const hil::ModelId model_id = hil::ComputeModelId(model.data(), model.size());

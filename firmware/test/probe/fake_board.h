@@ -93,9 +93,15 @@ class FakeBoard {
     static const uint8_t kModel[4] = {};
     // "No model" is what the server itself makes of an empty one.
     inference_->Load({kModel, load_status == static_cast<int>(Status::kNoModel) ? 0u : sizeof(kModel)}, {nullptr, 4096});
+    const GoldenVectors golden{kGoldenInputs, kGoldenOutputs, 3};
+    if (load_status == static_cast<int>(Status::kSelfTestFailed)) {
+      SetEngineStatus(static_cast<int>(Status::kOk));
+      inference_->Load({kModel, sizeof(kModel)}, {nullptr, 4096});
+      inference_->Verify(golden);
+    }
     ServerConfig config;
     config.identity = {"0123456789ab", "fake board", "none", "cafe00000000", 600, 1, 3, 4};
-    config.golden = {kGoldenInputs, kGoldenOutputs, 3};
+    config.golden = golden;
     config.watchdog_ms = watchdog_ms;
     server_ = std::make_unique<Server>(config, Peripherals{machine_.get(), machine_.get(), machine_.get(), machine_.get()},
                                        inference_.get());

@@ -11,7 +11,7 @@ from balance_hil.boards.definition import BoardDefinition, find_definition, load
 from balance_hil.boards.serial_board import find_port
 from balance_hil.boards.session import BoardInfo
 from balance_hil.bundle import Bundle
-from balance_hil.errors import BoardBootError, CableUnpluggedError
+from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError
 from balance_hil.link import Fault, open_link
 from balance_hil.protocol.messages import Action
 
@@ -36,6 +36,7 @@ def connect(
     fault_seed: int = 0,
     model: Path | None = None,
     watchdog_ms: int | None = None,
+    firmware_fault: str | None = None,
     handshake_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
@@ -51,6 +52,7 @@ def connect(
         fault_seed: same seed, same frames hit.
         model: int8 ``.tflite`` for an emulated board in place of the bundle's (a stale image, on purpose).
         watchdog_ms: of an emulated board; None takes the firmware's own.
+        firmware_fault: of an emulated board: one of ``native.firmware_faults``, to try the tools that look for faults.
         handshake_timeout_s: how long the board may take to say who it is; None: see ``Session``.
         progress: receives a line when something takes long (building the firmware).
 
@@ -67,13 +69,17 @@ def connect(
         "fault_seed": fault_seed,
         "handshake_timeout_s": handshake_timeout_s,
     }
+    if firmware_fault is not None and (port is not None or definition.kind != "native"):
+        raise UsageError("only an emulated board can be given a fault on purpose", "leave --port out and take --board native")
     if port is not None or definition.kind == "serial":
         where, rate = port or find_port(definition), baud or definition.baud
         return Board(open_link(where, rate), bundle, baud=rate, **options)
 
     from balance_hil.boards.machines import emulate  # what only an emulated board needs
 
-    machine = emulate(definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, progress=progress)
+    machine = emulate(
+        definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, fault=firmware_fault, progress=progress
+    )
     try:
         return Board(machine.start(), bundle, machine=machine, **options)
     except CableUnpluggedError as exc:

@@ -14,6 +14,8 @@ from balance_hil.errors import ConfigError, UnknownBoardError
 from balance_hil.link import SerialPort
 
 Kind = Literal["native", "qemu", "serial"]
+# How the flash tool is told which board is meant: by the port, by the serial number of its debug probe, or not at all.
+Upload = Literal["port", "probe", "any"]
 FOLDER_VARIABLE = "HIL_BOARDS"
 _CHECKOUT_FOLDER = Path(__file__).parents[3] / "hil_tests" / "boards"
 
@@ -29,10 +31,17 @@ class BoardDefinition:
     port: str = ""  # device or URL; "" = find it by its USB numbers
     usb_vid: int | None = None
     usb_pid: int | None = None
+    usb_also: str = ""  # further pairs that this board may have, "0483:374e 0483:3754"
     usb_serial: str = ""  # of one board: tells it from another of its kind, and survives re-enumeration
     engine: str = "tflm"
-    environment: str = ""  # of platformio.ini that builds its firmware
+    environment: str = ""  # of platformio.ini, that builds for it; with the compact engine: the same with "_int8"
     machine: str = ""  # that QEMU emulates: "mps2-an386", ...
+    upload: Upload = "port"
+    platform: str = ""  # of PlatformIO, as in platformio.ini
+    framework: str = ""
+    tflm: str = ""  # where its TensorFlow Lite Micro comes from
+    port_kind: str = ""  # what its serial port is
+    tried: str = ""  # what is known to work, and what nobody has tried
     notes: str = ""
 
     @property
@@ -46,7 +55,12 @@ class BoardDefinition:
             return self.port == port.device
         if self.usb_vid is None:
             return False
-        return self.usb_vid == port.vid and self.usb_pid in (None, port.pid) and self.usb_serial in ("", port.serial_number or "")
+        return self._usb_numbers_fit(port) and self.usb_serial in ("", port.serial_number or "")
+
+    def _usb_numbers_fit(self, port: SerialPort) -> bool:
+        if self.usb_vid == port.vid and self.usb_pid in (None, port.pid):
+            return True
+        return port.vid is not None and port.pid is not None and f"{port.vid:04x}:{port.pid:04x}" in self.usb_also.split()
 
 
 ANY_SERIAL = BoardDefinition(name="serial", kind="serial", description="any board with our firmware behind a serial port")
@@ -116,6 +130,8 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
         raise ConfigError(
             f"{path}: a board of kind qemu needs environment and machine", "compare it with hil_tests/boards/qemu-m4.toml"
         )
+    if table.get("upload", "port") not in get_args(Upload):
+        raise ConfigError(f"{path}: no such way to upload: {table['upload']!r}", f"ways are {', '.join(get_args(Upload))}")
     if table.get("baud", 1) <= 0:
         raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
     return BoardDefinition(**table)

@@ -37,6 +37,7 @@ class EmulationConfig:
     header: Path | None = None  # model.h of the same model, with its vectors
     watchdog_ms: int | None = None  # None: the firmware's own
     arena_bytes: int | None = None  # of the native board's engine; None: as much as the model needs
+    fault: str | None = None  # one of ``native.firmware_faults``, built into the firmware on purpose; None: healthy
 
     @classmethod
     def for_bundle(

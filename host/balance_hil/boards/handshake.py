@@ -73,7 +73,7 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
         remedy = (
             f"start it with this bundle: hil emulate {bundle.path} --board {definition.name}"
             if definition.is_emulated
-            else f"build the firmware with {bundle.path}/model.h and flash it"
+            else f"flash it first: hil flash {bundle.path} --board {definition.name if definition.environment else info.board}"
         )
         raise ModelMismatchError(f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", remedy)
     _check_engine(info, where)
@@ -135,7 +135,9 @@ _STATUS_HINTS: dict[int, str] = {
     Status.NON_FINITE: "an observation holds a NaN or an infinity: look for its source in the environment",
     Status.OVERSIZED: "send less in one message: INFO's max_payload is the limit",
     Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which carries them",
-    Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or flash it with one",
+    Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or hil flash models/ppo --board teensy41",
+    Status.SELF_TEST_FAILED: "its engine computes this model wrongly (an old TFLM ignores scales per channel): link a current "
+    "library, take the compact engine, or export per tensor",
     Status.ENGINE_LOST: "the process that runs the engine ended: start the board again; what it needs: hil doctor",
 }
 
@@ -170,7 +172,7 @@ def _diagnosis(channel: Channel, timeout_s: float, baud: int | None) -> LinkErro
     if text is not None:
         return NotOurFirmwareError(
             f"the board on {where} does not run this project's firmware: it says {text!r}",
-            "flash it with this project's firmware",
+            "flash it: hil flash models/ppo --board NAME; hil boards lists the names",
         )
     rate = f" at {baud} baud" if baud else ""
     return WrongBaudError(

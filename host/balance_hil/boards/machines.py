@@ -20,12 +20,13 @@ def emulate(
     engine: str | None = None,
     model: Path | None = None,
     watchdog_ms: int | None = None,
+    fault: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> EmulatedMachine:
     """The machine of an emulated board, built and not yet started. For the arguments see ``boards.connect``.
 
     Raises:
-        UsageError: the board is not an emulated one, or has no such engine.
+        UsageError: the board is not an emulated one, or has no such engine or fault.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: what it needs is not there.
     """
     if not definition.is_emulated:
@@ -37,6 +38,7 @@ def emulate(
         config = EmulationConfig.for_bundle(bundle, name=config.name, engine=config.engine, watchdog_ms=watchdog_ms)
     if model is not None:
         config = replace(config, model=model, header=None)
+    config = replace(config, fault=fault)
     if definition.kind == "qemu":
         return qemu.QemuMachine(definition, config, progress)
     return native.NativeMachine(config, progress)

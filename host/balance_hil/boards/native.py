@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import tty
@@ -55,6 +56,16 @@ def engine_or_substitute(engine: str, progress: Callable[[str], None] | None = N
     return "int8"
 
 
+def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, str]:
+    """The gallery of faults that the native firmware can be started with: name and what the firmware does then.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
+    """
+    listing = subprocess.run([build_native(progress), "--list-faults"], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("\t", 1) for line in listing.splitlines())
+
+
 class NativeMachine(EmulatedMachine):
     """The two processes of one native board: firmware and engine host.
 
@@ -63,7 +74,7 @@ class NativeMachine(EmulatedMachine):
         progress: receives a line when the firmware has to be built first.
 
     Raises:
-        UsageError: no such engine.
+        UsageError: no such engine or fault.
         MissingExtraError: the engine's Python package is not installed.
         FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
     """
@@ -75,6 +86,8 @@ class NativeMachine(EmulatedMachine):
             require("tflite_micro", "int8")
         self._config = config
         self._program = build_native(progress)
+        if config.fault is not None and config.fault not in (faults := firmware_faults(progress)):
+            raise UsageError(f"the native board has no fault {config.fault!r}", f"faults are {', '.join(faults)}")
         self._slave = -1
         super().__init__(config.name)
 
@@ -130,7 +143,12 @@ class NativeMachine(EmulatedMachine):
                 command += ["--model", str(self._config.model)]
             if vectors is not None:
                 command += ["--self-test", f"/dev/fd/{vectors.fileno()}"]
-            for option, value in (("--watchdog-ms", self._config.watchdog_ms), ("--arena-bytes", self._config.arena_bytes)):
+            options = {
+                "--watchdog-ms": self._config.watchdog_ms,
+                "--arena-bytes": self._config.arena_bytes,
+                "--fault": self._config.fault,
+            }
+            for option, value in options.items():
                 if value is not None:
                     command += [option, str(value)]
             inherited = [master, firmware_end.fileno(), *([vectors.fileno()] if vectors is not None else [])]

@@ -65,6 +65,8 @@ class QemuMachine(EmulatedMachine):
     ) -> None:
         if config.engine not in ENGINES:
             raise UsageError(f"the board {config.name} has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
+        if config.fault is not None:
+            raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
         self._qemu = _qemu()
         self._machine = definition.machine
         self._watchdog_ms = config.watchdog_ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.errors import PortNotFoundError, UsageError
+from balance_hil.errors import AmbiguousBoardError, PortNotFoundError, UsageError
 from balance_hil.link import SerialPort, list_serial_ports
 
 
@@ -11,7 +11,8 @@ def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None
     """The port of a board that is plugged in, by its definition.
 
     Raises:
-        UsageError: the definition does not say how to find it, or several boards match.
+        UsageError: the definition does not say how to find it.
+        AmbiguousBoardError: several boards match.
         PortNotFoundError: none matches.
     """
     if definition.port:
@@ -30,7 +31,7 @@ def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None
         )
     if len(found) > 1:
         listed = ", ".join(f"{port.device} (serial number {port.serial_number})" for port in found)
-        raise UsageError(
+        raise AmbiguousBoardError(
             f"{len(found)} boards look like {definition.name}: {listed}", "give --port, or usb_serial in the board's file"
         )
     return found[0].device

@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
+    "emulators": "the exact emulators in a batch, and the runtimes that they emulate called row by row",
 }
 
 

@@ -23,8 +23,9 @@ from balance_hil.errors import BoardBootError, UsageError
 @click.option("-b", "--board", default="native", show_default=True, help="Which board; see hil boards.")
 @click.option("--engine", help="What runs the model; by default what the board's file says.")
 @click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
+@click.option("--fault", hidden=True, help="A fault of the firmware's gallery, to try the tools that find them.")
 @click.option("--link", type=click.Path(path_type=Path), help="Also make this symbolic link to the port, for a name that stays.")
-def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | None, link: Path | None) -> None:
+def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | None, fault: str | None, link: Path | None) -> None:
     """Start a board with POLICY (a bundle) and print its port, until Ctrl-C.
 
     Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends six comma-separated
@@ -36,6 +37,7 @@ def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | Non
         Bundle.load(policy),
         engine=engine,
         watchdog_ms=watchdog_ms,
+        fault=fault,
         progress=lambda line: stderr.print(line, markup=False),
     )
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -20,6 +22,7 @@ from balance_hil.exporting.config import ExportConfig, ExportResult
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of such an episode; by default 6000 (30 s).")
 @click.option("--seed", default=0, show_default=True, help="Of calibration and golden vectors.")
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
+@click.option("--rounding-proof", is_flag=True, help="An int8 model that gives the same bits on every runtime; takes a minute.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -35,6 +38,7 @@ def command(
     steps: int | None,
     seed: int,
     per_tensor: bool,
+    rounding_proof: bool,
     calibration: Path | None,
     trust: bool,
     as_json: bool,
@@ -56,6 +60,7 @@ def command(
         seed=seed,
         calibration=calibration,
         per_tensor=per_tensor,
+        rounding_proof=rounding_proof,
         trust=trust,
     )
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
@@ -77,7 +82,7 @@ class _Bars:
     def update(self, name: str, done: float) -> None:
         if name not in self._tasks:
             # Conversion has no measurable progress: its bar only moves.
-            self._tasks[name] = self._progress.add_task(name, total=1.0 if name.startswith("survival") else None)
+            self._tasks[name] = self._progress.add_task(name, total=1.0 if name.startswith(("survival", "fine-tuning")) else None)
         task = self._tasks[name]
         self._progress.update(task, completed=done, total=1.0 if done >= 1.0 else self._progress.tasks[task].total)
 
@@ -90,6 +95,7 @@ def _document(result: ExportResult) -> dict[str, object]:
         "stages": [stage.to_dict() for stage in result.stages],
         "operators": result.bundle.metrics["operators"],
         "arena_needed_bytes": result.bundle.metrics["arena_needed_bytes"],
+        "rounding_proof": result.bundle.metrics.get("rounding_proof"),
         "conversion_s": round(result.conversion_s, 3),
         "wall_s": round(result.wall_s, 3),
     }
@@ -120,5 +126,16 @@ def print_result(result: ExportResult) -> None:
         style="dim",
     )
     stdout.print(f"int8 operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
+    if proof := metrics.get("rounding_proof"):
+        _print_rounding_proof(proof)
     stdout.print(f"conversion {result.conversion_s:.1f} s, with the survival checks {result.wall_s:.1f} s")
     stdout.print(f"bundle {result.bundle.id} in {result.bundle.path}", soft_wrap=True)
+
+
+def _print_rounding_proof(proof: Mapping[str, Any]) -> None:
+    different = ", ".join(f"{name} {count}" for name, count in proof["outputs_unlike_tflm"].items())
+    stdout.print(
+        f"rounding-proof: RMS error {proof['validation_rms_error_before_fine_tuning']:.2g} before fine-tuning, "
+        f"{proof['validation_rms_error']:.2g} after (ordinary int8: {proof['validation_rms_error_ordinary']:.2g})"
+    )
+    stdout.print(f"outputs unlike TFLM's on {proof['random_inputs']} random inputs: {different}")

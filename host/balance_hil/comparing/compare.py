@@ -7,24 +7,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.comparison import REFERENCE, BoardIo, Comparison, judge
+from balance_hil.comparing.comparison import BOARD, REFERENCE, Comparison
 from balance_hil.comparing.evidence import Progress, collect, no_progress
 from balance_hil.comparing.inputs import (
     InputSet,
     golden_observations,
     make_inputs,
     observe,
+    random_inputs,
     recorded_observations,
     spread,
 )
-from balance_hil.errors import CheckpointError, MissingExtraError, UsageError
-from balance_hil.quantize import dequantize, quantize
+from balance_hil.comparing.inspection import inspect_board
+from balance_hil.comparing.judging import judge
+from balance_hil.comparing.reasons import find_reasons, separate
+from balance_hil.comparing.subject import Subject
+from balance_hil.errors import CheckpointError, MissingExtraError, ModelMismatchError, UsageError
 from balance_hil.recording import read_recording
-from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
+from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Runtime
 
 ROLLOUT, GOLDEN = "rollout", "golden"
@@ -58,37 +60,72 @@ class CompareConfig:
 
 
 def compare(
-    bundle: Bundle, config: CompareConfig, *, board: Board | None = None, on_progress: Progress = no_progress
+    subject: Subject, config: CompareConfig, *, board: Board | None = None, on_progress: Progress = no_progress
 ) -> Comparison:
-    """Gives every runtime, and the board if there is one, the same inputs and counts what differs.
+    """Gives every runtime, and the board if there is one, the same inputs, counts what differs and says why.
 
     A desktop runtime that was not asked for by name and is not installed is left out and named in ``Comparison.skipped``.
 
     Raises:
         MissingExtraError: a runtime asked for, or the reference of a board, is not installed.
+        UnsupportedOperatorError: a runtime cannot execute the model; the message names the operator.
+        ModelMismatchError: the board runs another model.
         HarnessError: the recording cannot be read, the board is lost, an input is no number.
     """
+    if board is not None:
+        _check_model(board, subject)
     with ExitStack() as stack:
-        runtimes, skipped = _load(bundle, config, board is not None)
+        runtimes, skipped = _load(subject, config, board is not None)
         for runtime in runtimes:
             stack.enter_context(runtime)
-        inputs = _inputs(bundle, config, runtimes, on_progress)
-        everyone = [*runtimes, board.as_runtime()] if board else runtimes
+        inputs = _inputs(subject, config, runtimes, on_progress)
+        remote = board.as_runtime() if board else None
+        everyone = [*runtimes, remote] if remote else runtimes
         evidence = collect(everyone, inputs, layer_samples=config.layer_samples, on_progress=on_progress)
-        board_io = _board_io(board, bundle, spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)) if board else None
-    return judge(evidence, bundle_id=bundle.id, board=board.info.board if board else None, board_io=board_io, skipped=skipped)
+        on_progress("causes", 0, 1)
+        reasons = find_reasons(subject.graph, evidence)
+        inspection = None
+        if board is not None and remote is not None:
+            reasons = separate(subject.graph, evidence, reasons, remote)
+            identified = reasons.runtimes.get(BOARD)
+            observations = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
+            inspection = inspect_board(board, subject, observations, identified.variant if identified else None, config.seed)
+        on_progress("causes", 1, 1)
+    return judge(
+        evidence,
+        bundle_id=subject.id,
+        board=board.info.board if board else None,
+        board_io=inspection.io if inspection else None,
+        skipped=skipped,
+        reasons=reasons,
+        findings=inspection.findings if inspection else (),
+    )
 
 
-def _load(bundle: Bundle, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], Mapping[str, str]]:
-    wanted = [name for name in RUNTIME_NAMES if config.runtimes is None or name in config.runtimes]
+def _check_model(board: Board, subject: Subject) -> None:
+    """A bundle's board was checked when it was connected; this one is for a model alone."""
+    if board.info.model_id != subject.id:
+        raise ModelMismatchError(
+            f"the board runs the model {board.info.model_id}, this is {subject.id}",
+            "flash this model, or compare the one that the board runs",
+        )
+
+
+def _load(subject: Subject, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], Mapping[str, str]]:
+    impossible = [name for name in config.runtimes or () if name not in subject.runtime_names]
+    if impossible:
+        raise UsageError(
+            f"a .tflite alone cannot run on {', '.join(impossible)}", f"choose from {', '.join(subject.runtime_names)}"
+        )
+    wanted = [name for name in subject.runtime_names if config.runtimes is None or name in config.runtimes]
     required = set(config.runtimes or ())
     if with_board:
         required.add(REFERENCE)
-        wanted = [name for name in RUNTIME_NAMES if name in wanted or name == REFERENCE]
+        wanted = [name for name in subject.runtime_names if name in wanted or name == REFERENCE]
     loaded, skipped = [], {}
     for name in wanted:
         try:
-            loaded.append(load_runtime(name, bundle))
+            loaded.append(subject.load(name))
         except (MissingExtraError, CheckpointError) as exc:
             if name in required:
                 raise
@@ -98,31 +135,27 @@ def _load(bundle: Bundle, config: CompareConfig, with_board: bool) -> tuple[list
     return loaded, skipped
 
 
-def _inputs(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> InputSet:
-    observations: Float32Array
+def _inputs(subject: Subject, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> InputSet:
+    if subject.bundle is None:
+        if config.recording is not None:
+            raise UsageError(
+                "a recording belongs to a bundle, this is a .tflite alone", "compare the bundle: hil compare models/ppo"
+            )
+        return random_inputs(subject.graph.n_obs, subject.graph.input_quant, config.samples, config.seed)
+    observations, source = _observations(subject.bundle, config, runtimes, report)
+    return make_inputs(subject.bundle, observations, random=config.samples, seed=config.seed, source=source)
+
+
+def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> tuple[Float32Array, str]:
+    """Recorded observations, float32 [n, n_obs], and where they come from."""
     if config.recording is not None:
         recording = read_recording(config.recording)
         observations = recorded_observations(recording.observation, config.samples, str(config.recording))
-        source = f"recording {config.recording.name}"
-    elif config.observations == GOLDEN:
-        observations, source = golden_observations(bundle, config.samples), "the bundle's golden vectors"
-    else:
-        pilot = next((r for r in runtimes if r.name == REFERENCE), runtimes[-1])
-        report("recording observations", 0, config.samples)
-        observations = observe(pilot, bundle.spec.environment, config.samples, config.seed)
-        report("recording observations", config.samples, config.samples)
-        source = f"{bundle.spec.environment} under {pilot.name}, seed {config.seed}"
-    return make_inputs(bundle, observations, random=config.samples, seed=config.seed, source=source)
-
-
-def _board_io(board: Board, bundle: Bundle, observations: Float32Array) -> BoardIo:
-    """Sends ``observations``, float32 [n, n_obs], as floats and checks what the board made of them and of its outputs."""
-    actions = board.infer_batch(observations)
-    inputs = np.stack([action.input for action in actions])
-    outputs = np.stack([action.output for action in actions])
-    returned = np.stack([action.action for action in actions])
-    return BoardIo(
-        observations=len(observations),
-        input_differing=int(np.count_nonzero(inputs != quantize(observations, bundle.input_quant))),
-        action_differing=int(np.count_nonzero(returned != dequantize(outputs, bundle.output_quant))),
-    )
+        return observations, f"recording {config.recording.name}"
+    if config.observations == GOLDEN:
+        return golden_observations(bundle, config.samples), "the bundle's golden vectors"
+    pilot = next((r for r in runtimes if r.name == REFERENCE), runtimes[-1])
+    report("recording observations", 0, config.samples)
+    observations = observe(pilot, bundle.spec.environment, config.samples, config.seed)
+    report("recording observations", config.samples, config.samples)
+    return observations, f"{bundle.spec.environment} under {pilot.name}, seed {config.seed}"

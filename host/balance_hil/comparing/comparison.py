@@ -1,17 +1,12 @@
-"""The verdict of a comparison: what differs between whom, by how much, and from which layer on."""
+"""The verdict of a comparison: what differs between whom, by how much, from which layer on, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import combinations, pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from balance_hil.comparing.evidence import Evidence, LayerEvidence
-from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.comparing.diagnosis import MODEL, UNKNOWN, Finding
 
 BOARD = "board"
 REFERENCE = "tflm"  # the oracle of a board: the official TensorFlow Lite Micro
@@ -37,7 +32,11 @@ class PairDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDifference:
-    """One operator's output in two runtimes, over evenly spaced inputs; propagated differences are included."""
+    """One operator's output in two runtimes, over evenly spaced inputs.
+
+    A differing value is new (the two compute otherwise from equal inputs), propagated (its inputs differed already) or
+    unexplained; the three are None where differences could not be attributed.
+    """
 
     a: str
     b: str
@@ -46,6 +45,27 @@ class LayerDifference:
     values: int
     differing: int
     max_lsb: int
+    channels: tuple[int, ...]  # differing values in each element of the output
+    new: Mapping[str, int] | None = None  # cause -> values
+    propagated: int | None = None
+    unexplained: int | None = None
+    max_new_lsb: int | None = None  # largest difference among the new ones
+    new_channels: tuple[int, ...] | None = None  # new values in each element of the output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """Which known arithmetic an int8 runtime uses."""
+
+    runtime: str
+    variant: str | None  # short name; None: no variant computes what the runtime computed
+    title: str  # of the variant, "" for None
+    samples: int  # inputs that the verdict rests on
+    values: int  # values compared on them
+    mismatches: int  # of the best variant: 0 unless ``variant`` is None
+    unseparated: tuple[str, ...]  # variants without a mismatch that more samples may rule out
+    verdict: str  # one sentence for people
+    advice: str  # what to do about it, "" where nothing is wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +109,22 @@ class Comparison:
     layer_inputs: int
     board_io: BoardIo | None
     board_equals_tflm: bool | None  # None: no board took part
+    arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
+    findings: tuple[Finding, ...] = ()  # on the board's input, model and output
+    not_attributed: str = ""  # why no cause was looked for, "" where they were
+
+    @property
+    def unexplained(self) -> int:
+        """Differing outputs without a cause over all pairs, and the board's conversions that follow no known recipe."""
+        outputs = sum(pair.unexplained or 0 for pair in self.pairs)
+        return outputs + sum(found.differing for found in self.findings if found.fault == UNKNOWN and found.stage != MODEL)
+
+    @property
+    def exit_status(self) -> int:
+        """0: all explained, and a board that took part is right; 1: the board differs; 2: something is unexplained."""
+        if self.unexplained:
+            return 2
+        return 0 if self.passed else 1
 
     @property
     def passed(self) -> bool:
@@ -100,10 +136,19 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence for people."""
+        """One or two sentences for people."""
+        if not self.unexplained:
+            return self._outcome
+        values = f"{self.unexplained} difference{'s are' if self.unexplained > 1 else ' is'} unexplained"
+        return f"{self._outcome}; {values}{f': {self.not_attributed}' if self.not_attributed else ''}"
+
+    @property
+    def _outcome(self) -> str:
         io = self.board_io
         if self.board_equals_tflm is None:
-            return "no board took part: nothing to pass or fail"
+            if self.not_attributed or not self.pairs or self.unexplained:
+                return "no board took part: nothing to pass or fail"
+            return f"every one of {sum(pair.differing for pair in self.pairs)} differing outputs is explained; no board took part"
         if not self.board_equals_tflm:
             pair = next(p for p in self.pairs if {p.a, p.b} == {BOARD, REFERENCE})
             where = f", from layer {pair.first_layer} ({pair.first_operator}) on" if pair.first_layer is not None else ""
@@ -120,109 +165,9 @@ class Comparison:
         """Plain JSON types; the keys of DESIGN's ``--json`` contract and some more."""
         document = asdict(self)
         document["runtimes"] = list(self.runtimes)
-        return document | {"passed": self.passed, "verdict": self.verdict}
-
-
-def judge(
-    evidence: Evidence, *, bundle_id: str, board: str | None, board_io: BoardIo | None, skipped: Mapping[str, str]
-) -> Comparison:
-    """Counts what differs in ``evidence``.
-
-    Causes are left open: whoever attributes them replaces ``causes`` and ``unexplained`` of each pair.
-    """
-    equal = None
-    if BOARD in evidence.outputs and REFERENCE in evidence.outputs:
-        equal = bool(np.array_equal(evidence.outputs[BOARD], evidence.outputs[REFERENCE]))
-    inputs = evidence.inputs
-    return Comparison(
-        bundle=bundle_id,
-        board=board,
-        inputs=len(inputs),
-        random=inputs.random,
-        recorded=inputs.recorded,
-        recorded_from=inputs.source,
-        seed=inputs.seed,
-        runtimes=tuple(evidence.actions),
-        skipped=dict(skipped),
-        pairs=tuple(_pair(evidence, a, b) for a, b in combinations(evidence.outputs, 2)),
-        ladder=tuple(_ladder(evidence)),
-        layers=tuple(_layer_differences(evidence.layers)),
-        layer_inputs=evidence.layers.even,
-        board_io=board_io,
-        board_equals_tflm=equal,
-    )
-
-
-def _pair(evidence: Evidence, a: str, b: str) -> PairDifference:
-    x, y = evidence.outputs[a], evidence.outputs[b]
-    distance = _distance(x, y)
-    split = evidence.inputs.random
-    first = _first_difference(evidence.layers.tensors.get(a, ()), evidence.layers.tensors.get(b, ()))
-    return PairDifference(
-        a=a,
-        b=b,
-        outputs=distance.size,
-        differing=int(np.count_nonzero(distance)),
-        max_lsb=int(distance.max(initial=0)),
-        differing_random=int(np.count_nonzero(distance[:split])),
-        differing_recorded=int(np.count_nonzero(distance[split:])),
-        first_layer=first.op if first else None,
-        first_operator=first.operator if first else None,
-    )
-
-
-def _first_difference(a: Sequence[LayerTensor], b: Sequence[LayerTensor]) -> LayerTensor | None:
-    return next((x for x, y in _same_operators(a, b) if not np.array_equal(x.values, y.values)), None)
-
-
-def _layer_differences(layers: LayerEvidence) -> list[LayerDifference]:
-    found = []
-    for a, b in combinations(layers.tensors, 2):
-        for x, y in _same_operators(layers.tensors[a], layers.tensors[b]):
-            distance = _distance(x.values[: layers.even], y.values[: layers.even])
-            found.append(
-                LayerDifference(
-                    a=a,
-                    b=b,
-                    op=x.op,
-                    operator=x.operator,
-                    values=distance.size,
-                    differing=int(np.count_nonzero(distance)),
-                    max_lsb=int(distance.max(initial=0)),
-                )
-            )
-    return found
-
-
-def _same_operators(a: Sequence[LayerTensor], b: Sequence[LayerTensor]) -> list[tuple[LayerTensor, LayerTensor]]:
-    """Pairs of tensors of the same operator; a runtime that hides an operator (a fused one) leaves a gap."""
-    by_op = {tensor.op: tensor for tensor in b}
-    return [(tensor, by_op[tensor.op]) for tensor in a if tensor.op in by_op]
-
-
-def _ladder(evidence: Evidence) -> list[LadderStep]:
-    """torch → onnx → float32, then float32 → each int8 runtime; a missing rung is stepped over."""
-    floats = [name for name in FLOAT_LADDER if name in evidence.actions]
-    steps = [*pairwise(floats), *((floats[-1], name) for name in evidence.outputs if floats)]
-    scale = evidence.output_quant.scale if evidence.output_quant else None
-    found = []
-    for a, b in steps:
-        x, y = evidence.actions[a], evidence.actions[b]
-        error = np.abs(x.astype(np.float64) - y.astype(np.float64))
-        worst = float(error.max(initial=0.0))
-        found.append(
-            LadderStep(
-                a=a,
-                b=b,
-                outputs=error.size,
-                differing=int(np.count_nonzero(x != y)),
-                max_abs=worst,
-                rms=float(np.sqrt(np.mean(error**2))),
-                max_lsb=worst / scale if scale else None,
-            )
-        )
-    return found
-
-
-def _distance(a: Int8Array, b: Int8Array) -> NDArray[np.int16]:
-    return np.asarray(np.abs(a.astype(np.int16) - b.astype(np.int16)))
+        return document | {
+            "passed": self.passed,
+            "unexplained": self.unexplained,
+            "exit_status": self.exit_status,
+            "verdict": self.verdict,
+        }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.errors import BundleError, RecordingError, UsageError
-from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize, quantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
 
 OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the steady state
@@ -54,8 +54,7 @@ def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed
         )
     if random + len(observations) == 0:
         raise UsageError("nothing to compare: no random and no recorded input", "ask for some: --samples 10000")
-    rng = np.random.default_rng(seed)
-    uniform = rng.integers(INT8_MIN, INT8_MAX, size=(random, n_obs), dtype=np.int8, endpoint=True)
+    uniform = _uniform(n_obs, random, seed)
     recorded = np.asarray(observations, dtype=np.float32)
     return InputSet(
         observations=np.concatenate([dequantize(uniform, bundle.input_quant), recorded]),
@@ -64,6 +63,12 @@ def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed
         seed=seed,
         source=source,
     )
+
+
+def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> InputSet:
+    """``count`` uniform int8 rows alone, for a model of which nobody knows what it observes."""
+    uniform = _uniform(n_obs, count, seed)
+    return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
 
 
 def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32Array:
@@ -117,3 +122,8 @@ def spread_rows(total: int, count: int) -> NDArray[np.intp]:
     """At most ``count`` indices, evenly spaced over ``range(total)``."""
     chosen: Sequence[float] | NDArray[np.float64] = np.linspace(0, total - 1, num=min(count, total))
     return np.asarray(np.rint(chosen), dtype=np.intp)
+
+
+def _uniform(n_obs: int, count: int, seed: int) -> Int8Array:
+    rng = np.random.default_rng(seed)
+    return rng.integers(INT8_MIN, INT8_MAX, size=(count, n_obs), dtype=np.int8, endpoint=True)

@@ -25,6 +25,7 @@ class ExportConfig:
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
     per_tensor: bool = False  # one scale for each weight tensor instead of one for each output channel
+    rounding_proof: bool = False  # an int8 model that gives the same bits on every runtime; see docs/rounding-proof.md
     trust: bool = False  # may run code that is pickled in the checkpoint
 
 

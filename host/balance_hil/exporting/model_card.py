@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from balance_hil.bundle import POLICY, Bundle
 from balance_hil.exporting.config import ExportConfig
@@ -23,6 +24,7 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
         + "\n\nAction, float32:\n\n"
         + _signals(bundle.spec.action),
         "## Quantisation\n\n" + _quantisation(bundle),
+        *(["## Rounding-proof\n\n" + _rounding_proof(metrics["rounding_proof"])] if "rounding_proof" in metrics else []),
         "## Layers\n\n" + _layers(graph),
         "## Memory\n\n"
         + _table(
@@ -104,6 +106,20 @@ def _quantisation(bundle: Bundle) -> str:
     )
 
 
+def _rounding_proof(proof: Mapping[str, Any]) -> str:
+    different = ", ".join(f"{name} {count}" for name, count in proof["outputs_unlike_tflm"].items())
+    return (
+        "Every scale is a power of two, every weight a multiple of 4 and every bias 2 modulo 4: no runtime ever meets a number "
+        "that it could round in two ways, so all give the same bits. Dense layers shift right by "
+        f"{proof['smallest_shift']} to {proof['largest_shift']} bits; no accumulator exceeds {proof['largest_accumulator']}. "
+        f"Output values unlike TFLM's on {proof['random_inputs']} random inputs: {different}.\n\n"
+        f"RMS error of actions on the calibration rows: {proof['validation_rms_error_ordinary']:.4f} for the ordinary int8 "
+        f"model, {proof['validation_rms_error_before_fine_tuning']:.4f} with these constraints, "
+        f"{proof['validation_rms_error']:.4f} after {proof['fine_tuning_steps']} steps of fine-tuning on "
+        f"{proof['fine_tuning_rows']} other rows."
+    )
+
+
 def _layers(graph: TfliteGraph) -> str:
     rows = [
         (
@@ -129,6 +145,7 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
         )
     options = [f"--seed {config.seed}"] if config.seed else []
     options += ["--per-tensor"] if config.per_tensor else []
+    options += ["--rounding-proof"] if config.rounding_proof else []
     options += [f"--calibration {config.calibration.name}"] if config.calibration else []
     lines.append(" ".join([f"hil export {folder}", *options]))
     text = "```\n" + "\n".join(lines) + "\n```\n\n"

@@ -36,6 +36,9 @@ from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.golden import golden_observations, write_golden
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_onnx
+from balance_hil.exporting.rounding_proof import RoundingProof, make_rounding_proof
+from balance_hil.exporting.rounding_proof.fine_tuning import Samples
+from balance_hil.exporting.rounding_proof.samples import record_samples
 from balance_hil.exporting.source import ExportSource, find_source
 from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
@@ -103,8 +106,11 @@ class _Export:
             write_onnx(actor, self.staging / ONNX_MODEL)
             calibration = self._calibrate(actor)
             self._start_conversion(tensorflow, calibration)
+            # While TensorFlow converts.
+            samples = record_samples(actor.act_batch, self.spec, self.config.seed) if self.config.rounding_proof else None
             tensorflow.finish()
             self.progress("TFLite", 1.0)
+            proof = self._make_rounding_proof(actor, calibration, samples) if samples else None
             conversion_s = time.perf_counter() - self.started_s
             # Not before: they would take from the conversion the core that it needs.
             survival = {name: self._check(checks, name) for name in STAGES}
@@ -112,7 +118,7 @@ class _Export:
             errors = self._errors(np.concatenate([calibration.observations, calibration.held_out]))
             stages = tuple(self._stage(name, errors[name], summarise(survival[name].result())) for name in STAGES)
         _compare_survival(stages)
-        bundle = self._bundle(actor, model, calibration, stages)
+        bundle = self._bundle(actor, model, calibration, stages, proof)
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)
         published = write_bundle(self.staging, bundle)
         return ExportResult(
@@ -151,6 +157,21 @@ class _Export:
                 seed=self.config.seed,
             )
         )
+
+    def _make_rounding_proof(self, actor: Actor, calibration: Calibration, samples: Samples) -> RoundingProof:
+        """Puts a rounding-proof model in the place of the ordinary one, which it is made from."""
+        self.progress("fine-tuning", 0.0)
+        file = self.staging / INT8_MODEL
+        made = make_rounding_proof(
+            actor,
+            file.read_bytes(),
+            samples,
+            calibration.observations,
+            self.config.seed,
+            lambda done: self.progress("fine-tuning", done),
+        )
+        file.write_bytes(made.model)
+        return made
 
     def _check(self, checks: SurvivalChecks, name: str) -> Future[list[EpisodeMetrics]]:
         runtime, file = STAGES[name]
@@ -208,7 +229,14 @@ class _Export:
             chatter=summary.chatter,
         )
 
-    def _bundle(self, actor: Actor, model: TflmModel, calibration: Calibration, stages: tuple[Stage, ...]) -> Bundle:
+    def _bundle(
+        self,
+        actor: Actor,
+        model: TflmModel,
+        calibration: Calibration,
+        stages: tuple[Stage, ...],
+        proof: RoundingProof | None,
+    ) -> Bundle:
         return Bundle(
             path=self.source.target,
             id=model_id((self.staging / INT8_MODEL).read_bytes()),
@@ -227,7 +255,8 @@ class _Export:
                 "parameters": sum(w.size for w in actor.weights) + sum(b.size for b in actor.biases),
                 "arena_used_bytes": model.arena_used_bytes,
                 "arena_needed_bytes": model.needed_arena_bytes(),
-            },
+            }
+            | ({"rounding_proof": proof.to_dict()} if proof else {}),
         )
 
 

@@ -20,7 +20,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 256
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x8E8528F5
+SCHEMA_CRC = 0x2032502B
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -57,6 +57,7 @@ class Status(IntEnum):
     ARENA_TOO_SMALL = 16  # the tensor arena is too small; detail: bytes needed (0 = unknown)
     INFERENCE_FAILED = 17  # the engine reported an error; detail: its own code
     ENGINE_LOST = 18  # the process that runs the engine is gone
+    SELF_TEST_FAILED = 19  # at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
 
 
 @dataclass(frozen=True, eq=False)

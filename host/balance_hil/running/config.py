@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple, get_args
 from balance_hil.errors import UsageError
 
 Clock = Literal["realtime", "lockstep"]
-REPLY_TIMEOUT_S = 0.1  # the board's watchdog: who has not answered by then is not going to
+# Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a
+# busy computer must not change a run that is to repeat bit for bit.
+REPLY_TIMEOUT_S: dict[Clock, float] = {"realtime": 0.1, "lockstep": 0.5}
 LOST_SHARE = 0.1  # enough for a busy computer; a board that is gone is noticed within half a second all the same
 MIN_LOST = 50
 
@@ -24,7 +26,7 @@ class RunConfig:
     max_steps: int | None = None  # control steps of an episode; None: the environment's 6000
     environment: str | None = None  # must be the bundle's; None: the bundle's
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
-    reply_timeout_s: float = REPLY_TIMEOUT_S  # a reply that takes longer is lost
+    reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: 0.1 s in real time, 0.5 s in lockstep
     recording: Path | None = None  # None: none is written
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
     view: bool = False  # MuJoCo's viewer
@@ -36,8 +38,13 @@ class RunConfig:
             raise UsageError("a run needs at least one episode", "--episodes 1")
         if self.max_steps is not None and self.max_steps < 1:
             raise UsageError("an episode needs at least one step", "give a longer --seconds")
-        if self.reply_timeout_s <= 0:
-            raise UsageError("the reply timeout must be positive", "0.1 s is the default")
+        if self.reply_timeout_s is not None and self.reply_timeout_s <= 0:
+            raise UsageError("the reply timeout must be positive", "leave it out")
+
+    @property
+    def patience_s(self) -> float:
+        """How long a reply may take before it counts as lost."""
+        return REPLY_TIMEOUT_S[self.clock] if self.reply_timeout_s is None else self.reply_timeout_s
 
     def lost_bound(self, episode_steps: int) -> int:
         """Control steps that may go without a reply in time."""

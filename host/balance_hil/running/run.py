@@ -108,7 +108,7 @@ class _Run:
         self.outcome = _Outcome()
         self.exchange = Exchange(
             board,
-            reply_timeout_s=config.reply_timeout_s,
+            reply_timeout_s=config.patience_s,
             max_lost=config.lost_bound(envs.EPISODE_STEPS),
             on_fault=self._on_fault,
             asks_again=config.clock == "lockstep",
@@ -157,7 +157,7 @@ class _Run:
         start_s = time.perf_counter()
         try:
             if self._config.clock == "lockstep":
-                lockstep.run_episode(episode, exchange, self._config.reply_timeout_s)
+                lockstep.run_episode(episode, exchange, self._config.patience_s)
             else:
                 with undisturbed():
                     realtime.run_episode(episode, exchange, outcome.punctuality)

@@ -7,7 +7,7 @@ import importlib
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
-from balance_hil.runtimes.base import Runtime
+from balance_hil.runtimes.base import Int8Runtime, Runtime
 
 _MODULES = {
     "torch": "torch",
@@ -35,4 +35,20 @@ def load_runtime(name: str, bundle: Bundle) -> Runtime:
         raise UsageError(f"there is no runtime {name!r}", hint)
     module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
     runtime: Runtime = module.load(name, bundle)
+    return runtime
+
+
+def load_int8_runtime(name: str, model: bytes) -> Int8Runtime:
+    """The int8 runtime ``name``, one of INT8_RUNTIME_NAMES, with any int8 ``.tflite`` in it.
+
+    Raises:
+        UsageError: no such int8 runtime.
+        ModelNotInt8Error: the model's input or output is not int8.
+        UnsupportedOperatorError: the runtime lacks an operator; the message names it.
+        MissingExtraError: its package is not installed, or does not exist for this platform.
+    """
+    if name not in INT8_RUNTIME_NAMES:
+        raise UsageError(f"{name} is no int8 runtime", f"choose one of {', '.join(INT8_RUNTIME_NAMES)}")
+    module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
+    runtime: Int8Runtime = module.TflmRuntime(model) if name == "tflm" else module.TfliteInt8Runtime(name, model)
     return runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Any
 
@@ -14,7 +15,11 @@ from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Laye
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
 
-# name of the runtime -> OpResolverType of ai_edge_litert
+# Two packages carry the same interpreter, with kernels of different age.
+LITERT = "ai_edge_litert.interpreter"
+TENSORFLOW = "tensorflow.lite.python.interpreter"
+
+# name of the runtime -> OpResolverType of the interpreter
 _KERNELS = {
     "float32": "AUTO",
     "int8-xnnpack": "AUTO",  # what desktop users get by default
@@ -26,16 +31,15 @@ _KERNELS = {
 class _Session:
     """An interpreter whose batch size follows its input; single-threaded, so that results and timings repeat."""
 
-    def __init__(self, model: bytes, kernels: str, *, preserve: bool = False) -> None:
-        require("ai_edge_litert", "int8")
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
+    def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
+        require(package.partition(".")[0], "int8" if package == LITERT else "export")
+        interpreter = importlib.import_module(package)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
-            self._interpreter = Interpreter(
+            self._interpreter = interpreter.Interpreter(
                 model_content=model,
                 num_threads=1,
-                experimental_op_resolver_type=OpResolverType[kernels],
+                experimental_op_resolver_type=interpreter.OpResolverType[kernels],
                 experimental_preserve_all_tensors=preserve,
             )
         self._input = int(self._interpreter.get_input_details()[0]["index"])
@@ -97,18 +101,20 @@ class TfliteInt8Runtime(Int8Runtime):
     Args:
         name: "int8-xnnpack", "int8-builtin" or "int8-reference".
         model: bytes of an int8 ``.tflite``.
+        package: whose interpreter: LITERT or TENSORFLOW.
 
     Raises:
         ModelNotInt8Error: input or output is not int8.
     """
 
-    def __init__(self, name: str, model: bytes) -> None:
+    def __init__(self, name: str, model: bytes, package: str = LITERT) -> None:
         self.name = name
+        self._package = package
         self.graph: TfliteGraph = read_graph(model)
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model
-        self._session = _Session(model, _KERNELS[name])
+        self._session = _Session(model, _KERNELS[name], package=package)
         self._preserving: _Session | None = None
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
@@ -120,7 +126,7 @@ class TfliteInt8Runtime(Int8Runtime):
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime."""
         if self._preserving is None:
-            self._preserving = _Session(self._model, _KERNELS[self.name], preserve=True)
+            self._preserving = _Session(self._model, _KERNELS[self.name], preserve=True, package=self._package)
         rows = len(inputs)
         if rows:
             self._preserving.run(np.asarray(inputs, np.int8))

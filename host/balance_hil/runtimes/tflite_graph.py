@@ -6,9 +6,12 @@ Reads the flatbuffer with the schema that ships with ``ai_edge_litert``; nothing
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from balance_hil.errors import BundleError, ModelNotInt8Error, require
 from balance_hil.quantize import QuantParams
@@ -25,6 +28,7 @@ class Tensor:
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     constant: bool  # weights and biases, as opposed to what an operator computes
+    data: NDArray[Any] | None = field(default=None, compare=False, repr=False)  # of a constant, in its shape and type
 
     @property
     def size(self) -> int:
@@ -41,6 +45,7 @@ class Operator:
     activation: str  # fused: "NONE", "RELU", "RELU_N1_TO_1", ...
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    axis: int = 0  # of CONCATENATION
 
 
 @dataclass(frozen=True)
@@ -125,16 +130,29 @@ def _tensor(index: int, tensor: Any, buffers: list[Any], schema: Any) -> Tensor:
     quant = tensor.quantization
     scales = () if quant is None or quant.scale is None else tuple(float(s) for s in quant.scale)
     zero_points = () if quant is None or quant.zeroPoint is None else tuple(int(z) for z in quant.zeroPoint)
+    shape = tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
+    kind = _name_of(schema.TensorType, tensor.type)
     data = buffers[tensor.buffer].data
+    constant = data is not None and len(data) > 0
     return Tensor(
         index=index,
         name=tensor.name.decode(),
-        shape=tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ())),
-        type=_name_of(schema.TensorType, tensor.type),
+        shape=shape,
+        type=kind,
         scales=scales,
         zero_points=zero_points,
-        constant=data is not None and len(data) > 0,
+        constant=constant,
+        data=_constant(data, kind, shape) if constant else None,
     )
+
+
+def _constant(data: Any, kind: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """A buffer as an array; None for a type that numpy has not (STRING, INT4, ...) or a packed layout."""
+    dtype = getattr(np, kind.lower(), None)
+    raw = np.asarray(data, np.uint8)
+    if not isinstance(dtype, type) or raw.nbytes != np.dtype(dtype).itemsize * math.prod(shape):
+        return None
+    return raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
 def _operator(index: int, operator: Any, codes: list[Any], schema: Any) -> Operator:
@@ -150,6 +168,7 @@ def _operator(index: int, operator: Any, codes: list[Any], schema: Any) -> Opera
         activation=_name_of(schema.ActivationFunctionType, fused),
         inputs=tuple(int(i) for i in operator.inputs),
         outputs=tuple(int(i) for i in operator.outputs),
+        axis=int(getattr(operator.builtinOptions, "axis", 0)),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definition, load_definitions
 from balance_hil.boards.serial_board import find_port
-from balance_hil.errors import ConfigError, PortNotFoundError, UnknownBoardError, UsageError
+from balance_hil.errors import AmbiguousBoardError, ConfigError, PortNotFoundError, UnknownBoardError, UsageError
 from balance_hil.link import SerialPort
 
 TEENSY = BoardDefinition(name="teensy41", kind="serial", usb_vid=0x16C0, usb_pid=0x0483)
@@ -14,6 +14,12 @@ def port(device, serial_number="1", vid=0x16C0, pid=0x0483):
     return SerialPort(
         device=device, description="", vid=vid, pid=pid, serial_number=serial_number, accessible=True, group="dialout"
     )
+
+
+def test_a_board_with_several_usb_numbers():
+    nucleo = BoardDefinition(name="nucleo", kind="serial", usb_vid=0x0483, usb_pid=0x374B, usb_also="0483:374e 0483:3754")
+    found = {pid: nucleo.matches(port("/dev/ttyACM0", vid=0x0483, pid=pid)) for pid in (0x374B, 0x374E, 0x3754, 0x5740)}
+    assert found == {0x374B: True, 0x374E: True, 0x3754: True, 0x5740: False}
 
 
 def write(folder, text, name="board.toml"):
@@ -48,6 +54,7 @@ def test_a_full_definition(tmp_path):
         ('name = "a"\nkind = "native"\nzzz = 1', "unknown key 'zzz'", "keys are name, kind"),
         ('name = "a"\nkind = "native"\nbaud = "fast"', "baud must be of type int", ""),
         ('name = "a"\nkind = "native"\nbaud = true', "baud must be of type int", ""),
+        ('name = "a"\nkind = "serial"\nupload = "mail"', "no such way to upload: 'mail'", "ways are port, probe, any"),
         ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
         ('kind = "native"', "name is missing", "name ="),
         ('name = "a"', "kind is missing", "kind ="),
@@ -93,7 +100,7 @@ def test_port_of_a_board_by_its_usb_numbers():
     assert find_port(TEENSY, [other, port("/dev/ttyACM0")]) == "/dev/ttyACM0"
     with pytest.raises(PortNotFoundError, match=r"no teensy41 is plugged in \(USB 16c0:0483\)"):
         find_port(TEENSY, [other])
-    with pytest.raises(UsageError, match="2 boards look like teensy41") as caught:
+    with pytest.raises(AmbiguousBoardError, match="2 boards look like teensy41") as caught:
         find_port(TEENSY, [port("/dev/ttyACM0", "1"), port("/dev/ttyACM1", "2")])
     assert "usb_serial" in caught.value.hint
 

@@ -125,7 +125,7 @@ def test_an_answer_to_somebody_elses_hello_does_not_count(linear_bundle):
 def test_stale_model_names_both_and_the_remedy(linear_bundle):
     with pytest.raises(ModelMismatchError, match="runs policy 9f2c1a000000, this run needs 0123456789ab") as caught:
         fake_board(firmware(linear_bundle, model_id="9f2c1a000000"), linear_bundle)
-    assert "models/linear/model.h" in caught.value.hint
+    assert "hil flash models/linear --board" in caught.value.hint
     native = BoardDefinition(name="native", kind="native")
     with pytest.raises(ModelMismatchError) as caught:
         Board(FakeLink(firmware(linear_bundle, model_id="9f2c1a000000")), linear_bundle, definition=native)

@@ -17,7 +17,7 @@ from balance_hil.boards import Board
 from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
-from balance_hil.comparing import compare as module
+from balance_hil.comparing import subject as module
 from balance_hil.errors import HarnessError, MissingExtraError, UsageError
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes import load_runtime
@@ -72,17 +72,20 @@ def test_a_board_that_equals_tflm_exits_with_0(ppo_bundle: Bundle, plug: Plug) -
     assert document["bundle"] == ppo_bundle.id
     assert document["inputs"] == 80
     assert document["runtimes"] == ["float32", "int8-builtin", "tflm", "board"], "the reference joins in when there is a board"
-    assert document["board_io"] == {"observations": 40, "input_differing": 0, "action_differing": 0}
+    assert document["board_io"]["observations"] > 1000, "probes are sent besides the recorded observations"
+    assert (document["board_io"]["input_differing"], document["board_io"]["action_differing"]) == (0, 0)
+    assert [(found["stage"], found["fault"]) for found in document["findings"]] == [("input", ""), ("model", ""), ("output", "")]
+    assert (document["unexplained"], document["exit_status"]) == (0, 0)
     assert {(p["a"], p["b"]) for p in document["pairs"]} == {
         ("int8-builtin", "tflm"),
         ("int8-builtin", "board"),
         ("tflm", "board"),
     }
     assert len(document["layers"]) == 3 * len(plug.model.graph.operators)
-    assert plug.opened == [("bench", {"port": "COM7", "baud": None, "engine": None})]
+    assert plug.opened == [("bench", {"port": "COM7", "baud": None, "engine": None, "model": None})]
 
 
-def test_a_board_that_differs_exits_with_1_and_says_where(ppo_bundle: Bundle, plug: Plug) -> None:
+def test_a_board_that_differs_unexplained_exits_with_2_and_says_where(ppo_bundle: Bundle, plug: Plug) -> None:
     model = plug.model
 
     def wrong(values: Int8) -> Int8:
@@ -92,23 +95,32 @@ def test_a_board_that_differs_exits_with_1_and_says_where(ppo_bundle: Bundle, pl
 
     plug.plug(wrong)
     result = run(ppo_bundle, "--board", "bench", "--runtimes", "tflm")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "the board differs from tflm: " in result.stdout
     assert "by up to 1 LSB" in result.stdout
+    assert "are unexplained" in result.stdout
+    assert "the board differs in a way that is not known (model: " in result.stdout
 
 
-def test_a_board_that_quantises_otherwise_exits_with_1(ppo_bundle: Bundle, plug: Plug) -> None:
+def test_a_board_that_quantises_in_an_unknown_way_exits_with_2(ppo_bundle: Bundle, plug: Plug) -> None:
     quant = ppo_bundle.input_quant
     plug.plug(input_quant=replace(quant, zero_point=quant.zero_point + (1 if quant.zero_point < 0 else -1)))
     result = run(ppo_bundle, "--board", "bench", "--runtimes", "tflm")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "converts otherwise than the host" in result.stdout
 
 
 def test_without_a_board_it_reports_and_exits_with_0(ppo_bundle: Bundle) -> None:
     result = run(ppo_bundle, "--runtimes", "torch,onnx,float32,int8-xnnpack,int8-reference,tflm", "--layers")
     assert result.exit_code == 0
-    for text in ("torch", "onnx", "int8-xnnpack", "From float to int8", "Differing int8 outputs", "no board took part"):
+    for text in (
+        "torch",
+        "onnx",
+        "int8-xnnpack",
+        "From float to int8",
+        "Differing int8 outputs",
+        "is explained; no board took part",
+    ):
         assert text in result.stdout
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.comparing.comparison import BoardIo, Comparison, judge
+from balance_hil.comparing.comparison import BoardIo, Comparison
 from balance_hil.comparing.evidence import CHUNK_ROWS, collect
 from balance_hil.comparing.inputs import InputSet, make_inputs, spread_rows
+from balance_hil.comparing.judging import judge
 from balance_hil.errors import NonFiniteInputError, UsageError
 from balance_hil.runtimes.base import Runtime
 

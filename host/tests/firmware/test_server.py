@@ -226,6 +226,16 @@ def test_self_test_counts_the_vectors_that_differ(identified: FakeBoard) -> None
     assert identified.ask(messages.SelfTest()) == [messages.SelfTestResult(Status.OK, count=3, mismatches=1, first_mismatch=1)]
 
 
+def test_an_engine_that_misses_its_golden_vectors_at_start_up_serves_nothing(probe: Probe) -> None:
+    board = FakeBoard(probe, load_status=Status.SELF_TEST_FAILED)
+    info = board.hello()
+    assert (info.engine_status, info.engine_detail) == (Status.SELF_TEST_FAILED, 1)
+    assert "golden vectors" in info.engine_message
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest()]
+    assert board.ask(*asked) == [error(Status.SELF_TEST_FAILED, 1, request.TYPE) for request in asked]
+    assert board.stats().inferences == 0
+
+
 @pytest.mark.parametrize(
     "status", [Status.MODEL_INVALID, Status.MODEL_NOT_INT8, Status.UNSUPPORTED_OPERATOR, Status.ARENA_TOO_SMALL]
 )

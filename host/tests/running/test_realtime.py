@@ -185,12 +185,13 @@ def test_ctrl_c_ends_between_two_steps_and_leaves_a_whole_recording(clock, board
         if tick.step == 25:
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run(board, linear_bundle, config(tmp_path), press)
     back = read_recording(tmp_path / "run.mcap")
     assert back.meta["ended"] == "interrupted"
     assert len(back) == 27
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_on_the_real_clock(board, linear_bundle):

@@ -32,13 +32,29 @@ Outcome Inference::CheckLimits() {
   return {};
 }
 
+Outcome Inference::Verify(const GoldenVectors& vectors) {
+  if (!load_.ok() || vectors.count == 0) return load_;
+  protocol::SelfTestResult result;
+  load_ = SelfTest(vectors, &result);
+  if (!load_.ok()) {
+    load_message_ = engine_->message();
+  } else if (result.mismatches != 0) {
+    load_message_ = "the engine does not reproduce the golden vectors of this model";
+    load_ = {Status::kSelfTestFailed, result.mismatches};
+  }
+  // What the board did to itself does not count as an inference.
+  times_ = {};
+  has_result_ = false;
+  return load_;
+}
+
 Outcome Inference::Run(const ArrayView<float>& observation) {
   if (!load_.ok()) return load_;
   if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
   for (uint16_t i = 0; i < observation.size(); ++i) {
     if (!std::isfinite(observation[i])) return {Status::kNonFinite, i};
   }
-  for (uint16_t i = 0; i < observation.size(); ++i) input_[i] = Quantize(observation[i], info().input);
+  conversion_->ToCodes(observation, info().input, input_);
   return Execute();
 }
 
@@ -61,7 +77,7 @@ Outcome Inference::Execute() {
   if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
   ++times_.count;
   has_result_ = true;
-  for (uint16_t i = 0; i < info().n_act; ++i) action_[i] = Dequantize(output_[i], info().output);
+  conversion_->ToValues({output_, info().n_act}, info().output, action_);
   return {};
 }
 

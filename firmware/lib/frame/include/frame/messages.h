@@ -30,6 +30,7 @@ enum class Status : uint8_t {
   kArenaTooSmall = 16,  ///< the tensor arena is too small; detail: bytes needed (0 = unknown)
   kInferenceFailed = 17,  ///< the engine reported an error; detail: its own code
   kEngineLost = 18,  ///< the process that runs the engine is gone
+  kSelfTestFailed = 19,  ///< at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
 };
 
 namespace protocol {
@@ -75,6 +76,8 @@ constexpr const char* StatusName(Status status) {
       return "inference_failed";
     case Status::kEngineLost:
       return "engine_lost";
+    case Status::kSelfTestFailed:
+      return "self_test_failed";
   }
   return "unknown";
 }
@@ -84,7 +87,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 256;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x8E8528F5u;
+inline constexpr uint32_t kSchemaCrc = 0x2032502Bu;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: asks the board who it is; opens the session

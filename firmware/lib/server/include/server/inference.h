@@ -5,6 +5,7 @@
 
 #include "engine/engine.h"
 #include "hal/hal.h"
+#include "server/conversion.h"
 
 namespace hil {
 
@@ -37,11 +38,19 @@ struct InferenceTimes {
 /// Runs a model and holds its latest input, output and action.
 class Inference {
  public:
-  Inference(Engine* engine, const hal::Clock* clock) : engine_(engine), clock_(clock) {}
+  /// All three outlive it.
+  Inference(Engine* engine, const hal::Clock* clock, Conversion* conversion = &exact_conversion)
+      : engine_(engine), clock_(clock), conversion_(conversion) {}
 
   /// Loads the model into the engine. Returns what Engine::Init() returns, kNoModel for an empty model, and kModelInvalid when
   /// the model has more inputs or outputs than the protocol carries or a scale that is not positive.
   Outcome Load(const ByteSpan& model, const Arena& arena);
+
+  /// Replays golden vectors and takes the model out of service when one comes out wrong: an engine that computes something else
+  /// must not drive a robot. Without vectors there is nothing to verify.
+  ///
+  /// Returns kOk, the status of Load(), kSelfTestFailed (detail: how many vectors came out wrong), or that of Engine::Infer().
+  Outcome Verify(const GoldenVectors& vectors);
 
   /// Runs the model on physical values. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
   Outcome Run(const ArrayView<float>& observation);
@@ -71,6 +80,7 @@ class Inference {
 
   Engine* engine_;
   const hal::Clock* clock_;
+  Conversion* conversion_;
   Outcome load_{Status::kNoModel, 0};
   const char* load_message_ = "";
   bool has_result_ = false;

@@ -1,0 +1,203 @@
+#include "engine_tflm/tflm_engine.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "engine_int8/tflite_model.h"
+
+#ifndef HIL_TFLM_VERSION
+#define HIL_TFLM_VERSION "unknown"
+#endif
+
+namespace hil {
+namespace {
+
+using Interpreter = tflite::MicroInterpreter;
+
+constexpr size_t kModelAlignment = 16;
+/// Libraries since late 2023 can keep every intermediate tensor; without that TFLM reuses their memory within one inference.
+constexpr bool kKeepsTensors =
+    std::is_constructible_v<Interpreter, const tflite::Model*, const tflite::MicroOpResolver&, uint8_t*, size_t,
+                            tflite::MicroResourceVariables*, tflite::MicroProfilerInterface*, bool>;
+
+// TFLM puts its own objects into the arena before it checks for room: the planner that keeps tensors alone takes 4 kB.
+constexpr size_t kOwnObjects = 1024;
+constexpr size_t kSmallestArena = kOwnObjects + (kKeepsTensors ? sizeof(tflite::LinearMemoryPlanner) : 0);
+
+// Templates, so that the branch for the other kind of library is not compiled.
+template <typename Target>
+void Emplace(Target* target, const tflite::Model* model, const tflite::MicroOpResolver& resolver, const Arena& arena) {
+  if constexpr (kKeepsTensors) {
+    target->emplace(model, resolver, arena.data, arena.size, nullptr, nullptr, true);
+  } else {
+    target->emplace(model, resolver, arena.data, arena.size);
+  }
+}
+
+template <typename Source>
+const TfLiteEvalTensor* KeptTensor(Source* interpreter, int32_t index) {
+  if constexpr (kKeepsTensors) {
+    return interpreter->GetTensor(index);
+  } else {
+    return nullptr;
+  }
+}
+
+size_t ElementCount(const TfLiteIntArray* dims) {
+  size_t count = 1;
+  for (int i = 0; i < dims->size; ++i) count *= static_cast<size_t>(dims->data[i]);
+  return count;
+}
+
+template <typename Vector>
+size_t SizeOf(const Vector* vector) {
+  return vector == nullptr ? 0 : vector->size();
+}
+
+/// Whether every index points at one of `count` tensors; -1 stands for an optional input that is left out.
+template <typename Vector>
+bool IndicesValid(const Vector* indices, size_t count, int32_t smallest) {
+  for (size_t i = 0; i < SizeOf(indices); ++i) {
+    const int32_t index = indices->Get(static_cast<flatbuffers::uoffset_t>(i));
+    if (index < smallest || (index >= 0 && static_cast<size_t>(index) >= count)) return false;
+  }
+  return true;
+}
+
+/// Whether all tensors and operators lie inside the file. flatbuffers' own Verifier would check the rest, too, which no policy
+/// has: it is 24 kB of code.
+bool IsWhole(const ByteSpan& bytes) {
+  int8::TfliteModel file(bytes.data, static_cast<uint32_t>(bytes.size));
+  for (uint32_t i = 0; file.ok() && i < file.tensors(); ++i) file.TensorAt(i);
+  for (uint32_t i = 0; file.ok() && i < file.operators(); ++i) file.OperatorAt(i);
+  return file.ok() && file.HasPolicyShape();
+}
+
+bool IsInt8(const TfLiteTensor* tensor) {
+  return tensor->type == kTfLiteInt8 && tensor->quantization.type == kTfLiteAffineQuantization;
+}
+
+}  // namespace
+
+Status TflmEngine::Init(const ByteSpan& model, const Arena& arena) {
+  info_ = {};
+  info_.name = "tflm";
+  info_.version = HIL_TFLM_VERSION;
+  info_.arena_size = static_cast<uint32_t>(arena.size);
+  message_ = "";
+  detail_ = 0;
+  input_ = output_ = nullptr;
+  interpreter_.reset();
+  Status status = RegisterOperators();
+  if (status == Status::kOk) status = CheckModel(model);
+  if (status == Status::kOk) status = StartInterpreter(arena);
+  if (status == Status::kOk) Describe();
+  return status;
+}
+
+Status TflmEngine::Infer(const int8_t* input, int8_t* output) {
+  std::memcpy(input_->data.int8, input, info_.n_obs);
+  const TfLiteStatus status = interpreter_->Invoke();
+  if (status != kTfLiteOk) return Refuse(Status::kInferenceFailed, static_cast<uint32_t>(status), "TFLM's Invoke() failed");
+  std::memcpy(output, output_->data.int8, info_.n_act);
+  return Status::kOk;
+}
+
+Status TflmEngine::Tensor(uint16_t op, TensorView* values) {
+  const auto* outputs = model_->subgraphs()->Get(0)->operators()->Get(op)->outputs();
+  const TfLiteEvalTensor* tensor = KeptTensor(&*interpreter_, outputs->Get(0));
+  if (tensor == nullptr || tensor->type != kTfLiteInt8)
+    return Refuse(Status::kNotSupported, 0, "this TFLM does not keep intermediate tensors, or this one is not int8");
+  *values = TensorView(tensor->data.int8, static_cast<uint16_t>(ElementCount(tensor->dims)));
+  return Status::kOk;
+}
+
+Status TflmEngine::RegisterOperators() {
+  if (registered_) return Status::kOk;
+  registered_ = resolver_.AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT8()) == kTfLiteOk &&
+                resolver_.AddRelu() == kTfLiteOk && resolver_.AddTanh() == kTfLiteOk;
+  return registered_ ? Status::kOk : Refuse(Status::kUnsupportedOperator, 0, "TFLM refuses an operator that it should have");
+}
+
+Status TflmEngine::CheckModel(const ByteSpan& bytes) {
+  if (reinterpret_cast<uintptr_t>(bytes.data) % kModelAlignment != 0)
+    return Refuse(Status::kModelInvalid, kModelAlignment, "the model does not lie on a multiple of 16 bytes");
+  if (!IsWhole(bytes))
+    return Refuse(Status::kModelInvalid, 0, "the model is not a whole .tflite file of one input and one output");
+  model_ = tflite::GetModel(bytes.data);
+  if (model_->version() != TFLITE_SCHEMA_VERSION)
+    return Refuse(Status::kModelInvalid, model_->version(), "the model has another version of the .tflite format");
+  Status status = CheckGraph();
+  if (status == Status::kOk) status = CheckOperators();
+  return status;
+}
+
+Status TflmEngine::CheckGraph() {
+  if (SizeOf(model_->subgraphs()) != 1) return Refuse(Status::kModelInvalid, 0, "the model has not one graph");
+  const auto* graph = model_->subgraphs()->Get(0);
+  const size_t tensors = SizeOf(graph->tensors());
+  const bool one_each = SizeOf(graph->inputs()) == 1 && SizeOf(graph->outputs()) == 1;
+  if (!one_each || !IndicesValid(graph->inputs(), tensors, 0) || !IndicesValid(graph->outputs(), tensors, 0))
+    return Refuse(Status::kModelInvalid, 0, "the model has not one input and one output");
+  for (size_t i = 0; i < tensors; ++i) {
+    const auto* tensor = graph->tensors()->Get(static_cast<flatbuffers::uoffset_t>(i));
+    if (tensor->shape() == nullptr || tensor->buffer() >= SizeOf(model_->buffers()))
+      return Refuse(Status::kModelInvalid, static_cast<uint32_t>(i), "a tensor of the model has no shape or no buffer");
+  }
+  return Status::kOk;
+}
+
+Status TflmEngine::CheckOperators() {
+  const auto* graph = model_->subgraphs()->Get(0);
+  if (SizeOf(graph->operators()) == 0) return Refuse(Status::kModelInvalid, 0, "the model has no operators");
+  const size_t tensors = SizeOf(graph->tensors());
+  for (const auto* op : *graph->operators()) {
+    const bool connected = SizeOf(op->inputs()) > 0 && SizeOf(op->outputs()) > 0;
+    if (!connected || !IndicesValid(op->inputs(), tensors, -1) || !IndicesValid(op->outputs(), tensors, 0) ||
+        op->opcode_index() >= SizeOf(model_->operator_codes()))
+      return Refuse(Status::kModelInvalid, 0, "an operator of the model names a tensor or code that is not there");
+    const tflite::BuiltinOperator code = tflite::GetBuiltinCode(model_->operator_codes()->Get(op->opcode_index()));
+    if (resolver_.FindOp(code) == nullptr)
+      return Refuse(Status::kUnsupportedOperator, static_cast<uint32_t>(code), tflite::EnumNameBuiltinOperator(code));
+  }
+  return Status::kOk;
+}
+
+Status TflmEngine::StartInterpreter(const Arena& arena) {
+  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena does not hold the objects of TFLM");
+  Emplace(&interpreter_, model_, resolver_, arena);
+  // The operators are known and the graph is whole: what is left is room.
+  if (interpreter_->AllocateTensors() != kTfLiteOk)
+    return Refuse(Status::kArenaTooSmall, 0,
+                  "TFLM's AllocateTensors() failed: the arena is too small, or a kernel refuses its tensors");
+  input_ = interpreter_->input(0);
+  output_ = interpreter_->output(0);
+  return CheckTensors();
+}
+
+Status TflmEngine::CheckTensors() {
+  if (input_ == nullptr || output_ == nullptr)
+    return Refuse(Status::kArenaTooSmall, 0, "no room for the input and output tensors");
+  if (!IsInt8(input_)) return Refuse(Status::kModelNotInt8, 0, "the input");
+  if (!IsInt8(output_)) return Refuse(Status::kModelNotInt8, 0, "the output");
+  if (input_->bytes > UINT16_MAX || output_->bytes > UINT16_MAX)
+    return Refuse(Status::kModelInvalid, 0, "the input or output has more than 65535 elements");
+  return Status::kOk;
+}
+
+void TflmEngine::Describe() {
+  info_.n_obs = static_cast<uint16_t>(input_->bytes);
+  info_.n_act = static_cast<uint16_t>(output_->bytes);
+  info_.n_ops = static_cast<uint16_t>(model_->subgraphs()->Get(0)->operators()->size());
+  info_.input = {input_->params.scale, static_cast<int8_t>(input_->params.zero_point)};
+  info_.output = {output_->params.scale, static_cast<int8_t>(output_->params.zero_point)};
+  info_.arena_used = static_cast<uint32_t>(interpreter_->arena_used_bytes());
+}
+
+Status TflmEngine::Refuse(Status status, uint32_t detail, const char* message) {
+  message_ = message;
+  detail_ = detail;
+  return status;
+}
+
+}  // namespace hil

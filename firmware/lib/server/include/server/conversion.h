@@ -1,0 +1,34 @@
+// Between physical values and int8: what surrounds the engine.
+#pragma once
+
+#include <cstdint>
+
+#include "frame/payload.h"
+#include "quantize/quantize.h"
+
+namespace hil {
+
+/// Converts whole vectors. Boards use ExactConversion; the native board can be given a faulty one.
+class Conversion {
+ public:
+  /// Fills `codes` with as many values as `values` holds, all finite.
+  virtual void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) = 0;
+
+  /// Fills `values` from `codes`.
+  virtual void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) = 0;
+
+ protected:
+  ~Conversion() = default;
+};
+
+/// Quantize() and Dequantize() for each element.
+class ExactConversion final : public Conversion {
+ public:
+  void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;
+  void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) override;
+};
+
+/// What every board uses. It has no state.
+inline ExactConversion exact_conversion;
+
+}  // namespace hil

@@ -1,0 +1,42 @@
+"""What every image is given: its identity, and for boards that carry it, the model."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def add_build_info(env, processor, board):
+    """Writes build_info.h, only when it changes: a new commit recompiles the one file that includes it."""
+    sys.path.insert(0, env.subst("$PROJECT_DIR/host"))
+    from balance_hil.firmware_build import firmware_commit  # one definition, needs nothing but Python
+
+    facts = {
+        "HIL_FIRMWARE_COMMIT": firmware_commit(),
+        "HIL_PROCESSOR": processor,
+        "HIL_BOARD_NAME": board,
+    }
+    text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
+    _write(generated_folder(env) / "build_info.h", text)
+
+
+def add_model(env):
+    """Copies model.h of the bundle that HIL_MODEL names (models/ppo by default); another bundle recompiles only its users."""
+    source = Path(env.subst("$PROJECT_DIR")) / os.environ.get("HIL_MODEL", "models/ppo") / "model.h"
+    if not source.is_file():
+        sys.stderr.write(f"error: there is no {source}: export the policy, or name its folder with HIL_MODEL\n")
+        env.Exit(1)
+    _write(generated_folder(env) / "model.h", source.read_text())
+
+
+def generated_folder(env):
+    """Folder of the headers that are made for one environment; on the include path."""
+    folder = Path(env.subst("$BUILD_DIR")) / "generated"
+    folder.mkdir(parents=True, exist_ok=True)
+    if str(folder) not in env.get("CPPPATH", []):
+        env.Append(CPPPATH=[str(folder)])
+    return folder
+
+
+def _write(path, text):
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)

@@ -1,0 +1,53 @@
+#include "fault.h"
+
+#include <cstring>
+
+namespace hil::faults {
+namespace {
+
+constexpr Entry kGallery[] = {
+    {Fault::kInputTruncate, "input-truncate", "(int)(x / scale) + zero point, saturated"},
+    {Fault::kInputTruncateSum, "input-truncate-sum", "(int)(x / scale + zero point), saturated"},
+    {Fault::kInputFloor, "input-floor", "floor(x / scale) + zero point, saturated"},
+    {Fault::kInputCastHalfUp, "input-cast-half-up", "(int)(x / scale + 0.5) + zero point, saturated"},
+    {Fault::kInputHalfUp, "input-half-up", "floor(x / scale + 0.5) + zero point, saturated"},
+    {Fault::kInputHalfEven, "input-half-even", "rint(x / scale) + zero point, saturated"},
+    {Fault::kInputReciprocal, "input-reciprocal", "round(x * (1 / scale)) + zero point, saturated"},
+    {Fault::kInputFloat64, "input-float64", "round((double)x / scale) + zero point, saturated"},
+    {Fault::kInputWrap, "input-wrap", "(int8_t)(round(x / scale) + zero point), not saturated"},
+    {Fault::kInputNoZeroPoint, "input-no-zero-point", "round(x / scale), saturated: the zero point is forgotten"},
+    {Fault::kInputScaleDigits, "input-scale-digits", "the scale was printed with four decimals and typed in again"},
+    {Fault::kInputOutputScale, "input-output-scale", "quantises with scale and zero point of the model's output"},
+    {Fault::kInputSwappedBytes, "input-swapped-bytes", "reads the floats of the observation in big-endian order"},
+    {Fault::kInputPermuted, "input-permuted", "takes the first two observations for each other"},
+    {Fault::kInputStale, "input-stale", "runs the model on the observation before the last"},
+    {Fault::kModelOther, "model-other", "runs other weights than the model id says"},
+    {Fault::kModelConstant, "model-constant", "never copies the output tensor: always zeros"},
+    {Fault::kModelWrongTensor, "model-wrong-tensor", "reads the first operator's tensor instead of the output"},
+    {Fault::kModelPermuted, "model-permuted", "gives the outputs in reverse order"},
+    {Fault::kModelStale, "model-stale", "reads the output before it runs the model"},
+    {Fault::kModelWrap, "model-wrap", "casts the last layer's result to int8 instead of saturating it"},
+    {Fault::kModelFirstScale, "model-first-scale", "applies the first channel's weight scale to every channel"},
+    {Fault::kModelSingleRounding, "model-single-rounding", "requantises with one rounding instead of two"},
+    {Fault::kOutputNoZeroPoint, "output-no-zero-point", "scale * q: the zero point is forgotten"},
+    {Fault::kOutputScaleDigits, "output-scale-digits", "the scale was printed with four decimals and typed in again"},
+    {Fault::kOutputUnsigned, "output-unsigned", "reads the output as uint8_t"},
+    {Fault::kOutputRaw127, "output-raw-127", "q / 127 in place of the model's own scale"},
+    {Fault::kOutputSwappedBytes, "output-swapped-bytes", "sends the floats of the action in big-endian order"},
+};
+
+}  // namespace
+
+const Entry* Gallery(size_t* count) {
+  *count = sizeof(kGallery) / sizeof(kGallery[0]);
+  return kGallery;
+}
+
+Fault Find(const char* name) {
+  for (const Entry& entry : kGallery) {
+    if (std::strcmp(entry.name, name) == 0) return entry.fault;
+  }
+  return Fault::kNone;
+}
+
+}  // namespace hil::faults

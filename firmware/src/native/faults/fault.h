@@ -1,0 +1,56 @@
+// Faults that the native board can be given on purpose, so that the tools that look for them can be tested.
+#pragma once
+
+#include <cstddef>
+
+namespace hil::faults {
+
+enum class Fault {
+  kNone,
+  // observation to int8
+  kInputTruncate,
+  kInputTruncateSum,
+  kInputFloor,
+  kInputCastHalfUp,
+  kInputHalfUp,
+  kInputHalfEven,
+  kInputReciprocal,
+  kInputFloat64,
+  kInputWrap,
+  kInputNoZeroPoint,
+  kInputScaleDigits,
+  kInputOutputScale,
+  kInputSwappedBytes,
+  kInputPermuted,
+  kInputStale,
+  // int8 to int8
+  kModelOther,
+  kModelConstant,
+  kModelWrongTensor,
+  kModelPermuted,
+  kModelStale,
+  kModelWrap,
+  kModelFirstScale,
+  kModelSingleRounding,
+  // int8 to action
+  kOutputNoZeroPoint,
+  kOutputScaleDigits,
+  kOutputUnsigned,
+  kOutputRaw127,
+  kOutputSwappedBytes,
+};
+
+/// One fault of the gallery.
+struct Entry {
+  Fault fault;
+  const char* name;         // what --fault takes
+  const char* description;  // what the firmware does
+};
+
+/// Every fault but kNone; `*count` is how many.
+const Entry* Gallery(size_t* count);
+
+/// The fault of that name, or kNone when there is none.
+Fault Find(const char* name);
+
+}  // namespace hil::faults

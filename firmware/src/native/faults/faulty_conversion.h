@@ -1,0 +1,31 @@
+// Wrong ways of converting observations and actions, one at a time.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/engine.h"
+#include "fault.h"
+#include "server/conversion.h"
+
+namespace hil::faults {
+
+/// Does what ExactConversion does, but for the one fault.
+class FaultyConversion final : public Conversion {
+ public:
+  /// `engine` knows the parameters of the other end of the model.
+  FaultyConversion(Fault fault, const Engine* engine) : fault_(fault), engine_(engine) {}
+
+  void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;
+  void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) override;
+
+ private:
+  int8_t ToCode(float value, const QuantParams& params) const;
+  float ToValue(int8_t code, const QuantParams& params) const;
+
+  Fault fault_;
+  const Engine* engine_;
+  std::vector<float> previous_;  // observation before the last; empty at first
+};
+
+}  // namespace hil::faults

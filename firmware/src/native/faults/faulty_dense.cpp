@@ -1,0 +1,113 @@
+#include "faulty_dense.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace hil::faults {
+namespace {
+
+enum Activation : uint8_t { kNoActivation = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
+
+/// TensorFlow Lite's fixed-point form of a factor: multiplier * 2^(shift - 31).
+void QuantizeMultiplier(double factor, int32_t* multiplier, int* shift) {
+  const double mantissa = std::frexp(factor, shift);
+  auto fixed = static_cast<int64_t>(std::round(mantissa * (int64_t{1} << 31)));
+  if (fixed == (int64_t{1} << 31)) {
+    fixed /= 2;
+    ++*shift;
+  }
+  *multiplier = static_cast<int32_t>(fixed);
+}
+
+int64_t RoundOnce(int64_t accumulator, int32_t multiplier, int shift) {
+  const int right = 31 - shift;
+  return (accumulator * multiplier + (int64_t{1} << (right - 1))) >> right;
+}
+
+int64_t RoundTwice(int64_t accumulator, int32_t multiplier, int shift) {
+  const int64_t high = (accumulator * (int64_t{1} << std::max(shift, 0)) * multiplier + (int64_t{1} << 30)) >> 31;
+  const int right = std::max(-shift, 0);
+  const int64_t mask = (int64_t{1} << right) - 1;
+  return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0 ? 1 : 0) ? 1 : 0);
+}
+
+}  // namespace
+
+std::unique_ptr<FaultyDense> FaultyDense::Make(Fault fault, ModelView* model) {
+  std::unique_ptr<FaultyDense> made(new FaultyDense(fault));
+  for (const OperatorView& op : model->operators()) {
+    if (!op.dense) return nullptr;
+    made->layers_.push_back(made->ReadLayer(op, model->tensors()));
+  }
+  return made;
+}
+
+FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const {
+  const ModelTensor& input = tensors.at(op.inputs.at(0));
+  const ModelTensor& weights = tensors.at(op.inputs.at(1));
+  const ModelTensor& output = tensors.at(op.outputs.at(0));
+  const auto rows = static_cast<uint32_t>(weights.shape.at(0));
+  Layer layer;
+  layer.weights.assign(weights.data.data, weights.data.data + weights.data.count);
+  layer.bias.assign(rows, 0);
+  if (op.inputs.size() > 2 && op.inputs[2] >= 0) {
+    std::memcpy(layer.bias.data(), tensors.at(op.inputs[2]).data.data, rows * sizeof(int32_t));
+  }
+  layer.multipliers.resize(rows);
+  layer.shifts.resize(rows);
+  for (uint32_t row = 0; row < rows; ++row) {
+    QuantizeMultiplier(Factor(input, weights, output, row), &layer.multipliers[row], &layer.shifts[row]);
+  }
+  layer.input_zero_point = input.ZeroPoint();
+  layer.output_zero_point = output.ZeroPoint();
+  const auto code = [&](float value) {
+    return layer.output_zero_point + static_cast<int32_t>(std::round(value / output.Scale(0)));
+  };
+  const bool from_zero = op.activation == kRelu || op.activation == kRelu6;
+  const bool from_minus_one = op.activation == kReluN1To1;
+  layer.low = from_zero ? std::max(-128, code(0.0f)) : from_minus_one ? std::max(-128, code(-1.0f)) : -128;
+  layer.high = op.activation == kRelu6 ? std::min(127, code(6.0f)) : from_minus_one ? std::min(127, code(1.0f)) : 127;
+  layer.output.resize(rows);
+  return layer;
+}
+
+double FaultyDense::Factor(const ModelTensor& input, const ModelTensor& weights, const ModelTensor& output, uint32_t row) const {
+  if (fault_ == Fault::kModelFirstScale) {
+    // As the library of that time did: one factor for all, its product in float32.
+    const float product = input.Scale(0) * weights.Scale(0);
+    return static_cast<double>(product) / output.Scale(0);
+  }
+  return static_cast<double>(input.Scale(0)) * weights.Scale(row) / output.Scale(0);
+}
+
+void FaultyDense::Infer(const int8_t* input, int8_t* output) {
+  const int8_t* values = input;
+  for (Layer& layer : layers_) {
+    const size_t rows = layer.bias.size();
+    const size_t columns = layer.weights.size() / rows;
+    for (size_t row = 0; row < rows; ++row) {
+      int32_t accumulator = layer.bias[row];
+      for (size_t i = 0; i < columns; ++i) accumulator += layer.weights[row * columns + i] * (values[i] - layer.input_zero_point);
+      layer.output[row] = Requantize(accumulator, layer, row);
+    }
+    values = layer.output.data();
+  }
+  std::memcpy(output, values, layers_.back().output.size());
+}
+
+int8_t FaultyDense::Requantize(int32_t accumulator, const Layer& layer, size_t row) const {
+  const int32_t multiplier = layer.multipliers[row];
+  const int shift = layer.shifts[row];
+  if (fault_ == Fault::kModelSingleRounding) {
+    const int64_t code = RoundOnce(accumulator, multiplier, shift) + layer.output_zero_point;
+    return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
+  }
+  const int64_t code = RoundTwice(accumulator, multiplier, shift) + layer.output_zero_point;
+  if (fault_ != Fault::kModelWrap || &layer != &layers_.back()) {
+    return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
+  }
+  return static_cast<int8_t>(static_cast<uint8_t>(code & 0xff));
+}
+
+}  // namespace hil::faults

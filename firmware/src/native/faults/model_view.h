@@ -1,0 +1,57 @@
+// A look into a .tflite that is known to be sound: the native board's engine has already loaded it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hil::faults {
+
+/// Elements of a flatbuffer's vector, as they lie in the file.
+struct Vector {
+  uint8_t* data = nullptr;
+  uint32_t count = 0;
+};
+
+/// One tensor of the only subgraph. `data` is empty where an operator computes it.
+struct ModelTensor {
+  bool int8 = false;
+  Vector scales;       // float32
+  Vector zero_points;  // int64
+  Vector data;         // bytes
+  std::vector<int32_t> shape;
+
+  float Scale(uint32_t channel) const;  ///< the only one where there is one
+  int32_t ZeroPoint() const;            ///< 0 where there is none
+};
+
+/// One operator; indices of tensors.
+struct OperatorView {
+  bool dense = false;  // FULLY_CONNECTED
+  uint8_t activation = 0;
+  std::vector<int32_t> inputs;
+  std::vector<int32_t> outputs;
+};
+
+/// Reads and changes a copy of the model.
+class ModelView {
+ public:
+  explicit ModelView(std::vector<uint8_t>* model);
+
+  std::vector<ModelTensor>& tensors() { return tensors_; }
+  const std::vector<OperatorView>& operators() const { return operators_; }
+
+ private:
+  uint8_t* Field(uint8_t* table, int index) const;
+  uint8_t* Table(uint8_t* table, int index) const;
+  Vector VectorAt(uint8_t* table, int index) const;
+  std::vector<int32_t> Integers(uint8_t* table, int index) const;
+  std::vector<uint8_t*> Tables(uint8_t* table, int index) const;
+  void ReadTensor(uint8_t* table, const std::vector<uint8_t*>& buffers);
+  void ReadOperator(uint8_t* table, const std::vector<uint8_t*>& codes);
+
+  std::vector<ModelTensor> tensors_;
+  std::vector<OperatorView> operators_;
+};
+
+}  // namespace hil::faults

@@ -1,0 +1,46 @@
+// A stand-in for an Arduino core, as small as the HAL allows: Serial on an inherited descriptor, a clock, one LED.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+inline constexpr uint8_t OUTPUT = 1;
+inline constexpr uint8_t LOW = 0;
+inline constexpr uint8_t HIGH = 1;
+inline constexpr uint8_t LED_BUILTIN = 13;
+
+class Stream {
+ public:
+  virtual int available() = 0;
+  virtual int read() = 0;
+  virtual size_t write(const uint8_t* data, size_t size) = 0;
+
+ protected:
+  ~Stream() = default;
+};
+
+/// Takes at most seven bytes a call, as some cores do, and none when the reader is slow.
+class FdSerial final : public Stream {
+ public:
+  void Attach(int fd) { fd_ = fd; }
+  void begin(unsigned long baud) { baud_ = baud; }
+  int available() override;
+  int read() override;
+  size_t write(const uint8_t* data, size_t size) override;
+
+ private:
+  int fd_ = -1;
+  unsigned long baud_ = 0;
+};
+
+extern FdSerial Serial;
+
+unsigned long micros();
+unsigned long millis();
+void yield();
+void pinMode(uint8_t pin, uint8_t mode);
+void digitalWrite(uint8_t pin, uint8_t value);
+void NVIC_SystemReset();
+
+void setup();
+void loop();

@@ -1,0 +1,176 @@
+"""``hil compare --closed-loop A,B``: two runtimes drive the same episodes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple, NoReturn
+
+import click
+from rich import box
+from rich.table import Table
+
+from balance_hil.boards import Board, connect
+from balance_hil.bundle import Bundle
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.progress import ProgressBars
+from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
+from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Parting
+from balance_hil.errors import UsageError
+from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
+from balance_hil.runtimes.base import Runtime
+
+BOARD = "board"
+DEFAULT_BOARD = "native"
+OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
+MOST_PARTINGS = 20  # printed; --json has them all
+
+
+class Device(NamedTuple):
+    """How to reach the board."""
+
+    board: str | None
+    port: str | None
+    baud: int | None
+    engine: str | None
+
+    def connect(self, bundle: Bundle) -> Board:
+        """See ``boards.connect``; the native board unless another one is named."""
+        return connect(self.board or DEFAULT_BOARD, bundle, port=self.port, baud=self.baud, engine=self.engine, progress=_say)
+
+
+def main(
+    pair: str | None, folder: Path, device: Device, *, episodes: int | None, steps: int | None, seed: int, as_json: bool
+) -> NoReturn:
+    """Runs and prints the comparison, and exits: 0 when neither survival nor tracking differs, 1 otherwise.
+
+    Raises:
+        UsageError: options that do not go together.
+        HarnessError: what ``closed_loop`` raises.
+    """
+    names = _names(pair)
+    _refuse_other_options()
+    if BOARD not in names and any(device):
+        raise UsageError("--board, --port, --baud and --engine belong to a board", "name it: --closed-loop tflm,board")
+    config = ClosedLoopConfig(episodes=episodes or ClosedLoopConfig.episodes, seed=seed, max_steps=steps)
+    bundle = Bundle.load(folder)
+    with ExitStack() as stack:
+        runtimes: list[Runtime] = []
+        for name in names:
+            if name == BOARD:
+                runtimes.append(stack.enter_context(device.connect(bundle)).as_runtime())
+            else:
+                runtimes.append(stack.enter_context(load_runtime(name, bundle)))
+        watch = stack.enter_context(ProgressBars())
+        result = closed_loop(bundle, runtimes[0], runtimes[1], config, on_progress=watch)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+    sys.exit(1 if result.differs else 0)
+
+
+def _names(pair: str | None) -> list[str]:
+    if pair is None:
+        raise UsageError("--episodes and --steps belong to --closed-loop", "name two: --closed-loop tflm,int8-xnnpack")
+    names = [name.strip() for name in pair.split(",")]
+    unknown = [name for name in names if name not in (*RUNTIME_NAMES, BOARD)]
+    if len(names) != 2 or unknown or names == [BOARD, BOARD]:
+        raise UsageError(
+            f"--closed-loop takes two runtimes, not {pair!r}", f"choose two from {', '.join((*RUNTIME_NAMES, BOARD))}"
+        )
+    return names
+
+
+def _refuse_other_options() -> None:
+    """An option that would do nothing is an error, not silence."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option)
+        and parameter.name is not None
+        and parameter.name not in OPTIONS
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} does not go with --closed-loop", "leave it out")
+
+
+def _say(line: str) -> None:
+    stderr.print(line, markup=False)
+
+
+def _print(result: ClosedLoop) -> None:
+    stdout.print(
+        f"bundle {result.bundle}, {result.environment}: {len(result.seeds)} episodes, seeds {result.seeds[0]} to "
+        f"{result.seeds[-1]}, a = {result.a}, b = {result.b}",
+        soft_wrap=True,
+    )
+    tables = [*([_parting_table(result)] if result.partings else []), _survival_table(result)]
+    tables += [_tracking_table(result)] if result.tracking else []
+    for table in tables:
+        stdout.print()
+        stdout.print(table)
+    stdout.print()
+    _print_notes(result)
+    stdout.print(result.verdict, style="bold red" if result.differs else "bold green", soft_wrap=True, markup=False)
+
+
+def _print_notes(result: ClosedLoop) -> None:
+    steps = [parting.step for parting in result.partings]
+    notes = [f"first differing answer: step {min(steps)} at the earliest, {median(steps):g} in the median"] if steps else []
+    bound = result.survival.discordant_bound
+    if bound is not None:
+        notes.append(f"no episode was survived by one alone: with 95 % confidence at most {bound:.1%} of all episodes are")
+    for note in (*notes, f"method: {METHOD}"):
+        stdout.print(note, soft_wrap=True, markup=False)
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _parting_table(result: ClosedLoop) -> Table:
+    shown = sorted(result.partings, key=lambda parting: parting.step)[:MOST_PARTINGS]
+    title = f"Where answers first differ: {len(shown)} of {len(result.partings)} seeds, earliest first"
+    table = _table(title, ("output", "from layer", "not tflm"), ("LSB", "seed", "step", "parted"))
+    for parting in shown:
+        parted = "never" if parting.trajectory_step is None else f"{parting.trajectory_step}"
+        numbers = (f"{parting.lsb:+.3g}", f"{parting.seed}", f"{parting.step}", parted)
+        table.add_row(f"{parting.output}", _layer(parting), _who(parting, result), *numbers)
+    return table
+
+
+def _layer(parting: Parting) -> str:
+    return "" if parting.first_layer is None else f"{parting.first_layer} {parting.first_operator}"
+
+
+def _who(parting: Parting, result: ClosedLoop) -> str:
+    return {None: "", "a": result.a, "b": result.b, "both": "both"}[parting.departed]
+
+
+def _survival_table(result: ClosedLoop) -> Table:
+    survival = result.survival
+    table = _table("Survival of the same seeds", (), ("both", "a alone", "b alone", "neither", "p"))
+    counts = (survival.both, survival.only_a, survival.only_b, survival.neither)
+    table.add_row(*(f"{count}" for count in counts), f"{survival.p_value:.3g}", style="red" if survival.differs else "")
+    return table
+
+
+def _tracking_table(result: ClosedLoop) -> Table:
+    rows = result.tracking
+    title = f"Tracking over the {rows[0].pairs} seeds that both survived; interval of {rows[0].confidence:.2%}"
+    table = _table(title, ("metric",), ("a", "b", "b - a", "interval", "p"))
+    for row in rows:
+        interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.1e} .. {row.interval[1]:+.1e}"
+        numbers = (f"{row.mean_a:.4g}", f"{row.mean_b:.4g}", f"{row.mean_difference:+.1e}", interval, f"{row.p_value:.3g}")
+        table.add_row(row.metric, *numbers, style="red" if row.differs else "")
+    return table

@@ -1,0 +1,132 @@
+"""What ``hil compare`` prints: tables for people, of a finished comparison."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.measure import Measurement
+from rich.table import Table
+
+from balance_hil.cli.console import stderr, stdout
+
+_WIDEST = 1000  # columns
+
+if TYPE_CHECKING:
+    from balance_hil.comparing.comparison import Comparison, LayerDifference
+    from balance_hil.comparing.diagnosis import Finding
+
+
+def print_comparison(result: Comparison, layers: bool) -> None:
+    """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs."""
+    stdout.print(
+        f"model {result.bundle}: {result.inputs} inputs, {result.random} random over the int8 range (seed {result.seed})"
+        + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
+        soft_wrap=True,
+    )
+    tables = [
+        *([_ladder_table(result)] if result.ladder else []),
+        *([_pair_table(result)] if result.pairs else []),
+        *([_cause_table(result)] if any(pair.causes for pair in result.pairs) else []),
+        *([_layer_table(result)] if layers and result.layers else []),
+    ]
+    for table in tables:
+        stdout.print()
+        # At its natural width: in a pipe the console thinks that it is 80 columns wide, and would leave numbers out.
+        everything = stdout.options.update(max_width=_WIDEST)
+        table.width = Measurement.get(stdout, everything, table).maximum
+        stdout.print(table, soft_wrap=True)
+    stdout.print()
+    for name, why in result.skipped.items():
+        stderr.print(f"left out {name}: {why}", markup=False, soft_wrap=True)
+    for line in _sentences(result):
+        stdout.print(line, markup=False, soft_wrap=True)
+    style = "bold green" if result.exit_status == 0 else "bold red"
+    stdout.print(result.verdict, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _sentences(result: Comparison) -> list[str]:
+    """The arithmetic of each runtime, and what is wrong with the ends of the board's pipeline, with its remedy."""
+    lines = [f"causes could not be looked for: {result.not_attributed}"] if result.not_attributed else []
+    for found in result.arithmetics:
+        lines.append(found.verdict)
+        if found.advice:
+            lines.append(f"  remedy: {found.advice}")
+    for finding in result.findings:
+        if not finding.healthy:
+            lines.append(_finding(finding))
+            lines.append(f"  remedy: {finding.advice}")
+    return [*lines, ""] if lines else []
+
+
+def _finding(finding: Finding) -> str:
+    text = f"the board {finding.fault} ({finding.stage}: {finding.differing} of {finding.samples} values are wrong)"
+    return text + (f"; as well possible: {', '.join(finding.alternatives)}" if finding.alternatives else "")
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in words:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _ladder_table(result: Comparison) -> Table:
+    title = f"From float to int8: {result.ladder[0].outputs} actions on equal observations"
+    table = _table(title, ("from", "to"), ("differing", "max abs", "rms", "max LSB"))
+    for step in result.ladder:
+        lsb = "" if step.max_lsb is None else f"{step.max_lsb:.2f}"
+        table.add_row(step.a, step.b, f"{step.differing}", f"{step.max_abs:.2e}", f"{step.rms:.2e}", lsb)
+    return table
+
+
+def _pair_table(result: Comparison) -> Table:
+    title = f"Differing int8 outputs, of {result.pairs[0].outputs} on equal int8 inputs"
+    table = _table(title, ("a", "b"), ("random", "recorded", "share", "LSB", "unexplained"))
+    for pair in result.pairs:
+        counts = (f"{pair.differing_random}", f"{pair.differing_recorded}", f"{pair.differing / pair.outputs:.2%}")
+        unexplained = "" if pair.unexplained is None else f"{pair.unexplained}"
+        style = "red" if pair.unexplained else "" if pair.differing else "green"
+        table.add_row(pair.a, pair.b, *counts, f"{pair.max_lsb}", unexplained, style=style)
+    return table
+
+
+def _cause_table(result: Comparison) -> Table:
+    table = _table("Their causes", ("a", "b"), ("outputs",))
+    table.add_column("cause", no_wrap=True)
+    table.add_column("from layer", no_wrap=True)
+    for pair in result.pairs:
+        layer = "" if pair.first_layer is None else f"{pair.first_layer} {pair.first_operator}"
+        for cause, count in (pair.causes or {}).items():
+            table.add_row(pair.a, pair.b, f"{count}", cause, layer)
+    return table
+
+
+def _layer_table(result: Comparison) -> Table:
+    """One row for each layer of each pair in which something differs."""
+    title = (
+        f"Differing values of each layer over {result.layer_inputs} inputs: new ones arise from equal layer inputs, "
+        "the others follow from them"
+    )
+    table = _table(title, ("a", "b", "layer"), ("values", "differing", "propagated", "unexplained", "new", "new LSB"))
+    table.add_column("cause of the new ones")
+    table.add_column("where")
+    for row in result.layers:
+        if row.differing:
+            new = "" if row.new is None else f"{sum(row.new.values())}"
+            numbers = (row.values, row.differing, row.propagated, row.unexplained, new, row.max_new_lsb)
+            texts = ("" if number is None else f"{number}" for number in numbers)
+            table.add_row(row.a, row.b, f"{row.op} {row.operator}", *texts, "; ".join(row.new or ()), _where(row))
+    return table
+
+
+def _where(row: LayerDifference) -> str:
+    """Which elements of the output differ, and which of them most."""
+    channels = row.new_channels if row.new_channels and any(row.new_channels) else row.channels
+    hit = [element for element, count in enumerate(channels) if count]
+    if len(hit) <= 3:
+        return f"element{'s' * (len(hit) != 1)} {', '.join(map(str, hit))} of {len(channels)}"
+    most = max(hit, key=lambda element: channels[element])
+    return f"{len(hit)} of {len(channels)} elements, most in {most}"

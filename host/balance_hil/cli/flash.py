@@ -1,0 +1,55 @@
+"""``hil flash``: bring a policy to a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from balance_hil import flashing
+from balance_hil.bundle import Bundle
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.flashing import FlashConfig, FlashResult
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-b", "--board", required=True, help="Which kind of board; see hil boards.")
+@click.option("--port", help="Device or URL; by default the one port whose USB numbers fit.")
+@click.option("--engine", type=click.Choice(flashing.ENGINES), help="What runs the model; by default the board's own choice.")
+@click.option(
+    "--force", is_flag=True, help="Flash even if the same image runs, no port is there yet, or the board seems another one."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(bundle: Path, board: str, port: str | None, engine: str | None, force: bool, as_json: bool) -> None:
+    """Build the firmware with BUNDLE's model, flash it to a board, and see that the board runs it.
+
+    Does nothing when the board runs the same policy, firmware commit and engine already.
+    """
+    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, force=force)
+    result = flashing.flash(config, lambda line: stderr.print(line, markup=False, soft_wrap=True))
+    if as_json:
+        print_json(_document(result, config.bundle))
+        return
+    what = "now runs" if result.flashed else "already ran"
+    stdout.print(
+        f"{result.board} on {result.port} {what} policy {result.info.model_id} with the engine {result.info.engine} "
+        f"(firmware {result.info.firmware_commit}), {result.wall_s:.1f} s",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _document(result: FlashResult, bundle: Bundle) -> dict[str, object]:
+    return {
+        "bundle": str(bundle.path),
+        "board": result.board,
+        "port": result.port,
+        "flashed": result.flashed,
+        "model_id": result.info.model_id,
+        "engine": result.info.engine,
+        "engine_version": result.info.engine_version,
+        "firmware_commit": result.info.firmware_commit,
+        "processor": result.info.processor,
+        "wall_s": result.wall_s,
+    }

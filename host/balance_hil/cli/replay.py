@@ -1,0 +1,104 @@
+"""``hil replay``: a recorded run, fed to any runtime or board: the regression test of a firmware change."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich import box
+from rich.table import Table
+
+from balance_hil.boards import Board, connect
+from balance_hil.bundle import Bundle, find_bundle
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.progress import ProgressBars
+from balance_hil.comparing.replay import check_model, replay
+from balance_hil.comparing.replay_result import FirstDifference, Replay
+from balance_hil.errors import UsageError
+from balance_hil.recording import read_recording
+from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
+from balance_hil.runtimes.base import Runtime
+
+MODELS = Path("models")
+
+
+@click.command(name="replay")
+@click.argument("recording", type=click.Path(path_type=Path))
+@click.option("-r", "--runtime", metavar="NAME", help=f"Desktop runtime: {', '.join(RUNTIME_NAMES)}.")
+@click.option("-b", "--board", metavar="NAME", help="Board; see hil boards. An emulated one is started.")
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="The bundle that was recorded; by default the one in models/ with the recording's id.")  # fmt: skip
+@click.option("--port", metavar="PORT", help="Serial port or URL of a physical board.")
+@click.option("--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate, if not the board's usual one.")
+@click.option("--engine", metavar="NAME", help="Engine of an emulated board, if not its usual one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def command(
+    recording: Path, runtime: str | None, board: str | None, bundle: Path | None, port: str | None, baud: int | None,
+    engine: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Feed the observations of RECORDING to a runtime or a board and count what it computes otherwise.
+
+    Exit status 0 when every int8 input, every int8 output and every action is the recorded one, bit for bit; 1 otherwise.
+    """
+    if (runtime is None) == (board is None):
+        raise UsageError("name one of --runtime and --board", "for example: hil replay RECORDING --board native")
+    if board is None and (port or baud or engine):
+        raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; what there is: hil boards")
+    recorded = read_recording(recording)
+    policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), MODELS)
+    check_model(recorded, str(recording), policy)  # before a board is started for it
+    with ExitStack() as stack:
+        subject: Runtime | Board
+        if board is not None:
+            subject = stack.enter_context(
+                connect(
+                    board, policy, port=port, baud=baud, engine=engine, progress=lambda line: stderr.print(line, markup=False)
+                )
+            )
+        else:
+            assert runtime is not None  # one of the two is there
+            subject = stack.enter_context(load_runtime(runtime, policy))
+        watch = stack.enter_context(ProgressBars())
+        result = replay(recorded, str(recording), policy, subject, on_progress=watch)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+    sys.exit(0 if result.equal else 1)
+
+
+def _say(line: str) -> None:
+    stderr.print(line, markup=False)
+
+
+def _print(result: Replay) -> None:
+    before = result.recorded_by
+    stdout.print(
+        f"{result.recording}: bundle {result.bundle}, {result.steps} steps in {result.episodes} episodes, recorded "
+        f"{before['clock']} on {before['board']} ({before['engine']} {before['engine_version']}, "
+        f"firmware {before['firmware_commit']}); {result.held} held, {result.late} with a late reply",
+        soft_wrap=True,
+        markup=False,
+    )
+    title = f"{result.rows[0].a} against {result.rows[0].b}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("value")
+    for heading in ("compared", "differing", "max LSB"):
+        table.add_column(heading, justify="right")
+    for row in result.rows:
+        numbers = (f"{row.values}", f"{row.differing}", f"{row.max_lsb:.4g}")
+        table.add_row(row.what, *numbers, style="" if row.differing else "green")
+    stdout.print()
+    stdout.print(table)
+    stdout.print()
+    for row in result.rows:
+        if row.first is not None:
+            stdout.print(_first(row.what, row.first), soft_wrap=True, markup=False)
+    stdout.print(result.verdict, style="bold green" if result.equal else "bold red", soft_wrap=True, markup=False)
+
+
+def _first(what: str, first: FirstDifference) -> str:
+    where = f"episode {first.episode}, step {first.step} ({first.t_s:.3f} s), {first.signal}"
+    return f"first differing {what}: {where}: recorded {first.recorded:.7g}, replayed {first.replayed:.7g}"

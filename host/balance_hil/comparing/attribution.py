@@ -1,0 +1,222 @@
+"""Why two int8 runtimes differ: every differing value gets a named cause at the layer where it arises.
+
+At each operator both emulators are given the inputs that either runtime had. A value is
+
+- new, if the two arithmetics disagree on equal inputs; swapping one rule after the other finds the one that makes the difference,
+- propagated, if they agree on equal inputs and the inputs were not equal,
+- unexplained, if an emulator does not compute what its runtime computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
+from balance_hil.runtimes.emulated.interpreter import computed_inputs
+from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
+
+REQUANTISATION_ROUNDING = "requantisation rounding"
+SCALE_PRODUCT = "scale product precision"
+IGNORED_CHANNEL_SCALES = "ignored channel scales"
+CLAMP_BOUND = "rounding of an activation's bounds"
+ACTIVATION_TABLE = "tanh or logistic table"
+ELEMENTWISE_ROUNDING = "element-wise rounding"
+SEVERAL_RULES = "several rules together"
+CAUSES = (
+    REQUANTISATION_ROUNDING,
+    SCALE_PRODUCT,
+    IGNORED_CHANNEL_SCALES,
+    CLAMP_BOUND,
+    ACTIVATION_TABLE,
+    ELEMENTWISE_ROUNDING,
+    SEVERAL_RULES,
+)
+_RULES = ("first_scale_only", "float64_product", "rounding", "kernels")  # fields of Variant, tried in this order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What one runtime computed for the inputs, and the arithmetic that it is held to use."""
+
+    name: str
+    variant: Variant
+    outputs: Int8Array  # int8 [n, n_act]
+    layers: Sequence[LayerTensor] | None = None  # of every operator; None: the variant's own are taken and the outputs checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAttribution:
+    """One operator's differing values."""
+
+    op: int
+    operator: str
+    values: int
+    differing: int  # new + propagated + unexplained
+    new: Mapping[str, int]  # cause -> values
+    propagated: int
+    unexplained: int
+    max_new_lsb: int  # largest difference among the new values
+    new_channels: tuple[int, ...]  # new values in each element of the output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Why the final outputs of two runtimes differ."""
+
+    a: str
+    b: str
+    variant_a: str
+    variant_b: str
+    inputs: int
+    outputs: int
+    differing: int
+    causes: Mapping[str, int]  # cause -> differing outputs that have their root in it; the causes and ``unexplained`` add up
+    unexplained: int
+    layers: tuple[LayerAttribution, ...]
+
+    @property
+    def first_op(self) -> int | None:
+        """First operator with a new or unexplained difference."""
+        return next((layer.op for layer in self.layers if layer.differing), None)
+
+
+def attribute(graph: TfliteGraph, inputs: Int8Array, a: Observed, b: Observed) -> Attribution:
+    """Attributes every differing value of two runtimes on equal ``inputs``, int8 [n, n_obs].
+
+    An output has its root in the first operator of its row at which something new arises. One in whose row an emulator fails at
+    any operator is unexplained.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
+    """
+    walk = _Walk(graph, inputs, a, b)
+    layers = tuple(walk.step(operator) for operator in graph.operators if graph.output_of(operator).type == "INT8")
+    differing = a.outputs != b.outputs
+    per_row = np.count_nonzero(differing, axis=1)
+    unexplained = walk.unexplained | walk.outputs_missed() | (walk.roots < 0)
+    explained_roots = walk.roots[~unexplained]
+    counts = np.bincount(explained_roots, weights=per_row[~unexplained], minlength=len(CAUSES)).astype(int)
+    return Attribution(
+        a=a.name,
+        b=b.name,
+        variant_a=a.variant.name,
+        variant_b=b.variant.name,
+        inputs=len(inputs),
+        outputs=differing.size,
+        differing=int(per_row.sum()),
+        causes={cause: int(count) for cause, count in zip(CAUSES, counts, strict=True) if count},
+        unexplained=int(per_row[unexplained].sum()),
+        layers=layers,
+    )
+
+
+class _Side:
+    """One runtime on the way through the graph."""
+
+    def __init__(self, graph: TfliteGraph, inputs: Int8Array, observed: Observed) -> None:
+        self.observed = observed
+        self.emulator = EmulatedRuntime(graph, observed.variant)
+        self.real = {layer.op: layer.values for layer in observed.layers or ()}
+        self.tensors: dict[int, NDArray[Any]] = {graph.input.index: inputs.reshape(-1, *graph.input.shape)}
+
+
+class _Walk:
+    """Follows two runtimes operator by operator and remembers each row's root."""
+
+    def __init__(self, graph: TfliteGraph, inputs: Int8Array, a: Observed, b: Observed) -> None:
+        self._graph = graph
+        self._a, self._b = _Side(graph, inputs, a), _Side(graph, inputs, b)
+        self._swapped = {
+            rule: EmulatedRuntime(graph, replace(b.variant, **{rule: getattr(a.variant, rule)}))
+            for rule in _RULES
+            if getattr(a.variant, rule) != getattr(b.variant, rule)
+        }
+        self.unexplained = np.zeros(len(inputs), bool)  # by row
+        self.roots = np.full(len(inputs), -1)  # by row: index into CAUSES
+
+    def step(self, operator: Operator) -> LayerAttribution:
+        a, b, graph = self._a, self._b, self._graph
+        ins_a, ins_b = self._inputs(a, operator), self._inputs(b, operator)
+        computed_a, computed_b = a.emulator.apply(operator, ins_a), b.emulator.apply(operator, ins_b)
+        out_a, out_b = self._keep(a, operator, computed_a), self._keep(b, operator, computed_b)
+        differing = out_a != out_b
+        unexplained = differing & ((computed_a != out_a) | (computed_b != out_b))
+        alike = a.emulator.arithmetic(operator) == b.emulator.arithmetic(operator)
+        b_on_a = computed_a if alike else b.emulator.apply(operator, ins_a)
+        new = differing & ~unexplained & (b_on_a != computed_a)
+        causes = self._causes(operator, ins_a, computed_a, new)
+        rows = len(new)
+        self.unexplained |= unexplained.reshape(rows, -1).any(axis=1)
+        self._remember_roots(new.reshape(rows, -1), causes.reshape(rows, -1))
+        distance = np.abs(out_a.astype(np.int16) - out_b)
+        counts = np.bincount(causes[new], minlength=len(CAUSES))
+        return LayerAttribution(
+            op=operator.index,
+            operator=operator.name,
+            values=differing.size,
+            differing=int(np.count_nonzero(differing)),
+            new={cause: int(count) for cause, count in zip(CAUSES, counts, strict=True) if count},
+            propagated=int(np.count_nonzero(differing & ~unexplained & ~new)),
+            unexplained=int(np.count_nonzero(unexplained)),
+            max_new_lsb=int(distance[new].max(initial=0)),
+            new_channels=tuple(int(n) for n in np.count_nonzero(new.reshape(rows, graph.output_of(operator).size), axis=0)),
+        )
+
+    def outputs_missed(self) -> NDArray[np.bool_]:
+        """Rows, bool [n], whose final outputs are not what the last operators gave."""
+        index, rows = self._graph.output.index, len(self.roots)
+        missed = [side.tensors[index].reshape(rows, -1) != side.observed.outputs for side in (self._a, self._b)]
+        return np.asarray(np.any(missed[0] | missed[1], axis=1))
+
+    def _inputs(self, side: _Side, operator: Operator) -> list[NDArray[Any]]:
+        return [self._tensor(side, index) for index in computed_inputs(self._graph, operator)]
+
+    def _tensor(self, side: _Side, index: int) -> NDArray[Any]:
+        """A tensor's values; a float one, which no runtime shows, is computed from those before it."""
+        if index not in side.tensors:
+            operator = next(op for op in self._graph.operators if index in op.outputs)
+            side.tensors[index] = side.emulator.apply(operator, self._inputs(side, operator))
+        return side.tensors[index]
+
+    def _keep(self, side: _Side, operator: Operator, computed: NDArray[Any]) -> NDArray[Any]:
+        values = side.real.get(operator.index)
+        target = self._graph.output_of(operator)
+        side.tensors[target.index] = computed if values is None else values.reshape(-1, *target.shape)
+        return side.tensors[target.index]
+
+    def _causes(
+        self, operator: Operator, ins: list[NDArray[Any]], wanted: NDArray[Any], new: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """Index into CAUSES for every new value: the one rule of a's that turns b's result into a's."""
+        causes = np.full(new.shape, CAUSES.index(SEVERAL_RULES))
+        open_ = new.copy()
+        for rule, emulator in self._swapped.items():
+            if not open_.any():
+                break
+            # Where the swap makes b's arithmetic a's, nothing need be computed.
+            alike = emulator.arithmetic(operator) == self._a.emulator.arithmetic(operator)
+            solved = open_ if alike else open_ & (emulator.apply(operator, ins) == wanted)
+            causes[solved] = CAUSES.index(_cause(rule, operator.name))
+            open_ = open_ & ~solved
+        return causes
+
+    def _remember_roots(self, new: NDArray[np.bool_], causes: NDArray[np.intp]) -> None:
+        fresh = (self.roots < 0) & new.any(axis=1)
+        first = np.argmax(new, axis=1)
+        self.roots[fresh] = causes[fresh, first[fresh]]
+
+
+def _cause(rule: str, operator: str) -> str:
+    if rule == "first_scale_only":
+        return IGNORED_CHANNEL_SCALES
+    if rule == "float64_product":
+        return SCALE_PRODUCT
+    if operator == "FULLY_CONNECTED":
+        return REQUANTISATION_ROUNDING if rule == "rounding" else CLAMP_BOUND
+    return ACTIVATION_TABLE if operator in ("TANH", "LOGISTIC") else ELEMENTWISE_ROUNDING

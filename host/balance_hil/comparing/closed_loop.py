@@ -1,0 +1,245 @@
+"""Two runtimes in closed loop on the same seeds: where the trajectories part, and whether survival and tracking differ.
+
+The simulation is deterministic, so both episodes of a seed are equal, bit for bit, up to the first action that differs. That
+observation is looked at again, layer by layer, and by TensorFlow Lite Micro as a third opinion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.bundle import Bundle
+from balance_hil.comparing.closed_loop_result import ClosedLoop, Parting
+from balance_hil.comparing.evidence import Progress, no_progress
+from balance_hil.comparing.paired import PairedDifference, paired_difference, survival_difference
+from balance_hil.errors import MissingExtraError, UsageError
+from balance_hil.metrics import EpisodeMetrics, summarise
+from balance_hil.quantize import quantize
+from balance_hil.runtimes import load_runtime
+from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
+
+REFERENCE = "tflm"
+TRACKING = (("speed_error_rms_rad_s", "rad/s"), ("yaw_error_rms_rad_s", "rad/s"), ("chatter", "1"))
+TESTS = len(TRACKING) + 1  # and survival
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoopConfig:
+    """Which episodes."""
+
+    episodes: int = 20
+    seed: int = 1  # first episode, counted from the evaluation seeds
+    max_steps: int | None = None  # None: the environment's
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.seed < 0 or (self.max_steps is not None and self.max_steps < 1):
+            raise UsageError("a closed loop needs at least one episode of at least one step", "give --episodes 20 --steps 6000")
+
+
+@dataclass
+class _Departure:
+    """The first step of a seed in which the two answered differently."""
+
+    step: int
+    observation: Float32Array  # float32 [n_obs], the same for both
+    a: Float32Array  # float32 [n_act], as the runtime gave it
+    b: Float32Array
+    applied_step: int | None = None  # first step in which that reached the wheels; None: never, actions beyond +-1 are clipped
+
+
+@dataclass
+class _Watch:
+    """Answers of the first runtime, and what the second one does otherwise."""
+
+    actions: list[Float32Array] = field(default_factory=list)  # by step, float32 [n_seeds, n_act]
+    departures: dict[int, _Departure] = field(default_factory=dict)  # by index of the seed
+
+
+def closed_loop(
+    bundle: Bundle, a: Runtime, b: Runtime, config: ClosedLoopConfig, *, on_progress: Progress = no_progress
+) -> ClosedLoop:
+    """Runs the same episodes under ``a`` and under ``b`` and compares them.
+
+    Args:
+        bundle: that both run.
+        a: a desktop runtime, or a board's ``as_runtime()``.
+        b: another one.
+        config: which episodes.
+        on_progress: called with what is running, control steps done and control steps in all.
+
+    Raises:
+        HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is no number).
+    """
+    from balance_hil.rollout import EVALUATION_SEED_BASE  # MuJoCo loads only where a plant is wanted
+
+    first = EVALUATION_SEED_BASE + config.seed
+    seeds = range(first, first + config.episodes)
+    watch = _Watch()
+    episodes_a = _first_pass(bundle, a, seeds, config.max_steps, watch, on_progress)
+    episodes_b = _second_pass(bundle, b, seeds, config.max_steps, watch, on_progress)
+    survival = survival_difference([e.survived for e in episodes_a], [e.survived for e in episodes_b], tests=TESTS)
+    return ClosedLoop(
+        bundle=bundle.id,
+        environment=bundle.spec.environment,
+        a=a.name,
+        b=b.name,
+        seeds=tuple(seeds),
+        partings=tuple(_look_again(bundle, a, b, seeds, watch)),
+        survival=survival,
+        tracking=tuple(_tracking(episodes_a, episodes_b)),
+        summary_a=summarise(episodes_a),
+        summary_b=summarise(episodes_b),
+        episodes_a=tuple(episodes_a),
+        episodes_b=tuple(episodes_b),
+    )
+
+
+def _first_pass(
+    bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
+) -> list[EpisodeMetrics]:
+    from balance_hil.envs import EPISODE_STEPS
+    from balance_hil.rollout import RolloutStep, rollout
+
+    limit = max_steps or EPISODE_STEPS
+    answer = _Answer(runtime)
+
+    def remember(step: RolloutStep) -> None:
+        row = np.full((len(seeds), bundle.spec.n_act), np.nan, np.float32)
+        row[step.episodes] = answer.actions
+        watch.actions.append(row)
+        report(f"{runtime.name}, control steps", step.step + 1, limit)
+
+    return rollout(answer, bundle.spec.environment, seeds, max_steps=limit, on_step=remember)
+
+
+def _second_pass(
+    bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
+) -> list[EpisodeMetrics]:
+    from balance_hil.envs import EPISODE_STEPS
+    from balance_hil.rollout import RolloutStep, rollout
+
+    limit = max_steps or EPISODE_STEPS
+    answer = _Answer(runtime)
+    together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not parted
+
+    def compare(step: RolloutStep) -> None:
+        report(f"{runtime.name}, control steps", step.step + 1, limit)
+        if not together:
+            return
+        before = watch.actions[step.step]  # as long as one seed is together, both passes have this step
+        for place, index in enumerate(step.episodes):
+            if index in together and np.any(answer.actions[place] != before[index]):
+                _differ(watch, together, index, step.step, step.observations[place], before[index], answer.actions[place])
+
+    return rollout(answer, bundle.spec.environment, seeds, max_steps=limit, on_step=compare)
+
+
+def _differ(
+    watch: _Watch, together: set[int], index: int, step: int, observation: Float32Array, a: Float32Array, b: Float32Array
+) -> None:
+    """Notes that the answers ``a`` and ``b`` differ; the trajectories part when what the wheels get does."""
+    departure = watch.departures.setdefault(index, _Departure(step, observation.copy(), a.copy(), b.copy()))
+    if np.any(np.clip(a, -1.0, 1.0) != np.clip(b, -1.0, 1.0)):
+        departure.applied_step = step
+        together.discard(index)
+
+
+class _Answer:
+    """A policy for ``rollout`` that keeps its latest answer as the runtime gave it, not clipped to +-1."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.actions: Float32Array = np.empty((0, runtime.n_act), np.float32)
+
+    def __call__(self, observations: Float32Array) -> Float32Array:
+        self.actions = np.asarray(self._runtime.act_batch(observations), np.float32)
+        return self.actions
+
+
+# --- the observation at which they part -------------------------------------------------------------------------------
+
+
+def _look_again(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], watch: _Watch) -> list[Parting]:
+    found = sorted(watch.departures.items())
+    if not found:
+        return []
+    observations = np.stack([departure.observation for _, departure in found])
+    layers = _first_layers(bundle, a, b, observations)
+    third = _third_opinion(bundle, a, b, observations)
+    partings = []
+    for row, (index, departure) in enumerate(found):
+        element = int(np.flatnonzero(departure.a != departure.b)[0])
+        layer, operator = layers[row] or (None, None)
+        partings.append(
+            Parting(
+                seed=seeds[index],
+                step=departure.step,
+                t_s=departure.step * bundle.spec.control_period_s,
+                output=element,
+                signal=bundle.spec.action[element].name,
+                a=float(departure.a[element]),
+                b=float(departure.b[element]),
+                lsb=_lsb(departure.a[element], departure.b[element], bundle),
+                outputs_differing=int(np.count_nonzero(departure.a != departure.b)),
+                departed=None if third is None else _who(departure, third[row]),
+                first_layer=layer,
+                first_operator=operator,
+                trajectory_step=departure.applied_step,
+            )
+        )
+    return partings
+
+
+def _lsb(a: np.float32, b: np.float32, bundle: Bundle) -> float:
+    """(b - a) in steps of the int8 output; thousandths hide that actions are rounded to float32."""
+    return round((float(b) - float(a)) / bundle.output_quant.scale, 3)
+
+
+def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> list[tuple[int, str] | None]:
+    """For each observation the first operator whose output differs, given equal int8 inputs; None: none, or a float runtime."""
+    found: list[tuple[int, str] | None] = [None] * len(observations)
+    if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
+        return found
+    inputs = quantize(observations, bundle.input_quant)
+    by_op = {tensor.op: tensor for tensor in b.layers_int8_batch(inputs)}
+    for x in a.layers_int8_batch(inputs):
+        if x.op not in by_op:  # one of the two fuses it away
+            continue
+        for row in np.flatnonzero(np.any(x.values != by_op[x.op].values, axis=1)).tolist():
+            found[row] = found[row] or (x.op, x.operator)
+    return found
+
+
+def _third_opinion(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> NDArray[np.float32] | None:
+    """Actions of the reference, float32 [n, n_act]; None when one of the two is no int8 runtime, or it is not installed."""
+    if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
+        return None
+    with ExitStack() as stack:
+        try:
+            reference = stack.enter_context(load_runtime(REFERENCE, bundle))
+        except MissingExtraError:
+            return None
+        return reference.act_batch(observations)
+
+
+def _who(departure: _Departure, reference: Float32Array) -> str:
+    wrong = [name for name, values in (("a", departure.a), ("b", departure.b)) if np.any(values != reference)]
+    return "both" if len(wrong) == 2 else wrong[0]  # they differ, so at least one is not the reference
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def _tracking(a: Sequence[EpisodeMetrics], b: Sequence[EpisodeMetrics]) -> list[PairedDifference]:
+    """Every metric over the seeds that both survived: the errors of a fall say nothing about tracking."""
+    both = [(x, y) for x, y in zip(a, b, strict=True) if x.survived and y.survived]
+    rows = [
+        paired_difference(name, unit, [getattr(x, name) for x, _ in both], [getattr(y, name) for _, y in both], tests=TESTS)
+        for name, unit in TRACKING
+    ]
+    return [row for row in rows if row is not None]

@@ -1,0 +1,236 @@
+"""Which arithmetic an unknown int8 runtime uses: the whole family of emulators is held against what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
+from balance_hil.runtimes.emulated.interpreter import computed_inputs
+from balance_hil.runtimes.tflite_graph import TfliteGraph
+
+_SEARCH_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well one variant explains what a runtime computed."""
+
+    variant: Variant
+    mismatches: int  # values that the variant computes otherwise
+    values: int  # values compared
+    first_op: int | None  # first operator with a mismatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """The verdict on one runtime."""
+
+    runtime: str
+    samples: int  # inputs that the verdict rests on
+    scores: tuple[Score, ...]  # every variant, best first; among equals the known ones first
+    groups: tuple[tuple[Variant, ...], ...]  # variants without a mismatch; those of a group compute this model alike always
+
+    @property
+    def variant(self) -> Variant | None:
+        """The variant without a mismatch, the best known of several; None: no variant computes what the runtime computed."""
+        return self.groups[0][0] if self.groups else None
+
+    @property
+    def closest(self) -> Score:
+        """The best score, exact or not."""
+        return self.scores[0]
+
+    @property
+    def unseparated(self) -> tuple[Variant, ...]:
+        """Variants that may still be told from ``variant`` by more samples: one of each group."""
+        return tuple(group[0] for group in self.groups[1:])
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        if self.variant is None:
+            best = self.closest
+            share = f"{best.mismatches} of {best.values} values differ"
+            return f"{self.runtime} computes like no known variant; the closest is {best.variant.name} ({share})"
+        text = f"{self.runtime} computes like {self.variant.title} ({self.variant.name})"
+        others = [variant.name for variant in self.unseparated if variant in KNOWN_VARIANTS]
+        if others:
+            text += f" or like {', '.join(others)}"
+        text += f": 0 of {self.closest.values} values on {self.samples} inputs differ"
+        if others:
+            text += "; more samples may tell them apart"
+        alike = [variant.name for variant in self.groups[0][1:] if variant in KNOWN_VARIANTS]
+        if alike:
+            text += f"; {', '.join(alike)} compute{'s' * (len(alike) == 1)} this model in the same way"
+        return text
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, "" where nothing is wrong."""
+        return self.variant.advice if self.variant else ""
+
+
+def identify(
+    runtime: str,
+    graph: TfliteGraph,
+    inputs: Int8Array,
+    layers: Sequence[LayerTensor],
+    candidates: Iterable[Variant] | None = None,
+) -> Identification:
+    """Finds the variants that compute every layer of a runtime from that runtime's own layer inputs.
+
+    Args:
+        runtime: its name, for the verdict.
+        graph: of the model.
+        inputs: int8 [n, n_obs].
+        layers: output of the operators for ``inputs``; one that the runtime hides is computed by each variant itself.
+        candidates: variants to try, the preferred ones first; None: the whole family.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
+    """
+    known = {layer.op: layer.values for layer in layers}
+    emulators = [EmulatedRuntime(graph, variant) for variant in (family() if candidates is None else candidates)]
+    scores = [_score(emulator, inputs, known) for emulator in emulators]
+    return _verdict(runtime, len(inputs), emulators, scores)
+
+
+def identify_by_outputs(
+    runtime: str, graph: TfliteGraph, inputs: Int8Array, outputs: Int8Array, candidates: Iterable[Variant] | None = None
+) -> Identification:
+    """The same from final outputs, int8 [n, n_act], alone: for a runtime that shows no layers. It needs more samples."""
+    last = graph.operators[-1]
+    emulators = [EmulatedRuntime(graph, variant) for variant in (family() if candidates is None else candidates)]
+    scores = []
+    for emulator in emulators:
+        mismatches = int(np.count_nonzero(emulator.infer_int8_batch(inputs) != outputs))
+        scores.append(
+            Score(
+                variant=emulator.variant,
+                mismatches=mismatches,
+                values=outputs.size,
+                first_op=last.index if mismatches else None,
+            )
+        )
+    return _verdict(runtime, len(inputs), emulators, scores)
+
+
+def identify_runtime(
+    runtime: Int8Runtime, graph: TfliteGraph, *, samples: int = 200, separating: int = 64, seed: int = 0
+) -> Identification:
+    """Asks a runtime, a board above all, for its layers on random inputs, and where that leaves a choice for more.
+
+    Args:
+        runtime: to be identified; it runs the model of ``graph``.
+        graph: of the model.
+        samples: random inputs at first.
+        separating: most inputs to add, each of which tells two of the variants that are left apart.
+        seed: of the random inputs.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
+        HarnessError: the board is lost.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(INT8_MIN, INT8_MAX, (samples, graph.n_obs), np.int8, endpoint=True)
+    layers = runtime.layers_int8_batch(inputs)
+    found = identify(runtime.name, graph, inputs, layers)
+    left = [group[0] for group in found.groups if group[0] in KNOWN_VARIANTS]
+    more = separating_inputs(graph, left, layers=True, rows=separating, seed=seed + 1)
+    if not len(more):
+        return found
+    added = runtime.layers_int8_batch(more)
+    both = [replace(a, values=np.concatenate([a.values, b.values])) for a, b in zip(layers, added, strict=True)]
+    return identify(runtime.name, graph, np.concatenate([inputs, more]), both)
+
+
+def separating_inputs(
+    graph: TfliteGraph,
+    variants: Sequence[Variant],
+    *,
+    layers: bool = False,
+    rows: int = 64,
+    search: int = 200_000,
+    seed: int = 0,
+) -> Int8Array:
+    """Inputs, int8 [n, n_obs] with n up to ``rows``, that tell ``variants`` apart, found among ``search`` random ones.
+
+    Emulators are fast and boards are not: many inputs are searched here so that a board need compute only a few. A pair of
+    variants for which there is no row is alike on all that was searched.
+
+    Args:
+        graph: of the model.
+        variants: to be told apart, such as the heads of ``Identification.groups``.
+        layers: whether the runtime shows its layers; otherwise its outputs alone must differ.
+        rows: most rows to return.
+        search: how many random inputs to try.
+        seed: of the random inputs.
+    """
+    emulators = [EmulatedRuntime(graph, variant) for variant in variants]
+    rng = np.random.default_rng(seed)
+    found: dict[tuple[int, int], list[Int8Array]] = {
+        pair: [] for pair in combinations(range(len(emulators)), 2) if not _alike(emulators, pair)
+    }
+    share = max(1, rows // max(1, len(found)))
+    for start in range(0, search, _SEARCH_BLOCK_ROWS):
+        missing = [pair for pair, chosen in found.items() if len(chosen) < share]
+        if not missing:
+            break
+        inputs = rng.integers(INT8_MIN, INT8_MAX, (min(_SEARCH_BLOCK_ROWS, search - start), graph.n_obs), np.int8, endpoint=True)
+        shown = {i: _shown(emulators[i], inputs, layers) for i in sorted({i for pair in missing for i in pair})}
+        for a, b in missing:
+            differing = np.flatnonzero(np.any(shown[a] != shown[b], axis=1))
+            found[a, b].extend(inputs[differing[: share - len(found[a, b])]])
+    chosen = [row for pair_rows in found.values() for row in pair_rows]
+    return np.array(chosen[:rows], np.int8).reshape(-1, graph.n_obs)
+
+
+def _alike(emulators: Sequence[EmulatedRuntime], pair: tuple[int, int]) -> bool:
+    return emulators[pair[0]].arithmetic() == emulators[pair[1]].arithmetic()
+
+
+def _shown(emulator: EmulatedRuntime, inputs: Int8Array, layers: bool) -> Int8Array:
+    if not layers:
+        return emulator.infer_int8_batch(inputs)
+    return np.concatenate([layer.values for layer in emulator.layers_int8_batch(inputs)], axis=1)
+
+
+def _score(emulator: EmulatedRuntime, inputs: Int8Array, known: Mapping[int, Int8Array]) -> Score:
+    graph = emulator.graph
+    tensors: dict[int, NDArray[Any]] = {graph.input.index: inputs.reshape(-1, *graph.input.shape)}
+    mismatches = values = 0
+    first = None
+    for operator in graph.operators:
+        target = graph.output_of(operator)
+        computed = emulator.apply(operator, [tensors[i] for i in computed_inputs(graph, operator)])
+        real = known.get(operator.index) if target.type == "INT8" else None
+        if real is None:
+            tensors[target.index] = computed
+            continue
+        tensors[target.index] = real.reshape(-1, *target.shape)
+        wrong = int(np.count_nonzero(computed != tensors[target.index]))
+        values += real.size
+        mismatches += wrong
+        first = operator.index if wrong and first is None else first
+    return Score(variant=emulator.variant, mismatches=mismatches, values=values, first_op=first)
+
+
+def _verdict(runtime: str, samples: int, emulators: Sequence[EmulatedRuntime], scores: Sequence[Score]) -> Identification:
+    groups: dict[object, list[Variant]] = {}
+    for emulator, score in zip(emulators, scores, strict=True):
+        if score.mismatches == 0:
+            groups.setdefault(emulator.arithmetic(), []).append(emulator.variant)
+    return Identification(
+        runtime=runtime,
+        samples=samples,
+        scores=tuple(sorted(scores, key=lambda score: score.mismatches)),  # stable: candidates come in order of preference
+        groups=tuple(tuple(group) for group in groups.values()),
+    )

@@ -1,0 +1,136 @@
+"""Right and wrong ways of converting observations to int8 and int8 to actions, each computed exactly.
+
+A firmware's conversion is recognised by finding the recipe that gives its numbers, all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.runtimes.emulated.primitives import round_half_away
+
+RIGHT = "right"
+_SAFE = 2.0e9  # a C cast to int is defined below this
+
+# How the quotient becomes an integer; the zero point is added afterwards, but for the last way.
+ROUNDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    RIGHT: round_half_away,
+    "rounds ties to even": np.rint,
+    "rounds ties up": lambda t: np.floor(t + np.float32(0.5)),
+    "truncates instead of rounding": np.trunc,
+    "rounds down": np.floor,
+    "adds 0.5 and truncates": lambda t: np.trunc(t + np.float32(0.5)),
+}
+TRUNCATES_THE_SUM = "adds the zero point and truncates instead of rounding"
+DIVISIONS: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
+    RIGHT: lambda x, scale: x / np.float32(scale),
+    "multiplies by the reciprocal": lambda x, scale: x * (np.float32(1) / np.float32(scale)),
+    "divides in float64": lambda x, scale: x.astype(np.float64) / scale,
+    "multiplies by the scale": lambda x, scale: x * np.float32(scale),
+}
+LIMITS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    RIGHT: lambda q: np.clip(q, INT8_MIN, INT8_MAX),
+    "wraps around instead of saturating": lambda q: q,
+    "saturates at -127": lambda q: np.clip(q, -INT8_MAX, INT8_MAX),
+}
+ZERO_POINTS: dict[str, Callable[[int], int]] = {
+    RIGHT: lambda zero_point: zero_point,
+    "forgets the zero point": lambda zero_point: 0,
+    "subtracts the zero point": lambda zero_point: -zero_point,
+}
+DECIMALS = (2, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRecipe:
+    """One way of making int8 of observations; each field is a key of its table above."""
+
+    rounding: str = RIGHT
+    division: str = RIGHT
+    limit: str = RIGHT
+    zero_point: str = RIGHT
+    scale: str = RIGHT  # RIGHT or how it is wrong, for people
+    params: QuantParams
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with it, () for the right recipe."""
+        parts = (self.rounding, self.division, self.limit, self.zero_point, self.scale)
+        return tuple(part for part in parts if part != RIGHT)
+
+    def apply(self, observations: Float32Array) -> Int8Array:
+        """int8 [...] for observations, float32 [...]."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            quotient = DIVISIONS[self.division](np.asarray(observations, np.float32), self.params.scale)
+            zero_point = ZERO_POINTS[self.zero_point](self.params.zero_point)
+            if self.rounding == TRUNCATES_THE_SUM:
+                integers = np.trunc(quotient + np.float32(zero_point))
+            else:
+                integers = ROUNDINGS[self.rounding](quotient) + zero_point
+        safe = np.nan_to_num(np.clip(integers.astype(np.float64), -_SAFE, _SAFE))
+        return np.asarray(LIMITS[self.limit](safe.astype(np.int64)), np.int64).astype(np.int8)
+
+
+def input_recipes(right: QuantParams, other: QuantParams | None = None) -> Iterator[InputRecipe]:
+    """Every recipe, those with the fewest faults first. ``other`` are parameters that firmware might take by mistake."""
+    base = InputRecipe(params=right)
+    recipes = [
+        replace(base, rounding=rounding, division=division, limit=limit, zero_point=zero_point, scale=scale, params=params)
+        for rounding, division, limit, zero_point, (scale, params) in product(
+            (*ROUNDINGS, TRUNCATES_THE_SUM), DIVISIONS, LIMITS, ZERO_POINTS, scale_mistakes(right, other)
+        )
+    ]
+    yield from sorted(recipes, key=lambda recipe: len(recipe.faults))
+
+
+def scale_mistakes(right: QuantParams, other: QuantParams | None) -> list[tuple[str, QuantParams]]:
+    """Ways of having the wrong parameters, the right one first."""
+    found = [(RIGHT, right)]
+    for digits in DECIMALS:
+        scale = round(right.scale, digits)
+        if scale > 0 and np.float32(scale) != np.float32(right.scale):
+            found.append((f"has its scale rounded to {digits} decimals", QuantParams(scale, right.zero_point)))
+    if other is not None and other != right:
+        found.append(("takes the parameters of the other end of the model", other))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputRecipe:
+    """One way of making actions of int8 outputs."""
+
+    fault: str  # RIGHT or what is wrong, for people
+    convert: Callable[[Int8Array], Float32Array]
+
+
+def output_recipes(right: QuantParams, other: QuantParams | None = None) -> Iterator[OutputRecipe]:
+    """Every recipe for actions, the right one first."""
+    for (zero, shift), (scale, params) in product(ZERO_POINTS.items(), scale_mistakes(right, other)):
+        if RIGHT in (zero, scale):  # one mistake at a time
+            fault = scale if zero == RIGHT else zero
+            yield OutputRecipe(fault=fault, convert=_scaled(params.scale, shift(params.zero_point)))
+    yield OutputRecipe(
+        fault="reads the output as unsigned", convert=lambda q: _scaled(right.scale, right.zero_point)(q.view(np.uint8))
+    )
+    for divisor in (127, 128):
+        yield OutputRecipe(fault=f"divides the raw output by {divisor}", convert=_divided(divisor))
+    yield OutputRecipe(fault="sends the raw output", convert=_scaled(1.0, 0))
+    yield OutputRecipe(
+        fault="swaps the bytes of the action", convert=lambda q: _scaled(right.scale, right.zero_point)(q).byteswap()
+    )
+
+
+def _divided(divisor: int) -> Callable[[NDArray[Any]], Float32Array]:
+    return lambda q: q.astype(np.float32) / np.float32(divisor)
+
+
+def _scaled(scale: float, zero_point: int) -> Callable[[NDArray[Any]], Float32Array]:
+    return lambda q: (np.float64(np.float32(scale)) * (q.astype(np.int64) - zero_point)).astype(np.float32)

@@ -1,0 +1,255 @@
+"""Replaying a recording: what a board computed in a run, against what a runtime or a board makes of the same run now.
+
+Three rows, of the control steps in which a reply took effect:
+
+    input_int8    the recorded observation, quantised again
+    output_int8   inferred from the *recorded* int8 input, so that it differs only where the arithmetic does
+    action        from the recorded observation to the float32 action, end to end
+
+In a realtime run a late reply takes effect in a step whose observation it does not answer. In those steps the replay starts from
+the recorded int8 input, and they are left out of the row ``input_int8``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.boards import Board
+from balance_hil.bundle import Bundle
+from balance_hil.comparing.evidence import Progress, no_progress
+from balance_hil.comparing.replay_result import FirstDifference, Replay, ReplayRow
+from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
+from balance_hil.quantize import dequantize, quantize
+from balance_hil.recording import Recording
+from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.spec import Signal
+
+RECORDED = "recorded"
+CHUNK_ROWS = 256  # rows between two progress reports: a few seconds of a board at 115200 baud
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The control steps that are compared."""
+
+    index: NDArray[np.intp]  # row numbers in the recording
+    on_time: NDArray[np.bool_]  # the reply answers this step's observation
+
+
+def replay(
+    recording: Recording, path: str, bundle: Bundle, subject: Runtime | Board, *, on_progress: Progress = no_progress
+) -> Replay:
+    """Feeds a recorded run to ``subject`` and counts what it computes otherwise than the recorded board.
+
+    Args:
+        recording: of a run of ``bundle``.
+        path: of the recording, for messages and the report.
+        bundle: that ``subject`` runs.
+        subject: a desktop runtime or a board. A float runtime has no int8 values: only the row ``action`` is made.
+        on_progress: called with what is running, rows done and rows in all.
+
+    Raises:
+        RecordingMismatchError: the recording is of another model.
+        RecordingError: no reply took effect in any of its steps.
+        NonFiniteInputError: the subject returned a NaN or an infinity.
+        HarnessError: whatever the subject raises (a lost board).
+    """
+    check_model(recording, path, bundle)
+    late = _late_steps(recording)
+    kept = np.flatnonzero(~recording.held)
+    if not len(kept):
+        raise RecordingError(f"{path} holds no step with a reply", "record a run: hil run models/ppo --board native")
+    rows = _Rows(kept, ~late[kept])
+    if isinstance(subject, Runtime) and not isinstance(subject, Int8Runtime):
+        found: tuple[ReplayRow, ...] = (_float_row(recording, bundle, subject, rows, on_progress),)
+    else:
+        found = _int8_rows(recording, bundle, subject, rows, on_progress)
+    return Replay(
+        recording=path,
+        bundle=bundle.id,
+        recorded_by=_recorded_by(recording),
+        replayed_by=_replayed_by(subject),
+        episodes=len(np.unique(recording.episode)),
+        steps=len(recording),
+        held=int(np.count_nonzero(recording.held)),
+        late=int(np.count_nonzero(late[kept])),
+        rows=found,
+    )
+
+
+def check_model(recording: Recording, path: str, bundle: Bundle) -> None:
+    """Raises RecordingMismatchError unless the recording is of a run of ``bundle``."""
+    recorded = recording.meta.get("bundle")
+    if recorded != bundle.id:
+        raise RecordingMismatchError(
+            f"{path} was recorded with policy {recorded}, the bundle {bundle.path} is {bundle.id}",
+            f"give the bundle that it was recorded with, or record again: hil run {bundle.path} --board native",
+        )
+    if (recording.spec.n_obs, recording.spec.n_act) != (bundle.spec.n_obs, bundle.spec.n_act):
+        raise RecordingMismatchError(
+            f"{path} has {recording.spec.n_obs} observations and {recording.spec.n_act} actions, the bundle {bundle.path} "
+            f"{bundle.spec.n_obs} and {bundle.spec.n_act}",
+            f"record again: hil run {bundle.path} --board native",
+        )
+
+
+def _late_steps(recording: Recording) -> NDArray[np.bool_]:
+    """Control steps, bool [n], in which a reply to an earlier observation arrived."""
+    late = {(fault["episode"], fault["step"]) for fault in recording.faults if fault["kind"] == "late"}
+    keys = zip(recording.episode.tolist(), _step_numbers(recording).tolist(), strict=True)
+    return np.array([key in late for key in keys], dtype=np.bool_)
+
+
+def _step_numbers(recording: Recording) -> NDArray[np.int64]:
+    """Number of each row's control step within its episode, int64 [n]."""
+    return np.asarray(np.rint(recording.t_s / recording.spec.control_period_s), dtype=np.int64)
+
+
+# --- int8: the three rows ---------------------------------------------------------------------------------------------
+
+
+def _int8_rows(
+    recording: Recording, bundle: Bundle, subject: Int8Runtime | Board, rows: _Rows, report: Progress
+) -> tuple[ReplayRow, ...]:
+    recorded = recording.input_int8[rows.index]
+    inputs = recorded.copy()
+    outputs = np.zeros((len(recorded), bundle.spec.n_act), np.int8)
+    actions = np.zeros(outputs.shape, np.float32)
+    name = _name(subject)
+    fresh = np.flatnonzero(rows.on_time)
+    for part in _chunks(name, fresh, report):
+        observations = recording.observation[rows.index[part]]
+        inputs[part], outputs[part], actions[part] = _from_observations(subject, observations)
+    # Arithmetic is judged on equal inputs: what was quantised otherwise, and late replies, start from the recorded int8.
+    again = np.flatnonzero(np.any(inputs != recorded, axis=1) | ~rows.on_time)
+    for part in _chunks(f"{name}, recorded inputs", again, report):
+        outputs[part], from_inputs = _from_inputs(subject, recorded[part])
+        stale = ~rows.on_time[part]
+        actions[part[stale]] = from_inputs[stale]
+    observed, acted = bundle.spec.observation, bundle.spec.action
+    judge = _Judge(recording, name, bundle.output_quant.scale)
+    return (
+        judge.row("input_int8", rows.index[fresh], inputs[fresh], observed),
+        judge.row("output_int8", rows.index, outputs, acted),
+        judge.row("action", rows.index, actions, acted),
+    )
+
+
+def _from_observations(subject: Int8Runtime | Board, observations: Float32Array) -> tuple[Int8Array, Int8Array, Float32Array]:
+    """Int8 inputs [n, n_obs], int8 outputs [n, n_act] and actions [n, n_act] for observations, float32 [n, n_obs]."""
+    if isinstance(subject, Board):
+        replies = subject.infer_batch(observations)
+        return (
+            np.stack([reply.input for reply in replies]),
+            np.stack([reply.output for reply in replies]),
+            np.stack([reply.action for reply in replies]),
+        )
+    inputs = quantize(observations, subject.input_quant)
+    return inputs, *_from_inputs(subject, inputs)
+
+
+def _from_inputs(subject: Int8Runtime | Board, inputs: Int8Array) -> tuple[Int8Array, Float32Array]:
+    """Int8 outputs and actions, both [n, n_act], for raw inputs, int8 [n, n_obs]."""
+    if isinstance(subject, Board):
+        replies = subject.infer_int8_batch(inputs)
+        return np.stack([reply.output for reply in replies]), np.stack([reply.action for reply in replies])
+    outputs = subject.infer_int8_batch(inputs)
+    return outputs, dequantize(outputs, subject.output_quant)
+
+
+# --- float: actions alone ---------------------------------------------------------------------------------------------
+
+
+def _float_row(recording: Recording, bundle: Bundle, subject: Runtime, rows: _Rows, report: Progress) -> ReplayRow:
+    index = rows.index[rows.on_time]
+    actions = np.zeros((len(index), bundle.spec.n_act), np.float32)
+    for part in _chunks(subject.name, np.arange(len(index)), report):
+        actions[part] = subject.act_batch(recording.observation[index[part]])
+    return _Judge(recording, subject.name, bundle.output_quant.scale).row("action", index, actions, bundle.spec.action)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+class _Judge:
+    """Counts what differs from the recording."""
+
+    def __init__(self, recording: Recording, name: str, action_scale: float) -> None:
+        self._recording, self._name, self._action_scale = recording, name, action_scale
+        self._steps = _step_numbers(recording)
+
+    def row(self, what: str, index: NDArray[np.intp], replayed: NDArray[Any], signals: Sequence[Signal]) -> ReplayRow:
+        """Compares ``replayed`` [len(index), k] with the rows ``index`` of the recording's column ``what``."""
+        if not np.all(np.isfinite(replayed)):
+            raise NonFiniteInputError(
+                f"{self._name} answered finite observations with a NaN or an infinity",
+                "the model or the firmware is damaged: export it again (hil export), then build and flash it again",
+            )
+        recorded: NDArray[Any] = getattr(self._recording, what)[index]
+        distance = np.abs(recorded.astype(np.float64) - replayed.astype(np.float64))
+        scale = self._action_scale if what == "action" else 1.0
+        differs = recorded != replayed
+        return ReplayRow(
+            what=what,
+            a=RECORDED,
+            b=self._name,
+            steps=len(index),
+            values=int(differs.size),
+            differing=int(np.count_nonzero(differs)),
+            max_lsb=round(float(distance.max(initial=0.0)) / scale, 3),  # hides that actions are rounded to float32
+            first=self._first(index, differs, recorded, replayed, signals),
+        )
+
+    def _first(
+        self,
+        index: NDArray[np.intp],
+        differs: NDArray[np.bool_],
+        recorded: NDArray[Any],
+        replayed: NDArray[Any],
+        signals: Sequence[Signal],
+    ) -> FirstDifference | None:
+        places = np.argwhere(differs)
+        if not len(places):
+            return None
+        row, element = (int(number) for number in places[0])
+        at = index[row]
+        return FirstDifference(
+            episode=int(self._recording.episode[at]),
+            step=int(self._steps[at]),
+            t_s=float(self._recording.t_s[at]),
+            index=element,
+            signal=signals[element].name,
+            recorded=recorded[row, element].item(),
+            replayed=replayed[row, element].item(),
+        )
+
+
+def _chunks(name: str, rows: NDArray[np.intp], report: Progress) -> Iterator[NDArray[np.intp]]:
+    for start in range(0, len(rows), CHUNK_ROWS):
+        report(name, start, len(rows))
+        yield rows[start : start + CHUNK_ROWS]
+    report(name, len(rows), len(rows))
+
+
+def _name(subject: Runtime | Board) -> str:
+    return subject.info.board if isinstance(subject, Board) else subject.name
+
+
+def _recorded_by(recording: Recording) -> dict[str, Any]:
+    board = recording.meta.get("board") or {}
+    facts = {key: board.get(key) for key in _IDENTITY}
+    return {**facts, "board": facts["board"] or "a board", "clock": recording.meta.get("clock"), "ended": recording.meta["ended"]}
+
+
+def _replayed_by(subject: Runtime | Board) -> dict[str, Any]:
+    if isinstance(subject, Board):
+        return {"name": _name(subject), "kind": "board", **{key: getattr(subject.info, key) for key in _IDENTITY}}
+    return {"name": subject.name, "kind": "runtime"}
+
+
+_IDENTITY = ("board", "engine", "engine_version", "firmware_commit")

@@ -1,0 +1,74 @@
+"""What is compared: the int8 model of a bundle, or any int8 ``.tflite``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from balance_hil.bundle import Bundle, model_id
+from balance_hil.errors import BundleError, UsageError
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
+from balance_hil.runtimes.base import Runtime
+from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
+from balance_hil.runtimes.tflite_outputs import select_output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One int8 model; make it with ``load_subject``."""
+
+    path: Path  # of the bundle or of the ``.tflite``
+    id: str  # of the model, as a board reports it
+    model: bytes  # the int8 ``.tflite``
+    graph: TfliteGraph
+    bundle: Bundle | None  # None: a model alone, without observations and float versions
+
+    @property
+    def runtime_names(self) -> tuple[str, ...]:
+        """Desktop runtimes that can execute it."""
+        return RUNTIME_NAMES if self.bundle else INT8_RUNTIME_NAMES
+
+    def load(self, name: str) -> Runtime:
+        """The runtime ``name`` with this model in it. Raises what ``load_runtime`` raises."""
+        return load_runtime(name, self.bundle) if self.bundle else load_int8_runtime(name, self.model)
+
+    def neighbours(self) -> dict[str, bytes]:
+        """int8 models of the bundles beside this one, by name: what a board may run by mistake."""
+        if self.bundle is None:
+            return {}
+        found = {}
+        for file in sorted(self.path.resolve().parent.glob("*/policy_int8.tflite")):
+            model = file.read_bytes()
+            if model_id(model) != self.id:
+                found[file.parent.name] = model
+        return found
+
+
+def load_subject(path: Path, output: str | None = None) -> Subject:
+    """Reads a bundle folder, or a ``.tflite`` file of which ``output`` is compared.
+
+    Raises:
+        BundleError: neither of the two, or damaged.
+        ModelNotInt8Error: input or output is not int8.
+        UsageError: ``output`` names none, or is not given though there are several.
+    """
+    if not path.is_file():
+        if not path.is_dir() and path.suffix == ".tflite":
+            raise BundleError(f"no such model: {path}", "point at an int8 .tflite or at a bundle folder (models/ppo)")
+        bundle = Bundle.load(path)
+        if output is not None:
+            raise UsageError("--output chooses an output of a .tflite; a bundle has one", "leave it out")
+        return _subject(path, bundle.int8_model(), bundle)
+    try:
+        model = path.read_bytes()
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read: {exc.strerror}", "check its permissions") from exc
+    if model[4:8] != b"TFL3":
+        raise BundleError(f"{path} is not a TensorFlow Lite model", "point at a .tflite file or at a bundle folder (models/ppo)")
+    return _subject(path, select_output(model, output), None)
+
+
+def _subject(path: Path, model: bytes, bundle: Bundle | None) -> Subject:
+    graph = read_graph(model)
+    _ = graph.input_quant, graph.output_quant  # raise ModelNotInt8Error here, before anything is loaded
+    return Subject(path=path, id=model_id(model), model=model, graph=graph, bundle=bundle)

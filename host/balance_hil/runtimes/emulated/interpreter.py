@@ -1,0 +1,83 @@
+"""``EmulatedRuntime``: an int8 model in the arithmetic of one variant, a whole batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.emulated.kernel import Values
+from balance_hil.runtimes.emulated.operators import compile_operator
+from balance_hil.runtimes.emulated.rules import Variant
+from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
+
+# Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
+_BLOCK_VALUES = 1 << 17
+# The optimised kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
+_ROWS_MULTIPLE = 16
+
+
+class EmulatedRuntime(Int8Runtime):
+    """The runtime that computes like ``variant``.
+
+    Args:
+        model: bytes of an int8 ``.tflite``, or its graph.
+        variant: the arithmetic; the runtime is named "emulated-<variant>".
+
+    Raises:
+        ModelNotInt8Error: input or output is not int8.
+        UnsupportedOperatorError: an operator that is not emulated; the message names it.
+    """
+
+    def __init__(self, model: bytes | TfliteGraph, variant: Variant) -> None:
+        self.graph = read_graph(model) if isinstance(model, bytes) else model
+        self.variant = variant
+        self.name = f"emulated-{variant.name}"
+        self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
+        self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
+        widest = max(tensor.size for tensor in self.graph.tensors if not tensor.constant)
+        self._block_rows = max(1, _BLOCK_VALUES // widest // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        self._kernels = [compile_operator(self.graph, operator, variant) for operator in self.graph.operators]
+
+    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
+        """See Int8Runtime."""
+        outputs = np.empty((len(inputs), self.n_act), np.int8)
+        for start in range(0, len(inputs), self._block_rows):
+            block = inputs[start : start + self._block_rows]
+            outputs[start : start + len(block)] = self._run(block)[self.graph.output.index].reshape(-1, self.n_act)
+        return outputs
+
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
+        operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
+        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
+        for start in range(0, len(inputs), self._block_rows):
+            block = inputs[start : start + self._block_rows]
+            values = self._run(block)
+            for operator, layer in zip(operators, layers, strict=True):
+                layer[start : start + len(block)] = values[operator.outputs[0]].reshape(len(block), -1)
+        return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, layers, strict=True)]
+
+    def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
+        """Output of one operator, [n, *shape], for the values of its non-constant inputs, [n, *shape] each."""
+        return self._kernels[operator.index].run(inputs)
+
+    def arithmetic(self, operator: Operator | None = None) -> Hashable:
+        """Of one operator, or of all; equal for two variants that compute it, or the model, alike whatever the input."""
+        if operator is not None:
+            return self._kernels[operator.index].arithmetic
+        return tuple(kernel.arithmetic for kernel in self._kernels)
+
+    def _run(self, inputs: Int8Array) -> dict[int, Values]:
+        rows = np.asarray(inputs, np.int8)
+        values: dict[int, Values] = {self.graph.input.index: rows.reshape(len(rows), *self.graph.input.shape)}
+        for operator in self.graph.operators:
+            given = [values[i] for i in computed_inputs(self.graph, operator)]
+            values[operator.outputs[0]] = self.apply(operator, given)
+        return values
+
+
+def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
+    """Tensors that an operator reads and that are not constants."""
+    return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]

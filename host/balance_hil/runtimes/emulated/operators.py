@@ -1,0 +1,180 @@
+"""The operators of an int8 graph in the arithmetic of one variant.
+
+``compile_operator`` turns an operator into a function from input values to output values. Values of a tensor are an array
+[n, *shape]: a batch of n rows of the whole tensor, whose own leading 1 stays. In memory the batch is the dimension that varies
+fastest, so that what belongs to one channel (its scale, its bias) meets long runs of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
+from balance_hil.runtimes.base import Int8Array
+from balance_hil.runtimes.emulated import binary
+from balance_hil.runtimes.emulated.delegation import computing_variant
+from balance_hil.runtimes.emulated.fully_connected import fully_connected
+from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
+from balance_hil.runtimes.emulated.primitives import round_half_away
+from balance_hil.runtimes.emulated.rules import Kernels, Variant
+from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantise_table
+from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
+
+_QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
+_FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
+_EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
+
+
+def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    """The operator as a function of its non-constant inputs.
+
+    Raises:
+        UnsupportedOperatorError: an operator, a type or a fused activation that is not emulated; the message names it.
+    """
+    compilers: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
+        "FULLY_CONNECTED": fully_connected,
+        "ADD": _binary,
+        "MUL": _binary,
+        "DEQUANTIZE": _dequantize,
+        "RESHAPE": _reshape,
+        "CONCATENATION": _concatenation,
+    }
+    try:
+        return compilers.get(operator.name, _unary)(graph, operator, variant)
+    except KeyError as exc:
+        raise unsupported(f"{operator.name} (number {operator.index}) with the fused activation {exc.args[0]}") from exc
+
+
+def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    source, target = graph.tensors[operator.inputs[0]], graph.output_of(operator)
+    if operator.name == "QUANTIZE" and source.type == "FLOAT32":
+        return _quantize(target, variant)
+    if operator.name not in SUPPORTED_OPERATORS:
+        raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    variant = computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
+    table = unary_table(operator.name, quant_of(source), quant_of(target), variant)
+    if table is None:
+        raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    vector_table = None
+    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMISED:
+        vector_table = vector_requantise_table(quant_of(source), quant_of(target))
+
+    look_up = _look_up(table)
+    look_up_vector = look_up if vector_table is None else _look_up(vector_table)
+
+    def run(inputs: Sequence[Values]) -> Values:
+        if vector_table is None:
+            return look_up(inputs[0]).reshape(-1, *target.shape)
+        values = inputs[0].reshape(-1)
+        body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
+        return np.concatenate([look_up_vector(values[:body]), look_up(values[body:])]).reshape(-1, *target.shape)
+
+    return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()))
+
+
+def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
+    """``table[values + 128]``. ``bytes.translate`` does it in C, several times faster than numpy; it wants unsigned indices."""
+    by_byte = np.roll(table, INT8_MIN).tobytes()
+
+    def look_up(values: Int8Array) -> Int8Array:
+        order: Literal["C", "F"] = "F" if values.flags.f_contiguous else "C"
+        return np.frombuffer(values.tobytes(order).translate(by_byte), np.int8).reshape(values.shape, order=order)
+
+    return look_up
+
+
+def _quantize(target: Tensor, variant: Variant) -> Kernel:
+    """Float to int8 inside a graph: divide and round half away, or multiply by the reciprocal and round half to even."""
+    params = quant_of(target)
+    scale = np.float32(params.scale)
+    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMISED: _FLOAT_LANES}.get(variant.kernels)
+
+    def run(inputs: Sequence[Values]) -> Values:
+        x = inputs[0].astype(np.float32).reshape(-1)
+        body = 0 if lanes is None else len(x) // lanes * lanes
+        # The optimised kernel's portable loop divides by the scale as a double.
+        tail = round_half_away(x[body:] / scale if lanes is None else x[body:].astype(np.float64) / np.float64(scale))
+        steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
+        outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
+        return outputs.reshape(-1, *target.shape)
+
+    return Kernel(run, lanes)
+
+
+def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    params = quant_of(graph.tensors[operator.inputs[0]])
+    if variant.kernels is not Kernels.OPTIMISED:
+        return Kernel(lambda inputs: dequantize(inputs[0], params), None)
+    scale, offset = np.float32(params.scale), np.float32(-params.zero_point * np.float64(params.scale))
+    target = graph.output_of(operator)
+
+    def run(inputs: Sequence[Values]) -> Values:
+        """The vector loop multiplies and adds in float32; the portable one for the rest multiplies once."""
+        values = inputs[0].reshape(-1)
+        body = len(values) // _FLOAT_LANES * _FLOAT_LANES
+        floats: Values = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
+        return floats.reshape(-1, *target.shape)
+
+    return Kernel(run, Kernels.OPTIMISED)
+
+
+def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    shape = graph.output_of(operator).shape
+    return Kernel(lambda inputs: inputs[0].reshape(-1, *shape), None)
+
+
+def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    target = graph.output_of(operator)
+    sources = [graph.tensors[i] for i in operator.inputs]
+    if operator.activation != "NONE" or any((s.scales, s.zero_points) != (target.scales, target.zero_points) for s in sources):
+        raise unsupported(f"CONCATENATION (number {operator.index}) of tensors with several scales")
+    axis = operator.axis % len(target.shape) + 1
+
+    def run(inputs: Sequence[Values]) -> Values:
+        rows = max(len(values) for values in inputs)
+        return np.concatenate([np.broadcast_to(values, (rows, *values.shape[1:])) for values in inputs], axis=axis)
+
+    return Kernel(_with_constants(sources, run), None)
+
+
+def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
+    a, b, out = (quant_of(tensor) for tensor in (*sources, target))
+    variant = computing_variant(variant, operator.name, [a, b], out)
+    bounds = clamp_bounds(operator.activation, out, variant.kernels)
+    portable = (binary.add if operator.name == "ADD" else binary.mul)(a, b, out, variant)
+    vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMISED else None
+
+    def run(inputs: Sequence[Values]) -> Values:
+        x, y = (_aligned(values, source, target).astype(np.int64) for values, source in zip(inputs, sources, strict=True))
+        outputs = portable(x, y)
+        lanes = binary.vector_mask(operator.name, outputs.shape, [x.shape, y.shape]) if vectorised else None
+        if vectorised and lanes is not None:
+            mask, one_number = lanes
+            outputs = np.where(mask, vectorised[one_number](x, y), outputs)
+        return np.clip(outputs, *bounds).astype(np.int8).reshape(-1, *target.shape)
+
+    arithmetic = [
+        np.clip(combine(*_EVERY_PAIR), *bounds).astype(np.int8).tobytes() for combine in (portable, *(vectorised or ()))
+    ]
+    return Kernel(_with_constants(sources, run), tuple(arithmetic))
+
+
+def _aligned(values: Values, source: Tensor, target: Tensor) -> Values:
+    """Puts the dimensions that broadcasting adds behind the batch dimension, not before it."""
+    missing = len(target.shape) - len(source.shape)
+    return values.reshape(values.shape[0], *(1,) * missing, *source.shape)
+
+
+def _with_constants(sources: Sequence[Tensor], run: Run) -> Run:
+    """Fills the constant inputs in, as one row each, so that the kernel is a function of the computed ones alone."""
+    constants = [None if s.data is None else s.data.reshape(1, *s.shape) for s in sources]
+
+    def filled(inputs: Sequence[Values]) -> Values:
+        given = iter(inputs)
+        return run([next(given) if constant is None else constant for constant in constants])
+
+    return filled

@@ -1,0 +1,136 @@
+"""The family of int8 arithmetics: what distinguishes one runtime's kernels from another's, and the names that people know.
+
+A ``Variant`` is a point in that family. ``KNOWN_VARIANTS`` are runtimes that exist; ``family`` is every combination, for a board
+that is none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from itertools import product
+
+
+class Rounding(Enum):
+    """How FULLY_CONNECTED turns an int32 accumulator into an int8 value. The value says it to people."""
+
+    DOUBLE = "rounds twice, ties away from zero"  # TFLM, CMSIS-NN, ESP-NN
+    SINGLE = "rounds once, ties up"  # TFLITE_SINGLE_ROUNDING, CMSIS_NN_USE_SINGLE_ROUNDING
+    RUY_X86 = "rounds twice, ties up"
+    FLOAT64 = "multiplies in float64, ties away from zero"
+    FLOAT32 = "multiplies in float32, ties to even"  # XNNPACK
+
+
+class Kernels(Enum):
+    """Whose kernels compute everything but FULLY_CONNECTED's requantisation."""
+
+    TFLM = "TensorFlow Lite Micro (tanh and logistic in fixed point)"
+    REFERENCE = "TensorFlow Lite reference (tanh and logistic from a float32 table)"
+    OPTIMISED = "TensorFlow Lite optimised, on x86 (tanh and logistic from a float32 table)"
+    XNNPACK = "XNNPACK (tanh and logistic from a float32 table, reciprocal scale)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One int8 arithmetic."""
+
+    name: str  # short and unique: "tflm", "xnnpack"
+    title: str  # for people, completes "this board computes like …"
+    rounding: Rounding
+    kernels: Kernels
+    float64_product: bool = False  # per-tensor FULLY_CONNECTED forms input scale × weight scale in float64, not in float32
+    first_scale_only: bool = False  # FULLY_CONNECTED applies the first channel's weight scale to every channel
+    advice: str = ""  # what to do about it, "" where nothing is wrong
+
+
+TFLM = Variant(
+    name="tflm",
+    title="TensorFlow Lite Micro since October 2026, CMSIS-NN or ESP-NN (double rounding)",
+    rounding=Rounding.DOUBLE,
+    kernels=Kernels.TFLM,
+    float64_product=True,
+)
+TFLM_FLOAT32_PRODUCT = Variant(
+    name="tflm-float32-product",
+    title="TensorFlow Lite Micro before October 2026, CMSIS-NN or ESP-NN (double rounding)",
+    rounding=Rounding.DOUBLE,
+    kernels=Kernels.TFLM,
+)
+TFLM_SINGLE_ROUNDING = Variant(
+    name="tflm-single-rounding",
+    title="TensorFlow Lite Micro built with TFLITE_SINGLE_ROUNDING or CMSIS_NN_USE_SINGLE_ROUNDING",
+    rounding=Rounding.SINGLE,
+    kernels=Kernels.TFLM,
+    float64_product=True,
+    advice="build the firmware without TFLITE_SINGLE_ROUNDING and CMSIS_NN_USE_SINGLE_ROUNDING",
+)
+TFLM_FIRST_SCALE = Variant(
+    name="tflm-first-scale",
+    title="TensorFlow Lite Micro older than May 2024: it applies the first channel's weight scale to every channel",
+    rounding=Rounding.DOUBLE,
+    kernels=Kernels.TFLM,
+    first_scale_only=True,
+    advice="update the library (September 2024 or later), or export without channel scales: hil export --per-tensor",
+)
+XNNPACK = Variant(
+    name="xnnpack",
+    title="TensorFlow Lite's XNNPACK delegate, the desktop default",
+    rounding=Rounding.FLOAT32,
+    kernels=Kernels.XNNPACK,
+)
+BUILTIN = Variant(
+    name="builtin",
+    title="TensorFlow Lite's optimised kernels on x86 (ruy), without delegates",
+    rounding=Rounding.RUY_X86,
+    kernels=Kernels.OPTIMISED,
+)
+REFERENCE = Variant(
+    name="reference",
+    title="TensorFlow Lite's reference kernels since April 2025",
+    rounding=Rounding.FLOAT64,
+    kernels=Kernels.REFERENCE,
+)
+REFERENCE_TF_2_19 = Variant(
+    name="reference-tf2.19",
+    title="TensorFlow Lite's reference kernels up to TensorFlow 2.19",
+    rounding=Rounding.DOUBLE,
+    kernels=Kernels.REFERENCE,
+)
+
+KNOWN_VARIANTS = (
+    TFLM,
+    TFLM_FLOAT32_PRODUCT,
+    TFLM_SINGLE_ROUNDING,
+    TFLM_FIRST_SCALE,
+    XNNPACK,
+    BUILTIN,
+    REFERENCE,
+    REFERENCE_TF_2_19,
+)
+
+
+def family() -> tuple[Variant, ...]:
+    """Every variant that the emulator can be: the known ones first, then all other combinations of the rules."""
+    known = {_rules(variant) for variant in KNOWN_VARIANTS}
+    others = (
+        Variant(
+            name="-".join([rounding.name.lower(), kernels.name.lower(), *_flags(wide, first)]).replace("_", "-"),
+            title=f"an unlisted combination: it {rounding.value}; other kernels as {kernels.value}",
+            rounding=rounding,
+            kernels=kernels,
+            float64_product=wide,
+            first_scale_only=first,
+        )
+        for rounding, kernels, wide, first in product(Rounding, Kernels, (False, True), (False, True))
+        # FLOAT64 and FLOAT32 form the product in their own way: the flag would make a second variant of the same arithmetic.
+        if not (wide and rounding in (Rounding.FLOAT64, Rounding.FLOAT32))
+    )
+    return KNOWN_VARIANTS + tuple(variant for variant in others if _rules(variant) not in known)
+
+
+def _rules(variant: Variant) -> tuple[object, ...]:
+    return variant.rounding, variant.kernels, variant.float64_product, variant.first_scale_only
+
+
+def _flags(float64_product: bool, first_scale_only: bool) -> list[str]:
+    return ["wide"] * float64_product + ["first-scale"] * first_scale_only

@@ -1,0 +1,195 @@
+"""Element-wise operators as tables: the output for each of the 256 int8 inputs, by each kernel's own arithmetic.
+
+A table is int8 [256], indexed by ``q + 128``. Computing an operator is then a look-up, whatever the kernel does inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.runtimes.emulated.libm import expf, tanhf
+from balance_hil.runtimes.emulated.primitives import (
+    Int64Array,
+    gemmlowp_logistic,
+    gemmlowp_tanh,
+    multiply_double_rounding,
+    multiply_ruy_x86,
+    multiply_single_rounding,
+    quantize_multiplier,
+    round_half_away,
+    rounding_divide_by_pot,
+)
+from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant
+
+_EVERY_INPUT = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
+_INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
+
+
+def unary_table(operator: str, source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array | None:
+    """Table of a unary int8 operator, int8 [256]; None where it is not one that is known."""
+    function = _FUNCTIONS.get(operator)
+    return None if function is None else function(source, target, variant)
+
+
+def multiply(variant: Variant) -> Callable[[Int64Array, int, int], Int64Array]:
+    """``MultiplyByQuantizedMultiplier`` of a variant's element-wise kernels."""
+    single = variant.rounding is Rounding.SINGLE and variant.kernels is Kernels.TFLM
+    return multiply_single_rounding if single else multiply_double_rounding
+
+
+def clamp_bounds(activation: str, quant: QuantParams, kernels: Kernels) -> tuple[int, int]:
+    """Lowest and highest int8 output that a fused activation lets through.
+
+    Raises:
+        KeyError: no such activation.
+    """
+    low, high = _ACTIVATION_RANGES[activation]
+    return _bound(low, quant, kernels, INT8_MIN), _bound(high, quant, kernels, INT8_MAX)
+
+
+_ACTIVATION_RANGES = {
+    "NONE": (-math.inf, math.inf),
+    "RELU": (0.0, math.inf),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+}
+
+
+def _bound(value: float, quant: QuantParams, kernels: Kernels, unbounded: int) -> int:
+    if math.isinf(value):
+        return unbounded
+    steps = np.array(np.float32(value) / np.float32(quant.scale))
+    if kernels is Kernels.XNNPACK:
+        quantised = float(np.rint(steps + np.float32(quant.zero_point)))
+    else:
+        quantised = quant.zero_point + float(round_half_away(steps))
+    return int(min(max(quantised, INT8_MIN), INT8_MAX))
+
+
+def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
+    return np.clip(values, low, high).astype(np.int8)
+
+
+def _tanh(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    if variant.kernels is Kernels.TFLM:
+        outputs = rounding_divide_by_pot(gemmlowp_tanh(_in_q4(source, variant)), 24)
+        return _saturated_outside_radius(outputs, source)
+    return _float_table(source, target, variant, tanhf)
+
+
+def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    if variant.kernels is Kernels.TFLM:
+        outputs = rounding_divide_by_pot(gemmlowp_logistic(_in_q4(source, variant)), 23) + INT8_MIN
+        return _saturated_outside_radius(outputs, source)
+    if variant.kernels is Kernels.XNNPACK:
+        return _float_table(source, target, variant, lambda x: (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32))
+    # The built-in kernels round exp, the sum and the quotient to float32 one by one.
+    one = np.float32(1)
+    return _float_table(source, target, variant, lambda x: one / (one + expf(-x)))
+
+
+def _float_table(
+    source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[Float32Array], Float32Array]
+) -> Int8Array:
+    x = np.float32(source.scale) * (_EVERY_INPUT - source.zero_point).astype(np.float32)
+    steps = function(x) * (np.float32(1) / np.float32(target.scale))
+    if variant.kernels is Kernels.XNNPACK:  # adds the zero point first: a tie's way from zero may then be another one
+        return _int8(round_half_away(steps + np.float32(target.zero_point)))
+    return _int8(round_half_away(steps) + target.zero_point)
+
+
+def _in_q4(source: QuantParams, variant: Variant) -> Int64Array:
+    mantissa, shift = _input_multiplier(source)
+    return multiply(variant)(_EVERY_INPUT - source.zero_point, mantissa, shift)
+
+
+def _input_multiplier(source: QuantParams) -> tuple[int, int]:
+    fraction, shift = math.frexp(float(np.float32(source.scale)) * (1 << (31 - _INPUT_INTEGER_BITS)))
+    return math.floor(fraction * (1 << 31) + 0.5), shift
+
+
+def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8Array:
+    _, shift = _input_multiplier(source)
+    largest = ((1 << _INPUT_INTEGER_BITS) - 1) << (31 - _INPUT_INTEGER_BITS)
+    radius = math.floor(largest / (1 << shift)) if shift >= 0 else largest << -shift
+    x = _EVERY_INPUT - source.zero_point
+    return _int8(np.where(x <= -radius, INT8_MIN, np.where(x >= radius, INT8_MAX, outputs)))
+
+
+def _requantise(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    x = _EVERY_INPUT - source.zero_point
+    if variant.kernels is Kernels.XNNPACK:
+        ratio = np.float32(source.scale) / np.float32(target.scale)
+        return _int8(((x * int(np.rint(np.float32(256) * ratio)) + 128) >> 8) + target.zero_point)
+    mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
+    return _int8(multiply(variant)(x, mantissa, shift) + target.zero_point)
+
+
+def vector_requantise_table(source: QuantParams, target: QuantParams) -> Int8Array:
+    """QUANTIZE of int8 as the optimised kernels' vector loop computes it: its second rounding takes ties up."""
+    mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
+    return _int8(multiply_ruy_x86(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point)
+
+
+def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant], Int8Array]:
+    """RELU, RELU6, RELU_N1_TO_1 as operators of their own. XNNPACK leaves them in int8 to the built-in kernels."""
+
+    def table(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+        if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantises
+            return _int8(_EVERY_INPUT, *clamp_bounds(activation, source, Kernels.TFLM))
+        mantissa, shift = quantize_multiplier(float(np.float32(source.scale) / np.float32(target.scale)))
+        x = multiply(variant)(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point
+        return _int8(x, *clamp_bounds(activation, target, Kernels.TFLM))
+
+    return table
+
+
+def _hard_swish(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    """The one fixed-point HARD_SWISH that all kernels share (``reference/hard_swish.h``), in int16."""
+    fine_scale = np.float32(1 / 128) * np.float32(source.scale)
+    out_mantissa, out_shift = _int16_multiplier(fine_scale / np.float32(target.scale))
+    relu_mantissa, relu_shift = _int16_multiplier(fine_scale / np.float32(3.0 / 32768.0))
+    fine = (_EVERY_INPUT - source.zero_point) << 7
+    relu = fine
+    if relu_shift > 0:
+        relu = _saturate_int16(relu << (relu_shift - 1))
+    relu = _high_mul_int16(relu, relu_mantissa)
+    if relu_shift > 0:
+        relu = _saturate_int16(relu << 1)
+    if relu_shift < 0:
+        relu = rounding_divide_by_pot(relu, -relu_shift)
+    relu = (relu + (1 << 15)) >> 1
+    product = relu * _high_mul_int16(fine, out_mantissa)
+    before_shift = np.sign(product) * (np.abs(product) >> 15)  # truncates, to cancel the bias of the two roundings before
+    return _int8(rounding_divide_by_pot(before_shift, -out_shift) + target.zero_point)
+
+
+def _int16_multiplier(multiplier: np.float32) -> tuple[int, int]:
+    mantissa, shift = quantize_multiplier(float(multiplier))
+    return min((mantissa + (1 << 15)) >> 16, (1 << 15) - 1), shift
+
+
+def _saturate_int16(x: Int64Array) -> Int64Array:
+    return np.clip(x, -(1 << 15), (1 << 15) - 1)
+
+
+def _high_mul_int16(a: Int64Array, b: int) -> Int64Array:
+    return (a * b + (1 << 14)) >> 15
+
+
+_FUNCTIONS: dict[str, Callable[[QuantParams, QuantParams, Variant], Int8Array]] = {
+    "TANH": _tanh,
+    "LOGISTIC": _logistic,
+    "RELU": _relu_like("RELU"),
+    "RELU6": _relu_like("RELU6"),
+    "RELU_N1_TO_1": _relu_like("RELU_N1_TO_1"),
+    "HARD_SWISH": _hard_swish,
+    "QUANTIZE": _requantise,
+}

@@ -1,0 +1,69 @@
+"""Verifies every emulator against its runtime, layer by layer: ``python host/benchmarks/verify_emulators.py``.
+
+Exit status 1 when one value differs. A nightly job: a few minutes with the defaults. ``hil bench emulators`` measures speed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.verification import (
+    LITERT_SUBJECTS,
+    TENSORFLOW_SUBJECTS,
+    Agreement,
+    Subject,
+    agreement,
+    converted_models,
+    random_inputs,
+    synthetic_models,
+)
+from balance_hil.runtimes.tflite_graph import read_graph
+
+
+@click.command()
+@click.option("--converted", default=32, show_default=True, help="Models from the TensorFlow converter.")
+@click.option("--synthetic", default=8, show_default=True, help="Models written without a converter.")
+@click.option("--inputs", default=20_000, show_default=True, help="Random inputs for each model.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
+def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
+    """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
+    subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if converted else ())
+    totals = {subject.name: Agreement(0, 0, 0, 0) for subject in subjects}
+    models = [*converted_models(converted), *synthetic_models(synthetic)]
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("models", total=len(models) * len(subjects))
+        for seed, (name, model) in enumerate(models):
+            rows = random_inputs(inputs, read_graph(model).n_obs, seed)
+            for subject in subjects:
+                progress.update(task, description=f"{subject.name}: {name}")
+                totals[subject.name] += agreement(subject.make(model), EmulatedRuntime(model, subject.variant), rows)
+                progress.advance(task)
+    if as_json:
+        document = {"models": len(models), "inputs": inputs, "runtimes": {name: asdict(total) for name, total in totals.items()}}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        Console().print(_table(subjects, totals, len(models)))
+    sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()))
+
+
+def _table(subjects: tuple[Subject, ...], totals: dict[str, Agreement], models: int) -> Table:
+    table = Table("runtime", "emulator", title=f"{models} models; layer values with equal layer inputs")
+    for heading in ("outputs", "differing", "layer values", "differing"):
+        table.add_column(heading, justify="right")
+    for subject in subjects:
+        total = totals[subject.name]
+        numbers = (total.outputs, total.differing_outputs, total.values, total.differing_values)
+        table.add_row(subject.name, subject.variant.name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Closed loop: the first differing answer is the one that was put there, and episodes are compared seed by seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from balance_hil.bundle import Bundle
+from balance_hil.cli import compare as cli
+from balance_hil.comparing import closed_loop as module
+from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
+from balance_hil.envs import make
+from balance_hil.errors import MissingExtraError, UsageError
+from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.rollout import EVALUATION_SEED_BASE
+from balance_hil.runtimes.base import Int8Runtime, LayerTensor
+
+# Multiples of a power of two: exact in float64, in a batch as one by one.
+GAINS = [[2.0, 1.0, 0.0, 0.0, -0.25, -0.25], [2.0, 1.0, 0.0, 0.0, -0.25, 0.25]]
+CONFIG = ClosedLoopConfig(episodes=4, seed=3, max_steps=120)
+FIRST_SEED = EVALUATION_SEED_BASE + CONFIG.seed
+NEVER = 200  # no int8 is above it
+
+
+@dataclass
+class LinearInt8(Int8Runtime):
+    """Keeps the robot up without a network. Where the pitch input is above ``above``, ``wrong`` LSB are added to output 1."""
+
+    name: str
+    bundle: Bundle
+    above: int = NEVER
+    wrong: int = 1
+    gains: list[list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        self.n_obs, self.n_act = 6, 2
+        self.input_quant, self.output_quant = self.bundle.input_quant, self.bundle.output_quant
+        self._matrix = np.array(self.gains or GAINS).T
+
+    def infer_int8_batch(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+        actions = np.clip(dequantize(inputs, self.input_quant).astype(np.float64) @ self._matrix, -1.0, 1.0)
+        outputs = quantize(actions, self.output_quant)
+        outputs[inputs[:, 0] > self.above, 1] += self.wrong
+        return outputs
+
+    def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
+        return [LayerTensor(0, "RELU", inputs), LayerTensor(1, "FULLY_CONNECTED", self.infer_int8_batch(inputs))]
+
+
+@pytest.fixture(autouse=True)
+def reference(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third opinion: the unspoilt policy."""
+    monkeypatch.setattr(module, "load_runtime", lambda name, bundle: LinearInt8(name, bundle))
+
+
+def first_step_above(bundle: Bundle, seed: int, above: int) -> int | None:
+    """When the unspoilt policy first meets such an observation, found in the single environment."""
+    policy = LinearInt8("one", bundle)
+    env = make(bundle.spec.environment)
+    observation, _ = env.reset(seed=seed)
+    for step in range(120):
+        if quantize(observation, bundle.input_quant)[0] > above:
+            return step
+        observation, _, fallen, _, _ = env.step(np.clip(policy.act(observation), -1, 1))
+        assert not fallen
+    return None
+
+
+def test_equal_runtimes_drive_equal_episodes(linear_bundle: Bundle) -> None:
+    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG)
+    assert result.partings == ()
+    assert result.episodes_a == result.episodes_b
+    assert [episode.seed for episode in result.episodes_a] == list(range(FIRST_SEED, FIRST_SEED + 4))
+    assert result.survival.both == 4
+    assert [row.mean_difference for row in result.tracking] == [0.0, 0.0, 0.0]
+    assert "bit for bit" in result.verdict
+
+
+@pytest.mark.parametrize("spoilt", ["a", "b"])
+def test_the_first_bit_is_found_in_every_seed(linear_bundle: Bundle, spoilt: str) -> None:
+    above = 8
+    a, b = (LinearInt8(name, linear_bundle, above=above if name == spoilt else NEVER, wrong=-2) for name in "ab")
+    result = closed_loop(linear_bundle, a, b, CONFIG)
+    expected = {seed: first_step_above(linear_bundle, seed, above) for seed in result.seeds}
+    assert len({step for step in expected.values() if step is not None}) > 1, "the test needs seeds that part at different steps"
+    assert {p.seed: p.step for p in result.partings} == {seed: step for seed, step in expected.items() if step is not None}
+    for parting in result.partings:
+        assert (parting.output, parting.signal) == (1, linear_bundle.spec.action[1].name)
+        assert parting.lsb == (2.0 if spoilt == "a" else -2.0)
+        assert parting.departed == spoilt
+        assert (parting.first_layer, parting.first_operator) == (1, "FULLY_CONNECTED")
+        assert parting.trajectory_step == parting.step
+        assert parting.t_s == pytest.approx(parting.step * 0.005)
+    assert result.parted == len(result.partings)
+    assert f"part in {result.parted} of 4" in result.verdict
+
+
+def test_a_bit_that_is_clipped_away_parts_no_trajectory(linear_bundle: Bundle) -> None:
+    """Both answer more than 1: the wheels get the same."""
+    bundle = replace(linear_bundle, output_quant=QuantParams(1 / 32, 0))
+    always = [[1000.0] * 6] * 2  # +-1 before the spoilt LSB: 32 of them are 1.0
+    upright = replace(CONFIG, max_steps=3)
+    a, b = (LinearInt8(name, bundle, above=-129, wrong=wrong, gains=always) for name, wrong in (("a", 1), ("b", 2)))
+    result = closed_loop(bundle, a, b, upright)
+    clipped = [parting for parting in result.partings if parting.a > 1.0]
+    assert clipped, "the test needs seeds that start with full speed forward"
+    assert any(parting.trajectory_step is None for parting in clipped)
+    assert all(parting.trajectory_step != parting.step for parting in clipped)
+    assert all(parting.departed == "both" for parting in result.partings)
+
+
+def test_a_policy_that_falls_differs_in_survival(linear_bundle: Bundle) -> None:
+    idle = LinearInt8("idle", linear_bundle, gains=[[0.0] * 6] * 2)
+    config = ClosedLoopConfig(episodes=10, seed=0, max_steps=400)
+    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), idle, config)
+    assert (result.survival.only_a, result.survival.only_b) == (10, 0)
+    assert result.differs == ("survival",)
+    assert result.tracking == (), "the errors of a fall say nothing about tracking"
+    assert max(episode.steps for episode in result.episodes_b) < 400
+
+
+def test_a_worse_tracker_differs_in_tracking(linear_bundle: Bundle) -> None:
+    shaky = LinearInt8("shaky", linear_bundle, above=0, wrong=20)
+    config = ClosedLoopConfig(episodes=10, seed=0, max_steps=200)
+    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), shaky, config)
+    assert result.survival.both == 10
+    rows = {row.metric: row for row in result.tracking}
+    assert "chatter" in result.differs
+    interval = rows["chatter"].interval
+    assert interval is not None
+    assert 0 < interval[0] <= rows["chatter"].mean_difference <= interval[1]
+
+
+def test_without_tflm_nobody_is_blamed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, bundle: Bundle) -> Int8Runtime:
+        raise MissingExtraError("this needs tflite_micro", "install it")
+
+    monkeypatch.setattr(module, "load_runtime", missing)
+    a, b = LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle, above=-129)
+    result = closed_loop(linear_bundle, a, b, replace(CONFIG, max_steps=2))
+    assert [parting.departed for parting in result.partings] == [None] * 4
+
+
+def hil_compare(bundle: Bundle, *options: str) -> Result:
+    return CliRunner().invoke(cli.command, [str(bundle.path), *options], standalone_mode=False)
+
+
+def test_the_command(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    options = ("--closed-loop", "tflm,int8-reference", "--episodes", "3", "--steps", "60")
+    result = hil_compare(ppo_bundle, *options, "--json")
+    assert result.exit_code == 0, result.exception
+    document = json.loads(result.stdout)
+    assert (document["a"], document["b"], document["seeds"]) == ("tflm", "int8-reference", [10_001, 10_002, 10_003])
+    assert {"partings", "parted", "survival", "tracking", "differs", "method", "verdict", "episodes_a"} <= set(document)
+    assert document["partings"], "the two round differently"
+    assert all(parting["departed"] == "b" and abs(parting["lsb"]) == 1.0 for parting in document["partings"])
+    printed = hil_compare(ppo_bundle, *options)
+    for text in ("Where answers first differ", "Survival of the same seeds", "sign-flip", "chatter"):
+        assert text in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--closed-loop", "tflm"], "takes two runtimes"),
+        (["--closed-loop", "tflm,int9"], "takes two runtimes"),
+        (["--closed-loop", "board,board"], "takes two runtimes"),
+        (["--closed-loop", "tflm,torch", "--board", "native"], "belong to a board"),
+        (["--closed-loop", "tflm,torch", "--samples", "5"], "--samples does not go with --closed-loop"),
+        (["--episodes", "5"], "belong to --closed-loop"),
+    ],
+)
+def test_bad_arguments(ppo_bundle: Bundle, options: list[str], text: str) -> None:
+    result = hil_compare(ppo_bundle, *options)
+    assert isinstance(result.exception, UsageError)
+    assert text in str(result.exception)

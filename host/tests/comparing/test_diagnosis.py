@@ -1,0 +1,175 @@
+"""Faulty conversions and outputs, made here in plain numpy as careless firmware makes them, are each called by their name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from balance_hil.comparing.diagnosis import UNKNOWN, Exchange, _wraps, diagnose, diagnose_input, diagnose_model, diagnose_output
+from balance_hil.comparing.probes import probe_observations
+from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
+from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.rules import TFLM
+from balance_hil.runtimes.emulated.synthetic import actor
+
+MODEL = EmulatedRuntime(actor((6, 16, 3), "TANH", per_channel=True, seed=5), TFLM)
+QUANT, OUT = QuantParams(float(np.float32(0.03137)), -11), MODEL.output_quant
+PROBES = probe_observations(QUANT, 6)
+F = np.float32
+S = F(QUANT.scale)
+
+
+def _sat(integers):
+    return np.clip(integers, -128, 127).astype(np.int8)
+
+
+def _half_away(x):
+    return np.sign(x) * np.floor(np.abs(x).astype(np.float64) + 0.5)
+
+
+FAULTY_INPUTS = {
+    "truncates instead of rounding": lambda x: _sat(np.trunc(x / S) - 11),
+    "adds the zero point and truncates instead of rounding": lambda x: _sat(np.trunc(x / S + F(-11))),
+    "rounds down": lambda x: _sat(np.floor(x / S) - 11),
+    "adds 0.5 and truncates": lambda x: _sat(np.trunc(x / S + F(0.5)) - 11),
+    "rounds ties to even": lambda x: _sat(np.rint(x / S) - 11),
+    "rounds ties up": lambda x: _sat(np.floor(x / S + F(0.5)) - 11),
+    "divides in float64": lambda x: _sat(_half_away(x.astype(np.float64) / np.float64(S)) - 11),
+    "multiplies by the reciprocal": lambda x: _sat(_half_away(x * (F(1) / S)) - 11),
+    "multiplies by the scale": lambda x: _sat(_half_away(x * S) - 11),
+    "wraps around instead of saturating": lambda x: (_half_away(x / S).astype(np.int64) - 11).astype(np.int8),
+    "saturates at -127": lambda x: np.clip(_half_away(x / S) - 11, -127, 127).astype(np.int8),
+    "forgets the zero point": lambda x: _sat(_half_away(x / S)),
+    "subtracts the zero point": lambda x: _sat(_half_away(x / S) + 11),
+    "has its scale rounded to 4 decimals": lambda x: _sat(_half_away(x / F(0.0314)) - 11),
+    "has its scale rounded to 3 decimals": lambda x: _sat(_half_away(x / F(0.031)) - 11),
+    "takes the parameters of the other end of the model": lambda x: quantize(x, OUT),
+    "truncates instead of rounding and wraps around instead of saturating": lambda x: (
+        np.trunc(x / S).astype(np.int64) - 11
+    ).astype(np.int8),
+    "swaps the bytes of the observation": lambda x: quantize(np.nan_to_num(x.byteswap(), nan=0, posinf=0, neginf=0), QUANT),
+    "permutes the inputs: it takes 0, 2, 1, 3, 4, 5 for 0, 1, 2, 3, 4, 5": lambda x: quantize(x[:, [0, 2, 1, 3, 4, 5]], QUANT),
+    "repeats inputs: it takes 3 for 4": lambda x: quantize(x[:, [0, 1, 2, 3, 3, 5]], QUANT),
+    "gives a stale input: that of 1 request before": lambda x: quantize(np.roll(x, 1, axis=0), QUANT),
+}
+
+
+def test_a_healthy_input_has_no_fault():
+    found = diagnose_input(PROBES, quantize(PROBES, QUANT), QUANT, OUT)
+    assert (found.fault, found.healthy, found.differing, found.samples) == ("", True, 0, PROBES.size)
+
+
+@pytest.mark.parametrize("fault", FAULTY_INPUTS)
+def test_faulty_input_is_named(fault):
+    inputs = FAULTY_INPUTS[fault](PROBES)
+    found = diagnose_input(PROBES, inputs, QUANT, OUT)
+    assert found.fault == fault
+    assert found.alternatives == ()
+    assert not found.healthy
+    assert found.differing == np.count_nonzero(inputs != quantize(PROBES, QUANT))
+
+
+@pytest.mark.parametrize("zero_point", [-128, -60, 0, 77, 127])
+@pytest.mark.parametrize("scale", [0.0078, 0.1234, 1.7])
+def test_every_single_fault_shows_in_the_probes_whatever_the_parameters(scale, zero_point):
+    quant = QuantParams(float(F(scale)), zero_point)
+    probes = probe_observations(quant, 2)
+    right = quantize(probes, quant)
+    harmless = {"forgets the zero point", "subtracts the zero point"} if zero_point == 0 else set()
+    for recipe in input_recipes(quant):
+        if len(recipe.faults) == 1 and recipe.faults[0] not in harmless:
+            assert np.any(recipe.apply(probes) != right), recipe.faults
+
+
+def test_recipes_come_with_the_fewest_faults_first():
+    recipes = list(input_recipes(QUANT, OUT))
+    assert recipes[0] == InputRecipe(params=QUANT)
+    assert np.array_equal(recipes[0].apply(PROBES), quantize(PROBES, QUANT))
+    assert [len(r.faults) for r in recipes] == sorted(len(r.faults) for r in recipes)
+
+
+def test_a_strange_input_is_not_given_a_wrong_name():
+    inputs = quantize(PROBES, QUANT)
+    inputs[5, 3] ^= 64
+    found = diagnose_input(PROBES, inputs, QUANT, OUT)
+    assert (found.fault, found.differing) == (UNKNOWN, 1)
+
+
+INPUTS = quantize(PROBES, MODEL.input_quant)
+OUTPUTS = MODEL.infer_int8_batch(INPUTS)
+OTHER = EmulatedRuntime(actor((6, 16, 3), "TANH", per_channel=True, seed=6), TFLM)
+FAULTY_MODELS = {
+    "permutes the outputs: it takes 2, 0, 1 for 0, 1, 2": lambda: OUTPUTS[:, [2, 0, 1]],
+    "repeats outputs: it takes 0 for 1": lambda: OUTPUTS[:, [0, 0, 2]],
+    "gives a stale output: that of 2 requests before": lambda: np.roll(OUTPUTS, 2, axis=0),
+    "reads the output of operator 2 (FULLY_CONNECTED) instead of the model's output": lambda: (
+        MODEL.layers_int8_batch(INPUTS)[2].values
+    ),
+    "reads the output of operator 1 (TANH) from element 4 on instead of the model's output": lambda: MODEL.layers_int8_batch(
+        INPUTS
+    )[1].values[:, 4:7],
+    "reads the input instead of the model's output": lambda: INPUTS[:, :3],
+    "runs the model earlier": lambda: OTHER.infer_int8_batch(INPUTS),
+    "always gives the same output": lambda: np.zeros_like(OUTPUTS),
+    "runs another model": lambda: np.random.default_rng(0).integers(-128, 128, OUTPUTS.shape).astype(np.int8),
+    "wraps the output around instead of saturating": lambda: np.where(OUTPUTS == 127, -128, OUTPUTS).astype(np.int8),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY_MODELS)
+def test_faulty_output_is_named(fault):
+    found = diagnose_model(INPUTS, FAULTY_MODELS[fault](), MODEL, {"earlier": OTHER})
+    assert found.fault == fault
+
+
+def test_outputs_that_wrap_around_more_than_half_are_named_so():
+    far = np.random.default_rng(0).integers(-900, 900, OUTPUTS.shape)
+    saturated = np.clip(far, -128, 127).astype(np.int8)
+    assert _wraps(saturated, far.astype(np.int8))
+    assert not _wraps(saturated, np.clip(far, -120, 120).astype(np.int8))
+    assert not _wraps(saturated, np.clip(far, -127, 127).astype(np.int8))
+
+
+def test_a_little_different_output_is_not_called_another_model():
+    outputs = OUTPUTS.copy()
+    outputs[::50] += np.int8(1)
+    assert diagnose_model(INPUTS, outputs, MODEL).fault == UNKNOWN
+
+
+ACTIONS = dequantize(OUTPUTS, OUT)
+FAULTY_ACTIONS = {
+    "divides the raw output by 127": lambda: (OUTPUTS / F(127)).astype(F),
+    "sends the raw output": lambda: OUTPUTS.astype(F),
+    "reads the output as unsigned": lambda: (F(OUT.scale) * (OUTPUTS.view(np.uint8).astype(F) - F(OUT.zero_point))).astype(F),
+    "swaps the bytes of the action": lambda: ACTIONS.byteswap(),
+    "permutes the actions: it takes 1, 0, 2 for 0, 1, 2": lambda: ACTIONS[:, [1, 0, 2]],
+    "gives a stale action: that of 1 request before": lambda: np.roll(ACTIONS, 1, axis=0),
+    "takes the parameters of the other end of the model": lambda: dequantize(OUTPUTS, QUANT),
+    "has its scale rounded to 4 decimals": lambda: (F(0.0078) * OUTPUTS.astype(F)).astype(F),
+}
+
+
+def test_a_healthy_action_has_no_fault():
+    assert diagnose_output(OUTPUTS, ACTIONS, OUT, QUANT).healthy
+
+
+@pytest.mark.parametrize("fault", FAULTY_ACTIONS)
+def test_faulty_action_is_named(fault):
+    assert diagnose_output(OUTPUTS, FAULTY_ACTIONS[fault](), OUT, QUANT).fault == fault
+
+
+def test_forgotten_zero_point_of_the_output():
+    quant = QuantParams(0.01, 9)
+    actions = (F(0.01) * OUTPUTS.astype(F)).astype(F)
+    assert diagnose_output(OUTPUTS, actions, quant).fault == "forgets the zero point"
+    assert next(output_recipes(quant)).fault == "right"
+
+
+def test_diagnosis_names_the_faulty_stage_alone():
+    inputs = FAULTY_INPUTS["rounds down"](PROBES)
+    model = EmulatedRuntime(MODEL.graph, TFLM)
+    model.input_quant = QUANT
+    outputs = model.infer_int8_batch(inputs)
+    exchange = Exchange(observations=PROBES, inputs=inputs, outputs=outputs, actions=dequantize(outputs, OUT))
+    assert [(f.stage, f.fault) for f in diagnose(exchange, model)] == [("input", "rounds down"), ("model", ""), ("output", "")]

@@ -1,0 +1,276 @@
+"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/verify_emulators.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from balance_hil.errors import UnsupportedOperatorError
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
+from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
+from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
+from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, agreement, random_inputs
+
+SUBJECTS = pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
+ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
+
+
+@SUBJECTS
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per-channel", "per-tensor"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_equals_the_runtime_on_an_actor(subject, activation, per_channel):
+    model = actor((6, 24, 17, 2), activation, per_channel=per_channel, seed=3)
+    result = agreement(subject.make(model), EmulatedRuntime(model, subject.variant), random_inputs(600, 6, 0))
+    assert (result.differing_outputs, result.differing_values) == (0, 0)
+    assert result.values >= 600 * (24 + 17 + 2)
+
+
+def _assert_equal(subject, model, inputs):
+    outputs = EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
+    assert np.array_equal(subject.make(model).infer_int8_batch(inputs), outputs)
+
+
+def _quant(rng):
+    return float(np.exp(rng.uniform(np.log(0.002), np.log(0.5)))), int(rng.integers(-128, 128))
+
+
+def _unary(name, rng):
+    """The operator alone on all 256 values."""
+    build = ModelBuilder()
+    source = _quant(rng)
+    target = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, -128)}.get(name) or _quant(rng)
+    if name == "HARD_SWISH":
+        target = (source[0] * rng.uniform(0.01, 1.5), target[1])  # kernels accept no more
+    x, y = build.tensor((1, 256), *source), build.tensor((1, 256), *target)
+    return build.bytes(x, build.operator(name, (x,), y)), np.arange(-128, 128, dtype=np.int8)[np.newaxis]
+
+
+def _binary(name, rng, other):
+    """The operator on the input and its tanh, or on the input and a constant; widths that leave rests in vector loops."""
+    build = ModelBuilder()
+    width = int(rng.integers(1, 50))
+    x = build.tensor((1, width), *_quant(rng))
+    if other == "computed":
+        y = build.operator("TANH", (x,), build.tensor((1, width), 1 / 128, 0))
+    else:
+        shape = {"row": (1, width), "vector": (width,), "number": (1, 1)}[other]
+        y = build.tensor(shape, *_quant(rng), data=rng.integers(-128, 128, shape).astype(np.int8))
+    operands = (x, y) if rng.random() < 0.5 else (y, x)
+    activation = str(rng.choice(["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]))
+    z = build.operator(name, operands, build.tensor((1, width), *_quant(rng)), activation=activation)
+    return build.bytes(x, z), random_inputs(int(rng.integers(1, 40)), width, 0)
+
+
+@SUBJECTS
+@pytest.mark.parametrize("name", ["TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH", "QUANTIZE"])
+def test_equals_the_runtime_on_every_int8_value(subject, name):
+    if subject.name == "tflm" and name == "RELU_N1_TO_1":
+        pytest.skip("TFLM has no RELU_N1_TO_1 operator")
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        model, inputs = _unary(name, rng)
+        _assert_equal(subject, model, inputs)
+
+
+# Scales and zero points at which an input lies within 1e-5 steps of a tie, so that the variants' tables differ.
+_TABLES_THAT_DIFFER = (
+    ("TANH", 0.033298857510089874, -54),
+    ("TANH", 0.009242135100066662, -90),
+    ("TANH", 0.004521912895143032, -36),
+    ("TANH", 0.002200351795181632, -60),
+    ("LOGISTIC", 0.006399080157279968, -51),
+    ("LOGISTIC", 0.0005502459243871272, -66),
+    ("LOGISTIC", 0.0015626985114067793, 37),
+    ("LOGISTIC", 0.07012524455785751, 53),
+)
+
+
+@SUBJECTS
+@pytest.mark.parametrize(("name", "scale", "zero_point"), _TABLES_THAT_DIFFER)
+def test_equals_the_runtime_where_tables_differ(subject, name, scale, zero_point):
+    build = ModelBuilder()
+    x = build.tensor((1, 256), scale, zero_point)
+    target = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, -128)}[name]
+    model = build.bytes(x, build.operator(name, (x,), build.tensor((1, 256), *target)))
+    inputs = np.arange(-128, 128, dtype=np.int8)[np.newaxis]
+    _assert_equal(subject, model, inputs)
+
+
+def _tied_dense(rng):
+    """Powers of two everywhere: every accumulator is a multiple of a step's fraction, and ties are common."""
+    build = ModelBuilder()
+    width, units = int(rng.integers(1, 40)), int(rng.integers(1, 30))
+    source = 2.0 ** rng.integers(-7, -3)
+    scales = (2.0 ** rng.integers(-9, -4, units)).tolist() if rng.random() < 0.5 else float(2.0 ** rng.integers(-9, -4))
+    biases = (source * np.array(scales)).tolist()
+    x = build.tensor((1, width), source, int(rng.integers(-128, 128)))
+    weights = build.tensor((units, width), scales, data=rng.integers(-127, 128, (units, width)).astype(np.int8))
+    bias = build.tensor((units,), biases, data=rng.integers(-3000, 3000, units).astype(np.int32), kind="INT32")
+    target = build.tensor((1, units), 2.0 ** rng.integers(-5, 4), int(rng.integers(-128, 128)))
+    activation = str(rng.choice(["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]))
+    return build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), target, activation=activation)), width
+
+
+@SUBJECTS
+def test_equals_the_runtime_on_ties(subject):
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        model, width = _tied_dense(rng)
+        inputs = random_inputs(30, width, 1)
+        _assert_equal(subject, model, inputs)
+
+
+@SUBJECTS
+@pytest.mark.parametrize("other", ["computed", "row", "vector", "number"])
+@pytest.mark.parametrize("name", ["ADD", "MUL"])
+def test_equals_the_runtime_on_two_operands(subject, name, other):
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        model, inputs = _binary(name, rng, other)
+        _assert_equal(subject, model, inputs)
+
+
+# Input, other input, output: sums that wrap in the int16 of the optimised kernels' vector loops, and ratios of scales that
+# XNNPACK leaves to those kernels.
+_EXTREME_SCALES = (
+    ((0.0625, -97), (0.25, -116), (2.0**-9, 36)),
+    ((1.0, 3), (1.0, -116), (2.0**-9, 36)),
+    ((2.0**-12, 0), (0.5, -7), (0.6, 1)),
+)
+
+
+@SUBJECTS
+@pytest.mark.parametrize("width", [7, 37])
+@pytest.mark.parametrize("quants", _EXTREME_SCALES)
+@pytest.mark.parametrize("shape", ["row", "number"])
+@pytest.mark.parametrize("name", ["ADD", "MUL"])
+def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, width):
+    rng = np.random.default_rng(3)
+    source, other, target = quants
+    for _ in range(2):
+        build = ModelBuilder()
+        x = build.tensor((1, width), *source)
+        size = (1, width if shape == "row" else 1)
+        y = build.tensor(size, *other, data=rng.integers(-128, 128, size).astype(np.int8))
+        model = build.bytes(x, build.operator(name, (y, x), build.tensor((1, width), *target)))
+        _assert_equal(subject, model, random_inputs(3, width, int(rng.integers(1000))))
+
+
+@SUBJECTS
+@pytest.mark.parametrize("scales", [(1.0, 2.0**-8), (2.0**-9, 1.0), (0.1294985, 0.001)])
+def test_requantises_like_the_runtime_at_extreme_scales(subject, scales):
+    build = ModelBuilder()
+    x = build.tensor((1, 256), scales[0], 7)
+    model = build.bytes(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
+    _assert_equal(subject, model, np.arange(-128, 128, dtype=np.int8)[np.newaxis])
+
+
+def _floats_model(rng):
+    """DEQUANTIZE and QUANTIZE to a multiple of the scale: ties are common, and the kernels' floats differ by an ulp."""
+    build = ModelBuilder()
+    width, scale = int(rng.integers(1, 40)), float(rng.uniform(0.01, 0.02))
+    x = build.tensor((1, width), scale, int(rng.integers(-128, 128)))
+    floats = build.operator("DEQUANTIZE", (x,), build.tensor((1, width), kind="FLOAT32"))
+    target = build.tensor((1, width), scale * int(rng.choice([1, 2, 3, 4, 8])), int(rng.integers(-128, 128)))
+    return build.bytes(x, build.operator("QUANTIZE", (floats,), target)), width
+
+
+@SUBJECTS
+def test_equals_the_runtime_on_floats_near_ties(subject):
+    rng = np.random.default_rng(9)
+    for _ in range(25):
+        model, width = _floats_model(rng)
+        inputs = random_inputs(int(rng.integers(1, 30)), width, 1)
+        _assert_equal(subject, model, inputs)
+
+
+def _shapes_model():
+    """RESHAPE, CONCATENATION, DEQUANTIZE and a QUANTIZE of floats."""
+    build = ModelBuilder()
+    x = build.tensor((1, 22), 0.03, 5)
+    folded = build.operator("RESHAPE", (x,), build.tensor((1, 2, 11), 0.03, 5))
+    tanh = build.operator("TANH", (folded,), build.tensor((1, 2, 11), 1 / 128, 0))
+    joined = build.operator("CONCATENATION", (tanh, tanh), build.tensor((1, 4, 11), 1 / 128, 0), axis=1)
+    floats = build.operator("DEQUANTIZE", (joined,), build.tensor((1, 4, 11), kind="FLOAT32"))
+    narrow = build.operator("QUANTIZE", (floats,), build.tensor((1, 4, 11), 0.0173, -9))
+    return build.bytes(x, build.operator("RESHAPE", (narrow,), build.tensor((1, 44), 0.0173, -9)))
+
+
+@SUBJECTS
+def test_equals_the_runtime_on_shapes_and_floats(subject):
+    model = _shapes_model()
+    runtime, emulator = subject.make(model), EmulatedRuntime(model, subject.variant)
+    for row in random_inputs(40, 22, 0):  # one by one: the desktop's RESHAPE has its batch size written into it
+        assert np.array_equal(runtime.infer_int8(row), emulator.infer_int8(row))
+
+
+def test_layers_leave_out_float_outputs():
+    layers = EmulatedRuntime(_shapes_model(), TFLM).layers_int8_batch(random_inputs(3, 22, 0))
+    assert [layer.operator for layer in layers] == ["RESHAPE", "TANH", "CONCATENATION", "QUANTIZE", "RESHAPE"]
+    assert all(layer.values.dtype == np.int8 and layer.values.shape[0] == 3 for layer in layers)
+
+
+@pytest.mark.parametrize("variant", KNOWN_VARIANTS, ids=lambda v: v.name)
+def test_a_batch_equals_its_rows(variant: Variant, monkeypatch):
+    monkeypatch.setattr("balance_hil.runtimes.emulated.interpreter._BLOCK_VALUES", 16_000)
+    emulator = EmulatedRuntime(actor((6, 16, 2), "TANH", per_channel=True, seed=4), variant)
+    inputs = random_inputs(5000, 6, 1)  # several blocks, the last one short
+    together = emulator.infer_int8_batch(inputs)
+    assert np.array_equal(together[-30:], np.array([emulator.infer_int8(row) for row in inputs[-30:]]))
+    assert np.array_equal(together, emulator.layers_int8_batch(inputs)[-1].values)
+    assert emulator.infer_int8_batch(inputs[:0]).shape == (0, 2)
+
+
+def test_deep_layers_are_summed_exactly():
+    """2000 inputs of full size exceed what float32 sums hold."""
+    build = ModelBuilder()
+    x = build.tensor((1, 2000), 0.02, -128)
+    weights = build.tensor((2, 2000), (0.01, 0.02), data=np.full((2, 2000), 127, np.int8))
+    bias = build.tensor((2,), (0.0002, 0.0004), data=np.array([-1, 12345], np.int32), kind="INT32")
+    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
+    inputs = random_inputs(50, 2000, 2)
+    for subject in LITERT_SUBJECTS:
+        _assert_equal(subject, model, inputs)
+
+
+def test_ignored_channel_scales_change_most_outputs():
+    model = actor((6, 32, 32, 2), "RELU", per_channel=True, seed=0)
+    inputs = random_inputs(500, 6, 0)
+    right, wrong = (EmulatedRuntime(model, v).infer_int8_batch(inputs) for v in (TFLM, TFLM_FIRST_SCALE))
+    assert np.mean(right != wrong) > 0.5
+
+
+def test_family_is_distinct_and_named():
+    variants = family()
+    assert variants[: len(KNOWN_VARIANTS)] == KNOWN_VARIANTS
+    assert (
+        len({v.name for v in variants})
+        == len(variants)
+        == len({(v.rounding, v.kernels, v.float64_product, v.first_scale_only) for v in variants})
+    )
+
+
+def test_unknown_operator_is_named():
+    build = ModelBuilder()
+    x = build.tensor((1, 4), 0.1, 0)
+    model = build.bytes(x, build.operator("SOFTMAX", (x,), build.tensor((1, 4), 1 / 256, -128)))
+    with pytest.raises(UnsupportedOperatorError, match="SOFTMAX") as caught:
+        EmulatedRuntime(model, TFLM)
+    assert "FULLY_CONNECTED" in caught.value.hint
+
+
+def test_unknown_fused_activation_is_named():
+    build = ModelBuilder()
+    x = build.tensor((1, 4), 0.1, 0)
+    model = build.bytes(x, build.operator("ADD", (x, x), build.tensor((1, 4), 0.1, 0), activation="SIGN_BIT"))
+    with pytest.raises(UnsupportedOperatorError, match=r"ADD .*SIGN_BIT"):
+        EmulatedRuntime(model, BUILTIN)
+
+
+def test_concatenation_of_several_scales_is_refused():
+    build = ModelBuilder()
+    x = build.tensor((1, 4), 0.1, 0)
+    tanh = build.operator("TANH", (x,), build.tensor((1, 4), 1 / 128, 0))
+    model = build.bytes(x, build.operator("CONCATENATION", (x, tanh), build.tensor((1, 8), 0.1, 0), axis=1))
+    with pytest.raises(UnsupportedOperatorError, match="CONCATENATION"):
+        EmulatedRuntime(model, TFLM)

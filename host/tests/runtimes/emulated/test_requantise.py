@@ -1,0 +1,89 @@
+"""The quick requantisation, float32 with exceptions near ties, against the rules themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import frexp
+
+import numpy as np
+import pytest
+
+from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
+from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
+
+ROUNDINGS = list(Rounding)
+# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and 0.00137 are what layers have; 0.4 has too short a right shift for
+# the quick way, and 3.7 has a left shift.
+MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, 0.00137, 0.0625 - 1e-9, 0.4, 3.7, 1e-12]
+
+
+def _requantiser(rounding, multiplier, low=-128, high=127):
+    return Requantiser(
+        multipliers=np.array([multiplier, multiplier * 0.999]),
+        largest_accumulator=1 << 19,
+        rounding=rounding,
+        zero_point=-7,
+        low=low,
+        high=high,
+    )
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+def test_quick_way_equals_the_rule_for_every_accumulator_in_reach(rounding, multiplier):
+    reach = int(min(140 / multiplier, 1 << 19))
+    accumulators = np.broadcast_to(np.arange(-reach, reach + 1, dtype=np.float32), (2, 2 * reach + 1))
+    requantise = _requantiser(rounding, multiplier)
+    assert np.array_equal(requantise(accumulators), requantise.exactly(accumulators))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_quick_way_is_taken_where_it_should(rounding, monkeypatch):
+    requantise = _requantiser(rounding, 0.00137)
+    monkeypatch.setattr(Requantiser, "exactly", None)
+    assert requantise(np.array([[0.0], [1000.0]], np.float32)).tolist() == [[-7], [-6]]
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_clamps_to_the_fused_activation(rounding):
+    accumulators = np.array([[-500_000, 0, 500_000]] * 2, np.float32)
+    assert _requantiser(rounding, 0.01, low=-7, high=90)(accumulators).tolist() == [[-7, -7, 90]] * 2
+
+
+def test_rules_differ_exactly_at_ties():
+    """(k + 1/2) steps: what each rule makes of a positive and a negative tie."""
+    accumulators = np.array([[32.0, -32.0, 96.0, -96.0]], np.float32)
+    results = {
+        rounding: Requantiser(
+            multipliers=np.array([1 / 64]), largest_accumulator=100, rounding=rounding, zero_point=0, low=-128, high=127
+        )(accumulators)[0].tolist()
+        for rounding in ROUNDINGS
+    }
+    assert results == {
+        Rounding.DOUBLE: [1, -1, 2, -2],
+        Rounding.SINGLE: [1, 0, 2, -1],
+        Rounding.RUY_X86: [1, 0, 2, -1],
+        Rounding.FLOAT64: [1, -1, 2, -2],
+        Rounding.FLOAT32: [0, 0, 2, -2],
+    }
+
+
+def test_multipliers_of_the_variants():
+    scales = Scales(input=0.1, weights=(0.003, 0.007), output=0.05)
+    wide = np.float64(np.float32(0.1)) * np.array([0.003, 0.007], np.float32).astype(np.float64) / np.float64(np.float32(0.05))
+    assert np.array_equal(scales.multipliers(TFLM, 2), wide)
+    first = np.float64(np.float32(0.1) * np.float32(0.003)) / np.float64(
+        np.float32(0.05)
+    )  # the per-tensor code, product in float32
+    assert np.array_equal(scales.multipliers(TFLM_FIRST_SCALE, 2), [first, first])
+    assert np.array_equal(scales.multipliers(XNNPACK, 2), scales.multipliers(XNNPACK, 2).astype(np.float32))
+
+
+def test_per_tensor_product_in_float32_or_float64():
+    scales = Scales(input=0.1, weights=(0.003,), output=0.05)
+    product = np.float32(0.1) * np.float32(0.003)
+    assert scales.multipliers(TFLM_FLOAT32_PRODUCT, 1) == np.float64(product) / np.float64(np.float32(0.05))
+    assert scales.multipliers(TFLM, 1) != scales.multipliers(TFLM_FLOAT32_PRODUCT, 1)
+    assert scales.multipliers(REFERENCE, 1) == scales.multipliers(TFLM, 1)
+    assert frexp(float(scales.multipliers(TFLM, 3)[2]))[1] == -7  # broadcast to the channels
+    assert dataclasses.replace(scales, weights=(0.0,)).multipliers(TFLM, 1) == 0.0
