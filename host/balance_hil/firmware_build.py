@@ -81,7 +81,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         progress: receives a line before a build starts.
 
     Returns:
-        The image, an ELF file that stays as it is when another model is built.
+        The image, an ELF file that stays as it is when another model is built. The linker's map lies beside it.
 
     Raises:
         FirmwareBuildError, FlashToolMissingError: see ``build``.
@@ -102,10 +102,11 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         prepare_platformio()
         _run_platformio(environment, {"HIL_MODEL": str(header.resolve().parent)})
         IMAGES.mkdir(exist_ok=True)
-        partial = image.with_suffix(".partial")
-        shutil.copyfile(REPOSITORY / ".pio/build" / environment / "program.elf", partial)
         stamp.unlink(missing_ok=True)
-        partial.replace(image)
+        for suffix in (".map", ".elf"):
+            partial = image.with_suffix(".partial")
+            shutil.copyfile(REPOSITORY / f".pio/build/{environment}/program{suffix}", partial)
+            partial.replace(image.with_suffix(suffix))
         stamp.write_text(fingerprint)
     return image
 

@@ -5,19 +5,17 @@
 
 #include <cstring>
 
-#include "engine_int8/int8_engine.h"
+#include "board_engine/board_engine.h"
 #include "hal_mps/hal_mps.h"
 #include "model.h"
+#include "operators.h"
 
 namespace {
 
 constexpr uint32_t kBaud = 921'600;
 constexpr uint32_t kRounds = 256;
-constexpr size_t kArenaBytes = 16 * 1024;
 
-alignas(16) uint8_t arena[kArenaBytes];
 hil::mps::CmsdkUart uart;
-hil::Int8Engine engine;
 
 void Send(const char* text) { uart.Write(reinterpret_cast<const uint8_t*>(text), std::strlen(text)); }
 
@@ -45,26 +43,31 @@ uint32_t Count(const Action& action) {
   return static_cast<uint32_t>((counter.Elapsed() + kRounds / 2) / kRounds);
 }
 
+void Measure(hil::Engine* engine) {
+  int8_t output[sizeof hil_model::kSelfTestOutput[0]];
+  const int8_t* const input = hil_model::kSelfTestInput[0];
+  const uint32_t nothing = Count([] { __asm__ volatile(""); });
+  Report("inference_instructions", Count([&] { engine->Infer(input, output); }) - nothing);
+  for (uint16_t op = 0; op < engine->info().n_ops && hil::RunOperator(engine, op); ++op) {
+    Report("operator_instructions", Count([&] { hil::RunOperator(engine, op); }) - nothing);
+  }
+  Report("mismatches", std::memcmp(output, hil_model::kSelfTestOutput[0], sizeof output) == 0 ? 0 : 1);
+}
+
 }  // namespace
 
 int main() {
   uart.Open(kBaud);
+  hil::Engine* const engine = hil::BoardEngine();
   const hil::mps::InstructionCounter loading;
-  const hil::Status status = engine.Init({hil_model::kModel, hil_model::kModelSize}, {arena, sizeof arena});
-  Report("init_instructions", static_cast<uint32_t>(loading.Elapsed()));
+  const hil::Status status = engine->Init({hil_model::kModel, hil_model::kModelSize}, hil::BoardArena());
+  Report("load_instructions", static_cast<uint32_t>(loading.Elapsed()));
   Report("status", static_cast<uint32_t>(status));
   if (status == hil::Status::kOk) {
-    int8_t output[sizeof hil_model::kSelfTestOutput[0]];
-    const int8_t* const input = hil_model::kSelfTestInput[0];
-    const uint32_t nothing = Count([] { __asm__ volatile(""); });
-    Report("inference_instructions", Count([&] { engine.Infer(input, output); }) - nothing);
-    for (uint16_t op = 0; op < engine.info().n_ops; ++op) {
-      Report("operator_instructions", Count([&] { engine.RunOperator(op); }) - nothing);
-    }
-    Report("mismatches", std::memcmp(output, hil_model::kSelfTestOutput[0], sizeof output) == 0 ? 0 : 1);
+    Measure(engine);
   }
-  Report("arena_bytes", engine.info().arena_used);
-  Report("engine_object_bytes", sizeof engine);
+  Report("arena_bytes", engine->info().arena_used);
+  Report("object_bytes", static_cast<uint32_t>(hil::EngineObjectBytes()));
   Report("stack_bytes", hil::mps::CortexSystem().StackHighWater());
   Report("done", 0);
   for (;;) {

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.errors import UsageError
 
+TABLE_WIDTH = 160  # where stdout is no terminal
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
+    "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
     "emulators": "the exact emulators in a batch, and the runtimes that they emulate called row by row",
 }
@@ -31,7 +35,8 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "rows": rows})
     else:
-        stdout.print(_table(rows))
+        console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
+        console.print(_table(rows))
 
 
 def _load(name: str) -> Callable[[], list[dict[str, Any]]]:
@@ -41,6 +46,7 @@ def _load(name: str) -> Callable[[], list[dict[str, Any]]]:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError("benchmarks are part of the source checkout, not of the installed package", "run hil from a checkout")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
     run: Callable[[], list[dict[str, Any]]] = module.run
     return run

@@ -14,9 +14,8 @@ from balance_hil.boards.handshake import check_model
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.tflite_builder import ModelBuilder, typical_policy
 from balance_hil.runtimes.tflm import TflmModel
-
-from ..firmware.tflite_builder import ModelBuilder, typical_policy
 
 
 @pytest.fixture

@@ -30,8 +30,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.protocol import messages
-
-from ..firmware.tflite_builder import typical_policy
+from balance_hil.runtimes.tflite_builder import typical_policy
 
 DEADLINE_S = 60.0
 NAME = "qemu-m4"

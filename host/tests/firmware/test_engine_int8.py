@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from balance_hil.quantize import QuantParams, quantize
+from balance_hil.runtimes.tflite_builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 from balance_hil.runtimes.tflite_graph import read_graph
 from balance_hil.runtimes.tflm import TflmModel
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine
-from .tflite_builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense, random_policy
+from .random_models import random_policy
 
 ALL_VALUES = np.arange(-128, 128, dtype=np.int8).reshape(-1, 1)
 

@@ -14,10 +14,11 @@ from balance_hil.boards import load_definitions
 from balance_hil.boards.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build
+from balance_hil.runtimes.tflite_builder import typical_policy
 from balance_hil.runtimes.tflite_graph import read_graph
 
 from .engine_check import tflm_layers
-from .tflite_builder import random_policy, typical_policy
+from .random_models import random_policy
 
 ROWS = 60
 # Where firmware/test/engine_int8/on_board.cpp looks for its cases.

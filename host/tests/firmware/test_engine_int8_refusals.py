@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from balance_hil.runtimes.tflite_builder import TANH_QUANT, ModelBuilder, random_dense
+
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, run_engine
-from .tflite_builder import TANH_QUANT, ModelBuilder, random_dense, random_policy
+from .random_models import random_policy
 
 MODEL_INVALID, MODEL_NOT_INT8, UNSUPPORTED_OPERATOR = 13, 14, 15
 

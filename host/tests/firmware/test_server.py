@@ -392,4 +392,5 @@ def test_stats_count(identified: FakeBoard) -> None:
         inference_min_us=40,
         inference_max_us=40,
         arena_used=100,
+        stack=2,
     )

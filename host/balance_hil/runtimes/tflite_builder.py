@@ -1,4 +1,4 @@
-"""Builds `.tflite` files by hand: graphs that no converter would write, in milliseconds."""
+"""Builds ``.tflite`` files by hand, in milliseconds and without TensorFlow: models to measure and to test engines with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
 
 TANH_QUANT = (1 / 128, 0)
 LOGISTIC_QUANT = (1 / 256, -128)
@@ -29,7 +30,7 @@ class ModelBuilder:
         kind: str = "INT8",
         scales: float | list[float] | None = None,
         zero_points: int | list[int] = 0,
-        data: np.ndarray | None = None,
+        data: NDArray[Any] | None = None,
         dimension: int = 0,
     ) -> int:
         """Adds a tensor and gives its number; ``data`` makes it a constant."""
@@ -70,10 +71,10 @@ class ModelBuilder:
     def dense(
         self,
         source: int,
-        weights: np.ndarray,
+        weights: NDArray[np.int8],
         weight_scales: float | list[float],
         output: tuple[float, int],
-        bias: np.ndarray | None = None,
+        bias: NDArray[np.int32] | None = None,
         activation: str = "NONE",
     ) -> int:
         """FULLY_CONNECTED; ``weights`` is int8 [rows, columns], ``output`` scale and zero point. Gives the output's number."""
@@ -82,8 +83,8 @@ class ModelBuilder:
         inputs = [source, w]
         if bias is not None:
             input_scale = np.float32(self.tensors[source].quantization.scale[0])
-            bias_scales = np.float32(input_scale * np.atleast_1d(np.asarray(weight_scales, np.float32)))
-            inputs.append(self.tensor((rows,), "INT32", list(bias_scales), 0, bias.astype(np.int32)))
+            bias_scales = [float(input_scale * np.float32(scale)) for scale in np.atleast_1d(weight_scales)]
+            inputs.append(self.tensor((rows,), "INT32", bias_scales, 0, bias.astype(np.int32)))
         out = self.tensor((1, rows), scales=output[0], zero_points=output[1])
         options = schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
@@ -119,80 +120,47 @@ def random_dense(
     per_channel: bool,
     activation: str = "NONE",
     bias: bool = True,
+    zero_point: int | None = None,
 ) -> int:
-    """A dense layer with random weights whose outputs fill the int8 range, saturating now and then."""
+    """A dense layer with random weights whose outputs fill the int8 range, saturating now and then.
+
+    Args:
+        builder: of the model.
+        rng: source of weights, bias and scales.
+        source: number of the input tensor.
+        rows: outputs.
+        per_channel: a weight scale for each row, and not one for all.
+        activation: fused.
+        bias: whether there is one.
+        zero_point: of the output; None chooses one.
+
+    Returns:
+        Number of the output tensor.
+    """
     columns = int(builder.tensors[source].shape[-1])
     input_scale = float(builder.tensors[source].quantization.scale[0])
     weights = rng.integers(-127, 128, (rows, columns), dtype=np.int8)
     if per_channel:
-        scales = list(np.float32(10 ** rng.uniform(-4, -1) * rng.uniform(0.1, 1, rows)))
+        scales = [float(np.float32(scale)) for scale in 10 ** rng.uniform(-4, -1) * rng.uniform(0.1, 1, rows)]
     else:
         scales = [float(np.float32(10 ** rng.uniform(-4, -1)))]
     sum_scale = input_scale * max(scales) * 73 * 73 * np.sqrt(columns)  # of a typical sum
     scale = float(np.float32(sum_scale / 127 * 10 ** rng.uniform(-0.5, 1)))
-    zero_point = -128 if activation in ("RELU", "RELU6") and rng.random() < 0.5 else int(rng.integers(-128, 128))
+    if zero_point is None:
+        zero_point = -128 if activation in ("RELU", "RELU6") and rng.random() < 0.5 else int(rng.integers(-128, 128))
     values = np.asarray(rng.normal(0, rng.choice([1e1, 1e3, 1e5]), rows), np.int32) if bias else None
     return builder.dense(source, weights, scales if per_channel else scales[0], (scale, zero_point), values, activation)
 
 
 def typical_policy(activation: str, seed: int = 7) -> bytes:
-    """A 6-64-64-2 policy with per-channel weights, as the exporter makes them; ``activation`` is "TANH" or "RELU" (fused)."""
+    """A 6-64-64-2 policy with a weight scale for each row, as exporters make them; ``activation`` is "TANH" or "RELU" (fused)."""
     rng = np.random.default_rng(seed)
     builder = ModelBuilder()
     source = current = builder.tensor((1, 6), scales=0.01, zero_points=3)
     for _ in range(2):
-        fused = "RELU" if activation == "RELU" else "NONE"
-        current = random_dense(builder, rng, current, 64, per_channel=True, activation=fused)
-        if activation == "TANH":
+        if activation == "RELU":
+            current = random_dense(builder, rng, current, 64, per_channel=True, activation="RELU", zero_point=-128)
+        else:
+            current = random_dense(builder, rng, current, 64, per_channel=True)
             current = builder.elementwise("TANH", current, TANH_QUANT)
     return builder.build([source], [random_dense(builder, rng, current, 2, per_channel=True)])
-
-
-def random_policy(seed: int) -> bytes:
-    """A random feed-forward model of the operators that the compact engine has and TFLM has too."""
-    rng = np.random.default_rng(seed)
-    builder = ModelBuilder()
-    n_obs = int(rng.integers(1, 40))
-    first = builder.tensor(
-        (1, n_obs), scales=float(np.float32(10 ** rng.uniform(-4, 0))), zero_points=int(rng.integers(-128, 128))
-    )
-    current = first
-    for _ in range(int(rng.integers(1, 4))):
-        rows = int(rng.integers(1, 70))
-        fused, bias, per_channel = str(rng.choice(ACTIVATIONS)), bool(rng.random() < 0.9), bool(rng.random() < 0.7)
-        current = random_dense(builder, rng, current, rows, per_channel=per_channel, activation=fused, bias=bias)
-        current = _random_activation(builder, rng, current)
-    return builder.build([first], [current])
-
-
-def _random_activation(builder: ModelBuilder, rng: np.random.Generator, source: int) -> int:
-    quant = builder.tensors[source].quantization
-    scale, zero_point = float(quant.scale[0]), int(quant.zeroPoint[0])
-    kind = str(rng.choice(["none", "TANH", "TANH", "LOGISTIC", "RELU", "RELU6", "QUANTIZE", "RESHAPE", "FLOAT"]))
-    if kind == "TANH":
-        return builder.elementwise("TANH", source, TANH_QUANT)
-    if kind == "LOGISTIC":
-        return builder.elementwise("LOGISTIC", source, LOGISTIC_QUANT)
-    other = (float(np.float32(scale * 10 ** rng.uniform(-0.5, 0.5))), int(rng.integers(-128, 128)))
-    if kind in ("RELU", "QUANTIZE"):
-        return builder.elementwise(kind, source, other)
-    if kind == "RELU6":
-        return builder.elementwise("RELU6", source, (scale, zero_point))
-    if kind == "RESHAPE":
-        return _reshape_and_back(builder, source, (scale, zero_point))
-    if kind == "FLOAT":
-        as_float = builder.elementwise("DEQUANTIZE", source, None, "FLOAT32")
-        return builder.elementwise("QUANTIZE", as_float, other)
-    return source
-
-
-def _reshape_and_back(builder: ModelBuilder, source: int, quant: tuple[float, int]) -> int:
-    size = int(builder.tensors[source].shape[-1])
-    for shape in ((size, 1), (1, size)):
-        options = schema.ReshapeOptionsT()
-        options.newShape = list(shape)
-        target = builder.tensor((2,), "INT32", data=np.asarray(shape, np.int32))
-        out = builder.tensor(shape, scales=quant[0], zero_points=quant[1])
-        builder.operator("RESHAPE", [source, target], [out], options, "ReshapeOptions")
-        source = out
-    return source

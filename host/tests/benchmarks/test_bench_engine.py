@@ -1,0 +1,64 @@
+"""The compact engine stays within its goals on a Cortex-M4; instruction counts repeat exactly."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from balance_hil.boards import find_definition
+from balance_hil.boards.qemu import check_installation
+from balance_hil.errors import HarnessError
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "bench_engine.py"
+GOALS = {"TANH": 22_000, "RELU": 16_000}  # instructions of one inference, 6-64-64-2
+
+MAP = """
+Discarded input sections
+
+ .text.gone     0x00000000       0x10 lib/libengine.a(a.o)
+
+Linker script and memory map
+
+ .text.one      0x00000100       0x20 .pio/lib1/libengine.a(a.o)
+ .text._ZN3hil11LongNameHereE
+                0x00000120       0x08 .pio/lib1/libengine.a(b.o)
+ .rodata.str1.1
+                0x00000200       0x04 .pio/lib1/libengine.a(b.o)
+                                 0x10 (size before relaxing)
+ .text.gone     0x00000000       0x40 .pio/lib1/libengine.a(c.o)
+ .bss.memory    0x20000000      0x100 .pio/lib1/libengine.a(a.o)
+ .text.other    0x00000300      0x200 .pio/lib2/libserver.a(s.o)
+"""
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_engine_under_test", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_code_is_what_the_linker_kept_of_the_library(bench: ModuleType):
+    assert bench.code_bytes(MAP, ("engine",)) == 0x20 + 0x08 + 0x04
+    assert bench.code_bytes(MAP, ("engine", "server")) == 0x22C
+
+
+@pytest.mark.parametrize("policy", GOALS)
+def test_goals_on_a_cortex_m4(bench: ModuleType, policy: str):
+    try:
+        check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    found = bench.measure(find_definition("qemu-m4"), "int8", policy, bench.write_policy(policy))
+    assert found.numbers["inference_instructions"] <= GOALS[policy]
+    assert found.numbers["code_bytes"] <= 6_000
+    assert found.numbers["arena_bytes"] + found.numbers["object_bytes"] <= 2_400
+    assert sum(found.operators) <= found.numbers["inference_instructions"]
