@@ -1,5 +1,6 @@
 """Tiny trainings from request to files, and everything that ends one early."""
 
+import errno
 import json
 import re
 import signal
@@ -244,7 +245,9 @@ def test_a_number_that_is_not_finite_ends_training_with_the_checkpoint_intact(ti
     config = tiny.config.parent / "no_checks.yaml"
     config.write_text(tiny.config.read_text().replace("from_steps: 0", "from_steps: 90000"))
     _Poison(monkeypatch, after=100, spoil=spoil)
-    with pytest.raises(TrainingError, match=r"diverged after \d+ steps") as caught:
+    with pytest.raises(
+        TrainingError, match=r"^training diverged after \d+ steps: (an observation or a reward|the simulation)"
+    ) as caught:
         train(replace(tiny, config=config))
     assert not tiny.output.exists()
     checkpoint = tiny.runs / "tiny_1" / "checkpoint"
@@ -265,12 +268,40 @@ def test_weights_that_are_not_finite_reach_no_file(tiny, monkeypatch):
                 model.policy.action_net.bias[0] = float("nan")
 
     monkeypatch.setattr(PPO, "train", poisoned)
-    with pytest.raises(TrainingError, match="NaN"):
+    with pytest.raises(TrainingError, match=r"^training diverged after 768 steps: the weights are NaN"):
         train(tiny)
     assert not tiny.output.exists()
     stored = load(tiny.runs / "tiny_1" / "checkpoint")
     assert stored.record.steps == 512
     assert all(np.isfinite(value.numpy()).all() for value in stored.parameters()["policy"].values())
+
+
+def test_a_full_disk_is_not_taken_for_a_divergence(tiny, monkeypatch):
+    from balance_hil.training import checkpoints
+
+    def full(checkpoint, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_save", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*: No space left"):
+        train(tiny)
+
+
+def test_an_interrupted_confirmation_leaves_the_latest_weights_not_the_best(tiny, monkeypatch):
+    from balance_hil.training.session import Evaluator, StopRequestedError
+
+    def interrupted(evaluator, model):
+        signal.raise_signal(signal.SIGINT)
+        raise StopRequestedError
+
+    check, survivals = Evaluator.check, iter([0.9, 0.1])  # at 512 and, at the end, 1024 steps
+    monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), survival=next(survivals)))
+    monkeypatch.setattr(Evaluator, "confirm", interrupted)
+    through = train(tiny)
+    monkeypatch.undo()
+    assert through.interrupted
+    plain = train(tiny)
+    assert load(through.checkpoint).record.policy_sha256 == load(plain.checkpoint).record.policy_sha256
 
 
 def _start_cli(tiny, tmp_path, *arguments):
