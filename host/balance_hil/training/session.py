@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from balance_hil.errors import CheckpointError, HarnessError, TrainingError
+from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
@@ -62,13 +63,13 @@ class TrainingSession:
         )
         self._start_s = time.perf_counter()
         with self._stop:
-            try:
+            with suppress(StopRequestedError):
                 self._learn(callback)
-                if not self._stop.requested:
+            checkpoint = self._save_checkpoint()
+            if not self._stop.requested:
+                with suppress(StopRequestedError):
                     return self._finish()
-            except StopRequestedError:
-                pass
-        return self._result(self._save_checkpoint(), interrupted=True)
+        return self._result(checkpoint, interrupted=True)
 
     def _build(self) -> None:
         # One thread: the matrices are small, and more threads wait for one another.
@@ -100,17 +101,18 @@ class TrainingSession:
         left = self._config.steps - self._plan.record.steps
         try:
             self._model.learn(left, callback=callback, reset_num_timesteps=self._plan.parameters is None)
-        except (HarnessError, ValueError, FloatingPointError) as exc:
-            # A ValueError is torch's, of a distribution with NaN parameters; any other one is a bug and not ours to name.
-            if not isinstance(exc, HarnessError) and self._finite():
+        except (NonFiniteInputError, SimulationDivergedError) as exc:
+            raise self._diverged(exc.message) from exc
+        except ValueError as exc:
+            # Torch's, of a distribution with NaN parameters; any other one is not about numbers.
+            if isinstance(exc, HarnessError) or self._finite():
                 raise
-            raise self._diverged(str(exc)) from exc
+            raise self._diverged("the weights are NaN or infinite") from exc
         if not self._finite():
             raise self._diverged("the weights are NaN or infinite")
 
     def _finish(self) -> TrainingResult:
         """The final check and the result: the best policy, confirmed."""
-        self._save_checkpoint()
         if not self._full and self._checked_steps != self._model.num_timesteps:
             self._check()
         best = self._best

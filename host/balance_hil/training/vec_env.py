@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from balance_hil.envs.balance import spaces
 from balance_hil.envs.batch import BalanceBatch
-from balance_hil.errors import TrainingError
+from balance_hil.errors import NonFiniteInputError
 
 
 class BatchVecEnv(VecEnv):  # type: ignore[misc]
@@ -51,7 +51,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         """One control step of every episode: observations, rewards, dones, infos.
 
         Raises:
-            TrainingError: an observation or a reward is not finite.
+            NonFiniteInputError: an observation or a reward is not finite.
         """
         outcomes = self._batch.step(self._actions)
         observations = [outcome[0] for outcome in outcomes]
@@ -70,7 +70,9 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 observations[i] = self._batch.reset(i)
         stacked, reward_array = np.stack(observations), np.array(rewards, np.float32)
         if not (np.isfinite(stacked).all() and np.isfinite(reward_array).all()):
-            raise TrainingError("an observation or a reward is NaN or infinite", "check the environment's physics and noise")
+            raise NonFiniteInputError(
+                "an observation or a reward is NaN or infinite", "check the environment's physics and noise"
+            )
         return stacked, reward_array, dones, infos
 
     def seed(self, seed: int | None = None) -> list[None]:

@@ -1,25 +1,18 @@
-"""Tiny trainings from request to files, and everything that ends one early."""
+"""Tiny trainings from request to files, resumed ones included."""
 
 import json
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from balance_hil.envs import spec_for
-from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.task import REWARD_TERMS
 from balance_hil.errors import (
     CheckpointError,
     ConfigError,
-    HarnessError,
-    SimulationDivergedError,
-    TrainingError,
     UnknownEnvironmentError,
     UsageError,
 )
@@ -211,167 +204,3 @@ def test_what_cannot_be_resumed_is_named(resumable, tmp_path, changes, error, me
 def test_resume_and_config_do_not_go_together(resumable, tiny):
     with pytest.raises(UsageError, match="do not go together"):
         train(replace(resumable, config=tiny.config))
-
-
-class _Poison:
-    """Lets a batch step normally until it has stepped ``after`` times, then spoils what it returns."""
-
-    def __init__(self, monkeypatch, after, spoil):
-        step, calls = BalanceBatch.step, iter(range(10**9))
-
-        def poisoned(batch, actions, indices=None):
-            outcomes = step(batch, actions, indices)
-            return spoil(outcomes) if next(calls) >= after else outcomes
-
-        monkeypatch.setattr(BalanceBatch, "step", poisoned)
-
-
-def _nan_observation(outcomes):
-    return [(np.full(6, np.nan, np.float32), *outcome[1:]) for outcome in outcomes]
-
-
-def _nan_reward(outcomes):
-    return [(outcome[0], float("nan"), *outcome[2:]) for outcome in outcomes]
-
-
-def _diverged(outcomes):
-    raise SimulationDivergedError("the simulation diverged", "shorten the step")
-
-
-@pytest.mark.parametrize("spoil", [_nan_observation, _nan_reward, _diverged])
-def test_a_number_that_is_not_finite_ends_training_with_the_checkpoint_intact(tiny, monkeypatch, spoil):
-    tiny = replace(tiny, steps=100_000)
-    config = tiny.config.parent / "no_checks.yaml"
-    config.write_text(tiny.config.read_text().replace("from_steps: 0", "from_steps: 90000"))
-    _Poison(monkeypatch, after=100, spoil=spoil)
-    with pytest.raises(TrainingError, match=r"diverged after \d+ steps") as caught:
-        train(replace(tiny, config=config))
-    assert not tiny.output.exists()
-    checkpoint = tiny.runs / "tiny_1" / "checkpoint"
-    assert str(checkpoint) in caught.value.hint
-    assert all(np.isfinite(value.numpy()).all() for value in load(checkpoint).parameters()["policy"].values())
-
-
-def test_weights_that_are_not_finite_reach_no_file(tiny, monkeypatch):
-    import torch
-    from stable_baselines3 import PPO
-
-    update, calls = PPO.train, iter(range(10**9))
-
-    def poisoned(model):
-        update(model)
-        if next(calls) == 2:  # at 768 steps, where the next thing to happen is a checkpoint
-            with torch.no_grad():
-                model.policy.action_net.bias[0] = float("nan")
-
-    monkeypatch.setattr(PPO, "train", poisoned)
-    with pytest.raises(TrainingError, match="NaN"):
-        train(tiny)
-    assert not tiny.output.exists()
-    stored = load(tiny.runs / "tiny_1" / "checkpoint")
-    assert stored.record.steps == 512
-    assert all(np.isfinite(value.numpy()).all() for value in stored.parameters()["policy"].values())
-
-
-def _start_cli(tiny, tmp_path, *arguments):
-    command = [
-        sys.executable,
-        "-c",
-        "from balance_hil.cli import main; main()",
-        "train",
-        "ppo",
-        "--config",
-        str(tiny.config),
-        "-o",
-        str(tiny.output),
-    ]
-    command += ["--runs", str(tiny.runs), *arguments]
-    return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def _wait_for(process, path):
-    for _ in range(2000):
-        if path.exists():
-            return
-        try:
-            process.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"the command ended with {process.returncode}: {process.stderr.read()}")
-    raise AssertionError(f"{path} did not appear")
-
-
-@pytest.fixture
-def endless(tiny):
-    """A request that trains until it is interrupted."""
-    config = tiny.config.parent / "endless.yaml"
-    config.write_text(tiny.config.read_text().replace("from_steps: 0", "from_steps: 90000000"))
-    return replace(tiny, config=config, steps=100_000_000)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", ["training", "evaluating"])
-def test_a_signal_ends_training_at_the_next_step(endless, tiny, number, phase):
-    request = endless if phase == "training" else replace(tiny, steps=100_000_000)
-
-    def on_progress(progress):
-        if progress.phase == phase and progress.steps >= 256:
-            signal.raise_signal(number)
-
-    before = signal.getsignal(number)
-    result = train(request, on_progress)
-    assert result.interrupted
-    assert load(result.checkpoint).record.steps == result.record.steps <= 2048
-    assert not request.output.exists()
-    assert signal.getsignal(number) is before
-
-
-def test_ctrl_c_leaves_a_checkpoint_to_resume_from(endless, tmp_path):
-    checkpoint = endless.runs / "tiny_1" / "checkpoint"
-    with _start_cli(endless, tmp_path, "--steps", str(endless.steps)) as process:
-        try:
-            _wait_for(process, checkpoint / "training.json")
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert out == ""
-    assert f"checkpoint in {checkpoint}" in err
-    assert f"--resume {checkpoint}" in err
-    assert "Traceback" not in err
-    assert not endless.output.exists()
-    steps = load(checkpoint).record.steps
-    result = train(replace(endless, config=None, resume=checkpoint, steps=steps + 256, runs=tmp_path / "more"))
-    assert load(result.checkpoint).record.steps == steps + 256
-
-
-def run_cli(*arguments):
-    from balance_hil.cli.train import command
-
-    return CliRunner().invoke(command, [str(a) for a in arguments])
-
-
-def test_the_command_prints_one_json_document_and_fails_when_the_policy_falls(tiny):
-    outcome = run_cli("ppo", "--config", tiny.config, "-o", tiny.output, "--runs", tiny.runs, "--json")
-    document = json.loads(outcome.stdout)
-    assert {"algorithm", "environment", "seed", "steps", "wall_s", "survival", "bundle"} <= set(document)
-    assert document["bundle"] == str(tiny.output)
-    assert document["survival"] < 1.0
-    assert outcome.exit_code == 1
-    assert "the policy falls" in outcome.stderr
-
-
-def test_the_command_succeeds_when_the_policy_survives(tiny, monkeypatch):
-    from balance_hil.training import evaluation
-
-    short = evaluation.rollout
-    monkeypatch.setattr(evaluation, "rollout", lambda *args, **kwargs: short(*args, max_steps=3, **kwargs))
-    outcome = run_cli("ppo", "--config", tiny.config, "-o", tiny.output, "--runs", tiny.runs)
-    assert outcome.exit_code == 0
-    assert outcome.stdout == ""
-    assert f"next: hil export {tiny.output}" in outcome.stderr
-
-
-def test_the_command_hands_errors_on():
-    assert isinstance(run_cli("ppo", "-e", "Env99").exception, HarnessError)
