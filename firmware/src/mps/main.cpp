@@ -41,7 +41,7 @@ int main() {
   uart.Open(kBaud);
   server.Boot(hil::mps::CortexSystem::Cause());
   for (;;) {
-    const bool arrived = uart.Wait(server.MsToNextEvent());
-    server.Step(received, arrived ? uart.Read(received, sizeof received) : 0);
+    uart.Wait(server.MsToNextEvent());
+    server.Step(received, uart.Read(received, sizeof received));
   }
 }
