@@ -25,7 +25,7 @@ AMPLE = bytes(4)  # arena of the helper's own choice
 
 
 def call(host: EngineHost, command: int, data: bytes) -> tuple[Status, int, bytes]:
-    reply = host.handle(command, data)
+    reply = host.handle(command, 0, data)
     status, detail, size = struct.unpack_from("<BII", reply)
     assert size == len(reply) - 9
     return Status(status), detail, reply[9:]

@@ -8,6 +8,7 @@ namespace hil {
 
 Outcome Inference::Load(const ByteSpan& model, const Arena& arena) {
   load_message_ = "";
+  has_result_ = false;
   if (model.size == 0) return load_ = {Status::kNoModel, 0};
   const Status status = engine_->Init(model, arena);
   if (status != Status::kOk) {
@@ -73,8 +74,9 @@ Outcome Inference::Execute() {
     return {status, engine_->detail()};
   }
   times_.last_us = static_cast<uint32_t>(clock_->NowUs() - start_us);
-  if (times_.count == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
+  if (times_.timed == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
   if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
+  ++times_.timed;
   ++times_.count;
   has_result_ = true;
   conversion_->ToValues({output_, info().n_act}, info().output, action_);
