@@ -98,7 +98,7 @@ def test_process_serves_its_socket_and_ends_with_it() -> None:
         theirs.close()
         ours.settimeout(DEADLINE_S)
         request = AMPLE + tiny_model()
-        whole = struct.pack("<BI", INIT, len(request)) + request + struct.pack("<BI", INFER, N_OBS) + bytes(N_OBS)
+        whole = struct.pack("<BBI", INIT, 0, len(request)) + request + struct.pack("<BBI", INFER, 0, N_OBS) + bytes(N_OBS)
         for piece in (whole[:3], whole[3:700], whole[700:]):
             ours.sendall(piece)
         reply = b""
