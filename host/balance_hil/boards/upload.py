@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.handshake import refused_model_error
-from balance_hil.boards.session import MIN_WINDOW_BYTES, REPLY_TIMEOUT_S, Session
+from balance_hil.boards.session import MIN_WINDOW_BYTES, Session
 from balance_hil.bundle import GOLDEN, Bundle, model_id
 from balance_hil.errors import BoardRebootedError, BoardStatusError, LinkError, ReplyTimeoutError
 from balance_hil.model_header import SELF_TEST_ROWS
@@ -34,7 +34,9 @@ DELIMITER = b"\x00"  # ends whatever half frame the board may still hold
 PIECE_OVERHEAD = 10 + OVERHEAD + 6  # of LOAD_DATA around its bytes: fields, frame, COBS
 MAX_PIECE = messages.MAX_PAYLOAD - 10
 MIN_PIECE = 16
-QUIET_TRIES = 20  # so often the board may stay silent, or lose a piece, without any progress
+FIRST_WAIT_S = 0.25  # for an answer; doubled with each silence, for a board that is merely slow must not be flooded
+LONGEST_WAIT_S = 2.0
+QUIET_TRIES = 10  # so often the board may stay silent, or lose a piece, without any progress
 COMMIT_TIMEOUT_S = 5.0  # a slow processor hashes, builds tables and runs the vectors
 
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
@@ -146,7 +148,8 @@ class _Sender:
                 piece = messages.LoadData(self._number, position, self.data[position : position + self._piece])
                 seq = self._session.next_seq()
                 frame = encode(piece, seq)
-                if in_flight and sum(sizes) + len(frame) > self._window:
+                # One at a time after a silence, until something has got through again.
+                if in_flight and (self._quiet or sum(sizes) + len(frame) > self._window):
                     break
                 self._session.send_raw(frame)
                 in_flight.append(seq)
@@ -160,19 +163,21 @@ class _Sender:
 
     def _await(self, in_flight: deque[int]) -> bool:
         """Waits for the answer to one of ``in_flight`` and takes it and those before it off; False: lost, or out of step."""
-        deadline = time.perf_counter() + REPLY_TIMEOUT_S / 4
+        deadline = time.perf_counter() + min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._quiet)
         while (left_s := deadline - time.perf_counter()) > 0 and (frame := self._session.poll(left_s)) is not None:
             message = frame.message
             if isinstance(message, messages.Ready):
                 raise self._rebooted()
+            answered = isinstance(message, messages.LoadProgress) and message.transfer == self._number
+            if isinstance(message, messages.LoadProgress) and answered:  # or a late answer to what was sent again meanwhile
+                self._advance(message.received)
             if frame.seq not in in_flight:
                 continue
             while in_flight.popleft() != frame.seq:
                 pass
             if isinstance(message, messages.Error):
                 return self._refused(message)
-            if isinstance(message, messages.LoadProgress):
-                self._advance(message.received)
+            if answered:
                 return True
         return False
 
@@ -199,14 +204,7 @@ class _Sender:
                 f"{self._quiet} times, with {self._received} of {len(self.data)} bytes there",
                 "look at cable, hub and baud rate; what the board ran runs on",
             )
-        self._drain()
         self._session.send_raw(DELIMITER)
-
-    def _drain(self) -> None:
-        """Late answers to what is about to be sent again would look like progress of the new round."""
-        while (frame := self._session.poll(0.0)) is not None:
-            if isinstance(frame.message, messages.Ready):
-                raise self._rebooted()
 
     def _commit(self) -> None:
         """Asks until the board has answered. Where the model runs, it wants a HELLO first."""
