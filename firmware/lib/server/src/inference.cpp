@@ -3,8 +3,15 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 
 namespace hil {
+namespace {
+
+// A code and its zero point differ by 255 at most.
+constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
+
+}  // namespace
 
 Outcome Inference::Load(const ByteSpan& model, const Arena& arena) {
   load_message_ = "";
@@ -25,8 +32,8 @@ Outcome Inference::CheckLimits() {
     return {Status::kModelInvalid, 0};
   }
   for (const QuantParams& params : {model.input, model.output}) {
-    if (!std::isfinite(params.scale) || params.scale <= 0.0f) {
-      load_message_ = "a scale of the model is not positive";
+    if (!(params.scale > 0.0f && params.scale <= kMaxScale)) {
+      load_message_ = "a scale of the model is not positive, or so large that its values are infinite";
       return {Status::kModelInvalid, 0};
     }
   }

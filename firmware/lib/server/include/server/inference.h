@@ -44,7 +44,8 @@ class Inference {
       : engine_(engine), clock_(clock), conversion_(conversion) {}
 
   /// Loads the model into the engine. Returns what Engine::Init() returns, kNoModel for an empty model, and kModelInvalid when
-  /// the model has more inputs or outputs than the protocol carries or a scale that is not positive.
+  /// the model has more inputs or outputs than the protocol carries, or a scale that is not positive or beyond a 256th of the
+  /// largest float.
   Outcome Load(const ByteSpan& model, const Arena& arena);
 
   /// Replays golden vectors and takes the model out of service when one comes out wrong: an engine that computes something else
