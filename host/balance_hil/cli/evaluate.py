@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +14,23 @@ from rich.table import Table
 
 from balance_hil import envs, evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.envs.options import load_options
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 from balance_hil.spec import PolicySpec
 
+_PATH = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command()
 @click.argument("policy", type=click.Path(path_type=Path))
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
-@click.option("-e", "--environment", help="Refuse a policy that was made for another environment.")
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option(
+    "--options", type=_PATH, metavar="FILE.yaml", help="How the robot differs from the environment's: docs/environments.md."
+)
 @click.option("-b", "--board", default="native", show_default=True, help="For the runtime board: which one; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
@@ -33,13 +40,14 @@ from balance_hil.spec import PolicySpec
 )
 @click.option("--show-io", is_flag=True, help="Print every observation and action.")
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer, at real speed.")
-@click.option("--video", type=click.Path(path_type=Path, dir_okay=False), help="Render to an .mp4 file; needs no display.")
+@click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
 @click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     policy: Path,
     runtime: str,
     environment: str | None,
+    options: Path | None,
     board: str,
     port: str | None,
     episodes: int | None,
@@ -62,6 +70,8 @@ def command(
     count = episodes or (1 if view or video else 10)
     first = EVALUATION_SEED_BASE + seed
     with evaluating.open_policy(policy, runtime, environment=environment, board=board, port=port, trust=trust) as opened:
+        if options is not None:
+            opened = replace(opened, options=load_options(options, envs.config_for(opened.environment).options))
         run: Callable[..., list[EpisodeMetrics]] = evaluating.evaluate
         if view:
             run = evaluating.watch
@@ -125,6 +135,7 @@ def _document(
         "id": opened.bundle_id,
         "runtime": runtime,
         "environment": opened.environment,
+        "options": (opened.options or envs.config_for(opened.environment).options).to_dict(),
         "episodes": summary.episodes,
         "survival": summary.survival,
         "chatter": summary.chatter,

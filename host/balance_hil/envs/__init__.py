@@ -7,16 +7,18 @@ env = gymnasium.make("Env01-v1")
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any
 
 import gymnasium as gym
 
+from balance_hil.envs.catalogue import CATALOGUE
 from balance_hil.envs.config import BalanceConfig
-from balance_hil.errors import UnknownEnvironmentError
+from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError
 from balance_hil.spec import PolicySpec
 
 EPISODE_STEPS = 6000  # 30 s
-ENVIRONMENTS: dict[str, BalanceConfig] = {"Env01-v1": BalanceConfig()}
+ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environment, entry in CATALOGUE.items()}
 
 
 def config_for(environment: str) -> BalanceConfig:
@@ -37,23 +39,44 @@ def spec_for(environment: str) -> PolicySpec:
     return config_for(environment).policy_spec(environment)
 
 
-def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
-    """``gymnasium.make`` of a registered environment, without Gymnasium's per-step checks (the tests run them).
+def require_same_signals(made_for: PolicySpec, environment: str) -> None:
+    """Refuses to run a policy on an environment whose signal tables are not those it was made for.
 
     Raises:
         UnknownEnvironmentError: no such environment of ours.
+        EnvironmentMismatchError: the tables differ; the message says where first.
+    """
+    difference = made_for.difference(spec_for(environment))
+    if difference:
+        raise EnvironmentMismatchError(
+            f"a policy made for {made_for.environment} cannot run on {environment}: they differ in {difference}",
+            f"train one for it: hil train ppo -e {environment}",
+        )
+
+
+def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    """``gymnasium.make`` of a registered environment, without Gymnasium's per-step checks (the tests run them).
+
+    ``options`` makes another robot of it: a ``RobotOptions``, or a table of what differs from the environment's own.
+
+    Raises:
+        UnknownEnvironmentError: no such environment of ours.
+        ConfigError: an unknown option or a value out of range.
     """
     config_for(environment)
     kwargs.setdefault("disable_env_checker", True)
-    return gym.make(environment, **kwargs)
+    with warnings.catch_warnings():
+        # Gymnasium takes the lower version for an outdated one. Ours are different tasks, not revisions of one.
+        warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
+        return gym.make(environment, **kwargs)
 
 
 def _register() -> None:
-    for environment in ENVIRONMENTS:
+    for environment, entry in CATALOGUE.items():
         if environment not in gym.registry:
             gym.register(
                 id=environment,
-                entry_point="balance_hil.envs.balance:BalanceEnv",
+                entry_point=entry.entry_point,
                 max_episode_steps=EPISODE_STEPS,
                 kwargs={"environment": environment},
             )

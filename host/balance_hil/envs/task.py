@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs.robot import Robot
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
 
 N_OBS = 6
@@ -42,10 +43,16 @@ def start_pose(start_qpos: NDArray[np.float64], tilt_rad: float) -> NDArray[np.f
 
 
 class BalanceTask:
-    """One episode's task state. ``reset``, then ``apply_action`` and ``finish_step`` in turn."""
+    """One episode's task state. ``reset``, then ``apply_action`` and ``finish_step`` in turn.
 
-    def __init__(self, config: BalanceConfig) -> None:
+    Args:
+        config: task, noise and reward.
+        robot: whose sensors and motor drivers are between; None: the ideal robot. It must be drawn before ``observe``.
+    """
+
+    def __init__(self, config: BalanceConfig, robot: Robot | None = None) -> None:
         self.config = config
+        self._robot = robot
         noise = config.noise
         self._noise = (noise.pitch_rad, noise.pitch_rate_rad_s, noise.wheel_speed_rad_s)
         # Multiplying by the reciprocal is not the same to the last bit, so scales stay divisors.
@@ -65,6 +72,15 @@ class BalanceTask:
         self._speed_target = self._yaw_target = 0.0
         self._fixed: Mapping[str, float] = {}
         self._steps_to_new_targets = 0
+        period_s = config.control_period_s
+        self._balance_first = round(config.balance_first_s / period_s)
+        self._slew = (
+            config.speed_target_slew_rad_s2 * period_s or math.inf,
+            config.yaw_target_slew_rad_s2 * period_s or math.inf,
+        )
+        self._moving = bool(self._balance_first) or self._slew != (math.inf, math.inf)
+        self._goals = (0.0, 0.0)
+        self._steps_to_balance = 0
 
     def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> float:
         """Starts an episode and returns its start tilt in rad.
@@ -79,6 +95,11 @@ class BalanceTask:
         # Everything is drawn whether or not it is fixed, so that fixing one thing leaves the others as they were.
         tilt = rng.uniform(-self.config.start_tilt_rad, self.config.start_tilt_rad)
         self._draw_targets()
+        if self._moving:
+            self._steps_to_balance = self._balance_first
+            self._goals = (self._speed_target, self._yaw_target)
+            self._speed_target = self._fixed.get("speed_target_rad_s", 0.0)
+            self._yaw_target = self._fixed.get("yaw_target_rad_s", 0.0)
         return float(self._fixed.get("tilt_rad", tilt))
 
     def apply_action(self, action: Sequence[float] | NDArray[np.floating[Any]], left: float, right: float) -> tuple[float, float]:
@@ -97,11 +118,16 @@ class BalanceTask:
         a_left = -1.0 if a_left < -1.0 else 1.0 if a_left > 1.0 else a_left
         a_right = -1.0 if a_right < -1.0 else 1.0 if a_right > 1.0 else a_right
         self._action = (a_left, a_right)
+        robot = self._robot
+        if robot is not None:
+            a_left, a_right = robot.sensors.delayed_action(a_left, a_right)
         step, lead, limit = self._command
         new_left = min(left + lead, max(left - lead, self._command_left + a_left * step))
         new_right = min(right + lead, max(right - lead, self._command_right + a_right * step))
         self._command_left = min(limit, max(-limit, new_left))
         self._command_right = min(limit, max(-limit, new_right))
+        if robot is not None:
+            return robot.command(self._command_left), robot.command(self._command_right)
         return self._command_left, self._command_right
 
     def observe(self, qpos: list[float], qvel: list[float]) -> tuple[Observation, dict[str, Any]]:
@@ -113,12 +139,20 @@ class BalanceTask:
         pitch, rate, left, right = _measure(qpos, qvel)
         pitch_scale, rate_scale, wheel_scale, speed_scale, yaw_scale = self._scales
         pitch_noise, rate_noise, wheel_noise = self._noise
-        n_pitch, n_rate, n_left, n_right = self._rng.standard_normal(4).tolist()
-        noisy_left = left + wheel_noise * n_left
-        noisy_right = right + wheel_noise * n_right
+        white = self._rng.standard_normal(4).tolist()
+        if self._robot is None:
+            n_pitch, n_rate, n_left, n_right = white
+            noisy_pitch = pitch + pitch_noise * n_pitch
+            noisy_rate = rate + rate_noise * n_rate
+            noisy_left = left + wheel_noise * n_left
+            noisy_right = right + wheel_noise * n_right
+        else:
+            noisy_pitch, noisy_rate, noisy_left, noisy_right = self._robot.sensors.measure(
+                (pitch, rate, left, right), qpos, white
+            )
         values = (
-            (pitch + pitch_noise * n_pitch) / pitch_scale,
-            (rate + rate_noise * n_rate) / rate_scale,
+            noisy_pitch / pitch_scale,
+            noisy_rate / rate_scale,
             noisy_left / wheel_scale,
             noisy_right / wheel_scale,
             (self._speed_target - 0.5 * (noisy_left + noisy_right)) / speed_scale,
@@ -138,7 +172,9 @@ class BalanceTask:
             SimulationDivergedError: the state holds a NaN or an infinity.
         """
         self._steps_to_new_targets -= 1
-        if self._steps_to_new_targets <= 0:
+        if self._moving:
+            self._move_targets()
+        elif self._steps_to_new_targets <= 0:
             self._draw_targets()
         observation, info = self.observe(qpos, qvel)
         pitch = info["pitch_rad"]
@@ -153,6 +189,19 @@ class BalanceTask:
         self._yaw_target = self._fixed.get("yaw_target_rad_s", (2.0 * yaw - 1.0) * c.yaw_target_rad_s)
         low, high = c.target_hold_s
         self._steps_to_new_targets = round((low + hold * (high - low)) / c.control_period_s)
+
+    def _move_targets(self) -> None:
+        """Targets that go to where they were drawn at a limited rate, once the robot had its time to balance."""
+        if self._steps_to_balance > 0:
+            self._steps_to_balance -= 1
+            return
+        speed, yaw = self._speed_target, self._yaw_target
+        if self._steps_to_new_targets <= 0:
+            self._draw_targets()
+            self._goals = (self._speed_target, self._yaw_target)
+        speed_slew, yaw_slew = self._slew
+        self._speed_target = speed + min(speed_slew, max(-speed_slew, self._goals[0] - speed))
+        self._yaw_target = yaw + min(yaw_slew, max(-yaw_slew, self._goals[1] - yaw))
 
     def _reward(self, pitch: float, info: dict[str, Any]) -> float:
         """Adds the terms to ``info`` and returns their sum."""
