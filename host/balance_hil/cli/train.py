@@ -37,7 +37,7 @@ def command(
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Train a policy with ALGORITHM (ppo) and write policy.zip and training.json to the output folder.
+    """Train a policy with ALGORITHM (ppo, or lqr: the classical baseline) and write it to the output folder.
 
     Every so often the policy is judged on full-length episodes that training never sees. Training ends when it survives all
     of them, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
@@ -114,7 +114,7 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "speed_error_rms": record.evaluation["speed_error_rms"],
         "yaw_error_rms": record.evaluation["yaw_error_rms"],
         "bundle": str(result.output),
-        "tensorboard": str(result.tensorboard),
+        "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }
 
 
@@ -125,8 +125,10 @@ def _say_result(result: TrainingResult) -> None:
         f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}",
         soft_wrap=True,
     )
-    stderr.print(f"{record.steps} steps, {record.wall_s:.1f} s of training and {record.evaluation_wall_s:.1f} s of evaluation")
-    stderr.print(f"wrote {result.output}; curves: tensorboard --logdir {result.tensorboard}", soft_wrap=True)
+    made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"
+    stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
+    curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
+    stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
     if record.survival == 1.0:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:

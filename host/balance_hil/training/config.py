@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from balance_hil.errors import ConfigError, require
 
 ACTIVATIONS = ("relu", "tanh")
-Config = TypeVar("Config", bound="CommonConfig")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 import types
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from balance_hil.envs import spec_for
 from balance_hil.errors import UsageError, require
-from balance_hil.training.algorithms import Algorithm, algorithm_for
+from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config
 
@@ -54,7 +55,7 @@ class TrainingResult:
     interrupted: bool  # by Ctrl-C: nothing was written to the output folder
     output: Path
     checkpoint: Path  # folder of the latest checkpoint
-    tensorboard: Path
+    tensorboard: Path | None  # None: nothing was learned
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def plan(request: TrainingRequest) -> Plan:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
         )
-    _require_writable(request.output)
+    require_writable(request.output)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
     checkpoint = None
@@ -98,7 +99,7 @@ def plan(request: TrainingRequest) -> Plan:
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
         return Plan(request, algorithm, config, record, None)
-    record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=_versions())
+    record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=package_versions())
     if request.seed is not None:
         record = replace(record, seed=request.seed)
     if record.steps >= config.steps:
@@ -118,8 +119,12 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
         TrainingError: an observation or a weight is no longer finite; the latest checkpoint is from before that.
         And everything that ``plan`` raises.
     """
-    checked = plan(request)
     report = on_progress or (lambda progress: None)
+    if request.algorithm == LQR:  # computed, not learned
+        from balance_hil.training.lqr import design
+
+        return design(request, report)
+    checked = plan(request)
     report(TrainingProgress(phase="starting", steps=checked.record.steps, total_steps=checked.config.steps))
     keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
@@ -138,12 +143,24 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         survival=None,
         evaluation={},
         hyper_parameters=config.to_dict(),
-        versions=_versions(),
+        versions=package_versions(),
         spec=spec,
+        rebuild=rebuild_command(request),
     )
 
 
-def _require_writable(folder: Path) -> None:
+def rebuild_command(request: TrainingRequest) -> str:
+    """The command line that repeats a training from nothing, but for its output folder."""
+    words = ["hil", "train", request.algorithm, "-e", request.environment]
+    if request.algorithm != LQR:
+        words += ["--seed", str(request.seed or 0)]
+    for option in ("config", "steps"):
+        if getattr(request, option) is not None:
+            words += [f"--{option}", str(getattr(request, option))]
+    return shlex.join(words)
+
+
+def require_writable(folder: Path) -> None:
     """Finds out before the training, not after it, that its result has no place."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -162,7 +179,8 @@ def _require_device(device: str) -> None:
         raise UsageError(f"cannot train on {device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of Python and of everything that a training's result depends on."""
     packages = ("balance-hil", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
