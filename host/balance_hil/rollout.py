@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from balance_hil.envs import EPISODE_STEPS
 from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.options import RobotOptions
 from balance_hil.errors import UsageError
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 
@@ -43,6 +44,7 @@ def rollout(
     on_step: Callable[[RolloutStep], None] | None = None,
     reset_options: Mapping[str, Any] | None = None,
     n_threads: int = 0,
+    options: RobotOptions | Mapping[str, Any] | None = None,
 ) -> list[EpisodeMetrics]:
     """Runs one episode per seed and returns their metrics in the order of ``seeds``.
 
@@ -54,9 +56,11 @@ def rollout(
         on_step: called after every policy call, before the physics; what it raises ends the rollout.
         reset_options: passed to every reset.
         n_threads: threads of the physics; 0 takes every core.
+        options: how the robot differs from the ideal one; None: the environment's own.
 
     Raises:
         UnknownEnvironmentError: no such environment.
+        ConfigError: an unknown option or a value out of range.
         NonFiniteInputError: the policy gave a NaN or an infinity.
         SimulationDivergedError: the physics is no longer finite.
         UsageError: no seed, or ``max_steps`` below 1.
@@ -64,7 +68,7 @@ def rollout(
     limit = EPISODE_STEPS if max_steps is None else max_steps
     if not seeds or limit < 1:
         raise UsageError("a rollout needs at least one episode and one step", "give --episodes 1 or more")
-    batch = BalanceBatch(environment, len(seeds), n_threads)
+    batch = BalanceBatch(environment, len(seeds), n_threads, options)
     accumulators = [EpisodeAccumulator(seed) for seed in seeds]
     observations = np.stack([batch.reset(i, seed, reset_options) for i, seed in enumerate(seeds)])
     alive = list(range(len(seeds)))

@@ -41,6 +41,22 @@ class PolicySpec:
         """Length of the action vector."""
         return len(self.action)
 
+    def difference(self, other: PolicySpec) -> str | None:
+        """What keeps a policy made for this table from running on ``other``; None when nothing does.
+
+        The environments may differ: what counts is that every number means the same.
+        """
+        if self.control_period_s != other.control_period_s:
+            return f"control period {self.control_period_s:g} s and {other.control_period_s:g} s"
+        for kind in ("observation", "action"):
+            mine, theirs = getattr(self, kind), getattr(other, kind)
+            if len(mine) != len(theirs):
+                return f"{len(mine)} and {len(theirs)} elements of the {kind}"
+            for a, b in zip(mine, theirs, strict=True):
+                if a != b:
+                    return f"{kind} {a.index}, {a.name} (1.0 = {a.scale:g} {a.unit}) and {b.name} (1.0 = {b.scale:g} {b.unit})"
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from balance_hil import envs, evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.evaluate_stress import stress as print_stress
+from balance_hil.envs.options import load_options
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.stress import load_stresses
@@ -23,12 +25,16 @@ from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 from balance_hil.spec import PolicySpec
 
 STRESS_EPISODES = 50
+_PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
-@click.option("-e", "--environment", help="Refuse a policy that was made for another environment.")
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option(
+    "--options", type=_PATH, metavar="FILE.yaml", help="How the robot differs from the environment's: docs/environments.md."
+)
 @click.option("-b", "--board", default="native", show_default=True, help="For the runtime board: which one; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
@@ -38,11 +44,13 @@ STRESS_EPISODES = 50
 )
 @click.option("--show-io", is_flag=True, help="Print every observation and action.")
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer, at real speed.")
-@click.option("--video", type=click.Path(path_type=Path, dir_okay=False), help="Render to an .mp4 file; needs no display.")
+@click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
 @click.option("--stress", is_flag=True, help="A table instead: every POLICY under every stress, on all cores; 50 episodes each.")
-@click.option("--stresses", type=click.Path(path_type=Path), help="With --stress: a YAML file of your own instead of the shipped one.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="With --stress: also write it as Markdown.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="With --stress: also draw it, .svg, .png or .pdf.")
+@click.option(
+    "--stresses", type=_PATH, metavar="FILE.yaml", help="With --stress: a YAML file of your own instead of the shipped one."
+)
+@click.option("-o", "--output", type=_PATH, help="With --stress: also write it as Markdown.")
+@click.option("--picture", type=_PATH, help="With --stress: also draw it, .svg, .png or .pdf.")
 @click.option("--jobs", type=click.IntRange(min=1), help="With --stress: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -50,6 +58,7 @@ def command(
     policies: tuple[Path, ...],
     runtime: str,
     environment: str | None,
+    options: Path | None,
     board: str,
     port: str | None,
     episodes: int | None,
@@ -71,22 +80,19 @@ def command(
     Exit status 0 when every episode was survived; with --stress when every policy survives at least 95 % under every stress.
     """
     if stress:
-        for name, given in {"--view": view, "--video": video, "--show-io": show_io, "-e": environment, "--port": port}.items():
-            if given:
-                raise UsageError(f"{name} and --stress exclude each other", f"leave {name} out")
+        _refuse({"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port}, "--stress")
         config = StressConfig(
             policies=policies,
             stresses=load_stresses(stresses),
             runtime=runtime,
+            environment=environment or evaluating.DEFAULT_ENVIRONMENT,
             seeds=_seeds(seed, episodes or STRESS_EPISODES),
             max_steps=steps or envs.EPISODE_STEPS,
             jobs=jobs,
             trust=trust,
         )
         print_stress(config, output, picture, as_json=as_json)
-    for name, given in {"--stresses": stresses, "-o": output, "--picture": picture, "--jobs": jobs}.items():
-        if given:
-            raise UsageError(f"{name} is for a stress table", "add --stress")
+    _refuse({"--stresses": stresses, "-o": output, "--picture": picture, "--jobs": jobs}, "an evaluation without --stress")
     if len(policies) > 1:
         raise UsageError("several policies are compared under stress only", "add --stress, or evaluate one after the other")
     policy = policies[0]
@@ -96,6 +102,8 @@ def command(
         raise UsageError("--show-io and --json both write to stdout", "leave one of them out")
     count = episodes or (1 if view or video else 10)
     with evaluating.open_policy(policy, runtime, environment=environment, board=board, port=port, trust=trust) as opened:
+        if options is not None:
+            opened = replace(opened, options=load_options(options, envs.config_for(opened.environment).options))
         run: Callable[..., list[EpisodeMetrics]] = evaluating.evaluate
         if view:
             run = evaluating.watch
@@ -110,6 +118,12 @@ def command(
     if video:
         stderr.print(f"film: {video}", soft_wrap=True)
     sys.exit(0 if summary.survived == summary.episodes else 1)
+
+
+def _refuse(given: Mapping[str, object], beside: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} and {beside} exclude each other", f"leave {name} out")
 
 
 def _seeds(first: int, count: int) -> range:
@@ -163,6 +177,7 @@ def _document(
         "id": opened.bundle_id,
         "runtime": runtime,
         "environment": opened.environment,
+        "options": (opened.options or envs.config_for(opened.environment).options).to_dict(),
         "episodes": summary.episodes,
         "survival": summary.survival,
         "chatter": summary.chatter,

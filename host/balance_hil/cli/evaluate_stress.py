@@ -72,7 +72,7 @@ def _print(table: StressTable) -> None:
         shown.add_row(each.title, *row)
     stdout.print(shown)
     stdout.print(
-        f"% of {table.n_episodes} episodes of {table.max_steps} steps survived ({LEVEL:.0%} confidence); RMS of speed and yaw error, "
-        f"rad/s; runtime {table.runtime}",
+        f"% of {table.n_episodes} episodes of {table.max_steps} steps survived ({LEVEL:.0%} confidence); "
+        f"RMS of speed and yaw error, rad/s; {table.environment} on the runtime {table.runtime}",
         style="dim",
     )

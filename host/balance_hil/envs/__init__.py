@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 from balance_hil.envs.config import BalanceConfig
-from balance_hil.errors import UnknownEnvironmentError
+from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError
 from balance_hil.spec import PolicySpec
 
 EPISODE_STEPS = 6000  # 30 s
@@ -37,11 +37,29 @@ def spec_for(environment: str) -> PolicySpec:
     return config_for(environment).policy_spec(environment)
 
 
-def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
-    """``gymnasium.make`` of a registered environment, without Gymnasium's per-step checks (the tests run them).
+def require_same_signals(made_for: PolicySpec, environment: str) -> None:
+    """Refuses to run a policy on an environment whose signal tables are not those it was made for.
 
     Raises:
         UnknownEnvironmentError: no such environment of ours.
+        EnvironmentMismatchError: the tables differ; the message says where first.
+    """
+    difference = made_for.difference(spec_for(environment))
+    if difference:
+        raise EnvironmentMismatchError(
+            f"a policy made for {made_for.environment} cannot run on {environment}: they differ in {difference}",
+            f"train one for it: hil train ppo -e {environment}",
+        )
+
+
+def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    """``gymnasium.make`` of a registered environment, without Gymnasium's per-step checks (the tests run them).
+
+    ``options`` makes another robot of it: a ``RobotOptions``, or a table of what differs from the environment's own.
+
+    Raises:
+        UnknownEnvironmentError: no such environment of ours.
+        ConfigError: an unknown option or a value out of range.
     """
     config_for(environment)
     kwargs.setdefault("disable_env_checker", True)

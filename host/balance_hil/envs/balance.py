@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,7 +17,10 @@ from numpy.typing import NDArray
 
 from balance_hil.envs import config_for
 from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs.options import RobotOptions, options_from_dict
+from balance_hil.envs.plant import MODEL_FIELDS, ModelVariant, Plant
 from balance_hil.envs.rendering import OffscreenView, ViewerWindow, require_display
+from balance_hil.envs.robot import Robot
 from balance_hil.envs.task import N_ACT, N_OBS, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Step, start_pose
 from balance_hil.errors import UsageError
 
@@ -24,7 +29,7 @@ Float32Array = NDArray[np.float32]
 
 @cache
 def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
-    """The compiled MuJoCo model of a configuration. Shared: treat it as read-only.
+    """The compiled MuJoCo model of a configuration and of what its options need. Shared: treat it as read-only.
 
     Without ``looks`` everything that is only seen is left out, which makes a step a sixth faster and changes no number.
     """
@@ -32,7 +37,21 @@ def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_string(path.read_text())
     spec.compiler.discardvisual = not looks
     spec.option.timestep = config.physics_timestep_s
+    ModelVariant.of(config.options).apply(spec)
     return spec.compile()
+
+
+def with_options(config: BalanceConfig, options: RobotOptions | Mapping[str, Any] | None) -> BalanceConfig:
+    """A configuration with other options: all of them, or as a table those that differ from its own.
+
+    Raises:
+        ConfigError: an unknown option or a value out of range.
+    """
+    if options is None:
+        return config
+    if not isinstance(options, RobotOptions):
+        options = options_from_dict(options, config.options)
+    return replace(config, options=options)
 
 
 def spaces() -> tuple[gym.spaces.Box[Any], gym.spaces.Box[Any]]:
@@ -96,6 +115,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
     | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
     | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
+    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the ideal robot: `envs/options.py`         |
 
     A control loop on the wall clock uses the halves of `step`: `apply_action`, `advance` by any number of physics substeps
     (5 in all), `finish_step`.
@@ -113,23 +133,27 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         render_mode: str | None = None,
         width: int = 960,
         height: int = 540,
+        options: RobotOptions | Mapping[str, Any] | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
         if render_mode == "human":
             require_display()
-        self.config = config or config_for(environment)
+        self.config = with_options(config or config_for(environment), options)
         self.policy_spec = self.config.policy_spec(environment)
         self.physics_timestep_s = self.config.physics_timestep_s
         self.substeps_per_step = self.config.substeps_per_step
         self.control_period_s = self.config.control_period_s
         self.observation_space, self.action_space = spaces()
         self.render_mode = render_mode
-        self.model = load_model(self.config, looks=render_mode is not None)
+        nominal = load_model(self.config, looks=render_mode is not None)
+        self.robot = None if self.config.options.is_ideal else Robot(self.config.options, self.config, nominal)
+        self.model = nominal if self.robot is None else copy.copy(nominal)
         self.data = mujoco.MjData(self.model)
-        self._task = BalanceTask(self.config)
+        self._task = BalanceTask(self.config, self.robot)
         # Attribute access on MjData builds a new array each time; these views stay valid for its whole life.
         self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._plant = self._own_plant()
         self._frame_size = (width, height)
         self._offscreen: OffscreenView | None = None
         self._window: ViewerWindow | None = None
@@ -143,8 +167,12 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         """
         super().reset(seed=seed)
         tilt_rad = self._task.reset(self.np_random, options)
+        if self.robot is not None:
+            self.robot.draw(self.np_random, self._plant)
         mujoco.mj_resetData(self.model, self.data)
         self._qpos[:] = start_pose(self.model.qpos0, tilt_rad)
+        if self.robot is not None:
+            self.robot.place(self._plant)
         if self.render_mode is not None:
             mujoco.mj_fwdPosition(self.model, self.data)
             self._next_frame_s = time.perf_counter()
@@ -171,6 +199,8 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         """Moves the wheel-speed command by one action, float [2]; the physics sees it from the next substep on."""
         qvel, ctrl = self._qvel, self._ctrl
         ctrl[0], ctrl[1] = self._task.apply_action(action, float(qvel[WHEEL_LEFT]), float(qvel[WHEEL_RIGHT]))
+        if self.robot is not None:
+            self.robot.before_physics(self._plant)
 
     def advance(self, n_substeps: int) -> None:
         """Advances the physics alone by ``n_substeps`` of ``physics_timestep_s``."""
@@ -202,6 +232,17 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
             if view is not None:
                 view.close()
         self._offscreen = self._window = None
+
+    def _own_plant(self) -> Plant:
+        model, data = self.model, self.data
+        return Plant(
+            data.qpos,
+            data.qvel,
+            data.xfrc_applied,
+            data.actuator_force,
+            {name: getattr(model, name) for name in MODEL_FIELDS},
+            lambda: mujoco.mj_setConst(model, data),
+        )
 
     def _pace(self) -> None:
         """Waits for the wall clock, so that a watched episode runs at real speed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -11,7 +12,10 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from balance_hil.envs import config_for
-from balance_hil.envs.balance import load_model
+from balance_hil.envs.balance import load_model, with_options
+from balance_hil.envs.options import RobotOptions
+from balance_hil.envs.plant import MODEL_FIELDS, Plant, needs_own_model
+from balance_hil.envs.robot import Robot
 from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
 
 _NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
@@ -24,20 +28,25 @@ class BalanceBatch:
         environment: Gymnasium id of one of our environments.
         n: number of episodes.
         n_threads: threads of the physics; 0 takes every core. The result does not depend on it.
+        options: as for ``BalanceEnv``; every episode draws a robot of its own.
 
     Raises:
         UnknownEnvironmentError: no such environment.
+        ConfigError: an unknown option or a value out of range.
     """
 
-    def __init__(self, environment: str, n: int, n_threads: int = 0) -> None:
-        self.config = config_for(environment)
+    def __init__(
+        self, environment: str, n: int, n_threads: int = 0, options: RobotOptions | Mapping[str, Any] | None = None
+    ) -> None:
+        self.config = with_options(config_for(environment), options)
         self.n = n
+        self._all = np.arange(n, dtype=np.int32)
         self._model = load_model(self.config, looks=False)
         self._batch = Batch(self._model, nsim=n, nthread=n_threads)
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
-        self._tasks = [BalanceTask(self.config) for _ in range(n)]
+        self._robots = self._make_robots()
+        self._tasks = [BalanceTask(self.config, robot) for robot in self._robots or (None,) * n]
         self._rngs = [np.random.default_rng() for _ in range(n)]
-        self._all = np.arange(n, dtype=np.int32)
 
     def reset(
         self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
@@ -52,8 +61,12 @@ class BalanceBatch:
         if seed is not None:
             self._rngs[index] = np.random.Generator(np.random.PCG64(seed))  # what gymnasium makes of a seed
         tilt_rad = self._tasks[index].reset(self._rngs[index], options)
+        if self._robots:
+            self._robots[index].draw(self._rngs[index], self._plants[index])
         self._batch.reset(self._all[index : index + 1], stage=_NO_STAGE)
         self._qpos[index] = start_pose(self._model.qpos0, tilt_rad)
+        if self._robots:
+            self._robots[index].place(self._plants[index])
         observation, _ = self._tasks[index].observe(self._qpos[index].tolist(), self._qvel[index].tolist())
         return observation
 
@@ -75,8 +88,33 @@ class BalanceBatch:
             task.apply_action(action, left, right)
             for task, action, (left, right) in zip(tasks, actions.tolist(), wheels, strict=True)
         ]
+        if self._robots:
+            for i in ids:
+                self._robots[i].before_physics(self._plants[i])
         self._batch.step(ids, nstep=self.config.substeps_per_step)
         return [
             task.finish_step(qpos, qvel)
             for task, qpos, qvel in zip(tasks, self._qpos[ids].tolist(), self._qvel[ids].tolist(), strict=True)
         ]
+
+    def _make_robots(self) -> list[Robot]:
+        """A robot for every episode; none when all are the ideal one."""
+        options = self.config.options
+        if options.is_ideal:
+            return []
+        batch = self._batch
+        # Numbers of its own make a simulation a little slower, so only those robots get them that need them.
+        model = {name: batch.expand(name) for name in MODEL_FIELDS} if needs_own_model(options) else {}
+        pushed, force = batch.bind("xfrc_applied"), batch.bind("actuator_force")
+        self._plants = [
+            Plant(
+                self._qpos[i],
+                self._qvel[i],
+                pushed[i],
+                force[i],
+                {name: values[i] for name, values in model.items()},
+                partial(batch.set_const, self._all[i : i + 1]),
+            )
+            for i in range(self.n)
+        ]
+        return [Robot(options, self.config, self._model) for _ in range(self.n)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from balance_hil.envs.options import IDEAL, RobotOptions
 from balance_hil.spec import PolicySpec, Signal
 
 
@@ -56,6 +57,7 @@ class BalanceConfig:
     yaw_error_scale_rad_s: float = 40.0
     noise: SensorNoise = field(default_factory=SensorNoise)
     reward: RewardWeights = field(default_factory=RewardWeights)
+    options: RobotOptions = IDEAL  # how the robot differs from the ideal one
 
     @property
     def control_period_s(self) -> float:

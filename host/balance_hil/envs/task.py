@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs.robot import Robot
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
 
 N_OBS = 6
@@ -42,10 +43,16 @@ def start_pose(start_qpos: NDArray[np.float64], tilt_rad: float) -> NDArray[np.f
 
 
 class BalanceTask:
-    """One episode's task state. ``reset``, then ``apply_action`` and ``finish_step`` in turn."""
+    """One episode's task state. ``reset``, then ``apply_action`` and ``finish_step`` in turn.
 
-    def __init__(self, config: BalanceConfig) -> None:
+    Args:
+        config: task, noise and reward.
+        robot: whose sensors and motor drivers are between; None: the ideal robot. It must be drawn before ``observe``.
+    """
+
+    def __init__(self, config: BalanceConfig, robot: Robot | None = None) -> None:
         self.config = config
+        self._robot = robot
         noise = config.noise
         self._noise = (noise.pitch_rad, noise.pitch_rate_rad_s, noise.wheel_speed_rad_s)
         # Multiplying by the reciprocal is not the same to the last bit, so scales stay divisors.
@@ -97,11 +104,16 @@ class BalanceTask:
         a_left = -1.0 if a_left < -1.0 else 1.0 if a_left > 1.0 else a_left
         a_right = -1.0 if a_right < -1.0 else 1.0 if a_right > 1.0 else a_right
         self._action = (a_left, a_right)
+        robot = self._robot
+        if robot is not None:
+            a_left, a_right = robot.sensors.delayed_action(a_left, a_right)
         step, lead, limit = self._command
         new_left = min(left + lead, max(left - lead, self._command_left + a_left * step))
         new_right = min(right + lead, max(right - lead, self._command_right + a_right * step))
         self._command_left = min(limit, max(-limit, new_left))
         self._command_right = min(limit, max(-limit, new_right))
+        if robot is not None:
+            return robot.command(self._command_left), robot.command(self._command_right)
         return self._command_left, self._command_right
 
     def observe(self, qpos: list[float], qvel: list[float]) -> tuple[Observation, dict[str, Any]]:
@@ -113,12 +125,20 @@ class BalanceTask:
         pitch, rate, left, right = _measure(qpos, qvel)
         pitch_scale, rate_scale, wheel_scale, speed_scale, yaw_scale = self._scales
         pitch_noise, rate_noise, wheel_noise = self._noise
-        n_pitch, n_rate, n_left, n_right = self._rng.standard_normal(4).tolist()
-        noisy_left = left + wheel_noise * n_left
-        noisy_right = right + wheel_noise * n_right
+        white = self._rng.standard_normal(4).tolist()
+        if self._robot is None:
+            n_pitch, n_rate, n_left, n_right = white
+            noisy_pitch = pitch + pitch_noise * n_pitch
+            noisy_rate = rate + rate_noise * n_rate
+            noisy_left = left + wheel_noise * n_left
+            noisy_right = right + wheel_noise * n_right
+        else:
+            noisy_pitch, noisy_rate, noisy_left, noisy_right = self._robot.sensors.measure(
+                (pitch, rate, left, right), qpos, white
+            )
         values = (
-            (pitch + pitch_noise * n_pitch) / pitch_scale,
-            (rate + rate_noise * n_rate) / rate_scale,
+            noisy_pitch / pitch_scale,
+            noisy_rate / rate_scale,
             noisy_left / wheel_scale,
             noisy_right / wheel_scale,
             (self._speed_target - 0.5 * (noisy_left + noisy_right)) / speed_scale,

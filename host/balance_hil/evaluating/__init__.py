@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from balance_hil import envs
 from balance_hil.bundle import MANIFEST, POLICY, TRAINING, Bundle
 from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs.options import RobotOptions
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
 from balance_hil.runtimes.base import Runtime
+from balance_hil.spec import PolicySpec
 
 BOARD_RUNTIME = "board"
 RUNTIMES = (*RUNTIME_NAMES, BOARD_RUNTIME)
@@ -31,11 +33,12 @@ StepCallback = Callable[[RolloutStep], None]
 
 @dataclass(frozen=True)
 class OpenPolicy:
-    """A policy that is ready to act, and the environment that it is for."""
+    """A policy that is ready to act, and the environment that it runs on."""
 
     runtime: Runtime
     environment: str
     bundle_id: str  # "" for a checkpoint that was not exported
+    options: RobotOptions | None = None  # None: the environment's own
 
 
 @contextmanager
@@ -44,6 +47,7 @@ def open_policy(
     runtime: str,
     *,
     environment: str | None = None,
+    options: RobotOptions | None = None,
     board: str = "native",
     port: str | None = None,
     trust: bool = False,
@@ -53,37 +57,39 @@ def open_policy(
     Args:
         path: bundle folder. The runtime ``torch`` also takes a folder with nothing but a checkpoint, or the checkpoint itself.
         runtime: one of RUNTIMES.
-        environment: what the caller means to run; None takes the policy's own.
+        environment: what to run on; None takes the environment that the policy was made for.
+        options: how the robot differs from the ideal one; None takes the environment's own.
         board: for the runtime ``board``: name of a board definition.
         port: for the runtime ``board``: device or URL.
         trust: for a checkpoint that was not exported: it may run pickled code.
 
     Raises:
-        EnvironmentMismatchError: the policy was made for another environment.
+        EnvironmentMismatchError: the signals of the environment are not those that the policy was made for.
         BundleError, CheckpointError, UsageError, MissingExtraError, and what ``boards.connect`` raises.
     """
     if runtime == "torch" and not (path / MANIFEST).is_file():
-        yield _open_checkpoint(path, environment, trust)
+        yield replace(_open_checkpoint(path, environment, trust), options=options)
         return
     bundle = Bundle.load(path)
-    made_for = bundle.spec.environment
-    _check_environment(path, made_for, environment)
-    envs.spec_for(made_for)  # before a board is started for an environment that this version does not have
+    chosen = environment or bundle.spec.environment
+    envs.require_same_signals(bundle.spec, chosen)  # before a board is started
     if runtime == BOARD_RUNTIME:
         from balance_hil.boards import connect
 
         with connect(board, bundle, port=port) as connected:
-            yield OpenPolicy(connected.as_runtime(), made_for, bundle.id)
+            yield OpenPolicy(connected.as_runtime(), chosen, bundle.id, options)
     else:
         with load_runtime(runtime, bundle) as loaded:
-            yield OpenPolicy(loaded, made_for, bundle.id)
+            yield OpenPolicy(loaded, chosen, bundle.id, options)
 
 
 def evaluate(
     policy: OpenPolicy, seeds: Sequence[int], *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
     """Runs one episode per seed, all side by side. Raises what the runtime and ``rollout`` raise."""
-    return rollout(policy.runtime.act_batch, policy.environment, seeds, max_steps=max_steps, on_step=on_step)
+    return rollout(
+        policy.runtime.act_batch, policy.environment, seeds, max_steps=max_steps, on_step=on_step, options=policy.options
+    )
 
 
 def watch(
@@ -136,7 +142,7 @@ def _one_by_one(
     render_mode: str,
     on_frame: Callable[[NDArray[np.uint8]], None] | None = None,
 ) -> list[EpisodeMetrics]:
-    env = cast(BalanceEnv, envs.make(policy.environment, render_mode=render_mode).unwrapped)
+    env = cast(BalanceEnv, envs.make(policy.environment, render_mode=render_mode, options=policy.options).unwrapped)
     steps_per_frame = round(1.0 / (VIDEO_FRAMES_PER_S * env.control_period_s))
     episodes = []
     try:
@@ -165,9 +171,10 @@ def _open_checkpoint(path: Path, environment: str | None, trust: bool) -> OpenPo
     from balance_hil.runtimes.torch import TorchRuntime
 
     checkpoint = path / POLICY if path.is_dir() else path
-    trained_in = _training_environment(checkpoint.parent / TRAINING)
-    _check_environment(path, trained_in, environment)
-    chosen = trained_in or environment or DEFAULT_ENVIRONMENT
+    trained_for = _training_spec(checkpoint.parent / TRAINING)
+    chosen = environment or (trained_for.environment if trained_for else DEFAULT_ENVIRONMENT)
+    if trained_for is not None:
+        envs.require_same_signals(trained_for, chosen)
     spec = envs.spec_for(chosen)
     runtime = TorchRuntime.from_checkpoint(checkpoint, trust=trust)
     if (runtime.n_obs, runtime.n_act) != (spec.n_obs, spec.n_act):
@@ -179,19 +186,8 @@ def _open_checkpoint(path: Path, environment: str | None, trust: bool) -> OpenPo
     return OpenPolicy(runtime, chosen, "")
 
 
-def _training_environment(path: Path) -> str | None:
+def _training_spec(path: Path) -> PolicySpec | None:
     try:
-        training: Any = json.loads(path.read_text())
-    except (OSError, ValueError):  # none there, or not ours: the environment is then the caller's choice
+        return PolicySpec.from_dict(json.loads(path.read_text())["spec"])
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or not ours: the environment is then the caller's choice
         return None
-    environment = training.get("environment") if isinstance(training, dict) else None
-    return environment if isinstance(environment, str) else None
-
-
-def _check_environment(path: Path, made_for: str | None, asked_for: str | None) -> None:
-    if asked_for is not None:
-        envs.spec_for(asked_for)
-    if made_for and asked_for and made_for != asked_for:
-        raise EnvironmentMismatchError(
-            f"{path} was made for {made_for}, not for {asked_for}", f"leave -e out, or train for it: hil train ppo -e {asked_for}"
-        )

@@ -27,6 +27,7 @@ class StressConfig:
     policies: tuple[Path, ...]
     stresses: tuple[Stress, ...]
     runtime: str
+    environment: str
     seeds: range
     max_steps: int
     jobs: int | None = None  # processes; None: one per core
@@ -38,6 +39,7 @@ class _Work:
     policy: Path
     stress: Stress
     runtime: str
+    environment: str
     seeds: Sequence[int]
     max_steps: int
     trust: bool
@@ -55,7 +57,9 @@ def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None]
         And what ``open_policy`` and ``rollout`` raise.
     """
     if config.runtime == BOARD_RUNTIME:
-        raise UsageError("a stress table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes")
+        raise UsageError(
+            "a stress table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes"
+        )
     policies = tuple(_inspect(path, config) for path in config.policies)
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
@@ -81,6 +85,7 @@ def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None]
     pool.shutdown()
     return StressTable(
         runtime=config.runtime,
+        environment=config.environment,
         max_steps=config.max_steps,
         policies=policies,
         stresses=config.stresses,
@@ -96,15 +101,15 @@ def policy_name(path: Path) -> str:
 
 def _inspect(path: Path, config: StressConfig) -> StressedPolicy:
     """Opens a policy once in this process: what is wrong with it is said before any work begins."""
-    with open_policy(path, config.runtime, trust=config.trust) as opened:
-        return StressedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id, environment=opened.environment)
+    with open_policy(path, config.runtime, environment=config.environment, trust=config.trust) as opened:
+        return StressedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
 
 
 def _split(config: StressConfig) -> list[_Work]:
     seeds = list(config.seeds)
     batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
     return [
-        _Work(policy, stress, config.runtime, batch, config.max_steps, config.trust)
+        _Work(policy, stress, config.runtime, config.environment, batch, config.max_steps, config.trust)
         for policy in config.policies
         for stress in config.stresses
         for batch in batches
@@ -113,7 +118,7 @@ def _split(config: StressConfig) -> list[_Work]:
 
 def _run(work: _Work) -> list[EpisodeMetrics]:
     """In a process of its own."""
-    with open_policy(work.policy, work.runtime, trust=work.trust) as opened:
+    with open_policy(work.policy, work.runtime, environment=work.environment, trust=work.trust) as opened:
         if "torch" in sys.modules:  # the processes are the parallelism; torch's own threads would get in their way
             sys.modules["torch"].set_num_threads(1)
         return rollout(

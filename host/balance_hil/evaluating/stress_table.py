@@ -18,7 +18,6 @@ class StressedPolicy:
     name: str
     path: str
     id: str  # of the bundle; "" for a checkpoint that was not exported
-    environment: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class StressTable:
     """Everything that was run. ``episodes`` has the metrics of every (policy name, stress name)."""
 
     runtime: str
+    environment: str
     max_steps: int
     policies: tuple[StressedPolicy, ...]
     stresses: tuple[Stress, ...]
@@ -82,6 +82,7 @@ class StressTable:
         """Plain JSON types."""
         return {
             "runtime": self.runtime,
+            "environment": self.environment,
             "episodes": self.n_episodes,
             "steps": self.max_steps,
             "confidence": LEVEL,
@@ -102,12 +103,14 @@ class StressTable:
                 "RMS of speed error and of yaw error, rad/s, until the end of an episode or its fall "
                 f"({LEVEL:.0%} confidence of the speed error, bootstrap over episodes):",
                 self._table(
-                    lambda cell: f"{cell.speed_error_rms.value:.1f} ({cell.speed_error_rms.low:.1f}–{cell.speed_error_rms.high:.1f})"
-                    f" / {cell.yaw_error_rms.value:.1f}"
+                    lambda cell: (
+                        f"{cell.speed_error_rms.value:.1f} ({cell.speed_error_rms.low:.1f}-{cell.speed_error_rms.high:.1f})"
+                        f" / {cell.yaw_error_rms.value:.1f}"
+                    )
                 ),
                 "Chatter, mean change of an action (-1..1) per step:",
                 self._table(lambda cell: f"{cell.chatter.value:.3f}"),
-                f"Executed by the runtime {self.runtime}; policies: {names}.",
+                f"Environment {self.environment}, runtime {self.runtime}; policies: {names}.",
             ]
         )
 
@@ -121,5 +124,5 @@ class StressTable:
 
 
 def show_survival(survival: Interval) -> str:
-    """``98 (90–100)``, in per cent."""
-    return f"{100 * survival.value:.0f} ({100 * survival.low:.0f}–{100 * survival.high:.0f})"
+    """``98 (90-100)``, in per cent."""
+    return f"{100 * survival.value:.0f} ({100 * survival.low:.0f}-{100 * survival.high:.0f})"

@@ -76,7 +76,11 @@ def _between(start: RobotOptions, end: RobotOptions, growth: float) -> RobotOpti
         easy, hard = getattr(start, group.name), getattr(end, group.name)
         values = {
             each.name: _interpolated(
-                getattr(easy, each.name), getattr(hard, each.name), growth, each.metadata.get("limits"), f"{group.name}.{each.name}"
+                getattr(easy, each.name),
+                getattr(hard, each.name),
+                growth,
+                each.metadata.get("limits"),
+                f"{group.name}.{each.name}",
             )
             for each in dataclasses.fields(hard)
         }

@@ -47,7 +47,7 @@ def apply_warm_start(checkpoint: Checkpoint, model: Any, normaliser: Any) -> Non
     """
     import torch
 
-    log_std = getattr(model.policy, "log_std", None)
+    log_std: Any = getattr(model.policy, "log_std", None)
     fresh = None if log_std is None else log_std.detach().clone()
     try:
         model.policy.load_state_dict(checkpoint.parameters()["policy"])

@@ -14,6 +14,7 @@ from balance_hil.errors import (
     BundleError,
     CableUnpluggedError,
     CheckpointError,
+    ConfigError,
     DisplayMissingError,
     EnvironmentMismatchError,
     UnknownEnvironmentError,
@@ -102,13 +103,32 @@ def test_a_folder_that_was_not_exported_opens_on_torch_alone(float_only):
     assert "hil export" in caught.value.hint
 
 
-def test_a_policy_made_for_another_environment_is_refused(ppo_bundle, float_only, two_environments):
+def test_a_policy_runs_on_another_environment_with_the_same_signals(ppo_bundle, float_only, two_environments):
+    for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
+        with open_policy(path, runtime, environment="Env02-v1") as policy:
+            assert policy.environment == "Env02-v1"
+            assert evaluate(policy, SEEDS, max_steps=5)[0].survived
+
+
+def test_a_policy_is_refused_by_an_environment_with_other_signals(ppo_bundle, float_only, monkeypatch):
+    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig(pitch_scale_rad=0.7))
     for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
         with (
-            pytest.raises(EnvironmentMismatchError, match="made for Env01-v1, not for Env02-v1"),
+            pytest.raises(EnvironmentMismatchError, match=r"made for Env01-v1 cannot run on Env02-v1: .*observation 0, pitch"),
             open_policy(path, runtime, environment="Env02-v1"),
         ):
             pass
+
+
+def test_options_from_a_file_make_another_robot(ppo_bundle, command, tmp_path):
+    file = tmp_path / "slippery.yaml"
+    file.write_text("physics: {friction: 0.0}\n")
+    status, out, _ = command(ppo_bundle.path, "--options", file, "--episodes", 2, "--steps", 2000, "--json")
+    assert status == 1  # without friction nobody stays up
+    assert json.loads(out)["options"] == {"physics": {"friction": 0.0}}
+    file.write_text("physics: {fricton: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"unknown option 'physics.fricton' in .*, did you mean 'physics.friction'"):
+        hil(["evaluate", str(ppo_bundle.path), "--options", str(file)], standalone_mode=False)
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path, untrained):
