@@ -70,6 +70,10 @@ class BalanceBatch:
         observation, _ = self._tasks[index].observe(self._qpos[index].tolist(), self._qvel[index].tolist())
         return observation
 
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """Copies of MuJoCo's ``qpos``, ``qvel`` and ``ctrl``, row i of episode i."""
+        return {"qpos": self._qpos.copy(), "qvel": self._qvel.copy(), "ctrl": self._ctrl.copy()}
+
     def step(self, actions: NDArray[np.float32], indices: Sequence[int] | None = None) -> list[Step]:
         """One control step of the episodes ``indices`` (default: all), each as ``BalanceEnv.step`` returns it.
 

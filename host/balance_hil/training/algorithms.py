@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balance_hil.errors import UsageError
-from balance_hil.training import ppo
+from balance_hil.training import a2c, ddpg, ppo, sac, td3
 from balance_hil.training.config import CommonConfig
 
 
@@ -22,7 +22,16 @@ class Algorithm:
 
 
 LQR = "lqr"  # the classical baseline: computed by ``training.lqr``, not learned
-ALGORITHMS = {"ppo": Algorithm("ppo", ppo.PpoConfig, ppo.build)}
+ALGORITHMS = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Algorithm("ppo", ppo.PpoConfig, ppo.build),
+        Algorithm("a2c", a2c.A2cConfig, a2c.build),
+        Algorithm("sac", sac.SacConfig, sac.build),
+        Algorithm("td3", td3.Td3Config, td3.build),
+        Algorithm("ddpg", ddpg.DdpgConfig, ddpg.build),
+    )
+}
 
 
 def algorithm_for(name: str) -> Algorithm:

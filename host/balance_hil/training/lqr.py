@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs import config_for, spec_for
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.envs.linear import linearise
@@ -28,7 +29,6 @@ from balance_hil.training.trainer import (
     TrainingProgress,
     TrainingRequest,
     TrainingResult,
-    keep_tensorflow_out,
     package_versions,
     rebuild_command,
     require_writable,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs import spec_for
 from balance_hil.errors import UsageError, require
 from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
-from balance_hil.training.checkpoints import TrainingRecord, load, require_same_task
+from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config
 
 
@@ -31,7 +30,8 @@ class TrainingRequest:
     steps: int | None = None  # None: the configuration's
     config: Path | None = None  # YAML with what differs from the shipped hyper-parameters
     resume: Path | None = None
-    device: str = "cpu"
+    device: str = "cpu"  # or "auto": a GPU where torch finds one; "cuda", "cuda:1"
+    threads: int = 0  # of the physics; 0 takes every core, the result does not depend on it
     runs: Path = Path("runs")  # TensorBoard and checkpoints
 
 
@@ -39,7 +39,7 @@ class TrainingRequest:
 class TrainingProgress:
     """Where a training stands."""
 
-    phase: Literal["starting", "training", "evaluating"]
+    phase: Literal["starting", "training", "evaluating", "exporting"]
     steps: int
     total_steps: int
     episode_return: float | None = None  # mean of the latest episodes
@@ -67,6 +67,7 @@ class Plan:
     config: CommonConfig
     record: TrainingRecord  # of the state before the first step
     parameters: dict[str, Any] | None  # weights and optimiser state to continue from
+    checkpoint: Checkpoint | None = None  # that they are from
 
 
 def plan(request: TrainingRequest) -> Plan:
@@ -95,7 +96,7 @@ def plan(request: TrainingRequest) -> Plan:
         config = replace(config, steps=request.steps)
     for module in ("torch", "stable_baselines3", "tensorboard"):
         require(module, "train")
-    _require_device(request.device)
+    request = replace(request, device=_usable_device(request.device))
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
         return Plan(request, algorithm, config, record, None)
@@ -107,7 +108,7 @@ def plan(request: TrainingRequest) -> Plan:
             f"the checkpoint has {record.steps} of {config.steps} steps behind it: nothing is left to do",
             f"ask for more: --steps {record.steps + 100_000}",
         )
-    return Plan(request, algorithm, config, record, checkpoint.parameters())
+    return Plan(request, algorithm, config, record, checkpoint.parameters(), checkpoint)
 
 
 def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
@@ -169,14 +170,19 @@ def require_writable(folder: Path) -> None:
         )
 
 
-def _require_device(device: str) -> None:
-    """Stable-Baselines3 would quietly take the CPU instead of a device that is not there."""
+def _usable_device(device: str) -> str:
+    """The torch device for what the user asked for. Stable-Baselines3 would quietly take the CPU instead of a missing GPU."""
     import torch
 
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"cannot train on {device!r}: torch finds no GPU here", "use --device cpu, or --device auto")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing
         raise UsageError(f"cannot train on {device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
+    return device
 
 
 def package_versions() -> dict[str, str]:
@@ -200,8 +206,3 @@ def _new_run_folder(request: TrainingRequest) -> Path:
             raise UsageError(f"cannot make the folder {folder}: {exc.strerror}", "choose another one: --runs") from exc
         return folder
     raise UsageError(f"{request.runs} is full", "remove old runs")
-
-
-def keep_tensorflow_out() -> None:
-    """TensorBoard imports TensorFlow where it finds it, for seconds and to no use; this module is how it is told not to."""
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from balance_hil.training.trainer import TrainingRequest, keep_tensorflow_out, train
+from balance_hil.checkpoint import keep_tensorflow_out
+from balance_hil.training.trainer import TrainingRequest, train
 
 keep_tensorflow_out()  # before anything imports stable_baselines3: saves seconds
 
@@ -18,7 +19,8 @@ episode_steps: 100
 policy_layers: [8]
 value_layers: [8]
 checkpoint_every_steps: 256
-evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3}
+evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, max_chatter: 9, max_speed_error_rms_rad_s: 99,
+  max_yaw_error_rms_rad_s: 99}
 """
 
 

@@ -123,11 +123,11 @@ def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
         )
 
     worst_to_best = [
-        rank(summary(0.5, 1.0, 1.0, steps=12_000), None),
-        rank(summary(0.5, 2.0, 2.0, steps=13_000), None),
-        rank(summary(1.0, 9.0, 1.0), 0.9),
-        rank(summary(1.0, 9.0, 5.0), 1.0),
-        rank(summary(1.0, 9.0, 1.0), 1.0),
+        rank(summary(0.5, 1.0, 1.0, steps=12_000), None, False),
+        rank(summary(0.5, 2.0, 2.0, steps=13_000), None, False),
+        rank(summary(1.0, 9.0, 1.0), 0.9, True),
+        rank(summary(1.0, 9.0, 5.0), 1.0, True),
+        rank(summary(1.0, 9.0, 1.0), 1.0, True),
     ]
     assert worst_to_best == sorted(worst_to_best)
     assert len(set(worst_to_best)) == 5
