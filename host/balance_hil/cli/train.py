@@ -27,8 +27,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
 @click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
 @click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM, of several: runs/matrix]")
-@click.option("--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones.")
+@click.option(
+    "--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones; or ppo-robust."
+)
 @click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
+@click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
 @click.option(
     "--device", default="cpu", show_default=True, help="Of the networks: cpu, cuda, or auto (a GPU where torch finds one)."
 )
@@ -51,6 +54,7 @@ def command(
     output: Path | None,
     config: Path | None,
     resume: Path | None,
+    init_from: Path | None,
     device: str,
     threads: int,
     processes: int | None,
@@ -76,6 +80,7 @@ def command(
         steps=steps,
         config=config,
         resume=resume,
+        init_from=init_from,
         device=device,
         threads=threads,
         runs=runs,

@@ -82,9 +82,10 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         UsageError: an option that only learning knows.
         UnknownEnvironmentError, ConfigError, CheckpointError, MissingExtraError.
     """
-    for option in ("seed", "steps", "resume"):
+    for option in ("seed", "steps", "resume", "init_from"):
         if getattr(request, option) is not None:
-            raise UsageError(f"--{option} means nothing to lqr, which is computed, not learned", f"drop --{option}")
+            option = option.replace("_", "-")
+            raise UsageError(f"--{option} means nothing to lqr, which is computed, not learned", "drop it")
     spec = spec_for(request.environment)
     config = load_config(LqrConfig, LQR, request.config)
     require_writable(request.output)

@@ -17,6 +17,7 @@ from balance_hil.errors import UsageError, require
 from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config
+from balance_hil.training.warm_start import load_warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class TrainingRequest:
     steps: int | None = None  # None: the configuration's
     config: Path | None = None  # YAML with what differs from the shipped hyper-parameters
     resume: Path | None = None
+    init_from: Path | None = None  # checkpoint whose weights are the first ones of this training
     device: str = "cpu"  # or "auto": a GPU where torch finds one; "cuda", "cuda:1"
     threads: int = 0  # of the physics; 0 takes every core, the result does not depend on it
     runs: Path = Path("runs")  # TensorBoard and checkpoints
@@ -68,6 +70,7 @@ class Plan:
     record: TrainingRecord  # of the state before the first step
     parameters: dict[str, Any] | None  # weights and optimiser state to continue from
     checkpoint: Checkpoint | None = None  # that they are from
+    warm_start: Checkpoint | None = None  # whose weights to begin with
 
 
 def plan(request: TrainingRequest) -> Plan:
@@ -82,6 +85,11 @@ def plan(request: TrainingRequest) -> Plan:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
         )
+    if request.resume is not None and request.init_from is not None:
+        raise UsageError("--init-from and --resume do not go together", "a checkpoint that is resumed brings its own weights")
+    warm_start = None
+    if request.init_from is not None:
+        warm_start = load_warm_start(request.init_from, algorithm.name, request.environment)
     require_writable(request.output)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
@@ -99,7 +107,7 @@ def plan(request: TrainingRequest) -> Plan:
     request = replace(request, device=_usable_device(request.device))
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
-        return Plan(request, algorithm, config, record, None)
+        return Plan(request, algorithm, config, record, None, warm_start=warm_start)
     record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=package_versions())
     if request.seed is not None:
         record = replace(record, seed=request.seed)
@@ -155,9 +163,9 @@ def rebuild_command(request: TrainingRequest) -> str:
     words = ["hil", "train", request.algorithm, "-e", request.environment]
     if request.algorithm != LQR:
         words += ["--seed", str(request.seed or 0)]
-    for option in ("config", "steps"):
+    for option in ("init_from", "config", "steps"):
         if getattr(request, option) is not None:
-            words += [f"--{option}", str(getattr(request, option))]
+            words += [f"--{option.replace('_', '-')}", str(getattr(request, option))]
     return shlex.join(words)
 
 
