@@ -7,16 +7,18 @@ env = gymnasium.make("Env01-v1")
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any
 
 import gymnasium as gym
 
+from balance_hil.envs.catalogue import CATALOGUE
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError
 from balance_hil.spec import PolicySpec
 
 EPISODE_STEPS = 6000  # 30 s
-ENVIRONMENTS: dict[str, BalanceConfig] = {"Env01-v1": BalanceConfig()}
+ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environment, entry in CATALOGUE.items()}
 
 
 def config_for(environment: str) -> BalanceConfig:
@@ -63,15 +65,18 @@ def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """
     config_for(environment)
     kwargs.setdefault("disable_env_checker", True)
-    return gym.make(environment, **kwargs)
+    with warnings.catch_warnings():
+        # Gymnasium takes the lower version for an outdated one. Ours are different tasks, not revisions of one.
+        warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
+        return gym.make(environment, **kwargs)
 
 
 def _register() -> None:
-    for environment in ENVIRONMENTS:
+    for environment, entry in CATALOGUE.items():
         if environment not in gym.registry:
             gym.register(
                 id=environment,
-                entry_point="balance_hil.envs.balance:BalanceEnv",
+                entry_point=entry.entry_point,
                 max_episode_steps=EPISODE_STEPS,
                 kwargs={"environment": environment},
             )

@@ -50,6 +50,9 @@ class BalanceConfig:
     speed_target_rad_s: float = 20.0  # targets are uniform within +- these
     yaw_target_rad_s: float = 10.0
     target_hold_s: tuple[float, float] = (1.5, 4.5)  # and redrawn after a time uniform within this
+    balance_first_s: float = 0.0  # until then both targets are 0
+    speed_target_slew_rad_s2: float = 0.0  # targets move towards the drawn ones at this rate; 0: they jump
+    yaw_target_slew_rad_s2: float = 0.0
     pitch_scale_rad: float = 0.35  # observation 1.0 means this much
     pitch_rate_scale_rad_s: float = 4.0
     wheel_speed_scale_rad_s: float = 80.0

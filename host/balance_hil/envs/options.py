@@ -41,7 +41,7 @@ class Uniform:
 
     def at(self, u: float) -> float:
         """The value at the fraction ``u``, 0..1, of the range."""
-        return self.low + u * (self.high - self.low)
+        return min(self.high, max(self.low, self.low + u * (self.high - self.low)))  # rounding may step outside
 
 
 Quantity = float | Uniform

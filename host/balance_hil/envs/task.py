@@ -72,6 +72,15 @@ class BalanceTask:
         self._speed_target = self._yaw_target = 0.0
         self._fixed: Mapping[str, float] = {}
         self._steps_to_new_targets = 0
+        period_s = config.control_period_s
+        self._balance_first = round(config.balance_first_s / period_s)
+        self._slew = (
+            config.speed_target_slew_rad_s2 * period_s or math.inf,
+            config.yaw_target_slew_rad_s2 * period_s or math.inf,
+        )
+        self._moving = bool(self._balance_first) or self._slew != (math.inf, math.inf)
+        self._goals = (0.0, 0.0)
+        self._steps_to_balance = 0
 
     def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> float:
         """Starts an episode and returns its start tilt in rad.
@@ -86,6 +95,11 @@ class BalanceTask:
         # Everything is drawn whether or not it is fixed, so that fixing one thing leaves the others as they were.
         tilt = rng.uniform(-self.config.start_tilt_rad, self.config.start_tilt_rad)
         self._draw_targets()
+        if self._moving:
+            self._steps_to_balance = self._balance_first
+            self._goals = (self._speed_target, self._yaw_target)
+            self._speed_target = self._fixed.get("speed_target_rad_s", 0.0)
+            self._yaw_target = self._fixed.get("yaw_target_rad_s", 0.0)
         return float(self._fixed.get("tilt_rad", tilt))
 
     def apply_action(self, action: Sequence[float] | NDArray[np.floating[Any]], left: float, right: float) -> tuple[float, float]:
@@ -158,7 +172,9 @@ class BalanceTask:
             SimulationDivergedError: the state holds a NaN or an infinity.
         """
         self._steps_to_new_targets -= 1
-        if self._steps_to_new_targets <= 0:
+        if self._moving:
+            self._move_targets()
+        elif self._steps_to_new_targets <= 0:
             self._draw_targets()
         observation, info = self.observe(qpos, qvel)
         pitch = info["pitch_rad"]
@@ -173,6 +189,19 @@ class BalanceTask:
         self._yaw_target = self._fixed.get("yaw_target_rad_s", (2.0 * yaw - 1.0) * c.yaw_target_rad_s)
         low, high = c.target_hold_s
         self._steps_to_new_targets = round((low + hold * (high - low)) / c.control_period_s)
+
+    def _move_targets(self) -> None:
+        """Targets that go to where they were drawn at a limited rate, once the robot had its time to balance."""
+        if self._steps_to_balance > 0:
+            self._steps_to_balance -= 1
+            return
+        speed, yaw = self._speed_target, self._yaw_target
+        if self._steps_to_new_targets <= 0:
+            self._draw_targets()
+            self._goals = (self._speed_target, self._yaw_target)
+        speed_slew, yaw_slew = self._slew
+        self._speed_target = speed + min(speed_slew, max(-speed_slew, self._goals[0] - speed))
+        self._yaw_target = yaw + min(yaw_slew, max(-yaw_slew, self._goals[1] - yaw))
 
     def _reward(self, pitch: float, info: dict[str, Any]) -> float:
         """Adds the terms to ``info`` and returns their sum."""

@@ -44,29 +44,32 @@ def same(a, b):
 
 
 @pytest.mark.filterwarnings("error")
-def test_gymnasium_accepts_it():
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_gymnasium_accepts_it(environment):
     from gymnasium.utils.env_checker import check_env
 
-    check_env(gym.make("Env01-v1").unwrapped, skip_render_check=True)
+    check_env(make(environment).unwrapped, skip_render_check=True)
 
 
 @pytest.mark.filterwarnings("error::UserWarning:stable_baselines3")
 def test_stable_baselines_accepts_it():
     keep_tensorflow_out()
     checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="pip install 'balance-hil[train]'")
-    checker.check_env(gym.make("Env01-v1"))
+    checker.check_env(make("Env01-v1"))
 
 
-def test_the_same_seed_gives_the_same_episode():
-    first, again, other = (episode(make("Env01-v1"), seed, 120) for seed in (3, 3, 4))
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_same_seed_gives_the_same_episode(environment):
+    first, again, other = (episode(make(environment), seed, 120) for seed in (3, 3, 4))
     assert same(first, again)
     assert not same(first, other)
 
 
-def test_an_episode_does_not_depend_on_the_one_before():
-    env = make("Env01-v1")
-    episode(env, 9, 37)
-    assert same(episode(env, 3, 50), episode(make("Env01-v1"), 3, 50))
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_episode_does_not_depend_on_the_one_before(environment):
+    env = make(environment)
+    episode(env, 9, 437)
+    assert same(episode(env, 3, 50), episode(make(environment), 3, 50))
 
 
 @settings(max_examples=25, deadline=None)
@@ -184,8 +187,9 @@ def test_it_ends_when_the_robot_falls_beyond_50_degrees():
         assert steps < 1000
 
 
-def test_it_is_cut_off_after_6000_steps():
-    assert gym.spec("Env01-v1").max_episode_steps == 6000
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_it_is_cut_off_after_6000_steps(environment):
+    assert gym.spec(environment).max_episode_steps == 6000
 
 
 def test_targets_change_after_at_most_4_5_s_unless_they_are_fixed():
