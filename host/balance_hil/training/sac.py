@@ -1,10 +1,13 @@
-"""SAC: its hyper-parameters and how Stable-Baselines3 builds it."""
+"""SAC: its hyper-parameters and how it is built on Stable-Baselines3."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from balance_hil.errors import ConfigError
+from balance_hil.training.config import at_least
 from balance_hil.training.off_policy import OffPolicyConfig, shared_settings
 
 
@@ -14,13 +17,22 @@ class SacConfig(OffPolicyConfig):
 
     ent_coef: str  # "auto_0.1": learned, from 0.1 on
     target_entropy: float
+    policy_delay: int  # gradient steps of the critics for one of the actor; 1: as published
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "policy_delay")
+        if re.fullmatch(r"(auto(_\d*\.?\d+(e-?\d+)?)?)|\d*\.?\d+(e-?\d+)?", self.ent_coef) is None:
+            raise ConfigError(
+                f"hyper-parameter 'ent_coef' is {self.ent_coef!r}, it must be auto, auto_0.1 or a number", "correct it"
+            )
 
 
 def build(config: SacConfig, env: Any, seed: int, device: str) -> Any:
     """An untrained ``stable_baselines3.SAC`` on a vectorised environment."""
-    from stable_baselines3 import SAC
+    from balance_hil.training.delayed_sac import DelayedSAC
 
-    return SAC(
+    model = DelayedSAC(
         "MlpPolicy",
         env,
         ent_coef=config.ent_coef,
@@ -29,3 +41,5 @@ def build(config: SacConfig, env: Any, seed: int, device: str) -> Any:
         device=device,
         **shared_settings(config),
     )
+    model.policy_delay = config.policy_delay
+    return model
