@@ -1,7 +1,8 @@
 """The classical baseline: a linear-quadratic regulator in the form of a policy.
 
-The gain comes from the linearised simulator and the Riccati equation, in milliseconds and without an episode. It is written
-as an actor of one dense layer, so that everything made for learned policies (export, boards, comparison) takes it as it is.
+The gain comes from the linearised simulator and the Riccati equation, in milliseconds and without an episode. The speed error is
+limited before it is fed back, so that a far target asks for a bounded lean. All of that is written as an actor of two small
+dense layers, so that everything made for learned policies (export, boards, comparison) takes it as it is.
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ from balance_hil.training.trainer import (
 )
 
 _PROGRESS_STEPS = 50
+Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # weights [outputs, inputs], biases [outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LqrConfig:
-    """Bryson's rule: each is the deviation that costs as much as the others at theirs."""
+    """By Bryson's rule each of the first five is the deviation that costs as much as the others at theirs."""
 
     pitch_rad: float
     pitch_rate_rad_s: float
     speed_error_rad_s: float
     yaw_error_rad_s: float
     action: float  # of -1..1
+    speed_error_limit_rad_s: float  # a larger speed error counts as this
     episodes: int  # full-length episodes that the result is reported on
 
     def __post_init__(self) -> None:
@@ -75,6 +78,31 @@ def observation_gain(gain: NDArray[np.float64], env: BalanceConfig) -> NDArray[n
     return on_observation.astype(np.float32)
 
 
+def limited_actor(config: LqrConfig, environment: str) -> Layers:
+    """The regulator as two dense layers with a ReLU between them and a clip behind: [(weights, biases), (weights, biases)].
+
+    What the gain works on lies within -1..1, so that one unit ``relu(x + 1)`` passes it on; the speed error takes two:
+    ``clip(x, -c, c) = relu(x + c) - relu(x - c) - c``.
+
+    Raises:
+        UnknownEnvironmentError: no such environment.
+    """
+    env = config_for(environment)
+    gain = observation_gain(feedback(config, environment), env)
+    limit = config.speed_error_limit_rad_s / env.speed_error_scale_rad_s
+    observed = (0, 1, 5, 4, 4)  # pitch, pitch rate, yaw error, speed error twice
+    offsets = np.array([1.0, 1.0, 1.0, limit, -limit])
+    hidden = np.zeros((len(observed), gain.shape[1]))
+    hidden[range(len(observed)), observed] = 1.0
+    output = gain[:, observed] * (1.0, 1.0, 1.0, 1.0, -1.0)
+    constant = -gain[:, [0, 1, 5]].sum(axis=1) - limit * gain[:, 4]
+    return [(_float32(hidden), _float32(offsets)), (_float32(output), _float32(constant))]
+
+
+def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
 def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], None]) -> TrainingResult:
     """Designs the regulator, judges it on unseen episodes and writes ``policy.zip`` and ``training.json``.
 
@@ -92,7 +120,7 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
     for module in ("torch", "stable_baselines3"):
         require(module, "train")
     start_s = time.perf_counter()
-    weights = observation_gain(feedback(config, request.environment), config_for(request.environment))
+    layers = limited_actor(config, request.environment)
     designed_s = time.perf_counter()
     on_progress(TrainingProgress(phase="evaluating", steps=0, total_steps=0))
 
@@ -101,7 +129,8 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
             on_progress(TrainingProgress(phase="evaluating", steps=0, total_steps=0, evaluation_step=step.step))
 
     def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.clip(observations @ weights.T, -1.0, 1.0)
+        (hidden, offsets), (output, constant) = layers
+        return np.clip(np.maximum(observations @ hidden.T + offsets, 0.0) @ output.T + constant, -1.0, 1.0)
 
     summary = summarise(rollout(act, request.environment, evaluation_seeds(config.episodes), on_step=report))
     record = TrainingRecord(
@@ -118,25 +147,36 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         spec=spec,
         rebuild=rebuild_command(request),
     )
-    checkpoint = linear_policy(weights, record)
+    checkpoint = as_policy(layers, record)
     save(checkpoint, request.output)
     return TrainingResult(
         record=checkpoint.record, interrupted=False, output=request.output, checkpoint=request.output, tensorboard=None
     )
 
 
-def linear_policy(weights: NDArray[np.float32], record: TrainingRecord) -> Checkpoint:
-    """A checkpoint of PPO's form whose actor is one dense layer, ``clip(weights @ observation)``; weights float32 [2, 6]."""
+def as_policy(layers: Layers, record: TrainingRecord) -> Checkpoint:
+    """A checkpoint of PPO's form with these layers as its actor."""
     keep_tensorflow_out()
     import torch
 
     from balance_hil.training.ppo import PpoConfig, build
     from balance_hil.training.vec_env import BatchVecEnv
 
-    shape = replace(load_config(PpoConfig, "ppo"), policy_layers=(), value_layers=(), n_envs=1, n_steps=2, batch_size=2)
+    shape = replace(
+        load_config(PpoConfig, "ppo"),
+        policy_layers=tuple(len(weights) for weights, _ in layers[:-1]),
+        value_layers=(),
+        activation="relu",
+        n_envs=1,
+        n_steps=2,
+        batch_size=2,
+    )
     model: Any = build(shape, BatchVecEnv(record.environment, 1, 1, (0, 0)), 0, "cpu")
+    dense = [layer for layer in model.policy.mlp_extractor.policy_net if hasattr(layer, "weight")]
     with torch.no_grad():
         for parameter in model.policy.parameters():
             parameter.zero_()
-        model.policy.action_net.weight.copy_(torch.from_numpy(weights))
+        for layer, (weights, biases) in zip([*dense, model.policy.action_net], layers, strict=True):
+            layer.weight.copy_(torch.from_numpy(weights))
+            layer.bias.copy_(torch.from_numpy(biases))
     return pack(model, record)

@@ -96,12 +96,14 @@ def designed(tmp_path_factory):
     return request, train(request)
 
 
-def test_the_policy_is_one_dense_layer_with_the_gain(designed, gain):
+def test_the_policy_is_the_gain_on_a_limited_speed_error(designed, gain):
     actor = read_checkpoint(designed[0].output / "policy.zip")
-    assert len(actor.weights) == 1
-    np.testing.assert_array_equal(actor.weights[0], observation_gain(gain, envs.config_for("Env01-v1")))
-    assert not actor.biases[0].any()
-    assert actor.bound == "clip"
+    assert [len(weights) for weights in actor.weights] == [5, 2]
+    observations = np.random.default_rng(0).uniform(-1, 1, (1000, 6)).astype(np.float32)
+    limited = observations.copy()
+    limited[:, 4] = np.clip(limited[:, 4], -20 / 60, 20 / 60)
+    expected = np.clip(limited @ observation_gain(gain, envs.config_for("Env01-v1")).T, -1, 1)
+    np.testing.assert_allclose(actor.act_batch(observations), expected, atol=1e-5)
 
 
 def test_the_record_says_what_it_is(designed):
