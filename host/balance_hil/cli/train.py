@@ -27,8 +27,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
 @click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
 @click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM, of several: runs/matrix]")
-@click.option("--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones.")
+@click.option(
+    "--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones; or ppo-robust."
+)
 @click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
+@click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
 @click.option(
     "--device", default="cpu", show_default=True, help="Of the networks: cpu, cuda, or auto (a GPU where torch finds one)."
 )
@@ -51,6 +54,7 @@ def command(
     output: Path | None,
     config: Path | None,
     resume: Path | None,
+    init_from: Path | None,
     device: str,
     threads: int,
     processes: int | None,
@@ -58,7 +62,7 @@ def command(
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Train a policy with ALGORITHM (ppo, a2c, sac, td3, ddpg) and write policy.zip and training.json to the output folder.
+    """Train a policy with ALGORITHM (ppo, a2c, sac, td3, ddpg; lqr computes the classical baseline) and write it to a folder.
 
     Every so often the policy is judged on full-length episodes that training never sees. Training ends when it survives all
     of them, steadily and on target, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
@@ -76,6 +80,7 @@ def command(
         steps=steps,
         config=config,
         resume=resume,
+        init_from=init_from,
         device=device,
         threads=threads,
         runs=runs,
@@ -168,7 +173,7 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "speed_error_rms": record.evaluation["speed_error_rms"],
         "yaw_error_rms": record.evaluation["yaw_error_rms"],
         "bundle": str(result.output),
-        "tensorboard": str(result.tensorboard),
+        "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }
 
 
@@ -179,8 +184,10 @@ def _say_result(result: TrainingResult) -> None:
         f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}",
         soft_wrap=True,
     )
-    stderr.print(f"{record.steps} steps, {record.wall_s:.1f} s of training and {record.evaluation_wall_s:.1f} s of evaluation")
-    stderr.print(f"wrote {result.output}; curves: tensorboard --logdir {result.tensorboard}", soft_wrap=True)
+    made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"
+    stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
+    curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
+    stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
     if record.survival == 1.0:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:

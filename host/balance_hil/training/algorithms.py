@@ -21,6 +21,7 @@ class Algorithm:
     build: Callable[[Any, Any, int, str], Any]  # config, vectorised environment, seed, device
 
 
+LQR = "lqr"  # the classical baseline: computed by ``training.lqr``, not learned
 ALGORITHMS = {
     algorithm.name: algorithm
     for algorithm in (
@@ -37,8 +38,9 @@ def algorithm_for(name: str) -> Algorithm:
     """The algorithm of that name. Raises UsageError."""
     if name in ALGORITHMS:
         return ALGORITHMS[name]
-    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1, cutoff=0.5)
+    names = (*ALGORITHMS, LQR)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     raise UsageError(
         f"unknown algorithm {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
-        f"algorithms are: {', '.join(ALGORITHMS)}",
+        f"algorithms are: {', '.join(names)}",
     )

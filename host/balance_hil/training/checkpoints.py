@@ -58,6 +58,7 @@ class TrainingRecord:
     versions: Mapping[str, str]
     spec: PolicySpec
     return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalisation
+    rebuild: str = ""  # the command that made it, but for --output
     policy_sha256: str = ""
     replay_sha256: str = ""  # of the replay buffer; empty without one
 

@@ -12,13 +12,15 @@ import types
 import typing
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from balance_hil.errors import ConfigError, require
+from balance_hil.training.curriculum import Curriculum
 
 ACTIVATIONS = ("relu", "tanh")
-Config = TypeVar("Config", bound="CommonConfig")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,11 @@ class CommonConfig:
     # Ends a training episode, as a fall does, when the speed or the yaw error leaves the range of its observation: out there the
     # policy sees and the reward says nothing, and a policy that spins stays there.
     end_out_of_range: bool = False
+    curriculum: dict[str, Any] | None = None  # see training.curriculum; None: the environment as it is
 
     def __post_init__(self) -> None:
+        if self.curriculum is not None:
+            Curriculum.from_dict(self.curriculum)
         at_least(1, self, "steps", "n_envs", "episode_steps", "checkpoint_every_steps")
         within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma")
         for name in ("policy_layers", "value_layers"):
@@ -75,7 +80,8 @@ class CommonConfig:
 
 
 def load_config(config_type: type[Config], algorithm: str, override: Path | None = None) -> Config:
-    """The shipped hyper-parameters of an algorithm, with those of the YAML file ``override`` on top.
+    """The shipped hyper-parameters of an algorithm, with those of the YAML file ``override`` on top, which may be
+    named ``ppo-robust`` for a shipped one.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
@@ -85,11 +91,19 @@ def load_config(config_type: type[Config], algorithm: str, override: Path | None
     values = _read_yaml(shipped.read_text(), f"{algorithm}.yaml")
     if override is not None:
         try:
-            text = override.read_text()
+            text = _shipped_or_own(override).read_text()
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"cannot read the configuration {override}: {exc}", "check the path given to --config") from exc
         values = _merge(values, _read_yaml(text, str(override)))
     return config_from_dict(config_type, values)
+
+
+def _shipped_or_own(override: Path) -> Path | Traversable:
+    """A file, or by its bare name one of those in ``configs/``, such as ppo-robust."""
+    shipped = resources.files("balance_hil.training") / "configs" / f"{override}.yaml"
+    return (
+        shipped if len(override.parts) == 1 and not override.suffix and not override.exists() and shipped.is_file() else override
+    )
 
 
 def config_from_dict(config_type: type[Config], values: dict[str, Any]) -> Config:
@@ -142,6 +156,10 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, dict):
             raise _out_of_range(key, value, "a table of keys and values")
         return _build(typing.cast(type[Any], kind), value, f"{key}.")
+    if isinstance(kind, types.UnionType):  # dict[str, Any] | None
+        if value is not None and not isinstance(value, dict):
+            raise _out_of_range(key, value, "a table of keys and values")
+        return value
     if isinstance(kind, types.GenericAlias):  # tuple[int, ...] or tuple[float, ...]
         if not isinstance(value, list | tuple):
             raise _out_of_range(key, value, "a list of numbers")

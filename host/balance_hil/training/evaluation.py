@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.envs.options import RobotOptions
 from balance_hil.metrics import EvaluationSummary, summarise
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig
@@ -31,6 +32,7 @@ class Evaluator:
         stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
         on_step: told the control step for a progress display.
         n_threads: of the physics; 0 takes every core.
+        options: how the robot differs from the ideal one; None: the environment's own.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Evaluator:
         stop_requested: Callable[[], bool],
         on_step: Callable[[int], None],
         n_threads: int = 0,
+        options: RobotOptions | None = None,
     ) -> None:
         self.wall_s = 0.0
         self._environment = environment
@@ -47,6 +50,7 @@ class Evaluator:
         self._stop_requested = stop_requested
         self._on_step = on_step
         self._n_threads = n_threads
+        self._options = options
 
     def check(self, model: Any) -> EvaluationSummary:
         """A few episodes on the check seeds."""
@@ -78,7 +82,9 @@ class Evaluator:
 
         start_s = time.perf_counter()
         try:
-            return summarise(rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads))
+            return summarise(
+                rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads, options=self._options)
+            )
         finally:
             self.wall_s += time.perf_counter() - start_s
 

@@ -19,11 +19,13 @@ from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
+from balance_hil.training.curriculum import Curriculum, OptionsSchedule
 from balance_hil.training.evaluation import Evaluator, StopRequestedError, rank
 from balance_hil.training.interrupt import StopSignal
 from balance_hil.training.replay import restore_replay
 from balance_hil.training.trainer import Plan, TrainingProgress, TrainingResult
 from balance_hil.training.vec_env import BatchVecEnv
+from balance_hil.training.warm_start import apply_return_statistics, apply_warm_start
 
 _PROGRESS_PERIOD_S = 0.1
 
@@ -39,6 +41,7 @@ class TrainingSession:
         self._checkpoint_folder = folder / "checkpoint"
         self._tensorboard = folder / "tensorboard"
         self._on_progress = on_progress
+        self._curriculum = Curriculum.from_dict(plan.config.curriculum) if plan.config.curriculum else None
         self._stop = StopSignal()
         self._evaluator = Evaluator(
             plan.request.environment,
@@ -46,6 +49,7 @@ class TrainingSession:
             lambda: self._stop.requested,
             self._evaluation_step,
             plan.request.threads,
+            self._curriculum.end if self._curriculum else None,
         )
         self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
         self._progress_s = 0.0
@@ -91,12 +95,18 @@ class TrainingSession:
             entropy=(record.seed, record.steps),
             n_threads=self._request.threads,
             end_out_of_range=config.end_out_of_range,
+            options=self._curriculum.end if self._curriculum else None,
         )
+        if self._curriculum:
+            self._schedule = OptionsSchedule(self._curriculum, config.steps, self._env.change_options)
+            self._schedule.update(record.steps)
         self._normaliser = VecNormalize(self._env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
         self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
+        elif self._plan.warm_start is not None:
+            apply_warm_start(self._plan.warm_start, self._model, self._normaliser)
 
     def _restore(self, parameters: dict[str, object]) -> None:
         try:
@@ -106,12 +116,7 @@ class TrainingSession:
             raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
         self._model.num_timesteps = self._plan.record.steps
         self._restore_off_policy()
-        statistics = self._plan.record.return_statistics
-        if statistics:
-            returns = self._normaliser.ret_rms
-            returns.mean = np.float64(statistics["mean"])
-            returns.var = np.float64(statistics["variance"])
-            returns.count = statistics["count"]
+        apply_return_statistics(self._plan.record.return_statistics, self._normaliser)
 
     def _restore_off_policy(self) -> None:
         checkpoint = self._plan.checkpoint
@@ -228,6 +233,8 @@ class TrainingSession:
         )
 
     def _training_progress(self, steps: int, episode_return: float | None) -> None:
+        if self._curriculum:
+            self._model.logger.record("curriculum/growth", self._schedule.update(steps))
         self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
         self._on_progress(self._progress)
 

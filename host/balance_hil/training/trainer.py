@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,9 +14,10 @@ from typing import Any, Literal
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs import spec_for
 from balance_hil.errors import UsageError, require
-from balance_hil.training.algorithms import Algorithm, algorithm_for
+from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config
+from balance_hil.training.warm_start import load_warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class TrainingRequest:
     steps: int | None = None  # None: the configuration's
     config: Path | None = None  # YAML with what differs from the shipped hyper-parameters
     resume: Path | None = None
+    init_from: Path | None = None  # checkpoint whose weights are the first ones of this training
     device: str = "cpu"  # or "auto": a GPU where torch finds one; "cuda", "cuda:1"
     threads: int = 0  # of the physics; 0 takes every core, the result does not depend on it
     runs: Path = Path("runs")  # TensorBoard and checkpoints
@@ -54,7 +57,7 @@ class TrainingResult:
     interrupted: bool  # by Ctrl-C: nothing was written to the output folder
     output: Path
     checkpoint: Path  # folder of the latest checkpoint
-    tensorboard: Path
+    tensorboard: Path | None  # None: nothing was learned
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Plan:
     record: TrainingRecord  # of the state before the first step
     parameters: dict[str, Any] | None  # weights and optimiser state to continue from
     checkpoint: Checkpoint | None = None  # that they are from
+    warm_start: Checkpoint | None = None  # whose weights to begin with
 
 
 def plan(request: TrainingRequest) -> Plan:
@@ -81,7 +85,12 @@ def plan(request: TrainingRequest) -> Plan:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
         )
-    _require_writable(request.output)
+    if request.resume is not None and request.init_from is not None:
+        raise UsageError("--init-from and --resume do not go together", "a checkpoint that is resumed brings its own weights")
+    warm_start = None
+    if request.init_from is not None:
+        warm_start = load_warm_start(request.init_from, algorithm.name, request.environment)
+    require_writable(request.output)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
     checkpoint = None
@@ -98,8 +107,8 @@ def plan(request: TrainingRequest) -> Plan:
     request = replace(request, device=_usable_device(request.device))
     if checkpoint is None:
         record = _new_record(algorithm, request, config, spec)
-        return Plan(request, algorithm, config, record, None)
-    record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=_versions())
+        return Plan(request, algorithm, config, record, None, warm_start=warm_start)
+    record = replace(checkpoint.record, hyper_parameters=config.to_dict(), versions=package_versions())
     if request.seed is not None:
         record = replace(record, seed=request.seed)
     if record.steps >= config.steps:
@@ -119,8 +128,12 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
         TrainingError: an observation or a weight is no longer finite; the latest checkpoint is from before that.
         And everything that ``plan`` raises.
     """
-    checked = plan(request)
     report = on_progress or (lambda progress: None)
+    if request.algorithm == LQR:  # computed, not learned
+        from balance_hil.training.lqr import design
+
+        return design(request, report)
+    checked = plan(request)
     report(TrainingProgress(phase="starting", steps=checked.record.steps, total_steps=checked.config.steps))
     keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
@@ -139,12 +152,24 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         survival=None,
         evaluation={},
         hyper_parameters=config.to_dict(),
-        versions=_versions(),
+        versions=package_versions(),
         spec=spec,
+        rebuild=rebuild_command(request),
     )
 
 
-def _require_writable(folder: Path) -> None:
+def rebuild_command(request: TrainingRequest) -> str:
+    """The command line that repeats a training from nothing, but for its output folder."""
+    words = ["hil", "train", request.algorithm, "-e", request.environment]
+    if request.algorithm != LQR:
+        words += ["--seed", str(request.seed or 0)]
+    for option in ("init_from", "config", "steps"):
+        if getattr(request, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(request, option))]
+    return shlex.join(words)
+
+
+def require_writable(folder: Path) -> None:
     """Finds out before the training, not after it, that its result has no place."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -168,7 +193,8 @@ def _usable_device(device: str) -> str:
     return device
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of Python and of everything that a training's result depends on."""
     packages = ("balance-hil", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 

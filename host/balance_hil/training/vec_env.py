@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from balance_hil.envs import spec_for
 from balance_hil.envs.balance import spaces
 from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.options import RobotOptions
 from balance_hil.errors import NonFiniteInputError
 
 
@@ -27,6 +28,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
             are single numbers.
         n_threads: of the physics; 0 takes every core.
         end_out_of_range: also ends an episode, as a fall does, when the speed or the yaw error is beyond what is observed.
+        options: how the robot differs from the ideal one; None: the environment's own.
     """
 
     render_mode = None  # Stable-Baselines3 asks for it
@@ -39,9 +41,10 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         entropy: Sequence[int],
         n_threads: int = 0,
         end_out_of_range: bool = False,
+        options: RobotOptions | None = None,
     ) -> None:
         super().__init__(n, *spaces())
-        self._batch = BalanceBatch(environment, n, n_threads)
+        self._batch = BalanceBatch(environment, n, n_threads, options)
         self._state_before = self._batch.state()
         self._observations = np.zeros((n, self.observation_space.shape[0]), np.float32)
         self._episode_steps = episode_steps
@@ -95,6 +98,10 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 "an observation or a reward is NaN or infinite", "check the environment's physics and noise"
             )
         return stacked, reward_array, dones, infos
+
+    def change_options(self, options: RobotOptions) -> None:
+        """Gives every episode other options from its next start on; see ``BalanceBatch.change_options``."""
+        self._batch.change_options(options)
 
     def latest_step(self) -> dict[str, NDArray[Any]]:
         """What the latest step began with and what was seen last, to look into a step that went wrong.
