@@ -86,7 +86,9 @@ class Session:
         self._one_by_one = self._one_by_one or bool(self._refusal(batch)) or not self._batched(rows)
         refusal = self._refusal(self._shape) if self._one_by_one else ""
         if refusal:
-            raise UnsupportedOperatorError(f"TensorFlow Lite cannot run this model: {refusal}", "export it again: hil export models/ppo")
+            raise UnsupportedOperatorError(
+                f"TensorFlow Lite cannot run this model: {refusal}", "export it again: hil export models/ppo"
+            )
         self._rows = rows
 
     def _refusal(self, shape: tuple[int, ...]) -> str:
