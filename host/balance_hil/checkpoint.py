@@ -247,14 +247,19 @@ def _known_activation(file: Path, name: str) -> str:
     return ACTIVATIONS[name]
 
 
-def import_sb3() -> Any:
-    """Stable-Baselines3, imported without TensorFlow. Raises MissingExtraError.
+def keep_tensorflow_out() -> None:
+    """To be called before Stable-Baselines3 is imported.
 
     It imports tensorboard, which by default imports TensorFlow where that is installed: seconds, and a screen of log lines. This
     module's presence tells tensorboard to do without.
     """
-    require("stable_baselines3", "train")
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
+
+
+def import_sb3() -> Any:
+    """Stable-Baselines3, imported without TensorFlow. Raises MissingExtraError."""
+    require("stable_baselines3", "train")
+    keep_tensorflow_out()
     import stable_baselines3
 
     return stable_baselines3

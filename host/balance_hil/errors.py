@@ -6,6 +6,8 @@ Every error states a fact and carries a ``hint``: what the user can type or do n
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HarnessError(Exception):
     """Root of every error that balance_hil raises on purpose.
@@ -22,6 +24,17 @@ class HarnessError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process boundaries whole: the default would call the class with the message alone."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[HarnessError], args: tuple[Any, ...], state: dict[str, Any]) -> HarnessError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 # --- finding and opening the port -------------------------------------------------------------------------------------

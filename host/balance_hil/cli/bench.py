@@ -21,6 +21,7 @@ BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
+    "train": "environment steps per second and seconds to a surviving PPO, beside the reference project's 20 us physics",
     "emulators": "the exact emulators in a batch, and the runtimes that they emulate called row by row",
 }
 

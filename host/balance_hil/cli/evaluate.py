@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,22 @@ from rich.table import Table
 
 from balance_hil import envs, evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.evaluate_stress import stress as print_stress
 from balance_hil.envs.options import load_options
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
+from balance_hil.evaluating.stress import load_stresses
+from balance_hil.evaluating.stress_run import StressConfig
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 from balance_hil.spec import PolicySpec
 
+STRESS_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("policy", type=click.Path(path_type=Path))
+@click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
 @click.option(
@@ -41,10 +45,17 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--show-io", is_flag=True, help="Print every observation and action.")
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer, at real speed.")
 @click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
+@click.option("--stress", is_flag=True, help="A table instead: every POLICY under every stress, on all cores; 50 episodes each.")
+@click.option(
+    "--stresses", type=_PATH, metavar="FILE.yaml", help="With --stress: a YAML file of your own instead of the shipped one."
+)
+@click.option("-o", "--output", type=_PATH, help="With --stress: also write it as Markdown.")
+@click.option("--picture", type=_PATH, help="With --stress: also draw it, .svg, .png or .pdf.")
+@click.option("--jobs", type=click.IntRange(min=1), help="With --stress: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    policy: Path,
+    policies: tuple[Path, ...],
     runtime: str,
     environment: str | None,
     options: Path | None,
@@ -56,19 +67,40 @@ def command(
     show_io: bool,
     view: bool,
     video: Path | None,
+    stress: bool,
+    stresses: Path | None,
+    output: Path | None,
+    picture: Path | None,
+    jobs: int | None,
     trust: bool,
     as_json: bool,
 ) -> None:
     """Run episodes of POLICY (a bundle, or for the runtime torch a checkpoint) and say how it did.
 
-    Exit status 0 when every episode was survived.
+    Exit status 0 when every episode was survived; with --stress when every policy survives at least 95 % under every stress.
     """
+    if stress:
+        _refuse({"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port}, "--stress")
+        config = StressConfig(
+            policies=policies,
+            stresses=load_stresses(stresses),
+            runtime=runtime,
+            environment=environment or evaluating.DEFAULT_ENVIRONMENT,
+            seeds=_seeds(seed, episodes or STRESS_EPISODES),
+            max_steps=steps or envs.EPISODE_STEPS,
+            jobs=jobs,
+            trust=trust,
+        )
+        print_stress(config, output, picture, as_json=as_json)
+    _refuse({"--stresses": stresses, "-o": output, "--picture": picture, "--jobs": jobs}, "an evaluation without --stress")
+    if len(policies) > 1:
+        raise UsageError("several policies are compared under stress only", "add --stress, or evaluate one after the other")
+    policy = policies[0]
     if view and video:
         raise UsageError("--view and --video exclude each other", "record first, then watch the film")
     if show_io and as_json:
         raise UsageError("--show-io and --json both write to stdout", "leave one of them out")
     count = episodes or (1 if view or video else 10)
-    first = EVALUATION_SEED_BASE + seed
     with evaluating.open_policy(policy, runtime, environment=environment, board=board, port=port, trust=trust) as opened:
         if options is not None:
             opened = replace(opened, options=load_options(options, envs.config_for(opened.environment).options))
@@ -77,7 +109,7 @@ def command(
             run = evaluating.watch
         elif video:
             run = partial(evaluating.film, path=video)
-        results = _with_progress(run, opened, range(first, first + count), steps, one_by_one=bool(view or video), show_io=show_io)
+        results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
     summary = summarise(results)
     if as_json:
         print_json(_document(policy, opened, runtime, summary, results))
@@ -86,6 +118,16 @@ def command(
     if video:
         stderr.print(f"film: {video}", soft_wrap=True)
     sys.exit(0 if summary.survived == summary.episodes else 1)
+
+
+def _refuse(given: Mapping[str, object], beside: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} and {beside} exclude each other", f"leave {name} out")
+
+
+def _seeds(first: int, count: int) -> range:
+    return range(EVALUATION_SEED_BASE + first, EVALUATION_SEED_BASE + first + count)
 
 
 def _with_progress(

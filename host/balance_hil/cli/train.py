@@ -1,60 +1,92 @@
-"""``hil train``: a policy from nothing, or from a checkpoint on."""
+"""``hil train``: a policy from nothing, or from a checkpoint on; or several, with ``--all`` and ``--seeds``."""
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from balance_hil.cli.console import print_json, stderr
+from balance_hil.errors import UsageError
+from balance_hil.training.algorithms import ALGORITHMS
 from balance_hil.training.trainer import TrainingProgress, TrainingRequest, TrainingResult, train
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command(name="train")
-@click.argument("algorithm", metavar="ALGORITHM")
+@click.argument("algorithm", metavar="[ALGORITHM]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every algorithm, in parallel processes.")
 @click.option("-e", "--environment", default="Env01-v1", show_default=True, metavar="ID", help="Gymnasium id.")
 @click.option("--seed", type=int, help="Of weights and episodes.  [default: 0, or the checkpoint's]")
+@click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
 @click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
-@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM]")
-@click.option("--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones.")
+@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM, of several: runs/matrix]")
+@click.option(
+    "--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones; or ppo-robust."
+)
 @click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
-@click.option("--device", default="cpu", show_default=True, help="Torch device of the networks.")
+@click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Of the networks: cpu, cuda, or auto (a GPU where torch finds one)."
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the physics.  [default: every core]")
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Of several trainings, how many at a time.  [default: one per core]"
+)
+@click.option(
+    "--export/--no-export", default=True, help="Of several trainings: also export those that survive.", show_default=True
+)
 @click.option("--runs", type=_PATH, default=Path("runs"), show_default=True, help="Folder of TensorBoard logs and checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(
-    algorithm: str,
+    algorithm: str | None,
+    every: bool,
     environment: str,
     seed: int | None,
+    seeds: str | None,
     steps: int | None,
     output: Path | None,
     config: Path | None,
     resume: Path | None,
+    init_from: Path | None,
     device: str,
+    threads: int,
+    processes: int | None,
+    export: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Train a policy with ALGORITHM (ppo) and write policy.zip and training.json to the output folder.
+    """Train a policy with ALGORITHM (ppo, a2c, sac, td3, ddpg; lqr computes the classical baseline) and write it to a folder.
 
     Every so often the policy is judged on full-length episodes that training never sees. Training ends when it survives all
-    of them, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
+    of them, steadily and on target, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
+
+    With --all or --seeds several trainings run side by side; results.md and results.json compare them.
 
     Exit status: 0 when the policy survives every episode, 1 when it does not, 130 after Ctrl-C.
     """
+    names = _algorithms(algorithm, every)
     request = TrainingRequest(
-        algorithm=algorithm,
+        algorithm=names[0],
         environment=environment,
-        output=output or Path("models") / algorithm,
+        output=output or Path("models") / names[0],
         seed=seed,
         steps=steps,
         config=config,
         resume=resume,
+        init_from=init_from,
         device=device,
+        threads=threads,
         runs=runs,
     )
+    if every or seeds is not None:
+        _train_several(request, names, seeds or "0", output or runs / "matrix", processes, export, as_json)
     with _Display() as display:
         result = train(request, display.show)
     if result.interrupted:
@@ -65,6 +97,33 @@ def command(
         print_json(_document(result))
     if result.record.survival != 1.0:
         sys.exit(1)
+
+
+def _algorithms(algorithm: str | None, every: bool) -> list[str]:
+    if every and algorithm is not None:
+        raise UsageError("--all and an algorithm exclude each other", "leave one of them out")
+    if every:
+        return list(ALGORITHMS)
+    if algorithm is None:
+        raise UsageError("which algorithm?", f"name one of {', '.join(ALGORITHMS)}, or give --all")
+    return [algorithm]
+
+
+def _train_several(
+    request: TrainingRequest, names: list[str], seeds: str, folder: Path, processes: int | None, export: bool, as_json: bool
+) -> NoReturn:
+    from balance_hil.cli.train_matrix import parse_seeds, train_matrix
+
+    if request.seed is not None or request.resume is not None:
+        raise UsageError("--seed and --resume are for one training", "give --seeds, and no --resume")
+    if request.config is not None and len(names) > 1:
+        raise UsageError("--config is for one algorithm", "name the algorithm instead of --all")
+    requests = [
+        replace(request, algorithm=name, seed=seed, output=folder / f"{name}-{seed}", runs=folder / "runs")
+        for name in names
+        for seed in parse_seeds(seeds)
+    ]
+    train_matrix(requests, folder, processes=processes or os.cpu_count() or 1, export=export, as_json=as_json)
 
 
 class _Display:
@@ -114,7 +173,7 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "speed_error_rms": record.evaluation["speed_error_rms"],
         "yaw_error_rms": record.evaluation["yaw_error_rms"],
         "bundle": str(result.output),
-        "tensorboard": str(result.tensorboard),
+        "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }
 
 
@@ -125,8 +184,10 @@ def _say_result(result: TrainingResult) -> None:
         f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}",
         soft_wrap=True,
     )
-    stderr.print(f"{record.steps} steps, {record.wall_s:.1f} s of training and {record.evaluation_wall_s:.1f} s of evaluation")
-    stderr.print(f"wrote {result.output}; curves: tensorboard --logdir {result.tensorboard}", soft_wrap=True)
+    made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"
+    stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
+    curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
+    stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
     if record.survival == 1.0:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from balance_hil.envs import config_for
 from balance_hil.envs.balance import load_model, with_options
 from balance_hil.envs.options import RobotOptions
-from balance_hil.envs.plant import MODEL_FIELDS, Plant, needs_own_model
+from balance_hil.envs.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
 from balance_hil.envs.robot import Robot
 from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
+from balance_hil.errors import UsageError
 
 _NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
 
@@ -69,6 +70,23 @@ class BalanceBatch:
             self._robots[index].place(self._plants[index])
         observation, _ = self._tasks[index].observe(self._qpos[index].tolist(), self._qvel[index].tolist())
         return observation
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """Copies of MuJoCo's ``qpos``, ``qvel`` and ``ctrl``, row i of episode i."""
+        return {"qpos": self._qpos.copy(), "qvel": self._qvel.copy(), "ctrl": self._ctrl.copy()}
+
+    def change_options(self, options: RobotOptions) -> None:
+        """Gives every episode other options from its next reset on.
+
+        Raises:
+            UsageError: they need another model (lag, slope, larger blocks) than the options that the batch was made with.
+        """
+        made_for, wanted = ModelVariant.of(self.config.options), ModelVariant.of(options)
+        missing = (wanted.lag and not made_for.lag) or (wanted.slope and not made_for.slope)
+        if not self._robots or missing or wanted.block_size_m > made_for.block_size_m:
+            raise UsageError("these options need another model than the batch has", "make the batch with the largest options")
+        for robot in self._robots:
+            robot.change(options)
 
     def step(self, actions: NDArray[np.float32], indices: Sequence[int] | None = None) -> list[Step]:
         """One control step of the episodes ``indices`` (default: all), each as ``BalanceEnv.step`` returns it.

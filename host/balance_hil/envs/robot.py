@@ -21,18 +21,30 @@ class Robot:
 
     def __init__(self, options: RobotOptions, config: BalanceConfig, nominal: mujoco.MjModel) -> None:
         self.options = options
+        self._next = options  # what the next reset draws from
         self.drawn = options  # of the present episode: without ranges, but for those of pushes and blocks
         self.sensors = Sensors(config.noise, config.control_period_s)
         self._nominal = nominal
         self._nominal_limit = float(nominal.actuator_forcerange[0, 1])
         self._own_model = needs_own_model(options)
-        self._pushes = Pushes(options.pushes, config.control_period_s) if options.pushes.impulse_n_s != 0.0 else None
-        self._blocks = Blocks(options.blocks, config.control_period_s) if options.blocks.sides else None
+        self._period_s = config.control_period_s
         self._dead_band = 0.0
         self._first = True
+        self._adopt(options)
+
+    def change(self, options: RobotOptions) -> None:
+        """Draws from other options from the next reset on. They must need no more of the model than those given at first."""
+        self._next = options
+
+    def _adopt(self, options: RobotOptions) -> None:
+        self.options = options
+        self._pushes = Pushes(options.pushes, self._period_s) if options.pushes.impulse_n_s != 0.0 else None
+        self._blocks = Blocks(options.blocks, self._period_s) if options.blocks.sides else None
 
     def draw(self, rng: np.random.Generator, plant: Plant | None) -> None:
         """First half of a reset: draws the robot and writes its model. The simulation's state is lost."""
+        if self._next is not self.options:
+            self._adopt(self._next)
         quantities, sensors, pushes, blocks = rng.spawn(4)
         self._streams = (pushes, blocks)
         self.drawn = drawn = self.options.drawn(quantities.random(N_DRAWN).tolist())

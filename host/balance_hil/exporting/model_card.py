@@ -139,7 +139,9 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
     folder = f"models/{bundle.path.name}"
     lines = []
     training = bundle.training
-    if training.get("algorithm") and "seed" in training:
+    if training.get("rebuild"):
+        lines.append(f"{training['rebuild']} --output {folder}")
+    elif training.get("algorithm") and "seed" in training:
         lines.append(
             f"hil train {training['algorithm']} -e {bundle.spec.environment} --seed {training['seed']} --output {folder}"
         )

@@ -70,6 +70,7 @@ class TrainingCallback(BaseCallback):  # type: ignore[misc]
     def _on_rollout_end(self) -> None:
         if self._count:
             for term, total in zip(REWARD_TERMS, self._sums, strict=True):
-                self.logger.record(f"reward/{term}", total / self._count)
+                # Off-policy algorithms log after several rollouts of a few steps each.
+                self.logger.record_mean(f"reward/{term}", total / self._count)
         self._sums[:] = 0.0
         self._count = 0

@@ -1,4 +1,5 @@
-"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it came about).
+"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it came about), and for an algorithm
+with a replay buffer ``replay.npz``. The result of a training is a checkpoint without the buffer.
 
 A checkpoint is read without running code: the settings come from the JSON file, the tensors are loaded with torch's
 ``weights_only``, and the Python objects pickled in ``policy.zip`` are never touched.
@@ -13,7 +14,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from typing import Any
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError
 from balance_hil.spec import PolicySpec
+from balance_hil.training.replay import replay_bytes
 
 _FORMAT = 1
+_REPLAY = "replay.npz"
+_VARIABLES = "pytorch_variables.pth"
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same weights give the same bytes
 _LEFT_OUT = ("system_info.txt",)  # says which machine it was
 # Left out of policy.zip: of no use in another process, and start_time would make equal weights unequal files.
@@ -35,7 +39,7 @@ _OF_THIS_PROCESS = (
     "_last_episode_starts",
 )
 _ADDRESS = re.compile(rb" at 0x[0-9a-f]+")  # in the readable text beside each pickle, another one in every process
-_HINT = "start anew: hil train ppo"
+_HINT = "start anew, without --resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,9 @@ class TrainingRecord:
     versions: Mapping[str, str]
     spec: PolicySpec
     return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalisation
+    rebuild: str = ""  # the command that made it, but for --output
     policy_sha256: str = ""
+    replay_sha256: str = ""  # of the replay buffer; empty without one
 
     def to_json(self) -> str:
         """The file's text."""
@@ -63,29 +69,36 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint in memory: the bytes of ``policy.zip`` and its record."""
+    """One checkpoint in memory: the bytes of ``policy.zip`` and of ``replay.npz`` (empty without one), and their record."""
 
     policy: bytes
     record: TrainingRecord
+    replay: bytes = b""
 
     def parameters(self) -> dict[str, Any]:
         """What ``BaseAlgorithm.set_parameters`` takes. Raises CheckpointError."""
+        return self._tensors(lambda name: name.endswith(".pth") and name != _VARIABLES)
+
+    def variables(self) -> dict[str, Any]:
+        """Trained tensors outside the policy by name: SAC's entropy coefficient. Raises CheckpointError."""
+        return self._tensors(lambda name: name == _VARIABLES).get(_VARIABLES.removesuffix(".pth")) or {}
+
+    def _tensors(self, wanted: Callable[[str], bool]) -> dict[str, Any]:
         import torch
 
         loaded = {}
         try:
             with zipfile.ZipFile(io.BytesIO(self.policy)) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pth") and name != "pytorch_variables.pth":
-                        tensors = io.BytesIO(archive.read(name))
-                        loaded[name.removesuffix(".pth")] = torch.load(tensors, map_location="cpu", weights_only=True)
+                for name in filter(wanted, archive.namelist()):
+                    tensors = io.BytesIO(archive.read(name))
+                    loaded[name.removesuffix(".pth")] = torch.load(tensors, map_location="cpu", weights_only=True)
         except Exception as exc:  # torch and zipfile raise what they like on a damaged file
             raise CheckpointError(f"the weights in {POLICY} cannot be read: {exc}", _HINT) from exc
         return loaded
 
 
-def pack(model: Any, record: TrainingRecord) -> Checkpoint:
-    """The present state of a Stable-Baselines3 model as a checkpoint that ``PPO.load`` reads as well."""
+def pack(model: Any, record: TrainingRecord, *, with_replay: bool = False) -> Checkpoint:
+    """The present state of a Stable-Baselines3 model as a checkpoint that ``PPO.load`` (``SAC.load``, ...) reads as well."""
     raw, packed = io.BytesIO(), io.BytesIO()
     model.save(raw, exclude=_OF_THIS_PROCESS)
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
@@ -95,7 +108,9 @@ def pack(model: Any, record: TrainingRecord) -> Checkpoint:
                 info.compress_type = zipfile.ZIP_DEFLATED
                 target.writestr(info, _ADDRESS.sub(b"", source.read(name)) if name == "data" else source.read(name))
     policy = packed.getvalue()
-    return Checkpoint(policy, replace(record, policy_sha256=hashlib.sha256(policy).hexdigest()))
+    replay = replay_bytes(model) if with_replay else b""
+    record = replace(record, policy_sha256=_sha256(policy), replay_sha256=_sha256(replay) if replay else "")
+    return Checkpoint(policy, record, replay)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -118,6 +133,9 @@ def _save(checkpoint: Checkpoint, folder: Path) -> None:
     try:
         (staging / POLICY).write_bytes(checkpoint.policy)
         (staging / TRAINING).write_text(checkpoint.record.to_json())
+        if checkpoint.replay:
+            (staging / _REPLAY).write_bytes(checkpoint.replay)
+            (staging / _REPLAY).replace(folder / _REPLAY)
         for name in (POLICY, TRAINING):
             (staging / name).replace(folder / name)
     finally:
@@ -147,9 +165,23 @@ def load(path: Path) -> Checkpoint:
         record = TrainingRecord(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{folder / TRAINING} lacks or garbles {exc}", _HINT) from exc
-    if hashlib.sha256(policy).hexdigest() != record.policy_sha256:
+    if _sha256(policy) != record.policy_sha256:
         raise CheckpointError(f"{folder / POLICY} is not the policy that {TRAINING} was written for", _HINT)
-    return Checkpoint(policy, record)
+    replay = _read_replay(folder) if record.replay_sha256 else b""
+    if replay and _sha256(replay) != record.replay_sha256:
+        raise CheckpointError(f"{folder / _REPLAY} is not the replay buffer that {TRAINING} was written for", _HINT)
+    return Checkpoint(policy, record, replay)
+
+
+def _read_replay(folder: Path) -> bytes:
+    try:
+        return (folder / _REPLAY).read_bytes()
+    except OSError as exc:
+        raise CheckpointError(f"the replay buffer {folder / _REPLAY} cannot be read: {exc.strerror}", _HINT) from exc
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def require_same_task(record: TrainingRecord, algorithm: str, environment: str, spec: PolicySpec) -> None:

@@ -12,13 +12,15 @@ import types
 import typing
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from balance_hil.errors import ConfigError, require
+from balance_hil.training.curriculum import Curriculum
 
 ACTIVATIONS = ("relu", "tanh")
-Config = TypeVar("Config", bound="CommonConfig")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +31,15 @@ class EvaluationConfig:
     from_steps: int  # no check before this many training steps
     check_episodes: int  # full-length episodes of a check, on seeds of their own
     episodes: int  # full-length episodes that confirm a check that survived, and that the result is reported on
-    stop_when_survival_full: bool
+    stop_when_survival_full: bool  # and chatter and tracking are within these limits:
+    max_chatter: float = 0.05  # mean change of an action per step
+    max_speed_error_rms_rad_s: float = 10.0
+    max_yaw_error_rms_rad_s: float = 5.0
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "every_steps", "check_episodes", "episodes")
-        _at_least(0, self, "from_steps")
+        at_least(1, self, "every_steps", "check_episodes", "episodes")
+        at_least(0, self, "from_steps")
+        at_least(0.0, self, "max_chatter", "max_speed_error_rms_rad_s", "max_yaw_error_rms_rad_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +58,16 @@ class CommonConfig:
     normalise_reward: bool  # divide by the running deviation of the return
     checkpoint_every_steps: int
     evaluation: EvaluationConfig
+    # Ends a training episode, as a fall does, when the speed or the yaw error leaves the range of its observation: out there the
+    # policy sees and the reward says nothing, and a policy that spins stays there.
+    end_out_of_range: bool = False
+    curriculum: dict[str, Any] | None = None  # see training.curriculum; None: the environment as it is
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "steps", "n_envs", "episode_steps", "checkpoint_every_steps")
-        _within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma")
+        if self.curriculum is not None:
+            Curriculum.from_dict(self.curriculum)
+        at_least(1, self, "steps", "n_envs", "episode_steps", "checkpoint_every_steps")
+        within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma")
         for name in ("policy_layers", "value_layers"):
             if any(size < 1 for size in getattr(self, name)):
                 raise _out_of_range(name, getattr(self, name), "layer sizes of 1 or more")
@@ -68,7 +80,8 @@ class CommonConfig:
 
 
 def load_config(config_type: type[Config], algorithm: str, override: Path | None = None) -> Config:
-    """The shipped hyper-parameters of an algorithm, with those of the YAML file ``override`` on top.
+    """The shipped hyper-parameters of an algorithm, with those of the YAML file ``override`` on top, which may be
+    named ``ppo-robust`` for a shipped one.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
@@ -78,11 +91,19 @@ def load_config(config_type: type[Config], algorithm: str, override: Path | None
     values = _read_yaml(shipped.read_text(), f"{algorithm}.yaml")
     if override is not None:
         try:
-            text = override.read_text()
+            text = _shipped_or_own(override).read_text()
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"cannot read the configuration {override}: {exc}", "check the path given to --config") from exc
         values = _merge(values, _read_yaml(text, str(override)))
     return config_from_dict(config_type, values)
+
+
+def _shipped_or_own(override: Path) -> Path | Traversable:
+    """A file, or by its bare name one of those in ``configs/``, such as ppo-robust."""
+    shipped = resources.files("balance_hil.training") / "configs" / f"{override}.yaml"
+    return (
+        shipped if len(override.parts) == 1 and not override.suffix and not override.exists() and shipped.is_file() else override
+    )
 
 
 def config_from_dict(config_type: type[Config], values: dict[str, Any]) -> Config:
@@ -124,10 +145,10 @@ def _build(config_type: type[Any], values: dict[str, Any], prefix: str) -> Any:
                 f"unknown hyper-parameter {prefix + str(key)!r}" + (f", did you mean {prefix + near[0]!r}?" if near else ""),
                 f"known are: {', '.join(prefix + name for name in names)}",
             )
-    for name in names:
-        if name not in values:
-            raise ConfigError(f"hyper-parameter {prefix + name!r} is missing", "compare with training/configs/ppo.yaml")
-    return config_type(**{name: _convert(hints[name], values[name], prefix + name) for name in names})
+    for field in dataclasses.fields(config_type):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"hyper-parameter {prefix + field.name!r} is missing", "compare with training/configs/ppo.yaml")
+    return config_type(**{name: _convert(hints[name], values[name], prefix + name) for name in names if name in values})
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:
@@ -135,10 +156,14 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, dict):
             raise _out_of_range(key, value, "a table of keys and values")
         return _build(typing.cast(type[Any], kind), value, f"{key}.")
-    if isinstance(kind, types.GenericAlias):  # tuple[int, ...]
+    if isinstance(kind, types.UnionType):  # dict[str, Any] | None
+        if value is not None and not isinstance(value, dict):
+            raise _out_of_range(key, value, "a table of keys and values")
+        return value
+    if isinstance(kind, types.GenericAlias):  # tuple[int, ...] or tuple[float, ...]
         if not isinstance(value, list | tuple):
-            raise _out_of_range(key, value, "a list of whole numbers")
-        return tuple(_convert(int, item, key) for item in value)
+            raise _out_of_range(key, value, "a list of numbers")
+        return tuple(_convert(typing.get_args(kind)[0], item, key) for item in value)
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3, without a point, as text
@@ -149,13 +174,22 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     return value
 
 
-def _at_least(minimum: float, config: Any, *names: str) -> None:
+def activation_function(name: str) -> Any:
+    """The torch module class of an activation."""
+    import torch
+
+    return {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[name]
+
+
+def at_least(minimum: float, config: Any, *names: str) -> None:
+    """Raises ConfigError when one of the named values is below ``minimum``, or NaN."""
     for name in names:
         if not getattr(config, name) >= minimum:
             raise _out_of_range(name, getattr(config, name), f"{minimum} or more")
 
 
-def _within(low: float, high: float, config: Any, *names: str) -> None:
+def within(low: float, high: float, config: Any, *names: str) -> None:
+    """Raises ConfigError when one of the named values is outside ``low``..``high``, or NaN."""
     for name in names:
         if not low <= getattr(config, name) <= high:
             raise _out_of_range(name, getattr(config, name), f"within {low}..{high}")

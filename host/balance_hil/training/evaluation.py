@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.envs.options import RobotOptions
 from balance_hil.metrics import EvaluationSummary, summarise
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig
@@ -30,6 +31,8 @@ class Evaluator:
         config: how many episodes.
         stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
         on_step: told the control step for a progress display.
+        n_threads: of the physics; 0 takes every core.
+        options: how the robot differs from the ideal one; None: the environment's own.
     """
 
     def __init__(
@@ -38,12 +41,16 @@ class Evaluator:
         config: EvaluationConfig,
         stop_requested: Callable[[], bool],
         on_step: Callable[[int], None],
+        n_threads: int = 0,
+        options: RobotOptions | None = None,
     ) -> None:
         self.wall_s = 0.0
         self._environment = environment
         self._config = config
         self._stop_requested = stop_requested
         self._on_step = on_step
+        self._n_threads = n_threads
+        self._options = options
 
     def check(self, model: Any) -> EvaluationSummary:
         """A few episodes on the check seeds."""
@@ -52,6 +59,16 @@ class Evaluator:
     def confirm(self, model: Any) -> EvaluationSummary:
         """The episodes that the result is reported on."""
         return self._run(model, evaluation_seeds(self._config.episodes))
+
+    def is_good(self, summary: EvaluationSummary) -> bool:
+        """Whether every episode was survived, with chatter and tracking errors within the limits."""
+        limits = self._config
+        return (
+            summary.survival == 1.0
+            and summary.chatter <= limits.max_chatter
+            and summary.speed_error_rms <= limits.max_speed_error_rms_rad_s
+            and summary.yaw_error_rms <= limits.max_yaw_error_rms_rad_s
+        )
 
     def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
         def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,15 +82,17 @@ class Evaluator:
 
         start_s = time.perf_counter()
         try:
-            return summarise(rollout(act, self._environment, seeds, on_step=on_step))
+            return summarise(
+                rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads, options=self._options)
+            )
         finally:
             self.wall_s += time.perf_counter() - start_s
 
 
-def rank(check: EvaluationSummary, confirmed_survival: float | None) -> tuple[float, ...]:
-    """Larger is better: survival of the check, then of the confirmation, then steps before the falls, then tracking.
+def rank(check: EvaluationSummary, confirmed_survival: float | None, good: bool) -> tuple[float, ...]:
+    """Larger is better: survival of the check, of the confirmation, ``good``, steps before the falls, tracking; in this order.
 
     So of two policies that survive every episode the one with the smaller RMS of speed and yaw error together is better.
     """
     tracking_error = math.hypot(check.speed_error_rms, check.yaw_error_rms)
-    return check.survival, confirmed_survival or 0.0, check.steps, -tracking_error
+    return check.survival, confirmed_survival or 0.0, good, check.steps, -tracking_error

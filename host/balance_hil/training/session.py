@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
+from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
+from balance_hil.training.curriculum import Curriculum, OptionsSchedule
 from balance_hil.training.evaluation import Evaluator, StopRequestedError, rank
 from balance_hil.training.interrupt import StopSignal
+from balance_hil.training.replay import restore_replay
 from balance_hil.training.trainer import Plan, TrainingProgress, TrainingResult
 from balance_hil.training.vec_env import BatchVecEnv
+from balance_hil.training.warm_start import apply_return_statistics, apply_warm_start
 
 _PROGRESS_PERIOD_S = 0.1
 
@@ -32,12 +37,19 @@ class TrainingSession:
         self._plan = plan
         self._config = plan.config
         self._request = plan.request
+        self._folder = folder
         self._checkpoint_folder = folder / "checkpoint"
         self._tensorboard = folder / "tensorboard"
         self._on_progress = on_progress
+        self._curriculum = Curriculum.from_dict(plan.config.curriculum) if plan.config.curriculum else None
         self._stop = StopSignal()
         self._evaluator = Evaluator(
-            plan.request.environment, plan.config.evaluation, lambda: self._stop.requested, self._evaluation_step
+            plan.request.environment,
+            plan.config.evaluation,
+            lambda: self._stop.requested,
+            self._evaluation_step,
+            plan.request.threads,
+            self._curriculum.end if self._curriculum else None,
         )
         self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
         self._progress_s = 0.0
@@ -45,7 +57,7 @@ class TrainingSession:
         self._best: Checkpoint | None = None
         self._best_rank: tuple[float, ...] = ()
         self._checked_steps = -1
-        self._full = False  # the best policy survived every episode
+        self._full = False  # the best policy survived every episode, within the limits
         self._build()
 
     def run(self) -> TrainingResult:
@@ -76,12 +88,25 @@ class TrainingSession:
         torch.set_num_threads(1)
         record, config = self._plan.record, self._config
         # A resumed training goes on with new episodes, not with those it began with.
-        env = BatchVecEnv(record.environment, config.n_envs, config.episode_steps, (record.seed, record.steps))
-        self._normaliser = VecNormalize(env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
+        self._env = BatchVecEnv(
+            record.environment,
+            config.n_envs,
+            config.episode_steps,
+            entropy=(record.seed, record.steps),
+            n_threads=self._request.threads,
+            end_out_of_range=config.end_out_of_range,
+            options=self._curriculum.end if self._curriculum else None,
+        )
+        if self._curriculum:
+            self._schedule = OptionsSchedule(self._curriculum, config.steps, self._env.change_options)
+            self._schedule.update(record.steps)
+        self._normaliser = VecNormalize(self._env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
         self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
+        elif self._plan.warm_start is not None:
+            apply_warm_start(self._plan.warm_start, self._model, self._normaliser)
 
     def _restore(self, parameters: dict[str, object]) -> None:
         try:
@@ -90,12 +115,19 @@ class TrainingSession:
             message = str(exc).splitlines()[0]
             raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
         self._model.num_timesteps = self._plan.record.steps
-        statistics = self._plan.record.return_statistics
-        if statistics:
-            returns = self._normaliser.ret_rms
-            returns.mean = np.float64(statistics["mean"])
-            returns.var = np.float64(statistics["variance"])
-            returns.count = statistics["count"]
+        self._restore_off_policy()
+        apply_return_statistics(self._plan.record.return_statistics, self._normaliser)
+
+    def _restore_off_policy(self) -> None:
+        checkpoint = self._plan.checkpoint
+        if checkpoint is None or not isinstance(self._model, OffPolicyAlgorithm):
+            return
+        for name, value in checkpoint.variables().items():
+            getattr(self._model, name).data.copy_(value)
+        if checkpoint.replay:
+            restore_replay(self._model, checkpoint.replay)
+        else:  # the result of a training: the buffer fills anew before the first update
+            self._model.learning_starts += self._model.num_timesteps
 
     def _learn(self, callback: TrainingCallback) -> None:
         left = self._config.steps - self._plan.record.steps
@@ -119,13 +151,13 @@ class TrainingSession:
         assert best is not None
         if best.record.survival is None:
             self._model.set_parameters(best.parameters())
-            best = self._confirmed(best)
+            best, _ = self._confirmed(best)
         best = Checkpoint(best.policy, self._timed(best.record))
         save(best, self._request.output)
         return self._result(best, interrupted=False)
 
     def _check(self) -> bool:
-        """Judges the present policy; true when its survival is full and that is what was wanted."""
+        """Judges the present policy; true when it is good on every episode and that is what was wanted."""
         if not self._finite():
             raise self._diverged("the weights are NaN or infinite")
         self._checked_steps = self._model.num_timesteps
@@ -135,21 +167,23 @@ class TrainingSession:
             self._model.logger.record(f"evaluation/{name}", getattr(summary, name))
         self._model.logger.dump(self._model.num_timesteps)
         candidate = self._pack()
-        if summary.survival == 1.0 and self._config.evaluation.stop_when_survival_full:
-            candidate = self._confirmed(candidate)
-            self._full = candidate.record.survival == 1.0
-        candidate_rank = rank(summary, candidate.record.survival)
+        good = self._evaluator.is_good(summary)
+        if good and self._config.evaluation.stop_when_survival_full:
+            candidate, confirmation = self._confirmed(candidate)
+            self._full = self._evaluator.is_good(confirmation)
+        candidate_rank = rank(summary, candidate.record.survival, good)
         if candidate_rank > self._best_rank:
             self._best, self._best_rank = candidate, candidate_rank
         return self._full
 
-    def _confirmed(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _confirmed(self, checkpoint: Checkpoint) -> tuple[Checkpoint, EvaluationSummary]:
         summary = self._evaluator.confirm(self._model)
         self._progress = replace(self._progress, survival=summary.survival)
         evaluation = {**summary.to_dict(), "first_seed": EVALUATION_SEED_BASE}
-        return Checkpoint(checkpoint.policy, replace(checkpoint.record, survival=summary.survival, evaluation=evaluation))
+        record = replace(checkpoint.record, survival=summary.survival, evaluation=evaluation)
+        return Checkpoint(checkpoint.policy, record), summary
 
-    def _pack(self) -> Checkpoint:
+    def _pack(self, *, with_replay: bool = False) -> Checkpoint:
         returns = self._normaliser.ret_rms
         record = replace(
             self._timed(self._plan.record),
@@ -158,12 +192,12 @@ class TrainingSession:
             evaluation={},
             return_statistics={"mean": float(returns.mean), "variance": float(returns.var), "count": float(returns.count)},
         )
-        return pack(self._model, record)
+        return pack(self._model, record, with_replay=with_replay)
 
     def _save_checkpoint(self) -> Checkpoint:
         if not self._finite():
             raise self._diverged("the weights are NaN or infinite")
-        checkpoint = self._pack()
+        checkpoint = self._pack(with_replay=True)
         save(checkpoint, self._checkpoint_folder)
         return checkpoint
 
@@ -180,9 +214,12 @@ class TrainingSession:
         return all(bool(torch.isfinite(p).all()) for p in self._model.policy.parameters())
 
     def _diverged(self, reason: str) -> TrainingError:
-        hint = "lower learning_rate in a --config file"
+        state = self._folder / "diverged.npz"
+        with state.open("wb") as file:
+            np.savez(file, **self._env.latest_step())
+        hint = f"lower learning_rate in a --config file; the step that ended it is in {state}"
         if self._checkpoint_folder.is_dir():
-            hint += f"; the checkpoint in {self._checkpoint_folder} is from before that"
+            hint += f", the checkpoint in {self._checkpoint_folder} is from before that"
         return TrainingError(f"training diverged after {self._model.num_timesteps} steps: {reason}", hint)
 
     def _timed(self, record: TrainingRecord) -> TrainingRecord:
@@ -196,6 +233,8 @@ class TrainingSession:
         )
 
     def _training_progress(self, steps: int, episode_return: float | None) -> None:
+        if self._curriculum:
+            self._model.logger.record("curriculum/growth", self._schedule.update(steps))
         self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
         self._on_progress(self._progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from balance_hil.envs import spec_for
 from balance_hil.envs.balance import spaces
 from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.options import RobotOptions
 from balance_hil.errors import NonFiniteInputError
 
 
@@ -23,15 +26,32 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         episode_steps: an episode is cut off (truncated) after this many control steps.
         entropy: what seeds the episodes. At least two numbers, so that no episode equals one of evaluation, whose seeds
             are single numbers.
+        n_threads: of the physics; 0 takes every core.
+        end_out_of_range: also ends an episode, as a fall does, when the speed or the yaw error is beyond what is observed.
+        options: how the robot differs from the ideal one; None: the environment's own.
     """
 
     render_mode = None  # Stable-Baselines3 asks for it
 
-    def __init__(self, environment: str, n: int, episode_steps: int, entropy: Sequence[int]) -> None:
+    def __init__(
+        self,
+        environment: str,
+        n: int,
+        episode_steps: int,
+        entropy: Sequence[int],
+        n_threads: int = 0,
+        end_out_of_range: bool = False,
+        options: RobotOptions | None = None,
+    ) -> None:
         super().__init__(n, *spaces())
-        self._batch = BalanceBatch(environment, n)
+        self._batch = BalanceBatch(environment, n, n_threads, options)
+        self._state_before = self._batch.state()
+        self._observations = np.zeros((n, self.observation_space.shape[0]), np.float32)
         self._episode_steps = episode_steps
         self._entropy = tuple(entropy)
+        self.policy_spec = spec_for(environment)
+        scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
+        self._ranges = (scales["speed_error"], scales["yaw_error"]) if end_out_of_range else (math.inf, math.inf)
         self._actions = np.zeros((n, self.action_space.shape[0]), np.float32)
         self._returns = [0.0] * n
         self._lengths = [0] * n
@@ -53,12 +73,15 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         Raises:
             NonFiniteInputError: an observation or a reward is not finite.
         """
+        self._state_before = self._batch.state()
         outcomes = self._batch.step(self._actions)
         observations = [outcome[0] for outcome in outcomes]
         rewards = [outcome[1] for outcome in outcomes]
         infos = [outcome[4] for outcome in outcomes]
         dones = np.zeros(self.num_envs, np.bool_)
-        for i, (observation, reward, terminated, _, info) in enumerate(outcomes):
+        speed_range, yaw_range = self._ranges
+        for i, (observation, reward, fallen, _, info) in enumerate(outcomes):
+            terminated = fallen or abs(info["speed_error_rad_s"]) > speed_range or abs(info["yaw_error_rad_s"]) > yaw_range
             self._returns[i] += reward
             self._lengths[i] += 1
             if terminated or self._lengths[i] >= self._episode_steps:
@@ -68,12 +91,25 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 info["episode"] = {"r": self._returns[i], "l": self._lengths[i]}
                 self._returns[i], self._lengths[i] = 0.0, 0
                 observations[i] = self._batch.reset(i)
-        stacked, reward_array = np.stack(observations), np.array(rewards, np.float32)
+        self._observations = stacked = np.stack(observations)
+        reward_array = np.array(rewards, np.float32)
         if not (np.isfinite(stacked).all() and np.isfinite(reward_array).all()):
             raise NonFiniteInputError(
                 "an observation or a reward is NaN or infinite", "check the environment's physics and noise"
             )
         return stacked, reward_array, dones, infos
+
+    def change_options(self, options: RobotOptions) -> None:
+        """Gives every episode other options from its next start on; see ``BalanceBatch.change_options``."""
+        self._batch.change_options(options)
+
+    def latest_step(self) -> dict[str, NDArray[Any]]:
+        """What the latest step began with and what was seen last, to look into a step that went wrong.
+
+        Row i is episode i: MuJoCo's ``qpos``, ``qvel`` and ``ctrl`` before the step, ``actions`` of the step, and the latest
+        ``observations``.
+        """
+        return {**self._state_before, "actions": np.asarray(self._actions), "observations": self._observations}
 
     def seed(self, seed: int | None = None) -> list[None]:
         """Does nothing: ``entropy`` has decided. Stable-Baselines3 would seed with single numbers, as evaluation does."""

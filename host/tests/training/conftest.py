@@ -4,22 +4,29 @@ from dataclasses import replace
 
 import pytest
 
-from balance_hil.training.trainer import TrainingRequest, keep_tensorflow_out, train
+from balance_hil.checkpoint import keep_tensorflow_out
+from balance_hil.training.trainer import TrainingRequest, train
 
 keep_tensorflow_out()  # before anything imports stable_baselines3: saves seconds
 
-TINY = """
+# What every algorithm's training of about a second has in common; the policy will fall.
+SHORT = """
 steps: 1024
 n_envs: 8
-n_steps: 32
-batch_size: 64
-n_epochs: 2
 episode_steps: 100
 policy_layers: [8]
 value_layers: [8]
 checkpoint_every_steps: 256
-evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3}
+evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, max_chatter: 9, max_speed_error_rms_rad_s: 99,
+  max_yaw_error_rms_rad_s: 99}
 """
+TINY = {
+    "ppo": SHORT + "n_steps: 32\nbatch_size: 64\nn_epochs: 2\n",
+    "a2c": SHORT + "n_steps: 8\n",
+    **dict.fromkeys(
+        ("sac", "td3", "ddpg"), SHORT + "learning_starts: 128\nbatch_size: 32\ngradient_steps: 2\nbuffer_size: 2048\n"
+    ),
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -30,8 +37,27 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY["ppo"])
     return path
+
+
+@pytest.fixture
+def tiny_of(tmp_path):
+    """Makes a request for a training of about a second with any algorithm."""
+
+    def make(algorithm, more=""):
+        config = tmp_path / f"{algorithm}.yaml"
+        config.write_text(TINY[algorithm] + more)
+        return TrainingRequest(
+            algorithm=algorithm,
+            environment="Env01-v1",
+            output=tmp_path / "models" / algorithm,
+            config=config,
+            runs=tmp_path / "runs",
+            threads=1,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -123,11 +123,11 @@ def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
         )
 
     worst_to_best = [
-        rank(summary(0.5, 1.0, 1.0, steps=12_000), None),
-        rank(summary(0.5, 2.0, 2.0, steps=13_000), None),
-        rank(summary(1.0, 9.0, 1.0), 0.9),
-        rank(summary(1.0, 9.0, 5.0), 1.0),
-        rank(summary(1.0, 9.0, 1.0), 1.0),
+        rank(summary(0.5, 1.0, 1.0, steps=12_000), None, False),
+        rank(summary(0.5, 2.0, 2.0, steps=13_000), None, False),
+        rank(summary(1.0, 9.0, 1.0), 0.9, True),
+        rank(summary(1.0, 9.0, 5.0), 1.0, True),
+        rank(summary(1.0, 9.0, 1.0), 1.0, True),
     ]
     assert worst_to_best == sorted(worst_to_best)
     assert len(set(worst_to_best)) == 5
@@ -166,12 +166,41 @@ def test_resuming_restores_weights_optimiser_and_statistics(finished, resumable)
         ({"steps": 0}, ConfigError, "'steps' is 0"),
         ({"device": "abacus"}, UsageError, "cannot train on 'abacus'"),
         ({"device": "cuda:77"}, UsageError, "cannot train on 'cuda:77'"),
+        ({"algorithm": "sacc"}, UsageError, "did you mean 'sac'"),
     ],
 )
 def test_a_bad_request_is_named_and_writes_nothing(tiny, changes, error, message):
     with pytest.raises(error, match=re.escape(message)):
         train(replace(tiny, **changes))
     assert not tiny.output.exists()
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(tiny, monkeypatch):
+    import torch
+
+    from balance_hil.training.trainer import plan
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert plan(replace(tiny, device="auto")).request.device == "cpu"
+    with pytest.raises(UsageError, match="cannot train on 'cuda': torch finds no GPU here"):
+        plan(replace(tiny, device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert plan(replace(tiny, device="auto")).request.device == "cuda"
+
+
+def test_a_spinning_or_chattering_policy_does_not_end_training(tiny, monkeypatch):
+    from balance_hil.training.session import Evaluator
+
+    check = Evaluator.check
+    confirmed = []
+    monkeypatch.setattr(Evaluator, "confirm", lambda *args: confirmed.append(args) or replace(check(*args), survival=1.0))
+    for name in ("chatter", "speed_error_rms", "yaw_error_rms"):
+        good = {"survival": 1.0, "chatter": 0.0, "speed_error_rms": 0.0, "yaw_error_rms": 0.0}
+        monkeypatch.setattr(Evaluator, "check", lambda *args, bad=name, good=good: replace(check(*args), **(good | {bad: 1e3})))
+        result = train(replace(tiny, output=tiny.output / name))
+        assert load(result.checkpoint).record.steps == 1024
+        assert len(confirmed) == 1  # at the end, to be reported
+        confirmed.clear()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named_before_training(tiny, tmp_path):

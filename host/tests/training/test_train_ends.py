@@ -62,6 +62,10 @@ def test_a_number_that_is_not_finite_ends_training_with_the_checkpoint_intact(ti
     assert not tiny.output.exists()
     checkpoint = tiny.runs / "tiny_1" / "checkpoint"
     assert str(checkpoint) in caught.value.hint
+    with np.load(tiny.runs / "tiny_1" / "diverged.npz") as state:
+        assert (state["qpos"].shape, state["qvel"].shape, state["actions"].shape) == ((8, 9), (8, 8), (8, 2))
+        assert np.isfinite(state["qpos"]).all()
+    assert str(tiny.runs / "tiny_1" / "diverged.npz") in caught.value.hint
     assert all(np.isfinite(value.numpy()).all() for value in load(checkpoint).parameters()["policy"].values())
 
 

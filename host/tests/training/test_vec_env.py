@@ -65,3 +65,31 @@ def test_stable_baselines_cannot_reseed_it():
     env, other = BatchVecEnv("Env01-v1", 2, 50, (1, 0)), BatchVecEnv("Env01-v1", 2, 50, (1, 0))
     env.seed(99)
     np.testing.assert_array_equal(env.reset(), other.reset())
+
+
+def test_an_episode_that_leaves_the_observed_range_is_over_when_that_is_wanted():
+    spin = np.tile(np.array([1.0, -1.0], np.float32), (3, 1))
+    for wanted in (False, True):
+        env = BatchVecEnv("Env01-v1", 3, 1000, (1, 0), end_out_of_range=wanted)
+        env.reset()
+        ends = []
+        for _ in range(60):
+            _, _, dones, infos = env.step(spin)
+            ends += [info for done, info in zip(dones, infos, strict=True) if done and abs(info["yaw_error_rad_s"]) > 40.0]
+        assert bool(ends) == wanted
+        assert not any(info["TimeLimit.truncated"] for info in ends)
+
+
+def test_the_latest_step_can_be_done_again():
+    env = BatchVecEnv("Env01-v1", 2, 1000, (1, 0))
+    env.reset()
+    for _ in range(20):
+        observations, *_ = env.step(np.full((2, 2), 0.3, np.float32))
+    step = env.latest_step()
+    alone = make("Env01-v1").unwrapped
+    alone.reset(seed=0)
+    alone.data.qpos[:], alone.data.qvel[:], alone.data.ctrl[:] = step["qpos"][1], step["qvel"][1], step["ctrl"][1]
+    alone._task._command_left, alone._task._command_right = step["ctrl"][1]
+    observation, *_ = alone.step(step["actions"][1])
+    np.testing.assert_array_equal(step["observations"], observations)
+    np.testing.assert_allclose(observation[1:4], observations[1][1:4], atol=0.05)  # the noise is another

@@ -1,0 +1,120 @@
+"""``hil train --all`` and ``--seeds``: several trainings in parallel, one progress table, one table of results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.live import Live
+from rich.table import Table
+
+from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.errors import UsageError
+from balance_hil.exporting.config import ExportConfig
+from balance_hil.training import results
+from balance_hil.training.matrix import InterruptedJobError, Run, run_matrix
+from balance_hil.training.trainer import TrainingProgress, TrainingRequest, plan, train
+
+_STYLES = {"waiting": "dim", "failed": "bold red", "interrupted": "yellow"}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-4"``, ``"0,2,7"`` or both mixed. Raises UsageError."""
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            seeds += range(int(first), int(last or first) + 1)
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"the seeds {text!r} are no list of different numbers", "write --seeds 0-4 or --seeds 0,2,5")
+    return seeds
+
+
+def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes: int, export: bool, as_json: bool) -> NoReturn:
+    """Runs the requests, writes ``results.md`` and ``results.json`` to ``folder``, prints the table and exits.
+
+    Exit status: 0 when every policy is good, 1 otherwise, 130 after Ctrl-C.
+    """
+    for request in requests:
+        plan(request)  # what a user can get wrong is said before anything starts
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    requests = [replace(request, threads=threads) for request in requests]
+    with Live(console=stderr, auto_refresh=False, transient=True) as live:
+
+        def show(runs: Sequence[Run]) -> None:
+            live.update(_progress_table(runs), refresh=True)
+
+        runs = run_matrix(requests, partial(train_and_export, export=export), processes=processes, on_change=show)
+    conditions = {
+        "processes at a time": processes,
+        "cores": os.cpu_count(),
+        "threads of the physics in each process": threads,
+        "episodes": f"50 unseen ones of 6000 steps unless configured otherwise, {requests[0].environment}",
+        "training s": "wall time of training; evaluation apart",
+    }
+    table = results.document(runs, conditions)
+    results.write(folder, table)
+    if as_json:
+        print_json(table)
+    else:
+        stdout.print(results.markdown(table), markup=False, soft_wrap=True)
+    stderr.print(f"wrote {folder / 'results.md'} and {folder / 'results.json'}", soft_wrap=True)
+    if any(run.state == "interrupted" for run in runs):
+        sys.exit(130)
+    sys.exit(0 if all(run["good"] for run in table["runs"]) else 1)
+
+
+def train_and_export(
+    request: TrainingRequest, on_progress: Callable[[TrainingProgress], None], *, export: bool
+) -> dict[str, Any]:
+    """One run of the matrix: trains, exports what survives, and returns the figures of the table."""
+    outcome = train(request, on_progress)
+    if outcome.interrupted:
+        raise InterruptedJobError
+    record = outcome.record
+    figures: dict[str, Any] = {
+        "steps": record.steps,
+        "wall_s": record.wall_s,
+        "evaluation_wall_s": record.evaluation_wall_s,
+        **{key: record.evaluation[key] for key in ("survival", "episodes", "chatter", "speed_error_rms", "yaw_error_rms")},
+    }
+    if export and record.survival == 1.0:
+        from balance_hil.exporting import export as make_bundle
+
+        on_progress(TrainingProgress(phase="exporting", steps=record.steps, total_steps=record.steps, survival=1.0))
+        int8 = make_bundle(ExportConfig(source=request.output), lambda name, done: None).stages[-1]
+        figures |= {
+            "int8_bytes": int8.size_bytes,
+            "int8_survival": int8.survival,
+            "int8_chatter": int8.chatter,
+            "int8_max_error": int8.max_error,
+            "int8_rms_error": int8.rms_error,
+        }
+    return figures
+
+
+def _progress_table(runs: Sequence[Run]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("algorithm", "seed", "state", "steps", "survival", "time s"):
+        table.add_column(heading, justify="left" if heading in ("algorithm", "state") else "right")
+    for run in runs:
+        progress = run.progress
+        state = progress.phase if run.state == "running" and progress else run.state
+        survival = run.result.get("survival", progress.survival if progress else None)
+        table.add_row(
+            run.request.algorithm,
+            str(run.request.seed),
+            f"{state}: {run.reason}" if run.reason else state,
+            f"{progress.steps}/{progress.total_steps}" if progress else "",
+            "" if survival is None else f"{survival:.0%}",
+            f"{run.wall_s:.0f}" if run.wall_s else "",
+            style=_STYLES.get(run.state, ""),
+        )
+    return table

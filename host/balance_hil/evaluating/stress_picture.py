@@ -1,0 +1,89 @@
+"""A heat map of a stress table: a row for each policy, a column for each stress, the colour its survival."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from balance_hil.errors import UsageError, require
+from balance_hil.evaluating.stress_table import StressTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SUFFIXES = (".svg", ".png", ".pdf")
+_COLOURS = "cividis"  # the same order of lightness for colour-blind readers and in print
+_LIGHT = 0.6  # survival above which a cell is light and its text dark
+
+
+def check_picture(path: Path) -> None:
+    """Sees that the picture can be drawn, before the work begins.
+
+    Raises:
+        UsageError: no picture format that we write, or no such folder.
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", "report")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"cannot draw a picture as {path.name}", f"end its name in {', '.join(_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
+
+
+def save_picture(table: StressTable, path: Path) -> None:
+    """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
+    temporary = path.with_name(f".{path.name}.part")
+    suffix = path.suffix.lower()
+    date = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
+    try:
+        draw(table).savefig(temporary, format=suffix[1:], dpi=150, metadata=date)  # no date: equal tables, equal files
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def draw(table: StressTable) -> Figure:
+    """The heat map; under each survival the RMS of the speed error."""
+    require("matplotlib", "report")
+    from matplotlib.figure import Figure
+
+    cells = [[table.cell(policy.name, stress.name) for stress in table.stresses] for policy in table.policies]
+    rows, columns = len(table.policies), len(table.stresses)
+    figure = Figure(figsize=(2.4 + 1.05 * columns, 2.1 + 0.62 * rows), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    image = axes.imshow(
+        np.array([[cell.survival.value for cell in row] for row in cells]), cmap=_COLOURS, vmin=0.0, vmax=1.0, aspect="auto"
+    )
+    for y, row in enumerate(cells):
+        for x, cell in enumerate(row):
+            ink = "#111111" if cell.survival.value > _LIGHT else "#FFFFFF"
+            share = f"{cell.survival.value:.0%}"
+            axes.text(x, y - 0.12, share, ha="center", va="center", color=ink, fontsize=11, fontweight="bold")
+            axes.text(x, y + 0.25, f"{cell.speed_error_rms.value:.1f} rad/s", ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(columns), [_wrapped(stress.title) for stress in table.stresses], fontsize=8.5)
+    axes.set_yticks(range(rows), [policy.name for policy in table.policies], fontsize=10)
+    axes.set_xticks(np.arange(0.5, columns - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, rows - 1), minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.xaxis.tick_top()
+    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    bar.outline.set_visible(False)
+    axes.set_xlabel(
+        f"survival of {table.n_episodes} episodes of {table.max_steps} steps, and RMS of the speed error, on {table.runtime}",
+        fontsize=9,
+    )
+    return figure
+
+
+def _wrapped(title: str, width: int = 13) -> str:
+    lines = [""]
+    for word in title.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

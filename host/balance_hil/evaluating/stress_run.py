@@ -1,0 +1,131 @@
+"""Runs policies under stresses, one batch of episodes per process, on every core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from balance_hil.errors import UsageError
+from balance_hil.evaluating import BOARD_RUNTIME, open_policy
+from balance_hil.evaluating.stress import Stress
+from balance_hil.evaluating.stress_table import StressedPolicy, StressTable
+from balance_hil.metrics import EpisodeMetrics
+from balance_hil.rollout import rollout
+
+_BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class StressConfig:
+    """What to run."""
+
+    policies: tuple[Path, ...]
+    stresses: tuple[Stress, ...]
+    runtime: str
+    environment: str
+    seeds: range
+    max_steps: int
+    jobs: int | None = None  # processes; None: one per core
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class _Work:
+    policy: Path
+    stress: Stress
+    runtime: str
+    environment: str
+    seeds: Sequence[int]
+    max_steps: int
+    trust: bool
+
+
+def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> StressTable:
+    """Every policy under every stress, in the same episodes.
+
+    Args:
+        config: what to run.
+        on_progress: told the share that is done, 0..1, and what was done last.
+
+    Raises:
+        UsageError: the runtime is a board, or two policies have one name.
+        And what ``open_policy`` and ``rollout`` raise.
+    """
+    if config.runtime == BOARD_RUNTIME:
+        raise UsageError(
+            "a stress table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes"
+        )
+    policies = tuple(_inspect(path, config) for path in config.policies)
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
+    episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
+    work = _split(config)
+    # "spawn": a forked child would inherit the threads of MuJoCo and torch, and none of their locks.
+    context = multiprocessing.get_context("spawn")
+    jobs = min(len(work), config.jobs or len(os.sched_getaffinity(0)))
+    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    try:
+        futures: dict[Future[list[EpisodeMetrics]], _Work] = {pool.submit(_run, item): item for item in work}
+        for count, future in enumerate(as_completed(futures), start=1):
+            item = futures[future]
+            cell = episodes.setdefault((policy_name(item.policy), item.stress.name), {})
+            cell.update({episode.seed: episode for episode in future.result()})
+            on_progress(count / len(work), f"{policy_name(item.policy)}, {item.stress.title}")
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+    return StressTable(
+        runtime=config.runtime,
+        environment=config.environment,
+        max_steps=config.max_steps,
+        policies=policies,
+        stresses=config.stresses,
+        episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
+    )
+
+
+def policy_name(path: Path) -> str:
+    """What the table calls a policy: its folder."""
+    folder = path if path.suffix != ".zip" else path.parent
+    return folder.resolve().name
+
+
+def _inspect(path: Path, config: StressConfig) -> StressedPolicy:
+    """Opens a policy once in this process: what is wrong with it is said before any work begins."""
+    with open_policy(path, config.runtime, environment=config.environment, trust=config.trust) as opened:
+        return StressedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
+
+
+def _split(config: StressConfig) -> list[_Work]:
+    seeds = list(config.seeds)
+    batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
+    return [
+        _Work(policy, stress, config.runtime, config.environment, batch, config.max_steps, config.trust)
+        for policy in config.policies
+        for stress in config.stresses
+        for batch in batches
+    ]
+
+
+def _run(work: _Work) -> list[EpisodeMetrics]:
+    """In a process of its own."""
+    with open_policy(work.policy, work.runtime, environment=work.environment, trust=work.trust) as opened:
+        if "torch" in sys.modules:  # the processes are the parallelism; torch's own threads would get in their way
+            sys.modules["torch"].set_num_threads(1)
+        return rollout(
+            opened.runtime.act_batch,
+            opened.environment,
+            work.seeds,
+            max_steps=work.max_steps,
+            options=work.stress.options,
+            n_threads=1,
+        )

@@ -1,0 +1,172 @@
+"""Several trainings side by side, each in a process of its own: one that fails or is killed takes no other with it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from balance_hil.errors import HarnessError
+from balance_hil.training.interrupt import StopSignal
+from balance_hil.training.trainer import TrainingProgress, TrainingRequest
+
+# What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
+Job = Callable[[TrainingRequest, Callable[[TrainingProgress], None]], Mapping[str, Any]]
+
+_POLL_S = 0.25
+_REPORT_PERIOD_S = 0.2
+_STOP_S = 20.0  # for a training to end its step and to save its checkpoint
+
+
+class InterruptedJobError(Exception):
+    """Raised by a job whose training was interrupted; never leaves the package."""
+
+
+@dataclass
+class Run:
+    """One training of the matrix."""
+
+    request: TrainingRequest
+    state: str = "waiting"  # "waiting", "running", "done", "failed", "interrupted"
+    progress: TrainingProgress | None = None
+    result: dict[str, Any] = field(default_factory=dict)  # what the job returned
+    reason: str = ""  # why it failed
+    wall_s: float = 0.0  # since its process was started, start-up and evaluation included
+
+    @property
+    def log(self) -> Path:
+        """What the process printed."""
+        return self.request.output.with_suffix(".log")
+
+
+@dataclass
+class _Worker:
+    run: Run
+    process: Any
+    connection: Connection
+    start_s: float
+
+
+def run_matrix(
+    requests: Sequence[TrainingRequest],
+    job: Job,
+    *,
+    processes: int,
+    on_change: Callable[[Sequence[Run]], None] = lambda runs: None,
+) -> list[Run]:
+    """Runs every request and returns how each ended, in the order of ``requests``.
+
+    Args:
+        requests: each with an output folder of its own; beside it lies the process's log.
+        job: what is done for each.
+        processes: how many at a time.
+        on_change: told all runs a few times per second.
+
+    Ctrl-C (or SIGTERM) ends every training after its running step; those runs are "interrupted", the waiting ones too. A second
+    one ends the processes at once.
+    """
+    runs = [Run(request) for request in requests]
+    waiting, workers = list(runs), list[_Worker]()
+    context = multiprocessing.get_context("spawn")  # torch and MuJoCo have threads, which do not survive a fork
+    try:
+        with StopSignal() as stop:
+            while (waiting or workers) and not stop.requested:
+                while waiting and len(workers) < processes:
+                    workers.append(_start(context, waiting.pop(0), job))
+                workers = _listen(workers)
+                on_change(runs)
+            _stop(workers)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+    for run in waiting:
+        run.state = "interrupted"
+    on_change(runs)
+    return runs
+
+
+def _start(context: Any, run: Run, job: Job) -> _Worker:
+    run.request.output.parent.mkdir(parents=True, exist_ok=True)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, run.request, run.log, theirs))
+    process.start()
+    theirs.close()
+    run.state = "running"
+    return _Worker(run, process, ours, time.perf_counter())
+
+
+def _work(job: Job, request: TrainingRequest, log: Path, connection: Connection) -> None:
+    """The process of one run. Everything that it prints goes to the log."""
+    os.setsid()  # Ctrl-C on the terminal reaches the parent alone, which passes it on once
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    latest_s = 0.0
+
+    def report(progress: TrainingProgress) -> None:
+        nonlocal latest_s
+        if time.perf_counter() - latest_s >= _REPORT_PERIOD_S:
+            latest_s = time.perf_counter()
+            connection.send(("progress", progress))
+
+    try:
+        connection.send(("done", dict(job(request, report))))
+    except InterruptedJobError:
+        connection.send(("interrupted", ""))
+    except HarnessError as exc:
+        connection.send(("failed", exc.message))
+    except Exception as exc:
+        connection.send(("failed", f"{type(exc).__name__}: {exc}; see {log}"))
+        raise  # the traceback belongs into the log
+
+
+def _listen(workers: list[_Worker]) -> list[_Worker]:
+    """Takes in what the workers have to say within a moment; returns those that still run."""
+    ready = wait([worker.connection for worker in workers], timeout=_POLL_S)
+    for worker in workers:
+        worker.run.wall_s = time.perf_counter() - worker.start_s
+        if worker.connection in ready and not _receive(worker):
+            worker.process.join()
+            if worker.run.state == "running":
+                worker.run.state = "failed"
+                worker.run.reason = f"its process ended with status {worker.process.exitcode}; see {worker.run.log}"
+    return [worker for worker in workers if worker.run.state == "running"]
+
+
+def _receive(worker: _Worker) -> bool:
+    """One message; false when the process has ended or is about to."""
+    run = worker.run
+    try:
+        kind, content = worker.connection.recv()
+    except EOFError:
+        return False
+    if kind == "progress":
+        run.progress = content
+        return True
+    run.state = kind
+    if kind == "done":
+        run.result = content
+    else:
+        run.reason = content
+    return False
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """Asks the workers to end, and takes in what they still have to say."""
+    for worker in workers:
+        worker.process.terminate()  # SIGTERM: the training ends its step and saves a checkpoint
+    deadline_s = time.perf_counter() + _STOP_S
+    for worker in workers:
+        while worker.run.state == "running" and worker.connection.poll(max(0.0, deadline_s - time.perf_counter())):
+            with contextlib.suppress(OSError):
+                if not _receive(worker):
+                    break
+        if worker.run.state == "running":
+            worker.run.state = "interrupted"

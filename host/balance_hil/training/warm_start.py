@@ -1,0 +1,71 @@
+"""Warm start: a training that begins with the weights of a trained policy instead of random ones.
+
+Weights of actor and critic and the scale of the reward are taken over; the optimiser, the step count, the exploration noise of
+on-policy algorithms and every hyper-parameter are those of the new training. ``--resume`` is the other thing: it
+continues a training as if it had not ended.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balance_hil import envs
+from balance_hil.errors import CheckpointError
+from balance_hil.training.checkpoints import Checkpoint, load
+
+
+def load_warm_start(path: Path, algorithm: str, environment: str) -> Checkpoint:
+    """Reads the checkpoint to start from; its environment may be another one as long as the signals are the same.
+
+    Raises:
+        CheckpointError: none there, damaged, or of another algorithm.
+        EnvironmentMismatchError: it was trained on other signals than ``environment`` has.
+    """
+    checkpoint = load(path)
+    if checkpoint.record.algorithm != algorithm:
+        raise CheckpointError(
+            f"the checkpoint {path} is of {checkpoint.record.algorithm}, its weights are no start for {algorithm}",
+            f"start from one of {algorithm}: --init-from models/{algorithm}",
+        )
+    envs.require_same_signals(checkpoint.record.spec, environment)
+    return checkpoint
+
+
+def apply_warm_start(checkpoint: Checkpoint, model: Any, normaliser: Any) -> None:
+    """Gives an untrained model the checkpoint's weights.
+
+    Args:
+        checkpoint: of ``load_warm_start``.
+        model: of Stable-Baselines3.
+        normaliser: ``VecNormalize`` of the rewards; the critic's values are in its unit.
+
+    Raises:
+        CheckpointError: its layers are not those of the model.
+    """
+    import torch
+
+    log_std: Any = getattr(model.policy, "log_std", None)
+    fresh = None if log_std is None else log_std.detach().clone()
+    try:
+        model.policy.load_state_dict(checkpoint.parameters()["policy"])
+    except (KeyError, RuntimeError) as exc:
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit: {str(exc).splitlines()[-1].strip()}",
+            "give the same policy_layers, value_layers and activation as its training.json",
+        ) from exc
+    if fresh is not None:
+        with torch.no_grad():
+            log_std.copy_(fresh)
+    apply_return_statistics(checkpoint.record.return_statistics, normaliser)
+
+
+def apply_return_statistics(statistics: Any, normaliser: Any) -> None:
+    """Sets the running scale of the reward to that of a checkpoint; nothing where it has none."""
+    if statistics:
+        returns = normaliser.ret_rms
+        returns.mean = np.float64(statistics["mean"])
+        returns.var = np.float64(statistics["variance"])
+        returns.count = statistics["count"]

@@ -1,0 +1,116 @@
+"""The curriculum's schedule and how the options reach the episodes."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.options import IDEAL, Uniform, options_from_dict
+from balance_hil.errors import ConfigError, UsageError
+from balance_hil.training.config import load_config
+from balance_hil.training.curriculum import Curriculum, OptionsSchedule
+from balance_hil.training.ppo import PpoConfig
+
+TABLE = {
+    "from_progress": 0.2,
+    "until_progress": 0.6,
+    "start": {"physics": {"friction": 0.9}},
+    "end": {
+        "physics": {"friction": [0.5, 1.2], "mass_scale": [0.8, 1.4]},
+        "delays": {"observation_steps": [0, 4]},
+        "pushes": {"impulse_n_s": [0.1, 0.3]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def curriculum():
+    return Curriculum.from_dict(TABLE)
+
+
+def test_it_begins_at_the_start_and_ends_at_the_end(curriculum):
+    assert curriculum.at(0.0) == curriculum.at(0.2) == options_from_dict(TABLE["start"])
+    assert curriculum.at(0.6) == curriculum.at(1.0) == options_from_dict(TABLE["end"])
+
+
+def test_half_way_every_range_is_half_way(curriculum):
+    half = curriculum.at(0.4)
+    assert half.physics.mass_scale == Uniform(low=0.9, high=1.2)
+    assert half.physics.friction == Uniform(low=0.7, high=1.05)
+    assert half.delays.observation_steps == Uniform(low=0, high=2)
+    assert half.pushes.impulse_n_s == Uniform(low=0.05, high=0.15)
+    assert half.motor == IDEAL.motor
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20))
+def test_it_only_grows(progresses):
+    curriculum = Curriculum.from_dict(TABLE)
+    ordered = sorted(progresses)
+    assert all(curriculum.growth(a) <= curriculum.growth(b) for a, b in pairwise(ordered))
+
+    def width(progress):
+        value = curriculum.at(progress).physics.mass_scale
+        return value.high - value.low if isinstance(value, Uniform) else 0.0
+
+    assert all(width(a) <= width(b) for a, b in pairwise(ordered))
+    assert all(0.0 <= curriculum.growth(p) <= 1.0 for p in ordered)
+
+
+def test_new_options_are_handed_on_only_when_they_change(curriculum):
+    applied = []
+    schedule = OptionsSchedule(curriculum, 1000, applied.append)
+    growths = [schedule.update(steps) for steps in range(0, 1001, 10)]
+    assert growths[0] == 0.0
+    assert growths[-1] == 1.0
+    assert len(applied) == len(set(growths)) <= 21
+    assert applied[-1] == curriculum.end
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"untill_progress": 0.5}, "untill_progress"),
+        ({"until_progress": 1.5}, "1.5"),
+        ({"from_progress": 0.7}, "backwards"),
+        ({"start": {}}, "physics.friction"),
+        ({"end": {"physics": {"mas_scale": 2}}}, "mas_scale"),
+    ],
+)
+def test_what_is_wrong_is_named(change, key):
+    with pytest.raises(ConfigError) as error:
+        Curriculum.from_dict({**TABLE, **change})
+    assert key in error.value.message + error.value.hint
+
+
+def test_the_shipped_curriculum_is_found_by_its_name_and_a_typing_error_in_a_file_is_named(tmp_path):
+    from pathlib import Path
+
+    assert load_config(PpoConfig, "ppo", Path("ppo-robust")).curriculum
+    file = tmp_path / "mine.yaml"
+    file.write_text("curriculum: {end: {physiks: {}}}\n")
+    with pytest.raises(ConfigError, match="physiks"):
+        load_config(PpoConfig, "ppo", file)
+    with pytest.raises(ConfigError, match="no-such"):
+        load_config(PpoConfig, "ppo", Path("no-such"))
+
+
+def test_episodes_take_new_options_at_their_next_start(curriculum):
+    batch = BalanceBatch("Env01-v1", 2, 1, curriculum.end)
+    batch.change_options(options_from_dict({"sensors": {"pitch_bias_rad": 0.1}, "physics": {"friction": 0.9}}))
+    biased = [batch.reset(i, seed=5, options={"tilt_rad": 0.0})[0] for i in range(2)]
+    np.testing.assert_allclose(biased, 0.1 / 0.35, atol=0.06)
+    batch.change_options(curriculum.end)
+    batch.step(np.zeros((2, 2), np.float32))  # the running episodes go on as they began
+    assert abs(batch.reset(0, seed=5, options={"tilt_rad": 0.0})[0]) < 0.06
+
+
+def test_options_that_need_another_model_are_refused(curriculum):
+    batch = BalanceBatch("Env01-v1", 1, 1, curriculum.end)
+    for needs in ({"motor": {"lag_s": 0.01}}, {"blocks": {"sides": ["front"]}}, {"physics": {"ground_slope_rad": 0.1}}):
+        with pytest.raises(UsageError, match="another model"):
+            batch.change_options(options_from_dict(needs))
+    with pytest.raises(UsageError, match="another model"):
+        BalanceBatch("Env01-v1", 1, 1).change_options(curriculum.end)

@@ -1,0 +1,83 @@
+"""Our gradient steps, against Stable-Baselines3's own and against a policy that is not smooth."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
+
+import torch
+from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3.common.logger import configure
+
+from balance_hil.training.delayed_sac import DelayedSAC
+from balance_hil.training.smoothness import SmoothDDPG, SmoothTD3
+from balance_hil.training.vec_env import BatchVecEnv
+
+OFF = {"observation_noise": [0.03] * 6, "spatial_weight": 0.0, "saturation_weight": 0.0}
+
+
+def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
+    """A model after some gradient steps on random transitions, without any noise in targets."""
+    env = BatchVecEnv("Env01-v1", 4, 100, (1, 0), 1)
+    model = algorithm(
+        "MlpPolicy", env, n_steps=3, seed=0, buffer_size=400, policy_kwargs={"net_arch": {"pi": [8], "qf": [16]}}, device="cpu"
+    )
+    model.target_policy_noise = 0.0
+    model.smoothness, model.mirror = smoothness, {}
+    model.set_logger(configure(None, []))
+    observations, rng = env.reset(), np.random.default_rng(0)
+    for _ in range(100):
+        actions = rng.uniform(-1, 1, (4, 2)).astype(np.float32)
+        following, rewards, dones, infos = env.step(actions)
+        model.replay_buffer.add(observations, following, actions, rewards, dones, infos)
+        observations = following
+    rows = model.replay_buffer.sample(batch_size)
+    # Every batch holds the same rows, however many are asked for.
+    monkeypatch.setattr(
+        model.replay_buffer, "sample", lambda n, env=None: type(rows)(*(part.repeat(n // batch_size, 1) for part in rows))
+    )
+    model.train(gradient_steps, batch_size)
+    return model, rows.observations
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(SmoothTD3, TD3), (SmoothDDPG, DDPG), (DelayedSAC, SAC)])
+def test_without_weights_it_is_the_published_algorithm(ours, theirs, monkeypatch):
+    (mine, _), (reference, _) = (trained(kind, OFF, 6, monkeypatch) for kind in (ours, theirs))
+    for name, value in reference.policy.state_dict().items():
+        np.testing.assert_allclose(
+            mine.policy.state_dict()[name].numpy(), value.numpy(), atol=2e-5, err_msg=name
+        )  # SAC halves a loss, which Adam forgives up to its epsilon
+
+
+def test_a_delayed_sac_updates_its_actor_every_other_time(monkeypatch):
+    monkeypatch.setattr(DelayedSAC, "policy_delay", 2)
+    model, _ = trained(DelayedSAC, OFF, 5, monkeypatch)
+    assert model.critic.optimizer.state_dict()["state"][0]["step"] == 5
+    assert model.actor.optimizer.state_dict()["state"][0]["step"] == 2
+
+
+def test_the_spatial_term_makes_the_policy_flatter(monkeypatch):
+    def roughness(smoothness):
+        model, observations = trained(SmoothDDPG, smoothness, 60, monkeypatch)
+        with torch.no_grad():
+            noise = torch.randn(observations.shape, generator=torch.Generator().manual_seed(0)) * 0.03
+            return (model.actor(observations) - model.actor(observations + noise)).abs().mean().item()
+
+    assert roughness(OFF | {"spatial_weight": 200.0}) < 0.7 * roughness(OFF)
+
+
+def test_the_saturation_term_keeps_the_output_off_the_ends(monkeypatch):
+    def reach(smoothness):
+        model, observations = trained(SmoothDDPG, smoothness, 60, monkeypatch)
+        with torch.no_grad():
+            return model.actor(observations).abs().mean().item()
+
+    assert reach(OFF | {"saturation_weight": 50.0}) < 0.7 * reach(OFF)
+
+
+def test_only_the_actor_learns_from_the_actors_loss(monkeypatch):
+    model, observations = trained(SmoothDDPG, OFF, 1, monkeypatch)
+    before = [weights.clone() for weights in model.critic.parameters()]
+    model._update_actor(observations)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.critic.parameters(), strict=True))
+    assert all(weights.requires_grad for weights in model.critic.parameters())

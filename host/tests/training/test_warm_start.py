@@ -1,0 +1,81 @@
+"""Beginning a training with the weights of another one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from balance_hil.checkpoint import read_checkpoint
+from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
+from balance_hil.training import checkpoints
+from balance_hil.training.trainer import plan, train
+
+NO_LEARNING = "learning_rate: 0\nlearning_rate_end: 0\nsteps: 256\n"
+
+
+@pytest.fixture
+def frozen(tiny, finished, tmp_path, tiny_config):
+    """A request that begins with the finished training's weights and does not move them."""
+    config = tmp_path / "frozen.yaml"
+    config.write_text(tiny_config.read_text().replace("steps: 1024", NO_LEARNING))
+    return replace(tiny, config=config, init_from=finished[1].output)
+
+
+def test_it_begins_with_the_weights_and_counts_its_own_steps(frozen, finished):
+    result = train(frozen)
+    before, after = (read_checkpoint(folder / "policy.zip") for folder in (finished[1].output, result.output))
+    for a, b in zip(before.weights + before.biases, after.weights + after.biases, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert result.record.steps == 256
+    assert f"--init-from {finished[1].output}" in result.record.rebuild
+    fresh = train(replace(frozen, init_from=None, output=frozen.output.with_name("fresh")))
+    assert not np.array_equal(read_checkpoint(fresh.output / "policy.zip").weights[0], before.weights[0])
+
+
+def test_a_curriculum_trains_and_is_resumed(frozen, tmp_path):
+    config = tmp_path / "curriculum.yaml"
+    config.write_text(frozen.config.read_text() + "curriculum: {end: {sensors: {pitch_bias_rad: [-0.02, 0.02]}}}\n")
+    result = train(replace(frozen, config=config))
+    assert result.record.hyper_parameters["curriculum"] == {"end": {"sensors": {"pitch_bias_rad": [-0.02, 0.02]}}}
+    again = train(replace(frozen, config=None, init_from=None, resume=result.output, steps=512, output=tmp_path / "more"))
+    assert again.record.steps == 512
+
+
+def test_a_checkpoint_of_another_environment_is_refused(frozen, finished, tmp_path):
+    """Another environment is one with other signals: the weights would mean something else."""
+    checkpoint = checkpoints.load(finished[1].output)
+    pitch, *others = checkpoint.record.spec.observation
+    spec = replace(checkpoint.record.spec, environment="Env09-v1", observation=(replace(pitch, scale=0.5), *others))
+    checkpoints.save(
+        replace(checkpoint, record=replace(checkpoint.record, environment="Env09-v1", spec=spec)), tmp_path / "other"
+    )
+    with pytest.raises(EnvironmentMismatchError, match="Env09-v1"):
+        plan(replace(frozen, init_from=tmp_path / "other"))
+
+
+def test_a_checkpoint_of_another_algorithm_is_refused(frozen, finished, tmp_path):
+    checkpoint = checkpoints.load(finished[1].output)
+    other = replace(checkpoint, record=replace(checkpoint.record, algorithm="sac"))
+    checkpoints.save(other, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="of sac, its weights are no start for ppo"):
+        plan(replace(frozen, init_from=tmp_path / "other"))
+
+
+def test_other_layers_are_refused(frozen, tmp_path):
+    config = tmp_path / "larger.yaml"
+    config.write_text(frozen.config.read_text().replace("policy_layers: [8]", "policy_layers: [16]"))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        train(replace(frozen, config=config))
+
+
+def test_it_goes_neither_with_resume_nor_with_nothing_there(frozen, finished, tmp_path):
+    with pytest.raises(UsageError, match="do not go together"):
+        plan(replace(frozen, config=None, resume=finished[1].output))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        plan(replace(frozen, init_from=tmp_path))
+
+
+def test_the_record_survives_a_round_trip(frozen):
+    result = train(frozen)
+    assert json.loads((result.output / "training.json").read_text())["rebuild"] == result.record.rebuild
