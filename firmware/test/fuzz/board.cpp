@@ -82,7 +82,7 @@ void Board::Send(uint8_t type, const uint8_t* payload, size_t size) {
 void Board::Step(const uint8_t* data, size_t size) { server_->Step(data, size); }
 
 std::vector<int8_t> Board::Fingerprint() {
-  Inference& running = *inferences_[&models_->running() == inferences_[1].get() ? 1 : 0];
+  const Inference& running = *inferences_[&models_->running() == inferences_[1].get() ? 1 : 0];
   std::vector<int8_t> output(running.info().n_act);
   const std::vector<int8_t> input(running.info().n_obs, 3);
   Engine& engine = engines_[&models_->running() == inferences_[1].get() ? 1 : 0];
