@@ -203,6 +203,8 @@ int main(int argc, char** argv) {
   config.identity.processor = HIL_PROCESSOR;
   config.identity.model_id = model_id.text;
   config.identity.rx_buffer = kRxBuffer;
+  config.identity.ram = hil::native::StaticRamBytes();
+  config.identity.flash = hil::native::ImageBytes();
   config.golden = golden.Split(inference.info());
   config.watchdog_ms = options.watchdog_ms;
 

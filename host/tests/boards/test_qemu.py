@@ -199,8 +199,11 @@ def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle
         machine.close()
 
 
-def test_what_makes_no_sense_is_refused_before_anything_is_built(ppo_bundle: Bundle):
-    with pytest.raises(UsageError, match="has no engine 'tflm'"):
+def test_what_makes_no_sense_is_refused_before_anything_is_built(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match="has no engine 'steam'"):
+        connect(NAME, ppo_bundle, engine="steam")
+    monkeypatch.delenv("HIL_TFLM_LIB", raising=False)
+    with pytest.raises(FlashToolMissingError, match="HIL_TFLM_LIB is not set"):
         connect(NAME, ppo_bundle, engine="tflm")
     with pytest.raises(UsageError, match="needs a model"):
         connect(NAME)
