@@ -21,9 +21,9 @@ from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, Journal
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.interrupt import Interrupt
-from balance_hil.running.priority import real_time_priority
 from balance_hil.running.realtime import Punctuality, undisturbed
 from balance_hil.running.result import Memory, Priority, RunResult, Spread
+from balance_hil.scheduling import real_time_priority
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
