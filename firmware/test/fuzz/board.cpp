@@ -50,11 +50,11 @@ Board::Board() {
   const ByteSpan model{kSeedModel, sizeof kSeedModel};
   const Outcome loaded = inferences_[0]->Load(model, {arenas_[0].get(), kArenaBytes});
   Require(loaded.ok(), "the target's own model loads");
-  static const ModelId id = ComputeModelId(kSeedModel, sizeof kSeedModel);
+  static const ModelId kId = ComputeModelId(kSeedModel, sizeof kSeedModel);
   models_ =
       std::make_unique<Models>(ModelSlot{inferences_[0].get(), {arenas_[0].get(), kArenaBytes}, uploads_[0].get(), kUploadBytes},
                                ModelSlot{inferences_[1].get(), {arenas_[1].get(), kArenaBytes}, uploads_[1].get(), kUploadBytes},
-                               id.text, GoldenVectors{});
+                               kId.text, GoldenVectors{});
   ServerConfig config;
   config.identity.board = "fuzz";
   server_ = std::make_unique<Server>(config, Peripherals{&machine_, &machine_, &machine_, &machine_}, models_.get());

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil import cli
+from balance_hil.bundle import Bundle
 from balance_hil.recording import read_recording
 
 DEADLINE_S = 60.0
@@ -88,12 +89,12 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
 
 
 def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
-    other = ppo_bundle.path.with_name("ppo-rounding-proof")
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
     length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
-    code, out, err = hil("run", str(other), "--engine", "int8", "--upload", "--json", *length)
+    code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
     assert code == 0
     assert json.loads(out)["equals_tflm"] == {"checked": 200, "differing": 0}
-    assert f"uploaded policy {json.loads(out)['bundle']['id']} to native: 5376 bytes in " in err
+    assert f"uploaded policy {other.id} to native: 5376 bytes in " in err
     assert "a reset brings its flashed policy back" in err
     code, _, err = hil("run", ppo, "--engine", "int8", "--upload", *length)
     assert code == 0

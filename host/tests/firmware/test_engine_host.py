@@ -77,8 +77,8 @@ def test_model_that_cannot_run_is_named(loaded: EngineHost, data: bytes, status:
 
 
 def test_models_side_by_side_do_not_know_of_each_other(loaded: EngineHost) -> None:
-    first, second = TflmModel(tiny_model()), TflmModel(tiny_model("LOGISTIC"))
-    assert call(loaded, INIT, AMPLE + tiny_model("LOGISTIC"), 1)[0] == Status.OK
+    first, second = TflmModel(tiny_model()), TflmModel(tiny_model("RELU"))
+    assert call(loaded, INIT, AMPLE + tiny_model("RELU"), 1)[0] == Status.OK
     row = np.arange(N_OBS, dtype=np.int8) * 20
     for number, model in ((0, first), (1, second), (0, first)):
         assert call(loaded, INFER, row.tobytes(), number)[2] == model.infer_int8(row).tobytes()

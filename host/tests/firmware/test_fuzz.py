@@ -41,7 +41,7 @@ def target(fuzz: ModuleType, sanitized_program: Path, tmp_path_factory: pytest.T
         program = folder / name
         if not program.exists():
             own = [path for path in fuzz.sources(name) if path.parent == FUZZ] + [FUZZ / "replay.cpp"]
-            command = ["g++", "-std=c++17", "-O1", *SANITIZERS, *fuzz.includes(), *map(str, own)]
+            command = ["g++", "-std=c++17", "-O1", "-fno-exceptions", "-fno-rtti", *SANITIZERS, *fuzz.includes(), *map(str, own)]
             done = subprocess.run([*command, *map(str, libraries), "-o", str(program)], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         return program
