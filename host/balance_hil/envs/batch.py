@@ -17,7 +17,7 @@ from balance_hil.envs.incident import EpisodeLog, Incident
 from balance_hil.envs.options import RobotOptions
 from balance_hil.envs.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
 from balance_hil.envs.robot import Robot
-from balance_hil.envs.task import N_ACT, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
+from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
 from balance_hil.errors import SimulationDivergedError, UsageError
 
 _NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
@@ -50,7 +50,7 @@ class BalanceBatch:
         self._robots = self._make_robots()
         self._tasks = [BalanceTask(self.config, robot) for robot in self._robots or (None,) * n]
         self._rngs = [np.random.default_rng() for _ in range(n)]
-        self._log = EpisodeLog(n, N_ACT)
+        self._log = EpisodeLog(n)
 
     def reset(
         self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.envs.task import N_ACT
 from balance_hil.errors import RecordingError, SimulationDivergedError, UsageError
 
 if TYPE_CHECKING:
     from balance_hil.envs.batch import BalanceBatch
 
-MAX_STEPS = 1 << 16  # a longer episode is not kept: 5.5 minutes
+MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
 _FORMAT = 1
 _TEXT, _ACTIONS = "incident", "incident_actions"
 
@@ -60,36 +62,31 @@ class Rerun:
 
 
 class EpisodeLog:
-    """Actions of the present episode of each of ``n`` simulations, and where their random numbers stood."""
+    """The latest actions of ``n`` simulations, and where the random numbers of each stood when its episode began."""
 
-    def __init__(self, n: int, n_act: int) -> None:
-        self._actions = np.empty((n, 1024, n_act), np.float32)
-        self._counts = np.zeros(n, np.int64)
-        self._starts: list[tuple[dict[str, Any], Mapping[str, Any]]] = [({}, {})] * n
+    def __init__(self, n: int) -> None:
+        # One entry per call keeps a step cheap; an episode's own actions are picked out when they are asked for.
+        self._calls: deque[tuple[NDArray[np.int32], NDArray[np.float32]]] = deque(maxlen=MAX_STEPS)
+        self._count = 0  # calls so far
+        self._starts: list[tuple[int, dict[str, Any], Mapping[str, Any]] | None] = [None] * n
 
     def start(self, index: int, rng: np.random.Generator, reset_options: Mapping[str, Any] | None) -> None:
         """An episode is about to be reset."""
-        self._counts[index] = 0
-        self._starts[index] = (generator_state(rng), dict(reset_options or {}))
+        self._starts[index] = (self._count, generator_state(rng), dict(reset_options or {}))
 
     def add(self, ids: NDArray[np.int32], actions: NDArray[np.float32]) -> None:
         """One control step of the episodes ``ids``."""
-        counts = self._counts[ids]
-        room = self._actions.shape[1]
-        if counts.max() >= room:
-            if room < MAX_STEPS:
-                self._actions = np.concatenate([self._actions, np.empty_like(self._actions)], axis=1)
-            else:
-                counts = np.minimum(counts, room - 1)
-        self._actions[ids, counts] = actions
-        self._counts[ids] += 1
+        self._calls.append((ids, actions.copy()))
+        self._count += 1
 
     def episode(self, index: int) -> tuple[NDArray[np.float32], dict[str, Any], Mapping[str, Any]] | None:
         """Actions so far, generator state and reset options; None for one too long to be kept or not begun."""
-        count, (generator, options) = int(self._counts[index]), self._starts[index]
-        if count > self._actions.shape[1] or not generator:
+        start = self._starts[index]
+        if start is None or self._count - start[0] > len(self._calls):
             return None
-        return self._actions[index, :count].copy(), generator, options
+        calls = list(self._calls)[len(self._calls) - (self._count - start[0]) :]
+        rows = [actions[ids == index] for ids, actions in calls]
+        return np.concatenate(rows) if rows else np.empty((0, N_ACT), np.float32), start[1], start[2]
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:

@@ -92,16 +92,18 @@ def test_a_generator_goes_on_where_it_was():
 
 
 def test_an_episode_that_is_too_long_is_not_kept():
-    log = EpisodeLog(1, 2)
-    log.start(0, np.random.default_rng(0), None)
-    ids, action = np.array([0], np.int32), np.zeros((1, 2), np.float32)
-    for _ in range(3000):
-        log.add(ids, action)
-    assert len(log.episode(0)[0]) == 3000
-    log._counts[0] = MAX_STEPS
-    log._actions = np.empty((1, MAX_STEPS, 2), np.float32)
-    log.add(ids, action)
+    log = EpisodeLog(2)
+    both, action = np.array([0, 1], np.int32), np.arange(4, dtype=np.float32).reshape(2, 2)
     assert log.episode(0) is None
+    log.start(0, np.random.default_rng(0), None)
+    log.add(both[:1], action[:1])
+    log.start(1, np.random.default_rng(0), None)
+    for _ in range(MAX_STEPS):
+        log.add(both, action)
+    assert log.episode(0) is None
+    kept = log.episode(1)[0]
+    assert kept.shape == (MAX_STEPS, 2)
+    assert (kept == action[1]).all()
 
 
 def test_a_file_without_an_episode_is_refused(tmp_path):
