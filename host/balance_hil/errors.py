@@ -27,14 +27,7 @@ class HarnessError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors cross process boundaries whole: the default would call the class with the message alone."""
-        return _restore, (type(self), self.args, self.__dict__)
-
-
-def _restore(kind: type[HarnessError], args: tuple[Any, ...], state: dict[str, Any]) -> HarnessError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        return type(self), (self.message, self.hint), self.__dict__
 
 
 # --- finding and opening the port -------------------------------------------------------------------------------------

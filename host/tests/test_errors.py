@@ -1,4 +1,5 @@
 import inspect
+import pickle
 
 import pytest
 
@@ -39,3 +40,9 @@ def test_require_passes_what_is_installed_and_names_the_extra_otherwise():
     with pytest.raises(MissingExtraError, match="no_such_package") as caught:
         require("no_such_package", "export")
     assert "pip install 'balance-hil[export]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_an_error_crosses_a_process_boundary_whole(kind):
+    error = pickle.loads(pickle.dumps(kind("the fact", "the remedy")))  # our own bytes
+    assert (type(error), error.message, error.hint, str(error)) == (kind, "the fact", "the remedy", "the fact")

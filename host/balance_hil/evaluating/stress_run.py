@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,23 +67,10 @@ def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None]
         raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
     episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
     work = _split(config)
-    # "spawn": a forked child would inherit the threads of MuJoCo and torch, and none of their locks.
-    context = multiprocessing.get_context("spawn")
-    jobs = min(len(work), config.jobs or len(os.sched_getaffinity(0)))
-    pool = ProcessPoolExecutor(jobs, mp_context=context)
-    try:
-        futures: dict[Future[list[EpisodeMetrics]], _Work] = {pool.submit(_run, item): item for item in work}
-        for count, future in enumerate(as_completed(futures), start=1):
-            item = futures[future]
-            cell = episodes.setdefault((policy_name(item.policy), item.stress.name), {})
-            cell.update({episode.seed: episode for episode in future.result()})
-            on_progress(count / len(work), f"{policy_name(item.policy)}, {item.stress.title}")
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    pool.shutdown()
+    for count, (item, results) in enumerate(_results(work, config.jobs or len(os.sched_getaffinity(0))), start=1):
+        cell = episodes.setdefault((policy_name(item.policy), item.stress.name), {})
+        cell.update({episode.seed: episode for episode in results})
+        on_progress(count / len(work), f"{policy_name(item.policy)}, {item.stress.title}")
     return StressTable(
         runtime=config.runtime,
         environment=config.environment,
@@ -91,6 +79,32 @@ def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None]
         stresses=config.stresses,
         episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
     )
+
+
+def _results(work: Sequence[_Work], jobs: int) -> Iterator[tuple[_Work, list[EpisodeMetrics]]]:
+    """The results as they become ready. One job needs no other process."""
+    if min(jobs, len(work)) == 1:
+        yield from ((item, _run(item)) for item in work)
+        return
+    others = set(multiprocessing.active_children())
+    # "spawn": a forked child would inherit the threads of MuJoCo and torch, and none of their locks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_ignore_interrupts)
+    try:
+        futures = {pool.submit(_run, item): item for item in work}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:  # not after another minute of episodes
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process; the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def policy_name(path: Path) -> str:

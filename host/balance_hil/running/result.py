@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
 from balance_hil.running.config import Clock
 from balance_hil.running.evidence import Verdict
+
+Priority = Literal["real-time", "normal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class RunResult:
     stalls_ms: Sequence[float]  # realtime only: each time this computer fell behind by more than a control period
     steps: int
     wall_s: float  # of the control loop, without start and checks
+    priority: Priority  # that this computer gave the loop and an emulated board
     late: int
     lost: int
     unsent: int
@@ -110,6 +113,7 @@ class RunResult:
             "chatter": summary.chatter,
             "speed_error_rms": summary.speed_error_rms,
             "yaw_error_rms": summary.yaw_error_rms,
+            "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": self._equals_tflm(),
             "conversions": {

@@ -21,8 +21,9 @@ from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, Journal
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.interrupt import Interrupt
+from balance_hil.running.priority import real_time_priority
 from balance_hil.running.realtime import Punctuality, undisturbed
-from balance_hil.running.result import RunResult, Spread
+from balance_hil.running.result import Priority, RunResult, Spread
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
@@ -34,6 +35,7 @@ class _Outcome:
     held_steps: int = 0
     longest_hold: int = 0
     wall_s: float = 0.0
+    priority: Priority = "normal"
 
 
 def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
@@ -138,6 +140,7 @@ class _Run:
             stalls_ms=outcome.punctuality.stalls_ms,
             steps=sum(episode.steps for episode in outcome.episodes),
             wall_s=outcome.wall_s,
+            priority=outcome.priority,
             late=exchange.late,
             lost=exchange.lost,
             unsent=exchange.unsent,
@@ -159,7 +162,8 @@ class _Run:
             if self._config.clock == "lockstep":
                 lockstep.run_episode(episode, exchange, self._config.patience_s)
             else:
-                with undisturbed():
+                with undisturbed(), real_time_priority(self._board.process_ids) as granted:
+                    outcome.priority = "real-time" if granted else "normal"
                     realtime.run_episode(episode, exchange, outcome.punctuality)
         finally:
             outcome.wall_s += time.perf_counter() - start_s
