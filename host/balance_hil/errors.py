@@ -197,7 +197,12 @@ class TrainingError(HarnessError, RuntimeError):
 
 
 class SimulationDivergedError(HarnessError, FloatingPointError):
-    """The physics is no longer finite; the message carries the state."""
+    """The physics is no longer finite; the message carries the state.
+
+    ``incident`` is the episode, to run it again; None where nobody kept it.
+    """
+
+    incident: Any = None
 
 
 class CalibrationLogError(HarnessError, ValueError):
@@ -217,7 +222,9 @@ class RecordingMismatchError(RecordingError):
 
 
 class NonFiniteInputError(HarnessError, ValueError):
-    """A NaN or an infinity where a number is needed."""
+    """A NaN or an infinity where a number is needed; ``incident`` as for SimulationDivergedError."""
+
+    incident: Any = None
 
 
 # --- the installation -------------------------------------------------------------------------------------------------
