@@ -200,6 +200,10 @@ class SimulationDivergedError(HarnessError, FloatingPointError):
     """The physics is no longer finite; the message carries the state."""
 
 
+class CalibrationLogError(HarnessError, ValueError):
+    """A step response cannot be read, or does not tell the motor's parameters apart."""
+
+
 class ExportError(HarnessError, RuntimeError):
     """A stage of the export failed, or the int8 policy survives less than the float one."""
 

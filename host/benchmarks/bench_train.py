@@ -1,4 +1,4 @@
-"""``hil bench train``: environment steps per second, and seconds to a policy that survives, beside the reference project's physics.
+"""``hil bench train``: environment steps per second, and seconds to a surviving policy, beside the reference project's physics.
 
 Two things in one run, a few minutes long:
 

@@ -18,9 +18,10 @@ from balance_hil.boards.channel import Channel
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S
 from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle
 from balance_hil.errors import BoardBootError, CableUnpluggedError
-from balance_hil.link import Link
+from balance_hil.link import Link, PipeEnds
 from balance_hil.protocol.messages import Ready
 
+READY_TAIL_S = 0.01  # time between two looks for the line end behind READY
 GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
 _LAST_BYTES = 2000
 _LAST_LINES = 5
@@ -121,14 +122,23 @@ class EmulatedMachine(ABC):
             while (left_s := deadline - time.monotonic()) > 0:
                 frame = channel.poll(left_s)
                 if frame is not None and isinstance(frame.message, Ready):
+                    while not channel.raw_tail.endswith(b"\n") and time.monotonic() < deadline:
+                        channel.poll(READY_TAIL_S)  # a line end belongs to READY
                     return
         how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
         raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")
 
-    def _popen(self, command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    def _popen(
+        self, command: Sequence[str], descriptors: Sequence[int], pipes: PipeEnds | None = None
+    ) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal must reach this program alone, which then ends the run in order.
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=descriptors, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL if pipes is None else pipes.read_from,
+            stdout=self._log if pipes is None else pipes.write_to,
+            stderr=self._log,
+            pass_fds=descriptors,
+            start_new_session=True,
         )
 
     def _reap(self) -> None:

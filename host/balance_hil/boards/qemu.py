@@ -1,10 +1,10 @@
-"""Boards on a processor that QEMU emulates: the firmware image of a Cortex-M, its UART behind a TCP port of this computer.
+"""Boards on a processor that QEMU emulates: the firmware image of a Cortex-M, its UART behind two pipes.
 
-    this program ── link ── 127.0.0.1:PORT ── QEMU: UART ── firmware
+    this program ── link: two pipes ── QEMU: UART ── firmware
                  ── QMP: reset button, hang
 
-The port is opened before QEMU starts, so that READY is not lost. TCP and not a Unix socket, because QEMU writes byte by byte, and
-a Unix socket holds only a few hundred such writes before it blocks.
+For other programs (``hil emulate``) the UART is behind a TCP port of this computer instead. Not a Unix socket: QEMU writes byte
+by byte, and a Unix socket holds only a few hundred such writes before it blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from balance_hil.boards.qmp import Qmp
 from balance_hil.bundle import model_id
 from balance_hil.errors import EmulatorMissingError, UsageError
 from balance_hil.firmware_build import HEADERS, build_image, check_cross_tools
-from balance_hil.link import Link, open_link
+from balance_hil.link import Link, PipeEnds, open_link, open_pipes
 from balance_hil.model_header import write_header
 
 QEMU = "qemu-system-arm"
@@ -77,21 +77,22 @@ class QemuMachine(EmulatedMachine):
 
     def start(self) -> Link:
         """See EmulatedMachine. Closing the link leaves the board running."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            link = open_link(_url(server))
-            try:
-                self._spawn(server)
-            except BaseException:
-                link.close()
-                raise
+        link, far_end = open_pipes(f"a pipe to {self._name}")
+        try:
+            self._spawn("stdio,id=uart,signal=off", pipes=far_end)
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            far_end.close()
         return link
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a URL, for one program at a time."""
         with socket.create_server(("127.0.0.1", 0)) as server:
-            url = _url(server)
-            link = open_link(url)
-            self._spawn(server)
+            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+            link = open_link(url)  # before QEMU starts, so that READY is not lost
+            self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
         self._await_ready(link)
         return url
 
@@ -112,20 +113,16 @@ class QemuMachine(EmulatedMachine):
             raise UsageError(f"the board {self._name} is switched off", "start it first")
         self._qmp.execute(command)
 
-    def _spawn(self, server: socket.socket) -> None:
+    def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
+        """Starts QEMU with a character device ``uart``, which may use inherited descriptors or be QEMU's stdin and stdout."""
         ours, theirs = socket.socketpair()
         self._qmp = Qmp(ours)
         with theirs:
             command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
-            command += [
-                "-chardev",
-                f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on",
-                "-serial",
-                "chardev:uart",
-            ]
+            command += ["-chardev", uart, "-serial", "chardev:uart"]
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
             command += _options(self._watchdog_ms)
-            self._processes = [self._popen(command, [server.fileno(), theirs.fileno()])]
+            self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
         self._guard = _guard(self._processes[0].pid)
 
     def _reap(self) -> None:
@@ -167,10 +164,6 @@ def _options(watchdog_ms: int | None) -> list[str]:
         return []
     (data,) = struct.unpack("<Q", struct.pack("<II", OPTIONS_MARK, watchdog_ms))
     return ["-device", f"loader,addr={OPTIONS_ADDRESS:#x},data={data:#x},data-len=8"]
-
-
-def _url(server: socket.socket) -> str:
-    return f"socket://127.0.0.1:{server.getsockname()[1]}"
 
 
 def _guard(pid: int) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards import Board
-from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
+from balance_hil.comparing.recipes import InputRecipe, matching_input_recipes, output_recipes
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
@@ -91,9 +91,8 @@ def diagnose_input(
     fault = _rearranged(right, inputs, "input") or _byte_swapped(observations, inputs, quant)
     if fault:
         return Finding(stage=INPUT, fault=fault, samples=inputs.size, differing=differing)
-    matching = [recipe for recipe in input_recipes(quant, other) if np.array_equal(recipe.apply(observations), inputs)]
     # The fewest mistakes that give the same numbers; only recipes with as few are worth naming beside it.
-    names = [" and ".join(r.faults) for r in matching if len(r.faults) == len(matching[0].faults)]
+    names = [" and ".join(recipe.faults) for recipe in matching_input_recipes(observations, inputs, quant, other)]
     return _named(
         INPUT, names, inputs.size, differing, "quantise with firmware/lib/quantize: divide, round half away, add, saturate"
     )

@@ -45,7 +45,10 @@ ZERO_POINTS: dict[str, Callable[[int], int]] = {
     RIGHT: lambda zero_point: zero_point,
     "forgets the zero point": lambda zero_point: 0,
     "subtracts the zero point": lambda zero_point: -zero_point,
+    "takes a zero point that is 1 too high": lambda zero_point: zero_point + 1,
+    "takes a zero point that is 1 too low": lambda zero_point: zero_point - 1,
 }
+_FIRST_LOOK_ROWS = 32
 DECIMALS = (2, 3, 4, 5, 6)
 
 
@@ -77,6 +80,20 @@ class InputRecipe:
                 integers = ROUNDINGS[self.rounding](quotient) + zero_point
         safe = np.nan_to_num(np.clip(integers.astype(np.float64), -_SAFE, _SAFE))
         return np.asarray(LIMITS[self.limit](safe.astype(np.int64)), np.int64).astype(np.int8)
+
+
+def matching_input_recipes(
+    observations: Float32Array, inputs: Int8Array, right: QuantParams, other: QuantParams | None = None
+) -> list[InputRecipe]:
+    """The recipes with the fewest faults that make ``inputs``, int8 [n, n_obs], of ``observations``, float32 [n, n_obs]."""
+    few = slice(None, None, max(1, len(inputs) // _FIRST_LOOK_ROWS))  # most recipes fail on the first rows looked at
+    matching: list[InputRecipe] = []
+    for recipe in input_recipes(right, other):
+        if matching and len(recipe.faults) > len(matching[0].faults):
+            break
+        if np.array_equal(recipe.apply(observations[few]), inputs[few]) and np.array_equal(recipe.apply(observations), inputs):
+            matching.append(recipe)
+    return matching
 
 
 def input_recipes(right: QuantParams, other: QuantParams | None = None) -> Iterator[InputRecipe]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import gymnasium as gym
 
+from balance_hil.envs.calibration import CALIBRATION, CalibrationConfig
 from balance_hil.envs.catalogue import CATALOGUE
 from balance_hil.envs.config import BalanceConfig
-from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError
+from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError, UsageError
 from balance_hil.spec import PolicySpec
 
 EPISODE_STEPS = 6000  # 30 s
@@ -22,21 +23,37 @@ ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environm
 
 
 def config_for(environment: str) -> BalanceConfig:
-    """Settings of a registered environment. Raises UnknownEnvironmentError."""
-    try:
-        return ENVIRONMENTS[environment]
-    except KeyError:
-        near = difflib.get_close_matches(environment.lower(), [name.lower() for name in ENVIRONMENTS], n=1, cutoff=0.5)
-        guess = next((name for name in ENVIRONMENTS if near and name.lower() == near[0]), None)
-        raise UnknownEnvironmentError(
-            f"unknown environment {environment!r}" + (f", did you mean {guess!r}?" if guess else ""),
-            f"environments are: {', '.join(ENVIRONMENTS)}",
-        ) from None
+    """Settings of a registered balance environment.
+
+    Raises:
+        UnknownEnvironmentError: no such environment.
+        UsageError: it is the motor calibration, in which there is nothing to balance.
+    """
+    _require_known(environment)
+    if environment == CALIBRATION:
+        raise UsageError(
+            f"{CALIBRATION} is a robot on a stand: there is nothing to balance, to train or to evaluate",
+            "record a step response: hil calibrate step.csv",
+        )
+    return ENVIRONMENTS[environment]
 
 
 def spec_for(environment: str) -> PolicySpec:
     """Signal tables of a registered environment. Raises UnknownEnvironmentError."""
-    return config_for(environment).policy_spec(environment)
+    _require_known(environment)
+    config = CalibrationConfig() if environment == CALIBRATION else ENVIRONMENTS[environment]
+    return config.policy_spec(environment)
+
+
+def _require_known(environment: str) -> None:
+    known = (*ENVIRONMENTS, CALIBRATION)
+    if environment not in known:
+        near = difflib.get_close_matches(environment.lower(), [name.lower() for name in known], n=1, cutoff=0.5)
+        guess = next((name for name in known if near and name.lower() == near[0]), None)
+        raise UnknownEnvironmentError(
+            f"unknown environment {environment!r}" + (f", did you mean {guess!r}?" if guess else ""),
+            f"environments are: {', '.join(known)}",
+        )
 
 
 def require_same_signals(made_for: PolicySpec, environment: str) -> None:
@@ -63,7 +80,7 @@ def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
         UnknownEnvironmentError: no such environment of ours.
         ConfigError: an unknown option or a value out of range.
     """
-    config_for(environment)
+    _require_known(environment)
     kwargs.setdefault("disable_env_checker", True)
     with warnings.catch_warnings():
         # Gymnasium takes the lower version for an outdated one. Ours are different tasks, not revisions of one.
@@ -80,6 +97,13 @@ def _register() -> None:
                 max_episode_steps=EPISODE_STEPS,
                 kwargs={"environment": environment},
             )
+    if CALIBRATION not in gym.registry:
+        gym.register(
+            id=CALIBRATION,
+            entry_point="balance_hil.envs.calibration:CalibrationEnv",
+            max_episode_steps=EPISODE_STEPS,
+            kwargs={"environment": CALIBRATION},
+        )
 
 
 _register()

@@ -110,7 +110,7 @@ def write_model(plant: Plant, nominal: mujoco.MjModel, drawn: RobotOptions) -> N
         values["geom_quat"][_geom(nominal, FLOOR)] = slope_quaternion(fixed(physics.ground_slope_rad))
     elif not np.array_equal(nominal.geom_quat[_geom(nominal, FLOOR)], (1.0, 0.0, 0.0, 0.0)):
         values["geom_quat"][_geom(nominal, FLOOR)] = (1.0, 0.0, 0.0, 0.0)
-    _write_motor(values, nominal, drawn.motor)
+    write_motor(values, nominal, drawn.motor, WHEEL_DOFS)
     if drawn.blocks.sides:
         _write_block(values, nominal, fixed(drawn.blocks.mass_kg), fixed(drawn.blocks.size_m))
     plant.set_const()
@@ -121,11 +121,12 @@ def slope_quaternion(slope_rad: float) -> tuple[float, float, float, float]:
     return math.cos(slope_rad / 2), 0.0, -math.sin(slope_rad / 2), 0.0
 
 
-def _write_motor(values: Mapping[str, Array], nominal: mujoco.MjModel, motor: MotorOptions) -> None:
+def write_motor(values: Mapping[str, Array], nominal: mujoco.MjModel, motor: MotorOptions, wheel_dofs: slice) -> None:
+    """Writes drawn motor data into a model's numbers; ``wheel_dofs`` are the wheels' degrees of freedom."""
     if motor.armature_kg_m2 is not None:
-        values["dof_armature"][WHEEL_DOFS] = fixed(motor.armature_kg_m2)
+        values["dof_armature"][wheel_dofs] = fixed(motor.armature_kg_m2)
     if motor.damping_nm_s_rad is not None:
-        values["dof_damping"][WHEEL_DOFS] = fixed(motor.damping_nm_s_rad)
+        values["dof_damping"][wheel_dofs] = fixed(motor.damping_nm_s_rad)
     if motor.torque_limit_nm is not None:
         values["actuator_forcerange"][:] = (-fixed(motor.torque_limit_nm), fixed(motor.torque_limit_nm))
     nominal_gain = float(nominal.actuator_gainprm[0, 0])
@@ -133,8 +134,7 @@ def _write_motor(values: Mapping[str, Array], nominal: mujoco.MjModel, motor: Mo
     gain *= fixed(motor.servo_gain_scale)
     values["actuator_gainprm"][:, 0] = gain
     values["actuator_biasprm"][:, 2] = -gain
-    if motor.dry_friction_nm:
-        values["dof_frictionloss"][WHEEL_DOFS] = fixed(motor.dry_friction_nm)
+    values["dof_frictionloss"][wheel_dofs] = fixed(motor.dry_friction_nm)
     if nominal.na:
         values["actuator_dynprm"][:, 0] = fixed(motor.lag_s)
 

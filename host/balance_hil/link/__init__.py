@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from balance_hil.link.base import Link
 from balance_hil.link.faults import Fault, FaultyLink, parse_fault
+from balance_hil.link.pipe_link import PipeEnds, open_pipes
 from balance_hil.link.ports import SerialPort, list_serial_ports
 from balance_hil.link.serial_link import open_link
 
-__all__ = ["Fault", "FaultyLink", "Link", "SerialPort", "list_serial_ports", "open_link", "parse_fault"]
+__all__ = [
+    "Fault",
+    "FaultyLink",
+    "Link",
+    "PipeEnds",
+    "SerialPort",
+    "list_serial_ports",
+    "open_link",
+    "open_pipes",
+    "parse_fault",
+]

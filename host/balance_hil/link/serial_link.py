@@ -63,18 +63,25 @@ def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
 
 
 class DescriptorLink:
-    """A pyserial port with a file descriptor that ``select`` can wait for."""
+    """A pyserial port, or anything else with ``close()``, with a file descriptor that ``select`` can wait for.
 
-    def __init__(self, device: Any, descriptor: int, description: str) -> None:
+    Args:
+        device: closed with the link.
+        descriptor: bytes are read from it; it does not block.
+        description: see ``Link``.
+        write_descriptor: bytes are written to it; None: to ``descriptor``.
+    """
+
+    def __init__(self, device: Any, descriptor: int, description: str, write_descriptor: int | None = None) -> None:
         self.description = description
         self._device = device
-        self._fd = descriptor
         self._waits_on = [descriptor]
+        self._writes_to = [descriptor if write_descriptor is None else write_descriptor]
 
     def write(self, data: bytes) -> None:
         """See ``Link.write``."""
         try:
-            sent = os.write(self._fd, data)
+            sent = os.write(self._writes_to[0], data)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -84,11 +91,11 @@ class DescriptorLink:
 
     def _write_rest(self, data: bytes) -> None:
         while data:
-            _, writable, _ = select.select([], self._waits_on, [], WRITE_TIMEOUT_S)
+            _, writable, _ = select.select([], self._writes_to, [], WRITE_TIMEOUT_S)
             if not writable:
                 raise _stuck(self.description)
             try:
-                data = data[os.write(self._fd, data) :]
+                data = data[os.write(self._writes_to[0], data) :]
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -100,7 +107,7 @@ class DescriptorLink:
             readable, _, _ = select.select(self._waits_on, [], [], timeout_s if timeout_s > 0 else 0)
             if not readable:
                 return b""
-            data = os.read(self._fd, READ_CHUNK)
+            data = os.read(self._waits_on[0], READ_CHUNK)
         except BlockingIOError:
             return b""
         except (OSError, ValueError) as exc:  # ValueError: closed meanwhile
@@ -113,8 +120,7 @@ class DescriptorLink:
         """See ``Link.close``."""
         with contextlib.suppress(OSError, serial.SerialException):
             self._device.close()
-        self._fd = -1
-        self._waits_on = [-1]
+        self._waits_on = self._writes_to = [-1]
 
 
 class GenericLink:

@@ -160,10 +160,10 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if value is not None and not isinstance(value, dict):
             raise _out_of_range(key, value, "a table of keys and values")
         return value
-    if isinstance(kind, types.GenericAlias):  # tuple[int, ...]
+    if isinstance(kind, types.GenericAlias):  # tuple[int, ...] or tuple[float, ...]
         if not isinstance(value, list | tuple):
-            raise _out_of_range(key, value, "a list of whole numbers")
-        return tuple(_convert(int, item, key) for item in value)
+            raise _out_of_range(key, value, "a list of numbers")
+        return tuple(_convert(typing.get_args(kind)[0], item, key) for item in value)
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3, without a point, as text

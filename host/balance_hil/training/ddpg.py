@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balance_hil.training.deterministic import DeterministicConfig, action_noise, smoothness
-from balance_hil.training.off_policy import shared_settings
+from balance_hil.training.off_policy import mirror_for, shared_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,4 +20,5 @@ def build(config: DdpgConfig, env: Any, seed: int, device: str) -> Any:
 
     model = SmoothDDPG("MlpPolicy", env, action_noise=action_noise(config), seed=seed, device=device, **shared_settings(config))
     model.smoothness = smoothness(config)
+    model.mirror = mirror_for(config, env)
     return model

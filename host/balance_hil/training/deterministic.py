@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from balance_hil.envs.task import N_ACT
+from balance_hil.envs.task import N_ACT, N_OBS
+from balance_hil.errors import ConfigError
 from balance_hil.training.config import at_least
 from balance_hil.training.off_policy import OffPolicyConfig
 
@@ -14,12 +15,17 @@ from balance_hil.training.off_policy import OffPolicyConfig
 class SmoothnessConfig:
     """Weights of the smoothness terms in the actor's loss, see ``smoothness``. All zero: the algorithm as published."""
 
-    observation_noise: float  # standard deviation of the disturbance, in units of the observation
+    observation_noise: tuple[float, ...]  # standard deviation of the disturbance of each signal, in units of the observation
     spatial_weight: float  # of the squared change of action under it
     saturation_weight: float  # of the squared output before tanh
 
     def __post_init__(self) -> None:
-        at_least(0.0, self, "observation_noise", "spatial_weight", "saturation_weight")
+        at_least(0.0, self, "spatial_weight", "saturation_weight")
+        if len(self.observation_noise) != N_OBS or min(self.observation_noise) < 0.0:
+            raise ConfigError(
+                f"hyper-parameter 'smoothness.observation_noise' is {list(self.observation_noise)}",
+                f"give {N_OBS} numbers of 0 or more, one for each signal of the observation",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +48,6 @@ def action_noise(config: DeterministicConfig) -> Any:
     return NormalActionNoise(np.zeros(N_ACT), np.full(N_ACT, config.action_noise))
 
 
-def smoothness(config: DeterministicConfig) -> dict[str, float]:
-    """The terms' weights as plain numbers, which a checkpoint can hold."""
-    terms = config.smoothness
-    return {
-        "observation_noise": terms.observation_noise,
-        "spatial_weight": terms.spatial_weight,
-        "saturation_weight": terms.saturation_weight,
-    }
+def smoothness(config: DeterministicConfig) -> dict[str, Any]:
+    """The terms as plain numbers, which a checkpoint can hold."""
+    return asdict(config.smoothness)

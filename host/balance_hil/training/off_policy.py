@@ -20,6 +20,7 @@ class OffPolicyConfig(CommonConfig):
     gradient_steps: int  # per update
     tau: float  # share of the new weights in the target networks, per gradient step
     n_steps: int  # rewards summed before a critic is asked for the rest
+    mirror: bool  # learn from every step as seen in a mirror, too
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,6 +32,13 @@ class OffPolicyConfig(CommonConfig):
                 f"buffer_size {self.buffer_size} holds less than learning_starts or than two rows of n_envs x n_steps",
                 "make it larger",
             )
+
+
+def mirror_for(config: OffPolicyConfig, env: Any) -> dict[str, list[Any]]:
+    """What a model's ``mirror`` has to be on a vectorised environment with a ``policy_spec``; empty for none."""
+    from balance_hil.training.mirror import mirror_of
+
+    return mirror_of(env.get_attr("policy_spec")[0]) if config.mirror else {}
 
 
 def shared_settings(config: OffPolicyConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from balance_hil.errors import ConfigError
 from balance_hil.training.config import at_least
-from balance_hil.training.off_policy import OffPolicyConfig, shared_settings
+from balance_hil.training.off_policy import OffPolicyConfig, mirror_for, shared_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,4 +42,5 @@ def build(config: SacConfig, env: Any, seed: int, device: str) -> Any:
         **shared_settings(config),
     )
     model.policy_delay = config.policy_delay
+    model.mirror = mirror_for(config, env)
     return model

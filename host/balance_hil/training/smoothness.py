@@ -7,6 +7,7 @@ Smooth Control with Reinforcement Learning" (CAPS; Mysore, Mabsout, Mancuso, Sae
     spatial_weight * mean |pi(s) - pi(s + N(0, observation_noise))|^2       CAPS: similar observations, similar actions
     saturation_weight * mean |u(s)|^2,  pi = tanh(u)                        stay where tanh still has a slope
 
+The disturbance is a multiple of each sensor's own noise: where a signal is clean, a steep response to it costs nothing.
 CAPS's second term, of temporal smoothness, is in the reward here (``action_rate``), where every algorithm sees it.
 """
 
@@ -23,7 +24,7 @@ from balance_hil.training.gradient import batches, follow, frozen, log_losses, u
 class _SmoothActor:
     """Mix-in for ``TD3``: replaces ``train``. The rest, and the form of a saved model, is Stable-Baselines3's."""
 
-    smoothness: dict[str, float]
+    smoothness: dict[str, Any]  # the fields of SmoothnessConfig
 
     def train(self: Any, gradient_steps: int, batch_size: int = 256) -> None:
         """``gradient_steps`` updates, each on ``batch_size`` rows of the buffer."""
@@ -48,7 +49,7 @@ class _SmoothActor:
             return torch.cat(self.critic_target(observations, actions), dim=1).amin(dim=1, keepdim=True)
 
     def _update_actor(self: Any, observations: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn_like(observations).mul_(self.smoothness["observation_noise"])
+        noise = torch.randn_like(observations) * observations.new_tensor(self.smoothness["observation_noise"])
         before_tanh = self.actor.mu[:-1](torch.cat([observations, observations + noise]))
         actions, disturbed = torch.tanh(before_tanh).chunk(2)
         with frozen(self.critic.parameters()):

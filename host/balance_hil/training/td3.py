@@ -7,7 +7,7 @@ from typing import Any
 
 from balance_hil.training.config import at_least
 from balance_hil.training.deterministic import DeterministicConfig, action_noise, smoothness
-from balance_hil.training.off_policy import shared_settings
+from balance_hil.training.off_policy import mirror_for, shared_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,4 +40,5 @@ def build(config: Td3Config, env: Any, seed: int, device: str) -> Any:
         **shared_settings(config),
     )
     model.smoothness = smoothness(config)
+    model.mirror = mirror_for(config, env)
     return model

@@ -49,7 +49,8 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._observations = np.zeros((n, self.observation_space.shape[0]), np.float32)
         self._episode_steps = episode_steps
         self._entropy = tuple(entropy)
-        scales = {signal.name: signal.scale for signal in spec_for(environment).observation}
+        self.policy_spec = spec_for(environment)
+        scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
         self._ranges = (scales["speed_error"], scales["yaw_error"]) if end_out_of_range else (math.inf, math.inf)
         self._actions = np.zeros((n, self.action_space.shape[0]), np.float32)
         self._returns = [0.0] * n

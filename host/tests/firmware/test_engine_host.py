@@ -25,7 +25,7 @@ AMPLE = bytes(4)  # arena of the helper's own choice
 
 
 def call(host: EngineHost, command: int, data: bytes) -> tuple[Status, int, bytes]:
-    reply = host.handle(command, data)
+    reply = host.handle(command, 0, data)
     status, detail, size = struct.unpack_from("<BII", reply)
     assert size == len(reply) - 9
     return Status(status), detail, reply[9:]
@@ -98,7 +98,7 @@ def test_process_serves_its_socket_and_ends_with_it() -> None:
         theirs.close()
         ours.settimeout(DEADLINE_S)
         request = AMPLE + tiny_model()
-        whole = struct.pack("<BI", INIT, len(request)) + request + struct.pack("<BI", INFER, N_OBS) + bytes(N_OBS)
+        whole = struct.pack("<BBI", INIT, 0, len(request)) + request + struct.pack("<BBI", INFER, 0, N_OBS) + bytes(N_OBS)
         for piece in (whole[:3], whole[3:700], whole[700:]):
             ours.sendall(piece)
         reply = b""

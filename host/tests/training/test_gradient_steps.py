@@ -13,7 +13,7 @@ from balance_hil.training.delayed_sac import DelayedSAC
 from balance_hil.training.smoothness import SmoothDDPG, SmoothTD3
 from balance_hil.training.vec_env import BatchVecEnv
 
-OFF = {"observation_noise": 0.03, "spatial_weight": 0.0, "saturation_weight": 0.0}
+OFF = {"observation_noise": [0.03] * 6, "spatial_weight": 0.0, "saturation_weight": 0.0}
 
 
 def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
@@ -23,7 +23,7 @@ def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
         "MlpPolicy", env, n_steps=3, seed=0, buffer_size=400, policy_kwargs={"net_arch": {"pi": [8], "qf": [16]}}, device="cpu"
     )
     model.target_policy_noise = 0.0
-    model.smoothness = smoothness
+    model.smoothness, model.mirror = smoothness, {}
     model.set_logger(configure(None, []))
     observations, rng = env.reset(), np.random.default_rng(0)
     for _ in range(100):

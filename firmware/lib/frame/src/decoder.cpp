@@ -53,6 +53,7 @@ Decoder::Event Decoder::Feed(uint8_t byte) {
 }
 
 void Decoder::Reset() {
+  if (state_ == State::kFrame) ++counters_.framing_errors;  // one that is too long was counted when it became so
   Drop(size_);
   state_ = State::kStart;
 }

@@ -1,5 +1,5 @@
 // Every access to a register of an emulated device costs the emulator about as much as a thousand instructions, so that this file
-// takes as few as it can: two for a byte that arrives, two for one that leaves, and none for a look at what has arrived.
+// takes as few as it can: two for a byte that arrives, two for one that leaves, one to go to sleep.
 #include <initializer_list>
 
 #include "hal_mps/hal_mps.h"
@@ -11,7 +11,8 @@ namespace {
 
 constexpr uint32_t kMinBaudDivider = 16;  // the least that the UART takes
 constexpr uint32_t kMaxAlarmMs = 500;     // SysTick has 24 bits
-constexpr uint32_t kGatherMs = 2;         // bytes without a delimiter are handed over after this time
+constexpr uint32_t kTicksPerMs = kClockHz / 1000;
+constexpr uint32_t kGatherMs = 100;  // bytes without a delimiter are handed over after this time at the latest
 constexpr uint32_t kWriteTimeoutMs = 100;
 constexpr uint32_t kNapMs = 1;
 
@@ -32,11 +33,13 @@ struct Ring {
 };
 
 Ring ring;
+bool alarm_is_set = false;
 volatile bool alarm_went_off = false;
 
 void SetAlarm(uint32_t ms) {
+  alarm_is_set = true;
   alarm_went_off = false;
-  core::SysTickReload() = ms * (kClockHz / 1000);
+  core::SysTickReload() = ms * kTicksPerMs;
   core::SysTickValue() = 0;
   core::SysTickControl() = core::kSysTickRun;
 }
@@ -44,7 +47,16 @@ void SetAlarm(uint32_t ms) {
 void StopAlarm() {
   core::SysTickControl() = 0;
   core::InterruptControl() = core::kClearPendingSysTick;
-  alarm_went_off = false;
+  alarm_is_set = false;
+}
+
+/// Sees to it that an alarm goes off within `ms`. One that does so anyway is left as it is, because setting one wakes QEMU's main
+/// loop: with a watchdog of 100 ms and a request every 5 ms that would be twenty times as often as needed.
+void WakeWithin(uint32_t ms) {
+  const uint32_t limit_ms = ms < kMaxAlarmMs ? ms : kMaxAlarmMs;
+  if (!alarm_is_set || alarm_went_off || core::SysTickValue() > limit_ms * kTicksPerMs) {
+    SetAlarm(limit_ms);
+  }
 }
 
 /// Sleeps until an interrupt has been handled. Interrupts are off when it is called, so that none slips by between the caller's
@@ -92,39 +104,32 @@ void CmsdkUart::Open(uint32_t baud) {
   EnableInterrupts();
 }
 
-bool CmsdkUart::Wait(uint32_t timeout_ms) {
-  const bool forever = timeout_ms == UINT32_MAX;
-  uint32_t left_ms = timeout_ms;
-  uint32_t alarm_ms = 0;  // 0: none is set
+void CmsdkUart::Wait(uint32_t timeout_ms) {
+  if (timeout_ms == 0) {
+    return;
+  }
   bool gathering = false;
   DisableInterrupts();
+  if (timeout_ms != UINT32_MAX) {
+    WakeWithin(timeout_ms);
+  }
   for (;;) {
     const uint32_t arrived = ring.written - ring.read;
     const bool complete = ring.delimiters_written != ring.delimiters_read || arrived > kRxBuffer / 2;
-    if (complete || (alarm_went_off && gathering)) {
-      break;
-    }
-    if (alarm_went_off) {
-      left_ms -= alarm_ms;
-    }
-    if (left_ms == 0) {
+    if (complete || alarm_went_off) {
       break;
     }
     if (arrived != 0 && !gathering) {
       gathering = true;
-      alarm_ms = kGatherMs;
-      SetAlarm(alarm_ms);
-    } else if (!forever && (alarm_ms == 0 || alarm_went_off)) {
-      alarm_ms = left_ms < kMaxAlarmMs ? left_ms : kMaxAlarmMs;
-      SetAlarm(alarm_ms);
+      WakeWithin(kGatherMs);
     }
     SleepOnce();
   }
-  if (alarm_ms != 0) {
+  if (alarm_went_off) {
     StopAlarm();
+    alarm_went_off = false;
   }
   EnableInterrupts();
-  return ring.written != ring.read;
 }
 
 size_t CmsdkUart::Read(uint8_t* buffer, size_t capacity) {

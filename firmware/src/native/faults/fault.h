@@ -18,6 +18,8 @@ enum class Fault {
   kInputFloat64,
   kInputWrap,
   kInputNoZeroPoint,
+  kInputZeroPointAbove,
+  kInputZeroPointBelow,
   kInputScaleDigits,
   kInputOutputScale,
   kInputSwappedBytes,
@@ -34,6 +36,8 @@ enum class Fault {
   kModelSingleRounding,
   // int8 to action
   kOutputNoZeroPoint,
+  kOutputZeroPointAbove,
+  kOutputZeroPointBelow,
   kOutputScaleDigits,
   kOutputUnsigned,
   kOutputRaw127,

@@ -23,6 +23,8 @@ int8_t Saturate(double rounded, int32_t zero_point) {
   return static_cast<int8_t>(std::clamp(rounded + zero_point, -128.0, 127.0));
 }
 
+float Scaled(float scale, int32_t steps) { return static_cast<float>(static_cast<double>(scale) * steps); }
+
 int8_t Wrap(double rounded, int32_t zero_point) {
   const auto integer = static_cast<int64_t>(std::clamp(rounded + zero_point, -kSafe, kSafe));
   return static_cast<int8_t>(static_cast<uint8_t>(integer & 0xff));
@@ -65,6 +67,10 @@ int8_t FaultyConversion::ToCode(float value, const QuantParams& params) const {
       return Wrap(std::round(ratio), zero_point);
     case Fault::kInputNoZeroPoint:
       return Quantize(value, {params.scale, 0});
+    case Fault::kInputZeroPointAbove:
+      return Saturate(std::round(ratio), zero_point + 1);
+    case Fault::kInputZeroPointBelow:
+      return Saturate(std::round(ratio), zero_point - 1);
     case Fault::kInputScaleDigits:
       return Quantize(value, {RoundToFourDecimals(params.scale), params.zero_point});
     case Fault::kInputOutputScale:
@@ -86,10 +92,14 @@ float FaultyConversion::ToValue(int8_t code, const QuantParams& params) const {
   switch (fault_) {
     case Fault::kOutputNoZeroPoint:
       return Dequantize(code, {params.scale, 0});
+    case Fault::kOutputZeroPointAbove:
+      return Scaled(params.scale, code - (params.zero_point + 1));
+    case Fault::kOutputZeroPointBelow:
+      return Scaled(params.scale, code - (params.zero_point - 1));
     case Fault::kOutputScaleDigits:
       return Dequantize(code, {RoundToFourDecimals(params.scale), params.zero_point});
     case Fault::kOutputUnsigned:
-      return static_cast<float>(static_cast<double>(params.scale) * (static_cast<uint8_t>(code) - params.zero_point));
+      return Scaled(params.scale, static_cast<uint8_t>(code) - params.zero_point);
     case Fault::kOutputRaw127:
       return static_cast<float>(code) / 127.0f;
     case Fault::kOutputSwappedBytes:

@@ -8,10 +8,9 @@ fastest, so that what belongs to one channel (its scale, its bias) meets long ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
-
 import numpy as np
 
+from balance_hil.errors import require
 from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary
@@ -25,6 +24,7 @@ from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
+_WORTH_COMPILED_CODE = 1 << 15  # values
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 
 
@@ -76,12 +76,18 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
-    """``table[values + 128]``. ``bytes.translate`` does it in C, several times faster than numpy; it wants unsigned indices."""
-    by_byte = np.roll(table, INT8_MIN).tobytes()
+    """``table[values + 128]``, in compiled code that lets other threads run where there is enough to look up."""
+    by_byte = np.roll(table, INT8_MIN)
 
     def look_up(values: Int8Array) -> Int8Array:
-        order: Literal["C", "F"] = "F" if values.flags.f_contiguous else "C"
-        return np.frombuffer(values.tobytes(order).translate(by_byte), np.int8).reshape(values.shape, order=order)
+        if values.size < _WORTH_COMPILED_CODE or not (values.flags.c_contiguous or values.flags.f_contiguous):
+            return by_byte[values.view(np.uint8)]
+        require("numba", "int8")
+        from balance_hil.runtimes.emulated.compiled import look_up as compiled_look_up
+
+        outputs = np.empty_like(values)
+        compiled_look_up(values.ravel(order="K").view(np.uint8), by_byte, outputs.ravel(order="K"))
+        return outputs
 
     return look_up
 

@@ -1,7 +1,7 @@
 """From an int32 accumulator to an int8 output: the step in which the kernels of FULLY_CONNECTED differ.
 
-All rules agree with plain rounding but near a tie. So a whole batch is rounded in float32, and only the values near a tie go
-through the rule itself, in int64. ``Requantiser.exactly`` is the rule alone, for the tests and for what the quick way cannot do.
+``Requantiser`` is the rule itself, in the integers or floats that the kernel uses. ``Requantiser.affine`` is the same function as
+one multiplication, one addition and one rounding, which a vector unit does quickly; see there for why it is the same.
 """
 
 from __future__ import annotations
@@ -31,12 +31,8 @@ _INTEGER_RULES = {
     Rounding.RUY_X86: multiply_ruy_x86,
 }
 EXACT_IN_FLOAT32 = 1 << 24  # integers below this are float32 values
-# Outputs within int8's reach are at most 300 steps from 0, where one float32 product is wrong by less than 300 * 2^-23.
-_FLOAT32_ERROR = 1e-4
-# With wider bands about the ties more values would take the slow way than it pays for.
-_WIDEST_BAND = 0.07
-_INT16_ROOM = 32_000  # steps below this, and a zero point, fit in int16
 _LARGEST_LEFT_SHIFT = 6  # accumulators below 2^24 shifted by so much do not overflow
+_AROUND = np.arange(-3, 4)  # integers about the estimate of a threshold among which it is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +58,23 @@ class Scales:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Affine:
+    """Steps as ``rint(multiplier * accumulator + offset)``, clamped before it is rounded."""
+
+    in_float32: bool  # computed in float32, otherwise in float64
+    numbers: NDArray[np.float64]  # [channels, 3]: multiplier, offset for accumulators of at least 0, offset for those below
+    low: int  # bounds of the steps
+    high: int
+
+    def steps(self, accumulators: NDArray[Any]) -> NDArray[np.float64]:
+        """Integers, float64 [channels, n], for accumulators [channels, n]."""
+        kind = np.float32 if self.in_float32 else np.float64
+        multiplier, above, below = (column[:, np.newaxis] for column in self.numbers.astype(kind).T)
+        values = accumulators.astype(kind)
+        return np.asarray(np.rint(np.clip(values * multiplier + np.where(values >= 0, above, below), self.low, self.high)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Requantiser:
     """Maps accumulators [channels, n], integers in any numeric type, to outputs, int8 [channels, n]."""
 
@@ -73,14 +86,8 @@ class Requantiser:
     high: int
 
     def __call__(self, accumulators: NDArray[Any]) -> Int8Array:
-        """Requantises, adds the zero point and clamps."""
-        return self.exactly(accumulators) if self._band is None else self._quickly(accumulators, self._band)
-
-    def exactly(self, accumulators: NDArray[Any]) -> Int8Array:
-        """The same by the rule alone."""
-        columns = (self.multipliers[:, np.newaxis], self._mantissas[:, np.newaxis], self._shifts[:, np.newaxis])
-        steps = self._steps(accumulators.astype(np.int64), *columns)
-        return np.clip(steps + self.zero_point, self.low, self.high).astype(np.int8)
+        """Requantises by the rule, adds the zero point and clamps."""
+        return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(np.int8)
 
     @property
     def arithmetic(self) -> Hashable:
@@ -91,30 +98,83 @@ class Requantiser:
             numbers = self.multipliers.tobytes()
         return self.rounding, numbers, self.zero_point, self.low, self.high
 
-    def _quickly(self, accumulators: NDArray[np.float32], band: NDArray[np.float32]) -> Int8Array:
-        steps = accumulators * self._float32_multipliers
-        rounded = np.rint(steps)
-        if self.rounding is not Rounding.FLOAT32:
-            np.subtract(steps, rounded, out=steps)
-            np.abs(steps, out=steps)
-            near_tie = np.flatnonzero(steps > band)
-            channel = near_tie // accumulators.shape[1]
-            exact = accumulators.reshape(-1)[near_tie].astype(np.int64)
-            exact = self._steps(exact, self.multipliers[channel], self._mantissas[channel], self._shifts[channel])
-            rounded.reshape(-1)[near_tie] = exact
-        narrow: NDArray[np.int16] = rounded.astype(np.int16)
-        narrow += np.int16(self.zero_point)
-        np.clip(narrow, self.low, self.high, out=narrow)
-        return narrow.astype(np.int8)
+    @cached_property
+    def affine(self) -> Affine | None:
+        """The same function of every accumulator in reach as an affine one, or None where there may be none.
 
-    def _steps(
-        self, accumulators: Int64Array, multipliers: NDArray[np.float64], mantissas: Int64Array, shifts: Int64Array
-    ) -> NDArray[Any]:
+        The rule of float32 is affine as it stands. The others are monotonic, as an affine function is; so the two are equal
+        for every accumulator when they step from k - 1 to k at the same one, for every k between the bounds. That is
+        checked here, threshold by threshold, for offsets in the middle of what the thresholds allow.
+        """
+        low, high = self.low - self.zero_point, self.high - self.zero_point
+        fits = self.largest_accumulator < EXACT_IN_FLOAT32 and bool(np.all(self._real > 0))
+        if not fits or np.max(self._shifts) > _LARGEST_LEFT_SHIFT:
+            return None
+        numbers = np.stack([self._real, np.zeros_like(self._real), np.zeros_like(self._real)], axis=1)
         if self.rounding is Rounding.FLOAT32:
-            return np.asarray(np.rint(accumulators.astype(np.float32) * multipliers.astype(np.float32)))
+            return Affine(in_float32=True, numbers=numbers, low=low, high=high)
+        codes = np.arange(low + 1, high + 1)
+        found = self._thresholds(codes)
+        if found is None:
+            return None
+        numbers[:, 1:] = self._offsets(codes, found)
+        affine = Affine(in_float32=False, numbers=numbers, low=low, high=high)
+        reach = self.largest_accumulator
+        # A threshold out of reach has one side only in it: that side is looked at.
+        reaches = affine.steps(np.maximum(found, -reach)) >= codes
+        reaches_before = affine.steps(np.minimum(found - 1, reach)) >= codes
+        right = np.where(found > reach, ~reaches_before, np.where(found <= -reach, reaches, reaches & ~reaches_before))
+        return affine if np.all(right) else None
+
+    def _thresholds(self, codes: NDArray[np.int_]) -> Int64Array | None:
+        """Smallest accumulator, int64 [channels, codes], that the rule maps to each code or above; None: not found.
+
+        One that is out of reach is somewhere just out of reach.
+        """
+        reach = self.largest_accumulator
+        estimates = np.clip(np.ceil((codes - 0.5) / self._real[:, np.newaxis]), -reach - 4, reach + 4).astype(np.int64)
+        candidates = estimates[:, :, np.newaxis] + _AROUND
+        reached = self._steps(candidates.reshape(len(candidates), -1)).reshape(candidates.shape) >= codes[:, np.newaxis]
+        before = np.all(reached, axis=2)
+        after = ~np.any(reached, axis=2)
+        if np.any(before & (candidates[:, :, 0] >= -reach)) or np.any(after & (candidates[:, :, -1] <= reach)):
+            return None
+        first = np.take_along_axis(candidates, np.argmax(reached, axis=2)[:, :, np.newaxis], 2)[:, :, 0]
+        return np.where(before, -reach - 1, np.where(after, reach + 1, first))
+
+    def _offsets(self, codes: NDArray[np.int_], thresholds: Int64Array) -> NDArray[np.float64]:
+        """Offsets for accumulators of at least 0 and below, float64 [channels, 2]."""
+        real = self._real[:, np.newaxis]
+        least = codes - 0.5 - real * thresholds  # an offset above it reaches the code at the threshold
+        most = codes - 0.5 - real * (thresholds - 1)  # one below it does not reach the code before the threshold
+        inside = np.abs(thresholds) <= self.largest_accumulator
+        sides = []
+        for at, before in ((thresholds >= 0, thresholds > 0), (thresholds < 0, thresholds <= 0)):
+            bottom = np.max(least, axis=1, initial=-np.inf, where=at & inside)
+            top = np.min(most, axis=1, initial=np.inf, where=before & inside)
+            free = np.isinf(bottom) & np.isinf(top)
+            bottom, top = (
+                np.where(free, 0.0, np.where(np.isinf(bottom), top - self._real, bottom)),
+                np.where(free, 0.0, np.where(np.isinf(top), bottom + self._real, top)),
+            )
+            sides.append((bottom + top) / 2)
+        return np.stack(sides, axis=1)
+
+    def _steps(self, accumulators: Int64Array) -> NDArray[Any]:
+        """The rule: steps [channels, n] for accumulators [channels, n]."""
+        if self.rounding is Rounding.FLOAT32:
+            return np.asarray(np.rint(accumulators.astype(np.float32) * self.multipliers.astype(np.float32)[:, np.newaxis]))
         if self.rounding is Rounding.FLOAT64:
-            return round_half_away(accumulators.astype(np.float64) * multipliers)
-        return _INTEGER_RULES[self.rounding](accumulators, mantissas, shifts)
+            return round_half_away(accumulators.astype(np.float64) * self.multipliers[:, np.newaxis])
+        rule = _INTEGER_RULES[self.rounding]
+        return rule(accumulators, self._mantissas[:, np.newaxis], self._shifts[:, np.newaxis])
+
+    @cached_property
+    def _real(self) -> NDArray[np.float64]:
+        """The multipliers, as exactly as the rule has them."""
+        if self.rounding in _INTEGER_RULES:
+            return np.ldexp(self._mantissas.astype(np.float64), self._shifts - 31)
+        return self.multipliers
 
     @cached_property
     def _mantissas(self) -> Int64Array:
@@ -123,19 +183,3 @@ class Requantiser:
     @cached_property
     def _shifts(self) -> Int64Array:
         return np.array([quantize_multiplier(float(m))[1] for m in self.multipliers], np.int64)
-
-    @cached_property
-    def _float32_multipliers(self) -> NDArray[np.float32]:
-        return self.multipliers.astype(np.float32)[:, np.newaxis]
-
-    @cached_property
-    def _band(self) -> NDArray[np.float32] | None:
-        """Distance from the nearest integer above which a value may round otherwise, float32 [channels, 1]; None: any may."""
-        width = np.full(len(self.multipliers), _FLOAT32_ERROR)
-        if self.rounding in (Rounding.DOUBLE, Rounding.RUY_X86):
-            right_shifts = np.maximum(-self._shifts, 0)
-            # The first rounding moves a value by up to half of its own step, which is 2^-right_shift of the output's.
-            width += np.where(right_shifts > 0, 2.0 ** -(right_shifts + 1.0), 0.0)
-        fits = self.largest_accumulator < EXACT_IN_FLOAT32 and np.max(self._shifts) <= _LARGEST_LEFT_SHIFT
-        fits = fits and self.largest_accumulator * np.max(self.multipliers) < _INT16_ROOM
-        return (0.5 - width).astype(np.float32)[:, np.newaxis] if fits and np.max(width) < _WIDEST_BAND else None

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from balance_hil.errors import UnsupportedOperatorError
-from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family, interpreter
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
 from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
 from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, agreement, random_inputs
+from balance_hil.runtimes.tflm import TflmRuntime
 
 SUBJECTS = pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
 ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
@@ -274,3 +275,29 @@ def test_concatenation_of_several_scales_is_refused():
     model = build.bytes(x, build.operator("CONCATENATION", (x, tanh), build.tensor((1, 8), 0.1, 0), axis=1))
     with pytest.raises(UnsupportedOperatorError, match="CONCATENATION"):
         EmulatedRuntime(model, TFLM)
+
+
+@pytest.mark.parametrize("variant", family(), ids=lambda v: v.name)
+def test_compiled_code_equals_the_rules_alone(variant):
+    """Batches of many rows go through compiled code, few rows through the rules: the same numbers, whatever is left over."""
+    inputs = random_inputs(2077, 6, 0)
+    for activation in ("TANH", "RELU"):
+        emulator = EmulatedRuntime(actor((6, 9, 5, 3), activation, per_channel=True, seed=3), variant)
+        few = [emulator.layers_int8_batch(inputs[start : start + 512]) for start in range(0, len(inputs), 512)]
+        for op, layer in enumerate(emulator.layers_int8_batch(inputs)):
+            assert np.array_equal(layer.values, np.concatenate([part[op].values for part in few]))
+
+
+def test_a_layer_too_deep_for_float32_sums_is_computed_by_the_rules():
+    model = actor((2000, 3), "RELU", per_channel=True, seed=1)
+    inputs = random_inputs(1100, 2000, 0)
+    emulator = EmulatedRuntime(model, TFLM)
+    assert np.array_equal(emulator.infer_int8_batch(inputs)[:64], TflmRuntime(model).infer_int8_batch(inputs[:64]))
+
+
+def test_blocks_and_threads_change_nothing(monkeypatch):
+    model = actor((6, 24, 17, 2), "TANH", per_channel=True, seed=3)
+    inputs = random_inputs(5000, 6, 0)
+    whole = EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs)
+    monkeypatch.setattr(interpreter, "_BLOCK_VALUES", 32 * 24)
+    assert np.array_equal(EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs), whole)

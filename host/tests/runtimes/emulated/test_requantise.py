@@ -1,4 +1,4 @@
-"""The quick requantisation, float32 with exceptions near ties, against the rules themselves."""
+"""The affine form of requantisation against the rules themselves."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
 from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
 
 ROUNDINGS = list(Rounding)
-# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and 0.00137 are what layers have; 0.4 has too short a right shift for
-# the quick way, and 3.7 has a left shift.
-MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, 0.00137, 0.0625 - 1e-9, 0.4, 3.7, 1e-12]
+# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and 0.00137 are what layers have; 3.7 has a left shift; 1e-9 never
+# leaves 0.
+MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, 0.00137, 0.0625 - 1e-9, 0.4, 3.7, 1e-9]
 
 
 def _requantiser(rounding, multiplier, low=-128, high=127):
@@ -30,18 +30,26 @@ def _requantiser(rounding, multiplier, low=-128, high=127):
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("multiplier", MULTIPLIERS)
-def test_quick_way_equals_the_rule_for_every_accumulator_in_reach(rounding, multiplier):
+def test_affine_form_equals_the_rule_for_every_accumulator_in_reach(rounding, multiplier):
     reach = int(min(140 / multiplier, 1 << 19))
     accumulators = np.broadcast_to(np.arange(-reach, reach + 1, dtype=np.float32), (2, 2 * reach + 1))
     requantise = _requantiser(rounding, multiplier)
-    assert np.array_equal(requantise(accumulators), requantise.exactly(accumulators))
+    steps = requantise.affine.steps(accumulators)
+    assert np.array_equal(requantise(accumulators), (steps + requantise.zero_point).astype(np.int8))
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_quick_way_is_taken_where_it_should(rounding, monkeypatch):
-    requantise = _requantiser(rounding, 0.00137)
-    monkeypatch.setattr(Requantiser, "exactly", None)
-    assert requantise(np.array([[0.0], [1000.0]], np.float32)).tolist() == [[-7], [-6]]
+def test_an_affine_form_that_is_wrong_at_one_threshold_is_not_taken(monkeypatch):
+    good = _requantiser(Rounding.DOUBLE, 0.00137).affine
+    assert good is not None
+    offsets = good.numbers[:, 1:].copy()
+    offsets[1, 0] += 0.00137  # one accumulator off
+    monkeypatch.setattr(Requantiser, "_offsets", lambda self, codes, thresholds: offsets)
+    assert _requantiser(Rounding.DOUBLE, 0.00137).affine is None
+
+
+def test_sums_too_large_for_float32_have_no_affine_form():
+    wide = dataclasses.replace(_requantiser(Rounding.DOUBLE, 0.00137), largest_accumulator=1 << 24)
+    assert wide.affine is None
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

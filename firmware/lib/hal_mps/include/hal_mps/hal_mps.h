@@ -16,8 +16,9 @@ class CmsdkUart final : public hal::Uart {
   /// Sets the divider for `baud` and starts to receive.
   void Open(uint32_t baud);
 
-  /// Sleeps until bytes have arrived or `timeout_ms` (UINT32_MAX: for ever) has passed. Returns false for the timeout.
-  bool Wait(uint32_t timeout_ms);
+  /// Sleeps until there is something to read, `timeout_ms` (UINT32_MAX: for ever) at the longest. It may return early with
+  /// nothing.
+  void Wait(uint32_t timeout_ms);
 
   /// Takes what has arrived, at most `capacity` bytes.
   size_t Read(uint8_t* buffer, size_t capacity);
