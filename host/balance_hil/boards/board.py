@@ -90,6 +90,7 @@ class Board(Session):
             BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board refuses the model.
             ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
         """
+        self.info = self.greet()  # it may have restarted since the last time
         if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
             result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
         else:
