@@ -189,7 +189,8 @@ def _is_same(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
 
 
 def _runs(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
-    return (info.model_id, info.firmware_commit, info.engine) == (bundle.id, firmware_commit(), engine)
+    flashed = (info.model_id, info.firmware_commit, info.engine) == (bundle.id, firmware_commit(), engine)
+    return flashed and not info.uploaded  # what came by LOAD is gone after a reset
 
 
 # --- after ----------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,18 @@ namespace {
 constexpr size_t kArenaBytes = 16 * 1024;
 
 alignas(16) uint8_t arena[kArenaBytes];
+alignas(16) uint8_t second_arena[kArenaBytes];
 Int8Engine engine;
+Int8Engine second_engine;
 
 }  // namespace
 
 Engine* BoardEngine() { return &engine; }
 
 Arena BoardArena() { return {arena, sizeof arena}; }
+
+Engine* SecondEngine() { return &second_engine; }
+
+Arena SecondArena() { return {second_arena, sizeof second_arena}; }
 
 }  // namespace hil

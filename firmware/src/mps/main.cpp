@@ -10,7 +10,16 @@ namespace {
 
 constexpr uint32_t kBaud = 921'600;
 
+#if defined(HIL_MACHINE_MPS2)
+constexpr size_t kUploadBytes = 256 * 1024;
+#else
+constexpr size_t kUploadBytes = 160 * 1024;
+#endif
+
 uint8_t received[hil::mps::kRxBuffer];
+
+/// What an upload is received into: nothing that a start would have to clear.
+alignas(16) __attribute__((section(".noinit"))) uint8_t upload_memory[2][kUploadBytes];
 
 }  // namespace
 
@@ -21,23 +30,25 @@ int main() {
   static hil::mps::CortexSystem system;
   hil::mps::FpgaClock::Start();
 
-  hil::ServerConfig config;
-  config.golden = {&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
-  static hil::Inference inference(hil::BoardEngine(), &clock);
-  inference.Load({hil_model::kModel, hil_model::kModelSize}, hil::BoardArena());
-  inference.Verify(config.golden);
+  const hil::GoldenVectors golden{&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
+  static hil::Inference flashed(hil::BoardEngine(), &clock);
+  static hil::Inference second(hil::SecondEngine(), &clock);
+  flashed.Load({hil_model::kModel, hil_model::kModelSize}, hil::BoardArena());
+  flashed.Verify(golden);
+  static hil::Models models({&flashed, hil::BoardArena(), upload_memory[0], kUploadBytes},
+                            {&second, hil::SecondArena(), upload_memory[1], kUploadBytes}, hil_model::kModelId, golden);
 
+  hil::ServerConfig config;
   config.identity.firmware_commit = HIL_FIRMWARE_COMMIT;
   config.identity.board = HIL_BOARD_NAME;
   config.identity.processor = HIL_PROCESSOR;
-  config.identity.model_id = hil_model::kModelId;
   config.identity.clock_hz = hil::mps::ClockHz();
   config.identity.rx_buffer = hil::mps::kRxBuffer;
   config.identity.ram = hil::mps::StaticRamBytes();
   config.identity.flash = hil::mps::ImageBytes();
   config.watchdog_ms = hil::mps::WatchdogMs(hil::protocol::kWatchdogMs);
 
-  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &inference);
+  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &models);
   uart.Open(kBaud);
   server.Boot(hil::mps::CortexSystem::Cause());
   for (;;) {

@@ -36,6 +36,7 @@ struct Options {
   std::string board_name = "native";
   uint32_t watchdog_ms = hil::protocol::kWatchdogMs;
   uint32_t arena_bytes = 0;
+  uint32_t upload_bytes = 256 * 1024;
   hil::faults::Fault fault = hil::faults::Fault::kNone;
 };
 
@@ -67,17 +68,12 @@ hil::faults::Fault ParseFault(const char* name) {
 
 Options ParseOptions(int argc, char** argv) {
   static const option kOptions[] = {
-      {"fd", required_argument, nullptr, 'f'},
-      {"engine-fd", required_argument, nullptr, 'e'},
-      {"model", required_argument, nullptr, 'm'},
-      {"self-test", required_argument, nullptr, 's'},
-      {"engine", required_argument, nullptr, 'n'},
-      {"board-name", required_argument, nullptr, 'b'},
-      {"watchdog-ms", required_argument, nullptr, 'w'},
-      {"arena-bytes", required_argument, nullptr, 'a'},
-      {"fault", required_argument, nullptr, 'x'},
-      {"list-faults", no_argument, nullptr, 'l'},
-      {nullptr, 0, nullptr, 0},
+      {"fd", required_argument, nullptr, 'f'},           {"engine-fd", required_argument, nullptr, 'e'},
+      {"model", required_argument, nullptr, 'm'},        {"self-test", required_argument, nullptr, 's'},
+      {"engine", required_argument, nullptr, 'n'},       {"board-name", required_argument, nullptr, 'b'},
+      {"watchdog-ms", required_argument, nullptr, 'w'},  {"arena-bytes", required_argument, nullptr, 'a'},
+      {"upload-bytes", required_argument, nullptr, 'u'}, {"fault", required_argument, nullptr, 'x'},
+      {"list-faults", no_argument, nullptr, 'l'},        {nullptr, 0, nullptr, 0},
   };
   Options options;
   int chosen = 0;
@@ -106,6 +102,9 @@ Options ParseOptions(int argc, char** argv) {
         break;
       case 'a':
         options.arena_bytes = ParseNumber("arena-bytes", optarg);
+        break;
+      case 'u':
+        options.upload_bytes = ParseNumber("upload-bytes", optarg);
         break;
       case 'x':
         options.fault = ParseFault(optarg);
@@ -158,12 +157,64 @@ class GoldenFile {
   std::vector<int8_t> outputs_;
 };
 
-/// Memory for the compact engine, aligned for anything: what the model needs, or `wanted` bytes where that is not 0.
-std::vector<std::max_align_t> ArenaFor(const std::vector<uint8_t>& model, size_t wanted) {
-  size_t bytes = wanted;
-  if (bytes == 0) hil::Int8Engine::RequiredArena({model.data(), model.size()}, &bytes);  // a refusal comes up again in Load()
-  return std::vector<std::max_align_t>((bytes + sizeof(std::max_align_t) - 1) / sizeof(std::max_align_t));
-}
+constexpr size_t kArenaBytes = 64 * 1024;  // of the compact engine, for an uploaded model
+
+/// Memory aligned for anything.
+using Memory = std::vector<std::max_align_t>;
+
+Memory Allocate(size_t bytes) { return Memory((bytes + sizeof(std::max_align_t) - 1) / sizeof(std::max_align_t)); }
+
+uint8_t* BytesOf(Memory* memory) { return reinterpret_cast<uint8_t*>(memory->data()); }
+
+/// One place for a model: engine, conversion and memory.
+class Place {
+ public:
+  Place(const Options& options, uint8_t number, const hil::hal::Clock* clock)
+      : options_(options),
+        remote_engine_(options.engine.c_str(), options.engine_fd, number),
+        engine_(IsCompact() ? static_cast<hil::Engine*>(&compact_engine_) : &remote_engine_),
+        faulty_engine_(options.fault, engine_),
+        faulty_conversion_(options.fault, engine_),
+        inference_(IsHealthy() ? engine_ : &faulty_engine_, clock,
+                   IsHealthy() ? static_cast<hil::Conversion*>(&hil::exact_conversion) : &faulty_conversion_),
+        upload_(Allocate(options.upload_bytes)) {}
+
+  /// Loads the model that the board starts with, in an arena of just what it needs, or of --arena-bytes.
+  void Load(const hil::ByteSpan& model) {
+    size_t bytes = options_.arena_bytes;
+    if (IsCompact() && bytes == 0) hil::Int8Engine::RequiredArena(model, &bytes);  // a refusal comes up again in Load()
+    Reserve(bytes);
+    inference_.Load(model, {BytesOf(&arena_), bytes});
+  }
+
+  /// For an uploaded model.
+  hil::ModelSlot Slot() {
+    const size_t bytes = IsCompact() && options_.arena_bytes == 0 ? kArenaBytes : options_.arena_bytes;
+    Reserve(bytes);
+    return {&inference_, {BytesOf(&arena_), bytes}, BytesOf(&upload_), options_.upload_bytes};
+  }
+
+  const hil::Inference& inference() const { return inference_; }
+
+ private:
+  bool IsCompact() const { return options_.engine == "int8"; }
+  bool IsHealthy() const { return options_.fault == hil::faults::Fault::kNone; }
+
+  /// Room for any upload, or for more where the model that the board starts with needs it.
+  void Reserve(size_t bytes) {
+    if (arena_.empty()) arena_ = Allocate(IsCompact() && bytes < kArenaBytes ? kArenaBytes : bytes);
+  }
+
+  const Options& options_;
+  hil::Int8Engine compact_engine_;
+  hil::RemoteEngine remote_engine_;
+  hil::Engine* engine_;
+  hil::faults::FaultyEngine faulty_engine_;
+  hil::faults::FaultyConversion faulty_conversion_;
+  hil::Inference inference_;
+  Memory arena_;
+  Memory upload_;
+};
 
 }  // namespace
 
@@ -182,33 +233,22 @@ int main(int argc, char** argv) {
   hil::native::ProcessSystem system(argv);
   if (!uart.Open()) Fail("--fd " + std::to_string(options.fd) + " is not an open descriptor");
 
-  const bool compact = options.engine == "int8";
-  hil::Int8Engine compact_engine;
-  hil::RemoteEngine remote_engine(options.engine.c_str(), options.engine_fd);
-  hil::Engine* const engine = compact ? static_cast<hil::Engine*>(&compact_engine) : &remote_engine;
-  std::vector<std::max_align_t> memory;
-  if (compact) memory = ArenaFor(model, options.arena_bytes);
-  const size_t arena_bytes = compact && options.arena_bytes == 0 ? memory.size() * sizeof(memory[0]) : options.arena_bytes;
-  hil::faults::FaultyEngine faulty_engine(options.fault, engine);
-  hil::faults::FaultyConversion faulty_conversion(options.fault, engine);
-  const bool healthy = options.fault == hil::faults::Fault::kNone;
-  hil::Inference inference(healthy ? engine : &faulty_engine, &clock,
-                           healthy ? static_cast<hil::Conversion*>(&hil::exact_conversion) : &faulty_conversion);
-  inference.Load({model.data(), model.size()}, {reinterpret_cast<uint8_t*>(memory.data()), arena_bytes});
+  Place first(options, 0, &clock);
+  Place second(options, 1, &clock);
+  first.Load({model.data(), model.size()});
 
   const hil::ModelId model_id = hil::ComputeModelId(model.data(), model.size());
   hil::ServerConfig config;
   config.identity.firmware_commit = HIL_FIRMWARE_COMMIT;
   config.identity.board = options.board_name.c_str();
   config.identity.processor = HIL_PROCESSOR;
-  config.identity.model_id = model_id.text;
   config.identity.rx_buffer = kRxBuffer;
   config.identity.ram = hil::native::StaticRamBytes();
   config.identity.flash = hil::native::ImageBytes();
-  config.golden = golden.Split(inference.info());
   config.watchdog_ms = options.watchdog_ms;
 
-  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &inference);
+  hil::Models models(first.Slot(), second.Slot(), model_id.text, golden.Split(first.inference().info()));
+  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &models);
   server.Boot(hil::native::ProcessSystem::Cause());
 
   uint8_t received[kRxBuffer];

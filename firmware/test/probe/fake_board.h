@@ -20,16 +20,20 @@ class FakeEngine final : public Engine {
 
   void SetStatus(Status status) { status_ = status; }
 
-  Status Init(const ByteSpan&, const Arena& arena) override {
+  /// The first byte of a model tells what it is like: 'X' has an input more, 'O' more than the protocol carries, 'Z' a scale of
+  /// zero and 'H' a huge one; 'R' is refused, and 'W' adds 1 to the first output.
+  Status Init(const ByteSpan& model, const Arena& arena) override {
+    kind_ = static_cast<char>(model.data[0]);
     info_.name = "fake";
     info_.version = "1";
-    info_.n_obs = 3;
+    info_.n_obs = kind_ == 'X' ? 4 : kind_ == 'O' ? kMaxObs + 1 : 3;
     info_.n_act = 2;
     info_.n_ops = 3;
     info_.input = {0.5f, 1};
-    info_.output = {0.25f, -3};
+    info_.output = {kind_ == 'Z' ? 0.0f : kind_ == 'H' ? 1e37f : 0.25f, -3};
     info_.arena_used = 100;
     info_.arena_size = static_cast<uint32_t>(arena.size);
+    if (kind_ == 'R') return Status::kUnsupportedOperator;
     return status_;
   }
 
@@ -39,6 +43,7 @@ class FakeEngine final : public Engine {
     const int sum = input[0] + input[1];
     output[0] = static_cast<int8_t>(sum > INT8_MAX ? INT8_MAX : sum < INT8_MIN ? INT8_MIN : sum);
     output[1] = static_cast<int8_t>(input[2] == INT8_MIN ? INT8_MAX : -input[2]);
+    if (kind_ == 'W') ++output[0];
     return status_;
   }
 
@@ -55,6 +60,7 @@ class FakeEngine final : public Engine {
  private:
   uint64_t* now_us_;
   Status status_ = Status::kOk;
+  char kind_ = 0;
   EngineInfo info_;
   int8_t input_[3] = {};
   int8_t large_[1100] = {};
@@ -82,13 +88,17 @@ class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actua
   bool blocked = false;
 };
 
-/// Server, engine and machine together.
+/// Server, engines and machine together.
 class FakeBoard {
  public:
+  static constexpr size_t kUploadBytes = 64;
+
   void Boot(uint32_t watchdog_ms, int load_status) {
     machine_ = std::make_unique<FakeMachine>();
     engine_ = std::make_unique<FakeEngine>(&machine_->now_us);
+    second_engine_ = std::make_unique<FakeEngine>(&machine_->now_us);
     inference_ = std::make_unique<Inference>(engine_.get(), machine_.get());
+    second_inference_ = std::make_unique<Inference>(second_engine_.get(), machine_.get());
     SetEngineStatus(load_status);
     static const uint8_t kModel[4] = {};
     // "No model" is what the server itself makes of an empty one.
@@ -100,11 +110,15 @@ class FakeBoard {
       inference_->Verify(golden);
     }
     ServerConfig config;
-    config.identity = {"0123456789ab", "fake board", "none", "cafe00000000", 600, 1, 3, 4};
-    config.golden = golden;
+    config.identity = {"0123456789ab", "fake board", "none", 600, 1, 3, 4};
     config.watchdog_ms = watchdog_ms;
+    // Of exactly the size promised, so that the sanitizer sees every byte beyond.
+    for (auto& memory : upload_) memory = std::make_unique<uint8_t[]>(kUploadBytes);
+    const ModelSlot first{inference_.get(), {nullptr, 4096}, upload_[0].get(), kUploadBytes};
+    const ModelSlot second{second_inference_.get(), {nullptr, 4096}, upload_[1].get(), kUploadBytes};
+    models_ = std::make_unique<Models>(first, has_room_ ? second : ModelSlot{}, "cafe00000000", golden);
     server_ = std::make_unique<Server>(config, Peripherals{machine_.get(), machine_.get(), machine_.get(), machine_.get()},
-                                       inference_.get());
+                                       models_.get());
     server_->Boot(hal::ResetCause::kPowerOn);
   }
 
@@ -114,14 +128,22 @@ class FakeBoard {
   void BlockUart(bool blocked) { machine_->blocked = blocked; }
   void SetEngineStatus(int status) { engine_->SetStatus(static_cast<Status>(status)); }
 
+  /// Takes effect with the next Boot().
+  void SetRoom(bool has_room) { has_room_ = has_room; }
+
  private:
   // The second vector is wrong on purpose.
   static constexpr int8_t kGoldenInputs[] = {1, 2, 3, 4, 5, 6, -128, -128, -128};
   static constexpr int8_t kGoldenOutputs[] = {3, -3, 9, 6, -128, 127};
 
+  bool has_room_ = true;
   std::unique_ptr<FakeMachine> machine_;
   std::unique_ptr<FakeEngine> engine_;
+  std::unique_ptr<FakeEngine> second_engine_;
   std::unique_ptr<Inference> inference_;
+  std::unique_ptr<Inference> second_inference_;
+  std::unique_ptr<uint8_t[]> upload_[2];
+  std::unique_ptr<Models> models_;
   std::unique_ptr<Server> server_;
 };
 

@@ -8,6 +8,7 @@
 //   model_id BYTES                  the id
 //   server WATCHDOG_MS LOAD_STATUS  a new server on a fake machine (fake_board.h), booted
 //   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS
+//   room yes|no                     whether the next server takes uploads
 
 #include <cstring>
 #include <functional>
@@ -116,6 +117,7 @@ int main() {
       {"time", [&](const Arguments& a) { board.SetTime(std::stoull(a[0])); }},
       {"next", [&](const Arguments&) { std::cout << board.NextMs() << '\n'; }},
       {"uart", [&](const Arguments& a) { board.BlockUart(a[0] == "blocked"); }},
+      {"room", [&](const Arguments& a) { board.SetRoom(a[0] == "yes"); }},
       {"engine", [&](const Arguments& a) { board.SetEngineStatus(std::stoi(a[0])); }},
   };
   for (std::string line; std::getline(std::cin, line);) {
@@ -131,7 +133,7 @@ int main() {
       return 2;
     }
     command->second(arguments);
-    std::cout << "." << std::endl;
+    std::cout << ".\n" << std::flush;
   }
   return 0;
 }

@@ -10,12 +10,23 @@ from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
 from balance_hil.boards.serial_board import find_port
 from balance_hil.boards.session import BoardInfo
+from balance_hil.boards.upload import Upload, UploadResult
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError
 from balance_hil.link import Fault, open_link
 from balance_hil.protocol.messages import Action
 
-__all__ = ["Action", "Board", "BoardDefinition", "BoardInfo", "connect", "find_definition", "load_definitions"]
+__all__ = [
+    "Action",
+    "Board",
+    "BoardDefinition",
+    "BoardInfo",
+    "Upload",
+    "UploadResult",
+    "connect",
+    "find_definition",
+    "load_definitions",
+]
 
 
 class _Options(TypedDict):

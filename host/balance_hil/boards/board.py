@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from balance_hil.boards.runtime import BoardRuntime, operator_names
 from balance_hil.boards.session import REPLY_TIMEOUT_S, Session
+from balance_hil.boards.upload import Progress, Upload, UploadResult, transfer
+from balance_hil.bundle import Bundle
 from balance_hil.errors import ReplyTimeoutError
 from balance_hil.protocol import messages
-from balance_hil.protocol.messages import Action, SelfTestResult, Stats
+from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
 from balance_hil.protocol.wire import Message
 from balance_hil.runtimes.base import LayerTensor
 
@@ -77,6 +79,25 @@ class Board(Session):
     def set_watchdog(self, timeout_ms: int) -> int:
         """Sets the time without an observation after which the board goes to the safe state; 0 switches that off."""
         return self._ask(messages.SetWatchdog(timeout_ms), messages.Watchdog).timeout_ms
+
+    def load(self, bundle: Bundle, on_progress: Progress | None = None) -> UploadResult:
+        """Replaces the model that the board runs by the bundle's, until the next reset; nothing happens where it runs already.
+
+        ``on_progress(bytes_there, bytes_in_all)`` is called as the upload advances. From then on the board is checked against
+        ``bundle``. A board that refuses it, or does not get it whole, goes on with what it ran.
+
+        Raises:
+            BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board refuses the model.
+            ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
+        """
+        self.info = self.greet()  # it may have restarted since the last time
+        if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
+            result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
+        else:
+            result = transfer(self, Upload.of(bundle), on_progress)
+        self.bundle = bundle
+        self.identify()
+        return result
 
     def as_runtime(self) -> BoardRuntime:
         """The board as an Int8Runtime named "board". Closing it leaves the board open."""

@@ -21,6 +21,7 @@ from balance_hil.errors import BoardBootError, CableUnpluggedError
 from balance_hil.link import Link, PipeEnds
 from balance_hil.protocol.messages import Ready
 
+READY_TAIL_S = 0.01  # time between two looks for the line end behind READY
 GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
 _LAST_BYTES = 2000
 _LAST_LINES = 5
@@ -125,6 +126,8 @@ class EmulatedMachine(ABC):
             while (left_s := deadline - time.monotonic()) > 0:
                 frame = channel.poll(left_s)
                 if frame is not None and isinstance(frame.message, Ready):
+                    while not channel.raw_tail.endswith(b"\n") and time.monotonic() < deadline:
+                        channel.poll(READY_TAIL_S)  # a line end belongs to READY
                     return
         how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
         raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")

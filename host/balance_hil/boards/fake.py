@@ -7,8 +7,9 @@ firmware answers inside ``write``, and a reply is readable once it is due.
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,6 +39,7 @@ class FakeFirmware:
     unplug_at: int | None = None  # inference at which the cable comes out
     delay_s: Callable[[int], float] = lambda inference: 0.0  # from request to reply
     silent_boot: bool = False  # the READY of a reboot is lost
+    uploads: Mapping[bytes, Policy] = field(default_factory=dict)  # models that can be uploaded, and what they compute
     inferences: int = 0
     boots: int = 0
     unplugged: bool = False
@@ -47,6 +49,10 @@ class FakeFirmware:
         self._identified = False
         self._last: Int8Array | None = None
         self._watchdog_ms = self.info.watchdog_ms
+        self._flashed: tuple[messages.Info, Policy, list[Policy]] | None = None  # while something uploaded runs
+        self._upload: messages.LoadBegin | None = None
+        self._received = b""
+        self._finished: messages.LoadResult | None = None
 
     @property
     def input_quant(self) -> QuantParams:
@@ -61,6 +67,10 @@ class FakeFirmware:
     def boot(self) -> list[tuple[float, bytes]]:
         """Switches it on; returns what it says, as (delay in seconds, frame)."""
         self.boots += 1
+        if self._flashed is not None:
+            self.info, self.policy, self.layers = self._flashed
+            self._flashed = None
+        self._upload = None
         self._decoder = Decoder()
         self._identified = False
         if self.silent_boot and self.boots > 1:
@@ -121,7 +131,47 @@ class FakeFirmware:
                 return messages.Watchdog(timeout_ms)
             case messages.SelfTest():
                 return messages.Error(Status.NO_GOLDEN_VECTORS, 0, request.TYPE)
+            case messages.LoadBegin() | messages.LoadData() | messages.LoadCommit() | messages.LoadAbort():
+                return self._load(request)
         return messages.Error(Status.UNKNOWN_TYPE, request.TYPE, request.TYPE)
+
+    def _load(self, request: messages.LoadBegin | messages.LoadData | messages.LoadCommit | messages.LoadAbort) -> Message:
+        """LOAD as the firmware does it, for models of ``uploads``."""
+        number = request.transfer
+        if isinstance(request, messages.LoadBegin):
+            size = request.model_size + request.n_self_test * (request.n_obs + request.n_act)
+            if size > self.info.upload_size:
+                return messages.Error(Status.NO_ROOM, self.info.upload_size, request.TYPE)
+            if self._upload != request:
+                self._upload, self._received = request, b""
+            return messages.LoadProgress(number, len(self._received))
+        if isinstance(request, messages.LoadCommit) and self._finished is not None and self._finished.transfer == number:
+            return self._finished
+        if isinstance(request, messages.LoadAbort):
+            self._upload, self._received = None, b""
+            return messages.LoadProgress(number, 0)
+        if self._upload is None or self._upload.transfer != number:
+            return messages.Error(Status.NO_UPLOAD, self._upload.transfer if self._upload else 0, request.TYPE)
+        if isinstance(request, messages.LoadData):
+            if request.offset > len(self._received):
+                return messages.Error(Status.WRONG_OFFSET, len(self._received), request.TYPE)
+            self._received += request.data[len(self._received) - request.offset :]
+            return messages.LoadProgress(number, len(self._received))
+        self._finished = self._commit(self._upload)
+        return self._finished
+
+    def _commit(self, upload: messages.LoadBegin) -> messages.LoadResult:
+        self._upload = None
+        model = self._received[: upload.model_size]
+        if zlib.crc32(self._received) != upload.crc:
+            return messages.LoadResult(upload.transfer, Status.UPLOAD_DAMAGED, zlib.crc32(self._received), "")
+        if model not in self.uploads:
+            return messages.LoadResult(upload.transfer, Status.MODEL_INVALID, 0, "this fake board does not know that model")
+        self._flashed = self._flashed or (self.info, self.policy, self.layers)
+        self.policy, self.layers = self.uploads[model], []
+        self.info = replace(self.info, model_id=upload.model_id, n_obs=upload.n_obs, n_act=upload.n_act, uploaded=1)
+        self._identified, self._last = False, None
+        return messages.LoadResult(upload.transfer, Status.OK, 0, "")
 
 
 class FakeLink:
@@ -197,6 +247,8 @@ def fake_info(bundle: Bundle) -> messages.Info:
         stack=0,
         ram=0,
         flash=0,
+        uploaded=0,
+        upload_size=1 << 20,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import replace
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import BoardDefinition
@@ -70,12 +71,9 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
         UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error, BoardStatusError: the engine refuses the model.
     """
     if info.model_id and info.model_id != bundle.id:
-        remedy = (
-            f"start it with this bundle: hil emulate {bundle.path} --board {definition.name}"
-            if definition.is_emulated
-            else f"flash it first: hil flash {bundle.path} --board {definition.name if definition.environment else info.board}"
+        raise ModelMismatchError(
+            f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", _remedy(info, bundle, definition)
         )
-        raise ModelMismatchError(f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", remedy)
     _check_engine(info, where)
     board = (info.n_obs, info.n_act, info.input_scale, info.input_zero_point, info.output_scale, info.output_zero_point)
     quant_in, quant_out = bundle.input_quant, bundle.output_quant
@@ -89,6 +87,35 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
             f"{board} there and {wanted} in the bundle",
             "its firmware misreads the model: build and flash it again",
         )
+
+
+def _remedy(info: messages.Info, bundle: Bundle, definition: BoardDefinition) -> str:
+    """How to bring the bundle to a board that runs another one."""
+    if definition.is_emulated:
+        lasting = f"start it with this bundle: hil emulate {bundle.path} --board {definition.name}"
+    else:
+        board = definition.name if definition.environment else info.board
+        lasting = f"flash it first: hil flash {bundle.path} --board {board}"
+    if not info.upload_size:
+        return lasting
+    return f"{lasting}; or replace it until the next reset, by adding --upload to this command"
+
+
+def refused_model_error(
+    info: messages.Info, where: str, wanted: str, status: int, detail: int, message: str
+) -> UnsupportedOperatorError | ArenaTooSmallError | ModelNotInt8Error | BoardStatusError:
+    """The error for a model that a board with this INFO was sent and does not take, from the result that it gave."""
+    stays = f"it goes on with policy {info.model_id}" if info.model_id else "it still has none"
+    engine_says = replace(info, engine_status=status, engine_detail=detail, engine_message=message)
+    try:
+        _check_engine(engine_says, where)
+    except BoardStatusError:
+        reason = f" ({message})" if message else ""
+        return status_error(status, detail, f"the board on {where} does not take policy {wanted}{reason}; {stays}")
+    except (UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error) as exc:
+        exc.message = f"{exc.message}; {stays}"
+        return exc
+    raise AssertionError("status ok is no refusal")
 
 
 def _check_engine(info: messages.Info, where: str) -> None:
@@ -138,6 +165,10 @@ _STATUS_HINTS: dict[int, str] = {
     Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or hil flash models/ppo --board teensy41",
     Status.SELF_TEST_FAILED: "its engine computes this model wrongly (an old TFLM ignores scales per channel): link a current "
     "library, take the compact engine, or export per tensor",
+    Status.NO_ROOM: "detail is how many bytes it has for an upload (INFO's upload_size); flash the policy instead: hil flash",
+    Status.UPLOAD_DAMAGED: "every frame passed its checksum and the whole did not: try again, then suspect the board's memory",
+    Status.OTHER_MODEL: "the bundle does not describe its model: export it again",
+    Status.VECTORS_DIFFER: "its engine computes this model otherwise than TensorFlow Lite Micro: which layer, says hil compare",
     Status.ENGINE_LOST: "the process that runs the engine ended: start the board again; what it needs: hil doctor",
 }
 

@@ -115,10 +115,7 @@ class Session:
 
     def identify(self) -> BoardInfo:
         """Greets the board (again) and checks what it runs; updates and returns ``info``."""
-        try:
-            info = identify(self._channel, timeout_s=self._handshake_timeout_s, baud=self._baud)
-        except CableUnpluggedError as exc:
-            raise self._explained(exc) from exc
+        info = self.greet()
         self.accept(info)
         return info
 
@@ -227,6 +224,17 @@ class Session:
         self.close()
 
     # --- frames -------------------------------------------------------------------------------------------------------
+
+    def greet(self) -> BoardInfo:
+        """Greets the board and returns what it says of itself, whatever it runs. Raises what the handshake raises."""
+        try:
+            return identify(self._channel, timeout_s=self._handshake_timeout_s, baud=self._baud)
+        except CableUnpluggedError as exc:
+            raise self._explained(exc) from exc
+
+    def next_seq(self) -> int:
+        """The number of a frame that goes out through ``send_raw``."""
+        return self._channel.next_seq()
 
     def send(self, message: Message) -> int:
         """Sends a request without waiting; returns its sequence number, which the reply will carry."""

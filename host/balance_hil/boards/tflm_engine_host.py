@@ -2,12 +2,16 @@
 
 The firmware talks to it over the stream socket FD, in the layout given in the header of firmware/lib/engine_remote. Whatever goes
 wrong is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
+
+A model that is loaded beside another one comes over the wire and may be anything, and the library ends its process on some of
+what it does not like. So such a model is first tried in a child process: the one that runs survives it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import struct
@@ -21,7 +25,7 @@ from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.tflm import TflmModel
 
-_REQUEST = struct.Struct("<BI")
+_REQUEST = struct.Struct("<BBI")
 _REPLY = struct.Struct("<BII")
 _ARENA = struct.Struct("<I")
 _INFO = struct.Struct("<HHHfbfbII")
@@ -40,10 +44,32 @@ class EngineHost:
     """Answers the requests of one firmware. ``handle`` never raises on account of a request."""
 
     def __init__(self) -> None:
+        self._models: dict[int, _HostedModel] = {}
+
+    def handle(self, command: int, number: int, data: bytes) -> bytes:
+        """The whole reply to one request about model ``number``."""
+        beside_another = any(hosted.is_loaded for other, hosted in self._models.items() if other != number)
+        if command == _INIT and len(data) >= _ARENA.size and beside_another:
+            verdict = _tried_in_a_child(data)
+            if verdict is not None:
+                self._models.pop(number, None)
+                return verdict
+        return self._models.setdefault(number, _HostedModel()).handle(command, data)
+
+
+class _HostedModel:
+    """One model and its latest inference."""
+
+    def __init__(self) -> None:
         self._model: TflmModel | None = None
         self._input = b""  # of the latest inference
         self._layers: list[Int8Array] | None = None  # of the latest inference, made when the first of them is asked for
         self._output = b""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a model that can run."""
+        return self._model is not None
 
     def handle(self, command: int, data: bytes) -> bytes:
         """The whole reply to one request."""
@@ -98,6 +124,30 @@ class EngineHost:
         return _success(self._layers[op].tobytes())
 
 
+def _tried_in_a_child(data: bytes) -> bytes | None:
+    """What a child process answers that loads the model and runs it once; None when that went well."""
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receiver)
+        with contextlib.suppress(BaseException):
+            trial = _HostedModel()
+            reply = trial.handle(_INIT, data)
+            if reply[0] == Status.OK:
+                n_obs = _INFO.unpack_from(reply, _REPLY.size)[0]
+                reply = trial.handle(_INFER, bytes(n_obs))
+            os.write(sender, reply)
+        os._exit(0)
+    os.close(sender)
+    with open(receiver, "rb") as pipe:  # noqa: PTH123  # a descriptor has no path
+        reply = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if len(reply) < _REPLY.size:
+        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
+        return _failure(Status.MODEL_INVALID, 0, f"TensorFlow Lite Micro ends its process over this model ({how})")
+    return None if reply[0] == Status.OK else reply
+
+
 def serve(connection: socket.socket) -> None:
     """Answers requests until the other end closes."""
     host = EngineHost()
@@ -108,12 +158,12 @@ def serve(connection: socket.socket) -> None:
             return
         buffer = buffer + chunk if buffer else chunk
         while len(buffer) >= _REQUEST.size:
-            command, size = _REQUEST.unpack_from(buffer)
+            command, number, size = _REQUEST.unpack_from(buffer)
             end = _REQUEST.size + size
             if len(buffer) < end:
                 break
             request, buffer = buffer[_REQUEST.size : end], buffer[end:]
-            connection.sendall(host.handle(command, request))
+            connection.sendall(host.handle(command, number, request))
 
 
 def _success(data: bytes) -> bytes:

@@ -18,6 +18,7 @@ from balance_hil.boards import Board, connect
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli.console import print_error, print_json, stderr
 from balance_hil.cli.run_output import LiveLine, print_runs, shortcomings
+from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import Fault, parse_fault
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 RECORDINGS = Path("recordings")
 BOARD_HELP = "Which board; see hil boards. Repeat it, or separate by commas, to run on several."
 FAULT_HELP = "Disturb the link: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat it for several."
+UPLOAD_HELP = "Bring POLICY to the board over the wire, without flashing; a reset brings the flashed policy back."
 CLOCK_HELP = "realtime: the robot does not wait for the board. lockstep: it does, and the run repeats bit for bit."
 
 
@@ -49,6 +51,7 @@ class _Options:
     no_record: bool
     max_lost: int | None
     view: bool
+    upload: bool
 
     def __post_init__(self) -> None:
         if self.record and self.no_record:
@@ -85,6 +88,7 @@ class _Options:
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
+@click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
@@ -120,7 +124,7 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
     """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
     connecting = connect(
         name,
-        options.policy,
+        runs_at_first(name, options.policy, options.port) if options.upload else options.policy,
         port=options.port,
         baud=options.baud,
         engine=options.engine,
@@ -131,6 +135,8 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
     with connecting as board:
         from balance_hil.running import run
 
+        if options.upload:
+            upload(board, options.policy)
         config = _config(name, options, _instructions(board, options))
         try:
             with LiveLine(len(config.seeds), enabled=live) as line:

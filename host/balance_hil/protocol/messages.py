@@ -20,7 +20,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 256
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x2032502B
+SCHEMA_CRC = 0x3BE122F7
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -32,6 +32,10 @@ REPLY_TYPES = {
     0x86: 0xC6,  # SET_WATCHDOG: WATCHDOG
     0x87: 0xC7,  # ECHO: ECHO_REPLY
     0x88: 0xC0,  # RESET: READY
+    0x89: 0xC9,  # LOAD_BEGIN: LOAD_PROGRESS
+    0x8A: 0xC9,  # LOAD_DATA: LOAD_PROGRESS
+    0x8B: 0xCA,  # LOAD_COMMIT: LOAD_RESULT
+    0x8C: 0xC9,  # LOAD_ABORT: LOAD_PROGRESS
 }  # ERROR may come instead of each
 
 
@@ -47,7 +51,7 @@ class Status(IntEnum):
     OVERSIZED = 6  # the frame, line or reply is longer than the limit; detail: the limit in bytes
     NO_SUCH_OPERATOR = 7  # the model has fewer operators; detail: how many it has
     NO_INFERENCE_YET = 8  # a tensor was asked for before any inference
-    NO_GOLDEN_VECTORS = 9  # a self-test was asked for and the image holds no vectors
+    NO_GOLDEN_VECTORS = 9  # a self-test was asked for and the image holds no vectors; or an upload carries none
     MALFORMED_LINE = 10  # a text line is not comma-separated numbers
     NOT_SUPPORTED = 11  # this engine cannot do that; detail: the engine's own code
     NO_MODEL = 12  # no model was given to the board
@@ -58,6 +62,15 @@ class Status(IntEnum):
     INFERENCE_FAILED = 17  # the engine reported an error; detail: its own code
     ENGINE_LOST = 18  # the process that runs the engine is gone
     SELF_TEST_FAILED = 19  # at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
+    NO_ROOM = (
+        20  # the upload is larger than the memory that the board has for it; detail: bytes there are (0: it takes no uploads)
+    )
+    NO_UPLOAD = 21  # no upload of this number is open; detail: number of the one that is (0 = none)
+    WRONG_OFFSET = 22  # the piece does not continue what was received; detail: the offset to go on from
+    UPLOAD_INCOMPLETE = 23  # pieces of the upload are missing; detail: bytes received
+    UPLOAD_DAMAGED = 24  # what was received has another CRC than announced; detail: its CRC
+    OTHER_MODEL = 25  # the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
+    VECTORS_DIFFER = 26  # the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +245,117 @@ class Reset(wire.Message):
 
 
 @dataclass(frozen=True, eq=False)
+class LoadBegin(wire.Message):
+    """Host to board: announces a model and its vectors; repeated, it asks how far the upload is. Answered by LOAD_PROGRESS."""
+
+    _S0: ClassVar = struct.Struct("<IIHHHI")
+    TYPE: ClassVar[int] = 0x89
+    transfer: int  # not 0
+    model_size: int  # B; bytes of the .tflite
+    n_self_test: int  # golden vectors behind it, at least 1
+    n_obs: int  # elements of the model's input
+    n_act: int  # elements of its output
+    crc: int  # CRC-32 (zlib) of the upload: model, inputs int8 [n_self_test, n_obs], outputs int8 [n_self_test, n_act]
+    model_id: str  # first 12 hex digits of the SHA-256 of the model
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join(
+            (
+                wire.pack_scalars(
+                    self._S0, "LoadBegin", self.transfer, self.model_size, self.n_self_test, self.n_obs, self.n_act, self.crc
+                ),
+                wire.pack_string(self.model_id),
+            )
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            transfer,
+            model_size,
+            n_self_test,
+            n_obs,
+            n_act,
+            crc,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        model_id, end = wire.unpack_string(payload, end)
+        wire.expect_end(payload, end)
+        return cls(transfer, model_size, n_self_test, n_obs, n_act, crc, model_id)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadData(wire.Message):
+    """Host to board: one piece of the upload; a piece that is there already is acknowledged again. Answered by LOAD_PROGRESS."""
+
+    _S0: ClassVar = struct.Struct("<II")
+    TYPE: ClassVar[int] = 0x8A
+    transfer: int
+    offset: int  # B; from the start of the upload
+    data: bytes
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join((wire.pack_scalars(self._S0, "LoadData", self.transfer, self.offset), wire.pack_bytes(self.data)))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            transfer,
+            offset,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        data, end = wire.unpack_bytes(payload, end)
+        wire.expect_end(payload, end)
+        return cls(transfer, offset, data)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadCommit(wire.Message):
+    """Host to board: checks the upload and lets the model take over; repeated, it repeats its result. Answered by LOAD_RESULT."""
+
+    _S0: ClassVar = struct.Struct("<I")
+    TYPE: ClassVar[int] = 0x8B
+    transfer: int
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "LoadCommit", self.transfer)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (transfer,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(transfer)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadAbort(wire.Message):
+    """Host to board: forgets the upload. Answered by LOAD_PROGRESS."""
+
+    _S0: ClassVar = struct.Struct("<I")
+    TYPE: ClassVar[int] = 0x8C
+    transfer: int
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "LoadAbort", self.transfer)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (transfer,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(transfer)
+
+
+@dataclass(frozen=True, eq=False)
 class Ready(wire.Message):
     """Board to host: sent once after every boot, with sequence number 0."""
 
@@ -264,7 +388,7 @@ class Info(wire.Message):
 
     _S0: ClassVar = struct.Struct("<HII")
     _S6: ClassVar = struct.Struct("<BI")
-    _S9: ClassVar = struct.Struct("<HHHfbfbHIIIIHIIII")
+    _S9: ClassVar = struct.Struct("<HHHfbfbHIIIIHIIIIBI")
     TYPE: ClassVar[int] = 0xC1
     protocol: int  # protocol version
     schema_crc: int  # CRC of the canonical schema text
@@ -295,6 +419,8 @@ class Info(wire.Message):
     stack: int  # B; most stack used so far; 0 = unknown
     ram: int  # B; static RAM of the image; 0 = unknown
     flash: int  # B; size of the image; 0 = unknown
+    uploaded: int  # 1: the model came by LOAD and is gone after a reset
+    upload_size: int  # B; longest upload that the board takes, model and vectors; 0 = none
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -329,6 +455,8 @@ class Info(wire.Message):
                     self.stack,
                     self.ram,
                     self.flash,
+                    self.uploaded,
+                    self.upload_size,
                 ),
             )
         )
@@ -372,6 +500,8 @@ class Info(wire.Message):
             stack,
             ram,
             flash,
+            uploaded,
+            upload_size,
         ) = wire.unpack_scalars(cls._S9, payload, end)
         end += cls._S9.size
         wire.expect_end(payload, end)
@@ -405,6 +535,8 @@ class Info(wire.Message):
             stack,
             ram,
             flash,
+            uploaded,
+            upload_size,
         )
 
 
@@ -520,7 +652,7 @@ class Stats(wire.Message):
     watchdog_trips: int  # times that the board went to the safe state
     safe_state: int  # 1: the actuators are off until the next observation
     uptime_ms: int  # ms
-    inference_min_us: int  # us; 0 before the first inference
+    inference_min_us: int  # us; of the model that runs now; 0 before its first inference
     inference_max_us: int  # us
     arena_used: int  # B
     stack: int  # B; most stack used so far; 0 = unknown
@@ -629,6 +761,62 @@ class EchoReply(wire.Message):
 
 
 @dataclass(frozen=True, eq=False)
+class LoadProgress(wire.Message):
+    """Board to host: how far the upload is."""
+
+    _S0: ClassVar = struct.Struct("<II")
+    TYPE: ClassVar[int] = 0xC9
+    transfer: int
+    received: int  # B; without a gap, from the start
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "LoadProgress", self.transfer, self.received)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            transfer,
+            received,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(transfer, received)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadResult(wire.Message):
+    """Board to host: whether the uploaded model runs now; if it does, HELLO is due again."""
+
+    _S0: ClassVar = struct.Struct("<IBI")
+    TYPE: ClassVar[int] = 0xCA
+    transfer: int
+    status: int  # ok: it runs; else why it was refused, and the model that ran runs on
+    detail: int  # see the status
+    message: str  # what the engine says about it; empty when ok
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return b"".join(
+            (wire.pack_scalars(self._S0, "LoadResult", self.transfer, self.status, self.detail), wire.pack_string(self.message))
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (
+            transfer,
+            status,
+            detail,
+        ) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        message, end = wire.unpack_string(payload, end)
+        wire.expect_end(payload, end)
+        return cls(transfer, status, detail, message)
+
+
+@dataclass(frozen=True, eq=False)
 class Error(wire.Message):
     """Board to host: the request was refused."""
 
@@ -665,6 +853,10 @@ MESSAGES: dict[int, type[wire.Message]] = {
     SetWatchdog.TYPE: SetWatchdog,
     Echo.TYPE: Echo,
     Reset.TYPE: Reset,
+    LoadBegin.TYPE: LoadBegin,
+    LoadData.TYPE: LoadData,
+    LoadCommit.TYPE: LoadCommit,
+    LoadAbort.TYPE: LoadAbort,
     Ready.TYPE: Ready,
     Info.TYPE: Info,
     Action.TYPE: Action,
@@ -673,5 +865,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     Stats.TYPE: Stats,
     Watchdog.TYPE: Watchdog,
     EchoReply.TYPE: EchoReply,
+    LoadProgress.TYPE: LoadProgress,
+    LoadResult.TYPE: LoadResult,
     Error.TYPE: Error,
 }

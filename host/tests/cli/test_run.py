@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil import cli
+from balance_hil.bundle import Bundle
 from balance_hil.recording import read_recording
 
 DEADLINE_S = 60.0
@@ -85,6 +86,19 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     assert first["survival"] == 1.0
     assert "no board is called" in second["error"]
     assert "no board is called" in err
+
+
+def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
+    length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
+    code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
+    assert code == 0
+    assert json.loads(out)["equals_tflm"] == {"checked": 200, "differing": 0}
+    assert f"uploaded policy {other.id} to native: 5376 bytes in " in err
+    assert "a reset brings its flashed policy back" in err
+    code, _, err = hil("run", ppo, "--engine", "int8", "--upload", *length)
+    assert code == 0
+    assert f"native runs policy {ppo_bundle.id} already: nothing to upload" in err
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ class PlayedEngine(threading.Thread):
 
     def run(self) -> None:
         latest = b""
-        while (header := self._receive(5)) is not None:
-            command, size = struct.unpack("<BI", header)
+        while (header := self._receive(6)) is not None:
+            command, _number, size = struct.unpack("<BBI", header)
             data = self._receive(size) or b""
             if command == 1:
                 self.arena_bytes = int.from_bytes(data[:4], "little")

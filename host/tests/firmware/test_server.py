@@ -90,6 +90,7 @@ def error(status: Status, detail: int, request: int) -> messages.Error:
 
 def test_boot_says_ready_once_behind_a_delimiter_and_is_safe(board: FakeBoard) -> None:
     assert board.boot.sent.startswith(b"\x00")
+    assert board.boot.sent.endswith(b"\x00\n"), "READY ends a line, for hosts that read lines"
     assert board.boot.frames() == [Frame(0, messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0))]
     assert board.boot.events == ["safe"]
     assert board.stats().safe_state == 1
@@ -126,6 +127,8 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
         stack=2,
         ram=3,
         flash=4,
+        uploaded=0,
+        upload_size=64,
     )
 
 
@@ -194,7 +197,7 @@ def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBo
     assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
 
 
-@pytest.mark.parametrize("kind", [0x89, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+@pytest.mark.parametrize("kind", [0x8D, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
 def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
     payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
     assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
@@ -288,6 +291,12 @@ def test_bad_text_line_is_answered_by_a_line(board: FakeBoard, line: bytes, stat
     assert board.stats().errors == 1
 
 
+def test_a_text_host_reads_its_first_answer_behind_the_line_of_ready(board: FakeBoard) -> None:
+    said = board.boot.sent + board.feed(b"1.0,-2.25,0.25\n").sent
+    assert said.splitlines(keepends=True)[-1] == b"0.5,0.25\n"
+    assert board.feed(encode(messages.Echo(b""), 1)).sent.startswith(b"\x00"), "the next frame is found behind the line"
+
+
 def test_frame_after_text_is_preceded_by_a_delimiter_and_none_after_a_frame(board: FakeBoard) -> None:
     board.feed(b"1,2,3\n")
     echo = encode(messages.Echo(b""), 1)
@@ -349,7 +358,8 @@ def test_half_a_frame_is_given_up_after_silence(board: FakeBoard) -> None:
     board.feed(encode(message, 2)[:6])
     board.idle(2 * timeout_us)
     assert board.feed(encode(message, 3)).frames() == [Frame(3, messages.EchoReply(b"abcdef"))]
-    assert board.stats().dropped_bytes == 6
+    stats = board.stats()
+    assert (stats.framing_errors, stats.dropped_bytes) == (1, 6)
 
 
 def test_bytes_that_waited_while_the_board_was_busy_still_complete_a_frame(board: FakeBoard) -> None:

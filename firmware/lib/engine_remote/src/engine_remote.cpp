@@ -9,7 +9,7 @@
 namespace hil {
 namespace {
 
-constexpr size_t kRequestHeader = 5;
+constexpr size_t kRequestHeader = 6;
 constexpr size_t kReplyHeader = 9;
 constexpr size_t kInline = 300;  // a request up to this size goes out in one send()
 
@@ -61,7 +61,8 @@ Status RemoteEngine::Call(Command command, const Part& head, const Part& body) {
   uint8_t request[kRequestHeader + kInline];
   const auto size = static_cast<uint32_t>(head.size + body.size);
   request[0] = static_cast<uint8_t>(command);
-  std::memcpy(request + 1, &size, sizeof(size));
+  request[1] = model_;
+  std::memcpy(request + 2, &size, sizeof(size));
   std::memcpy(request + kRequestHeader, head.data, head.size);
   if (!SendAll(request, kRequestHeader + head.size)) return Lost();
   if (body.size > 0 && !SendAll(static_cast<const uint8_t*>(body.data), body.size)) return Lost();

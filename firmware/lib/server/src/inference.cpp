@@ -3,11 +3,19 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 
 namespace hil {
+namespace {
+
+// A code and its zero point differ by 255 at most.
+constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
+
+}  // namespace
 
 Outcome Inference::Load(const ByteSpan& model, const Arena& arena) {
   load_message_ = "";
+  has_result_ = false;
   if (model.size == 0) return load_ = {Status::kNoModel, 0};
   const Status status = engine_->Init(model, arena);
   if (status != Status::kOk) {
@@ -24,8 +32,8 @@ Outcome Inference::CheckLimits() {
     return {Status::kModelInvalid, 0};
   }
   for (const QuantParams& params : {model.input, model.output}) {
-    if (!std::isfinite(params.scale) || params.scale <= 0.0f) {
-      load_message_ = "a scale of the model is not positive";
+    if (!(params.scale > 0.0f && params.scale <= kMaxScale)) {
+      load_message_ = "a scale of the model is not positive, or so large that its values are infinite";
       return {Status::kModelInvalid, 0};
     }
   }
@@ -73,8 +81,9 @@ Outcome Inference::Execute() {
     return {status, engine_->detail()};
   }
   times_.last_us = static_cast<uint32_t>(clock_->NowUs() - start_us);
-  if (times_.count == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
+  if (times_.timed == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
   if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
+  ++times_.timed;
   ++times_.count;
   has_result_ = true;
   conversion_->ToValues({output_, info().n_act}, info().output, action_);

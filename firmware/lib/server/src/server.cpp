@@ -26,7 +26,11 @@ void Server::Boot(hal::ResetCause cause) {
   ready.protocol = static_cast<uint16_t>(protocol::kVersion);
   ready.schema_crc = protocol::kSchemaCrc;
   ready.reset_cause = static_cast<uint8_t>(cause);
-  Reply(ready, FrameView{});
+  // A host that speaks text alone gets one line that it cannot read, and the answer to its first line is a line of its own.
+  out_[0] = 0;
+  const size_t size = 1 + encoder_.Encode(ready, 0, out_ + 1);
+  out_[size] = '\n';
+  Send(out_, size + 1);
 }
 
 void Server::Step(const uint8_t* data, size_t size) {
@@ -88,6 +92,14 @@ void Server::HandleFrame(const FrameView& frame) {
       return Dispatch<protocol::Echo>(frame);
     case protocol::MessageType::kReset:
       return Dispatch<protocol::Reset>(frame);
+    case protocol::MessageType::kLoadBegin:
+      return Dispatch<protocol::LoadBegin>(frame);
+    case protocol::MessageType::kLoadData:
+      return Dispatch<protocol::LoadData>(frame);
+    case protocol::MessageType::kLoadCommit:
+      return Dispatch<protocol::LoadCommit>(frame);
+    case protocol::MessageType::kLoadAbort:
+      return Dispatch<protocol::LoadAbort>(frame);
     default:
       return ReplyError({Status::kUnknownType, frame.type}, frame);
   }
@@ -102,7 +114,8 @@ void Server::Dispatch(const FrameView& frame) {
 }
 
 void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
-  const EngineInfo& engine = inference_.info();
+  const Inference& running = models_.running();
+  const EngineInfo& engine = running.info();
   protocol::Info info;
   info.protocol = static_cast<uint16_t>(protocol::kVersion);
   info.schema_crc = protocol::kSchemaCrc;
@@ -112,10 +125,10 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.processor = StringView::FromC(config_.identity.processor, kNameLimit);
   info.engine = StringView::FromC(engine.name, kNameLimit);
   info.engine_version = StringView::FromC(engine.version, kNameLimit);
-  info.engine_status = static_cast<uint8_t>(inference_.load_outcome().status);
-  info.engine_detail = inference_.load_outcome().detail;
-  info.engine_message = StringView::FromC(inference_.message(), kMessageLimit);
-  info.model_id = StringView::FromC(config_.identity.model_id, kNameLimit);
+  info.engine_status = static_cast<uint8_t>(running.load_outcome().status);
+  info.engine_detail = running.load_outcome().detail;
+  info.engine_message = StringView::FromC(running.message(), kMessageLimit);
+  info.model_id = StringView::FromC(models_.model_id(), kNameLimit);
   info.n_obs = engine.n_obs;
   info.n_act = engine.n_act;
   info.n_ops = engine.n_ops;
@@ -123,7 +136,7 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.input_zero_point = engine.input.zero_point;
   info.output_scale = engine.output.scale;
   info.output_zero_point = engine.output.zero_point;
-  info.n_self_test = config_.golden.count;
+  info.n_self_test = models_.golden().count;
   info.arena_used = engine.arena_used;
   info.arena_size = engine.arena_size;
   info.clock_hz = config_.identity.clock_hz;
@@ -133,36 +146,38 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.stack = hw_.system->StackHighWater();
   info.ram = config_.identity.ram;
   info.flash = config_.identity.flash;
+  info.uploaded = models_.uploaded() ? 1 : 0;
+  info.upload_size = static_cast<uint32_t>(models_.upload_capacity());
   identified_ = true;
   Reply(info, frame);
 }
 
 void Server::Handle(const protocol::Infer& request, const FrameView& frame) {
-  ReplyAction(inference_.Run(request.observation), frame);
+  ReplyAction(models_.running().Run(request.observation), frame);
 }
 
 void Server::Handle(const protocol::InferInt8& request, const FrameView& frame) {
-  ReplyAction(inference_.RunInt8(request.input), frame);
+  ReplyAction(models_.running().RunInt8(request.input), frame);
 }
 
 void Server::Handle(const protocol::Tensor& request, const FrameView& frame) {
   protocol::TensorData reply;
   reply.op = request.op;
-  const Outcome outcome = inference_.Tensor(request.op, &reply.values);
+  const Outcome outcome = models_.running().Tensor(request.op, &reply.values);
   if (!outcome.ok()) return ReplyError(outcome, frame);
   Reply(reply, frame);
 }
 
 void Server::Handle(const protocol::SelfTest&, const FrameView& frame) {
   protocol::SelfTestResult reply;
-  const Outcome outcome = inference_.SelfTest(config_.golden, &reply);
+  const Outcome outcome = models_.running().SelfTest(models_.golden(), &reply);
   if (!outcome.ok()) return ReplyError(outcome, frame);
   Reply(reply, frame);
 }
 
 void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
   const DecoderCounters& line = decoder_.counters();
-  const InferenceTimes& times = inference_.times();
+  const InferenceTimes& times = models_.running().times();
   protocol::Stats stats;
   stats.requests = requests_;
   stats.errors = errors_;
@@ -177,7 +192,7 @@ void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
   stats.uptime_ms = static_cast<uint32_t>(hw_.clock->NowUs() / kUsPerMs);
   stats.inference_min_us = times.min_us;
   stats.inference_max_us = times.max_us;
-  stats.arena_used = inference_.info().arena_used;
+  stats.arena_used = models_.running().info().arena_used;
   stats.stack = hw_.system->StackHighWater();
   Reply(stats, frame);
 }
@@ -194,18 +209,44 @@ void Server::Handle(const protocol::Reset&, const FrameView& frame) {
   ReplyError({Status::kNotSupported, 0}, frame);
 }
 
+void Server::Handle(const protocol::LoadBegin& request, const FrameView& frame) {
+  ReplyProgress(upload_.Begin(request), request.transfer, frame);
+}
+
+void Server::Handle(const protocol::LoadData& request, const FrameView& frame) {
+  ReplyProgress(upload_.Receive(request), request.transfer, frame);
+}
+
+void Server::Handle(const protocol::LoadCommit& request, const FrameView& frame) {
+  protocol::LoadResult reply;
+  const Outcome outcome = upload_.Commit(request, &reply);
+  if (!outcome.ok()) return ReplyError(outcome, frame);
+  if (upload_.TakeSwapped()) {
+    // Another policy: no action until it has seen an observation, and none of a host that does not know that it runs.
+    watchdog_.Hold();
+    hw_.actuator->EnterSafeState();
+    identified_ = false;
+  }
+  Reply(reply, frame);
+}
+
+void Server::Handle(const protocol::LoadAbort& request, const FrameView& frame) {
+  upload_.Abort(request);
+  ReplyProgress({}, request.transfer, frame);
+}
+
 void Server::HandleLine(const StringView& line) {
   float observation[kMaxObs];
   size_t count = 0;
   const Status parsed = ParseLine(line, observation, kMaxObs, &count);
   if (parsed != Status::kOk) return ReplyLineError(parsed);
-  const Outcome outcome = inference_.Run({observation, CountOf(count)});
+  const Outcome outcome = models_.running().Run({observation, CountOf(count)});
   if (!outcome.ok()) return ReplyLineError(outcome.status);
   Act();
   char* at = reinterpret_cast<char*>(out_);
-  for (uint16_t i = 0; i < inference_.info().n_act; ++i) {
+  for (uint16_t i = 0; i < models_.running().info().n_act; ++i) {
     if (i != 0) *at++ = ',';
-    at += FormatFloat(inference_.action()[i], at);
+    at += FormatFloat(models_.running().action()[i], at);
   }
   *at++ = '\n';
   Send(out_, static_cast<size_t>(at - reinterpret_cast<char*>(out_)));
@@ -214,15 +255,20 @@ void Server::HandleLine(const StringView& line) {
 void Server::ReplyAction(const Outcome& outcome, const FrameView& frame) {
   if (!outcome.ok()) return ReplyError(outcome, frame);
   Act();
-  const EngineInfo& model = inference_.info();
+  const EngineInfo& model = models_.running().info();
   protocol::Action reply;
   reply.status = static_cast<uint8_t>(Status::kOk);
-  reply.input = {inference_.input(), model.n_obs};
-  reply.output = {inference_.output(), model.n_act};
-  reply.action = {inference_.action(), model.n_act};
-  reply.inference_us = inference_.times().last_us;
+  reply.input = {models_.running().input(), model.n_obs};
+  reply.output = {models_.running().output(), model.n_act};
+  reply.action = {models_.running().action(), model.n_act};
+  reply.inference_us = models_.running().times().last_us;
   reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
   Reply(reply, frame);
+}
+
+void Server::ReplyProgress(const Outcome& outcome, uint32_t transfer, const FrameView& frame) {
+  if (!outcome.ok()) return ReplyError(outcome, frame);
+  Reply(protocol::LoadProgress{transfer, upload_.received()}, frame);
 }
 
 void Server::ReplyError(const Outcome& outcome, const FrameView& frame) {
@@ -244,8 +290,12 @@ void Server::ReplyLineError(Status status) {
 
 template <typename Message>
 void Server::Reply(const Message& message, const FrameView& frame) {
-  const size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
-  if (size == 0) return ReplyError({Status::kOversized, protocol::kMaxPayload}, frame);
+  size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
+  if (size == 0) {  // the answer is longer than a frame; this one is not
+    ++errors_;
+    const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame.type};
+    size = encoder_.Encode(error, frame.seq, out_ + 1);
+  }
   out_[0] = 0;
   if (needs_delimiter_) return Send(out_, size + 1);
   Send(out_ + 1, size);
@@ -253,7 +303,7 @@ void Server::Reply(const Message& message, const FrameView& frame) {
 
 void Server::Act() {
   watchdog_.Feed(hw_.clock->NowUs());
-  hw_.actuator->Apply(inference_.action(), inference_.info().n_act);
+  hw_.actuator->Apply(models_.running().action(), models_.running().info().n_act);
 }
 
 void Server::Send(const uint8_t* data, size_t size) {

@@ -1,12 +1,13 @@
 // An engine in another process, reached through a socket: how the native board runs the official TensorFlow Lite Micro.
 //
-// request:  command u8 | size u32 | data         reply:  status u8 | detail u32 | size u32 | data        little-endian
+// request:  command u8 | model u8 | size u32 | data    reply:  status u8 | detail u32 | size u32 | data    little-endian
 //
 //   command   data                                     reply data
 //   1 init    arena size u32 (0 = default), model      RemoteInfo, or a message when the status is not ok
 //   2 infer   int8 [n_obs]                             int8 [n_act]
 //   3 tensor  op u16                                   int8 [size]
 //
+// `model` is the number of the one that is meant: the helper keeps several side by side.
 // The helper is balance_hil.boards.tflm_engine_host. It ends when the socket closes.
 #pragma once
 
@@ -20,8 +21,9 @@ namespace hil {
 /// Forwards every call to the helper and waits for its answer.
 class RemoteEngine final : public Engine {
  public:
-  /// `name` is what INFO calls the engine; `fd` is a connected stream socket.
-  RemoteEngine(const char* name, int fd) : fd_(fd) { info_.name = name; }
+  /// `name` is what INFO calls the engine; `fd` is a connected stream socket, which several of them may share; `model` tells them
+  /// apart.
+  RemoteEngine(const char* name, int fd, uint8_t model) : fd_(fd), model_(model) { info_.name = name; }
 
   /// `arena.size` is passed on, 0 meaning the helper's own choice; `arena.data` is not used: the helper has its own memory.
   Status Init(const ByteSpan& model, const Arena& arena) override;
@@ -50,9 +52,10 @@ class RemoteEngine final : public Engine {
   static constexpr size_t kMaxReply = 4096;
 
   int fd_;
+  uint8_t model_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  uint8_t reply_[kMaxReply];
+  uint8_t reply_[kMaxReply] = {};
   size_t reply_size_ = 0;
   char version_[64] = {};
   char message_[256] = {};

@@ -19,7 +19,7 @@ struct FrameView {
 /// What went wrong on the line so far.
 struct DecoderCounters {
   uint32_t crc_errors = 0;      ///< COBS was right, the CRC was not
-  uint32_t framing_errors = 0;  ///< not COBS, too short or too long
+  uint32_t framing_errors = 0;  ///< not COBS, too short, too long or cut off
   uint32_t dropped_bytes = 0;   ///< part of no good frame or line; delimiters and line ends do not count
 };
 
@@ -75,7 +75,7 @@ class Decoder {
   size_t line_size_ = 0;
   FrameView frame_;
   DecoderCounters counters_;
-  uint8_t buffer_[kMaxFrame];
+  uint8_t buffer_[kMaxFrame] = {};
 };
 
 static_assert(protocol::kMaxText < kMaxFrame, "lines and frames share a buffer");

@@ -20,7 +20,7 @@ enum class Status : uint8_t {
   kOversized = 6,  ///< the frame, line or reply is longer than the limit; detail: the limit in bytes
   kNoSuchOperator = 7,  ///< the model has fewer operators; detail: how many it has
   kNoInferenceYet = 8,  ///< a tensor was asked for before any inference
-  kNoGoldenVectors = 9,  ///< a self-test was asked for and the image holds no vectors
+  kNoGoldenVectors = 9,  ///< a self-test was asked for and the image holds no vectors; or an upload carries none
   kMalformedLine = 10,  ///< a text line is not comma-separated numbers
   kNotSupported = 11,  ///< this engine cannot do that; detail: the engine's own code
   kNoModel = 12,  ///< no model was given to the board
@@ -31,6 +31,13 @@ enum class Status : uint8_t {
   kInferenceFailed = 17,  ///< the engine reported an error; detail: its own code
   kEngineLost = 18,  ///< the process that runs the engine is gone
   kSelfTestFailed = 19,  ///< at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
+  kNoRoom = 20,  ///< the upload is larger than the memory that the board has for it; detail: bytes there are (0: it takes no uploads)
+  kNoUpload = 21,  ///< no upload of this number is open; detail: number of the one that is (0 = none)
+  kWrongOffset = 22,  ///< the piece does not continue what was received; detail: the offset to go on from
+  kUploadIncomplete = 23,  ///< pieces of the upload are missing; detail: bytes received
+  kUploadDamaged = 24,  ///< what was received has another CRC than announced; detail: its CRC
+  kOtherModel = 25,  ///< the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
+  kVectorsDiffer = 26,  ///< the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
 };
 
 namespace protocol {
@@ -78,6 +85,20 @@ constexpr const char* StatusName(Status status) {
       return "engine_lost";
     case Status::kSelfTestFailed:
       return "self_test_failed";
+    case Status::kNoRoom:
+      return "no_room";
+    case Status::kNoUpload:
+      return "no_upload";
+    case Status::kWrongOffset:
+      return "wrong_offset";
+    case Status::kUploadIncomplete:
+      return "upload_incomplete";
+    case Status::kUploadDamaged:
+      return "upload_damaged";
+    case Status::kOtherModel:
+      return "other_model";
+    case Status::kVectorsDiffer:
+      return "vectors_differ";
   }
   return "unknown";
 }
@@ -87,7 +108,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 256;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x2032502Bu;
+inline constexpr uint32_t kSchemaCrc = 0x3BE122F7u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: asks the board who it is; opens the session
@@ -99,6 +120,10 @@ enum class MessageType : uint8_t {
   kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board goes to the safe state
   kEcho = 0x87,  ///< host: measures the link
   kReset = 0x88,  ///< host: reboots the board
+  kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it asks how far the upload is
+  kLoadData = 0x8A,  ///< host: one piece of the upload; a piece that is there already is acknowledged again
+  kLoadCommit = 0x8B,  ///< host: checks the upload and lets the model take over; repeated, it repeats its result
+  kLoadAbort = 0x8C,  ///< host: forgets the upload
   kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
   kInfo = 0xC1,  ///< board: who the board is, and what it runs
   kAction = 0xC2,  ///< board: result of one inference
@@ -107,6 +132,8 @@ enum class MessageType : uint8_t {
   kStats = 0xC5,  ///< board: counters since boot
   kWatchdog = 0xC6,  ///< board: the watchdog time now in force
   kEchoReply = 0xC7,  ///< board: what ECHO sent
+  kLoadProgress = 0xC9,  ///< board: how far the upload is
+  kLoadResult = 0xCA,  ///< board: whether the uploaded model runs now; if it does, HELLO is due again
   kError = 0xC8,  ///< board: the request was refused
 };
 
@@ -123,7 +150,11 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x82 ||
          type == 0x83 ||
          type == 0x84 ||
-         type == 0x86;
+         type == 0x86 ||
+         type == 0x89 ||
+         type == 0x8A ||
+         type == 0x8B ||
+         type == 0x8C;
 }
 
 /// Asks the board who it is; opens the session.
@@ -246,6 +277,78 @@ struct Reset {
   }
 };
 
+/// Announces a model and its vectors; repeated, it asks how far the upload is.
+struct LoadBegin {
+  static constexpr MessageType kType = MessageType::kLoadBegin;
+  uint32_t transfer{};  ///< not 0
+  uint32_t model_size{};  ///< B; bytes of the .tflite
+  uint16_t n_self_test{};  ///< golden vectors behind it, at least 1
+  uint16_t n_obs{};  ///< elements of the model's input
+  uint16_t n_act{};  ///< elements of its output
+  uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, inputs int8 [n_self_test, n_obs], outputs int8 [n_self_test, n_act]
+  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of the model
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->Read(&model_size) && reader->Read(&n_self_test) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&crc) && reader->Read(&model_id) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+    writer->Write(model_size);
+    writer->Write(n_self_test);
+    writer->Write(n_obs);
+    writer->Write(n_act);
+    writer->Write(crc);
+    writer->Write(model_id);
+  }
+};
+
+/// One piece of the upload; a piece that is there already is acknowledged again.
+struct LoadData {
+  static constexpr MessageType kType = MessageType::kLoadData;
+  uint32_t transfer{};
+  uint32_t offset{};  ///< B; from the start of the upload
+  ArrayView<uint8_t> data{};
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->Read(&offset) && reader->Read(&data) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+    writer->Write(offset);
+    writer->Write(data);
+  }
+};
+
+/// Checks the upload and lets the model take over; repeated, it repeats its result.
+struct LoadCommit {
+  static constexpr MessageType kType = MessageType::kLoadCommit;
+  uint32_t transfer{};
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+  }
+};
+
+/// Forgets the upload.
+struct LoadAbort {
+  static constexpr MessageType kType = MessageType::kLoadAbort;
+  uint32_t transfer{};
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+  }
+};
+
 /// Sent once after every boot, with sequence number 0.
 struct Ready {
   static constexpr MessageType kType = MessageType::kReady;
@@ -296,10 +399,12 @@ struct Info {
   uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
   uint32_t ram{};  ///< B; static RAM of the image; 0 = unknown
   uint32_t flash{};  ///< B; size of the image; 0 = unknown
+  uint8_t uploaded{};  ///< 1: the model came by LOAD and is gone after a reset
+  uint32_t upload_size{};  ///< B; longest upload that the board takes, model and vectors; 0 = none
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->AtEnd();
+    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->Read(&uploaded) && reader->Read(&upload_size) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(protocol);
@@ -331,6 +436,8 @@ struct Info {
     writer->Write(stack);
     writer->Write(ram);
     writer->Write(flash);
+    writer->Write(uploaded);
+    writer->Write(upload_size);
   }
 };
 
@@ -408,7 +515,7 @@ struct Stats {
   uint32_t watchdog_trips{};  ///< times that the board went to the safe state
   uint8_t safe_state{};  ///< 1: the actuators are off until the next observation
   uint32_t uptime_ms{};  ///< ms
-  uint32_t inference_min_us{};  ///< us; 0 before the first inference
+  uint32_t inference_min_us{};  ///< us; of the model that runs now; 0 before its first inference
   uint32_t inference_max_us{};  ///< us
   uint32_t arena_used{};  ///< B
   uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
@@ -461,6 +568,42 @@ struct EchoReply {
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(data);
+  }
+};
+
+/// How far the upload is.
+struct LoadProgress {
+  static constexpr MessageType kType = MessageType::kLoadProgress;
+  uint32_t transfer{};
+  uint32_t received{};  ///< B; without a gap, from the start
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->Read(&received) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+    writer->Write(received);
+  }
+};
+
+/// Whether the uploaded model runs now; if it does, HELLO is due again.
+struct LoadResult {
+  static constexpr MessageType kType = MessageType::kLoadResult;
+  uint32_t transfer{};
+  uint8_t status{};  ///< ok: it runs; else why it was refused, and the model that ran runs on
+  uint32_t detail{};  ///< see the status
+  StringView message{};  ///< what the engine says about it; empty when ok
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&transfer) && reader->Read(&status) && reader->Read(&detail) && reader->Read(&message) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(transfer);
+    writer->Write(status);
+    writer->Write(detail);
+    writer->Write(message);
   }
 };
 

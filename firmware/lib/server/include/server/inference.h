@@ -27,11 +27,12 @@ struct GoldenVectors {
   uint16_t count = 0;
 };
 
-/// Times of the inferences since boot.
+/// Times of the inferences.
 struct InferenceTimes {
-  uint32_t count = 0;
+  uint32_t count = 0;  ///< since boot, of all models
+  uint32_t timed = 0;  ///< of this model
   uint32_t last_us = 0;
-  uint32_t min_us = 0;  ///< 0 before the first
+  uint32_t min_us = 0;  ///< of this model; 0 before the first
   uint32_t max_us = 0;
 };
 
@@ -43,7 +44,8 @@ class Inference {
       : engine_(engine), clock_(clock), conversion_(conversion) {}
 
   /// Loads the model into the engine. Returns what Engine::Init() returns, kNoModel for an empty model, and kModelInvalid when
-  /// the model has more inputs or outputs than the protocol carries or a scale that is not positive.
+  /// the model has more inputs or outputs than the protocol carries, or a scale that is not positive or beyond a 256th of the
+  /// largest float.
   Outcome Load(const ByteSpan& model, const Arena& arena);
 
   /// Replays golden vectors and takes the model out of service when one comes out wrong: an engine that computes something else
@@ -65,6 +67,9 @@ class Inference {
   /// Runs every golden vector. Returns kOk whatever they gave, the status of Load(), kNoGoldenVectors, or that of
   /// Engine::Infer().
   Outcome SelfTest(const GoldenVectors& vectors, protocol::SelfTestResult* result);
+
+  /// Goes on counting where another model stopped.
+  void ContinueCount(uint32_t inferences) { times_.count = inferences; }
 
   const Outcome& load_outcome() const { return load_; }
   const EngineInfo& info() const { return engine_->info(); }

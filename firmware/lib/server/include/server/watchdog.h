@@ -19,6 +19,9 @@ class Watchdog {
     safe_ = false;
   }
 
+  /// The actuators were taken to the safe state for another reason: not a trip. The next observation ends it.
+  void Hold() { safe_ = true; }
+
   /// True once per trip: the caller takes the actuators to the safe state.
   bool Trips(uint64_t now_us) {
     if (safe_ || timeout_ms_ == 0 || now_us < DeadlineUs()) return false;

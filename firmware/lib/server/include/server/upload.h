@@ -1,0 +1,70 @@
+// The far end of LOAD: receives a model, checks everything about it, and only then lets it take over.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "frame/messages.h"
+#include "server/models.h"
+
+namespace hil {
+
+/// One upload at a time, into the place beside the model that runs. Whatever goes wrong, that one is not touched.
+///
+/// Messages may be lost, doubled and sent again: LOAD_BEGIN with the number of the open upload, LOAD_DATA that is there already,
+/// and LOAD_COMMIT of the upload that was committed last change nothing and are answered again.
+class Upload {
+ public:
+  explicit Upload(Models* models) : models_(*models) {}
+
+  /// Returns kOk, kNoUpload (number 0), kNoModel (no bytes), kNoGoldenVectors, kModelInvalid (more inputs or outputs than the
+  /// protocol carries, or none), kNoRoom. A refused one leaves an open upload open.
+  Outcome Begin(const protocol::LoadBegin& request);
+
+  /// Returns kOk, kNoUpload, kWrongOffset, kOversized (more than was announced).
+  Outcome Receive(const protocol::LoadData& request);
+
+  /// Fills `result` when the upload is complete: its status is kOk and the model runs, or why it does not: kUploadDamaged,
+  /// kOtherModel, kVectorsDiffer, or that of Engine::Init() or Engine::Infer(). Then the upload is no longer open.
+  ///
+  /// Returns kOk, kNoUpload, kUploadIncomplete.
+  Outcome Commit(const protocol::LoadCommit& request, protocol::LoadResult* result);
+
+  /// Forgets the upload. Of another one than the open one: does nothing.
+  void Abort(const protocol::LoadAbort& request);
+
+  /// True when the latest Commit() changed what runs: once.
+  bool TakeSwapped() {
+    const bool swapped = swapped_;
+    swapped_ = false;
+    return swapped;
+  }
+
+  uint32_t received() const { return received_; }
+
+ private:
+  struct Announced {
+    uint32_t model_size = 0;
+    uint32_t total = 0;
+    uint16_t n_self_test = 0;
+    uint16_t n_obs = 0;
+    uint16_t n_act = 0;
+    uint32_t crc = 0;
+    ModelId id;
+  };
+
+  Outcome Try();
+  bool IsOpen(uint32_t transfer) const { return transfer != 0 && transfer == transfer_; }
+  bool IsSame(const Announced& other) const;
+
+  Models& models_;
+  uint32_t transfer_ = 0;  // of the open upload; 0: none is
+  Announced announced_;
+  uint32_t received_ = 0;
+  uint32_t finished_transfer_ = 0;  // of the upload that was committed last
+  Outcome finished_;
+  const char* finished_message_ = "";
+  bool swapped_ = false;
+};
+
+}  // namespace hil

@@ -1,0 +1,82 @@
+// The server with the compact engine on a machine that exists only in a fuzz target. It looks at everything that the server
+// sends.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine_int8/int8_engine.h"
+#include "frame/decoder.h"
+#include "frame/encoder.h"
+#include "server/server.h"
+
+namespace hil::fuzz {
+
+/// Ends the process, which the fuzzer reports together with the input, unless `holds`.
+void Require(bool holds, const char* what);
+
+/// Splits what the server sends into frames and lines, and insists that there is nothing else.
+class Machine final : public hal::Uart, public hal::Clock, public hal::Actuator, public hal::System {
+ public:
+  bool Write(const uint8_t* data, size_t size) override;
+  uint32_t Overruns() const override { return 0; }
+  uint64_t NowUs() const override { return now_us; }
+  void Apply(const float* action, size_t count) override;
+  void EnterSafeState() override { safe = true; }
+  void Reboot() override {}
+
+  uint64_t now_us = 0;
+  bool blocked = false;
+  bool safe = false;
+  uint32_t replies = 0;  // frames and lines
+  FrameView last;        // the latest frame; its payload lies in `payload`
+  std::vector<uint8_t> payload;
+
+ private:
+  Decoder decoder_;
+};
+
+/// A board that runs a small policy, and takes uploads.
+class Board {
+ public:
+  static constexpr size_t kArenaBytes = 4096;
+  static constexpr size_t kUploadBytes = 8192;
+
+  Board();
+
+  Machine& machine() { return machine_; }
+  Server& server() { return *server_; }
+  const Models& models() const { return *models_; }
+
+  /// Sends one good frame of any type and payload.
+  void Send(uint8_t type, const uint8_t* payload, size_t size);
+
+  template <typename Message>
+  void Send(const Message& message) {
+    std::vector<uint8_t> payload(protocol::kMaxPayload);
+    PayloadWriter writer(payload.data(), payload.size());
+    message.Write(&writer);
+    Require(!writer.overflowed(), "a message of the target's own is too long");
+    Send(static_cast<uint8_t>(Message::kType), payload.data(), writer.size());
+  }
+
+  void Step(const uint8_t* data, size_t size);
+
+  /// What the model that runs makes of one fixed input.
+  std::vector<int8_t> Fingerprint();
+
+ private:
+  Machine machine_;
+  Int8Engine engines_[2];
+  std::unique_ptr<Inference> inferences_[2];
+  // On the heap and of exactly the size promised, so that the address sanitizer sees every byte beyond.
+  std::unique_ptr<uint8_t[]> arenas_[2];
+  std::unique_ptr<uint8_t[]> uploads_[2];
+  std::unique_ptr<Models> models_;
+  std::unique_ptr<Server> server_;
+  uint16_t seq_ = 0;
+};
+
+}  // namespace hil::fuzz

@@ -1,0 +1,147 @@
+// Fuzz target: LOAD with a hostile model in it. Checksum, identity and sizes are made right, or wrong on purpose, so that the
+// model itself is looked at; pieces are lost, doubled and out of order.
+//
+//   input: how u8 | vectors u8 | n_obs u8 | n_act u8 | piece u8 | disorder u8 | model
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "board.h"
+#include "frame/crc32.h"
+#include "fuzz_input.h"
+#include "model_id/model_id.h"
+
+namespace {
+
+using hil::fuzz::Board;
+using hil::fuzz::Input;
+using hil::fuzz::Require;
+using namespace hil::protocol;
+
+constexpr uint32_t kTransfer = 7;
+constexpr uint32_t kMaxRounds = 400;
+
+// Bits of `how`.
+constexpr uint8_t kRightSizes = 1;    // those of the model, when it can be read
+constexpr uint8_t kRightVectors = 2;  // what the engine computes
+constexpr uint8_t kWrongCrc = 4;
+constexpr uint8_t kWrongId = 8;
+constexpr uint8_t kTwice = 16;  // upload it again afterwards, into the other place
+
+struct Plan {
+  std::vector<uint8_t> model;
+  std::vector<uint8_t> data;
+  LoadBegin begin;  // its id points to `id`
+  hil::ModelId id;
+  size_t piece = 1;
+  uint8_t disorder = 0;
+};
+
+/// Sizes, vectors and outputs as the engine sees them.
+void Describe(uint8_t how, Plan* plan) {
+  size_t needed = 0;
+  const hil::ByteSpan model{plan->model.data(), plan->model.size()};
+  std::vector<uint8_t> outputs(size_t{plan->begin.n_self_test} * plan->begin.n_act);
+  std::vector<uint8_t> inputs(size_t{plan->begin.n_self_test} * plan->begin.n_obs);
+  if (hil::Int8Engine::RequiredArena(model, &needed) == hil::Status::kOk && needed <= Board::kArenaBytes) {
+    hil::Int8Engine engine;
+    std::vector<uint8_t> arena(needed + 1);
+    Require(engine.Init(model, {arena.data(), needed}) == hil::Status::kOk, "the need was known before");
+    if ((how & kRightSizes) != 0) {
+      plan->begin.n_obs = engine.info().n_obs;
+      plan->begin.n_act = engine.info().n_act;
+      inputs.assign(size_t{plan->begin.n_self_test} * plan->begin.n_obs, 17);
+      outputs.assign(size_t{plan->begin.n_self_test} * plan->begin.n_act, 0);
+      if ((how & kRightVectors) != 0) {
+        for (size_t i = 0; i < plan->begin.n_self_test; ++i) {
+          std::vector<int8_t> output(plan->begin.n_act);
+          engine.Infer(reinterpret_cast<const int8_t*>(inputs.data()) + i * plan->begin.n_obs, output.data());
+          std::memcpy(outputs.data() + i * plan->begin.n_act, output.data(), output.size());
+        }
+      }
+    }
+  }
+  plan->data = plan->model;
+  plan->data.insert(plan->data.end(), inputs.begin(), inputs.end());
+  plan->data.insert(plan->data.end(), outputs.begin(), outputs.end());
+}
+
+void MakePlan(uint8_t how, Input* input, Plan* made) {
+  Plan& plan = *made;
+  plan.begin.transfer = kTransfer;
+  plan.begin.n_self_test = input->Byte() % 4;
+  plan.begin.n_obs = input->Byte();
+  plan.begin.n_act = input->Byte();
+  plan.piece = 1 + size_t{input->Byte()} * 3;
+  plan.disorder = input->Byte();
+  size_t size = 0;
+  const uint8_t* model = input->Bytes(input->left(), &size);
+  plan.model.assign(model, model + size);
+  Describe(how, &plan);
+  plan.id = hil::ComputeModelId(plan.model.data(), plan.model.size());
+  if ((how & kWrongId) != 0 && size > 0) plan.id.text[0] = 'x';
+  plan.begin.model_size = static_cast<uint32_t>(size);
+  plan.begin.crc = hil::Crc32(plan.data.data(), plan.data.size(), 0) ^ ((how & kWrongCrc) != 0 ? 1u : 0u);
+  plan.begin.model_id = hil::StringView::FromC(plan.id.text, sizeof plan.id.text);
+}
+
+bool Got(Board* board, MessageType type) { return board->machine().last.type == static_cast<uint8_t>(type); }
+
+/// Pieces until the board has everything, as a host would send them; `disorder` repeats and skips some.
+bool SendPieces(Board* board, const Plan& plan, uint8_t disorder) {
+  const size_t piece = plan.piece;
+  size_t position = 0;
+  for (uint32_t round = 0; round < kMaxRounds && position < plan.data.size(); ++round) {
+    size_t at = position;
+    if ((disorder >> (round % 8) & 1) != 0) at = round % 2 == 0 ? at + piece : at / 2;
+    const size_t left = at < plan.data.size() ? plan.data.size() - at : 0;
+    const auto size = static_cast<uint16_t>(left < piece ? left : piece);
+    LoadData data{kTransfer, static_cast<uint32_t>(at), hil::ArrayView<uint8_t>(plan.data.data() + (size > 0 ? at : 0), size)};
+    board->Send(data);
+    if (!Got(board, MessageType::kLoadProgress)) continue;
+    LoadProgress progress;
+    hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
+    Require(progress.Read(&reader) && progress.received >= position, "progress does not go back");
+    position = progress.received;
+  }
+  return position == plan.data.size();
+}
+
+/// Uploads once and checks what runs afterwards.
+void UploadOnce(Board* board, const Plan& plan, uint8_t disorder, uint8_t how) {
+  const std::vector<int8_t> before = board->Fingerprint();
+  const std::vector<char> id_before(board->models().model_id(), board->models().model_id() + hil::kModelIdSize);
+  board->Send(Hello{1});
+  board->Send(plan.begin);
+  const bool begun = Got(board, MessageType::kLoadProgress);
+  const bool complete = begun && SendPieces(board, plan, disorder);
+  board->Send(LoadCommit{kTransfer});
+  LoadResult result;
+  hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
+  const bool answered = Got(board, MessageType::kLoadResult);
+  Require(answered == complete, "a complete upload is judged, and no other");
+  const bool runs = answered && result.Read(&reader) && result.status == static_cast<uint8_t>(hil::Status::kOk);
+  if (runs) {
+    Require((how & (kWrongCrc | kWrongId)) == 0, "nothing runs whose checksum or identity is wrong");
+    Require(std::memcmp(board->models().model_id(), plan.id.text, hil::kModelIdSize) == 0, "what runs has the id announced");
+    Require(board->models().running().info().n_act == plan.begin.n_act, "and its sizes");
+    board->Fingerprint();
+    return;
+  }
+  Require(board->Fingerprint() == before, "a model that was not taken leaves the one that ran");
+  Require(std::memcmp(board->models().model_id(), id_before.data(), id_before.size()) == 0, "and its name");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Input input(data, size);
+  const uint8_t how = input.Byte();
+  Plan plan;
+  MakePlan(how, &input, &plan);
+  Board board;
+  UploadOnce(&board, plan, plan.disorder, how);
+  if ((how & kTwice) != 0) UploadOnce(&board, plan, 0, how);
+  return 0;
+}

@@ -1,0 +1,250 @@
+"""A model over the wire: it takes over when everything about it is right, and otherwise the one that runs is untouched."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from balance_hil.boards import Board, Upload
+from balance_hil.boards.upload import transfer
+from balance_hil.bundle import GOLDEN, Bundle, model_id
+from balance_hil.errors import BoardStatusError, HarnessError, ReplyTimeoutError
+from balance_hil.link import Fault
+from balance_hil.protocol import messages
+from balance_hil.protocol.messages import Status
+from balance_hil.runtimes.tflm import TflmModel
+
+ROWS = 200
+LOSSY = (Fault("corrupt", 0.02), Fault("drop", 0.02), Fault("duplicate", 0.02), Fault("truncate", 0.01))
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def inputs(hil_bundle: Bundle) -> NDArray[np.int8]:
+    with np.load(hil_bundle.file(GOLDEN)) as golden:
+        rows: NDArray[np.int8] = golden["input_int8"][:ROWS]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> Upload:
+    """The bundle's model with other weights: same shape, same arena, another policy."""
+    model = _other_weights(hil_bundle.int8_model())
+    try:
+        runtime = TflmModel(model)
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    return Upload.of_model(model, inputs[:8], runtime.infer_int8_batch(inputs[:8]))
+
+
+def _other_weights(model: bytes) -> bytes:
+    """Every byte of the largest vector of weights, turned round."""
+    from balance_hil.runtimes.tflite_graph import read_graph
+
+    graph = read_graph(model)
+    weights = max((t for t in graph.tensors if t.type == "INT8" and t.data is not None), key=lambda t: t.size)
+    data = weights.data.tobytes()
+    at = model.index(data)
+    return model[:at] + data[::-1] + model[at + len(data) :]
+
+
+@pytest.fixture
+def board(hil_board: Board, hil_bundle: Bundle) -> Iterator[Board]:
+    """The board, which runs its flashed model again afterwards."""
+    if not hil_board.info.upload_size:
+        pytest.skip(f"{hil_board.name} has no room for uploads")
+    yield hil_board
+    hil_board.bundle = None
+    if hil_board.identify().uploaded:
+        hil_board.reset()
+    hil_board.bundle = hil_bundle
+    hil_board.identify()
+
+
+def outputs(board: Board, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+    return np.array([action.output for action in board.infer_int8_batch(inputs)])
+
+
+def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
+    board: Board, other: Upload, inputs: NDArray[np.int8], hil_bundle: Bundle, hil_measure: Callable[..., None]
+) -> None:
+    before = outputs(board, inputs)
+    result = transfer(board, other)
+    hil_measure("upload", result.wall_s, "s")
+    board.bundle = None
+    info = board.identify()
+    assert (info.model_id, info.uploaded, info.n_self_test) == (other.id, 1, len(other.inputs))
+    assert 0 < info.arena_used <= info.arena_size
+    expected = TflmModel(other.model).infer_int8_batch(inputs)
+    assert not np.array_equal(expected, before), "the other model must not compute the same"
+    assert np.array_equal(outputs(board, inputs), expected)
+    assert board.self_test() == messages.SelfTestResult(Status.OK, len(other.inputs), 0, 0xFFFF)
+
+    info = board.reset()
+    assert (info.model_id, info.uploaded) == (hil_bundle.id, 0)
+    assert np.array_equal(outputs(board, inputs), before)
+
+
+def test_uploads_follow_one_another(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+    board.bundle = None
+    for upload in (other, Upload.of(hil_bundle), other):
+        transfer(board, upload)
+        info = board.identify()
+        assert (info.model_id, info.uploaded) == (upload.id, 1)
+    assert board.self_test().mismatches == 0
+
+
+def test_a_model_that_runs_already_is_not_sent(board: Board, hil_bundle: Bundle) -> None:
+    before = board.stats()
+    assert not board.load(hil_bundle).uploaded
+    assert board.info.uploaded == 0
+    assert board.stats().requests <= before.requests + 4, "HELLO and STATS_REQUEST, nothing else"
+
+
+def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: Upload, inputs: NDArray[np.int8]) -> None:
+    transfer(board, other)
+    board.bundle = None
+    board.identify()
+    expected = TflmModel(other.model).layers_batch(inputs[:20])
+    for layer, want in zip(board.layers_int8_batch(inputs[:20]), expected, strict=True):
+        assert np.array_equal(layer.values, want), layer.name
+
+
+def _cut(upload: Upload) -> Upload:
+    return Upload.of_model(upload.model[: len(upload.model) // 2], upload.inputs, upload.outputs)
+
+
+def _hostile(upload: Upload) -> Upload:
+    """The root table is somewhere else."""
+    return Upload.of_model(struct.pack("<I", 0x7FFFFFF0) + upload.model[4:], upload.inputs, upload.outputs)
+
+
+def _other_operator(upload: Upload) -> Upload:
+    """Its first operator code is one that no engine here knows (120, WHERE's neighbourhood)."""
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import Builder
+
+    model = schema.ModelT.InitFromPackedBuf(upload.model, 0)
+    for code in model.operatorCodes:
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.EXP
+    builder = Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return Upload.of_model(bytes(builder.Output()), upload.inputs, upload.outputs)
+
+
+def _wrong_shape(upload: Upload) -> Upload:
+    return Upload.of_model(upload.model, upload.inputs[:, :-1], upload.outputs)
+
+
+def _wrong_vectors(upload: Upload) -> Upload:
+    return replace(upload, outputs=(upload.outputs ^ 1).astype(np.int8))
+
+
+def _wrong_id(upload: Upload) -> Upload:
+    return replace(upload, id=model_id(b""))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "statuses"),
+    [
+        (_cut, {"model_invalid"}),
+        (_hostile, {"model_invalid"}),
+        (_other_operator, {"unsupported_operator"}),
+        (_wrong_shape, {"other_model"}),
+        (_wrong_vectors, {"vectors_differ"}),
+        (_wrong_id, {"other_model"}),
+    ],
+)
+def test_a_model_that_is_not_right_leaves_the_one_that_runs(
+    board: Board,
+    other: Upload,
+    inputs: NDArray[np.int8],
+    hil_bundle: Bundle,
+    spoil: Callable[[Upload], Upload],
+    statuses: set[str],
+) -> None:
+    before = outputs(board, inputs)
+    with pytest.raises(HarnessError, match=f"it goes on with policy {hil_bundle.id}") as refused:
+        transfer(board, spoil(other))
+    if isinstance(refused.value, BoardStatusError):
+        assert refused.value.status in statuses
+    else:
+        assert statuses == {"unsupported_operator"}
+    info = board.identify()
+    assert (info.model_id, info.uploaded) == (hil_bundle.id, 0)
+    assert np.array_equal(outputs(board, inputs), before)
+    assert board.self_test().mismatches == 0
+
+
+def test_an_upload_that_is_too_large_is_refused_with_the_limit(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+    limit = board.info.upload_size
+    begin = replace(other.begin(1), model_size=limit)
+    with pytest.raises(BoardStatusError) as refused:
+        board.request(begin)
+    assert (refused.value.status, refused.value.detail) == ("no_room", limit)
+    assert board.identify().model_id == hil_bundle.id
+
+
+def test_damaged_memory_shows_in_the_checksum_of_the_whole(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+    begin = replace(other.begin(77), crc=0xDEADBEEF)
+    board.request(begin)
+    board.pipeline([messages.LoadData(77, at, other.data()[at : at + 90]) for at in range(0, len(other.data()), 90)])
+    reply = board.request(messages.LoadCommit(77), DEADLINE_S)
+    assert isinstance(reply, messages.LoadResult)
+    assert reply.status == Status.UPLOAD_DAMAGED
+    assert board.identify().model_id == hil_bundle.id
+
+
+def test_an_upload_that_stops_half_way_changes_nothing(
+    board: Board, other: Upload, inputs: NDArray[np.int8], hil_bundle: Bundle
+) -> None:
+    before = outputs(board, inputs)
+    board.request(other.begin(5))
+    board.request(messages.LoadData(5, 0, other.data()[:100]))
+    assert np.array_equal(outputs(board, inputs), before)
+    with pytest.raises(BoardStatusError, match="upload_incomplete, detail 100"):
+        board.request(messages.LoadCommit(5))
+    with pytest.raises(BoardStatusError, match="wrong_offset, detail 100"):
+        board.request(messages.LoadData(5, 200, bytes(10)))
+    board.request(messages.LoadAbort(5))
+    with pytest.raises(BoardStatusError, match="no_upload"):
+        board.request(messages.LoadCommit(5))
+    assert np.array_equal(outputs(board, inputs), before)
+    assert board.identify().model_id == hil_bundle.id
+
+
+def test_an_uploaded_model_wants_a_new_greeting(board: Board, other: Upload) -> None:
+    transfer(board, other)
+    with pytest.raises(BoardStatusError, match="not_identified"):
+        board.infer(np.zeros(board.info.n_obs, np.float32))
+    assert board.stats().safe_state == 1
+
+
+def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
+    hil_board: Board, hil_connect: Callable[..., Board], other: Upload, inputs: NDArray[np.int8], hil_measure: Callable[..., None]
+) -> None:
+    if not hil_board.info.upload_size:
+        pytest.skip(f"{hil_board.name} has no room for uploads")
+    board = hil_connect(faults=LOSSY, fault_seed=3)
+    board.bundle = None
+    result = transfer(board, other)
+    hil_measure("sent_again", result.resent, "1")
+    info = board.greet()
+    assert (info.model_id, info.uploaded) == (other.id, 1)
+    rows = inputs[:60]
+    answered = 0
+    for row, want in zip(rows, TflmModel(other.model).infer_int8_batch(rows), strict=True):
+        try:
+            reply = board.request(messages.InferInt8(row), 0.1)
+        except ReplyTimeoutError:
+            continue
+        assert isinstance(reply, messages.Action)
+        assert np.array_equal(reply.output, want)
+        answered += 1
+    assert answered > len(rows) // 4
+    board.send(messages.Reset())  # the flashed model, for the tests that follow

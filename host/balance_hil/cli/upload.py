@@ -1,0 +1,39 @@
+"""``--upload``: bring a policy to a board over the wire."""
+
+from __future__ import annotations
+
+from balance_hil.boards import Board, find_definition
+from balance_hil.bundle import MANIFEST, Bundle
+from balance_hil.cli.console import stderr
+from balance_hil.cli.progress import ProgressBars
+from balance_hil.firmware_build import REPOSITORY
+
+SHIPPED = REPOSITORY / "models" / "ppo"  # what an image is built with where nobody says otherwise
+
+
+def runs_at_first(name: str, bundle: Bundle, port: str | None) -> Bundle | None:
+    """What a board runs before the upload: a physical one whatever was flashed (None), an emulated one the shipped policy.
+
+    So an emulated board needs no image of its own for each policy. Raises UnknownBoardError.
+    """
+    if port is not None or not find_definition(name).is_emulated:
+        return None
+    return Bundle.load(SHIPPED) if (SHIPPED / MANIFEST).is_file() else bundle
+
+
+def upload(board: Board, bundle: Bundle) -> None:
+    """Replaces the policy on ``board`` and says so. Raises what ``Board.load`` raises."""
+    bars = ProgressBars()
+    bars.disable = not stderr.is_terminal
+    with bars:
+        result = board.load(bundle, lambda there, size: bars(f"uploading to {board.name}", there, size))
+    if not result.uploaded:
+        stderr.print(f"{board.name} runs policy {bundle.id} already: nothing to upload", markup=False)
+        return
+    again = f", {result.resent} times sent again" if result.resent else ""
+    stderr.print(
+        f"uploaded policy {bundle.id} to {board.name}: {result.size_bytes} bytes in {result.wall_s * 1e3:.0f} ms{again}; "
+        "a reset brings its flashed policy back",
+        markup=False,
+        soft_wrap=True,
+    )
