@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.runtime import BoardRuntime, operator_names
-from balance_hil.boards.session import REPLY_TIMEOUT_S, Session
+from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, Upload, UploadResult, transfer
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ReplyTimeoutError
@@ -103,7 +103,7 @@ class Board(Session):
         """The board as an Int8Runtime named "board". Closing it leaves the board open."""
         return BoardRuntime(self)
 
-    def _ask(self, message: Message, kind: type[M], timeout_s: float = REPLY_TIMEOUT_S) -> M:
+    def _ask(self, message: Message, kind: type[M], timeout_s: float | None = None) -> M:
         return _expect(self.request(message, timeout_s), kind, self.port)
 
 
