@@ -13,6 +13,7 @@ from balance_hil.running import RunConfig, RunResult, run
 
 EPISODE_STEPS = 6000  # 30 s
 REPEATED_STEPS = 500
+pytestmark = pytest.mark.timeout(1800)  # ten episodes on an emulator beside other programs
 # Share of a real-time episode's steps that may go without a reply in time. A busy computer costs some, which is not the board's
 # fault; a board that is too slow for its control period loses all of them.
 MAX_LOST_SHARE = 0.2

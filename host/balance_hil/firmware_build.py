@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini"
 _SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
 _STAMP = "balance_hil.stamp"
 _LAST_LINES = 12
+_COMPLAINT = re.compile("error|undefined reference|will not fit", re.IGNORECASE)
+_STEPS = ("Compiling ", "Archiving ", "Indexing ", "Linking ")  # a file may be called error_reporter
 
 IMAGES = REPOSITORY / ".pio/images"  # firmware with a model in it, one file for each model
 TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
@@ -244,7 +247,7 @@ def _run_platformio(environment: str, variables: Mapping[str, str] | None = None
 def why_it_failed(output: str) -> str:
     """The lines of PlatformIO's output that name the error, or the last ones."""
     lines = [line for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
+    errors = [line for line in lines if _COMPLAINT.search(line) and not line.startswith(_STEPS)]
     return "\n".join((errors or lines)[-_LAST_LINES:])
 
 

@@ -20,17 +20,17 @@ class FakeEngine final : public Engine {
 
   void SetStatus(Status status) { status_ = status; }
 
-  /// A model that starts with 'X' has one input more; one that starts with 'R' is refused; 'W' adds 1 to the
-  /// first output.
+  /// The first byte of a model tells what it is like: 'X' has an input more, 'O' more than the protocol carries, 'Z' a scale of
+  /// zero and 'H' a huge one; 'R' is refused, and 'W' adds 1 to the first output.
   Status Init(const ByteSpan& model, const Arena& arena) override {
     kind_ = static_cast<char>(model.data[0]);
     info_.name = "fake";
     info_.version = "1";
-    info_.n_obs = kind_ == 'X' ? 4 : 3;
+    info_.n_obs = kind_ == 'X' ? 4 : kind_ == 'O' ? kMaxObs + 1 : 3;
     info_.n_act = 2;
     info_.n_ops = 3;
     info_.input = {0.5f, 1};
-    info_.output = {0.25f, -3};
+    info_.output = {kind_ == 'Z' ? 0.0f : kind_ == 'H' ? 1e37f : 0.25f, -3};
     info_.arena_used = 100;
     info_.arena_size = static_cast<uint32_t>(arena.size);
     if (kind_ == 'R') return Status::kUnsupportedOperator;

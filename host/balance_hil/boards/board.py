@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.runtime import BoardRuntime, operator_names
-from balance_hil.boards.session import REPLY_TIMEOUT_S, Session
+from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, Upload, UploadResult, transfer
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ReplyTimeoutError
@@ -90,6 +90,7 @@ class Board(Session):
             BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board refuses the model.
             ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
         """
+        self.info = self.greet()  # it may have restarted since the last time
         if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
             result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
         else:
@@ -102,7 +103,7 @@ class Board(Session):
         """The board as an Int8Runtime named "board". Closing it leaves the board open."""
         return BoardRuntime(self)
 
-    def _ask(self, message: Message, kind: type[M], timeout_s: float = REPLY_TIMEOUT_S) -> M:
+    def _ask(self, message: Message, kind: type[M], timeout_s: float | None = None) -> M:
         return _expect(self.request(message, timeout_s), kind, self.port)
 
 

@@ -49,7 +49,7 @@ class FakeFirmware:
         self._identified = False
         self._last: Int8Array | None = None
         self._watchdog_ms = self.info.watchdog_ms
-        self._flashed = (self.info, self.policy, self.layers)
+        self._flashed: tuple[messages.Info, Policy, list[Policy]] | None = None  # while something uploaded runs
         self._upload: messages.LoadBegin | None = None
         self._received = b""
         self._finished: messages.LoadResult | None = None
@@ -67,7 +67,9 @@ class FakeFirmware:
     def boot(self) -> list[tuple[float, bytes]]:
         """Switches it on; returns what it says, as (delay in seconds, frame)."""
         self.boots += 1
-        self.info, self.policy, self.layers = self._flashed
+        if self._flashed is not None:
+            self.info, self.policy, self.layers = self._flashed
+            self._flashed = None
         self._upload = None
         self._decoder = Decoder()
         self._identified = False
@@ -165,6 +167,7 @@ class FakeFirmware:
             return messages.LoadResult(upload.transfer, Status.UPLOAD_DAMAGED, zlib.crc32(self._received), "")
         if model not in self.uploads:
             return messages.LoadResult(upload.transfer, Status.MODEL_INVALID, 0, "this fake board does not know that model")
+        self._flashed = self._flashed or (self.info, self.policy, self.layers)
         self.policy, self.layers = self.uploads[model], []
         self.info = replace(self.info, model_id=upload.model_id, n_obs=upload.n_obs, n_act=upload.n_act, uploaded=1)
         self._identified, self._last = False, None

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
-from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition
+from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, check_model, identify, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
@@ -21,7 +21,8 @@ from balance_hil.protocol.wire import Message
 from balance_hil.quantize import QuantParams
 
 BoardInfo = Info
-REPLY_TIMEOUT_S = 1.0
+# By who keeps the board's time: an emulator on a busy computer may have to wait for its turn.
+REPLY_TIMEOUT_S: dict[Timing, float] = {"board": 1.0, "host": 5.0}
 MIN_WINDOW_BYTES = 64  # a board that reports a smaller receive buffer gets one request at a time
 
 
@@ -256,16 +257,19 @@ class Session:
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
-    def request(self, message: Message, timeout_s: float = REPLY_TIMEOUT_S) -> Message:
+    def request(self, message: Message, timeout_s: float | None = None) -> Message:
         """Sends a request and returns its reply.
 
         Raises:
             BoardStatusError: the board refused it.
-            ReplyTimeoutError: no answer in ``timeout_s``.
+            ReplyTimeoutError: no answer in ``timeout_s``; None: 1 s, 5 s of an emulated processor.
             BoardRebootedError: READY came instead.
             CableUnpluggedError: the port vanished.
         """
-        return self._reply_to(self.send(message), message, timeout_s)
+        return self._reply_to(self.send(message), message, self._patience_s(timeout_s))
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        return REPLY_TIMEOUT_S[self.definition.timing] if timeout_s is None else timeout_s
 
     def _reply_to(self, seq: int, message: Message, timeout_s: float) -> Message:
         deadline = time.perf_counter() + timeout_s
@@ -290,11 +294,12 @@ class Session:
 
     # --- several requests in flight -----------------------------------------------------------------------------------
 
-    def pipeline(self, requests: Sequence[Message], timeout_s: float = REPLY_TIMEOUT_S) -> list[Message]:
+    def pipeline(self, requests: Sequence[Message], timeout_s: float | None = None) -> list[Message]:
         """Replies to ``requests``, in order, with as many in flight as the board's receive buffer holds.
 
         Raises what ``request`` raises; ``timeout_s`` counts from the latest reply.
         """
+        patience_s = self._patience_s(timeout_s)
         window = max(self.info.rx_buffer, MIN_WINDOW_BYTES)
         in_flight: deque[tuple[int, Message, int]] = deque()
         in_flight_bytes = 0
@@ -302,11 +307,11 @@ class Session:
         for message, seq, frame in self._frames_of(requests):
             while in_flight and in_flight_bytes + len(frame) > window:
                 in_flight_bytes -= in_flight[0][2]
-                replies.append(self._reply_to(*in_flight.popleft()[:2], timeout_s))
+                replies.append(self._reply_to(*in_flight.popleft()[:2], patience_s))
             self.send_raw(frame)
             in_flight.append((seq, message, len(frame)))
             in_flight_bytes += len(frame)
-        replies += [self._reply_to(seq, message, timeout_s) for seq, message, _ in in_flight]
+        replies += [self._reply_to(seq, message, patience_s) for seq, message, _ in in_flight]
         return replies
 
     def _frames_of(self, requests: Iterable[Message]) -> Iterable[tuple[Message, int, bytes]]:

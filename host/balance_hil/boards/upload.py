@@ -202,7 +202,7 @@ class _Sender:
             raise ReplyTimeoutError(
                 f"the board on {self._session.port} did not take the model: {type(message).__name__} went unanswered "
                 f"{self._quiet} times, with {self._received} of {len(self.data)} bytes there",
-                "look at cable, hub and baud rate; what the board ran runs on",
+                "look at cable, hub and baud rate; what the board runs now, it says when it is connected to again",
             )
         self._session.send_raw(DELIMITER)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.protocol import messages
+from balance_hil.protocol.codec import Frame
 from balance_hil.runtimes.tflite_builder import typical_policy
 
 DEADLINE_S = 60.0
@@ -144,6 +146,20 @@ def test_ten_times_the_receive_buffer_at_once_loses_nothing(board: Board):
         assert frame is not None
         assert (frame.seq, frame.message) == (seq, messages.EchoReply(bytes([i]) * 1000))
     assert board.stats().overruns == 0
+
+
+def test_a_host_that_does_not_read_costs_replies_and_not_the_board(board: Board):
+    """Its receive buffer runs full while it waits to be rid of its replies."""
+    for end in (*board.link._waits_on, *board.link._writes_to):
+        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 4096)
+    for _ in range(24):
+        board.send(messages.Echo(b"?" * 1000))
+    replies = 0
+    while isinstance(frame := board.poll(2.0), Frame):
+        replies += isinstance(frame.message, messages.EchoReply)
+    stats = board.stats()
+    assert stats.dropped_replies == 24 - replies > 0
+    assert (stats.overruns, stats.crc_errors) == (0, 0)
 
 
 def test_a_board_that_dies_is_reported_with_its_status(board: Board):

@@ -71,7 +71,6 @@ def test_a_board_that_runs_it_already_is_left_alone(ppo_bundle: Bundle) -> None:
 @pytest.mark.parametrize("rx_buffer", [0, 64, 256, 512, 4096, 100_000])
 def test_pieces_fit_the_buffer_of_the_board(firmware: FakeFirmware, ppo_bundle: Bundle, rx_buffer: int) -> None:
     firmware.info = replace(firmware.info, rx_buffer=rx_buffer)
-    firmware.__post_init__()
     sent: list[int] = []
 
     class Listening(FakeLink):
@@ -121,7 +120,7 @@ def test_a_board_that_falls_silent_is_given_up(
     board = fake_board(firmware)
     monkeypatch.setattr(firmware, "feed", lambda data: [])
     with board, pytest.raises(ReplyTimeoutError, match=r"LoadBegin went unanswered 10 times, with 0 of \d+ bytes there"):
-        board.load(ppo_bundle)
+        transfer(board, Upload.of(ppo_bundle))
 
 
 def test_a_board_that_restarts_is_told_so(firmware: FakeFirmware, ppo_bundle: Bundle) -> None:
@@ -146,7 +145,6 @@ def test_an_interrupt_ends_the_upload_and_the_board_forgets_it(firmware: FakeFir
 
 def test_a_board_without_room_says_how_much_it_has(firmware: FakeFirmware, ppo_bundle: Bundle) -> None:
     firmware.info = replace(firmware.info, upload_size=100)
-    firmware.__post_init__()
     with (
         fake_board(firmware) as board,
         pytest.raises(BoardStatusError, match="no_room, detail 100") as refused,

@@ -163,6 +163,18 @@ def test_failing_compiler_is_quoted(repository: Path) -> None:
     assert subprocess.run([firmware_build.build_native()], check=False).returncode == 0
 
 
+def test_what_the_linker_misses_is_quoted_and_no_name_of_a_file() -> None:
+    output = """Compiling .pio/build/x/error_reporter.o
+fully_connected.cc:(.text+0x1): undefined reference to `arm_fully_connected_s16'
+collect2: error: ld returned 1 exit status
+*** [program.elf] Error 1
+"""
+    quoted = firmware_build.why_it_failed(output)
+    assert "arm_fully_connected_s16" in quoted
+    assert "error_reporter" not in quoted
+    assert firmware_build.why_it_failed("all\nwell\n") == "all\nwell"
+
+
 @pytest.mark.parametrize("module", ["platformio", "SCons"])
 def test_missing_package_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setattr(firmware_build, "find_spec", lambda name: None if name == module else object())

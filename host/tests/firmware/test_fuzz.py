@@ -37,12 +37,20 @@ def target(fuzz: ModuleType, sanitized_program: Path, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("fuzz")
     libraries = [next(sanitized_program.parent.glob(f"lib*/lib{name}.a")) for name in reversed(fuzz.BOARD)]
 
+    def compiled(source: Path) -> Path:
+        thing = folder / f"{source.stem}.o"
+        if not thing.exists():
+            flags = ["-std=c++17", "-O1", "-fno-exceptions", "-fno-rtti", *SANITIZERS, *fuzz.includes()]
+            done = subprocess.run(["g++", *flags, "-c", str(source), "-o", str(thing)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        return thing
+
     def build(name: str) -> Path:
         program = folder / name
         if not program.exists():
             own = [path for path in fuzz.sources(name) if path.parent == FUZZ] + [FUZZ / "replay.cpp"]
-            command = ["g++", "-std=c++17", "-O1", "-fno-exceptions", "-fno-rtti", *SANITIZERS, *fuzz.includes(), *map(str, own)]
-            done = subprocess.run([*command, *map(str, libraries), "-o", str(program)], capture_output=True, text=True)
+            parts = [*map(compiled, own), *libraries]
+            done = subprocess.run(["g++", *SANITIZERS, *map(str, parts), "-o", str(program)], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         return program
 

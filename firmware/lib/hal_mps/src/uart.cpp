@@ -70,12 +70,12 @@ void SleepOnce() {
 }  // namespace
 
 extern "C" void UartReceiveHandler() {
+  uart::InterruptStatus() = uart::kReceivePending;  // before the byte is taken, for the next one may come at once
   if (ring.written - ring.read == kRxBuffer) {
     uart::Control() = kNotReceiving;
     ring.stalled = true;
     return;
   }
-  uart::InterruptStatus() = uart::kReceivePending;  // before the byte is taken, for the next one may come at once
   const uint8_t byte = static_cast<uint8_t>(uart::Data());
   ring.bytes[ring.written % kRxBuffer] = byte;
   ring.written = ring.written + 1;
@@ -143,9 +143,9 @@ size_t CmsdkUart::Read(uint8_t* buffer, size_t capacity) {
     }
   }
   if (ring.stalled && count > 0) {
+    DisableInterrupts();
     ring.stalled = false;
     uart::Control() = kReceiving;
-    DisableInterrupts();
     UartReceiveHandler();  // the byte that did not fit raises no second interrupt
     EnableInterrupts();
   }
