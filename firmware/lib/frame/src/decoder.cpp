@@ -58,7 +58,8 @@ void Decoder::Reset() {
   state_ = State::kStart;
 }
 
-// Start(), Text() and RestartWith() call one another once at most: a restart begins with nothing held. NOLINTBEGIN(misc-no-recursion)
+// Start(), Text() and RestartWith() call one another once at most: a restart begins with nothing held.
+// NOLINTBEGIN(misc-no-recursion)
 Decoder::Event Decoder::Start(uint8_t byte) {
   if (size_ == 0) {
     if (byte != 0) buffer_[size_++] = byte;
