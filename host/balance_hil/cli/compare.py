@@ -48,7 +48,7 @@ def command(
 ) -> None:  # fmt: skip
     """Gives every desktop runtime and the board the same inputs, counts the outputs that differ and says why they do.
 
-    MODEL is a bundle (models/ppo) or any int8 .tflite.
+    MODEL is a bundle (models/ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
 
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
     for bit; 1 when the board differs; 2 when a difference is unexplained.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.runtimes.base import Int8Runtime, LayerTensor
 
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "replay.md"
 # Multiples of a power of two: exact in float64, in a batch as one by one.
 GAINS = [[2.0, 1.0, 0.0, 0.0, -0.25, -0.25], [2.0, 1.0, 0.0, 0.0, -0.25, 0.25]]
 CONFIG = ClosedLoopConfig(episodes=4, seed=3, max_steps=120)
@@ -159,6 +162,8 @@ def test_the_command(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (document["a"], document["b"], document["seeds"]) == ("tflm", "int8-reference", [10_001, 10_002, 10_003])
     assert {"partings", "parted", "survival", "tracking", "differs", "method", "verdict", "episodes_a"} <= set(document)
     assert document["partings"], "the two round differently"
+    keys = {*document, *document["partings"][0], *document["survival"], *document["tracking"][0]}
+    assert keys <= set(re.findall(r"`(\w+)`", DOCS.read_text())), "every key is documented"
     assert all(parting["departed"] == "b" and abs(parting["lsb"]) == 1.0 for parting in document["partings"])
     printed = hil_compare(ppo_bundle, *options)
     for text in ("Where answers first differ", "Survival of the same seeds", "sign-flip", "chatter"):

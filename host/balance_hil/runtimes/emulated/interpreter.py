@@ -46,7 +46,7 @@ class EmulatedRuntime(Int8Runtime):
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
-        outputs = np.empty((len(inputs), self.n_act), np.int8)
+        outputs = np.empty((self.n_act, len(inputs)), np.int8).T  # in memory as kernels write it
 
         def compute(rows: slice) -> None:
             outputs[rows] = self._run(inputs[rows])[self.graph.output.index].reshape(-1, self.n_act)
