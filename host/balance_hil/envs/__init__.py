@@ -48,8 +48,12 @@ def spec_for(environment: str) -> PolicySpec:
 def _require_known(environment: str) -> None:
     known = (*ENVIRONMENTS, CALIBRATION)
     if environment not in known:
-        near = difflib.get_close_matches(environment.lower(), [name.lower() for name in known], n=1, cutoff=0.5)
-        guess = next((name for name in known if near and name.lower() == near[0]), None)
+
+        def likeness(name: str) -> float:
+            return difflib.SequenceMatcher(None, environment.lower(), name.lower()).ratio()
+
+        nearest = max(known, key=likeness)  # the first of equals: versions resemble one another
+        guess = nearest if likeness(nearest) >= 0.5 else None
         raise UnknownEnvironmentError(
             f"unknown environment {environment!r}" + (f", did you mean {guess!r}?" if guess else ""),
             f"environments are: {', '.join(known)}",
