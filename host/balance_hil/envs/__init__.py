@@ -65,9 +65,10 @@ def require_same_signals(made_for: PolicySpec, environment: str) -> None:
 
     Raises:
         UnknownEnvironmentError: no such environment of ours.
+        UsageError: it is the motor calibration.
         EnvironmentMismatchError: the tables differ; the message says where first.
     """
-    difference = made_for.difference(spec_for(environment))
+    difference = made_for.difference(config_for(environment).policy_spec(environment))
     if difference:
         raise EnvironmentMismatchError(
             f"a policy made for {made_for.environment} cannot run on {environment}: they differ in {difference}",

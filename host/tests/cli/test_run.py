@@ -111,7 +111,7 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--fault", "drop"], "cannot read the fault 'drop'", 1),
         (["--engine", "abacus"], "no engine 'abacus'", 1),
         (["--environment", "Env07-v1"], "unknown environment 'Env07-v1', did you mean 'Env01-v1'", 1),
-        (["--env", "Cal01-v1"], "a policy made for Env01-v1 cannot run on Cal01-v1", 1),
+        (["--env", "Cal01-v1"], "there is nothing to balance", 1),
         (["--options", "none.yaml"], "cannot read the options none.yaml", 1),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
         (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),
