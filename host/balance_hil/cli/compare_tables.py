@@ -61,8 +61,10 @@ def _sentences(result: Comparison) -> list[str]:
 
 
 def _ends(end: EndsDifference) -> str:
-    text = f"{end.runtime}, the whole model on {end.observations} float observations: its QUANTIZE makes {end.input_differing} int8 inputs"
-    text += f" otherwise than the host, and {end.action_differing} outputs differ"
+    text = (
+        f"{end.runtime}, the whole model on {end.observations} float observations, ties among them: its QUANTIZE makes "
+        f"{end.input_differing} int8 inputs otherwise than the host, and {end.action_differing} outputs differ"
+    )
     return text + (f"; {end.unexplained} of them are unexplained" if end.unexplained else "")
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balance_hil.boards import connect
-from balance_hil.bundle import Bundle
+from balance_hil.boards import Board, connect
+from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli.console import print_error, print_json, stderr
 from balance_hil.cli.run_output import LiveLine, print_runs, shortcomings
 from balance_hil.cli.upload import runs_at_first, upload
@@ -141,7 +141,7 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
 
         if options.upload:
             upload(board, options.policy)
-        config = _config(name, options)
+        config = _config(name, options, _instructions(board, options))
         try:
             with LiveLine(len(config.seeds), enabled=live) as line:
                 return run(board, options.policy, config, line.show)
@@ -151,7 +151,25 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
             raise
 
 
-def _config(name: str, options: _Options) -> RunConfig:
+def _instructions(board: Board, options: _Options) -> int | None:
+    """Instructions of one inference of the policy on an emulated processor; None for other boards."""
+    if board.definition.kind != "qemu" or options.port is not None:
+        return None
+    from balance_hil.boards.instruction_count import engine_cost
+
+    try:
+        return engine_cost(
+            board.definition,
+            board.info.engine,
+            options.policy.file(HEADER),
+            lambda line: stderr.print(f"counting instructions: {line}", markup=False),
+        ).inference_instructions
+    except HarnessError as exc:
+        stderr.print(f"{board.name}: the instructions of an inference were not counted: {exc.message}", markup=False)
+        return None
+
+
+def _config(name: str, options: _Options, instructions: int | None) -> RunConfig:
     from balance_hil.rollout import EVALUATION_SEED_BASE
     from balance_hil.running import RunConfig
 
@@ -165,6 +183,7 @@ def _config(name: str, options: _Options) -> RunConfig:
         options=_robot(options),
         max_lost=options.max_lost,
         recording=options.recording(name),
+        instructions=instructions,
         view=options.view,
     )
 

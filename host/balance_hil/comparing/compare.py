@@ -84,8 +84,7 @@ def compare(
         remote = board.as_runtime() if board else None
         everyone = [*runtimes, remote] if remote else runtimes
         evidence = collect(everyone, inputs, layer_samples=config.layer_samples, on_progress=on_progress)
-        on_progress("causes", 0, 1)
-        reasons = find_reasons(subject.graph, evidence)
+        reasons = find_reasons(subject.graph, evidence, on_progress)
         inspection = None
         if board is not None and remote is not None:
             reasons = separate(subject.graph, evidence, reasons, remote)
@@ -93,7 +92,6 @@ def compare(
             observations = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
             inspection = inspect_board(board, subject, observations, identified.variant if identified else None, config.seed)
         ends = _ends(subject, runtimes, reasons, config.seed)
-        on_progress("causes", 1, 1)
     return judge(
         evidence,
         bundle_id=subject.id,

@@ -127,7 +127,7 @@ class Comparison:
 
     @property
     def unexplained(self) -> int:
-        """Differing outputs without a cause over all pairs, and conversions, the board's above all, that follow no known recipe."""
+        """Differing outputs without a cause over all pairs, and conversions that follow no known recipe."""
         outputs = sum(pair.unexplained or 0 for pair in self.pairs) + sum(end.unexplained for end in self.ends)
         return outputs + sum(found.differing for found in self.findings if found.fault == UNKNOWN and found.stage != MODEL)
 

@@ -85,8 +85,9 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | 5   | yaw error: target minus (right minus left wheel speed) | -1  | 1   | 40 rad/s  | both wheels | speed (rad/s) |
 
     ## Rewards
-    With speed error $e$, yaw error $y$, pitch $p$, action $a$, change of action $\Delta a$ and the lean that the speed error asks
-    for, $l = clip(0.005 e, \pm 0.15)$, all of the true state, one step gives the sum of
+    With speed error $e$, yaw error $y$, action $a$, change of action $\Delta a$, pitch $p$, counted from the one at which the
+    centre of mass is over the axle, and the lean that the speed error asks for, $l = clip(0.005 e, \pm 0.15)$, all of the true
+    state, one step gives the sum of
 
     | Term        | Value                                                  |
     |-------------|--------------------------------------------------------|

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import mujoco
 import numpy as np
 
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.envs.disturbances import Blocks, Pushes
 from balance_hil.envs.options import N_DRAWN, RobotOptions, fixed
-from balance_hil.envs.plant import Plant, needs_own_model, write_model
+from balance_hil.envs.plant import BODY, Plant, needs_own_model, write_model
 from balance_hil.envs.sensors import Sensors
 
 
@@ -29,6 +31,7 @@ class Robot:
         self._own_model = needs_own_model(options)
         self._period_s = config.control_period_s
         self._dead_band = 0.0
+        self.balance_pitch_rad = 0.0  # at which the present robot stands still: its centre of mass is over its axle
         self._first = True
         self._adopt(options)
 
@@ -50,6 +53,8 @@ class Robot:
         self.drawn = drawn = self.options.drawn(quantities.random(N_DRAWN).tolist())
         self.sensors.reset(drawn, sensors)
         self._dead_band = fixed(drawn.motor.dead_band_rad_s)
+        x, _, z = self._nominal.body_ipos[BODY].tolist()
+        self.balance_pitch_rad = -math.atan2(x + fixed(drawn.physics.com_offset_x_m), z + fixed(drawn.physics.com_offset_z_m))
         if plant is not None and self._own_model:
             write_model(plant, self._nominal, drawn)
 

@@ -212,6 +212,8 @@ class BalanceTask:
         e = speed_error / w.speed_width_rad_s
         y = yaw_error / w.yaw_width_rad_s
         lean = w.lean_per_speed_error_rad_per_rad_s * speed_error
+        if self._robot is not None:
+            pitch -= self._robot.balance_pitch_rad
         p = (pitch - min(w.lean_limit_rad, max(-w.lean_limit_rad, lean))) / w.lean_width_rad
         info["reward_alive"] = alive = w.alive
         info["reward_speed"] = speed = w.speed * (1.0 / (1.0 + e * e) + 1.0 - min(1.0, abs(speed_error) / self._scales[3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
     sections = [
         f"# {bundle.path.name}: {bundle.algorithm.upper()} policy for {bundle.spec.environment}",
         _summary(bundle),
+        *(["## Training\n\n" + _training(bundle.training)] if bundle.training.get("evaluation") else []),
         "## Stages\n\n" + _stages(bundle),
         "## Signals\n\nObservation, float32, clipped to the limits:\n\n"
         + _signals(bundle.spec.observation)
@@ -50,6 +52,26 @@ def _summary(bundle: Bundle) -> str:
         f"TensorFlow Lite Micro it survives {int8['survival']:.0%} of {metrics['episodes']} episodes of "
         f"{metrics['episode_steps']} steps, with a chatter (mean change of an action per step) of {int8['chatter']:.4f}; its "
         f"actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
+    )
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    judged = training["evaluation"]
+    made = f"{training['steps']} environment steps, seed {training['seed']}" if training["steps"] else "Computed, not learned"
+    text = (
+        f"{made}: {training['wall_s']:.4g} s, and {training['evaluation_wall_s']:.4g} s of evaluation. The float policy survived "
+        f"{judged['survived']} of {judged['episodes']} unseen episodes of full length; RMS errors "
+        f"{judged['speed_error_rms']:.2f} rad/s in speed and {judged['yaw_error_rms']:.2f} rad/s in yaw, chatter "
+        f"{judged['chatter']:.4f}."
+    )
+    curriculum = training.get("hyper_parameters", {}).get("curriculum")
+    if not curriculum:
+        return text
+    options = "\n".join(f"  {group}: {json.dumps(values)}" for group, values in curriculum["end"].items())
+    return (
+        f"{text}\n\nTrained with a curriculum, and these episodes were of its end: a robot that differs from the ideal one in "
+        f"everything below, ranges being drawn anew for every episode (the stages below are of the ideal robot).\n\n"
+        f"```yaml\n{options}\n```"
     )
 
 

@@ -32,6 +32,7 @@ class RunConfig:
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: 0.1 s in real time, 0.5 s in lockstep
     recording: Path | None = None  # None: none is written
+    instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
     view: bool = False  # MuJoCo's viewer
 

@@ -13,7 +13,7 @@ from balance_hil import envs
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.envs.balance import BalanceEnv
-from balance_hil.errors import EnvironmentMismatchError
+from balance_hil.errors import EnvironmentMismatchError, LinkError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime
@@ -21,9 +21,9 @@ from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, Journal
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.interrupt import Interrupt
-from balance_hil.running.priority import real_time_priority
 from balance_hil.running.realtime import Punctuality, undisturbed
-from balance_hil.running.result import Priority, RunResult, Spread
+from balance_hil.running.result import Memory, Priority, RunResult, Spread
+from balance_hil.scheduling import real_time_priority
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
@@ -123,11 +123,15 @@ class _Run:
         exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
         return RunResult(
             bundle=self._bundle.id,
+            policy=self._bundle.path.resolve().name,
             board=board.name,
+            processor=board.info.processor,
             engine=board.info.engine,
             engine_version=board.info.engine_version,
             firmware_commit=board.info.firmware_commit,
             port=board.port,
+            memory=_memory(board),
+            instructions=config.instructions,
             environment=self._env.policy_spec.environment,
             clock=config.clock,
             episodes=outcome.episodes,
@@ -173,6 +177,13 @@ class _Run:
             self._episode.fault(kind, detail)
 
 
+def _memory(board: Board) -> Memory:
+    """What the board has used of its memory by now."""
+    with contextlib.suppress(LinkError):  # over a damaged wire: then what it said in the beginning
+        return Memory.of(board.info, board.stats().stack)
+    return Memory.of(board.info)
+
+
 @contextlib.contextmanager
 def _journal(
     board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, on_tick: Callable[[Tick], None] | None
@@ -189,6 +200,7 @@ def _journal(
         "seeds": list(config.seeds),
         "max_steps": config.max_steps or envs.EPISODE_STEPS,
         "board": identity(board),
+        "instructions_per_inference": config.instructions,
     }
     if realtime_clock:
         meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")

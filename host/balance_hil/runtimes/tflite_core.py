@@ -56,8 +56,9 @@ def _reader_of_float_input(graph: TfliteGraph) -> Operator:
 def _writer_of_float_output(graph: TfliteGraph) -> Operator:
     writer = next((operator for operator in graph.operators if graph.output.index in operator.outputs), None)
     if writer is None or writer.name != "DEQUANTIZE" or graph.tensors[writer.inputs[0]].type != "INT8":
+        name = writer.name if writer else "nothing"
         raise ModelNotInt8Error(
-            f"the model's float output {graph.output.name!r} comes from {writer.name if writer else 'nothing'}, not from DEQUANTIZE",
+            f"the model's float output {graph.output.name!r} comes from {name}, not from a DEQUANTIZE of int8",
             "export an int8 model: hil export models/ppo (it writes policy_int8.tflite)",
         )
     return writer

@@ -295,3 +295,22 @@ def test_a_users_mistake_is_two_lines_and_no_traceback(tmp_path):
     assert "hint:" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_card_says_how_the_policy_was_trained_and_on_what_it_was_judged():
+    from balance_hil.exporting.model_card import _training
+
+    training = {
+        "steps": 1000,
+        "seed": 3,
+        "wall_s": 12.34,
+        "evaluation_wall_s": 5.0,
+        "evaluation": {"survived": 49, "episodes": 50, "speed_error_rms": 7.0, "yaw_error_rms": 1.0, "chatter": 0.03},
+        "hyper_parameters": {"curriculum": {"end": {"physics": {"mass_scale": [0.8, 1.2]}}}},
+    }
+    card = _training(training)
+    assert "1000 environment steps, seed 3: 12.34 s" in card
+    assert "49 of 50 unseen episodes" in card
+    assert 'physics: {"mass_scale": [0.8, 1.2]}' in card
+    assert "curriculum" not in _training({**training, "hyper_parameters": {}})
+    assert "Computed, not learned" in _training({**training, "steps": 0})

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from balance_hil.running.priority import BOARD_PRIORITY, LOOP_PRIORITY, real_time_priority
+from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, real_time_priority
 
 
 @pytest.fixture
