@@ -175,7 +175,7 @@ class BundleError(HarnessError, ValueError):
 
 
 class EnvironmentMismatchError(HarnessError, ValueError):
-    """The bundle was made for another environment than the one asked for."""
+    """The signals of an environment are not those that the policy was made for, or a checkpoint is of another environment."""
 
 
 class UnknownEnvironmentError(HarnessError, KeyError):

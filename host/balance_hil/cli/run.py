@@ -23,6 +23,7 @@ from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import Fault, parse_fault
 
 if TYPE_CHECKING:
+    from balance_hil.envs.options import RobotOptions
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
@@ -43,6 +44,7 @@ class _Options:
     seed: int
     seconds: float | None
     environment: str | None
+    robot: Path | None
     port: str | None
     baud: int | None
     engine: str | None
@@ -80,7 +82,9 @@ class _Options:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default 30.")
-@click.option("-e", "--environment", help="Refuse a policy that was made for another environment.")
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option("--options", "robot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+              help="How the robot differs from the environment's: docs/environments.md.")  # fmt: skip
 @click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
 @click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
 @click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
@@ -176,11 +180,21 @@ def _config(name: str, options: _Options, instructions: int | None) -> RunConfig
         clock=options.clock,
         max_steps=None if options.seconds is None else max(1, round(options.seconds / period_s)),
         environment=options.environment,
+        options=_robot(options),
         max_lost=options.max_lost,
         recording=options.recording(name),
         instructions=instructions,
         view=options.view,
     )
+
+
+def _robot(options: _Options) -> RobotOptions | None:
+    if options.robot is None:
+        return None
+    from balance_hil import envs
+    from balance_hil.envs.options import load_options
+
+    return load_options(options.robot, envs.config_for(options.environment or options.policy.spec.environment).options)
 
 
 def _document(runs: Sequence[tuple[str, RunResult | HarnessError]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
         on_tick: called once per control step, while the loop waits; it must be quick.
 
     Raises:
-        EnvironmentMismatchError: the bundle was made for another environment than asked for, or for other tables.
+        EnvironmentMismatchError: the bundle was made for other tables of observation and action.
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
         TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: the board let us down.
         RecordingError: the recording cannot be written.
@@ -61,9 +61,9 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
     board.bundle = bundle
     board.accept(board.info)
     with (
-        contextlib.closing(_make(environment, view=config.view)) as env,
+        contextlib.closing(_make(environment, config)) as env,
         Interrupt() as stop,
-        _journal(board, bundle, config, on_tick) as journal,
+        _journal(board, bundle, config, env, on_tick) as journal,
     ):
         this_run = _Run(board, bundle, config, env, journal, stop)
         this_run.execute()
@@ -71,24 +71,21 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
 
 
 def check_environment(bundle: Bundle, wanted: str | None) -> str:
-    """The environment to run in: the bundle's.
+    """The environment to run in: the wanted one, or the bundle's.
 
     Raises:
-        EnvironmentMismatchError: another one is wanted, or this program's tables of it are not those of the bundle.
+        EnvironmentMismatchError: its tables of observation and action are not those of the bundle.
         UnknownEnvironmentError: this program does not know it.
     """
     made_for = bundle.spec.environment
-    if wanted is not None and wanted != made_for:
-        raise EnvironmentMismatchError(
-            f"{bundle.path} was made for {made_for}, not for {wanted}",
-            f"leave out --environment, or train a policy for it: hil train ppo -e {wanted}",
-        )
-    if envs.spec_for(made_for) != bundle.spec:
+    chosen = wanted or made_for
+    if chosen == made_for and bundle.spec.difference(envs.spec_for(made_for)):
         raise EnvironmentMismatchError(
             f"{bundle.path} was made for another version of {made_for}: its tables of observation and action differ",
             f"export it again: hil export {bundle.path}",
         )
-    return made_for
+    envs.require_same_signals(bundle.spec, chosen)
+    return chosen
 
 
 def identity(board: Board) -> dict[str, Any]:
@@ -135,7 +132,7 @@ class _Run:
             port=board.port,
             memory=_memory(board),
             instructions=config.instructions,
-            environment=self._bundle.spec.environment,
+            environment=self._env.policy_spec.environment,
             clock=config.clock,
             episodes=outcome.episodes,
             round_trip_us=Spread.of(exchange.round_trips_us),
@@ -188,14 +185,17 @@ def _memory(board: Board) -> Memory:
 
 
 @contextlib.contextmanager
-def _journal(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None) -> Iterator[Journal]:
+def _journal(
+    board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, on_tick: Callable[[Tick], None] | None
+) -> Iterator[Journal]:
     realtime_clock = config.clock == "realtime"
     if config.recording is None:
         yield Journal(None, on_tick, timed=realtime_clock)
         return
     meta = {
         "bundle": bundle.id,
-        "environment": bundle.spec.environment,
+        "environment": env.policy_spec.environment,
+        "options": env.config.options.to_dict(),
         "clock": config.clock,
         "seeds": list(config.seeds),
         "max_steps": config.max_steps or envs.EPISODE_STEPS,
@@ -208,7 +208,7 @@ def _journal(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[
         yield Journal(writer, on_tick, timed=realtime_clock)
 
 
-def _make(environment: str, *, view: bool) -> BalanceEnv:
-    env = envs.make(environment, render_mode="human" if view else None).unwrapped
+def _make(environment: str, config: RunConfig) -> BalanceEnv:
+    env = envs.make(environment, render_mode="human" if config.view else None, options=config.options).unwrapped
     assert isinstance(env, BalanceEnv)  # all of ours are
     return env

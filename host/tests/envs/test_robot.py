@@ -123,14 +123,14 @@ def test_a_battery_limits_torque_by_speed_and_sags_under_load():
     battery = {"voltage_v": 7.4, "nominal_voltage_v": 7.4, "internal_resistance_ohm": 0.0, "no_load_speed_rad_s": 100.0}
     env = robot(battery=battery)
     env.data.qvel[6:] = (50.0, -20.0)
-    env.apply_action(ZERO)
+    env.advance(0)
     np.testing.assert_allclose(env.model.actuator_forcerange, [[-0.3, 0.15], [-0.24, 0.3]])
     sagging = robot(battery={**battery, "internal_resistance_ohm": 0.37, "stall_current_a": 2.0})
     for _ in range(2):
         sagging.step(FULL)
     sagging.data.qvel[6:] = 0.0
     torque = np.abs(sagging.data.actuator_force).sum()
-    sagging.apply_action(ZERO)
+    sagging.advance(0)
     expected = 0.3 * (1 - 0.37 * torque / 0.3 * 2.0 / 7.4)
     assert torque > 0.0
     assert sagging.model.actuator_forcerange[0, 1] == pytest.approx(expected)
@@ -220,6 +220,22 @@ def test_a_push_changes_the_momentum_by_its_impulse(side):
     assert change @ away > 0.1 * math.cos(math.pi / 4) * 0.95
     env.step(ZERO)
     assert not env.data.xfrc_applied.any()
+
+
+def test_a_step_whose_action_is_held_is_pushed_once_all_the_same():
+    whole, held = (robot(pushes={"impulse_n_s": 0.1, "interval_s": 0.05}) for _ in range(2))
+    for step in range(30):
+        if step == 0:
+            held.apply_action(FULL)
+        held.advance(2)
+        held.advance(3)
+        held.finish_step()
+        command = held.data.ctrl.copy()
+        whole.apply_action(FULL if step == 0 else ZERO)
+        whole.data.ctrl[:] = command
+        whole.advance(5)
+        whole.finish_step()
+    np.testing.assert_array_equal(held.data.qpos, whole.data.qpos)
 
 
 def momentum(env):
