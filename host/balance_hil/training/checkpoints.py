@@ -59,6 +59,7 @@ class TrainingRecord:
     spec: PolicySpec
     return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalisation
     policy_sha256: str = ""
+    cpu_s: float = 0.0  # processor time of the training alone, of all threads: other programs add little to it
     replay_sha256: str = ""  # of the replay buffer; empty without one
 
     def to_json(self) -> str:
