@@ -18,6 +18,7 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
     sections = [
         f"# {bundle.path.name}: {bundle.algorithm.upper()} policy for {bundle.spec.environment}",
         _summary(bundle),
+        *(["## Training\n\n" + _training(bundle.training)] if bundle.training.get("evaluation") else []),
         "## Stages\n\n" + _stages(bundle),
         "## Signals\n\nObservation, float32, clipped to the limits:\n\n"
         + _signals(bundle.spec.observation)
@@ -51,6 +52,22 @@ def _summary(bundle: Bundle) -> str:
         f"{metrics['episode_steps']} steps, with a chatter (mean change of an action per step) of {int8['chatter']:.4f}; its "
         f"actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
     )
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    judged = training["evaluation"]
+    rows: list[tuple[object, ...]] = [
+        ("environment steps", f"{training['steps']:,}"),
+        ("wall time of training, evaluation apart", f"{training['wall_s']:.0f} s"),
+    ]
+    if training.get("cpu_s"):
+        rows.append(("processor time of training", f"{training['cpu_s']:.0f} s"))
+    rows += [
+        ("survival of the float policy", f"{judged['survived']} of {judged['episodes']} unseen episodes"),
+        ("chatter", f"{judged['chatter']:.4f}"),
+        ("speed error, yaw error", f"{judged['speed_error_rms']:.2f}, {judged['yaw_error_rms']:.2f} rad/s RMS"),
+    ]
+    return _table(("what", "value"), rows)
 
 
 def _stages(bundle: Bundle) -> str:
