@@ -67,7 +67,7 @@ def test_without_a_mirror_a2c_is_the_published_algorithm():
 
 def test_the_mirror_loss_makes_a2c_symmetric():
     def asymmetry(weight):
-        model, observations = updated_a2c(SymmetricA2C, weight, updates=40)
+        model, observations = updated_a2c(SymmetricA2C, weight, updates=12)
         return model._mirror_loss(observations).item()
 
     assert asymmetry(100.0) < 0.3 * asymmetry(0.0)
