@@ -61,11 +61,13 @@ class CommonConfig:
     # Ends a training episode, as a fall does, when the speed or the yaw error leaves the range of its observation: out there the
     # policy sees and the reward says nothing, and a policy that spins stays there.
     end_out_of_range: bool = False
+    fall_penalty: float = 0.0  # taken from the reward of a step that ends in a fall, beside the rewards that are missed
     curriculum: dict[str, Any] | None = None  # see training.curriculum; None: the environment as it is
 
     def __post_init__(self) -> None:
         if self.curriculum is not None:
             Curriculum.from_dict(self.curriculum)
+        at_least(0.0, self, "fall_penalty")
         at_least(1, self, "steps", "n_envs", "episode_steps", "checkpoint_every_steps")
         within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma")
         for name in ("policy_layers", "value_layers"):

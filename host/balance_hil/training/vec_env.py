@@ -29,6 +29,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         n_threads: of the physics; 0 takes every core.
         end_out_of_range: also ends an episode, as a fall does, when the speed or the yaw error is beyond what is observed.
         options: how the robot differs from the ideal one; None: the environment's own.
+        fall_penalty: taken from the reward of a step that ends in a fall.
     """
 
     render_mode = None  # Stable-Baselines3 asks for it
@@ -42,12 +43,14 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         n_threads: int = 0,
         end_out_of_range: bool = False,
         options: RobotOptions | None = None,
+        fall_penalty: float = 0.0,
     ) -> None:
         super().__init__(n, *spaces())
         self._batch = BalanceBatch(environment, n, n_threads, options)
         self._state_before = self._batch.state()
         self._observations = np.zeros((n, self.observation_space.shape[0]), np.float32)
         self._episode_steps = episode_steps
+        self._fall_penalty = fall_penalty
         self._entropy = tuple(entropy)
         self.policy_spec = spec_for(environment)
         scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
@@ -80,9 +83,11 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         infos = [outcome[4] for outcome in outcomes]
         dones = np.zeros(self.num_envs, np.bool_)
         speed_range, yaw_range = self._ranges
-        for i, (observation, reward, fallen, _, info) in enumerate(outcomes):
+        for i, (observation, _, fallen, _, info) in enumerate(outcomes):
             terminated = fallen or abs(info["speed_error_rad_s"]) > speed_range or abs(info["yaw_error_rad_s"]) > yaw_range
-            self._returns[i] += reward
+            if fallen:
+                rewards[i] -= self._fall_penalty
+            self._returns[i] += rewards[i]
             self._lengths[i] += 1
             if terminated or self._lengths[i] >= self._episode_steps:
                 dones[i] = True
