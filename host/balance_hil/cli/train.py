@@ -166,6 +166,7 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "seed": record.seed,
         "steps": record.steps,
         "wall_s": record.wall_s,
+        "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
         "survival": record.survival,
         "episodes": record.evaluation["episodes"],

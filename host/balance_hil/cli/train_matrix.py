@@ -57,7 +57,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
         "cores": os.cpu_count(),
         "threads of the physics in each process": threads,
         "episodes": f"50 unseen ones of 6000 steps unless configured otherwise, {requests[0].environment}",
-        "training s": "wall time of training; evaluation apart",
+        "training s, processor s": "wall time and processor time of training; evaluation apart",
     }
     table = results.document(runs, conditions)
     results.write(folder, table)
@@ -82,6 +82,7 @@ def train_and_export(
     figures: dict[str, Any] = {
         "steps": record.steps,
         "wall_s": record.wall_s,
+        "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
         **{key: record.evaluation[key] for key in ("survival", "episodes", "chatter", "speed_error_rms", "yaw_error_rms")},
     }

@@ -57,21 +57,25 @@ def _summary(bundle: Bundle) -> str:
 
 def _training(training: Mapping[str, Any]) -> str:
     judged = training["evaluation"]
-    made = f"{training['steps']} environment steps, seed {training['seed']}" if training["steps"] else "Computed, not learned"
-    text = (
-        f"{made}: {training['wall_s']:.4g} s, and {training['evaluation_wall_s']:.4g} s of evaluation. The float policy survived "
-        f"{judged['survived']} of {judged['episodes']} unseen episodes of full length; RMS errors "
-        f"{judged['speed_error_rms']:.2f} rad/s in speed and {judged['yaw_error_rms']:.2f} rad/s in yaw, chatter "
-        f"{judged['chatter']:.4f}."
-    )
+    rows: list[tuple[object, ...]] = [
+        ("environment steps", f"{training['steps']:,}" if training["steps"] else "none: computed, not learned"),
+        ("wall time of training, evaluation apart", f"{training['wall_s']:.3g} s"),
+    ]
+    if training.get("cpu_s"):
+        rows.append(("processor time of training", f"{training['cpu_s']:.0f} s"))
+    rows += [
+        ("survival of the float policy", f"{judged['survived']} of {judged['episodes']} unseen episodes"),
+        ("chatter", f"{judged['chatter']:.4f}"),
+        ("speed error, yaw error", f"{judged['speed_error_rms']:.2f}, {judged['yaw_error_rms']:.2f} rad/s RMS"),
+    ]
+    table = _table(("what", "value"), rows)
     curriculum = training.get("hyper_parameters", {}).get("curriculum")
     if not curriculum:
-        return text
-    options = "\n".join(f"  {group}: {json.dumps(values)}" for group, values in curriculum["end"].items())
+        return table
+    options = "\n".join(f"{group}: {json.dumps(values)}" for group, values in curriculum["end"].items())
     return (
-        f"{text}\n\nTrained with a curriculum, and these episodes were of its end: a robot that differs from the ideal one in "
-        f"everything below, ranges being drawn anew for every episode (the stages below are of the ideal robot).\n\n"
-        f"```yaml\n{options}\n```"
+        f"{table}\n\nTrained with a curriculum, and these episodes were of its end: a robot that differs from the ideal one in "
+        f"everything below, drawn anew for every episode. The stages below are of the ideal robot.\n\n```yaml\n{options}\n```"
     )
 
 

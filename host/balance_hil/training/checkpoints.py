@@ -60,6 +60,7 @@ class TrainingRecord:
     return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalisation
     rebuild: str = ""  # the command that made it, but for --output
     policy_sha256: str = ""
+    cpu_s: float = 0.0  # processor time of the training alone, of all threads: other programs add little to it
     replay_sha256: str = ""  # of the replay buffer; empty without one
 
     def to_json(self) -> str:

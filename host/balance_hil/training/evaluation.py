@@ -24,7 +24,7 @@ class StopRequestedError(Exception):
 
 
 class Evaluator:
-    """Runs full-length episodes and counts the wall time they take in ``wall_s``.
+    """Runs full-length episodes and counts the time they take in ``wall_s`` and ``cpu_s``.
 
     Args:
         environment: Gymnasium id.
@@ -44,7 +44,7 @@ class Evaluator:
         n_threads: int = 0,
         options: RobotOptions | None = None,
     ) -> None:
-        self.wall_s = 0.0
+        self.wall_s = self.cpu_s = 0.0
         self._environment = environment
         self._config = config
         self._stop_requested = stop_requested
@@ -80,13 +80,14 @@ class Evaluator:
                 raise StopRequestedError
             self._on_step(step.step)
 
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         try:
             return summarise(
                 rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads, options=self._options)
             )
         finally:
             self.wall_s += time.perf_counter() - start_s
+            self.cpu_s += time.process_time() - start_cpu_s
 
 
 def rank(check: EvaluationSummary, confirmed_survival: float | None, good: bool) -> tuple[float, ...]:

@@ -16,11 +16,10 @@ def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:
     """``count`` batches of rows of the replay buffer, drawn in one call; half of each in the mirror where the model has one."""
     rows = model.replay_buffer.sample(count * batch_size, env=model._vec_normalize_env)
     if mirror := getattr(model, "mirror", None):
-        observation, action = ((mirror[name], mirror[f"{name}_sign"]) for name in ("observation", "action"))
         rows = rows._replace(
-            observations=mirror_every_other(rows.observations, *observation),
-            next_observations=mirror_every_other(rows.next_observations, *observation),
-            actions=mirror_every_other(rows.actions, *action),
+            observations=mirror_every_other(rows.observations, mirror, "observation"),
+            next_observations=mirror_every_other(rows.next_observations, mirror, "observation"),
+            actions=mirror_every_other(rows.actions, mirror, "action"),
         )
     for parts in zip(*(part.split(batch_size) for part in rows), strict=True):
         yield type(rows)(*parts)

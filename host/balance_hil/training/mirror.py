@@ -1,13 +1,14 @@
 """The robot in a mirror: left and right wheel change places and yaw its sign, and nothing else changes.
 
-So every step that was made is also known to happen the other way round. Off-policy algorithms learn from both: half of the$
-rows of each batch are mirrored ("On Learning Symmetric Locomotion", Abdolhosseini, Ling, Xie, Peng, van de Panne, MIG
-2019). Without it the actor keeps a small preference for one side for long, which is a steady yaw error.
+So every step that was made is also known to happen the other way round, and an algorithm can learn from both, as in "On Learning
+Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng, van de Panne; MIG 2019). Without it the actor keeps a small preference for
+one side for long, which is a steady yaw error. Off-policy algorithms mirror half of the rows of each batch; for A2C see
+``symmetric_a2c``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +27,16 @@ def mirror_of(spec: PolicySpec) -> dict[str, list[Any]]:
     }
 
 
-def mirror_every_other(values: torch.Tensor, places: Sequence[int], signs: Sequence[float]) -> torch.Tensor:
-    """Rows 1, 3, 5, ... of float32 [rows, n] mirrored, the others as they are."""
-    mirrored = values.clone()
-    mirrored[1::2] = values[1::2][:, list(places)] * values.new_tensor(list(signs))
-    return mirrored
+def mirrored(values: torch.Tensor, mirror: Mapping[str, list[Any]], name: str) -> torch.Tensor:
+    """Rows of float32 [rows, n] in the mirror; ``name`` says whether they are of "observation" or "action"."""
+    return values[:, mirror[name]] * values.new_tensor(mirror[f"{name}_sign"])
+
+
+def mirror_every_other(values: torch.Tensor, mirror: Mapping[str, list[Any]], name: str) -> torch.Tensor:
+    """The same of rows 1, 3, 5, ...; the others stay as they are."""
+    mixed = values.clone()
+    mixed[1::2] = mirrored(values[1::2], mirror, name)
+    return mixed
 
 
 def _places(signals: Sequence[Signal]) -> list[int]:

@@ -19,6 +19,7 @@ MAX_INT8_BYTES = 8192
 _COLUMNS: tuple[tuple[str, str, Callable[[float], str], Callable[[Sequence[float]], float]], ...] = (
     ("survival", "survival", lambda v: f"{v:.0%}", min),
     ("wall_s", "training s", lambda v: f"{v:.0f}", max),
+    ("cpu_s", "processor s", lambda v: f"{v:.0f}", max),
     ("steps", "steps", lambda v: f"{v:,.0f}", max),
     ("chatter", "chatter", lambda v: f"{v:.3f}", max),
     ("speed_error_rms", "speed error, rad/s RMS", lambda v: f"{v:.1f}", max),

@@ -53,7 +53,7 @@ class TrainingSession:
         )
         self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
         self._progress_s = 0.0
-        self._start_s = 0.0
+        self._start_s = self._start_cpu_s = 0.0
         self._best: Checkpoint | None = None
         self._best_rank: tuple[float, ...] = ()
         self._checked_steps = -1
@@ -73,7 +73,7 @@ class TrainingSession:
             checkpoint=self._save_checkpoint,
             progress=self._training_progress,
         )
-        self._start_s = time.perf_counter()
+        self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
         with self._stop:
             with suppress(StopRequestedError):
                 self._learn(callback)
@@ -228,9 +228,11 @@ class TrainingSession:
         """The record with the wall times so far, those of the runs it was resumed from included."""
         before = self._plan.record
         training_s = time.perf_counter() - self._start_s - self._evaluator.wall_s
+        training_cpu_s = time.process_time() - self._start_cpu_s - self._evaluator.cpu_s
         return replace(
             record,
             wall_s=round(before.wall_s + training_s, 3),
+            cpu_s=round(before.cpu_s + training_cpu_s, 3),
             evaluation_wall_s=round(before.evaluation_wall_s + self._evaluator.wall_s, 3),
         )
 

@@ -6,11 +6,13 @@ import pytest
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
 import torch
-from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3 import A2C, DDPG, SAC, TD3
 from stable_baselines3.common.logger import configure
 
 from balance_hil.training.delayed_sac import DelayedSAC
+from balance_hil.training.mirror import mirror_of
 from balance_hil.training.smoothness import SmoothDDPG, SmoothTD3
+from balance_hil.training.symmetric_a2c import SymmetricA2C
 from balance_hil.training.vec_env import BatchVecEnv
 
 OFF = {"observation_noise": [0.03] * 6, "spatial_weight": 0.0, "saturation_weight": 0.0}
@@ -47,6 +49,28 @@ def test_without_weights_it_is_the_published_algorithm(ours, theirs, monkeypatch
         np.testing.assert_allclose(
             mine.policy.state_dict()[name].numpy(), value.numpy(), atol=2e-5, err_msg=name
         )  # SAC halves a loss, which Adam forgives up to its epsilon
+
+
+def updated_a2c(algorithm, mirror_weight, updates=1):
+    env = BatchVecEnv("Env01-v1", 4, 100, (1, 0), 1)
+    model = algorithm("MlpPolicy", env, n_steps=16, seed=0, normalize_advantage=True, use_rms_prop=False, device="cpu")
+    model.mirror_weight, model.mirror = mirror_weight, mirror_of(env.policy_spec)
+    model.learn(64 * updates)
+    return model, torch.as_tensor(env.reset())
+
+
+def test_without_a_mirror_a2c_is_the_published_algorithm():
+    (mine, _), (reference, _) = (updated_a2c(kind, 0.0) for kind in (SymmetricA2C, A2C))
+    for name, value in reference.policy.state_dict().items():
+        np.testing.assert_allclose(mine.policy.state_dict()[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
+
+
+def test_the_mirror_loss_makes_a2c_symmetric():
+    def asymmetry(weight):
+        model, observations = updated_a2c(SymmetricA2C, weight, updates=12)
+        return model._mirror_loss(observations).item()
+
+    assert asymmetry(100.0) < 0.3 * asymmetry(0.0)
 
 
 def test_a_delayed_sac_updates_its_actor_every_other_time(monkeypatch):

@@ -12,27 +12,26 @@ import torch
 from balance_hil.envs import config_for, spec_for
 from balance_hil.envs.balance import BalanceEnv
 from balance_hil.envs.config import SensorNoise
-from balance_hil.training.mirror import mirror_every_other, mirror_of
+from balance_hil.training.mirror import mirror_every_other, mirror_of, mirrored
 
 MIRROR = mirror_of(spec_for("Env01-v1"))
 
 
-def mirrored(values, name):
-    rows = torch.as_tensor(np.asarray(values, np.float32)).repeat(2, 1)
-    return mirror_every_other(rows, MIRROR[name], MIRROR[f"{name}_sign"])[1].numpy()
+def image_of(values, name):
+    return mirrored(torch.as_tensor(np.asarray([values], np.float32)), MIRROR, name)[0].numpy()
 
 
 def test_wheels_change_places_and_yaw_its_sign():
-    np.testing.assert_array_equal(mirrored([1, 2, 3, 4, 5, 6], "observation"), [1, 2, 4, 3, 5, -6])
-    np.testing.assert_array_equal(mirrored([1, 2], "action"), [2, 1])
+    np.testing.assert_array_equal(image_of([1, 2, 3, 4, 5, 6], "observation"), [1, 2, 4, 3, 5, -6])
+    np.testing.assert_array_equal(image_of([1, 2], "action"), [2, 1])
 
 
 def test_every_other_row_is_mirrored_and_twice_is_the_original():
     values = torch.arange(24.0).reshape(4, 6)
-    once = mirror_every_other(values, MIRROR["observation"], MIRROR["observation_sign"])
+    once = mirror_every_other(values, MIRROR, "observation")
     assert torch.equal(once[::2], values[::2])
     assert not torch.equal(once[1::2], values[1::2])
-    assert torch.equal(mirror_every_other(once, MIRROR["observation"], MIRROR["observation_sign"]), values)
+    assert torch.equal(mirror_every_other(once, MIRROR, "observation"), values)
 
 
 def test_the_simulation_agrees():
@@ -43,8 +42,8 @@ def test_the_simulation_agrees():
     image, _ = other.reset(seed=0, options=start | {"yaw_target_rad_s": -3.0})
     rng = np.random.default_rng(0)
     for _ in range(100):
-        np.testing.assert_allclose(image, mirrored(observation, "observation"), atol=1e-4)
+        np.testing.assert_allclose(image, image_of(observation, "observation"), atol=1e-4)
         action = np.clip(np.float32(3.0 * observation[0] + observation[1]) + rng.uniform(-0.3, 0.3, 2), -1, 1).astype(np.float32)
         observation, reward, *_ = one.step(action)
-        image, same, *_ = other.step(mirrored(action, "action"))
+        image, same, *_ = other.step(image_of(action, "action"))
         assert same == pytest.approx(reward, abs=1e-3)
