@@ -61,13 +61,18 @@ class CommonConfig:
     # Ends a training episode, as a fall does, when the speed or the yaw error leaves the range of its observation: out there the
     # policy sees and the reward says nothing, and a policy that spins stays there.
     end_out_of_range: bool = False
+    fall_penalty: float = 0.0  # taken from the reward of a step that ends in a fall, beside the rewards that are missed
+    # Share of the training episodes that start steeper than the task's and hold a target beyond its own: the task alone seldom
+    # shows what to do at high wheel speeds and large errors, where a push or a block takes the robot.
+    far_starts: float = 0.0
     curriculum: dict[str, Any] | None = None  # see training.curriculum; None: the environment as it is
 
     def __post_init__(self) -> None:
         if self.curriculum is not None:
             Curriculum.from_dict(self.curriculum)
+        at_least(0.0, self, "fall_penalty")
         at_least(1, self, "steps", "n_envs", "episode_steps", "checkpoint_every_steps")
-        within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma")
+        within(0.0, 1.0, self, "learning_rate", "learning_rate_end", "gamma", "far_starts")
         for name in ("policy_layers", "value_layers"):
             if any(size < 1 for size in getattr(self, name)):
                 raise _out_of_range(name, getattr(self, name), "layer sizes of 1 or more")

@@ -97,6 +97,8 @@ class TrainingSession:
             n_threads=self._request.threads,
             end_out_of_range=config.end_out_of_range,
             options=self._curriculum.end if self._curriculum else None,
+            fall_penalty=config.fall_penalty,
+            far_starts=config.far_starts,
         )
         if self._curriculum:
             self._schedule = OptionsSchedule(self._curriculum, config.steps, self._env.change_options)

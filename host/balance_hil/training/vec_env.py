@@ -16,6 +16,8 @@ from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.options import RobotOptions
 from balance_hil.errors import NonFiniteInputError
 
+_FAR_START = {"tilt_rad": 0.35, "speed_target_rad_s": 45.0, "yaw_target_rad_s": 15.0}  # uniform within +- these
+
 
 class BatchVecEnv(VecEnv):  # type: ignore[misc]
     """``n`` training episodes on a ``BalanceBatch``; an episode that ends starts anew at once.
@@ -29,6 +31,8 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         n_threads: of the physics; 0 takes every core.
         end_out_of_range: also ends an episode, as a fall does, when the speed or the yaw error is beyond what is observed.
         options: how the robot differs from the ideal one; None: the environment's own.
+        fall_penalty: taken from the reward of a step that ends in a fall.
+        far_starts: share of the episodes that start steep and hold a far target.
     """
 
     render_mode = None  # Stable-Baselines3 asks for it
@@ -42,13 +46,18 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         n_threads: int = 0,
         end_out_of_range: bool = False,
         options: RobotOptions | None = None,
+        fall_penalty: float = 0.0,
+        far_starts: float = 0.0,
     ) -> None:
         super().__init__(n, *spaces())
         self._batch = BalanceBatch(environment, n, n_threads, options)
         self._state_before = self._batch.state()
         self._observations = np.zeros((n, self.observation_space.shape[0]), np.float32)
         self._episode_steps = episode_steps
+        self._fall_penalty = fall_penalty
+        self._far_starts = far_starts
         self._entropy = tuple(entropy)
+        self._starts = np.random.default_rng((*self._entropy, n))
         self.policy_spec = spec_for(environment)
         scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
         self._ranges = (scales["speed_error"], scales["yaw_error"]) if end_out_of_range else (math.inf, math.inf)
@@ -61,7 +70,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._returns = [0.0] * self.num_envs
         self._lengths = [0] * self.num_envs
         seeds = [np.random.SeedSequence((*self._entropy, i)) for i in range(self.num_envs)]
-        return np.stack([self._batch.reset(i, seed) for i, seed in enumerate(seeds)])
+        return np.stack([self._batch.reset(i, seed, self._start()) for i, seed in enumerate(seeds)])
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
         """Notes the actions, float32 [n, n_act]."""
@@ -80,9 +89,11 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         infos = [outcome[4] for outcome in outcomes]
         dones = np.zeros(self.num_envs, np.bool_)
         speed_range, yaw_range = self._ranges
-        for i, (observation, reward, fallen, _, info) in enumerate(outcomes):
+        for i, (observation, _, fallen, _, info) in enumerate(outcomes):
             terminated = fallen or abs(info["speed_error_rad_s"]) > speed_range or abs(info["yaw_error_rad_s"]) > yaw_range
-            self._returns[i] += reward
+            if fallen:
+                rewards[i] -= self._fall_penalty
+            self._returns[i] += rewards[i]
             self._lengths[i] += 1
             if terminated or self._lengths[i] >= self._episode_steps:
                 dones[i] = True
@@ -90,7 +101,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 info["terminal_observation"] = observation
                 info["episode"] = {"r": self._returns[i], "l": self._lengths[i]}
                 self._returns[i], self._lengths[i] = 0.0, 0
-                observations[i] = self._batch.reset(i)
+                observations[i] = self._batch.reset(i, None, self._start())
         self._observations = stacked = np.stack(observations)
         reward_array = np.array(rewards, np.float32)
         if not (np.isfinite(stacked).all() and np.isfinite(reward_array).all()):
@@ -101,6 +112,12 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
             error.incident = self._batch.incident(int(np.argmin(finite)), error.message)
             raise error
         return stacked, reward_array, dones, infos
+
+    def _start(self) -> dict[str, float]:
+        """Reset options of the next episode; none for one of the task's own."""
+        if not self._far_starts or self._starts.random() >= self._far_starts:
+            return {}
+        return {name: self._starts.uniform(-limit, limit) for name, limit in _FAR_START.items()}
 
     def change_options(self, options: RobotOptions) -> None:
         """Gives every episode other options from its next start on; see ``BalanceBatch.change_options``."""

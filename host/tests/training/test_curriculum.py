@@ -114,3 +114,19 @@ def test_options_that_need_another_model_are_refused(curriculum):
             batch.change_options(options_from_dict(needs))
     with pytest.raises(UsageError, match="another model"):
         BalanceBatch("Env01-v1", 1, 1).change_options(curriculum.end)
+
+
+def test_a_fall_costs_its_penalty_and_nothing_else_does():
+    from balance_hil.training.vec_env import BatchVecEnv
+
+    zero = np.zeros((3, 2), np.float32)
+    plain, strict = (BatchVecEnv("Env01-v1", 3, 1000, (1, 0), fall_penalty=penalty) for penalty in (0.0, 100.0))
+    plain.reset()
+    strict.reset()
+    fallen = 0
+    for _ in range(300):
+        _, rewards, dones, _ = plain.step(zero)
+        _, penalised, _, _ = strict.step(zero)
+        np.testing.assert_allclose(rewards - penalised, 100.0 * dones, atol=1e-4)
+        fallen += dones.sum()
+    assert fallen > 0
