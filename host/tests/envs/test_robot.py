@@ -8,9 +8,10 @@ import pytest
 
 from balance_hil.envs import make
 from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.config import BalanceConfig, SensorNoise
 from balance_hil.envs.disturbances import SIDE_ANGLES_RAD
-from balance_hil.envs.options import SIDES
+from balance_hil.envs.options import SIDES, PhysicsOptions, RobotOptions
 
 NOISELESS = BalanceConfig(noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
 STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0}
@@ -258,14 +259,17 @@ def test_blocks_come_from_their_sides_and_hit(environment):
         for step in range(280):
             env.data.qvel[:6] = 0.0  # held upright
             env.data.qpos[:7] = (0.0, 0.0, 0.034, 1.0, 0.0, 0.0, 0.0)
-            env.step(ZERO)
+            env.apply_action(ZERO)
+            for _ in range(env.substeps_per_step):  # a glancing hit is over within a control step
+                env.advance(1)
+                pairs = {frozenset(env.model.geom_bodyid[list(pair)].tolist()) for pair in env.data.contact.geom}
+                hit = hit or any(block in pair and 0 not in pair for pair in pairs)
+            env.finish_step()
             if step == 200:
                 thrown += 1
                 x, y = env.data.qpos[9:11] - env.data.qpos[:2]
                 assert math.hypot(x, y) == pytest.approx(0.4, abs=0.05)
                 sides.add(min(SIDES, key=lambda side: abs(math.remainder(math.atan2(y, x) - SIDE_ANGLES_RAD[side], 2 * math.pi))))
-            pairs = {frozenset(env.model.geom_bodyid[list(pair)].tolist()) for pair in env.data.contact.geom}
-            hit = hit or any(block in pair and 0 not in pair for pair in pairs)
         hits += hit
     assert sides == (set(SIDES) if environment == "Env03-v1" else {"front", "back"})
     assert hits > 0.9 * thrown
@@ -282,3 +286,19 @@ def test_a_block_waits_out_of_reach_and_is_taken_away():
     assert set(heights[:199]) == {5.0}
     assert max(heights[200:350]) < 1.5
     assert set(heights[361:380]) == {5.0}
+
+
+@pytest.mark.parametrize("then", [None, RobotOptions(physics=PhysicsOptions(friction=0.8))])
+def test_a_block_in_flight_at_a_reset_is_out_of_reach_after_it(then):
+    batch = BalanceBatch("Env01-v1", 1, options={"blocks": {"sides": ["front"], "interval_s": 1.0}})
+    batch.reset(0, 0, STILL)
+    for _ in range(210):
+        batch.step(np.zeros((1, 2), np.float32))
+        batch._qpos[0, :7], batch._qvel[0, :6] = (0.0, 0.0, 0.034, 1.0, 0.0, 0.0, 0.0), 0.0
+    assert batch.state()["qpos"][0, 11] < 1.0
+    if then is not None:  # as a curriculum does
+        batch.change_options(then)
+    batch.reset(0, 0, STILL)
+    for _ in range(100):
+        batch.step(np.zeros((1, 2), np.float32))
+    assert batch.state()["qpos"][0, 11] == 5.0
