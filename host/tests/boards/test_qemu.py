@@ -82,6 +82,16 @@ def test_every_processor_answers_with_the_golden_vectors(ppo_bundle: Bundle, nam
     assert gone(pid)
 
 
+@pytest.mark.timeout(1800)  # the library is compiled, too
+@pytest.mark.skipif(
+    not os.environ.get("HIL_TFLM_LIB"), reason="HIL_TFLM_LIB is not set: docs/boards.md says how to get TFLM's library"
+)
+def test_the_users_tflm_runs_the_same_policy(ppo_bundle: Bundle):
+    with connect(NAME, ppo_bundle, engine="tflm") as board:
+        assert board.info.engine == "tflm"
+        assert (board.self_test().count, board.self_test().mismatches) == (8, 0)
+
+
 def test_identity_says_what_the_image_takes(board: Board, ppo_bundle: Bundle):
     info = board.info
     assert (info.model_id, info.clock_hz, info.n_self_test) == (ppo_bundle.id, 25_000_000, 8)
