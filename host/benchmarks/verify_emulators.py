@@ -1,19 +1,24 @@
 """Verifies every emulator against its runtime, layer by layer: ``python host/benchmarks/verify_emulators.py``.
 
-Exit status 1 when one value differs. A nightly job: a few minutes with the defaults. ``hil bench emulators`` measures speed.
+Then every output in which two of the runtimes differ is attributed to a cause. Exit status 1 when one value differs from its
+emulator's or is left without a cause. A nightly job: a few minutes with the defaults. ``hil bench emulators`` measures speed.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
+from itertools import combinations
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from balance_hil.comparing.attribution import Observed, attribute
+from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.verification import (
     LITERT_SUBJECTS,
@@ -27,6 +32,8 @@ from balance_hil.runtimes.emulated.verification import (
 )
 from balance_hil.runtimes.tflite_graph import read_graph
 
+DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
+
 
 @click.command()
 @click.option("--converted", default=32, show_default=True, help="Models from the TensorFlow converter.")
@@ -37,6 +44,7 @@ def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
     """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
     subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if converted else ())
     totals = {subject.name: Agreement(0, 0, 0, 0) for subject in subjects}
+    attributed: Counter[str] = Counter()
     models = [*converted_models(converted), *synthetic_models(synthetic)]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("models", total=len(models) * len(subjects))
@@ -46,12 +54,29 @@ def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
                 progress.update(task, description=f"{subject.name}: {name}")
                 totals[subject.name] += agreement(subject.make(model), EmulatedRuntime(model, subject.variant), rows)
                 progress.advance(task)
+            attributed.update(_attributed(subjects, model, rows))
     if as_json:
-        document = {"models": len(models), "inputs": inputs, "runtimes": {name: asdict(total) for name, total in totals.items()}}
+        runtimes = {name: asdict(total) for name, total in totals.items()}
+        document = {"models": len(models), "inputs": inputs, "runtimes": runtimes, "pairs": dict(attributed)}
         click.echo(json.dumps(document, indent=2))
     else:
         Console().print(_table(subjects, totals, len(models)))
-    sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()))
+        Console().print("all pairs of runtimes: " + ", ".join(f"{count:,} {what}" for what, count in attributed.items()))
+    sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()) or attributed[UNEXPLAINED] > 0)
+
+
+def _attributed(subjects: tuple[Subject, ...], model: bytes, rows: Int8Array) -> Counter[str]:
+    """Differing outputs over all pairs of runtimes, those of each cause, and those without one."""
+    graph = read_graph(model)
+    seen = [
+        Observed(name=subject.name, variant=subject.variant, outputs=subject.make(model).infer_int8_batch(rows))
+        for subject in subjects
+    ]
+    counts = Counter({DIFFERING: 0, UNEXPLAINED: 0})
+    for a, b in combinations(seen, 2):
+        found = attribute(graph, rows, a, b)
+        counts.update({DIFFERING: found.differing, UNEXPLAINED: found.unexplained, **found.causes})
+    return counts
 
 
 def _table(subjects: tuple[Subject, ...], totals: dict[str, Agreement], models: int) -> Table:
