@@ -3,13 +3,20 @@
 PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
 TEST_BOARDS ?= native,qemu-m4,qemu-m7
+TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10
+NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55
 MODEL ?= models/ppo
+SECONDS ?= 60
 ARGS ?=
 HIL := .venv/bin/hil
 
+POLICIES := $(patsubst %/bundle.json,%,$(wildcard models/*/bundle.json))
+comma := ,
+space := $(subst ,, )
+
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 
-.PHONY: run test setup setup-run check format clean help
+.PHONY: run test nightly setup setup-run check format fuzz clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,7 +25,11 @@ run: setup-run ## balance the robot with the policy on two emulated boards, in r
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
 test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
-	@.venv/bin/python -m pytest --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(ARGS)
+	@.venv/bin/python -m pytest --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
+
+nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board: over an hour
+	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
+	  --junitxml build/nightly.xml $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all
@@ -33,11 +44,15 @@ check: setup ## formatter, linters, type check, import contract, generated files
 	@.venv/bin/lint-imports --no-cache
 	@.venv/bin/python -m balance_hil.protocol.generate --check
 	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format --dry-run --Werror
+	@.venv/bin/python firmware/lint.py
 
 format: setup ## rewrite the sources in the project's format
 	@.venv/bin/ruff format host hil_tests
 	@.venv/bin/ruff check --fix host hil_tests
 	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format -i
+
+fuzz: ## look for inputs that break the firmware, SECONDS for each of the four targets (needs clang)
+	@$(PYTHON) firmware/test/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
 
 clean: ## remove what was built and installed here
 	rm -rf .venv .pio .platformio build runs

@@ -34,6 +34,10 @@ def test_identity_is_complete(hil_board: Board) -> None:
     assert info.engine_status == messages.Status.OK
     assert info.n_ops > 0
     assert 0 < info.arena_used <= info.arena_size
+    # Physical boards may not know these; emulated ones do.
+    least = 1 if hil_board.definition.is_emulated else 0
+    assert min(info.stack, info.ram, info.flash) >= least
+    assert hil_board.stats().stack >= least
     assert info.max_payload == messages.MAX_PAYLOAD
     assert info.rx_buffer >= info.max_payload, "one request of the largest size must fit"
 

@@ -35,7 +35,7 @@ DISTRIBUTIONS: dict[str, dict[str, str]] = {
     "report": {"matplotlib": "hil report", "jinja2": "hil report"},
     "video": {"imageio": "hil evaluate --video", "imageio-ffmpeg": "hil evaluate --video"},
 }
-# What the main job, `hil run` on the native board, cannot do without.
+# What the main job, `hil run` on the native and the emulated board, cannot do without.
 NEEDED_EXTRAS = ("core", "int8", "firmware")
 
 
@@ -55,7 +55,11 @@ class Check:
 
 def run_checks() -> list[Check]:
     """Every check, in the order of the chain from Python to the board."""
-    return [_python(), *_distributions(), _compiler(), _native_firmware(), _cortex_m(), _serial_group(), _opengl(), _display()]
+    return [_python(), *_distributions(), _compiler(), _native_firmware(), *_machine()]
+
+
+def _machine() -> list[Check]:
+    return [_cortex_m(), _real_time(), _serial_group(), _opengl(), _display()]
 
 
 def is_healthy(checks: list[Check]) -> bool:
@@ -111,8 +115,19 @@ def _cortex_m() -> Check:
     try:
         check_installation()
     except HarnessError as exc:
-        return Check("emulated Cortex-M", "optional", exc.message, exc.hint)
+        return Check("emulated Cortex-M", "missing", exc.message, exc.hint)
     return Check("emulated Cortex-M", "ok", "QEMU, compiler and library are installed")
+
+
+def _real_time() -> Check:
+    from balance_hil.scheduling import real_time_priority
+
+    with real_time_priority(()) as granted:
+        pass
+    if granted:
+        return Check("real-time priority", "ok", "granted: other programs do not delay a real-time run")
+    hint = "for a busy computer: a line '@users - rtprio 2' in /etc/security/limits.conf, then log in again"
+    return Check("real-time priority", "optional", "not granted: other programs may delay a real-time run", hint)
 
 
 def _serial_group() -> Check:

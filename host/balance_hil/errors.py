@@ -175,7 +175,7 @@ class BundleError(HarnessError, ValueError):
 
 
 class EnvironmentMismatchError(HarnessError, ValueError):
-    """The bundle was made for another environment than the one asked for."""
+    """The signals of an environment are not those that the policy was made for, or a checkpoint is of another environment."""
 
 
 class UnknownEnvironmentError(HarnessError, KeyError):
@@ -197,7 +197,12 @@ class TrainingError(HarnessError, RuntimeError):
 
 
 class SimulationDivergedError(HarnessError, FloatingPointError):
-    """The physics is no longer finite; the message carries the state."""
+    """The physics is no longer finite; the message carries the state.
+
+    ``incident`` is the episode, to run it again; None where nobody kept it.
+    """
+
+    incident: Any = None
 
 
 class CalibrationLogError(HarnessError, ValueError):
@@ -217,7 +222,9 @@ class RecordingMismatchError(RecordingError):
 
 
 class NonFiniteInputError(HarnessError, ValueError):
-    """A NaN or an infinity where a number is needed."""
+    """A NaN or an infinity where a number is needed; ``incident`` as for SimulationDivergedError."""
+
+    incident: Any = None
 
 
 # --- the installation -------------------------------------------------------------------------------------------------

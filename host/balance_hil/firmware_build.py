@@ -24,6 +24,7 @@ _STAMP = "balance_hil.stamp"
 _LAST_LINES = 12
 
 IMAGES = REPOSITORY / ".pio/images"  # firmware with a model in it, one file for each model
+TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
 HEADERS = REPOSITORY / ".pio/headers"  # folders of model.h files for models that come without one
 _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
@@ -86,7 +87,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
     Raises:
         FirmwareBuildError, FlashToolMissingError: see ``build``.
     """
-    model = hashlib.sha256(header.read_bytes()).hexdigest()[:12]
+    model = hashlib.sha256(header.read_bytes() + _library(environment)).hexdigest()[:12]
     image = IMAGES / f"{environment}-{model}.elf"
     stamp = image.with_suffix(".stamp")
     if _is_stamped(image, stamp):
@@ -109,6 +110,14 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
             partial.replace(image.with_suffix(suffix))
         stamp.write_text(fingerprint)
     return image
+
+
+def _library(environment: str) -> bytes:
+    """What tells the user's library from another one, for an environment that builds with it."""
+    if not environment.endswith("_tflm"):
+        return b""
+    folder = Path(os.environ.get(TFLM_LIBRARY, "")).resolve()
+    return b"\n".join([str(folder).encode(), *(path.read_bytes() for path in sorted(folder.glob("*/library.json")))])
 
 
 def native_is_current() -> bool:

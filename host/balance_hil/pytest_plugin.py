@@ -49,14 +49,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--hil-port", metavar="PORT", help="serial port or URL of the board")
     group.addoption("--hil-baud", type=int, metavar="BITS_PER_S", help="baud rate, if not the board's usual one")
     group.addoption("--hil-engine", metavar="NAME", help="engine of an emulated board, if not its usual one")
-    group.addoption("--hil-bundle", metavar="DIR", help=f"bundle that the board runs (default: {DEFAULT_BUNDLE})")
+    group.addoption("--hil-bundle", action="append", metavar="DIR",
+                    help=f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})")  # fmt: skip
+    group.addoption("--hil-episodes", type=int, default=10, metavar="N", help="lockstep episodes of 30 s (default: 10)")
+    group.addoption("--hil-seconds", type=float, default=30.0, metavar="S", help="length of a real-time episode (default: 30)")
     group.addoption("--hil-record", metavar="DIR", help="keep every test's log directory under DIR (default: pytest's own)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs every test that uses a board once for each board asked for."""
+    """Runs every test that uses a board once for each board and bundle asked for."""
     if "hil_board_name" in metafunc.fixturenames:
-        metafunc.parametrize("hil_board_name", _boards(metafunc.config), scope="session")
+        metafunc.parametrize("hil_board_name", _several(metafunc.config, "--hil-board") or [DEFAULT_BOARD], scope="session")
+    bundles = _several(metafunc.config, "--hil-bundle")
+    if "hil_bundle_dir" in metafunc.fixturenames and len(bundles) > 1:
+        metafunc.parametrize("hil_bundle_dir", bundles, ids=lambda folder: Path(folder).name, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -94,16 +100,36 @@ def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def hil_bundle(pytestconfig: pytest.Config) -> Bundle:
+def hil_episodes(pytestconfig: pytest.Config) -> int:
+    """``--hil-episodes``: how many lockstep episodes of 30 s the robot has to stay up."""
+    given: int = pytestconfig.getoption("--hil-episodes")
+    return given
+
+
+@pytest.fixture(scope="session")
+def hil_seconds(pytestconfig: pytest.Config) -> float:
+    """``--hil-seconds``: how long it has to stay up in real time."""
+    given: float = pytestconfig.getoption("--hil-seconds")
+    return given
+
+
+@pytest.fixture(scope="session")
+def hil_bundle_dir(request: pytest.FixtureRequest) -> Path:
+    """``--hil-bundle``: the bundle's folder in this run of the test."""
+    given = getattr(request, "param", None) or next(iter(_several(request.config, "--hil-bundle")), None)
+    return Path(given) if given else request.config.rootpath / DEFAULT_BUNDLE
+
+
+@pytest.fixture(scope="session")
+def hil_bundle(hil_bundle_dir: Path, pytestconfig: pytest.Config) -> Bundle:
     """``--hil-bundle``, loaded and validated."""
     from balance_hil.bundle import Bundle
     from balance_hil.errors import HarnessError
 
-    given = pytestconfig.getoption("--hil-bundle")
     try:
-        return Bundle.load(given or pytestconfig.rootpath / DEFAULT_BUNDLE)
+        return Bundle.load(hil_bundle_dir)
     except HarnessError as exc:
-        _missing(exc, asked_for=given is not None)
+        _missing(exc, asked_for=bool(_several(pytestconfig, "--hil-bundle")))
 
 
 # --- the board --------------------------------------------------------------------------------------------------------
@@ -261,8 +287,9 @@ def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:
     item.stash[_board_key] = ", ".join(f"{name.removeprefix('hil_')} {value}" for name, value in properties.items())
 
 
-def _boards(config: pytest.Config) -> list[str]:
-    given: list[str] = config.getoption("--hil-board") or [DEFAULT_BOARD]
+def _several(config: pytest.Config, option: str) -> list[str]:
+    """What an option that may be repeated, and may hold lists, says; each once."""
+    given: list[str] = config.getoption(option) or []
     return list(dict.fromkeys(name.strip() for names in given for name in names.split(",") if name.strip()))
 
 

@@ -3,6 +3,7 @@
     Env01-v1            5 physics substeps of 1 ms per control step, through gymnasium.make as users get it, and without wrappers
     the same at 20 us   the same robot and task with 250 substeps of 20 us, as the reference project's Env01-v1 is stepped
     side by side        16 episodes of Env01-v1 in one call per control step, on every core: what training and evaluation use
+    the others          each environment with its options, side by side and through gymnasium.make
 
 The contenders take turns in short blocks, and the fastest block of each counts: other programs can only slow one down. A
 hand-written controller keeps the robot up and is not timed.
@@ -23,7 +24,7 @@ from balance_hil.envs.balance import BalanceEnv
 from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.config import BalanceConfig
 
-BLOCKS = 60
+BLOCKS = 40
 SECONDS_PER_BLOCK = 0.03  # of stepping, for each contender
 EPISODES = 16
 
@@ -59,12 +60,12 @@ class OneEpisode:
 
 
 class SideBySide:
-    """Episodes of Env01-v1 in a batch."""
+    """Episodes of an environment in a batch."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, environment: str) -> None:
+        self.name = f"{environment}, {EPISODES} side by side"
         self.metric = "all cores"
-        self._batch = BalanceBatch("Env01-v1", EPISODES)
+        self._batch = BalanceBatch(environment, EPISODES)
         self._observations = np.stack([self._batch.reset(i, i) for i in range(EPISODES)])
 
     def step(self) -> tuple[int, float]:
@@ -85,8 +86,11 @@ def run() -> list[dict[str, Any]]:
         OneEpisode("the same at 20 us", BalanceEnv(config=reference_stepping)),
         OneEpisode("Env01-v1", envs.make("Env01-v1")),
         OneEpisode("Env01-v1, no wrappers", envs.make("Env01-v1").unwrapped),
-        SideBySide(f"Env01-v1, {EPISODES} side by side"),
+        SideBySide("Env01-v1"),
     ]
+    for environment in envs.ENVIRONMENTS:
+        if environment != "Env01-v1":
+            contenders += [OneEpisode(environment, envs.make(environment)), SideBySide(environment)]
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(BLOCKS):
         for contender in contenders:

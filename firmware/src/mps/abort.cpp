@@ -8,4 +8,5 @@ extern "C" [[noreturn]] void abort() {
   }
 }
 
+// The name is newlib's. NOLINTNEXTLINE(bugprone-reserved-identifier)
 extern "C" [[noreturn]] void __assert_func(const char*, int, const char*, const char*) { abort(); }

@@ -243,6 +243,8 @@ int main(int argc, char** argv) {
   config.identity.board = options.board_name.c_str();
   config.identity.processor = HIL_PROCESSOR;
   config.identity.rx_buffer = kRxBuffer;
+  config.identity.ram = hil::native::StaticRamBytes();
+  config.identity.flash = hil::native::ImageBytes();
   config.watchdog_ms = options.watchdog_ms;
 
   hil::Models models(first.Slot(), second.Slot(), model_id.text, golden.Split(first.inference().info()));

@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+// Names of the Arduino API. NOLINTBEGIN(readability-identifier-naming)
 inline constexpr uint8_t OUTPUT = 1;
 inline constexpr uint8_t LOW = 0;
 inline constexpr uint8_t HIGH = 1;
 inline constexpr uint8_t LED_BUILTIN = 13;
+// NOLINTEND(readability-identifier-naming)
 
 class Stream {
  public:
@@ -33,7 +35,7 @@ class FdSerial final : public Stream {
   unsigned long baud_ = 0;
 };
 
-extern FdSerial Serial;
+extern FdSerial Serial;  // NOLINT(readability-identifier-naming)
 
 unsigned long micros();
 unsigned long millis();

@@ -70,5 +70,6 @@ int main(int argc, char** argv) {
   for (size_t row = 0; ok && (row + 1) * n_obs <= inputs.size(); ++row) {
     ok = RunRow(&engine, reinterpret_cast<const int8_t*>(inputs.data()) + row * n_obs, out);
   }
-  return ok && std::fclose(out) == 0 ? 0 : 2;
+  if (out == nullptr) return 2;
+  return std::fclose(out) == 0 && ok ? 0 : 2;
 }

@@ -50,11 +50,11 @@ Board::Board() {
   const ByteSpan model{kSeedModel, sizeof kSeedModel};
   const Outcome loaded = inferences_[0]->Load(model, {arenas_[0].get(), kArenaBytes});
   Require(loaded.ok(), "the target's own model loads");
-  static const ModelId id = ComputeModelId(kSeedModel, sizeof kSeedModel);
+  static const ModelId kId = ComputeModelId(kSeedModel, sizeof kSeedModel);
   models_ =
       std::make_unique<Models>(ModelSlot{inferences_[0].get(), {arenas_[0].get(), kArenaBytes}, uploads_[0].get(), kUploadBytes},
                                ModelSlot{inferences_[1].get(), {arenas_[1].get(), kArenaBytes}, uploads_[1].get(), kUploadBytes},
-                               id.text, GoldenVectors{});
+                               kId.text, GoldenVectors{});
   ServerConfig config;
   config.identity.board = "fuzz";
   server_ = std::make_unique<Server>(config, Peripherals{&machine_, &machine_, &machine_, &machine_}, models_.get());
@@ -82,7 +82,7 @@ void Board::Send(uint8_t type, const uint8_t* payload, size_t size) {
 void Board::Step(const uint8_t* data, size_t size) { server_->Step(data, size); }
 
 std::vector<int8_t> Board::Fingerprint() {
-  Inference& running = *inferences_[&models_->running() == inferences_[1].get() ? 1 : 0];
+  const Inference& running = *inferences_[&models_->running() == inferences_[1].get() ? 1 : 0];
   std::vector<int8_t> output(running.info().n_act);
   const std::vector<int8_t> input(running.info().n_obs, 3);
   Engine& engine = engines_[&models_->running() == inferences_[1].get() ? 1 : 0];

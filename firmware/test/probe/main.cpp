@@ -133,7 +133,7 @@ int main() {
       return 2;
     }
     command->second(arguments);
-    std::cout << "." << std::endl;
+    std::cout << ".\n" << std::flush;
   }
   return 0;
 }

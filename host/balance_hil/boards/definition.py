@@ -16,6 +16,9 @@ from balance_hil.link import SerialPort
 Kind = Literal["native", "qemu", "serial"]
 # How the flash tool is told which board is meant: by the port, by the serial number of its debug probe, or not at all.
 Upload = Literal["port", "probe", "any"]
+# What its real time depends on. "host": an emulator that this computer may keep waiting, so a fall in a real-time episode says
+# nothing when too many steps went without a reply; see hil_tests/README.md.
+Timing = Literal["board", "host"]
 FOLDER_VARIABLE = "HIL_BOARDS"
 _CHECKOUT_FOLDER = Path(__file__).parents[3] / "hil_tests" / "boards"
 
@@ -36,6 +39,7 @@ class BoardDefinition:
     engine: str = "tflm"
     environment: str = ""  # of platformio.ini, that builds for it; with the compact engine: the same with "_int8"
     machine: str = ""  # that QEMU emulates: "mps2-an386", ...
+    timing: Timing = "board"
     upload: Upload = "port"
     platform: str = ""  # of PlatformIO, as in platformio.ini
     framework: str = ""
@@ -132,6 +136,8 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
         )
     if table.get("upload", "port") not in get_args(Upload):
         raise ConfigError(f"{path}: no such way to upload: {table['upload']!r}", f"ways are {', '.join(get_args(Upload))}")
+    if table.get("timing", "board") not in get_args(Timing):
+        raise ConfigError(f"{path}: no such timing: {table['timing']!r}", f"timings are {', '.join(get_args(Timing))}")
     if table.get("baud", 1) <= 0:
         raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
     return BoardDefinition(**table)

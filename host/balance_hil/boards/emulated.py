@@ -90,6 +90,10 @@ class EmulatedMachine(ABC):
         """Lets a paused processor go on."""
         os.kill(self._processes[0].pid, signal.SIGCONT)
 
+    def process_ids(self) -> list[int]:
+        """The processes that are the board, the processor first."""
+        return [process.pid for process in self._processes]
+
     def obituary(self) -> str | None:
         """How the board ended, with its last words; None while it runs."""
         if not self._processes:

@@ -52,6 +52,7 @@ class FakeFirmware:
         self._flashed = (self.info, self.policy, self.layers)
         self._upload: messages.LoadBegin | None = None
         self._received = b""
+        self._finished: messages.LoadResult | None = None
 
     @property
     def input_quant(self) -> QuantParams:
@@ -142,6 +143,8 @@ class FakeFirmware:
             if self._upload != request:
                 self._upload, self._received = request, b""
             return messages.LoadProgress(number, len(self._received))
+        if isinstance(request, messages.LoadCommit) and self._finished is not None and self._finished.transfer == number:
+            return self._finished
         if isinstance(request, messages.LoadAbort):
             self._upload, self._received = None, b""
             return messages.LoadProgress(number, 0)
@@ -152,9 +155,10 @@ class FakeFirmware:
                 return messages.Error(Status.WRONG_OFFSET, len(self._received), request.TYPE)
             self._received += request.data[len(self._received) - request.offset :]
             return messages.LoadProgress(number, len(self._received))
-        return self._commit(self._upload)
+        self._finished = self._commit(self._upload)
+        return self._finished
 
-    def _commit(self, upload: messages.LoadBegin) -> Message:
+    def _commit(self, upload: messages.LoadBegin) -> messages.LoadResult:
         self._upload = None
         model = self._received[: upload.model_size]
         if zlib.crc32(self._received) != upload.crc:

@@ -23,13 +23,13 @@ from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.boards.qmp import Qmp
 from balance_hil.bundle import model_id
-from balance_hil.errors import EmulatorMissingError, UsageError
-from balance_hil.firmware_build import HEADERS, build_image, check_cross_tools
+from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
 from balance_hil.model_header import write_header
 
 QEMU = "qemu-system-arm"
-ENGINES = ("int8",)
+ENGINES = ("int8", "tflm")
 # The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
@@ -43,8 +43,25 @@ def check_installation() -> None:
     Raises:
         EmulatorMissingError, FlashToolMissingError: what is missing.
     """
-    _qemu()
+    emulator()
     check_cross_tools()
+
+
+def image_environment(definition: BoardDefinition, engine: str, prefix: str = "qemu") -> str:
+    """The environment of platformio.ini that builds the image of an engine for a board; ``prefix`` "bench" counts instructions.
+
+    Raises:
+        FlashToolMissingError: the engine tflm, and its C++ library is not named.
+    """
+    name = definition.environment.replace("qemu", prefix, 1)
+    if engine != "tflm":
+        return name
+    if not os.environ.get(TFLM_LIBRARY):
+        raise FlashToolMissingError(
+            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, and {TFLM_LIBRARY} is not set",
+            "docs/boards.md says how to supply it; the compact engine computes the same without it: --engine int8",
+        )
+    return f"{name}_tflm"
 
 
 class QemuMachine(EmulatedMachine):
@@ -56,7 +73,7 @@ class QemuMachine(EmulatedMachine):
         progress: receives a line when the firmware has to be built first.
 
     Raises:
-        UsageError: no model, or no such engine.
+        UsageError: no model, no such engine, or no environment for it.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
 
@@ -67,10 +84,10 @@ class QemuMachine(EmulatedMachine):
             raise UsageError(f"the board {config.name} has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
         if config.fault is not None:
             raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
-        self._qemu = _qemu()
+        self._qemu = emulator()
         self._machine = definition.machine
         self._watchdog_ms = config.watchdog_ms
-        self._image = build_image(definition.environment, _header(config), progress)
+        self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
         self._qmp: Qmp | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         super().__init__(config.name)
@@ -136,7 +153,8 @@ class QemuMachine(EmulatedMachine):
             self._qmp = None
 
 
-def _qemu() -> str:
+def emulator() -> str:
+    """Path of QEMU. Raises EmulatorMissingError."""
     path = shutil.which(QEMU)
     if path is None:
         raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")

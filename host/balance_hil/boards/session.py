@@ -40,6 +40,9 @@ class Machine(Protocol):
     def resume(self) -> None:
         """Lets a paused processor go on."""
 
+    def process_ids(self) -> list[int]:
+        """The processes that are the board."""
+
     def obituary(self) -> str | None:
         """How it ended, with its last words; None while it runs."""
 
@@ -163,6 +166,11 @@ class Session:
     def resume(self) -> None:
         """Lets a paused board go on. What was sent meanwhile waits at its door."""
         self._emulated("processor").resume()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The processes of an emulated board; none of a physical one."""
+        return self._machine.process_ids() if self._machine is not None else []
 
     def _emulated(self, what: str) -> Machine:
         if self._machine is None:

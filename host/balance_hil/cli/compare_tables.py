@@ -13,7 +13,7 @@ from balance_hil.cli.console import stderr, stdout
 _WIDEST = 1000  # columns
 
 if TYPE_CHECKING:
-    from balance_hil.comparing.comparison import Comparison, LayerDifference
+    from balance_hil.comparing.comparison import Comparison, EndsDifference, LayerDifference
     from balance_hil.comparing.diagnosis import Finding
 
 
@@ -52,11 +52,20 @@ def _sentences(result: Comparison) -> list[str]:
         lines.append(found.verdict)
         if found.advice:
             lines.append(f"  remedy: {found.advice}")
+    lines += [_ends(end) for end in result.ends]
     for finding in result.findings:
         if not finding.healthy:
             lines.append(_finding(finding))
             lines.append(f"  remedy: {finding.advice}")
     return [*lines, ""] if lines else []
+
+
+def _ends(end: EndsDifference) -> str:
+    text = (
+        f"{end.runtime}, the whole model on {end.observations} float observations, ties among them: its QUANTIZE makes "
+        f"{end.input_differing} int8 inputs otherwise than the host, and {end.action_differing} outputs differ"
+    )
+    return text + (f"; {end.unexplained} of them are unexplained" if end.unexplained else "")
 
 
 def _finding(finding: Finding) -> str:

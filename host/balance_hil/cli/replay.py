@@ -13,6 +13,7 @@ from rich.table import Table
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.incident import rerun_episode
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
 from balance_hil.comparing.replay_result import FirstDifference, Replay
@@ -41,7 +42,11 @@ def command(
     """Feed the observations of RECORDING to a runtime or a board and count what it computes otherwise.
 
     Exit status 0 when every int8 input, every int8 output and every action is the recorded one, bit for bit; 1 otherwise.
+
+    The diverged.npz of a training that broke off is an episode of the simulation: it is run again, without runtime or board.
     """
+    if recording.suffix == ".npz":
+        sys.exit(rerun_episode(recording, as_json))
     if (runtime is None) == (board is None):
         raise UsageError("name one of --runtime and --board", "for example: hil replay RECORDING --board native")
     if board is None and (port or baud or engine):

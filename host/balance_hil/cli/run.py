@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from balance_hil.boards import connect
-from balance_hil.bundle import Bundle
+from balance_hil.boards import Board, connect
+from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli.console import print_error, print_json, stderr
 from balance_hil.cli.run_output import LiveLine, print_runs, shortcomings
 from balance_hil.cli.upload import runs_at_first, upload
@@ -23,6 +23,7 @@ from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import Fault, parse_fault
 
 if TYPE_CHECKING:
+    from balance_hil.envs.options import RobotOptions
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
@@ -43,6 +44,7 @@ class _Options:
     seed: int
     seconds: float | None
     environment: str | None
+    robot: Path | None
     port: str | None
     baud: int | None
     engine: str | None
@@ -80,7 +82,9 @@ class _Options:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default 30.")
-@click.option("-e", "--environment", help="Refuse a policy that was made for another environment.")
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option("--options", "robot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+              help="How the robot differs from the environment's: docs/environments.md.")  # fmt: skip
 @click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
 @click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
 @click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
@@ -137,7 +141,7 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
 
         if options.upload:
             upload(board, options.policy)
-        config = _config(name, options)
+        config = _config(name, options, _instructions(board, options))
         try:
             with LiveLine(len(config.seeds), enabled=live) as line:
                 return run(board, options.policy, config, line.show)
@@ -147,7 +151,25 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
             raise
 
 
-def _config(name: str, options: _Options) -> RunConfig:
+def _instructions(board: Board, options: _Options) -> int | None:
+    """Instructions of one inference of the policy on an emulated processor; None for other boards."""
+    if board.definition.kind != "qemu" or options.port is not None:
+        return None
+    from balance_hil.boards.instruction_count import engine_cost
+
+    try:
+        return engine_cost(
+            board.definition,
+            board.info.engine,
+            options.policy.file(HEADER),
+            lambda line: stderr.print(f"counting instructions: {line}", markup=False),
+        ).inference_instructions
+    except HarnessError as exc:
+        stderr.print(f"{board.name}: the instructions of an inference were not counted: {exc.message}", markup=False)
+        return None
+
+
+def _config(name: str, options: _Options, instructions: int | None) -> RunConfig:
     from balance_hil.rollout import EVALUATION_SEED_BASE
     from balance_hil.running import RunConfig
 
@@ -158,10 +180,21 @@ def _config(name: str, options: _Options) -> RunConfig:
         clock=options.clock,
         max_steps=None if options.seconds is None else max(1, round(options.seconds / period_s)),
         environment=options.environment,
+        options=_robot(options),
         max_lost=options.max_lost,
         recording=options.recording(name),
+        instructions=instructions,
         view=options.view,
     )
+
+
+def _robot(options: _Options) -> RobotOptions | None:
+    if options.robot is None:
+        return None
+    from balance_hil import envs
+    from balance_hil.envs.options import load_options
+
+    return load_options(options.robot, envs.config_for(options.environment or options.policy.spec.environment).options)
 
 
 def _document(runs: Sequence[tuple[str, RunResult | HarnessError]]) -> dict[str, Any]:

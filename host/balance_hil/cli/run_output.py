@@ -16,6 +16,7 @@ from balance_hil.cli.console import stderr, stdout
 
 if TYPE_CHECKING:
     from balance_hil.running import RunResult, Tick
+    from balance_hil.running.evidence import Verdict
     from balance_hil.running.result import Spread
 
 SHOW_EVERY_S = 0.1
@@ -67,7 +68,7 @@ def print_runs(runs: Sequence[RunResult]) -> None:
     if not runs:
         return
     console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
-    console.print(_list_of(runs[0]) if len(runs) == 1 else _table(runs))
+    console.print(_table(runs))
     for run in runs:
         for line in shortcomings(run):
             stderr.print(f"[bold red]{run.board}:[/] ", end="")
@@ -112,52 +113,53 @@ def _remarks(run: RunResult) -> list[str]:
     return remarks
 
 
-def _list_of(run: RunResult) -> Table:
-    """One board: a line for each result."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column()
-    summary, info = run.summary, f"{run.engine} {run.engine_version}, firmware {run.firmware_commit}, on {run.port}"
-    table.add_row("board", f"{run.board}: {info}")
-    table.add_row(
-        "run", f"{run.environment}, policy {run.bundle}, {run.clock}, {run.steps} steps at {run.control_rate_hz:.0f} Hz"
-    )
-    for heading, value in _results(run).items():
-        table.add_row(heading.replace("\n", " ").strip(), value)
-    table.add_row("tracking error", f"speed {summary.speed_error_rms:.2f}, yaw {summary.yaw_error_rms:.2f} rad/s rms")
-    return table
-
-
 def _table(runs: Sequence[RunResult]) -> Table:
-    """Several boards: a row for each."""
-    first = runs[0]
-    title = f"{first.environment}, policy {first.bundle}, {first.clock}"
-    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
-    table.add_column("board", no_wrap=True, vertical="bottom")
-    for heading in _results(first):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """A column for each board."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("board", no_wrap=True, style="bold")
     for run in runs:
-        table.add_row(run.board, *_results(run).values(), style="red" if shortcomings(run) else "")
+        table.add_column(run.board, overflow="fold", style="red" if shortcomings(run) else "")
+    rows = [_facts(run) for run in runs]
+    for heading in rows[0]:
+        table.add_row(heading, *(row[heading] for row in rows))
     return table
 
 
-def _results(run: RunResult) -> dict[str, str]:
+def _facts(run: RunResult) -> dict[str, str]:
     """What is worth knowing about a run, by heading."""
-    summary, verdict = run.summary, run.verdict
+    summary, verdict, memory = run.summary, run.verdict, run.memory
+    misses = run.late + run.lost + run.unsent
     return {
+        "policy": f"{run.policy} ({run.bundle}), {run.environment}",
+        "clock": f"{run.clock}, {run.steps} steps at {run.control_rate_hz:.0f} Hz",
+        "processor": run.processor,
+        "engine": f"{run.engine} {run.engine_version}",
+        "firmware": f"{run.firmware_commit}, {_bytes(memory.flash)}",
+        "arena, static RAM, stack": f"{_bytes(memory.arena_used)}, {_bytes(memory.ram)}, {_bytes(memory.stack)}",
+        "instructions per inference": "-" if run.instructions is None else f"{run.instructions:,}",
+        "on the board, ms p50 / p99": _times(run.inference_us, ".3f", ("p50", "p99")),
+        "round trip, ms p50 / p99 / max": _times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
+        "tick jitter, ms p50 / p99 / max": _times(run.jitter_us, ".2f", ("p50", "p99", "max")),
+        "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
         "survived": f"{summary.survived} of {summary.episodes}",
-        "round trip, ms\np50 / p99 / max": _times(run.round_trip_us, 1e3, ".2f", ("p50", "p99", "max")),
-        "on the board, ms\np50 / p99": _times(run.inference_us, 1e3, ".3f", ("p50", "p99")),
-        "tick jitter, ms\np50 / p99 / max": _times(run.jitter_us, 1e3, ".2f", ("p50", "p99", "max")),
-        "late\nreplies": str(run.late),
-        "lost\nreplies": str(run.lost + run.unsent),
-        "held\nsteps": str(run.held_steps),
-        "\nchatter": f"{summary.chatter:.4f}",
-        "different\nfrom tflm": "not checked" if verdict.differing is None else f"{verdict.differing} of {verdict.checked}",
+        "board equals tflm": _equal(verdict),
+        "chatter": f"{summary.chatter:.4f}",
+        "tracking error": f"speed {summary.speed_error_rms:.2f}, yaw {summary.yaw_error_rms:.2f} rad/s rms",
     }
 
 
-def _times(spread: Spread | None, divisor: float, pattern: str, names: Sequence[str]) -> str:
+def _equal(verdict: Verdict) -> str:
+    if verdict.differing is None:
+        return "not checked"
+    return f"{verdict.checked - verdict.differing} of {verdict.checked}"
+
+
+def _bytes(number: int) -> str:
+    """A size that the board reported; it reports 0 for what it does not know."""
+    return f"{number:,} B" if number else "-"
+
+
+def _times(spread: Spread | None, pattern: str, names: Sequence[str]) -> str:
     if spread is None:
         return "-"
-    return " / ".join(format(getattr(spread, name) / divisor, pattern) for name in names)
+    return " / ".join(format(getattr(spread, name) / 1e3, pattern) for name in names)

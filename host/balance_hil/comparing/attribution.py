@@ -9,8 +9,9 @@ At each operator both emulators are given the inputs that either runtime had. A 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ CAUSES = (
     ELEMENTWISE_ROUNDING,
     SEVERAL_RULES,
 )
+BLOCK_ROWS = 32_768  # some 100 MB for layers of 64 neurons
 _RULES = ("first_scale_only", "float64_product", "rounding", "kernels")  # fields of Variant, tried in this order
 
 
@@ -48,6 +50,11 @@ class Observed:
     variant: Variant
     outputs: Int8Array  # int8 [n, n_act]
     layers: Sequence[LayerTensor] | None = None  # of every operator; None: the variant's own are taken and the outputs checked
+
+    def rows(self, rows: slice) -> Observed:
+        """The same on some of the inputs."""
+        layers = self.layers and [LayerTensor(layer.op, layer.operator, layer.values[rows]) for layer in self.layers]
+        return replace(self, outputs=self.outputs[rows], layers=layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +93,44 @@ class Attribution:
         return next((layer.op for layer in self.layers if layer.differing), None)
 
 
-def attribute(graph: TfliteGraph, inputs: Int8Array, a: Observed, b: Observed) -> Attribution:
+def attribute(
+    graph: TfliteGraph,
+    inputs: Int8Array,
+    a: Observed,
+    b: Observed,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    on_rows: Callable[[int], None] | None = None,
+) -> Attribution:
     """Attributes every differing value of two runtimes on equal ``inputs``, int8 [n, n_obs].
 
     An output has its root in the first operator of its row at which something new arises. One in whose row an emulator fails at
     any operator is unexplained.
 
+    Args:
+        graph: of the model.
+        inputs: int8 [n, n_obs].
+        a: one runtime.
+        b: the other.
+        block_rows: rows looked at together, a multiple of 16; memory grows with them, the result does not depend on them.
+        on_rows: told after each block how many rows it had.
+
     Raises:
         UnsupportedOperatorError: an operator that no emulator knows.
     """
-    walk = _Walk(graph, inputs, a, b)
+    emulators = _Emulators(graph, a.variant, b.variant)
+    found = []
+    for start in range(0, max(1, len(inputs)), block_rows):
+        rows = slice(start, start + block_rows)
+        found.append(_attribute_block(emulators, inputs[rows], a.rows(rows), b.rows(rows)))
+        if on_rows is not None:
+            on_rows(len(inputs[rows]))
+    return reduce(_joined, found)
+
+
+def _attribute_block(emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> Attribution:
+    graph = emulators.graph
+    walk = _Walk(emulators, inputs, a, b)
     layers = tuple(walk.step(operator) for operator in graph.operators if graph.output_of(operator).type == "INT8")
     differing = a.outputs != b.outputs
     per_row = np.count_nonzero(differing, axis=1)
@@ -116,12 +151,56 @@ def attribute(graph: TfliteGraph, inputs: Int8Array, a: Observed, b: Observed) -
     )
 
 
+def _joined(a: Attribution, b: Attribution) -> Attribution:
+    """Of two blocks: everything is a count, but for the largest difference."""
+    return replace(
+        a,
+        inputs=a.inputs + b.inputs,
+        outputs=a.outputs + b.outputs,
+        differing=a.differing + b.differing,
+        causes=_sum(a.causes, b.causes),
+        unexplained=a.unexplained + b.unexplained,
+        layers=tuple(_joined_layers(x, y) for x, y in zip(a.layers, b.layers, strict=True)),
+    )
+
+
+def _joined_layers(a: LayerAttribution, b: LayerAttribution) -> LayerAttribution:
+    return replace(
+        a,
+        values=a.values + b.values,
+        differing=a.differing + b.differing,
+        new=_sum(a.new, b.new),
+        propagated=a.propagated + b.propagated,
+        unexplained=a.unexplained + b.unexplained,
+        max_new_lsb=max(a.max_new_lsb, b.max_new_lsb),
+        new_channels=tuple(x + y for x, y in zip(a.new_channels, b.new_channels, strict=True)),
+    )
+
+
+def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {cause: a.get(cause, 0) + b.get(cause, 0) for cause in CAUSES if cause in a or cause in b}
+
+
+class _Emulators:
+    """The arithmetic of both runtimes, and b's with one rule after the other taken from a."""
+
+    def __init__(self, graph: TfliteGraph, a: Variant, b: Variant) -> None:
+        self.graph = graph
+        self.a, self.b = EmulatedRuntime(graph, a), EmulatedRuntime(graph, b)
+        self.swapped = {
+            rule: EmulatedRuntime(graph, replace(b, **{rule: getattr(a, rule)}))
+            for rule in _RULES
+            if getattr(a, rule) != getattr(b, rule)
+        }
+
+
 class _Side:
     """One runtime on the way through the graph."""
 
-    def __init__(self, graph: TfliteGraph, inputs: Int8Array, observed: Observed) -> None:
+    def __init__(self, emulator: EmulatedRuntime, inputs: Int8Array, observed: Observed) -> None:
         self.observed = observed
-        self.emulator = EmulatedRuntime(graph, observed.variant)
+        self.emulator = emulator
+        graph = emulator.graph
         self.real = {layer.op: layer.values for layer in observed.layers or ()}
         self.tensors: dict[int, NDArray[Any]] = {graph.input.index: inputs.reshape(-1, *graph.input.shape)}
 
@@ -129,16 +208,12 @@ class _Side:
 class _Walk:
     """Follows two runtimes operator by operator and remembers each row's root."""
 
-    def __init__(self, graph: TfliteGraph, inputs: Int8Array, a: Observed, b: Observed) -> None:
-        self._graph = graph
-        self._a, self._b = _Side(graph, inputs, a), _Side(graph, inputs, b)
-        self._swapped = {
-            rule: EmulatedRuntime(graph, replace(b.variant, **{rule: getattr(a.variant, rule)}))
-            for rule in _RULES
-            if getattr(a.variant, rule) != getattr(b.variant, rule)
-        }
+    def __init__(self, emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> None:
+        self._graph = emulators.graph
+        self._a, self._b = _Side(emulators.a, inputs, a), _Side(emulators.b, inputs, b)
+        self._swapped = emulators.swapped
         self.unexplained = np.zeros(len(inputs), bool)  # by row
-        self.roots = np.full(len(inputs), -1)  # by row: index into CAUSES
+        self.roots = np.full(len(inputs), -1, np.int8)  # by row: index into CAUSES
 
     def step(self, operator: Operator) -> LayerAttribution:
         a, b, graph = self._a, self._b, self._graph
@@ -192,9 +267,9 @@ class _Walk:
 
     def _causes(
         self, operator: Operator, ins: list[NDArray[Any]], wanted: NDArray[Any], new: NDArray[np.bool_]
-    ) -> NDArray[np.intp]:
+    ) -> NDArray[np.int8]:
         """Index into CAUSES for every new value: the one rule of a's that turns b's result into a's."""
-        causes = np.full(new.shape, CAUSES.index(SEVERAL_RULES))
+        causes = np.full(new.shape, CAUSES.index(SEVERAL_RULES), np.int8)
         open_ = new.copy()
         for rule, emulator in self._swapped.items():
             if not open_.any():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.comparison import BOARD, REFERENCE, Comparison
+from balance_hil.comparing.comparison import BOARD, REFERENCE, Comparison, EndsDifference
 from balance_hil.comparing.evidence import Progress, collect, no_progress
+from balance_hil.comparing.float_ends import compare_ends
 from balance_hil.comparing.inputs import (
     InputSet,
     golden_observations,
@@ -22,12 +23,13 @@ from balance_hil.comparing.inputs import (
 )
 from balance_hil.comparing.inspection import inspect_board
 from balance_hil.comparing.judging import judge
-from balance_hil.comparing.reasons import find_reasons, separate
+from balance_hil.comparing.probes import probe_observations
+from balance_hil.comparing.reasons import Reasons, find_reasons, separate
 from balance_hil.comparing.subject import Subject
 from balance_hil.errors import CheckpointError, MissingExtraError, ModelMismatchError, UsageError
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
-from balance_hil.runtimes.base import Float32Array, Runtime
+from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
 
 ROLLOUT, GOLDEN = "rollout", "golden"
 OBSERVATION_SOURCES = (ROLLOUT, GOLDEN)
@@ -82,15 +84,14 @@ def compare(
         remote = board.as_runtime() if board else None
         everyone = [*runtimes, remote] if remote else runtimes
         evidence = collect(everyone, inputs, layer_samples=config.layer_samples, on_progress=on_progress)
-        on_progress("causes", 0, 1)
-        reasons = find_reasons(subject.graph, evidence)
+        reasons = find_reasons(subject.graph, evidence, on_progress)
         inspection = None
         if board is not None and remote is not None:
             reasons = separate(subject.graph, evidence, reasons, remote)
             identified = reasons.runtimes.get(BOARD)
             observations = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
             inspection = inspect_board(board, subject, observations, identified.variant if identified else None, config.seed)
-        on_progress("causes", 1, 1)
+        ends = _ends(subject, runtimes, reasons, config.seed)
     return judge(
         evidence,
         bundle_id=subject.id,
@@ -99,7 +100,16 @@ def compare(
         skipped=skipped,
         reasons=reasons,
         findings=inspection.findings if inspection else (),
+        ends=ends,
     )
+
+
+def _ends(subject: Subject, runtimes: Sequence[Runtime], reasons: Reasons, seed: int) -> tuple[EndsDifference, ...]:
+    if subject.ends is None:
+        return ()
+    variants = {name: found.closest.variant for name, found in reasons.runtimes.items() if name != BOARD}
+    observations = probe_observations(subject.graph.input_quant, subject.graph.n_obs, seed=seed)
+    return compare_ends(subject.ends, [r for r in runtimes if isinstance(r, Int8Runtime)], variants, observations)
 
 
 def _check_model(board: Board, subject: Subject) -> None:

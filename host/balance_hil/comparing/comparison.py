@@ -91,6 +91,17 @@ class BoardIo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndsDifference:
+    """A runtime's own QUANTIZE and DEQUANTIZE, where the model has a float input or output, against the host's conversions."""
+
+    runtime: str
+    observations: int
+    input_differing: int  # int8 inputs that its QUANTIZE makes otherwise than the host
+    action_differing: int  # outputs of the whole model that are not its int8 core's between the host's conversions
+    unexplained: int  # outputs of the whole model that emulated ends around its core do not give
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that one comparison found. ``to_dict`` is the ``--json`` document."""
 
@@ -111,12 +122,13 @@ class Comparison:
     board_equals_tflm: bool | None  # None: no board took part
     arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
     findings: tuple[Finding, ...] = ()  # on the board's input, model and output
+    ends: tuple[EndsDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
     not_attributed: str = ""  # why no cause was looked for, "" where they were
 
     @property
     def unexplained(self) -> int:
-        """Differing outputs without a cause over all pairs, and the board's conversions that follow no known recipe."""
-        outputs = sum(pair.unexplained or 0 for pair in self.pairs)
+        """Differing outputs without a cause over all pairs, and conversions that follow no known recipe."""
+        outputs = sum(pair.unexplained or 0 for pair in self.pairs) + sum(end.unexplained for end in self.ends)
         return outputs + sum(found.differing for found in self.findings if found.fault == UNKNOWN and found.stage != MODEL)
 
     @property

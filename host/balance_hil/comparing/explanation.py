@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.attribution import Attribution, Observed, attribute
+from balance_hil.comparing.evidence import Progress, no_progress
 from balance_hil.comparing.identification import Identification, identify, identify_by_outputs
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import Variant, rules
@@ -43,6 +44,7 @@ def explain(
     outputs: Mapping[str, Int8Array],
     layer_rows: NDArray[np.intp],
     layers: Mapping[str, Sequence[LayerTensor]],
+    on_progress: Progress = no_progress,
 ) -> Explanation:
     """Explains every pair of runtimes.
 
@@ -55,13 +57,23 @@ def explain(
         outputs: by runtime, int8 [n, n_act].
         layer_rows: numbers of the rows whose layers are known.
         layers: by runtime, values int8 [len(layer_rows), size]; a runtime may be missing.
+        on_progress: told of rows done, counted once for each pair.
 
     Raises:
         UnsupportedOperatorError: an operator that no emulator knows.
     """
     found = {name: _identify(name, graph, inputs, outputs[name], layer_rows, layers.get(name, ())) for name in outputs}
     observed = {name: Observed(name=name, variant=found[name].closest.variant, outputs=outputs[name]) for name in outputs}
-    pairs = tuple(attribute(graph, inputs, observed[a], observed[b]) for a, b in combinations(outputs, 2))
+    together = list(combinations(outputs, 2))
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_progress("causes", done, len(together) * len(inputs))
+
+    count(0)
+    pairs = tuple(attribute(graph, inputs, observed[a], observed[b], on_rows=count) for a, b in together)
     return Explanation(runtimes=found, pairs=pairs)
 
 

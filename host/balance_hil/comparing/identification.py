@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.quantize import INT8_MAX, INT8_MIN
-from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.runtimes.tflite_graph import TfliteGraph
@@ -66,7 +66,7 @@ class Identification:
             text += f" or like {', '.join(others)}"
         text += f": 0 of {self.closest.values} values on {self.samples} inputs differ"
         if others:
-            text += "; more samples may tell them apart"
+            text += "; ask for more to tell them apart (--samples, --layer-samples)"
         alike = [variant.name for variant in self.groups[0][1:] if variant in KNOWN_VARIANTS]
         if alike:
             text += f"; {', '.join(alike)} compute{'s' * (len(alike) == 1)} this model in the same way"
@@ -121,35 +121,6 @@ def identify_by_outputs(
             )
         )
     return _verdict(runtime, len(inputs), emulators, scores)
-
-
-def identify_runtime(
-    runtime: Int8Runtime, graph: TfliteGraph, *, samples: int = 200, separating: int = 64, seed: int = 0
-) -> Identification:
-    """Asks a runtime, a board above all, for its layers on random inputs, and where that leaves a choice for more.
-
-    Args:
-        runtime: to be identified; it runs the model of ``graph``.
-        graph: of the model.
-        samples: random inputs at first.
-        separating: most inputs to add, each of which tells two of the variants that are left apart.
-        seed: of the random inputs.
-
-    Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
-        HarnessError: the board is lost.
-    """
-    rng = np.random.default_rng(seed)
-    inputs = rng.integers(INT8_MIN, INT8_MAX, (samples, graph.n_obs), np.int8, endpoint=True)
-    layers = runtime.layers_int8_batch(inputs)
-    found = identify(runtime.name, graph, inputs, layers)
-    left = [group[0] for group in found.groups if group[0] in KNOWN_VARIANTS]
-    more = separating_inputs(graph, left, layers=True, rows=separating, seed=seed + 1)
-    if not len(more):
-        return found
-    added = runtime.layers_int8_batch(more)
-    both = [replace(a, values=np.concatenate([a.values, b.values])) for a, b in zip(layers, added, strict=True)]
-    return identify(runtime.name, graph, np.concatenate([inputs, more]), both)
 
 
 def separating_inputs(

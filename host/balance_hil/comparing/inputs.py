@@ -14,6 +14,7 @@ from balance_hil.errors import BundleError, RecordingError, UsageError
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
 
+_LARGEST = 1e6  # of golden observations
 OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the steady state
 
 
@@ -95,13 +96,16 @@ def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32
 
 
 def golden_observations(bundle: Bundle, count: int) -> Float32Array:
-    """Up to ``count`` of the bundle's golden observations, float32 [n, n_obs], evenly spread. Raises BundleError."""
+    """Up to ``count`` of the bundle's golden observations, float32 [n, n_obs], evenly spread. Raises BundleError.
+
+    Those at the end of float32's range are left out: int8 saturates there, and a float network overflows to no number.
+    """
     try:
         with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
             observations = np.asarray(golden["observations"], dtype=np.float32)
     except (OSError, ValueError, KeyError) as exc:
         raise BundleError(f"{bundle.file(GOLDEN)} cannot be read: {exc}", f"export it again: hil export {bundle.path}") from exc
-    return spread(observations, count)
+    return spread(observations[np.all(np.abs(observations) <= _LARGEST, axis=1)], count)
 
 
 def recorded_observations(observation: NDArray[np.float32], count: int, path: str) -> Float32Array:

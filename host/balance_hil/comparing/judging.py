@@ -16,6 +16,7 @@ from balance_hil.comparing.comparison import (
     Arithmetic,
     BoardIo,
     Comparison,
+    EndsDifference,
     LadderStep,
     LayerDifference,
     PairDifference,
@@ -36,6 +37,7 @@ def judge(
     skipped: Mapping[str, str],
     reasons: Reasons | None = None,
     findings: Sequence[Finding] = (),
+    ends: Sequence[EndsDifference] = (),
 ) -> Comparison:
     """Counts what differs in ``evidence``; without ``reasons`` the causes are left open."""
     equal = None
@@ -60,6 +62,7 @@ def judge(
         board_equals_tflm=equal,
         arithmetics=tuple(_arithmetic(found) for found in reasons.runtimes.values()) if reasons else (),
         findings=tuple(findings),
+        ends=tuple(ends),
         not_attributed=reasons.missing if reasons else "",
     )
 

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from balance_hil.comparing.attribution import Attribution, Observed, attribute
-from balance_hil.comparing.evidence import Evidence
+from balance_hil.comparing.evidence import Evidence, Progress, no_progress
 from balance_hil.comparing.explanation import explain
 from balance_hil.comparing.identification import Identification, identify, separating_inputs
 from balance_hil.errors import UnsupportedOperatorError
@@ -31,14 +31,14 @@ class Reasons:
     missing: str = ""  # why there is nothing here, "" where there is
 
 
-def find_reasons(graph: TfliteGraph, evidence: Evidence) -> Reasons:
+def find_reasons(graph: TfliteGraph, evidence: Evidence, on_progress: Progress = no_progress) -> Reasons:
     """Names every int8 runtime's arithmetic and attributes every difference of every pair.
 
     A model with an operator that no emulator knows gives no reasons; ``missing`` names the operator.
     """
     layers = evidence.layers
     try:
-        found = explain(graph, evidence.inputs.int8, evidence.outputs, layers.rows, layers.tensors)
+        found = explain(graph, evidence.inputs.int8, evidence.outputs, layers.rows, layers.tensors, on_progress)
     except UnsupportedOperatorError as exc:
         return Reasons(runtimes={}, pairs={}, layers={}, missing=exc.message)
     return Reasons(

@@ -9,6 +9,7 @@ from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
 from balance_hil.runtimes.base import Runtime
+from balance_hil.runtimes.tflite_core import Ends, int8_core
 from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
 from balance_hil.runtimes.tflite_outputs import select_output
 
@@ -21,6 +22,7 @@ class Subject:
     id: str  # of the model, as a board reports it
     model: bytes  # the int8 ``.tflite``
     graph: TfliteGraph
+    ends: Ends | None  # of a model with a float input or output: what surrounds the int8 core, which ``model`` and ``graph`` are
     bundle: Bundle | None  # None: a model alone, without observations and float versions
 
     @property
@@ -49,7 +51,7 @@ def load_subject(path: Path, output: str | None = None) -> Subject:
 
     Raises:
         BundleError: neither of the two, or damaged.
-        ModelNotInt8Error: input or output is not int8.
+        ModelNotInt8Error: input or output is neither int8 nor a float that is quantised at once.
         UsageError: ``output`` names none, or is not given though there are several.
     """
     if not path.is_file():
@@ -69,6 +71,7 @@ def load_subject(path: Path, output: str | None = None) -> Subject:
 
 
 def _subject(path: Path, model: bytes, bundle: Bundle | None) -> Subject:
+    model, ends = int8_core(model) if bundle is None else (model, None)
     graph = read_graph(model)
     _ = graph.input_quant, graph.output_quant  # raise ModelNotInt8Error here, before anything is loaded
-    return Subject(path=path, id=model_id(model), model=model, graph=graph, bundle=bundle)
+    return Subject(path=path, id=model_id(model), model=model, graph=graph, ends=ends, bundle=bundle)

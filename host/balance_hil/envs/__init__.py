@@ -48,8 +48,12 @@ def spec_for(environment: str) -> PolicySpec:
 def _require_known(environment: str) -> None:
     known = (*ENVIRONMENTS, CALIBRATION)
     if environment not in known:
-        near = difflib.get_close_matches(environment.lower(), [name.lower() for name in known], n=1, cutoff=0.5)
-        guess = next((name for name in known if near and name.lower() == near[0]), None)
+
+        def likeness(name: str) -> float:
+            return difflib.SequenceMatcher(None, environment.lower(), name.lower()).ratio()
+
+        nearest = max(known, key=likeness)  # the first of equals: versions resemble one another
+        guess = nearest if likeness(nearest) >= 0.5 else None
         raise UnknownEnvironmentError(
             f"unknown environment {environment!r}" + (f", did you mean {guess!r}?" if guess else ""),
             f"environments are: {', '.join(known)}",
@@ -61,9 +65,10 @@ def require_same_signals(made_for: PolicySpec, environment: str) -> None:
 
     Raises:
         UnknownEnvironmentError: no such environment of ours.
+        UsageError: it is the motor calibration.
         EnvironmentMismatchError: the tables differ; the message says where first.
     """
-    difference = made_for.difference(spec_for(environment))
+    difference = made_for.difference(config_for(environment).policy_spec(environment))
     if difference:
         raise EnvironmentMismatchError(
             f"a policy made for {made_for.environment} cannot run on {environment}: they differ in {difference}",

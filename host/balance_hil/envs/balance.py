@@ -159,6 +159,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         self._offscreen: OffscreenView | None = None
         self._window: ViewerWindow | None = None
         self._next_frame_s = 0.0
+        self._between_steps = True  # no physics yet since finish_step
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
         """Starts an episode; the same seed gives the same episode.
@@ -167,6 +168,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
             UsageError: an unknown option or a value out of range.
         """
         super().reset(seed=seed)
+        self._between_steps = True
         tilt_rad = self._task.reset(self.np_random, options)
         if self.robot is not None:
             self.robot.draw(self.np_random, self._plant)
@@ -200,15 +202,18 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         """Moves the wheel-speed command by one action, float [2]; the physics sees it from the next substep on."""
         qvel, ctrl = self._qvel, self._ctrl
         ctrl[0], ctrl[1] = self._task.apply_action(action, float(qvel[WHEEL_LEFT]), float(qvel[WHEEL_RIGHT]))
-        if self.robot is not None:
-            self.robot.before_physics(self._plant)
 
     def advance(self, n_substeps: int) -> None:
         """Advances the physics alone by ``n_substeps`` of ``physics_timestep_s``."""
+        if self._between_steps and self.robot is not None:
+            # Not in apply_action: a control step whose action is held has none, and is pushed all the same.
+            self.robot.before_physics(self._plant)
+            self._between_steps = False
         mujoco.mj_step(self.model, self.data, nstep=n_substeps)
 
     def finish_step(self) -> Step:
         """Ends the control step and returns what ``step`` returns."""
+        self._between_steps = True
         return self._task.finish_step(self._qpos.tolist(), self._qvel.tolist())
 
     def render(self) -> NDArray[np.uint8] | None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from balance_hil.envs import config_for
 from balance_hil.envs.balance import load_model, with_options
+from balance_hil.envs.incident import EpisodeLog, Incident
 from balance_hil.envs.options import RobotOptions
 from balance_hil.envs.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
 from balance_hil.envs.robot import Robot
 from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
-from balance_hil.errors import UsageError
+from balance_hil.errors import SimulationDivergedError, UsageError
 
 _NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
 
@@ -40,6 +41,7 @@ class BalanceBatch:
         self, environment: str, n: int, n_threads: int = 0, options: RobotOptions | Mapping[str, Any] | None = None
     ) -> None:
         self.config = with_options(config_for(environment), options)
+        self.environment = environment
         self.n = n
         self._all = np.arange(n, dtype=np.int32)
         self._model = load_model(self.config, looks=False)
@@ -48,6 +50,7 @@ class BalanceBatch:
         self._robots = self._make_robots()
         self._tasks = [BalanceTask(self.config, robot) for robot in self._robots or (None,) * n]
         self._rngs = [np.random.default_rng() for _ in range(n)]
+        self._log = EpisodeLog(n)
 
     def reset(
         self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
@@ -61,6 +64,7 @@ class BalanceBatch:
         """
         if seed is not None:
             self._rngs[index] = np.random.Generator(np.random.PCG64(seed))  # what gymnasium makes of a seed
+        self._log.start(index, self._rngs[index], options)
         tilt_rad = self._tasks[index].reset(self._rngs[index], options)
         if self._robots:
             self._robots[index].draw(self._rngs[index], self._plants[index])
@@ -70,6 +74,25 @@ class BalanceBatch:
             self._robots[index].place(self._plants[index])
         observation, _ = self._tasks[index].observe(self._qpos[index].tolist(), self._qvel[index].tolist())
         return observation
+
+    def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> Observation:
+        """As ``reset``, with random numbers that go on from where ``rng`` stands."""
+        self._rngs[index] = rng
+        return self.reset(index, None, options)
+
+    def robot(self, index: int) -> Robot | None:
+        """The robot of episode ``index``; None when all are the ideal one."""
+        return self._robots[index] if self._robots else None
+
+    def incident(self, index: int, message: str) -> Incident | None:
+        """Episode ``index`` up to now, to run it again; None for one that is too long to be kept."""
+        episode = self._log.episode(index)
+        if episode is None:
+            return None
+        actions, generator, reset_options = episode
+        made_with = self.config.options
+        drawn_from = self._robots[index].options if self._robots else made_with
+        return Incident(self.environment, made_with.to_dict(), drawn_from.to_dict(), reset_options, generator, actions, message)
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         """Copies of MuJoCo's ``qpos``, ``qvel`` and ``ctrl``, row i of episode i."""
@@ -97,7 +120,7 @@ class BalanceBatch:
 
         Raises:
             NonFiniteInputError: an action is NaN or infinite.
-            SimulationDivergedError: the physics is no longer finite.
+            SimulationDivergedError: the physics is no longer finite; its ``incident`` is the episode.
         """
         ids = self._all if indices is None else np.asarray(indices, dtype=np.int32)
         tasks = self._tasks if indices is None else [self._tasks[i] for i in ids]
@@ -109,11 +132,16 @@ class BalanceBatch:
         if self._robots:
             for i in ids:
                 self._robots[i].before_physics(self._plants[i])
+        self._log.add(ids, actions)
         self._batch.step(ids, nstep=self.config.substeps_per_step)
-        return [
-            task.finish_step(qpos, qvel)
-            for task, qpos, qvel in zip(tasks, self._qpos[ids].tolist(), self._qvel[ids].tolist(), strict=True)
-        ]
+        outcomes: list[Step] = []
+        try:
+            for task, qpos, qvel in zip(tasks, self._qpos[ids].tolist(), self._qvel[ids].tolist(), strict=True):
+                outcomes.append(task.finish_step(qpos, qvel))
+        except SimulationDivergedError as exc:
+            exc.incident = self.incident(int(ids[len(outcomes)]), exc.message)
+            raise
+        return outcomes
 
     def _make_robots(self) -> list[Robot]:
         """A robot for every episode; none when all are the ideal one."""

@@ -12,7 +12,7 @@ from balance_hil.envs.plant import BLOCK_QPOS, BLOCK_QVEL, BODY, Plant
 # Direction in which something comes from, as an angle to the robot's forward axis.
 SIDE_ANGLES_RAD = {"front": 0.0, "left": math.pi / 2, "back": math.pi, "right": -math.pi / 2}
 FLIGHT_S = 0.8  # a block is taken away this long after it was thrown
-HIT_HEIGHT_M = (0.05, 0.14)  # above the axle's ground: from the lower to the upper plate
+HIT_HEIGHT_M = (0.05, 0.12)  # above the ground that the robot stands on: from the lower to the upper plate
 GRAVITY_M_S2 = 9.81
 _PARKED_POSITION = (0.0, 0.0, 5.0)
 

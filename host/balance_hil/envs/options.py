@@ -23,37 +23,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+from balance_hil.envs.quantities import OPTIONS_HINT, Limits, check_quantity
+from balance_hil.envs.quantities import Quantity as Quantity
+from balance_hil.envs.quantities import Uniform as Uniform
+from balance_hil.envs.quantities import fixed as fixed
+from balance_hil.envs.quantities import pick as pick
 from balance_hil.errors import ConfigError, require
 
 MAX_DELAY_STEPS = 50
 SIDES = ("front", "back", "left", "right")
-_HINT = "the options and their units: docs/environments.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uniform:
-    """A range from which a quantity is drawn; both ends belong to it."""
-
-    low: float
-    high: float
-
-    def at(self, u: float) -> float:
-        """The value at the fraction ``u``, 0..1, of the range."""
-        return min(self.high, max(self.low, self.low + u * (self.high - self.low)))  # rounding may step outside
-
-
-Quantity = float | Uniform
-
-
-class Limits(NamedTuple):
-    """What a quantity may be; ``whole`` numbers only, ``None`` where that leaves it to the model."""
-
-    low: float
-    high: float
-    whole: bool = False
-    optional: bool = False
 
 
 def _quantity(default: Quantity | None, low: float, high: float = math.inf, *, whole: bool = False) -> Any:
@@ -158,7 +138,7 @@ class RobotOptions:
 
     def __post_init__(self) -> None:
         for group, name, limits in _quantities():
-            _check_quantity(getattr(getattr(self, group), name), limits, f"{group}.{name}")
+            check_quantity(getattr(getattr(self, group), name), limits, f"{group}.{name}")
         for group in ("pushes", "blocks"):
             _check_sides(getattr(self, group).sides, f"{group}.sides")
 
@@ -195,19 +175,6 @@ class RobotOptions:
         return differing
 
 
-def pick(value: Quantity | None, u: float, *, whole: bool = False) -> float:
-    """A quantity's value: itself, or where ``u``, 0 <= u < 1, falls in its range."""
-    if isinstance(value, Uniform):
-        return math.floor(value.low + u * (value.high - value.low + 1.0)) if whole else value.at(u)
-    return cast(float, value)
-
-
-def fixed(value: Quantity | None) -> float:
-    """A quantity that has been drawn, as the number that it is."""
-    assert isinstance(value, int | float)
-    return float(value)
-
-
 def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = None, name: str = "options") -> RobotOptions:
     """Options from plain types, on top of ``base`` (default: the ideal robot).
 
@@ -224,7 +191,7 @@ def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = Non
     for group, content in values.items():
         _check_key(group, [f.name for f in fields(RobotOptions)], "", name)
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{group!r} of {name} is {content!r}, it must be a table of keys and values", _HINT)
+            raise ConfigError(f"{group!r} of {name} is {content!r}, it must be a table of keys and values", OPTIONS_HINT)
         known = [f.name for f in fields(getattr(options, group))]
         changes = {}
         for key, value in content.items():
@@ -249,11 +216,11 @@ def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot read the options {path}: {exc}", "check the path given to --options") from exc
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", _HINT) from exc
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", OPTIONS_HINT) from exc
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a table of keys and values", _HINT)
+        raise ConfigError(f"{path} is not a table of keys and values", OPTIONS_HINT)
     return options_from_dict(values, base, str(path))
 
 
@@ -292,7 +259,7 @@ def _read_value(value: Any, key: str, name: str) -> Any:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
     if isinstance(value, list | tuple):
         if len(value) != 2:
-            raise ConfigError(f"option {name!r} is {value!r}, a range is [low, high]", _HINT)
+            raise ConfigError(f"option {name!r} is {value!r}, a range is [low, high]", OPTIONS_HINT)
         return Uniform(low=_number(value[0], name), high=_number(value[1], name))
     return None if value is None else _number(value, name)
 
@@ -303,20 +270,7 @@ def _number(value: Any, name: str) -> float:
     try:
         return float(value)  # YAML reads 1e-3, without a point, as text
     except (TypeError, ValueError):
-        raise ConfigError(f"option {name!r} holds {value!r}, it must be a number or a range [low, high]", _HINT) from None
-
-
-def _check_quantity(value: Any, limits: Limits, name: str) -> None:
-    if value is None and limits.optional:
-        return
-    ends = (value.low, value.high) if isinstance(value, Uniform) else (value,)
-    for end in ends:
-        if isinstance(end, bool) or not isinstance(end, int | float) or not limits.low <= end <= limits.high:
-            raise ConfigError(f"option {name!r} is {end!r}, it must be within {limits.low:g}..{limits.high:g}", _HINT)
-        if limits.whole and end != int(end):
-            raise ConfigError(f"option {name!r} is {end!r}, it must be a whole number", _HINT)
-    if ends[0] > ends[-1]:
-        raise ConfigError(f"the range of option {name!r} is upside down: {ends[0]:g} to {ends[-1]:g}", "write [low, high]")
+        raise ConfigError(f"option {name!r} holds {value!r}, it must be a number or a range [low, high]", OPTIONS_HINT) from None
 
 
 def _check_sides(sides: Any, name: str) -> None:

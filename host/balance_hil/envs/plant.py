@@ -111,6 +111,9 @@ def write_model(plant: Plant, nominal: mujoco.MjModel, drawn: RobotOptions) -> N
     elif not np.array_equal(nominal.geom_quat[_geom(nominal, FLOOR)], (1.0, 0.0, 0.0, 0.0)):
         values["geom_quat"][_geom(nominal, FLOOR)] = (1.0, 0.0, 0.0, 0.0)
     write_motor(values, nominal, drawn.motor, WHEEL_DOFS)
+    if nominal.nq > BLOCK_QPOS.start:
+        # A block that was in the air has none. mj_setConst counts the bodies that have, and looks at no other from then on.
+        values["body_gravcomp"][-1] = 1.0
     if drawn.blocks.sides:
         _write_block(values, nominal, fixed(drawn.blocks.mass_kg), fixed(drawn.blocks.size_m))
     plant.set_const()

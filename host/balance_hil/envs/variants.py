@@ -72,7 +72,7 @@ class ThrownBlocksEnv(BalanceEnv):
     r"""``Env03-v1``: wooden blocks are thrown at the robot from any side.
 
     The action and observation spaces, rewards, starting state and episode end are those of ``Env01-v1``. A block is a solid cube
-    with the inertia of one, $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 14 cm where the
+    with the inertia of one, $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
     robot will be if it goes on as it goes, and is taken away 0.8 s later. Mass and size are drawn per reset; time, side,
     direction, height and speed for each block; all from `self.np_random`.
 

@@ -48,7 +48,7 @@ def write_log(path: Path, runs: Sequence[Run]) -> None:
             writer.writerow(COLUMNS)
             for run in runs:
                 for t, command, drive, speed in zip(run.t_s, run.command_rad_s, run.drive, run.speed_rad_s, strict=True):
-                    row = [f"{t:.6f}", *(f"{v:.6g}" for v in command), int(drive), f"{run.load_kg_m2:.6g}"]
+                    row = [f"{t:.6f}", *(f"{v + 0.0:.6g}" for v in command), int(drive), f"{run.load_kg_m2:.6g}"]
                     writer.writerow([*row, *(f"{v:.4f}" for v in speed)])
         partial.replace(path)
     except OSError as exc:

@@ -24,7 +24,7 @@ PATTERN = (
     (0.2, 0.0, True),
 )
 SMALL_STEP_RAD_S, SMALL_STEP_S, SMALL_STEPS = 1.0, 0.01, 60
-DEFAULT_LOADS_KG_M2 = (0.0, 1e-4)  # bare wheels, then for example a steel disc of 44 mm in diameter and 10 mm thick
+DEFAULT_LOADS_KG_M2 = (0.0, 1e-4)  # bare wheels, then for example a steel disc of 60 mm in diameter and 10 mm thick
 
 
 def record(options: RobotOptions | None = None, loads_kg_m2: Sequence[float] = DEFAULT_LOADS_KG_M2, seed: int = 0) -> list[Run]:

@@ -68,11 +68,27 @@ def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
         yield {"name": "largest pitch", "value": f"{np.degrees(np.abs(recording.pitch_rad).max()):.1f}°", "verdict": ""}
         yield {"name": "speed error, RMS", "value": f"{_rms(recording.speed_error_rad_s):.2f} rad/s", "verdict": ""}
         yield {"name": "chatter, mean |Δaction|", "value": f"{_chatter(recording.action, recording.episode):.4f}", "verdict": ""}
+    yield from _board_tiles(recording.meta)
     if has_timings(recording):
         p50, p99 = np.nanpercentile(recording.round_trip_us, (50, 99)) / 1e3
         yield {"name": "round trip, median", "value": f"{p50:.2f} ms", "verdict": ""}
         late = p99 > recording.spec.control_period_s * 1e3
         yield {"name": "round trip, p99", "value": f"{p99:.2f} ms", "verdict": "bad" if late else "good"}
+
+
+def _board_tiles(meta: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+    """What the policy costs the board, as far as the board knows."""
+    board = meta.get("board")
+    facts = board if isinstance(board, Mapping) else {}
+    costs = {
+        "instructions of an inference": (meta.get("instructions_per_inference"), ""),
+        "tensor arena": (facts.get("arena_used"), " B"),
+        "static RAM": (facts.get("ram"), " B"),
+        "image in flash": (facts.get("flash"), " B"),
+    }
+    for name, (number, unit) in costs.items():
+        if number:
+            yield {"name": name, "value": f"{number:,}{unit}", "verdict": ""}
 
 
 def _timing_rows(recording: Recording) -> Iterable[dict[str, Any]]:

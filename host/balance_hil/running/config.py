@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from balance_hil.errors import UsageError
+
+if TYPE_CHECKING:
+    from balance_hil.envs.options import RobotOptions
 
 Clock = Literal["realtime", "lockstep"]
 # Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a
@@ -24,10 +27,12 @@ class RunConfig:
     seeds: Sequence[int]  # one per episode
     clock: Clock = "realtime"
     max_steps: int | None = None  # control steps of an episode; None: the environment's 6000
-    environment: str | None = None  # must be the bundle's; None: the bundle's
+    environment: str | None = None  # its signal tables must be the bundle's; None: the bundle's environment
+    options: RobotOptions | None = None  # how the robot differs from the ideal one; None: the environment's own
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: 0.1 s in real time, 0.5 s in lockstep
     recording: Path | None = None  # None: none is written
+    instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
     view: bool = False  # MuJoCo's viewer
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from balance_hil.boards import BoardInfo
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
 from balance_hil.running.config import Clock
 from balance_hil.running.evidence import Verdict
+
+Priority = Literal["real-time", "normal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +40,45 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What the board says of its memory, in bytes; 0 where it does not know."""
+
+    arena_used: int
+    arena_size: int
+    stack: int  # the most that was in use, as far as measured
+    ram: int  # static, the arena included
+    flash: int  # the image: code, constants, the model
+
+    @classmethod
+    def of(cls, info: BoardInfo, stack: int | None = None) -> Memory:
+        """From INFO, with a newer mark of the stack from STATS."""
+        return cls(
+            arena_used=info.arena_used,
+            arena_size=info.arena_size,
+            stack=info.stack if stack is None else stack,
+            ram=info.ram,
+            flash=info.flash,
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """One run. Timings are microseconds of this computer's clock, but for ``inference_us``, which is the board's."""
 
     bundle: str
+    policy: str  # name of the bundle's folder
     board: str
+    processor: str
     engine: str
     engine_version: str
     firmware_commit: str
     port: str
+    memory: Memory
+    instructions: int | None  # of one inference; None: not known
     environment: str
     clock: Clock
     episodes: Sequence[EpisodeMetrics]
@@ -55,6 +88,7 @@ class RunResult:
     stalls_ms: Sequence[float]  # realtime only: each time this computer fell behind by more than a control period
     steps: int
     wall_s: float  # of the control loop, without start and checks
+    priority: Priority  # that this computer gave the loop and an emulated board
     late: int
     lost: int
     unsent: int
@@ -86,11 +120,15 @@ class RunResult:
         summary = self.summary
         return {
             "bundle": self.bundle,
+            "policy": self.policy,
             "board": self.board,
+            "processor": self.processor,
             "engine": self.engine,
             "engine_version": self.engine_version,
             "firmware_commit": self.firmware_commit,
             "port": self.port,
+            "memory": self.memory.to_json(),
+            "instructions_per_inference": self.instructions,
             "environment": self.environment,
             "clock": self.clock,
             "episodes": [{"seed": e.seed, "steps": e.steps, "survived": e.survived} for e in self.episodes],
@@ -110,6 +148,7 @@ class RunResult:
             "chatter": summary.chatter,
             "speed_error_rms": summary.speed_error_rms,
             "yaw_error_rms": summary.yaw_error_rms,
+            "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": self._equals_tflm(),
             "conversions": {

@@ -13,7 +13,7 @@ from balance_hil import envs
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.envs.balance import BalanceEnv
-from balance_hil.errors import EnvironmentMismatchError
+from balance_hil.errors import EnvironmentMismatchError, LinkError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime
@@ -22,7 +22,8 @@ from balance_hil.running.episode import Episode, Journal
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.interrupt import Interrupt
 from balance_hil.running.realtime import Punctuality, undisturbed
-from balance_hil.running.result import RunResult, Spread
+from balance_hil.running.result import Memory, Priority, RunResult, Spread
+from balance_hil.scheduling import real_time_priority
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
@@ -34,6 +35,7 @@ class _Outcome:
     held_steps: int = 0
     longest_hold: int = 0
     wall_s: float = 0.0
+    priority: Priority = "normal"
 
 
 def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
@@ -49,7 +51,7 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
         on_tick: called once per control step, while the loop waits; it must be quick.
 
     Raises:
-        EnvironmentMismatchError: the bundle was made for another environment than asked for, or for other tables.
+        EnvironmentMismatchError: the bundle was made for other tables of observation and action.
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
         TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: the board let us down.
         RecordingError: the recording cannot be written.
@@ -59,9 +61,9 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
     board.bundle = bundle
     board.accept(board.info)
     with (
-        contextlib.closing(_make(environment, view=config.view)) as env,
+        contextlib.closing(_make(environment, config)) as env,
         Interrupt() as stop,
-        _journal(board, bundle, config, on_tick) as journal,
+        _journal(board, bundle, config, env, on_tick) as journal,
     ):
         this_run = _Run(board, bundle, config, env, journal, stop)
         this_run.execute()
@@ -69,24 +71,21 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
 
 
 def check_environment(bundle: Bundle, wanted: str | None) -> str:
-    """The environment to run in: the bundle's.
+    """The environment to run in: the wanted one, or the bundle's.
 
     Raises:
-        EnvironmentMismatchError: another one is wanted, or this program's tables of it are not those of the bundle.
+        EnvironmentMismatchError: its tables of observation and action are not those of the bundle.
         UnknownEnvironmentError: this program does not know it.
     """
     made_for = bundle.spec.environment
-    if wanted is not None and wanted != made_for:
-        raise EnvironmentMismatchError(
-            f"{bundle.path} was made for {made_for}, not for {wanted}",
-            f"leave out --environment, or train a policy for it: hil train ppo -e {wanted}",
-        )
-    if envs.spec_for(made_for) != bundle.spec:
+    chosen = wanted or made_for
+    if chosen == made_for and bundle.spec.difference(envs.spec_for(made_for)):
         raise EnvironmentMismatchError(
             f"{bundle.path} was made for another version of {made_for}: its tables of observation and action differ",
             f"export it again: hil export {bundle.path}",
         )
-    return made_for
+    envs.require_same_signals(bundle.spec, chosen)
+    return chosen
 
 
 def identity(board: Board) -> dict[str, Any]:
@@ -124,12 +123,16 @@ class _Run:
         exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
         return RunResult(
             bundle=self._bundle.id,
+            policy=self._bundle.path.resolve().name,
             board=board.name,
+            processor=board.info.processor,
             engine=board.info.engine,
             engine_version=board.info.engine_version,
             firmware_commit=board.info.firmware_commit,
             port=board.port,
-            environment=self._bundle.spec.environment,
+            memory=_memory(board),
+            instructions=config.instructions,
+            environment=self._env.policy_spec.environment,
             clock=config.clock,
             episodes=outcome.episodes,
             round_trip_us=Spread.of(exchange.round_trips_us),
@@ -138,6 +141,7 @@ class _Run:
             stalls_ms=outcome.punctuality.stalls_ms,
             steps=sum(episode.steps for episode in outcome.episodes),
             wall_s=outcome.wall_s,
+            priority=outcome.priority,
             late=exchange.late,
             lost=exchange.lost,
             unsent=exchange.unsent,
@@ -159,7 +163,8 @@ class _Run:
             if self._config.clock == "lockstep":
                 lockstep.run_episode(episode, exchange, self._config.patience_s)
             else:
-                with undisturbed():
+                with undisturbed(), real_time_priority(self._board.process_ids) as granted:
+                    outcome.priority = "real-time" if granted else "normal"
                     realtime.run_episode(episode, exchange, outcome.punctuality)
         finally:
             outcome.wall_s += time.perf_counter() - start_s
@@ -172,19 +177,30 @@ class _Run:
             self._episode.fault(kind, detail)
 
 
+def _memory(board: Board) -> Memory:
+    """What the board has used of its memory by now."""
+    with contextlib.suppress(LinkError):  # over a damaged wire: then what it said in the beginning
+        return Memory.of(board.info, board.stats().stack)
+    return Memory.of(board.info)
+
+
 @contextlib.contextmanager
-def _journal(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None) -> Iterator[Journal]:
+def _journal(
+    board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, on_tick: Callable[[Tick], None] | None
+) -> Iterator[Journal]:
     realtime_clock = config.clock == "realtime"
     if config.recording is None:
         yield Journal(None, on_tick, timed=realtime_clock)
         return
     meta = {
         "bundle": bundle.id,
-        "environment": bundle.spec.environment,
+        "environment": env.policy_spec.environment,
+        "options": env.config.options.to_dict(),
         "clock": config.clock,
         "seeds": list(config.seeds),
         "max_steps": config.max_steps or envs.EPISODE_STEPS,
         "board": identity(board),
+        "instructions_per_inference": config.instructions,
     }
     if realtime_clock:
         meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -192,7 +208,7 @@ def _journal(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[
         yield Journal(writer, on_tick, timed=realtime_clock)
 
 
-def _make(environment: str, *, view: bool) -> BalanceEnv:
-    env = envs.make(environment, render_mode="human" if view else None).unwrapped
+def _make(environment: str, config: RunConfig) -> BalanceEnv:
+    env = envs.make(environment, render_mode="human" if config.view else None, options=config.options).unwrapped
     assert isinstance(env, BalanceEnv)  # all of ours are
     return env

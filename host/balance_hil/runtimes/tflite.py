@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ LITERT = "ai_edge_litert.interpreter"
 TENSORFLOW = "tensorflow.lite.python.interpreter"
 
 # name of the runtime -> OpResolverType of the interpreter
-_KERNELS = {
+KERNELS = {
     "float32": "AUTO",
     "int8-xnnpack": "AUTO",  # what desktop users get by default
     "int8-builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",  # optimised kernels (ruy), no XNNPACK
@@ -28,8 +29,17 @@ _KERNELS = {
 }
 
 
-class _Session:
-    """An interpreter whose batch size follows its input; single-threaded, so that results and timings repeat."""
+class Session:
+    """An interpreter that is given as many rows at once as there are; single-threaded, so that results and timings repeat.
+
+    A model whose shapes are fixed inside (a RESHAPE to constants) gets them one by one.
+
+    Args:
+        model: bytes of a ``.tflite``.
+        kernels: name of the interpreter's OpResolverType.
+        preserve: keep intermediate tensors.
+        package: whose interpreter: LITERT or TENSORFLOW.
+    """
 
     def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
         require(package.partition(".")[0], "int8" if package == LITERT else "export")
@@ -42,38 +52,60 @@ class _Session:
                 experimental_op_resolver_type=interpreter.OpResolverType[kernels],
                 experimental_preserve_all_tensors=preserve,
             )
-        self._input = int(self._interpreter.get_input_details()[0]["index"])
+        details = self._interpreter.get_input_details()[0]
+        self._input, self._shape = int(details["index"]), tuple(int(n) for n in details["shape"])
         self._output = int(self._interpreter.get_output_details()[0]["index"])
         self._rows = 0
+        self._one_by_one = len(self._shape) < 2 or self._shape[0] != 1
 
-    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """Output [n, ...] for input [n, ...]."""
-        if len(inputs) != self._rows:
-            self._resize(inputs.shape)
+    def run(self, inputs: NDArray[Any], tensors: Sequence[int] | None = None) -> list[NDArray[Any]]:
+        """Runs inputs, [n, ...] with n at least 1.
+
+        Args:
+            inputs: the rows.
+            tensors: which tensors to return, intermediate ones only with ``preserve``; None: the output alone.
+
+        Returns:
+            Each of them, [n, size].
+        """
+        wanted = [self._output] if tensors is None else tensors
+        if self._rows == 0 or (not self._one_by_one and len(inputs) != self._rows):
+            self._resize(len(inputs))
+        if not self._one_by_one:
+            return self._invoke(inputs.reshape(len(inputs), *self._shape[1:]), len(inputs), wanted)
+        parts = [self._invoke(row.reshape(self._shape), 1, wanted) for row in inputs]
+        return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+
+    def _invoke(self, inputs: NDArray[Any], rows: int, tensors: Sequence[int]) -> list[NDArray[Any]]:
         self._interpreter.set_tensor(self._input, inputs)
         self._interpreter.invoke()
-        output: NDArray[Any] = self._interpreter.get_tensor(self._output)
-        return output
+        return [self._interpreter.get_tensor(index).reshape(rows, -1) for index in tensors]
 
-    def tensor(self, index: int) -> NDArray[Any]:
-        """A tensor of the last run, [n, ...]; intermediate ones only with ``preserve``."""
-        values: NDArray[Any] = self._interpreter.get_tensor(index)
-        return values
+    def _resize(self, rows: int) -> None:
+        batch = (rows, *self._shape[1:])
+        self._one_by_one = self._one_by_one or bool(self._refusal(batch)) or not self._batched(rows)
+        refusal = self._refusal(self._shape) if self._one_by_one else ""
+        if refusal:
+            raise UnsupportedOperatorError(
+                f"TensorFlow Lite cannot run this model: {refusal}", "export it again: hil export models/ppo"
+            )
+        self._rows = rows
 
-    def _resize(self, shape: tuple[int, ...]) -> None:
+    def _refusal(self, shape: tuple[int, ...]) -> str:
+        """Allocates tensors for inputs of ``shape``; why that is impossible, "" where it is not."""
         self._interpreter.resize_tensor_input(self._input, shape)
         with captured_stderr() as captured:  # announces its delegate there
             try:
                 self._interpreter.allocate_tensors()
-                failed = None
             except (RuntimeError, ValueError) as exc:
-                failed = exc
-        if failed is not None:
-            raise UnsupportedOperatorError(
-                f"TensorFlow Lite cannot run this model: {failed} {captured.text}".strip(),
-                "export it again: hil export models/ppo",
-            ) from failed
-        self._rows = shape[0]
+                failed: Exception | None = exc
+            else:
+                failed = None
+        return f"{failed} {captured.text}".strip() if failed else ""
+
+    def _batched(self, rows: int) -> bool:
+        """Whether the output has grown with the input."""
+        return int(self._interpreter.get_output_details()[0]["shape"][0]) == rows
 
 
 class TfliteFloatRuntime(Runtime):
@@ -86,13 +118,13 @@ class TfliteFloatRuntime(Runtime):
         if graph.input.type != "FLOAT32" or graph.output.type != "FLOAT32":
             raise UsageError("the runtime float32 needs a float model", "give it policy_float32.tflite")
         self.n_obs, self.n_act = graph.n_obs, graph.n_act
-        self._session = _Session(model, _KERNELS[self.name])
+        self._session = Session(model, KERNELS[self.name])
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """See Runtime."""
         if len(observations) == 0:
             return np.empty((0, self.n_act), np.float32)
-        return np.asarray(self._session.run(np.asarray(observations, np.float32)), np.float32)
+        return np.asarray(self._session.run(np.asarray(observations, np.float32))[0], np.float32)
 
 
 class TfliteInt8Runtime(Int8Runtime):
@@ -114,28 +146,29 @@ class TfliteInt8Runtime(Int8Runtime):
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model
-        self._session = _Session(model, _KERNELS[name], package=package)
-        self._preserving: _Session | None = None
+        self._session = Session(model, KERNELS[name], package=package)
+        self._preserving: Session | None = None
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
         if len(inputs) == 0:
             return np.empty((0, self.n_act), np.int8)
-        return np.asarray(self._session.run(np.asarray(inputs, np.int8)), np.int8)
+        return np.asarray(self._session.run(np.asarray(inputs, np.int8))[0], np.int8)
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime."""
         if self._preserving is None:
-            self._preserving = _Session(self._model, _KERNELS[self.name], preserve=True, package=self._package)
-        rows = len(inputs)
-        if rows:
-            self._preserving.run(np.asarray(inputs, np.int8))
-        layers = []
-        for operator in self.graph.operators:
-            tensor = self.graph.output_of(operator)
-            values = self._preserving.tensor(tensor.index).reshape(rows, -1) if rows else np.empty((0, tensor.size))
-            layers.append(LayerTensor(operator.index, operator.name, np.asarray(values, np.int8)))
-        return layers
+            self._preserving = Session(self._model, KERNELS[self.name], preserve=True, package=self._package)
+        operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
+        tensors = [self.graph.output_of(operator) for operator in operators]
+        if len(inputs):
+            values = self._preserving.run(np.asarray(inputs, np.int8), [tensor.index for tensor in tensors])
+        else:
+            values = [np.empty((0, tensor.size)) for tensor in tensors]
+        return [
+            LayerTensor(operator.index, operator.name, np.asarray(layer, np.int8))
+            for operator, layer in zip(operators, values, strict=True)
+        ]
 
 
 def load(name: str, bundle: Bundle) -> Runtime:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError
@@ -72,13 +73,13 @@ class TflmModel:
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs], one inference after the other."""
-        rows = np.ascontiguousarray(inputs, dtype=np.int8)
+        rows = self._shaped(inputs)
         outputs = np.empty((len(rows), self.n_act), np.int8)
         set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
         for i in range(len(rows)):
-            set_input(rows[i : i + 1], 0)
+            set_input(rows[i], 0)
             invoke()
-            outputs[i] = get_output(0)
+            outputs[i] = get_output(0).reshape(-1)
         return outputs
 
     def layers(self, inputs: Int8Array) -> list[Int8Array]:
@@ -87,22 +88,41 @@ class TflmModel:
 
     def layers_batch(self, inputs: Int8Array) -> list[Int8Array]:
         """Output of every operator in execution order, int8 [n, size] each, for raw inputs, int8 [n, n_obs]."""
-        rows = np.ascontiguousarray(inputs, dtype=np.int8)
+        rows = self._shaped(inputs)
         tensors = [self.graph.output_of(operator) for operator in self.graph.operators]
         layers = [np.empty((len(rows), tensor.size), np.int8) for tensor in tensors]
         interpreter = self._preserving_interpreter()
         for i in range(len(rows)):
-            interpreter.set_input(rows[i : i + 1], 0)
+            interpreter.set_input(rows[i], 0)
             interpreter.invoke()
             for layer, tensor in zip(layers, tensors, strict=True):
                 layer[i] = interpreter.GetTensor(tensor.index, 0)["tensor_data"].reshape(-1)
         return layers
+
+    def _shaped(self, inputs: Int8Array) -> Int8Array:
+        """Each row in the shape of the model's input."""
+        return np.ascontiguousarray(inputs, dtype=np.int8).reshape(len(inputs), *self.graph.input.shape)
 
     def _preserving_interpreter(self) -> Any:
         """A second interpreter that keeps intermediate tensors, in an arena of its own: they do not fit in a tight one."""
         if self._preserving is None:
             self._preserving = _interpreter(self._model, _ample(self._model), preserve=True)
         return self._preserving
+
+
+def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
+    """Output [n, ...] of a model with any type of input, for inputs [n, ...], one row after the other.
+
+    Raises what ``TflmModel`` raises.
+    """
+    interpreter = _interpreter(bytes(model), _ample(model))
+    shape = tuple(int(n) for n in interpreter.get_input_details(0)["shape"])
+    outputs = []
+    for row in inputs:
+        interpreter.set_input(np.ascontiguousarray(row.reshape(shape)), 0)
+        interpreter.invoke()
+        outputs.append(np.array(interpreter.get_output(0)).reshape(-1))
+    return np.stack(outputs)
 
 
 class TflmRuntime(Int8Runtime):
@@ -121,9 +141,11 @@ class TflmRuntime(Int8Runtime):
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime."""
-        operators = self.model.graph.operators
+        graph = self.model.graph
         return [
-            LayerTensor(op.index, op.name, values) for op, values in zip(operators, self.model.layers_batch(inputs), strict=True)
+            LayerTensor(operator.index, operator.name, values)
+            for operator, values in zip(graph.operators, self.model.layers_batch(inputs), strict=True)
+            if graph.output_of(operator).type == "INT8"
         ]
 
 

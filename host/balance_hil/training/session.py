@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from balance_hil.envs.incident import Incident
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
@@ -136,7 +137,7 @@ class TrainingSession:
         try:
             self._model.learn(left, callback=callback, reset_num_timesteps=self._plan.parameters is None)
         except (NonFiniteInputError, SimulationDivergedError) as exc:
-            raise self._diverged(exc.message) from exc
+            raise self._diverged(exc.message, exc.incident) from exc
         except ValueError as exc:
             # Torch's, of a distribution with NaN parameters; any other one is not about numbers.
             if isinstance(exc, HarnessError) or self._finite():
@@ -215,11 +216,15 @@ class TrainingSession:
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self._model.policy.parameters())
 
-    def _diverged(self, reason: str) -> TrainingError:
+    def _diverged(self, reason: str, incident: Incident | None = None) -> TrainingError:
         state = self._folder / "diverged.npz"
         with state.open("wb") as file:
-            np.savez(file, **self._env.latest_step())
-        hint = f"lower learning_rate in a --config file; the step that ended it is in {state}"
+            np.savez(file, **self._env.latest_step(), **(incident.to_arrays() if incident else {}))
+        hint = "lower learning_rate in a --config file; "
+        if incident:
+            hint += f"run the episode again, {len(incident.actions)} steps: hil replay {state}"
+        else:
+            hint += f"the step that ended it is in {state}"
         if self._checkpoint_folder.is_dir():
             hint += f", the checkpoint in {self._checkpoint_folder} is from before that"
         return TrainingError(f"training diverged after {self._model.num_timesteps} steps: {reason}", hint)

@@ -105,9 +105,12 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._observations = stacked = np.stack(observations)
         reward_array = np.array(rewards, np.float32)
         if not (np.isfinite(stacked).all() and np.isfinite(reward_array).all()):
-            raise NonFiniteInputError(
+            error = NonFiniteInputError(
                 "an observation or a reward is NaN or infinite", "check the environment's physics and noise"
             )
+            finite = np.isfinite(stacked).all(axis=1) & np.isfinite(reward_array)
+            error.incident = self._batch.incident(int(np.argmin(finite)), error.message)
+            raise error
         return stacked, reward_array, dones, infos
 
     def _start(self) -> dict[str, float]:

@@ -152,7 +152,8 @@ def test_a_board_that_dies_is_reported_with_its_status(board: Board):
         keep_asking(board)
 
 
-def test_a_host_that_is_killed_leaves_no_process_behind(ppo_bundle: Bundle):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_host_that_is_killed_leaves_no_process_behind(ppo_bundle: Bundle, how: signal.Signals):
     program = (
         "import sys, time\n"
         "from balance_hil.boards import connect\n"
@@ -164,9 +165,18 @@ def test_a_host_that_is_killed_leaves_no_process_behind(ppo_bundle: Bundle):
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         pids = [int(pid) for pid in host.stdout.readline().split()]
-        host.kill()
+        host.send_signal(how)
     assert len(pids) == 2
     assert all(gone(pid) for pid in pids)
+
+
+def test_an_exception_ends_the_board(ppo_bundle: Bundle):
+    pids: list[int] = []
+    with pytest.raises(RuntimeError, match="on purpose"), connect(NAME, ppo_bundle) as board:  # noqa: PT012
+        pids += board.process_ids
+        raise RuntimeError("on purpose")
+    assert len(pids) == 1
+    assert gone(pids[0])
 
 
 def test_another_model_than_the_bundle_says_is_refused(ppo_bundle: Bundle, tmp_path: Path):
@@ -199,8 +209,11 @@ def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle
         machine.close()
 
 
-def test_what_makes_no_sense_is_refused_before_anything_is_built(ppo_bundle: Bundle):
-    with pytest.raises(UsageError, match="has no engine 'tflm'"):
+def test_what_makes_no_sense_is_refused_before_anything_is_built(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match="has no engine 'steam'"):
+        connect(NAME, ppo_bundle, engine="steam")
+    monkeypatch.delenv("HIL_TFLM_LIB", raising=False)
+    with pytest.raises(FlashToolMissingError, match="HIL_TFLM_LIB is not set"):
         connect(NAME, ppo_bundle, engine="tflm")
     with pytest.raises(UsageError, match="needs a model"):
         connect(NAME)

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil import cli
+from balance_hil.bundle import Bundle
 from balance_hil.recording import read_recording
 
 DEADLINE_S = 60.0
@@ -63,7 +65,7 @@ def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_pa
     code, out, err = hil("run", ppo, "--seconds", "1", "--max-lost", "1000")
     assert code == 0, err
     assert "1 of 1" in out
-    assert "0 of " in out
+    assert re.search(r"board equals tflm +([1-9]\d*) of \1 *\n", out)
     (recording,) = (tmp_path / "recordings").iterdir()
     assert recording.name in err
     back = read_recording(recording)
@@ -75,7 +77,8 @@ def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_pa
 def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--seconds", "0.2", "--no-record")
     assert code == 0
-    assert sum(line.startswith("native") for line in out.splitlines()) == 2
+    (heading,) = (line for line in out.splitlines() if line.startswith("board  "))
+    assert heading.split() == ["board", "native", "native"]
     assert list(tmp_path.iterdir()) == []
     code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--clock", "lockstep", "--seconds", "0.2", "--json")
     assert code == 1
@@ -83,6 +86,19 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     assert first["survival"] == 1.0
     assert "no board is called" in second["error"]
     assert "no board is called" in err
+
+
+def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
+    length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
+    code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
+    assert code == 0
+    assert json.loads(out)["equals_tflm"] == {"checked": 200, "differing": 0}
+    assert f"uploaded policy {other.id} to native: 5376 bytes in " in err
+    assert "a reset brings its flashed policy back" in err
+    code, _, err = hil("run", ppo, "--engine", "int8", "--upload", *length)
+    assert code == 0
+    assert f"native runs policy {ppo_bundle.id} already: nothing to upload" in err
 
 
 @pytest.mark.parametrize(
@@ -110,7 +126,9 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--fault", "melt=1"], "no such fault: melt", 1),
         (["--fault", "drop"], "cannot read the fault 'drop'", 1),
         (["--engine", "abacus"], "no engine 'abacus'", 1),
-        (["--environment", "Env07-v1"], "was made for Env01-v1, not for Env07-v1", 1),
+        (["--environment", "Env07-v1"], "unknown environment 'Env07-v1', did you mean 'Env01-v1'", 1),
+        (["--env", "Cal01-v1"], "there is nothing to balance", 1),
+        (["--options", "none.yaml"], "cannot read the options none.yaml", 1),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
         (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),
         (["--clock", "sundial"], "sundial", 2),

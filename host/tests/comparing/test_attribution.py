@@ -191,3 +191,17 @@ def test_an_unknown_board_is_searched_for_in_the_family():
     assert found.runtimes["board"].variant == TFLM_FIRST_SCALE
     assert len(found.runtimes["tflm"].scores) == 1  # what is expected fits: nothing else was tried
     assert found.pairs[0].causes == {IGNORED_CHANNEL_SCALES: found.pairs[0].differing}
+
+
+@pytest.mark.parametrize("with_layers", [True, False])
+def test_blocks_change_nothing(with_layers):
+    inputs = random_inputs(5001, 6, 0)
+    a = _observed("a", XNNPACK, layers=with_layers, inputs=inputs)
+    b = _observed("b", TFLM_FIRST_SCALE, layers=with_layers, inputs=inputs)
+    b.outputs[4000] = ~a.outputs[4000]  # values that nothing explains, in the last block
+    rows: list[int] = []
+    whole = attribute(GRAPH, inputs, a, b, block_rows=8192)
+    assert attribute(GRAPH, inputs, a, b, block_rows=1024, on_rows=rows.append) == whole
+    assert rows == [1024] * 4 + [905]
+    assert whole.unexplained == 2
+    assert sum(whole.causes.values()) + whole.unexplained == whole.differing

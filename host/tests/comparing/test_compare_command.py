@@ -102,12 +102,16 @@ def test_a_board_that_differs_unexplained_exits_with_2_and_says_where(ppo_bundle
     assert "the board differs in a way that is not known (model: " in result.stdout
 
 
-def test_a_board_that_quantises_in_an_unknown_way_exits_with_2(ppo_bundle: Bundle, plug: Plug) -> None:
+@pytest.mark.parametrize(("off", "status"), [(1, 1), (-1, 1), (7, 2)])
+def test_a_board_that_quantises_wrongly_exits_with_1_if_the_way_is_known(
+    off: int, status: int, ppo_bundle: Bundle, plug: Plug
+) -> None:
     quant = ppo_bundle.input_quant
-    plug.plug(input_quant=replace(quant, zero_point=quant.zero_point + (1 if quant.zero_point < 0 else -1)))
+    plug.plug(input_quant=replace(quant, zero_point=quant.zero_point + off))
     result = run(ppo_bundle, "--board", "bench", "--runtimes", "tflm")
-    assert result.exit_code == 2
+    assert result.exit_code == status
     assert "converts otherwise than the host" in result.stdout
+    assert ("the board takes a zero point that is 1 too" in result.stdout) == (status == 1)
 
 
 def test_without_a_board_it_reports_and_exits_with_0(ppo_bundle: Bundle) -> None:

@@ -1,28 +1,29 @@
-"""Every fault of the gallery, in a native board that is run like any other, is called by its name; a healthy board by none."""
+"""Every fault of the gallery, in a native board that is run like any other, is called by its name; a healthy board by none.
+
+Everything goes through ``compare``, as ``hil compare`` does. The firmware runs the model itself (engine int8): it starts in a
+twentieth of the time that the engine host with TensorFlow Lite Micro takes, and computes the same bits.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from balance_hil.boards import connect
 from balance_hil.boards.native import firmware_faults
-from balance_hil.comparing.diagnosis import UNKNOWN, Exchange, diagnose
-from balance_hil.comparing.identification import identify
-from balance_hil.comparing.probes import probe_observations
-from balance_hil.runtimes.emulated import EmulatedRuntime
-from balance_hil.runtimes.emulated.rules import TFLM
+from balance_hil.comparing.compare import CompareConfig, compare
+from balance_hil.comparing.subject import load_subject
 from balance_hil.runtimes.emulated.synthetic import actor
 
 PAGE = Path(__file__).parents[3] / "docs" / "faulty-firmware.md"
-MODEL = actor((6, 16, 16, 3), "RELU", per_channel=True, seed=5, squash=None, fused="RELU_N1_TO_1")
-LAYER_SAMPLES = 600
+# Zero points of -12 and -13, three outputs, 8 % of them saturated by random inputs: here every fault shows as itself.
+MODEL = actor((6, 16, 16, 3), "RELU", per_channel=True, seed=13, squash=None)
+CONFIG = CompareConfig(samples=600, layer_samples=600, runtimes=("tflm",), observations="golden")
 HEALTHY_ARITHMETIC = "tflm"
 
-# fault -> stage and cause that diagnosis names
+# fault -> stage and cause that the comparison names
 DIAGNOSED = {
     "input-truncate": ("input", "truncates instead of rounding"),
     "input-truncate-sum": ("input", "adds the zero point and truncates instead of rounding"),
@@ -34,6 +35,8 @@ DIAGNOSED = {
     "input-float64": ("input", "divides in float64"),
     "input-wrap": ("input", "wraps around instead of saturating"),
     "input-no-zero-point": ("input", "forgets the zero point"),
+    "input-zero-point-above": ("input", "takes a zero point that is 1 too high"),
+    "input-zero-point-below": ("input", "takes a zero point that is 1 too low"),
     "input-scale-digits": ("input", "has its scale rounded to 4 decimals"),
     "input-output-scale": ("input", "takes the parameters of the other end of the model"),
     "input-swapped-bytes": ("input", "swaps the bytes of the observation"),
@@ -46,6 +49,8 @@ DIAGNOSED = {
     "model-stale": ("model", "gives a stale output: that of 1 request before"),
     "model-wrap": ("model", "wraps the output around instead of saturating"),
     "output-no-zero-point": ("output", "forgets the zero point"),
+    "output-zero-point-above": ("output", "takes a zero point that is 1 too high"),
+    "output-zero-point-below": ("output", "takes a zero point that is 1 too low"),
     "output-scale-digits": ("output", "has its scale rounded to 4 decimals"),
     "output-unsigned": ("output", "reads the output as unsigned"),
     "output-raw-127": ("output", "divides the raw output by 127"),
@@ -53,6 +58,13 @@ DIAGNOSED = {
 }
 # fault -> arithmetic that identification names, from the layers
 IDENTIFIED = {"model-first-scale": "tflm-first-scale", "model-single-rounding": "tflm-single-rounding"}
+# models/ppo has the zero points 0 and -1 and two outputs: what is then the same function as something else, or no fault at all
+ON_PPO = {
+    "input-truncate-sum": ("input", "truncates instead of rounding"),
+    "input-no-zero-point": None,
+    "output-zero-point-above": ("output", "forgets the zero point"),
+    "model-permuted": ("model", "permutes the outputs: it takes 1, 0 for 0, 1"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,52 +74,56 @@ def model_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def tflm():
-    return EmulatedRuntime(MODEL, TFLM)
-
-
 @pytest.fixture
-def findings(model_file, tflm):
-    """What the tools say of a board: ``findings(fault)`` gives {stage: cause} and the arithmetic of its layers."""
+def judged(model_file, ppo_bundle):
+    """``judged(fault, of_ppo)``: the comparison of a board with that fault."""
 
-    def find(fault):
-        probes = probe_observations(tflm.input_quant, tflm.n_obs)
-        codes = np.random.default_rng(0).integers(-128, 128, (LAYER_SAMPLES, tflm.n_obs)).astype(np.int8)
-        with connect("native", model=model_file, firmware_fault=fault) as board:
-            replies = board.infer_batch(probes)
-            layers = board.layers_int8_batch(codes)
-        exchange = Exchange(
-            observations=probes,
-            inputs=np.stack([reply.input for reply in replies]),
-            outputs=np.stack([reply.output for reply in replies]),
-            actions=np.stack([reply.action for reply in replies]),
-        )
-        found = identify("board", tflm.graph, codes, layers)
-        arithmetic = found.variant.name if found.variant else None
-        return {f.stage: f.fault for f in diagnose(exchange, tflm) if not f.healthy}, arithmetic
+    def judge(fault, of_ppo=False, engine="int8"):
+        subject = load_subject(ppo_bundle.path if of_ppo else model_file)
+        model = None if of_ppo else model_file
+        with connect("native", subject.bundle, model=model, engine=engine, firmware_fault=fault) as board:
+            return compare(subject, CONFIG, board=board)
 
-    return find
+    return judge
 
 
-def test_a_healthy_board_has_no_fault(findings):
-    assert findings(None) == ({}, HEALTHY_ARITHMETIC)
+def _named(result):
+    """{stage: (cause, those that give the same numbers)} and the arithmetic of the board's layers."""
+    arithmetic = next(found.variant for found in result.arithmetics if found.runtime == "board")
+    return {f.stage: (f.fault, f.alternatives) for f in result.findings if not f.healthy}, arithmetic
 
 
+@pytest.mark.parametrize("of_ppo", [False, True], ids=["model", "ppo"])
+@pytest.mark.parametrize("engine", ["int8", "tflm"])
+def test_a_healthy_board_has_no_fault(engine, of_ppo, judged):
+    result = judged(None, of_ppo, engine)
+    assert _named(result) == ({}, HEALTHY_ARITHMETIC)
+    assert result.exit_status == 0
+
+
+@pytest.mark.parametrize("of_ppo", [False, True], ids=["model", "ppo"])
 @pytest.mark.parametrize("fault", DIAGNOSED)
-def test_a_fault_is_called_by_its_name(fault, findings):
-    stage, cause = DIAGNOSED[fault]
-    found, arithmetic = findings(fault)
-    assert found == {stage: cause}
+def test_a_fault_is_called_by_its_name(fault, of_ppo, judged):
+    expected = ON_PPO.get(fault, DIAGNOSED[fault]) if of_ppo else DIAGNOSED[fault]
+    result = judged(fault, of_ppo)
+    found, arithmetic = _named(result)
+    assert {stage: cause for stage, (cause, _) in found.items()} == (dict([expected]) if expected else {})
+    assert result.exit_status == (1 if expected else 0)
     # The layers of a board whose ends are faulty are healthy.
-    assert stage == "model" or arithmetic == HEALTHY_ARITHMETIC
+    assert (expected or DIAGNOSED[fault])[0] == "model" or arithmetic == HEALTHY_ARITHMETIC
 
 
+@pytest.mark.parametrize("of_ppo", [False, True], ids=["model", "ppo"])
 @pytest.mark.parametrize("fault", IDENTIFIED)
-def test_a_wrong_arithmetic_is_called_by_its_name(fault, findings):
-    found, arithmetic = findings(fault)
-    assert arithmetic == IDENTIFIED[fault]
-    assert found == {"model": UNKNOWN}  # of the healthy arithmetic: nothing that diagnosis knows, and so left to identification
+def test_a_wrong_arithmetic_is_called_by_its_name(fault, of_ppo, judged):
+    result = judged(fault, of_ppo)
+    assert _named(result) == ({}, IDENTIFIED[fault])
+    assert result.exit_status == 1
+
+
+def test_a_name_that_is_the_same_function_here_is_given_as_an_alternative(judged):
+    found, _ = _named(judged("input-truncate-sum", True))
+    assert found["input"][1] == ("adds the zero point and truncates instead of rounding",)
 
 
 def test_every_fault_of_the_gallery_is_expected_to_have_a_cause():

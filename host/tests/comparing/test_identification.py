@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
-from balance_hil.comparing.diagnosis import diagnose, exchange_with
-from balance_hil.comparing.identification import identify, identify_by_outputs, identify_runtime, separating_inputs
-from balance_hil.comparing.probes import probe_observations
+from balance_hil.comparing import inputs as chosen
+from balance_hil.comparing.evidence import collect
+from balance_hil.comparing.identification import identify, identify_by_outputs, separating_inputs
+from balance_hil.comparing.reasons import find_reasons, separate
 from balance_hil.runtimes.base import LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.rules import (
@@ -77,32 +77,15 @@ def test_a_runtime_like_no_other_is_not_named():
     assert "computes like no known variant; the closest is tflm (2 of " in found.verdict
 
 
-def _board(variant, bundle):
-    """A board behind the protocol whose firmware computes in the arithmetic of ``variant``."""
-    emulator = EmulatedRuntime(bundle.int8_model(), variant)
-    layers = [
-        lambda row, op=op: emulator.layers_int8_batch(row[np.newaxis])[op].values[0]
-        for op in range(len(emulator.graph.operators))
-    ]
-    return fake_board(FakeFirmware(fake_info(bundle), emulator.infer_int8, layers), bundle)
-
-
-@pytest.mark.parametrize("variant", [TFLM, TFLM_FIRST_SCALE, TFLM_SINGLE_ROUNDING, XNNPACK], ids=lambda v: v.name)
-def test_a_board_is_identified_through_its_layers(variant, ppo_bundle):
-    with _board(variant, ppo_bundle) as board:
-        found = identify_runtime(board.as_runtime(), read_graph(ppo_bundle.int8_model()), samples=100)
-        exchange = exchange_with(board, probe_observations(ppo_bundle.input_quant, 6)[:200])
-    assert found.runtime == "board"
-    assert found.variant == variant or variant in found.unseparated
-    diagnosis = diagnose(exchange, EmulatedRuntime(ppo_bundle.int8_model(), variant))
-    assert [finding.fault for finding in diagnosis] == ["", "", ""]
-
-
 def test_a_choice_that_random_inputs_leave_is_settled_with_more():
     runtime = EmulatedRuntime(GRAPH, XNNPACK)
-    few = identify(runtime.name, GRAPH, INPUTS[:3], runtime.layers_int8_batch(INPUTS[:3]))
+    runtime.name = "board"
+    evidence = collect([runtime], chosen.random_inputs(GRAPH.n_obs, GRAPH.input_quant, 3, 0), layer_samples=3)
+    reasons = find_reasons(GRAPH, evidence)
+    few = reasons.runtimes["board"]
     assert TFLM in few.unseparated or few.variant == TFLM
-    found = identify_runtime(runtime, GRAPH, samples=3)
+    assert "ask for more" in few.verdict
+    found = separate(GRAPH, evidence, reasons, runtime).runtimes["board"]
     assert found.samples > 3
     assert TFLM not in found.unseparated
     assert found.variant != TFLM
@@ -124,7 +107,7 @@ def test_variants_not_yet_separated_are_named():
     found = identify_by_outputs("board", GRAPH, few, EmulatedRuntime(GRAPH, TFLM).infer_int8_batch(few), [TFLM, XNNPACK])
     assert found.unseparated == (XNNPACK,)
     assert "or like xnnpack" in found.verdict
-    assert "more samples may tell them apart" in found.verdict
+    assert "ask for more to tell them apart" in found.verdict
 
 
 @pytest.mark.parametrize("layers", [False, True], ids=["outputs", "layers"])

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.bundle import GOLDEN
+from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.comparing.inputs import golden_observations, observe, recorded_observations, spread
 from balance_hil.envs import spec_for
 from balance_hil.errors import BundleError, RecordingError
+from balance_hil.runtimes import load_runtime
 
 from .fakes import FakeFloat, fake_bundle
 
@@ -53,3 +54,14 @@ def test_spread_keeps_order_and_never_repeats() -> None:
         picked = spread(rows, count)[:, 0]
         assert len(picked) == min(count, 50)
         assert np.all(np.diff(picked) > 0)
+
+
+def test_golden_observations_keep_float_networks_finite(ppo_bundle: Bundle) -> None:
+    """The bundle's own vectors reach to the end of float32, where a float network answers no number."""
+    with np.load(ppo_bundle.file(GOLDEN)) as golden:
+        everything = golden["observations"]
+    assert np.abs(everything).max() > 1e30
+    observations = golden_observations(ppo_bundle, 10_000)
+    assert 200 < len(observations) < len(everything)
+    with load_runtime("float32", ppo_bundle) as runtime:
+        assert np.all(np.isfinite(runtime.act_batch(observations)))

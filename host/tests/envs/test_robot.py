@@ -8,9 +8,10 @@ import pytest
 
 from balance_hil.envs import make
 from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.config import BalanceConfig, SensorNoise
 from balance_hil.envs.disturbances import SIDE_ANGLES_RAD
-from balance_hil.envs.options import SIDES
+from balance_hil.envs.options import SIDES, PhysicsOptions, RobotOptions
 
 NOISELESS = BalanceConfig(noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
 STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0}
@@ -123,14 +124,14 @@ def test_a_battery_limits_torque_by_speed_and_sags_under_load():
     battery = {"voltage_v": 7.4, "nominal_voltage_v": 7.4, "internal_resistance_ohm": 0.0, "no_load_speed_rad_s": 100.0}
     env = robot(battery=battery)
     env.data.qvel[6:] = (50.0, -20.0)
-    env.apply_action(ZERO)
+    env.advance(0)
     np.testing.assert_allclose(env.model.actuator_forcerange, [[-0.3, 0.15], [-0.24, 0.3]])
     sagging = robot(battery={**battery, "internal_resistance_ohm": 0.37, "stall_current_a": 2.0})
     for _ in range(2):
         sagging.step(FULL)
     sagging.data.qvel[6:] = 0.0
     torque = np.abs(sagging.data.actuator_force).sum()
-    sagging.apply_action(ZERO)
+    sagging.advance(0)
     expected = 0.3 * (1 - 0.37 * torque / 0.3 * 2.0 / 7.4)
     assert torque > 0.0
     assert sagging.model.actuator_forcerange[0, 1] == pytest.approx(expected)
@@ -222,6 +223,22 @@ def test_a_push_changes_the_momentum_by_its_impulse(side):
     assert not env.data.xfrc_applied.any()
 
 
+def test_a_step_whose_action_is_held_is_pushed_once_all_the_same():
+    whole, held = (robot(pushes={"impulse_n_s": 0.1, "interval_s": 0.05}) for _ in range(2))
+    for step in range(30):
+        if step == 0:
+            held.apply_action(FULL)
+        held.advance(2)
+        held.advance(3)
+        held.finish_step()
+        command = held.data.ctrl.copy()
+        whole.apply_action(FULL if step == 0 else ZERO)
+        whole.data.ctrl[:] = command
+        whole.advance(5)
+        whole.finish_step()
+    np.testing.assert_array_equal(held.data.qpos, whole.data.qpos)
+
+
 def momentum(env):
     mujoco.mj_forward(env.model, env.data)
     mujoco.mj_subtreeVel(env.model, env.data)
@@ -242,14 +259,17 @@ def test_blocks_come_from_their_sides_and_hit(environment):
         for step in range(280):
             env.data.qvel[:6] = 0.0  # held upright
             env.data.qpos[:7] = (0.0, 0.0, 0.034, 1.0, 0.0, 0.0, 0.0)
-            env.step(ZERO)
+            env.apply_action(ZERO)
+            for _ in range(env.substeps_per_step):  # a glancing hit is over within a control step
+                env.advance(1)
+                pairs = {frozenset(env.model.geom_bodyid[list(pair)].tolist()) for pair in env.data.contact.geom}
+                hit = hit or any(block in pair and 0 not in pair for pair in pairs)
+            env.finish_step()
             if step == 200:
                 thrown += 1
                 x, y = env.data.qpos[9:11] - env.data.qpos[:2]
                 assert math.hypot(x, y) == pytest.approx(0.4, abs=0.05)
                 sides.add(min(SIDES, key=lambda side: abs(math.remainder(math.atan2(y, x) - SIDE_ANGLES_RAD[side], 2 * math.pi))))
-            pairs = {frozenset(env.model.geom_bodyid[list(pair)].tolist()) for pair in env.data.contact.geom}
-            hit = hit or any(block in pair and 0 not in pair for pair in pairs)
         hits += hit
     assert sides == (set(SIDES) if environment == "Env03-v1" else {"front", "back"})
     assert hits > 0.9 * thrown
@@ -266,3 +286,19 @@ def test_a_block_waits_out_of_reach_and_is_taken_away():
     assert set(heights[:199]) == {5.0}
     assert max(heights[200:350]) < 1.5
     assert set(heights[361:380]) == {5.0}
+
+
+@pytest.mark.parametrize("then", [None, RobotOptions(physics=PhysicsOptions(friction=0.8))])
+def test_a_block_in_flight_at_a_reset_is_out_of_reach_after_it(then):
+    batch = BalanceBatch("Env01-v1", 1, options={"blocks": {"sides": ["front"], "interval_s": 1.0}})
+    batch.reset(0, 0, STILL)
+    for _ in range(210):
+        batch.step(np.zeros((1, 2), np.float32))
+        batch._qpos[0, :7], batch._qvel[0, :6] = (0.0, 0.0, 0.034, 1.0, 0.0, 0.0, 0.0), 0.0
+    assert batch.state()["qpos"][0, 11] < 1.0
+    if then is not None:  # as a curriculum does
+        batch.change_options(then)
+    batch.reset(0, 0, STILL)
+    for _ in range(100):
+        batch.step(np.zeros((1, 2), np.float32))
+    assert batch.state()["qpos"][0, 11] == 5.0

@@ -92,7 +92,7 @@ def main() -> None:
     small = model("RELU", per_channel=False)
     rows = [", ".join(f"0x{b:02x}" for b in small[i : i + 20]) for i in range(0, len(small), 20)]
     (FUZZ / "seed_model.h").write_text(
-        "// Made by host/tests/firmware/fuzz_seeds.py: the policy that the board of the fuzz targets runs, int8 [6] to int8 [2].\n"
+        "// Made by host/tests/firmware/fuzz_seeds.py: the policy of the fuzz targets' board, int8 [6] to int8 [2].\n"
         "#pragma once\n\n#include <cstdint>\n\n// clang-format off\n"
         "alignas(16) inline constexpr uint8_t kSeedModel[] = {\n    " + ",\n    ".join(rows) + ",\n};\n"
     )

@@ -78,6 +78,18 @@ def test_the_sketch_serves_the_policy(sketch: Path, ppo_bundle: Bundle) -> None:
         assert board.stats().dropped_replies == 0
 
 
+def test_a_policy_is_uploaded_and_the_next_one_too(sketch: Path, ppo_bundle: Bundle) -> None:
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
+    with running(sketch) as process, process.board(ppo_bundle) as board:
+        assert board.info.upload_size == 32768
+        for bundle in (other, ppo_bundle, other):
+            assert board.load(bundle).uploaded
+            assert (board.info.model_id, board.info.uploaded) == (bundle.id, 1)
+            golden = np.load(bundle.file("golden.npz"))
+            replies = board.infer_int8_batch(golden["input_int8"][:50])
+            assert np.array_equal([reply.output for reply in replies], golden["output_int8"][:50])
+
+
 def test_the_led_is_on_while_actions_arrive(sketch: Path, ppo_bundle: Bundle) -> None:
     with running(sketch) as process:
         with process.board(ppo_bundle) as board:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from balance_hil.boards import tflm_engine_host
 from balance_hil.boards.tflm_engine_host import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
@@ -24,8 +27,8 @@ INIT, INFER, TENSOR = 1, 2, 3
 AMPLE = bytes(4)  # arena of the helper's own choice
 
 
-def call(host: EngineHost, command: int, data: bytes) -> tuple[Status, int, bytes]:
-    reply = host.handle(command, 0, data)
+def call(host: EngineHost, command: int, data: bytes, number: int = 0) -> tuple[Status, int, bytes]:
+    reply = host.handle(command, number, data)
     status, detail, size = struct.unpack_from("<BII", reply)
     assert size == len(reply) - 9
     return Status(status), detail, reply[9:]
@@ -71,6 +74,36 @@ def test_model_that_cannot_run_is_named(loaded: EngineHost, data: bytes, status:
     assert found == status
     assert words in message.decode()
     assert call(loaded, INFER, bytes(N_OBS))[0] == Status.NO_MODEL  # the old model is gone
+
+
+def test_models_side_by_side_do_not_know_of_each_other(loaded: EngineHost) -> None:
+    first, second = TflmModel(tiny_model()), TflmModel(tiny_model("RELU"))
+    assert call(loaded, INIT, AMPLE + tiny_model("RELU"), 1)[0] == Status.OK
+    row = np.arange(N_OBS, dtype=np.int8) * 20
+    for number, model in ((0, first), (1, second), (0, first)):
+        assert call(loaded, INFER, row.tobytes(), number)[2] == model.infer_int8(row).tobytes()
+    assert call(loaded, TENSOR, struct.pack("<H", 0), 1)[2] == second.layers(row)[0].tobytes()
+
+
+def test_a_model_that_is_refused_leaves_the_one_beside_it(loaded: EngineHost) -> None:
+    row = bytes(range(N_OBS))
+    before = call(loaded, INFER, row)
+    assert call(loaded, INIT, AMPLE + tiny_model("EXP"), 1)[0] == Status.UNSUPPORTED_OPERATOR
+    assert call(loaded, INFER, row, 1)[0] == Status.NO_MODEL
+    assert call(loaded, INFER, row) == before
+
+
+@pytest.mark.parametrize(("end", "how"), [(os.abort, "signal 6"), (lambda: os._exit(3), "exit status 3")])
+def test_a_model_that_ends_the_process_ends_a_child_alone(
+    loaded: EngineHost, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None], how: str
+) -> None:
+    row = bytes(range(N_OBS))
+    before = call(loaded, INFER, row)
+    monkeypatch.setattr(tflm_engine_host, "TflmModel", lambda model, arena_bytes: end())
+    status, _, message = call(loaded, INIT, AMPLE + tiny_model(), 1)
+    assert status == Status.MODEL_INVALID
+    assert how in message.decode()
+    assert call(loaded, INFER, row) == before
 
 
 def test_arena_too_small_says_what_was_needed_and_what_there_was() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import signal
 import socket
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +270,33 @@ def test_golden_vectors_of_another_shape_are_refused(native_program: Path, model
     with NativeBoard(native_program, "--model", str(model_file), "--self-test", str(vectors)) as board:
         assert board.process.wait(DEADLINE_S) == 2
         assert b"does not hold whole rows" in board.process.stderr.read()
+
+
+def test_a_board_without_memory_for_uploads_says_so(sanitized_program: Path, model_file: Path) -> None:
+    with NativeBoard(sanitized_program, "--model", str(model_file), "--upload-bytes", "0") as board:
+        board.ready()
+        assert board.hello().upload_size == 0
+        refused = board.ask(messages.LoadBegin(1, 100, 1, N_OBS, N_ACT, 0, "0" * 12))
+        assert refused == messages.Error(Status.NO_ROOM, 0, messages.LoadBegin.TYPE)
+
+
+def test_a_model_goes_through_to_the_engine_and_takes_over(sanitized_program: Path, model_file: Path) -> None:
+    """With sanitizers on; the engine is the test's own, which accepts everything."""
+    model, vector = b"another model", np.arange(N_OBS, dtype=np.int8)
+    data = model + vector.tobytes() + vector[:N_ACT].tobytes()
+    name = hashlib.sha256(model).hexdigest()[:12]
+    with NativeBoard(sanitized_program, "--model", str(model_file)) as board:
+        board.ready()
+        first = board.hello()
+        assert board.ask(messages.LoadBegin(9, len(model), 1, N_OBS, N_ACT, zlib.crc32(data), name)) == messages.LoadProgress(
+            9, 0
+        )
+        assert board.ask(messages.LoadData(9, 0, data)) == messages.LoadProgress(9, len(data))
+        assert board.engine.model == model_file.read_bytes(), "nothing is loaded before the upload is whole"
+        assert board.ask(messages.LoadCommit(9)) == messages.LoadResult(9, Status.OK, 0, "")
+        assert board.engine.model == model
+        info = board.hello()
+        assert (info.model_id, info.uploaded, info.n_self_test) == (name, 1, 1)
+        board.write(encode(messages.Reset(), 3))
+        assert board.ready().reset_cause == 1
+        assert board.hello().model_id == first.model_id

@@ -104,7 +104,9 @@ def test_the_same_image_is_not_flashed_again(bench, linear_bundle):
     assert bench.calls() == []
 
 
-@pytest.mark.parametrize("change", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}, {"engine": "int8"}])
+@pytest.mark.parametrize(
+    "change", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}, {"engine": "int8"}, {"uploaded": 1}]
+)
 def test_any_other_image_is_replaced(bench, linear_bundle, change):
     bench.plug("ttyACM0", our_firmware(linear_bundle, **change))
     replug(bench, "ttyACM0", our_firmware(linear_bundle))

@@ -77,13 +77,27 @@ def test_every_test_runs_once_on_each_board_over_one_connection_each(pytester: p
     assert len(bench_log) == 6, "each is closed once"
 
 
+def test_several_bundles_run_on_each_board(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_a(hil_board): pass
+        def test_b(hil_board, hil_bundle): assert hil_bundle in ("<models/x>", "<models/y>")
+    """)
+    result = pytester.runpytest("-v", "--hil-board=one,two", "--hil-bundle=models/x,models/y")
+    result.assert_outcomes(passed=8)
+    result.stdout.fnmatch_lines(["*test_b?one-x? PASSED*"])
+    opened = [line for line in bench_log if line.startswith("open")]
+    assert sorted(opened) == [f"open {name} bundle=<models/{model}>" for name in ("one", "two") for model in "xy"]
+
+
 def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench_log: list[str]) -> None:
     pytester.makepyfile("""
-        def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir):
+        def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir, hil_episodes, hil_seconds):
+            assert (hil_episodes, hil_seconds) == (3, 1.5)
             assert (hil_port, hil_baud, hil_engine) == ("socket://x:1", 115200, "int8")
             assert hil_record.name == "logs" and hil_log_dir.parent == hil_record
     """)
-    options = ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs"]
+    options = ["--hil-episodes=3", "--hil-seconds=1.5"]
+    options += ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs"]
     pytester.runpytest(*options).assert_outcomes(passed=1)
     assert bench_log[0].endswith("port=socket://x:1 baud=115200 engine=int8")
     assert bench_log[0].startswith("open native ")

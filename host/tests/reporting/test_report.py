@@ -235,3 +235,15 @@ def test_a_file_that_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "x.mcap").write_bytes(b"nothing")
     for path in (tmp_path / "x.mcap", tmp_path / "none.mcap"):
         assert isinstance(run(path).exception, RecordingError)
+
+
+def test_what_the_policy_costs_the_board_is_on_the_page_as_far_as_it_is_known(short_file: Path):
+    recording = read_recording(short_file)
+    board = {"board": "qemu-m4", "arena_used": 616, "ram": 28_728, "flash": 0}
+    known = replace(recording, meta={**recording.meta, "board": board, "instructions_per_inference": 4_445})
+    page = render_page(known, "run.mcap")
+    assert "4,445" in page
+    assert "616 B" in page
+    assert "28,728 B" in page
+    assert "image in flash" not in page
+    assert "instructions of an inference" not in render_page(recording, "run.mcap")

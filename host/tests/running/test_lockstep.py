@@ -6,6 +6,8 @@ import pytest
 from balance_hil import envs
 from balance_hil.boards import Board
 from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
+from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs.options import options_from_dict
 from balance_hil.errors import (
     BoardRebootedError,
     BoardStatusError,
@@ -226,8 +228,21 @@ def test_a_board_that_converts_otherwise_fails_the_run(firmware, linear_bundle):
     assert not result.good
 
 
-def test_the_environment_must_be_the_bundles(board, linear_bundle):
-    with pytest.raises(EnvironmentMismatchError, match="was made for Env01-v1, not for Env02-v1"):
+def test_the_policy_runs_on_another_environment_or_robot_with_the_same_signals(board, linear_bundle, tmp_path):
+    file = tmp_path / "run.mcap"
+    slippery = options_from_dict({"physics": {"friction": 0.0}})
+    gripping = run(board, linear_bundle, config(environment="Env02-v1", steps=200, recording=file))
+    assert gripping.environment == read_recording(file).meta["environment"] == "Env02-v1"
+    assert read_recording(file).meta["options"]["physics"]["friction"] == [0.5, 1.2]
+    file.unlink()
+    sliding = run(board, linear_bundle, config(options=slippery, steps=200, recording=file))
+    assert read_recording(file).meta["options"] == {"physics": {"friction": 0.0}}
+    assert sliding.episodes[0].speed_error_rms_rad_s != gripping.episodes[0].speed_error_rms_rad_s
+
+
+def test_the_environment_must_have_the_signals_of_the_bundle(board, linear_bundle, monkeypatch):
+    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig(pitch_scale_rad=0.7))
+    with pytest.raises(EnvironmentMismatchError, match="made for Env01-v1 cannot run on Env02-v1"):
         run(board, linear_bundle, config(environment="Env02-v1"))
     spec = replace(linear_bundle.spec, control_period_s=0.01)
     with pytest.raises(EnvironmentMismatchError, match="another version of Env01-v1"):

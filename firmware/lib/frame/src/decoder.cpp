@@ -58,6 +58,7 @@ void Decoder::Reset() {
   state_ = State::kStart;
 }
 
+// Start(), Text() and RestartWith() call one another once at most: a restart begins with nothing held. NOLINTBEGIN(misc-no-recursion)
 Decoder::Event Decoder::Start(uint8_t byte) {
   if (size_ == 0) {
     if (byte != 0) buffer_[size_++] = byte;
@@ -128,6 +129,7 @@ Decoder::Event Decoder::RestartWith(uint8_t byte) {
   state_ = State::kStart;
   return Start(byte);
 }
+// NOLINTEND(misc-no-recursion)
 
 void Decoder::BeginFrame(uint8_t first, uint8_t type) {
   buffer_[0] = first;

@@ -32,7 +32,7 @@ size_t BytesBetween(const uint32_t* from, const uint32_t* to) {
 
 /// Everything below the running frame, so that what was used can be told from what was not.
 void PaintStack() {
-  uint32_t* const frame = static_cast<uint32_t*>(__builtin_frame_address(0)) - 32;
+  const uint32_t* const frame = static_cast<uint32_t*>(__builtin_frame_address(0)) - 32;
   for (volatile uint32_t* word = &hil_stack_limit; word < frame; ++word) {
     *word = hil::mps::kStackPaint;
   }

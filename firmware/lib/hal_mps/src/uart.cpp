@@ -173,7 +173,7 @@ bool CmsdkUart::WaitForRoom() {
   bool room = false;
   DisableInterrupts();
   uart::Control() = (ring.stalled ? kNotReceiving : kReceiving) | uart::kTransmitInterrupt;
-  for (uint32_t naps = 0; !room && naps < kWriteTimeoutMs / kNapMs; naps += alarm_went_off ? 1 : 0) {
+  for (uint32_t naps = 0; !room && naps < kWriteTimeoutMs / kNapMs; naps += alarm_went_off ? 1u : 0u) {
     SetAlarm(kNapMs);
     SleepOnce();
     room = (uart::State() & uart::kTransmitFull) == 0;

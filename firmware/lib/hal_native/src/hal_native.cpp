@@ -11,8 +11,27 @@
 #include <cstdlib>
 #include <cstring>
 
+extern "C" {
+// By the linker.
+extern char __executable_start, __data_start, edata, end;
+}
+
 namespace hil::native {
 namespace {
+
+constexpr size_t kMarkedStack = 64 * 1024;
+constexpr uint8_t kMark = 0xA5;
+
+uintptr_t marked_from = 0;
+uintptr_t marked_to = 0;
+
+/// Fills the stack below the caller's frame. Not inlined, so that its own frame is what it fills.
+__attribute__((noinline, no_sanitize("address"))) void MarkStack() {
+  volatile uint8_t frame[kMarkedStack];
+  for (volatile uint8_t& byte : frame) byte = kMark;
+  marked_from = reinterpret_cast<uintptr_t>(&frame[0]);
+  marked_to = marked_from + sizeof frame;
+}
 
 constexpr int kWriteTimeoutMs = 100;
 constexpr char kResetCauseVariable[] = "BALANCE_HIL_RESET_CAUSE";
@@ -82,6 +101,18 @@ uint64_t MonotonicClock::SinceBootUs() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000;
 }
+
+ProcessSystem::ProcessSystem(char** arguments) : arguments_(arguments) { MarkStack(); }
+
+__attribute__((no_sanitize("address"))) uint32_t ProcessSystem::StackHighWater() const {
+  uintptr_t lowest = marked_from;
+  while (lowest < marked_to && *reinterpret_cast<const volatile uint8_t*>(lowest) == kMark) ++lowest;
+  return static_cast<uint32_t>(marked_to - lowest);
+}
+
+uint32_t ImageBytes() { return static_cast<uint32_t>(&edata - &__executable_start); }
+
+uint32_t StaticRamBytes() { return static_cast<uint32_t>(&end - &__data_start); }
 
 void ProcessSystem::Reboot() {
   setenv(kResetCauseVariable, kRequested, 1);

@@ -290,8 +290,12 @@ void Server::ReplyLineError(Status status) {
 
 template <typename Message>
 void Server::Reply(const Message& message, const FrameView& frame) {
-  const size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
-  if (size == 0) return ReplyError({Status::kOversized, protocol::kMaxPayload}, frame);
+  size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
+  if (size == 0) {  // the answer is longer than a frame; this one is not
+    ++errors_;
+    const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame.type};
+    size = encoder_.Encode(error, frame.seq, out_ + 1);
+  }
   out_[0] = 0;
   if (needs_delimiter_) return Send(out_, size + 1);
   Send(out_ + 1, size);

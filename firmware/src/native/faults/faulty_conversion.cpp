@@ -62,7 +62,7 @@ int8_t FaultyConversion::ToCode(float value, const QuantParams& params) const {
     case Fault::kInputReciprocal:
       return Saturate(std::round(value * (1.0f / params.scale)), zero_point);
     case Fault::kInputFloat64:
-      return Saturate(std::round(static_cast<double>(value) / params.scale), zero_point);
+      return Saturate(std::round(static_cast<double>(value) / static_cast<double>(params.scale)), zero_point);
     case Fault::kInputWrap:
       return Wrap(std::round(ratio), zero_point);
     case Fault::kInputNoZeroPoint:

@@ -9,6 +9,10 @@ namespace {
 
 enum Activation : uint8_t { kNoActivation = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
+const ModelTensor& TensorAt(const std::vector<ModelTensor>& tensors, int32_t number) {
+  return tensors.at(static_cast<size_t>(number));
+}
+
 /// TensorFlow Lite's fixed-point form of a factor: multiplier * 2^(shift - 31).
 void QuantizeMultiplier(double factor, int32_t* multiplier, int* shift) {
   const double mantissa = std::frexp(factor, shift);
@@ -44,15 +48,15 @@ std::unique_ptr<FaultyDense> FaultyDense::Make(Fault fault, ModelView* model) {
 }
 
 FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const {
-  const ModelTensor& input = tensors.at(op.inputs.at(0));
-  const ModelTensor& weights = tensors.at(op.inputs.at(1));
-  const ModelTensor& output = tensors.at(op.outputs.at(0));
+  const ModelTensor& input = TensorAt(tensors, op.inputs.at(0));
+  const ModelTensor& weights = TensorAt(tensors, op.inputs.at(1));
+  const ModelTensor& output = TensorAt(tensors, op.outputs.at(0));
   const auto rows = static_cast<uint32_t>(weights.shape.at(0));
   Layer layer;
   layer.weights.assign(weights.data.data, weights.data.data + weights.data.count);
   layer.bias.assign(rows, 0);
   if (op.inputs.size() > 2 && op.inputs[2] >= 0) {
-    std::memcpy(layer.bias.data(), tensors.at(op.inputs[2]).data.data, rows * sizeof(int32_t));
+    std::memcpy(layer.bias.data(), TensorAt(tensors, op.inputs[2]).data.data, rows * sizeof(int32_t));
   }
   layer.multipliers.resize(rows);
   layer.shifts.resize(rows);
@@ -76,9 +80,9 @@ double FaultyDense::Factor(const ModelTensor& input, const ModelTensor& weights,
   if (fault_ == Fault::kModelFirstScale) {
     // As the library of that time did: one factor for all, its product in float32.
     const float product = input.Scale(0) * weights.Scale(0);
-    return static_cast<double>(product) / output.Scale(0);
+    return static_cast<double>(product) / static_cast<double>(output.Scale(0));
   }
-  return static_cast<double>(input.Scale(0)) * weights.Scale(row) / output.Scale(0);
+  return static_cast<double>(input.Scale(0)) * static_cast<double>(weights.Scale(row)) / static_cast<double>(output.Scale(0));
 }
 
 void FaultyDense::Infer(const int8_t* input, int8_t* output) {

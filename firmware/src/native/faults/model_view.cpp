@@ -92,7 +92,7 @@ Vector ModelView::VectorAt(uint8_t* table, int index) const {
 std::vector<int32_t> ModelView::Integers(uint8_t* table, int index) const {
   const Vector vector = VectorAt(table, index);
   std::vector<int32_t> values(vector.count);
-  if (!values.empty()) std::memcpy(values.data(), vector.data, values.size() * sizeof(int32_t));
+  if (vector.data != nullptr && !values.empty()) std::memcpy(values.data(), vector.data, values.size() * sizeof(int32_t));
   return values;
 }
 

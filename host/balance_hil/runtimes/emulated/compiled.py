@@ -108,7 +108,7 @@ def _look_up_loop(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Arra
         outputs[i] = table[values[i]]
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _to_float(context: Any, source: Any, stride: Any, depth: Any, target: Any) -> Any:
     """Converts ROWS int8 values of each of ``depth`` rows, ``stride`` apart, to float32."""
 

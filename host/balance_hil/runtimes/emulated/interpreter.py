@@ -19,6 +19,7 @@ from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
 _BLOCK_VALUES = 1 << 19
 # The optimised kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
 _ROWS_MULTIPLE = 32
+_WORTH_THREADS = 4096  # rows
 
 
 class EmulatedRuntime(Int8Runtime):
@@ -78,11 +79,13 @@ class EmulatedRuntime(Int8Runtime):
 
     def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
         """Calls ``compute`` for blocks that make up ``rows`` rows, on every core: the compiled kernels let other threads run."""
-        blocks = [slice(start, min(start + self._block_rows, rows)) for start in range(0, rows, self._block_rows)]
-        if len(blocks) == 1:
-            compute(blocks[0])
-        elif blocks:
-            list(_workers().map(compute, blocks))
+        if rows <= _WORTH_THREADS:
+            compute(slice(0, rows))
+            return
+        # As many blocks for each core, and of one size, so that none waits for another.
+        rounds = -(-rows // (_cores() * self._block_rows))
+        size = -(-rows // (rounds * _cores() * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
+        list(_workers().map(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)
@@ -98,6 +101,11 @@ def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
     return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]
 
 
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return ThreadPoolExecutor(max_workers=_cores())

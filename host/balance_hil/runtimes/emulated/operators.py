@@ -8,6 +8,7 @@ fastest, so that what belongs to one channel (its scale, its bias) meets long ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from balance_hil.errors import require

@@ -70,7 +70,7 @@ class Affine:
         """Integers, float64 [channels, n], for accumulators [channels, n]."""
         kind = np.float32 if self.in_float32 else np.float64
         multiplier, above, below = (column[:, np.newaxis] for column in self.numbers.astype(kind).T)
-        values = accumulators.astype(kind)
+        values: NDArray[Any] = accumulators.astype(kind)
         return np.asarray(np.rint(np.clip(values * multiplier + np.where(values >= 0, above, below), self.low, self.high)))
 
 

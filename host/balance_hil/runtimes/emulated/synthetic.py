@@ -105,11 +105,12 @@ class ModelBuilder:
         self._graph.operators.append(operator)
         return output
 
-    def bytes(self, input_tensor: int, output_tensor: int) -> bytes:
-        """The finished model."""
+    def bytes(self, input_tensor: int, output_tensor: int | Sequence[int]) -> bytes:
+        """The finished model, of one output or several."""
         import flatbuffers
 
-        self._graph.inputs, self._graph.outputs = [input_tensor], [output_tensor]
+        outputs = [output_tensor] if isinstance(output_tensor, int) else list(output_tensor)
+        self._graph.inputs, self._graph.outputs = [input_tensor], outputs
         self._graph.name = "main"
         model = self._schema.ModelT()
         model.version = 3

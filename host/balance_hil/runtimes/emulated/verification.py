@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -145,5 +146,18 @@ def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) ->
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel
-    with contextlib.redirect_stdout(io.StringIO()):  # Keras announces every signature it exports
+    with contextlib.redirect_stdout(io.StringIO()), _native_stdout_to_stderr():  # both announce what they do
         return bytes(converter.convert())
+
+
+@contextlib.contextmanager
+def _native_stdout_to_stderr() -> Iterator[None]:
+    """For C++ code that prints to stdout, where data belongs."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -300,4 +300,5 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     inputs = random_inputs(5000, 6, 0)
     whole = EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs)
     monkeypatch.setattr(interpreter, "_BLOCK_VALUES", 32 * 24)
+    monkeypatch.setattr(interpreter, "_WORTH_THREADS", 0)
     assert np.array_equal(EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs), whole)

@@ -45,7 +45,7 @@ class Cursor {
     needed_ = (needed_ + alignof(T) - 1) & ~static_cast<uint32_t>(alignof(T) - 1);
     const uint32_t start = needed_;
     needed_ += count * static_cast<uint32_t>(sizeof(T));
-    return memory_ != nullptr && needed_ <= size_ ? reinterpret_cast<T*>(memory_ + start) : nullptr;
+    return memory_ != nullptr && needed_ <= size_ ? static_cast<T*>(static_cast<void*>(memory_ + start)) : nullptr;
   }
 
   uint32_t needed() const { return needed_; }

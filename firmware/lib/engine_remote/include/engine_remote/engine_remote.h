@@ -55,7 +55,7 @@ class RemoteEngine final : public Engine {
   uint8_t model_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  uint8_t reply_[kMaxReply];
+  uint8_t reply_[kMaxReply] = {};
   size_t reply_size_ = 0;
   char version_[64] = {};
   char message_[256] = {};

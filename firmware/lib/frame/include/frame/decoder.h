@@ -75,7 +75,7 @@ class Decoder {
   size_t line_size_ = 0;
   FrameView frame_;
   DecoderCounters counters_;
-  uint8_t buffer_[kMaxFrame];
+  uint8_t buffer_[kMaxFrame] = {};
 };
 
 static_assert(protocol::kMaxText < kMaxFrame, "lines and frames share a buffer");

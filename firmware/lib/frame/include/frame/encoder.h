@@ -29,7 +29,7 @@ class Encoder {
  private:
   size_t Seal(uint8_t type, uint16_t seq, size_t payload_size, uint8_t* out);
 
-  uint8_t body_[kMaxBody];
+  uint8_t body_[kMaxBody] = {};
 };
 
 /// COBS-encodes `size` bytes into `out` (at least size + size / 254 + 1 bytes) without a delimiter. Returns the encoded size.

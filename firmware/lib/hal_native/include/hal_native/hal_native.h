@@ -64,8 +64,10 @@ class NoActuator final : public hal::Actuator {
 /// Reboots by replacing the process image with a fresh one of itself: nothing survives but the inherited descriptors.
 class ProcessSystem final : public hal::System {
  public:
-  explicit ProcessSystem(char** arguments) : arguments_(arguments) {}
+  /// Marks the unused stack, so that what main() and everything below it use can be told: call it there.
+  explicit ProcessSystem(char** arguments);
   void Reboot() override;
+  uint32_t StackHighWater() const override;
 
   /// Why this process image was started.
   static hal::ResetCause Cause();
@@ -73,5 +75,9 @@ class ProcessSystem final : public hal::System {
  private:
   char** arguments_;
 };
+
+/// Sizes of the program, in bytes, without the shared libraries: what a microcontroller's flash and static RAM would hold.
+uint32_t ImageBytes();
+uint32_t StaticRamBytes();
 
 }  // namespace hil::native

@@ -99,7 +99,7 @@ class Server {
   uint32_t requests_ = 0;
   uint32_t errors_ = 0;
   uint32_t dropped_replies_ = 0;
-  uint8_t out_[1 + kMaxFrame + 2];  // an optional delimiter, a frame and its 0x00, a line end after READY; or a text line
+  uint8_t out_[1 + kMaxFrame + 2] = {};  // an optional delimiter, a frame and its 0x00, a line end after READY; or a text line
 };
 
 }  // namespace hil

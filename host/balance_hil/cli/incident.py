@@ -1,0 +1,56 @@
+"""``hil replay diverged.npz``: the episode that ended a training, run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from balance_hil.cli.console import print_json, stdout
+from balance_hil.envs.incident import load, rerun
+
+SHOWN = 12  # steps before the end
+
+
+def rerun_episode(path: Path, as_json: bool) -> int:
+    """Runs the episode again and shows its last steps; exit status 0 when it ends as it did.
+
+    Raises:
+        RecordingError, UsageError: the file holds no such episode.
+    """
+    incident = load(path)
+    result = rerun(incident)
+    repeats = result.error == incident.message
+    if as_json:
+        print_json(
+            {
+                "episode": str(path),
+                "environment": incident.environment,
+                "steps": len(incident.actions),
+                "options": incident.options,
+                "robot": result.robot,
+                "recorded_error": incident.message,
+                "error": result.error,
+                "repeats": repeats,
+                "moments": [moment._asdict() for moment in result.moments[-SHOWN:]],
+            }
+        )
+        return 0 if repeats else 1
+    table = Table(box=None, pad_edge=False)
+    for heading in ("step", "pitch rad", "speed error rad/s", "yaw error rad/s", "action"):
+        table.add_column(heading, justify="right")
+    for moment in result.moments[-SHOWN:]:
+        numbers = (f"{v:.4g}" for v in (moment.pitch_rad, moment.speed_error_rad_s, moment.yaw_error_rad_s))
+        table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))
+    stdout.print(table)
+    if result.robot:
+        stdout.print(f"robot: {json.dumps(result.robot)}", soft_wrap=True, markup=False)
+    stdout.print(
+        f"step {len(result.moments)} of {incident.environment}: {result.error or 'nothing went wrong'}",
+        soft_wrap=True,
+        markup=False,
+    )
+    if not repeats:
+        stdout.print(f"recorded: {incident.message}", soft_wrap=True, markup=False)
+    return 0 if repeats else 1

@@ -1,0 +1,55 @@
+"""Real-time scheduling for the time of a real-time run, where the operating system grants it.
+
+A control loop at 200 Hz leaves a board 5 ms. Beside other programs an ordinary process may wait longer than that for its turn,
+and so may the emulator that is the board: then the computer is judged and not the board.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+LOOP_PRIORITY = 2  # above the emulator: a board that spins must not lock the loop out
+BOARD_PRIORITY = 1
+CURRENT_THREAD = 0
+
+
+@contextlib.contextmanager
+def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
+    """Schedules the calling thread, and then the processes of an emulated board, before every ordinary program.
+
+    Yields:
+        Whether that was granted: to root, to users with an rtprio limit (ulimit -r) of 2 or more. If not, nothing changes.
+    """
+    if not _schedule(CURRENT_THREAD, LOOP_PRIORITY):
+        yield False
+        return
+    try:
+        for thread in _threads(board_processes):
+            _schedule(thread, BOARD_PRIORITY)
+        yield True
+    finally:
+        for thread in [CURRENT_THREAD, *_threads(board_processes)]:
+            _schedule(thread, 0)
+
+
+def _schedule(thread: int, priority: int) -> bool:
+    """Puts a thread among the real-time ones, or with priority 0 back among the ordinary ones."""
+    if not hasattr(os, "sched_setscheduler"):
+        return False
+    policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
+    try:
+        os.sched_setscheduler(thread, policy, os.sched_param(priority))
+    except OSError:  # not allowed, or the thread has ended
+        return False
+    return True
+
+
+def _threads(processes: Sequence[int]) -> list[int]:
+    found: list[int] = []
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended
+            found += [int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir()]
+    return found

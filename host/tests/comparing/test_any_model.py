@@ -1,0 +1,131 @@
+"""Models that nobody here exported: float ends, other shapes, several outputs, scales per tensor or per channel."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from balance_hil.cli.compare import command
+from balance_hil.comparing import float_ends
+from balance_hil.errors import ModelNotInt8Error
+from balance_hil.quantize import quantize
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
+from balance_hil.runtimes.emulated.synthetic import ModelBuilder
+from balance_hil.runtimes.tflite_core import int8_core
+from balance_hil.runtimes.tflite_graph import read_graph
+
+SHAPES = {"row": (1, 6), "two dimensions": (1, 2, 3), "no batch": (6,)}
+
+
+def _model(
+    shape=(1, 6), *, float_input=True, float_output=True, fixed_reshape=False, per_channel=True, outputs=1, activation="TANH"
+):
+    rng = np.random.default_rng(0)
+    build = ModelBuilder()
+    source = codes = build.tensor(shape, kind="FLOAT32") if float_input else build.tensor(shape, 0.03, -5)
+    if float_input:
+        codes = build.operator("QUANTIZE", (source,), build.tensor(shape, 0.03, -5))
+    if fixed_reshape:
+        to = build.tensor((2,), data=np.array([1, 6], np.int32), kind="INT32")
+        codes = build.operator("RESHAPE", (codes, to), build.tensor((1, 6), 0.03, -5))
+    found = []
+    for units in range(9, 9 + outputs):
+        weights = rng.integers(-127, 127, (units, 6)).astype(np.int8)
+        scales = rng.uniform(0.001, 0.01, units).tolist() if per_channel else 0.007
+        dense = build.operator(
+            "FULLY_CONNECTED", (codes, build.tensor((units, 6), scales, data=weights), -1), build.tensor((1, units), 0.05, 3)
+        )
+        last = build.operator(activation, (dense,), build.tensor((1, units), 1 / 128, 0))
+        found.append(build.operator("DEQUANTIZE", (last,), build.tensor((1, units), kind="FLOAT32")) if float_output else last)
+    return build.bytes(source, found if outputs > 1 else found[0])
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """``compared(model, *options)``: exit status and JSON document of ``hil compare``."""
+
+    def run(model, *options):
+        file = tmp_path / "model.tflite"
+        file.write_bytes(model)
+        result = CliRunner().invoke(
+            command, [str(file), "--samples", "1500", "--layer-samples", "40", "--json", *options], catch_exceptions=False
+        )
+        return result.exit_code, json.loads(result.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_float_model_is_compared_on_every_runtime_and_a_board(shape, compared):
+    model = _model(shape, fixed_reshape=shape != (1, 6))
+    status, found = compared(model, "--board", "native", "--engine", "int8")
+    assert (status, found["unexplained"], found["board_equals_tflm"]) == (0, 0, True)
+    assert set(INT8_RUNTIME_NAMES) <= set(found["runtimes"])
+    assert any(pair["differing"] for pair in found["pairs"])
+    assert all(pair["unexplained"] == 0 for pair in found["pairs"])
+    ends = {end["runtime"]: end for end in found["ends"]}
+    assert set(ends) == set(INT8_RUNTIME_NAMES)
+    # The host quantises like TFLM; XNNPACK and the optimised kernels multiply by the reciprocal and round ties to even.
+    assert ends["tflm"]["input_differing"] == ends["tflm"]["action_differing"] == 0
+    assert ends["int8-xnnpack"]["input_differing"] == ends["int8-builtin"]["input_differing"] > 100
+
+
+@pytest.mark.parametrize(("float_input", "float_output"), [(True, False), (False, True)])
+def test_one_end_alone_may_be_float(float_input, float_output, compared):
+    status, found = compared(_model(float_input=float_input, float_output=float_output, per_channel=False))
+    assert (status, found["unexplained"], len(found["ends"])) == (0, 0, 4)
+    assert (found["ends"][0]["input_differing"] > 0) == float_input
+
+
+def test_one_of_several_outputs_is_chosen(compared):
+    model = _model(outputs=2)
+    for output, units in (("0", 9), ("1", 10)):
+        status, found = compared(model, "--output", output)
+        assert (status, found["unexplained"], found["pairs"][0]["outputs"]) == (0, 0, 1500 * units)
+
+
+def test_ends_that_no_emulator_gives_are_unexplained(compared, monkeypatch):
+    whole = float_ends._whole
+
+    def off_by_one_bit(name, model):
+        run = whole(name, model)
+        return lambda rows: np.nextafter(run(rows), np.float32(9)) if name == "int8-builtin" else run(rows)
+
+    monkeypatch.setattr(float_ends, "_whole", off_by_one_bit)
+    status, found = compared(_model())
+    assert status == 2
+    assert found["unexplained"] == 9 * found["ends"][0]["observations"]
+
+
+def test_a_float_network_is_refused():
+    build = ModelBuilder()
+    source, target = build.tensor((1, 6), kind="FLOAT32"), build.tensor((1, 6), kind="FLOAT32")
+    with pytest.raises(ModelNotInt8Error, match="float input 't0' goes to TANH"):
+        int8_core(build.bytes(source, build.operator("TANH", (source,), target)))
+
+
+@pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
+def test_a_shape_fixed_inside_is_run_row_by_row(name):
+    inputs = np.random.default_rng(0).integers(-128, 128, (33, 6)).astype(np.int8)
+    fixed, _ = int8_core(_model((1, 2, 3), fixed_reshape=True))
+    free, _ = int8_core(_model())
+    with load_int8_runtime(name, fixed) as a, load_int8_runtime(name, free) as b:
+        assert np.array_equal(a.infer_int8_batch(inputs), b.infer_int8_batch(inputs))
+        layers = a.layers_int8_batch(inputs)
+        assert [layer.values.shape for layer in layers] == [(33, 6), (33, 9), (33, 9)]
+        assert np.array_equal(layers[1].values, b.layers_int8_batch(inputs)[0].values)
+
+
+def test_the_core_is_the_model_between_its_ends():
+    whole = _model()
+    core, ends = int8_core(whole)
+    assert [operator.name for operator in read_graph(core).operators] == ["FULLY_CONNECTED", "TANH"]
+    assert ends is not None
+    assert ends.model == whole
+    observations = np.random.default_rng(0).normal(0.0, 2.0, (50, 6)).astype(np.float32)
+    with load_int8_runtime("tflm", core) as runtime:
+        assert np.array_equal(runtime.act_batch(observations), float_ends.run_whole(whole, observations))
+        assert np.array_equal(quantize(observations, runtime.input_quant), quantize(observations, read_graph(core).input_quant))
