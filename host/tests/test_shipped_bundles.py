@@ -18,7 +18,7 @@ def bundle(request):
 
 
 def test_one_bundle_of_each_algorithm_is_shipped():
-    assert {"ppo", "sac", "td3", "ddpg"} <= set(NAMES)
+    assert {"ppo", "sac", "td3", "ddpg", "a2c"} <= set(NAMES)
 
 
 def test_it_is_small_and_every_board_has_its_operators(bundle):
