@@ -21,8 +21,8 @@ def ask(board: Board, line: bytes) -> str:
     while not answer.endswith(b"\n"):
         left_s = deadline - time.monotonic()
         assert left_s > 0, f"no line came back, only {answer!r}"
-        answer += board.link.read(left_s)
-    return answer.lstrip(b"\x00").decode("ascii").strip()
+        answer = (answer + board.link.read(left_s)).lstrip(b"\x00\n")  # what ends a frame, and READY
+    return answer.decode("ascii").strip()
 
 
 def as_line(values: np.ndarray, end: bytes = b"\n") -> bytes:
@@ -43,9 +43,11 @@ def test_a_line_works_before_the_handshake_too(hil_board: Board) -> None:
     frame = hil_board.poll(LINE_DEADLINE_S)
     assert frame is not None
     assert isinstance(frame.message, messages.Ready)
-    answer = ask(hil_board, as_line(np.zeros(hil_board.info.n_obs)))
+    try:
+        answer = ask(hil_board, as_line(np.zeros(hil_board.info.n_obs)))
+    finally:
+        hil_board.identify()
     assert len(answer.split(",")) == hil_board.info.n_act
-    hil_board.identify()
 
 
 @pytest.mark.parametrize(
