@@ -12,7 +12,8 @@
 #include <cstring>
 
 extern "C" {
-// By the linker.
+// By the linker, which names them.
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
 extern char __executable_start, __data_start, edata, end;
 }
 
@@ -29,8 +30,13 @@ uintptr_t marked_to = 0;
 __attribute__((noinline, no_sanitize("address"))) void MarkStack() {
   volatile uint8_t frame[kMarkedStack];
   for (volatile uint8_t& byte : frame) byte = kMark;
-  marked_from = reinterpret_cast<uintptr_t>(&frame[0]);
-  marked_to = marked_from + sizeof frame;
+  // The addresses outlive the frame, and are meant to: what is called later writes there.
+  marked_from = reinterpret_cast<uintptr_t>(&frame[0]);  // cppcheck-suppress danglingLifetime
+  marked_to = marked_from + sizeof frame;                // cppcheck-suppress danglingLifetime
+}
+
+uint32_t BytesBetween(const char* from, const char* to) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
 }
 
 constexpr int kWriteTimeoutMs = 100;
@@ -110,9 +116,9 @@ __attribute__((no_sanitize("address"))) uint32_t ProcessSystem::StackHighWater()
   return static_cast<uint32_t>(marked_to - lowest);
 }
 
-uint32_t ImageBytes() { return static_cast<uint32_t>(&edata - &__executable_start); }
+uint32_t ImageBytes() { return BytesBetween(&__executable_start, &edata); }
 
-uint32_t StaticRamBytes() { return static_cast<uint32_t>(&end - &__data_start); }
+uint32_t StaticRamBytes() { return BytesBetween(&__data_start, &end); }
 
 void ProcessSystem::Reboot() {
   setenv(kResetCauseVariable, kRequested, 1);
