@@ -160,10 +160,11 @@ class HilBench:
         from balance_hil.errors import HarnessError
 
         try:
-            return board.echo(b"hil") == b"hil"
+            board.identify()  # and not only alive: a test may have left it without a handshake, or with another model
         except HarnessError as exc:
             warnings.warn(f"the board did not survive the test before: {exc}; opening it again", stacklevel=2)
             return False
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from balance_hil.boards import Board, connect
 from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, stderr
+from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.picture import check_picture, save_picture
 from balance_hil.comparing.subject import Subject, load_subject
@@ -75,7 +75,7 @@ def command(
     subject = load_subject(model, output)
     with ExitStack() as stack:
         device = _connect(stack, subject, board, port, baud, engine) if board else None
-        watch = stack.enter_context(_ProgressBars())
+        watch = stack.enter_context(ProgressBars())
         result = compare(subject, config, board=device, on_progress=watch)
     if picture is not None:
         save_picture(result, picture)
@@ -94,17 +94,3 @@ def _connect(stack: ExitStack, subject: Subject, board: str, port: str | None, b
         image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="balance-hil-"))) / "model.tflite"
         image.write_bytes(subject.model)
     return stack.enter_context(connect(board, subject.bundle, port=port, baud=baud, engine=engine, model=image))
-
-
-class _ProgressBars(Progress):
-    """One bar for each thing that ``compare`` reports, on stderr."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=stderr, transient=True)
-        self._bars: dict[str, TaskID] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._bars:
-            self._bars[what] = self.add_task(what, total=total)
-        self.update(self._bars[what], completed=done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,7 @@ def _cells(row: LayerDifference) -> tuple[list[str], NDArray[np.float64]]:
     strength = np.where(counts > 0, _FAINTEST + (1 - _FAINTEST) * np.log1p(counts) / np.log1p(samples), 0.0)
     if row.new is None or row.new_channels is None:
         return [UNATTRIBUTED] * len(counts), strength
-    cause = max(row.new, key=lambda name: row.new[name]) if row.new else PROPAGATED  # type: ignore[index]
+    cause, _ = max(row.new.items(), key=itemgetter(1), default=(PROPAGATED, 0))
     rest = UNEXPLAINED if row.unexplained else PROPAGATED
     return [cause if new else rest for new in row.new_channels], strength
 

@@ -31,10 +31,15 @@ class FakeBoard:
     info: Info
     log: list[str]
     dead: bool = field(default=False)
+    identified: bool = field(default=True)
 
-    def echo(self, data: bytes) -> bytes:
+    def identify(self) -> Info:
         if self.dead:
             raise SilentBoardError("no byte from the board", "look at the cable")
+        self.identified = True
+        return self.info
+
+    def echo(self, data: bytes) -> bytes:
         return data
 
     def close(self) -> None:
@@ -143,6 +148,15 @@ def test_a_measurement_outside_its_limits_fails(pytester: pytest.Pytester, bench
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*survival is 0.5 1, outside [[]1..[]] 1*"])
+
+
+def test_a_board_that_a_test_left_without_a_handshake_gets_one(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        def test_resets_it(hil_board): hil_board.identified = False
+        def test_next(hil_board): assert hil_board.identified
+    """)
+    pytester.runpytest().assert_outcomes(passed=2)
+    assert [line.split()[0] for line in bench_log] == ["open", "close"]
 
 
 def test_a_board_that_a_test_broke_is_opened_again_and_said_so(pytester: pytest.Pytester, bench_log: list[str]) -> None:
