@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from balance_hil.training.mirror import mirror_every_other
+from balance_hil.training.mirror import mirror_rows
 
 
 def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:
-    """``count`` batches of rows of the replay buffer, drawn in one call; half of each in the mirror where the model has one."""
+    """``count`` batches of rows of the replay buffer, drawn in one call; each row one of its mirror images where the model has a mirror."""
     rows = model.replay_buffer.sample(count * batch_size, env=model._vec_normalize_env)
     if mirror := getattr(model, "mirror", None):
         rows = rows._replace(
-            observations=mirror_every_other(rows.observations, mirror, "observation"),
-            next_observations=mirror_every_other(rows.next_observations, mirror, "observation"),
-            actions=mirror_every_other(rows.actions, mirror, "action"),
+            observations=mirror_rows(rows.observations, mirror, "observation"),
+            next_observations=mirror_rows(rows.next_observations, mirror, "observation"),
+            actions=mirror_rows(rows.actions, mirror, "action"),
         )
     for parts in zip(*(part.split(batch_size) for part in rows), strict=True):
         yield type(rows)(*parts)

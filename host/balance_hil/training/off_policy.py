@@ -20,7 +20,7 @@ class OffPolicyConfig(CommonConfig):
     gradient_steps: int  # per update
     tau: float  # share of the new weights in the target networks, per gradient step
     n_steps: int  # rewards summed before a critic is asked for the rest
-    mirror: bool  # learn from every step as seen in a mirror, too
+    mirror: bool  # learn from steps as seen in mirrors, too
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,9 @@
-"""A2C that is pulled towards a policy without a preferred side.
+"""A2C that is pulled towards a policy without a preferred side or direction.
 
 A small preference for one side is a steady yaw rate, and once the robot spins the reward is flat: one of the first seeds ended up
 spinning at 44 rad/s. The loss gets the mirror loss of "On Learning Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng, van de
-Panne, MIG 2019): ``mirror_weight * mean |pi(s) - mirrored(pi(mirrored(s)))|^2``, of the mean actions.
+Panne, MIG 2019): ``mirror_weight * mean |pi(s) - mirrored(pi(mirrored(s)))|^2``, of the mean actions, each row in one of the
+images of ``mirror``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from stable_baselines3 import A2C
 from torch.nn import functional
 
-from balance_hil.training.mirror import mirrored
+from balance_hil.training.mirror import mirror_rows
 
 
 class SymmetricA2C(A2C):  # type: ignore[misc]
@@ -50,8 +51,8 @@ class SymmetricA2C(A2C):  # type: ignore[misc]
             self.logger.record(f"train/{name}_loss", value.item())
 
     def _mirror_loss(self, observations: torch.Tensor) -> torch.Tensor:
-        image = mirrored(observations, self.mirror, "observation")
+        images = mirror_rows(observations, self.mirror, "observation")
         actions, others = (
-            self.policy.action_net(self.policy.mlp_extractor.forward_actor(rows)) for rows in (observations, image)
+            self.policy.action_net(self.policy.mlp_extractor.forward_actor(rows)) for rows in (observations, images)
         )
-        return (actions - mirrored(others, self.mirror, "action")).square().sum(dim=1).mean()
+        return (actions - mirror_rows(others, self.mirror, "action")).square().sum(dim=1).mean()
