@@ -13,7 +13,7 @@ from balance_hil.training.mirror import mirror_rows
 
 
 def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:
-    """``count`` batches of rows of the replay buffer, drawn in one call; each row one of its mirror images where the model has a mirror."""
+    """``count`` batches of rows of the replay buffer, drawn in one call; where the model has mirrors, as seen in them."""
     rows = model.replay_buffer.sample(count * batch_size, env=model._vec_normalize_env)
     if mirror := getattr(model, "mirror", None):
         rows = rows._replace(

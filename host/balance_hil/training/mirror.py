@@ -1,12 +1,13 @@
 """The robot in two mirrors. One stands beside it: left and right wheel change places, yaw changes its sign. The other stands
 before it: forward is backward, every signal and every action changes its sign.
 
-So every step that was made is also known to happen in three other ways, and an algorithm can learn from all of them, as in "On
-Learning Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng, van de Panne; MIG 2019). Without the first mirror the actor keeps a
-small preference for one side for long, which is a steady yaw error; without the second for one direction, in which it runs away.
-Off-policy algorithms learn from every row of a batch in one of the four ways; for A2C see ``symmetric_a2c``.
+So every step that was made is also known to happen in three other ways, and an algorithm can learn from all of them, as in
+"On Learning Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng, van de Panne; MIG 2019). Without the first mirror the actor
+keeps a small preference for one side for long, which is a steady yaw error; without the second for one direction, in which it
+runs away. Off-policy algorithms learn from every row of a batch in one of the four ways; for A2C see ``symmetric_a2c``.
 
-A robot whose mass is off its middle is no mirror image of itself: there the environment has to draw the offset evenly on both sides.
+A robot whose mass is off its middle is no mirror image of itself: there the environment has to draw the offset evenly to both
+sides.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from balance_hil.spec import PolicySpec, Signal
 
 
 def mirror_of(spec: PolicySpec) -> dict[str, list[Any]]:
-    """For observations and actions: which signal each one becomes sideways, and its sign. Plain lists, which a checkpoint can hold."""
+    """For observations and actions: what each signal becomes sideways, and its sign. Plain lists, which a checkpoint can hold."""
     observation, action = _places(spec.observation), _places(spec.action)
     return {
         "observation": observation,
