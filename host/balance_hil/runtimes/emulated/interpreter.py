@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table
 from balance_hil.runtimes.emulated.kernel import Values
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
@@ -18,7 +19,8 @@ from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
 # Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
 _BLOCK_VALUES = 1 << 19
 # The optimised kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
-_ROWS_MULTIPLE = 32
+_ROWS_MULTIPLE = 64
+_CHAIN_ROWS = 1 << 13  # computed together in compiled code: enough to hide Python, few enough for cores to share them out
 _WORTH_THREADS = 4096  # rows
 
 
@@ -46,26 +48,26 @@ class EmulatedRuntime(Int8Runtime):
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
+        if len(inputs) >= WORTH_COMPILED_CODE and self._output_chain is not None:
+            return self._outputs(self._output_chain, inputs).T
         outputs = np.empty((self.n_act, len(inputs)), np.int8).T  # in memory as kernels write it
 
         def compute(rows: slice) -> None:
             outputs[rows] = self._run(inputs[rows])[self.graph.output.index].reshape(-1, self.n_act)
 
-        self._each_block(len(inputs), compute)
+        _each_block(len(inputs), self._block_rows, compute)
         return outputs
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
         operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
-        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
-
-        def compute(rows: slice) -> None:
-            values = self._run(inputs[rows])
-            for operator, layer in zip(operators, layers, strict=True):
-                layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
-
-        self._each_block(len(inputs), compute)
-        return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, layers, strict=True)]
+        sizes = [self.graph.output_of(operator).size for operator in operators]
+        if len(inputs) >= WORTH_COMPILED_CODE and self._layer_chain is not None:
+            values = self._outputs(self._layer_chain, inputs)
+        else:
+            values = self._layers(operators, sizes, inputs)
+        layers = np.split(values, np.cumsum(sizes)[:-1])
+        return [LayerTensor(operator.index, operator.name, layer.T) for operator, layer in zip(operators, layers, strict=True)]
 
     def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
         """Output of one operator, [n, *shape], for the values of its non-constant inputs, [n, *shape] each."""
@@ -77,15 +79,46 @@ class EmulatedRuntime(Int8Runtime):
             return self._kernels[operator.index].arithmetic
         return tuple(kernel.arithmetic for kernel in self._kernels)
 
-    def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
-        """Calls ``compute`` for blocks that make up ``rows`` rows, on every core: the compiled kernels let other threads run."""
-        if rows <= _WORTH_THREADS:
-            compute(slice(0, rows))
-            return
-        # As many blocks for each core, and of one size, so that none waits for another.
-        rounds = -(-rows // (_cores() * self._block_rows))
-        size = -(-rows // (rounds * _cores() * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
-        list(_workers().map(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
+    def _layers(self, operators: Sequence[Operator], sizes: Sequence[int], inputs: Int8Array) -> Int8Array:
+        """Outputs of some operators of these sizes, one below the other: int8 [sum of the sizes, n]."""
+        outputs = np.empty((sum(sizes), len(inputs)), np.int8)
+        layers = np.split(outputs, np.cumsum(sizes)[:-1])
+
+        def compute(rows: slice) -> None:
+            values = self._run(inputs[rows])
+            for operator, layer in zip(operators, layers, strict=True):
+                layer[:, rows] = values[operator.outputs[0]].reshape(len(inputs[rows]), -1).T
+
+        _each_block(len(inputs), self._block_rows, compute)
+        return outputs
+
+    @cached_property
+    def _output_chain(self) -> Chain | None:
+        """The whole graph in compiled code, if it is a chain of what that can compute."""
+        stages = self._stages()
+        return Chain(stages, [False] * (len(stages) - 1) + [True]) if stages else None
+
+    @cached_property
+    def _layer_chain(self) -> Chain | None:
+        stages = self._stages()
+        return Chain(stages, [True] * len(stages)) if stages else None
+
+    def _stages(self) -> list[Dense | Table]:
+        """Stages of all operators, [] where one has none, or is no link of a chain."""
+        stages = []
+        last = self.graph.input
+        for operator, kernel in zip(self.graph.operators, self._kernels, strict=True):
+            if kernel.stage is None or computed_inputs(self.graph, operator) != [last.index] or kernel.stage.width != last.size:
+                return []
+            stages.append(kernel.stage)
+            last = self.graph.output_of(operator)
+        return stages if last.index == self.graph.output.index else []
+
+    def _outputs(self, chain: Chain, inputs: Int8Array) -> Int8Array:
+        rows = np.ascontiguousarray(inputs, np.int8).reshape(len(inputs), -1)
+        outputs = np.empty((chain.rows, len(rows)), np.int8)
+        _each_block(len(rows), _CHAIN_ROWS, lambda some: chain(rows, some, outputs))
+        return outputs
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)
@@ -99,6 +132,17 @@ class EmulatedRuntime(Int8Runtime):
 def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
     """Tensors that an operator reads and that are not constants."""
     return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]
+
+
+def _each_block(rows: int, at_most: int, compute: Callable[[slice], None]) -> None:
+    """Calls ``compute`` for blocks that make up ``rows`` rows, on every core: the compiled code lets other threads run."""
+    if rows <= _WORTH_THREADS:
+        compute(slice(0, rows))
+        return
+    # As many blocks for each core, and of one size, so that none waits for another.
+    rounds = -(-rows // (_cores() * at_most))
+    size = -(-rows // (rounds * _cores() * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
+    list(_workers().map(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
 
 def _cores() -> int:
