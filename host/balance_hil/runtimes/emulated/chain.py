@@ -12,7 +12,7 @@ from balance_hil.errors import require
 from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import Int64Array
-from balance_hil.runtimes.emulated.requantise import Requantiser
+from balance_hil.runtimes.emulated.requantise import Requantiser, Rule
 
 WORTH_COMPILED_CODE = 1024  # rows; for fewer it does not pay to load it
 _CHANNELS = 4  # of a word
@@ -55,7 +55,7 @@ class Chain:
 
     Args:
         stages: at least one; every ``Dense`` has a vector form of its requantisation.
-        kept: for each stage, whether its outputs are wanted.
+        kept: for each stage, whether its outputs are wanted; at least one is.
     """
 
     def __init__(self, stages: Sequence[Dense | Table], kept: Sequence[bool]) -> None:
@@ -64,23 +64,30 @@ class Chain:
 
         self._run = compiled.run_chain
         self._stages = np.zeros(len(stages), compiled.STAGE)
-        weights, numbers, tables = [np.zeros((3, 0), np.int32)], [np.zeros((0, compiled.NUMBERS), np.int64)], [np.zeros(256, np.uint8)]
-        self.rows = 0
+        weights, numbers, tables = (
+            [np.zeros((3, 0), np.int32)],
+            [np.zeros((0, compiled.NUMBERS), np.int64)],
+            [np.zeros(256, np.uint8)],
+        )
+        self._sizes = [stage.size for stage, keep in zip(stages, kept, strict=True) if keep]
+        target = 0
         for record, stage, keep in zip(self._stages, stages, kept, strict=True):
             record["groups"], record["channels"] = _groups(stage.width), stage.size
-            record["target"] = self.rows if keep else -1
-            self.rows += stage.size if keep else 0
+            record["target"] = target if keep else -1
+            target += stage.size if keep else 0
             if isinstance(stage, Table):
                 record["kind"], record["first"] = compiled.TABLE, len(tables)
                 tables.append((stage.values.astype(np.int16) - INT8_MIN).astype(np.uint8))
                 continue
             form = stage.requantise.form
             assert form is not None
-            record["kind"], record["low"], record["high"] = form.rule.value, form.low, form.high
+            record["kind"], record["low"], record["high"] = getattr(compiled, form.rule.name), form.low, form.high
             record["weights"], record["first"] = sum(part.shape[1] for part in weights), sum(len(part) for part in numbers)
             weights.append(_words(stage.weights))
             starts = stage.offsets + INT8_MIN * stage.weights.astype(np.int64).sum(axis=1) + form.bias
             numbers.append(_padded(np.column_stack([starts, form.numbers])))
+            if form.rule is Rule.FLOAT32:
+                numbers[-1][:, compiled.OFFSET] -= compiled.MAGIC_BITS
         self._weights, self._numbers = np.concatenate(weights, axis=1), np.concatenate(numbers)
         self._tables = np.stack(tables)
 
@@ -90,15 +97,21 @@ class Chain:
         Args:
             inputs: int8 [n, width], C-contiguous.
             rows: which of them, from start to stop.
-            outputs: int8 [``self.rows``, n], C-contiguous: of the kept stages, one below the other; columns ``rows`` are written.
+            outputs: what ``space`` made; ``rows`` of all wanted outputs are written.
         """
         self._run(inputs, rows.start, rows.stop, self._stages, self._weights, self._numbers, self._tables, outputs)
 
-    def outputs(self, inputs: Int8Array) -> Int8Array:
-        """All of them, int8 [``self.rows``, n], for inputs, int8 [n, width]."""
-        outputs = np.empty((self.rows, len(inputs)), np.int8)
+    def space(self, n: int) -> tuple[Int8Array, list[Int8Array]]:
+        """One array for the outputs of n rows, and the wanted outputs in it, int8 [n, size] each."""
+        outputs = np.empty(sum(self._sizes) * n, np.int8)
+        parts = np.split(outputs, np.cumsum(self._sizes)[:-1] * n)
+        return outputs, [part.reshape(n, size) for part, size in zip(parts, self._sizes, strict=True)]
+
+    def outputs(self, inputs: Int8Array) -> list[Int8Array]:
+        """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, width]."""
+        outputs, parts = self.space(len(inputs))
         self(np.ascontiguousarray(inputs), slice(0, len(inputs)), outputs)
-        return outputs
+        return parts
 
 
 def _groups(channels: int) -> int:

@@ -1,28 +1,40 @@
 """The inner loop of the emulators, compiled by numba: a chain of dense layers and tables for a batch of rows.
 
-A block of rows passes through all layers before the next one starts, so that what lies between two layers stays in the nearest
-cache. Compilers do not find by themselves the instructions that make this fast (dot products of bytes, products of 32 by 32 bits,
-tables in registers): see ``intrinsics``. What the processor has is known when the code is generated, on first use.
+A block of ROWS rows passes through all layers before the next one starts, so that what lies between two layers stays in the
+nearest cache. There a *word* holds a byte for each of CHANNELS neighbouring channels of one row: the int8 value with 128 added.
+The words of the rows of a block follow each other, then those of the next group of channels.
 
-Importing this module loads numba: ``Chain`` does so when there is a batch worth it.
+Compilers do not find by themselves the instructions that make this fast (dot products of bytes, products of 32 by 32 bits, tables
+in registers). So these pieces are written in LLVM's vector types, 512 bits wide, for which a processor with narrower registers
+gets several of its own instructions. What the processor has is known when the code is generated, on first use.
+
+Numba keeps machine code on disk until the file of the function changes: whatever makes machine code is in this file.
+Importing it loads numba: ``Chain`` does so when there is a batch worth it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from balance_hil.runtimes.base import Int8Array
-from balance_hil.runtimes.emulated import intrinsics
-from balance_hil.runtimes.emulated.intrinsics import CHANNELS, NUMBERS, ROWS
-from balance_hil.runtimes.emulated.requantise import Rule
 
-_UP, _AWAY, _FLOAT32 = Rule.UP.value, Rule.AWAY.value, Rule.FLOAT32.value
-TABLE = -1  # the kind of a stage that looks its outputs up; a dense one's is the value of its rule
+ROWS, CHANNELS = 64, 4
+NUMBERS = 5  # int64 ones of each channel of a dense layer:
+_START, _MULTIPLIER, OFFSET, _SHIFT, _NEGATIVE = range(NUMBERS)
+_SIGN_BITS = 0x80808080
+_LESS_THAN_HALF = float(np.nextafter(0.5, 0.0))
+_MAGIC = 1.5 * 2.0**23  # a float32 below 2^22 plus this has the nearest integer, ties to even, in its low bits
+MAGIC_BITS = 0x4B400000  # of that number: to be taken off
+
+UP, AWAY, FLOAT32, FLOAT64, TABLE = range(5)  # kinds of stages: dense ones by the rule of their requantisation, and tables
 STAGE = np.dtype(
     [
         ("kind", np.int64),
@@ -32,9 +44,25 @@ STAGE = np.dtype(
         ("first", np.int64),  # its first channel among those of all dense stages, or its table
         ("low", np.int64),  # bounds of a dense stage's outputs, 128 added
         ("high", np.int64),
-        ("target", np.int64),  # row of ``outputs`` at which its outputs begin, -1 where nobody wants them
+        ("target", np.int64),  # wanted channels of the stages before, -1 where its own are not wanted
     ]
 )
+
+_LANES = 16  # 32-bit numbers of a vector
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
+_BYTES = ir.VectorType(_I8, 4 * _LANES)
+_SHORTS = ir.VectorType(_I16, 2 * _LANES)
+_INTS = ir.VectorType(_I32, _LANES)
+_LONGS = ir.VectorType(_I64, _LANES // 2)
+_FLOATS = ir.VectorType(_F32, _LANES)
+_DOUBLES = ir.VectorType(_F64, _LANES)  # two registers
+
+_ADDRESS = types.intp  # of memory, as a number: ``array.ctypes.data``
+_ALIGNMENT = {_I8: 1, _I16: 2, _I32: 4, _I64: 8, _F32: 4, _F64: 8}
+
+
+# --- The loops ----------------------------------------------------------------------------------------------------------------
 
 
 def _chain(
@@ -47,62 +75,404 @@ def _chain(
     tables: NDArray[np.uint8],
     outputs: Int8Array,
 ) -> None:
-    """Rows ``start`` to ``stop`` of inputs, int8 [n, width], through all stages to columns of outputs, int8 [channels, n]."""
+    """Rows ``start`` to ``stop`` of inputs, int8 [n, width], through all stages.
+
+    ``outputs``, int8, is one array [n, channels] behind the other, for each stage whose outputs are wanted.
+    """
     width, words = inputs.shape[1], 0
     for stage in stages:
         words = max(words, ROWS * max(stage.groups, -(-stage.channels // CHANNELS)))
     space = np.zeros(4 * (2 * words + CHANNELS * ROWS) + 64, np.uint8)
-    rest_in, rest_out = np.zeros((ROWS + CHANNELS, width), np.int8), np.empty((CHANNELS, ROWS), np.int8)
+    rest_in, rest_out = np.zeros((ROWS + CHANNELS, width), np.int8), np.empty(words * CHANNELS + CHANNELS, np.int8)
     for row in range(start, stop, ROWS):
         rows = min(ROWS, stop - row)
         values = space.ctypes.data + -space.ctypes.data % 64  # a vector is one line of the cache
         results, sums = values + 4 * words, values + 8 * words
         source = inputs.ctypes.data + row * width
         if row + ROWS + CHANNELS > len(inputs):  # whole words are read
-            rest_in[:rows] = inputs[row : row + rows]
+            for i in range(rows):
+                for j in range(width):
+                    rest_in[i, j] = inputs[row + i, j]
             source = rest_in.ctypes.data
-        intrinsics.read_rows(source, width, stages[0].groups, values)
+        _read_rows(source, width, stages[0].groups, values)
         for stage in stages:
             if stage.kind == TABLE:
-                intrinsics.look_up(values, stage.groups, tables.ctypes.data + 256 * stage.first)
+                _look_up(values, stage.groups, tables.ctypes.data + 256 * stage.first)
             else:
                 _dense(stage, weights, numbers, values, sums, results)
                 values, results = results, values
             if stage.target >= 0:
-                _write(values, stage, row, rows, outputs, rest_out)
+                _write(values, stage, row, stop, len(inputs), outputs, rest_out)
 
 
-def _dense_stage(stage: Any, weights: NDArray[np.int32], numbers: NDArray[np.int64], values: int, sums: int, results: int) -> None:
+def _dense_stage(
+    stage: Any, weights: NDArray[np.int32], numbers: NDArray[np.int64], values: int, sums: int, results: int
+) -> None:
     for group in range(-(-stage.channels // CHANNELS)):
         matrix = weights.ctypes.data + 4 * (stage.weights + group * stage.groups * CHANNELS)
         channel = numbers.ctypes.data + 8 * NUMBERS * (stage.first + CHANNELS * group)
         words = results + 4 * ROWS * group
-        intrinsics.sums(matrix, weights.shape[1], stage.groups, values, channel, sums)
-        if stage.kind == _UP:
-            intrinsics.rounded_up(sums, channel, stage.low, stage.high, words)
-        elif stage.kind == _AWAY:
-            intrinsics.rounded_away(sums, channel, stage.low, stage.high, words)
-        elif stage.kind == _FLOAT32:
-            intrinsics.rounded_float32(sums, channel, stage.low, stage.high, words)
+        _sums(matrix, weights.shape[1], stage.groups, values, channel, sums)
+        if stage.kind == UP:
+            _rounded_up(sums, channel, stage.low, stage.high, words)
+        elif stage.kind == AWAY:
+            _rounded_away(sums, channel, stage.low, stage.high, words)
+        elif stage.kind == FLOAT32:
+            _rounded_float32(sums, channel, stage.low, stage.high, words)
         else:
-            intrinsics.rounded_float64(sums, channel, stage.low, stage.high, words)
+            _rounded_float64(sums, channel, stage.low, stage.high, words)
 
 
-def _write_outputs(values: int, stage: Any, row: int, rows: int, outputs: Int8Array, rest: Int8Array) -> None:
-    n = outputs.shape[1]
-    for first in range(0, stage.channels, CHANNELS):
-        words, target = values + 4 * ROWS * (first // CHANNELS), stage.target + first
-        if rows == ROWS and first + CHANNELS <= stage.channels:
-            intrinsics.write_group(words, outputs.ctypes.data + target * n + row, n)
-        else:
-            intrinsics.write_group(words, rest.ctypes.data, ROWS)
-            for channel in range(min(CHANNELS, stage.channels - first)):
-                outputs[target + channel, row : row + rows] = rest[channel, :rows]
+def _write_outputs(values: int, stage: Any, row: int, stop: int, n: int, outputs: Int8Array, rest: Int8Array) -> None:
+    start, groups = stage.target * n + row * stage.channels, -(-stage.channels // CHANNELS)
+    end = start + min(ROWS, stop - row) * stage.channels
+    if stage.channels % (4 * CHANNELS) == 0 and row + ROWS <= stop:
+        _write_wide_rows(values, groups, stage.channels, outputs.ctypes.data + start)
+    elif row + ROWS < stop:  # what is written behind the last row is written again
+        _write_rows(values, groups, stage.channels, outputs.ctypes.data + start)
+    else:
+        _write_rows(values, groups, stage.channels, rest.ctypes.data)
+        for i in range(end - start):
+            outputs[start + i] = rest[i]
 
 
-def _look_up(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Array) -> None:
+def _look_up_loop(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Array) -> None:
     for i in range(len(values)):
         outputs[i] = table[values[i]]
+
+
+# --- Their pieces; every argument is an address or a count ------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _read_rows(context: Any, rows: Any, width: Any, groups: Any, words: Any) -> Any:
+    """Makes words of ROWS rows of int8, ``width`` apart. Reads up to 3 bytes behind the last one."""
+
+    def generate(context: Any, build: Any, rows: Any, width: Any, groups: Any, words: Any) -> None:
+        with cgutils.for_range(build, groups) as group, cgutils.for_range(build, _number(ROWS)) as row:
+            at = build.add(build.mul(row.index, width), build.mul(group.index, _number(CHANNELS)))
+            word = build.xor(_load(build, build.add(rows, at), _number(0), _I32, align=1), _I32(_SIGN_BITS))
+            _store(build, word, words, build.add(build.mul(group.index, _number(ROWS)), row.index))
+
+    return _void(generate, 4)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _write_rows(context: Any, words: Any, groups: Any, width: Any, rows: Any) -> Any:
+    """The reverse, for ``width`` values in each row. Writes up to 3 bytes behind the last one."""
+
+    def generate(context: Any, build: Any, words: Any, groups: Any, width: Any, rows: Any) -> None:
+        with cgutils.for_range(build, _number(ROWS)) as row:
+            target = build.add(rows, build.mul(row.index, width))
+            with cgutils.for_range(build, groups) as group:
+                at = build.add(build.mul(group.index, _number(ROWS)), row.index)
+                word = build.xor(_load(build, words, at, _I32), _I32(_SIGN_BITS))
+                _store(build, word, target, group.index, align=1)
+
+    return _void(generate, 4)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _write_wide_rows(context: Any, words: Any, groups: Any, width: Any, rows: Any) -> Any:
+    """The same where ``groups`` is a multiple of 4: four words at a time, and nothing behind the last one."""
+
+    def generate(context: Any, build: Any, words: Any, groups: Any, width: Any, rows: Any) -> None:
+        with (
+            cgutils.for_range(build, build.udiv(groups, _number(4))) as four,
+            cgutils.for_range(build, _number(ROWS // _LANES)) as part,
+        ):
+            start = build.mul(part.index, _number(_LANES))
+            first = build.add(build.mul(four.index, _number(4 * ROWS)), start)
+            some = [_load(build, words, build.add(first, _number(ROWS * group)), _INTS) for group in range(4)]
+            some = [build.xor(values, _fixed(_INTS, _SIGN_BITS)) for values in some]
+            alternating = _indices([lane + half for lane in range(_LANES) for half in (0, _LANES)])
+            pairs = [build.shuffle_vector(*some[i : i + 2], alternating) for i in (0, 2)]
+            for row in range(_LANES):
+                values = build.shuffle_vector(
+                    *pairs, _indices([2 * row, 2 * row + 1, 2 * _LANES + 2 * row, 2 * _LANES + 2 * row + 1])
+                )
+                at = build.add(build.mul(build.add(start, _number(row)), width), build.mul(four.index, _number(4 * CHANNELS)))
+                _store(build, values, build.add(rows, at), _number(0), align=1)
+
+    return _void(generate, 4)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sums(context: Any, weights: Any, plane: Any, groups: Any, words: Any, numbers: Any, target: Any) -> Any:
+    """Sums of products of one group of channels, int32 [CHANNELS, ROWS].
+
+    ``weights`` are words [groups, CHANNELS] as well: in the first plane of ``plane`` words four int8, in the second and the third
+    two int16 each, of the even and of the odd ones.
+    """
+
+    def generate(context: Any, build: Any, weights: Any, plane: Any, groups: Any, words: Any, numbers: Any, target: Any) -> None:
+        products = _products_of_bytes if _has(context, "avx512vnni") else _products_of_pairs
+        parts = 4 if _has(context, "avx512f") else 1  # vectors of sums for each channel that there are registers for
+        for start in range(0, ROWS, parts * _LANES):
+            some = build.add(words, _number(4 * start))
+            registers = [[cgutils.alloca_once(build, _INTS) for _ in range(parts)] for _ in range(CHANNELS)]
+            for channel, register in _each(registers):
+                build.store(_splat(build, _parameter(build, numbers, channel, _START, _I32), _INTS), register)
+            with cgutils.for_range(build, groups) as group:
+                at = build.mul(group.index, _number(ROWS))
+                values = [_load(build, some, build.add(at, _number(part * _LANES)), _INTS) for part in range(parts)]
+                at = build.mul(group.index, _number(CHANNELS))
+                products(build, weights, plane, at, values, registers)
+            for i, (channel, register) in enumerate(_each(registers)):
+                _store(build, build.load(register), target, _number(channel * ROWS + start + i % parts * _LANES))
+
+    return _void(generate, 6)
+
+
+def _products_of_bytes(build: Any, weights: Any, plane: Any, at: Any, values: list[Any], registers: list[list[Any]]) -> None:
+    """Adds four products in each lane with the one instruction there is for it."""
+    for channel, sums in enumerate(registers):
+        factors = _splat(build, _load(build, weights, build.add(at, _number(channel)), _I32), _INTS)
+        for register, some in zip(sums, values, strict=True):
+            total = _call(
+                build,
+                "llvm.x86.avx512.vpdpbusd.512",
+                _INTS,
+                build.load(register),
+                *(build.bitcast(v, _BYTES) for v in (some, factors)),
+            )
+            build.store(total, register)
+
+
+def _products_of_pairs(build: Any, weights: Any, plane: Any, at: Any, values: list[Any], registers: list[list[Any]]) -> None:
+    """The same of int16: every vector unit has an instruction that LLVM chooses for sums of two neighbouring products."""
+    low = _fixed(_INTS, 0x00FF00FF)
+    pairs = [(build.and_(some, low), build.and_(build.lshr(some, _fixed(_INTS, 8)), low)) for some in values]
+    for channel, sums in enumerate(registers):
+        here = build.add(at, _number(channel))
+        factors = []
+        for _ in range(2):
+            here = build.add(here, plane)
+            factors.append(_splat(build, _load(build, weights, here, _I32), _INTS))
+        for register, some in zip(sums, pairs, strict=True):
+            total = build.load(register)
+            for x, w in zip(some, factors, strict=True):
+                total = build.add(total, _sum_of_two_products(build, x, w))
+            build.store(total, register)
+
+
+def _sum_of_two_products(build: Any, x: Any, w: Any) -> Any:
+    wide = ir.VectorType(_I32, 2 * _LANES)
+    products = build.mul(*(build.sext(build.bitcast(v, _SHORTS), wide) for v in (x, w)))
+    even, odd = (build.shuffle_vector(products, products, _indices(range(i, 2 * _LANES, 2))) for i in (0, 1))
+    return build.add(even, odd)
+
+
+def _rounding(steps: Callable[..., Any]) -> Any:
+    """The function that turns sums of a group, int32 [CHANNELS, ROWS], into words.
+
+    ``steps(build, sums, numbers, channel)`` generates outputs with 128 added, int32, from a vector of sums of one channel.
+    """
+
+    @intrinsic
+    def rounded(context, sums, numbers, low, high, words):  # type: ignore[no-untyped-def]
+        def generate(context: Any, build: Any, sums: Any, numbers: Any, low: Any, high: Any, words: Any) -> None:
+            bounds = [_splat(build, build.trunc(bound, _I8), _BYTES) for bound in (low, high)]
+            pack = _packed_saturating if _has(context, "avx512bw") else _packed
+            with cgutils.for_range(build, _number(ROWS // _LANES)) as part:
+                at = build.mul(part.index, _number(_LANES))
+                outputs = []
+                for channel in range(CHANNELS):
+                    some = _load(build, sums, build.add(at, _number(channel * ROWS)), _INTS)
+                    outputs.append(steps(build, some, numbers, channel))
+                packed = build.bitcast(pack(build, outputs), _BYTES)
+                for worse, bound in zip(("<", ">"), bounds, strict=True):
+                    packed = build.select(build.icmp_unsigned(worse, packed, bound), bound, packed)
+                _store(build, packed, words, build.mul(at, _number(CHANNELS)))
+
+        return _void(generate, 5)
+
+    return rounded
+
+
+def _packed_saturating(build: Any, outputs: list[Any]) -> Any:
+    """Words of four vectors, saturated to 0 … 255."""
+    pairs = [_call(build, "llvm.x86.avx512.packssdw.512", _SHORTS, *outputs[i : i + 2]) for i in (0, 2)]
+    quads = _call(build, "llvm.x86.avx512.packuswb.512", _BYTES, *pairs)
+    # Each quarter of the register now has four rows of the first channel, four of the second, …
+    order = [16 * quarter + 4 * channel + row for quarter in range(4) for row in range(4) for channel in range(4)]
+    return build.shuffle_vector(quads, quads, _indices(order))
+
+
+def _packed(build: Any, outputs: list[Any]) -> Any:
+    word = _fixed(_INTS, 0)
+    for channel, values in enumerate(outputs):
+        for worse, bound in (("<", _fixed(_INTS, 0)), (">", _fixed(_INTS, 255))):
+            values = build.select(build.icmp_signed(worse, values, bound), bound, values)
+        word = build.or_(word, build.shl(values, _fixed(_INTS, 8 * channel)))
+    return word
+
+
+def _scaled(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+    """High halves of ``sums * multiplier + offset``, products of unsigned 32-bit numbers and sums of 64-bit ones."""
+    low = _fixed(_LONGS, 0xFFFFFFFF)
+    multiplier = _splat(build, build.zext(_parameter(build, numbers, channel, _MULTIPLIER, _I32), _I64), _LONGS)
+    offset = _splat(build, _parameter(build, numbers, channel, OFFSET, _I64), _LONGS)
+    pairs = build.bitcast(sums, _LONGS)
+    even, odd = (
+        build.bitcast(build.add(build.mul(half, multiplier), offset), _INTS)
+        for half in (build.and_(pairs, low), build.lshr(pairs, _fixed(_LONGS, 32)))
+    )
+    return build.shuffle_vector(even, odd, _indices([i + 1 if i % 2 == 0 else _LANES + i for i in range(_LANES)]))
+
+
+def _up(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+    shift = _splat(build, _parameter(build, numbers, channel, _SHIFT, _I32), _INTS)
+    return build.ashr(_scaled(build, sums, numbers, channel), shift)
+
+
+def _away(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+    scaled = _scaled(build, sums, numbers, channel)
+    shift, negative = (_splat(build, _parameter(build, numbers, channel, column, _I32), _INTS) for column in (_SHIFT, _NEGATIVE))
+    one = build.sext(build.icmp_signed("<", scaled, negative), _INTS)
+    return build.ashr(build.add(scaled, one), shift)
+
+
+def _float32(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+    """Its offset has MAGIC_BITS taken off."""
+    multiplier = build.fptrunc(_parameter(build, numbers, channel, _MULTIPLIER, _F64), _F32)
+    product = build.fmul(build.sitofp(sums, _FLOATS), _splat(build, multiplier, _FLOATS))
+    steps = build.bitcast(build.fadd(product, _fixed(_FLOATS, _MAGIC)), _INTS)
+    return build.add(steps, _splat(build, _parameter(build, numbers, channel, OFFSET, _I32), _INTS))
+
+
+def _float64(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+    multiplier = _splat(build, _parameter(build, numbers, channel, _MULTIPLIER, _F64), _DOUBLES)
+    product = build.fmul(build.sitofp(sums, _DOUBLES), multiplier)
+    half = _call(build, f"llvm.copysign.v{_LANES}f64", _DOUBLES, _fixed(_DOUBLES, _LESS_THAN_HALF), product)
+    steps = build.fptosi(build.fadd(product, half), _INTS)  # towards 0
+    return build.add(steps, _splat(build, _parameter(build, numbers, channel, OFFSET, _I32), _INTS))
+
+
+_rounded_up, _rounded_away, _rounded_float32, _rounded_float64 = (_rounding(s) for s in (_up, _away, _float32, _float64))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _look_up(context: Any, words: Any, groups: Any, table: Any) -> Any:
+    """Replaces every byte of the words of ``groups`` groups by its entry of ``table``, uint8 [256]."""
+
+    def generate(context: Any, build: Any, words: Any, groups: Any, table: Any) -> None:
+        count = build.mul(groups, _number(CHANNELS * ROWS))
+        if _has(context, "avx512bw"):
+            quarters = [_load(build, table, _number(i * _SHORTS.count), _SHORTS) for i in range(4)]
+            with cgutils.for_range(build, build.udiv(count, _number(_BYTES.count))) as part:
+                at = build.mul(part.index, _number(_SHORTS.count))
+                _store(build, _entries(build, _load(build, words, at, _SHORTS), quarters), words, at)
+        else:
+            with cgutils.for_range(build, count) as byte:
+                entry = build.zext(_load(build, words, byte.index, _I8), _I64)
+                _store(build, _load(build, table, entry, _I8), words, byte.index)
+
+    return _void(generate, 3)
+
+
+def _entries(build: Any, keys: Any, quarters: list[Any]) -> Any:
+    """Two entries for the two bytes of each 16-bit lane, from a table in four registers: pairs of entries, 32 in each.
+
+    An instruction picks pairs from two registers by six bits; the seventh bit chooses between two such picks, and the last one
+    within the pair.
+    """
+    results = []
+    for shift in (0, 8):
+        key = build.lshr(keys, _fixed(_SHORTS, shift)) if shift else keys
+        number_of_pair = build.lshr(key, _fixed(_SHORTS, 1))
+        low, high = (
+            _call(build, "llvm.x86.avx512.vpermi2var.hi.512", _SHORTS, quarters[i], number_of_pair, quarters[i + 1])
+            for i in (0, 2)
+        )
+        pair = build.select(_bit(build, key, 0x80), high, low)
+        if shift == 0:
+            results.append(build.select(_bit(build, key, 1), build.lshr(pair, _fixed(_SHORTS, 8)), pair))
+        else:
+            results.append(build.select(_bit(build, key, 1), pair, build.shl(pair, _fixed(_SHORTS, 8))))
+    even, odd = results
+    low, high = _fixed(_SHORTS, 0x00FF), _fixed(_SHORTS, 0xFF00)
+    return build.or_(build.and_(even, low), build.and_(odd, high))
+
+
+def _bit(build: Any, values: Any, bit: int) -> Any:
+    return build.icmp_signed("!=", build.and_(values, _fixed(_SHORTS, bit)), _fixed(_SHORTS, 0))
+
+
+def _parameter(build: Any, numbers: Any, channel: int, column: int, kind: Any) -> Any:
+    """One of a channel's numbers: int64 or its low half, or the bits of a float64."""
+    return _load(build, build.add(numbers, _number(8 * (NUMBERS * channel + column))), _number(0), kind)
+
+
+def _each(registers: list[list[Any]]) -> list[tuple[int, Any]]:
+    return [(channel, register) for channel, some in enumerate(registers) for register in some]
+
+
+def _void(generate: Callable[..., None], arguments: int) -> Any:
+    """What an intrinsic returns: its signature and its generator."""
+
+    def generator(context: Any, build: Any, signature: Any, values: Any) -> Any:
+        generate(context, build, *values)
+        return context.get_dummy_value()
+
+    return types.void(*[_ADDRESS] * arguments), generator
+
+
+# --- LLVM vectors ----------------------------------------------------------------------------------------------------
+
+
+def _fixed(kind: Any, value: float) -> Any:
+    """The vector of type ``kind`` with ``value`` in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def _indices(numbers: Sequence[int]) -> Any:
+    """Which lanes a shuffle takes."""
+    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
+
+
+def _number(value: int) -> Any:
+    """A constant offset or count."""
+    return ir.Constant(_I64, value)
+
+
+def _splat(build: Any, value: Any, kind: Any) -> Any:
+    """The vector of type ``kind`` with the scalar ``value`` in every lane."""
+    empty = ir.Constant(kind, ir.Undefined)
+    return build.shuffle_vector(build.insert_element(empty, value, _I32(0)), empty, _indices([0] * kind.count))
+
+
+def _load(build: Any, address: Any, offset: Any, kind: Any, align: int | None = None) -> Any:
+    """The scalar or vector of type ``kind`` at ``offset`` elements from ``address``; aligned as an element is, unless given."""
+    return build.load(_pointer(build, address, offset, kind), align=_ALIGNMENT[_element(kind)] if align is None else align)
+
+
+def _store(build: Any, value: Any, address: Any, offset: Any, align: int | None = None) -> None:
+    """Writes a scalar or vector ``offset`` elements from ``address``; aligned as an element is, unless given."""
+    kind = _element(value.type)
+    build.store(value, _pointer(build, address, offset, value.type), align=_ALIGNMENT[kind] if align is None else align)
+
+
+def _call(build: Any, name: str, kind: Any, *arguments: Any) -> Any:
+    """The result, of type ``kind``, of an LLVM intrinsic."""
+    function = build.module.globals.get(name)
+    if function is None:
+        function = ir.Function(build.module, ir.FunctionType(kind, [a.type for a in arguments]), name)
+    return build.call(function, arguments)
+
+
+def _has(context: Any, feature: str) -> bool:
+    """Whether code is generated for a processor with ``feature``, by LLVM's name: "avx512vnni"."""
+    return f"+{feature}" in context.codegen().magic_tuple()[-1].split(",")
+
+
+def _pointer(build: Any, address: Any, offset: Any, kind: Any) -> Any:
+    element = build.gep(build.inttoptr(address, _element(kind).as_pointer()), [offset])
+    return build.bitcast(element, kind.as_pointer()) if isinstance(kind, ir.VectorType) else element
+
+
+def _element(kind: Any) -> Any:
+    return kind.element if isinstance(kind, ir.VectorType) else kind
 
 
 def _compiled(function: Callable[..., None]) -> Any:
@@ -115,4 +485,4 @@ def _compiled(function: Callable[..., None]) -> Any:
 
 _dense, _write = _compiled(_dense_stage), _compiled(_write_outputs)
 run_chain: Callable[..., None] = _compiled(_chain)
-look_up: Callable[[NDArray[np.uint8], Int8Array, Int8Array], None] = _compiled(_look_up)
+look_up: Callable[[NDArray[np.uint8], Int8Array, Int8Array], None] = _compiled(_look_up_loop)

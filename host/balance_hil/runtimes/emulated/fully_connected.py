@@ -51,8 +51,8 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     def run(inputs: Sequence[Values]) -> Values:
         rows = inputs[0].reshape(-1, depth)
         chain = compiled() if len(rows) >= WORTH_COMPILED_CODE else None
-        outputs = _by_rule(dense, rows.T) if chain is None else chain.outputs(rows)
-        return outputs.T.reshape(-1, *target.shape)
+        outputs = _by_rule(dense, rows.T).T if chain is None else chain.outputs(rows)[0]
+        return outputs.reshape(-1, *target.shape)
 
     return Kernel(run, requantise.arithmetic, stage)
 

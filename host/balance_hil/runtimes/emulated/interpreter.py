@@ -49,7 +49,7 @@ class EmulatedRuntime(Int8Runtime):
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
         if len(inputs) >= WORTH_COMPILED_CODE and self._output_chain is not None:
-            return self._outputs(self._output_chain, inputs).T
+            return self._outputs(self._output_chain, inputs)[0]
         outputs = np.empty((self.n_act, len(inputs)), np.int8).T  # in memory as kernels write it
 
         def compute(rows: slice) -> None:
@@ -61,13 +61,11 @@ class EmulatedRuntime(Int8Runtime):
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
         operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
-        sizes = [self.graph.output_of(operator).size for operator in operators]
         if len(inputs) >= WORTH_COMPILED_CODE and self._layer_chain is not None:
-            values = self._outputs(self._layer_chain, inputs)
+            layers = self._outputs(self._layer_chain, inputs)
         else:
-            values = self._layers(operators, sizes, inputs)
-        layers = np.split(values, np.cumsum(sizes)[:-1])
-        return [LayerTensor(operator.index, operator.name, layer.T) for operator, layer in zip(operators, layers, strict=True)]
+            layers = self._layers(operators, inputs)
+        return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, layers, strict=True)]
 
     def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
         """Output of one operator, [n, *shape], for the values of its non-constant inputs, [n, *shape] each."""
@@ -79,18 +77,16 @@ class EmulatedRuntime(Int8Runtime):
             return self._kernels[operator.index].arithmetic
         return tuple(kernel.arithmetic for kernel in self._kernels)
 
-    def _layers(self, operators: Sequence[Operator], sizes: Sequence[int], inputs: Int8Array) -> Int8Array:
-        """Outputs of some operators of these sizes, one below the other: int8 [sum of the sizes, n]."""
-        outputs = np.empty((sum(sizes), len(inputs)), np.int8)
-        layers = np.split(outputs, np.cumsum(sizes)[:-1])
+    def _layers(self, operators: Sequence[Operator], inputs: Int8Array) -> list[Int8Array]:
+        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
 
         def compute(rows: slice) -> None:
             values = self._run(inputs[rows])
             for operator, layer in zip(operators, layers, strict=True):
-                layer[:, rows] = values[operator.outputs[0]].reshape(len(inputs[rows]), -1).T
+                layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
 
         _each_block(len(inputs), self._block_rows, compute)
-        return outputs
+        return layers
 
     @cached_property
     def _output_chain(self) -> Chain | None:
@@ -114,11 +110,11 @@ class EmulatedRuntime(Int8Runtime):
             last = self.graph.output_of(operator)
         return stages if last.index == self.graph.output.index else []
 
-    def _outputs(self, chain: Chain, inputs: Int8Array) -> Int8Array:
+    def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
         rows = np.ascontiguousarray(inputs, np.int8).reshape(len(inputs), -1)
-        outputs = np.empty((chain.rows, len(rows)), np.int8)
+        outputs, parts = chain.space(len(rows))
         _each_block(len(rows), _CHAIN_ROWS, lambda some: chain(rows, some, outputs))
-        return outputs
+        return parts
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)

@@ -35,6 +35,7 @@ _INTEGER_RULES = {
 }
 _BIAS = 1 << 30  # accumulators of compiled code are below it
 _LARGEST_RIGHT_SHIFT = 21  # 2^30 and an int8 value shifted to the left by so much still make an int32
+_LARGEST_LOST = 1 << (_LARGEST_RIGHT_SHIFT - 1)  # accumulators below it are less than half a step behind a larger shift
 _LARGEST_STEPS = 1 << 22  # float32 numbers below it have a fraction
 
 
@@ -63,10 +64,10 @@ class Scales:
 class Rule(Enum):
     """How compiled code requantises."""
 
-    UP = 0  # (accumulator * multiplier + offset) >> 32 >> shift
-    AWAY = 1  # the same, with 1 taken off before the last shift where the rule sees a negative number
-    FLOAT32 = 2  # accumulator * multiplier in float32, rounded to nearest with ties to even, + offset
-    FLOAT64 = 3  # accumulator * multiplier in float64, rounded to nearest with ties away from zero, + offset
+    UP = "accumulator * multiplier + offset, shifted by 32 bits, then by shift"
+    AWAY = "the same, with 1 taken off before the last shift where there is less than negative"
+    FLOAT32 = "accumulator * multiplier in float32, rounded to nearest with ties to even, + offset"
+    FLOAT64 = "accumulator * multiplier in float64, rounded to nearest with ties away from zero, + offset"
 
 
 _RULES = {
@@ -131,7 +132,9 @@ class Requantiser:
         )
 
     def _integers_fit(self) -> bool:
-        return bool(np.all((self._shifts <= 0) & (self._shifts >= -_LARGEST_RIGHT_SHIFT)))
+        """A left shift does not fit; a channel with a larger right shift fits if it never leaves 0."""
+        fits = -self._shifts <= _LARGEST_RIGHT_SHIFT
+        return bool(np.all(self._shifts <= 0)) and (bool(np.all(fits)) or self.largest_accumulator < _LARGEST_LOST)
 
     def _float_numbers(self) -> Int64Array:
         zero_point = np.full(len(self.multipliers), self.zero_point - INT8_MIN)
@@ -144,10 +147,11 @@ class Requantiser:
         Twice the mantissa, so that the first shift is by 32 bits: its result is then the high half of a number. Accumulators
         are biased to be positive, because only products of unsigned numbers exist with 32 bits of a mantissa.
         """
-        right = -self._shifts
+        fits = -self._shifts <= _LARGEST_RIGHT_SHIFT
+        right, mantissas = np.where(fits, -self._shifts, 0), np.where(fits, self._mantissas, 0)
         half = np.where(right > 0, np.left_shift(1, np.maximum(right - 1, 0)), 0)
         zero_point = np.left_shift(self.zero_point - INT8_MIN, right)
-        multiplier = 2 * self._mantissas
+        multiplier = 2 * mantissas
         if self.rounding is Rounding.SINGLE:  # one rounding: half of the last step, in units of the first
             offset = np.left_shift(1, 31 + right) + np.left_shift(zero_point, 32)
         else:
