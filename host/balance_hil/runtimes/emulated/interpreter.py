@@ -30,15 +30,17 @@ class EmulatedRuntime(Int8Runtime):
     Args:
         model: bytes of an int8 ``.tflite``, or its graph.
         variant: the arithmetic; the runtime is named "emulated-<variant>".
+        threads: how many compute large batches; None: one for each core that this process may use.
 
     Raises:
         ModelNotInt8Error: input or output is not int8.
         UnsupportedOperatorError: an operator that is not emulated; the message names it.
     """
 
-    def __init__(self, model: bytes | TfliteGraph, variant: Variant) -> None:
+    def __init__(self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None) -> None:
         self.graph = read_graph(model) if isinstance(model, bytes) else model
         self.variant = variant
+        self._threads = _cores() if threads is None else threads
         self.name = f"emulated-{variant.name}"
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
@@ -55,7 +57,7 @@ class EmulatedRuntime(Int8Runtime):
         def compute(rows: slice) -> None:
             outputs[rows] = self._run(inputs[rows])[self.graph.output.index].reshape(-1, self.n_act)
 
-        _each_block(len(inputs), self._block_rows, compute)
+        self._each_block(len(inputs), self._block_rows, compute)
         return outputs
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
@@ -85,7 +87,7 @@ class EmulatedRuntime(Int8Runtime):
             for operator, layer in zip(operators, layers, strict=True):
                 layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
 
-        _each_block(len(inputs), self._block_rows, compute)
+        self._each_block(len(inputs), self._block_rows, compute)
         return layers
 
     @cached_property
@@ -113,8 +115,19 @@ class EmulatedRuntime(Int8Runtime):
     def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
         rows = np.ascontiguousarray(inputs, np.int8).reshape(len(inputs), -1)
         outputs, parts = chain.space(len(rows))
-        _each_block(len(rows), _CHAIN_ROWS, lambda some: chain(rows, some, outputs))
+        self._each_block(len(rows), _CHAIN_ROWS, lambda some: chain(rows, some, outputs))
         return parts
+
+    def _each_block(self, rows: int, at_most: int, compute: Callable[[slice], None]) -> None:
+        """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code lets others run."""
+        if rows <= _WORTH_THREADS:
+            compute(slice(0, rows))
+            return
+        # As many blocks for each thread, and of one size, so that none waits for another.
+        rounds = -(-rows // (self._threads * at_most))
+        size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
+        run = map if self._threads == 1 else _workers(self._threads).map
+        list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)
@@ -130,22 +143,11 @@ def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
     return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]
 
 
-def _each_block(rows: int, at_most: int, compute: Callable[[slice], None]) -> None:
-    """Calls ``compute`` for blocks that make up ``rows`` rows, on every core: the compiled code lets other threads run."""
-    if rows <= _WORTH_THREADS:
-        compute(slice(0, rows))
-        return
-    # As many blocks for each core, and of one size, so that none waits for another.
-    rounds = -(-rows // (_cores() * at_most))
-    size = -(-rows // (rounds * _cores() * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
-    list(_workers().map(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
-
-
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_cores())
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=threads)
