@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from balance_hil.runtimes.base import Int8Array
 
 ROWS, CHANNELS = 64, 4
-NUMBERS = 5  # int64 ones of each channel of a dense layer:
-_START, _MULTIPLIER, OFFSET, _SHIFT, _NEGATIVE = range(NUMBERS)
+NUMBERS = 6  # int64 ones of each channel of a dense layer:
+_START, _MULTIPLIER, OFFSET, _SHIFT, _ZERO, _TIE = range(NUMBERS)
 _SIGN_BITS = 0x80808080
 _LESS_THAN_HALF = float(np.nextafter(0.5, 0.0))
 _MAGIC = 1.5 * 2.0**23  # a float32 below 2^22 plus this has the nearest integer, ties to even, in its low bits
@@ -59,6 +59,7 @@ _FLOATS = ir.VectorType(_F32, _LANES)
 _DOUBLES = ir.VectorType(_F64, _LANES)  # two registers
 
 _ADDRESS = types.intp  # of memory, as a number: ``array.ctypes.data``
+_Has = Callable[[str], bool]
 _ALIGNMENT = {_I8: 1, _I16: 2, _I32: 4, _I64: 8, _F32: 4, _F64: 8}
 
 
@@ -206,8 +207,9 @@ def _sums(context: Any, weights: Any, plane: Any, groups: Any, words: Any, numbe
     """
 
     def generate(context: Any, build: Any, weights: Any, plane: Any, groups: Any, words: Any, numbers: Any, target: Any) -> None:
-        products = _products_of_bytes if _has(context, "avx512vnni") else _products_of_pairs
-        parts = 4 if _has(context, "avx512f") else 1  # vectors of sums for each channel that there are registers for
+        has = _features(context)
+        products = _products_of_bytes if has("avx512vnni") else _products_of_pairs
+        parts = 4 if has("avx512f") else 1  # vectors of sums for each channel that there are registers for
         for start in range(0, ROWS, parts * _LANES):
             some = build.add(words, _number(4 * start))
             registers = [[cgutils.alloca_once(build, _INTS) for _ in range(parts)] for _ in range(CHANNELS)]
@@ -266,20 +268,21 @@ def _sum_of_two_products(build: Any, x: Any, w: Any) -> Any:
 def _rounding(steps: Callable[..., Any]) -> Any:
     """The function that turns sums of a group, int32 [CHANNELS, ROWS], into words.
 
-    ``steps(build, sums, numbers, channel)`` generates outputs with 128 added, int32, from a vector of sums of one channel.
+    ``steps(build, has, sums, numbers, channel)`` generates outputs with 128 added, int32, from a vector of sums of one channel.
     """
 
     @intrinsic
     def rounded(context, sums, numbers, low, high, words):  # type: ignore[no-untyped-def]
         def generate(context: Any, build: Any, sums: Any, numbers: Any, low: Any, high: Any, words: Any) -> None:
             bounds = [_splat(build, build.trunc(bound, _I8), _BYTES) for bound in (low, high)]
-            pack = _packed_saturating if _has(context, "avx512bw") else _packed
+            has = _features(context)
+            pack = _packed_saturating if has("avx512bw") else _packed
             with cgutils.for_range(build, _number(ROWS // _LANES)) as part:
                 at = build.mul(part.index, _number(_LANES))
                 outputs = []
                 for channel in range(CHANNELS):
                     some = _load(build, sums, build.add(at, _number(channel * ROWS)), _INTS)
-                    outputs.append(steps(build, some, numbers, channel))
+                    outputs.append(steps(build, has, some, numbers, channel))
                 packed = build.bitcast(pack(build, outputs), _BYTES)
                 for worse, bound in zip(("<", ">"), bounds, strict=True):
                     packed = build.select(build.icmp_unsigned(worse, packed, bound), bound, packed)
@@ -321,27 +324,33 @@ def _scaled(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
     return build.shuffle_vector(even, odd, _indices([i + 1 if i % 2 == 0 else _LANES + i for i in range(_LANES)]))
 
 
-def _up(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
-    shift = _splat(build, _parameter(build, numbers, channel, _SHIFT, _I32), _INTS)
-    return build.ashr(_scaled(build, sums, numbers, channel), shift)
+def _up(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> Any:
+    return _shifted(build, has, _scaled(build, sums, numbers, channel), numbers, channel)
 
 
-def _away(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+def _away(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> Any:
     scaled = _scaled(build, sums, numbers, channel)
-    shift, negative = (_splat(build, _parameter(build, numbers, channel, column, _I32), _INTS) for column in (_SHIFT, _NEGATIVE))
-    one = build.sext(build.icmp_signed("<", scaled, negative), _INTS)
-    return build.ashr(build.add(scaled, one), shift)
+    zero, tie = (_splat(build, _parameter(build, numbers, channel, column, _I32), _INTS) for column in (_ZERO, _TIE))
+    values = build.select(build.icmp_signed("<", scaled, zero), build.add(scaled, tie), scaled)
+    return _shifted(build, has, values, numbers, channel)
 
 
-def _float32(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+def _shifted(build: Any, has: _Has, values: Any, numbers: Any, channel: int) -> Any:
+    shift = _splat(build, _parameter(build, numbers, channel, _SHIFT, _I32), _INTS)
+    if has("avx512f"):  # LLVM would choose the slower shift by one number
+        return _call(build, "llvm.x86.avx512.psrav.d.512", _INTS, values, shift)
+    return build.ashr(values, shift)
+
+
+def _float32(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> Any:
     """Its offset has MAGIC_BITS taken off."""
-    multiplier = build.fptrunc(_parameter(build, numbers, channel, _MULTIPLIER, _F64), _F32)
-    product = build.fmul(build.sitofp(sums, _FLOATS), _splat(build, multiplier, _FLOATS))
+    multiplier = _splat(build, _parameter(build, numbers, channel, _MULTIPLIER, _F32), _FLOATS)
+    product = build.fmul(build.sitofp(sums, _FLOATS), multiplier)
     steps = build.bitcast(build.fadd(product, _fixed(_FLOATS, _MAGIC)), _INTS)
     return build.add(steps, _splat(build, _parameter(build, numbers, channel, OFFSET, _I32), _INTS))
 
 
-def _float64(build: Any, sums: Any, numbers: Any, channel: int) -> Any:
+def _float64(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> Any:
     multiplier = _splat(build, _parameter(build, numbers, channel, _MULTIPLIER, _F64), _DOUBLES)
     product = build.fmul(build.sitofp(sums, _DOUBLES), multiplier)
     half = _call(build, f"llvm.copysign.v{_LANES}f64", _DOUBLES, _fixed(_DOUBLES, _LESS_THAN_HALF), product)
@@ -358,8 +367,8 @@ def _look_up(context: Any, words: Any, groups: Any, table: Any) -> Any:
 
     def generate(context: Any, build: Any, words: Any, groups: Any, table: Any) -> None:
         count = build.mul(groups, _number(CHANNELS * ROWS))
-        if _has(context, "avx512bw"):
-            quarters = [_load(build, table, _number(i * _SHORTS.count), _SHORTS) for i in range(4)]
+        if _features(context)("avx512bw"):
+            quarters = [_quarter(build, table, i) for i in range(4)]
             with cgutils.for_range(build, build.udiv(count, _number(_BYTES.count))) as part:
                 at = build.mul(part.index, _number(_SHORTS.count))
                 _store(build, _entries(build, _load(build, words, at, _SHORTS), quarters), words, at)
@@ -371,36 +380,39 @@ def _look_up(context: Any, words: Any, groups: Any, table: Any) -> Any:
     return _void(generate, 3)
 
 
+def _quarter(build: Any, table: Any, number: int) -> Any:
+    """32 entries of the first half of a table, each with the one 128 behind it."""
+    count = _SHORTS.count
+    near, far = (_load(build, table, _number(at + number * count), ir.VectorType(_I8, count)) for at in (0, 4 * count))
+    wide = [build.zext(entries, _SHORTS) for entries in (near, far)]
+    return build.or_(wide[0], build.shl(wide[1], _fixed(_SHORTS, 8)))
+
+
 def _entries(build: Any, keys: Any, quarters: list[Any]) -> Any:
-    """Two entries for the two bytes of each 16-bit lane, from a table in four registers: pairs of entries, 32 in each.
+    """Entries for 64 bytes, two in each 16-bit lane, from a table in four registers.
 
-    An instruction picks pairs from two registers by six bits; the seventh bit chooses between two such picks, and the last one
-    within the pair.
+    A lane of these has an entry and the one 128 behind it. An instruction picks lanes from two registers by the low six bits of a
+    byte; the seventh bit chooses between two such picks, the last one between the two entries of a lane.
     """
-    results = []
-    for shift in (0, 8):
-        key = build.lshr(keys, _fixed(_SHORTS, shift)) if shift else keys
-        number_of_pair = build.lshr(key, _fixed(_SHORTS, 1))
+    eight = _fixed(_SHORTS, 8)
+    picks = []
+    for key, bit in ((keys, 1 << 6), (build.lshr(keys, eight), 1 << 14)):
         low, high = (
-            _call(build, "llvm.x86.avx512.vpermi2var.hi.512", _SHORTS, quarters[i], number_of_pair, quarters[i + 1])
-            for i in (0, 2)
+            _call(build, "llvm.x86.avx512.vpermi2var.hi.512", _SHORTS, quarters[i], key, quarters[i + 1]) for i in (0, 2)
         )
-        pair = build.select(_bit(build, key, 0x80), high, low)
-        if shift == 0:
-            results.append(build.select(_bit(build, key, 1), build.lshr(pair, _fixed(_SHORTS, 8)), pair))
-        else:
-            results.append(build.select(_bit(build, key, 1), pair, build.shl(pair, _fixed(_SHORTS, 8))))
-    even, odd = results
-    low, high = _fixed(_SHORTS, 0x00FF), _fixed(_SHORTS, 0xFF00)
-    return build.or_(build.and_(even, low), build.and_(odd, high))
-
-
-def _bit(build: Any, values: Any, bit: int) -> Any:
-    return build.icmp_signed("!=", build.and_(values, _fixed(_SHORTS, bit)), _fixed(_SHORTS, 0))
+        second = build.icmp_signed("!=", build.and_(keys, _fixed(_SHORTS, bit)), _fixed(_SHORTS, 0))
+        picks.append(build.select(second, high, low))
+    even, odd = picks
+    evens, zero = _indices([i if i % 2 == 0 else _BYTES.count + i for i in range(_BYTES.count)]), _fixed(_BYTES, 0)
+    near, far = (
+        build.shuffle_vector(build.bitcast(a, _BYTES), build.bitcast(b, _BYTES), evens)
+        for a, b in ((even, build.shl(odd, eight)), (build.lshr(even, eight), odd))
+    )
+    return build.bitcast(build.select(build.icmp_signed("<", build.bitcast(keys, _BYTES), zero), far, near), _SHORTS)
 
 
 def _parameter(build: Any, numbers: Any, channel: int, column: int, kind: Any) -> Any:
-    """One of a channel's numbers: int64 or its low half, or the bits of a float64."""
+    """One of a channel's numbers: an int64, its low half, or the bits of a float."""
     return _load(build, build.add(numbers, _number(8 * (NUMBERS * channel + column))), _number(0), kind)
 
 
@@ -461,9 +473,10 @@ def _call(build: Any, name: str, kind: Any, *arguments: Any) -> Any:
     return build.call(function, arguments)
 
 
-def _has(context: Any, feature: str) -> bool:
-    """Whether code is generated for a processor with ``feature``, by LLVM's name: "avx512vnni"."""
-    return f"+{feature}" in context.codegen().magic_tuple()[-1].split(",")
+def _features(context: Any) -> _Has:
+    """Whether code is generated for a processor with a feature, by LLVM's name: "avx512vnni"."""
+    features = context.codegen().magic_tuple()[-1].split(",")
+    return lambda feature: f"+{feature}" in features
 
 
 def _pointer(build: Any, address: Any, offset: Any, kind: Any) -> Any:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import (
-    INT32_MIN,
     Int64Array,
     multiply_double_rounding,
     multiply_ruy_x86,
@@ -65,7 +64,7 @@ class Rule(Enum):
     """How compiled code requantises."""
 
     UP = "accumulator * multiplier + offset, shifted by 32 bits, then by shift"
-    AWAY = "the same, with 1 taken off before the last shift where there is less than negative"
+    AWAY = "the same, with tie added before the last shift to what is less than zero"
     FLOAT32 = "accumulator * multiplier in float32, rounded to nearest with ties to even, + offset"
     FLOAT64 = "accumulator * multiplier in float64, rounded to nearest with ties away from zero, + offset"
 
@@ -85,7 +84,7 @@ class VectorForm:
 
     rule: Rule
     bias: int  # added to every accumulator beforehand
-    numbers: Int64Array  # [channels, 4]: multiplier (or the bits of a float64), offset (modulo 2^64), shift, negative below
+    numbers: Int64Array  # [channels, 5]: multiplier (or the bits of a float), offset (modulo 2^64), shift, zero, tie
     low: int  # bounds of the outputs
     high: int
 
@@ -137,9 +136,10 @@ class Requantiser:
         return bool(np.all(self._shifts <= 0)) and (bool(np.all(fits)) or self.largest_accumulator < _LARGEST_LOST)
 
     def _float_numbers(self) -> Int64Array:
-        zero_point = np.full(len(self.multipliers), self.zero_point - INT8_MIN)
-        nothing = np.zeros_like(zero_point)
-        return np.column_stack([self.multipliers.view(np.int64), zero_point, nothing, nothing])
+        narrow = self.rounding is Rounding.FLOAT32
+        bits = self.multipliers.astype(np.float32).view(np.int32) if narrow else self.multipliers.view(np.int64)
+        zero_point = np.full(len(bits), self.zero_point - INT8_MIN)
+        return np.column_stack([bits, zero_point, *[np.zeros(len(bits), np.int64)] * 3])
 
     def _integer_numbers(self) -> Int64Array:
         """Constants of the two shifts of the integer rules, with the zero point in them.
@@ -156,8 +156,8 @@ class Requantiser:
             offset = np.left_shift(1, 31 + right) + np.left_shift(zero_point, 32)
         else:
             offset = (1 << 31) + np.left_shift(half + zero_point, 32)
-        negative = np.where(right > 0, half + zero_point, INT32_MIN)
-        return np.column_stack([multiplier, offset - _BIAS * multiplier, right, negative])
+        tie = np.where(right > 0, -1, 0)
+        return np.column_stack([multiplier, offset - _BIAS * multiplier, right, half + zero_point, tie])
 
     def _steps(self, accumulators: Int64Array) -> NDArray[Any]:
         """The rule: steps [channels, n] for accumulators [channels, n]."""
