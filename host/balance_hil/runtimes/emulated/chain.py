@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,27 +93,30 @@ class Chain:
         self._weights, self._numbers = np.concatenate(weights, axis=1), np.concatenate(numbers)
         self._tables = np.stack(tables)
 
-    def __call__(self, inputs: Int8Array, rows: slice, outputs: Int8Array) -> None:
-        """Computes some rows; releases the GIL.
+    def outputs(self, inputs: Int8Array, threads: int = 1) -> list[Int8Array]:
+        """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, width], computed by so many threads."""
+        n = len(inputs)
+        outputs = np.empty(sum(self._sizes) * n, np.int8)  # in one piece: large ones are quicker to get
+        job = [(np.ascontiguousarray(inputs, np.int8), np.zeros(1, np.int64), outputs)]
 
-        Args:
-            inputs: int8 [n, width], C-contiguous.
-            rows: which of them, from start to stop.
-            outputs: what ``space`` made; ``rows`` of all wanted outputs are written.
-        """
-        self._run(inputs, rows.start, rows.stop, self._stages, self._weights, self._numbers, self._tables, outputs)
+        def work() -> None:
+            for rows, claimed, outputs in job:
+                self._run(rows, claimed, self._stages, self._weights, self._numbers, self._tables, outputs)
 
-    def space(self, n: int) -> tuple[Int8Array, list[Int8Array]]:
-        """One array for the outputs of n rows, and the wanted outputs in it, int8 [n, size] each."""
-        outputs = np.empty(sum(self._sizes) * n, np.int8)
+        helpers = [workers(threads).submit(work) for _ in range(threads - 1)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():  # one that has not begun has nothing left to do
+                helper.result()
+        job.clear()  # which a cancelled helper still holds
         parts = np.split(outputs, np.cumsum(self._sizes)[:-1] * n)
-        return outputs, [part.reshape(n, size) for part, size in zip(parts, self._sizes, strict=True)]
+        return [part.reshape(n, size) for part, size in zip(parts, self._sizes, strict=True)]
 
-    def outputs(self, inputs: Int8Array) -> list[Int8Array]:
-        """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, width]."""
-        outputs, parts = self.space(len(inputs))
-        self(np.ascontiguousarray(inputs), slice(0, len(inputs)), outputs)
-        return parts
+
+@cache
+def workers(threads: int) -> ThreadPoolExecutor:
+    """Threads for compiled code, which lets others run, and for numpy's."""
+    return ThreadPoolExecutor(max_workers=threads)
 
 
 def _groups(channels: int) -> int:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from balance_hil.runtimes.base import Int8Array
 
 ROWS, CHANNELS = 64, 4
+CLAIM = 8 * ROWS  # rows that a thread takes at a time
 NUMBERS = 6  # int64 ones of each channel of a dense layer:
 _START, _MULTIPLIER, OFFSET, _SHIFT, _ZERO, _TIE = range(NUMBERS)
 _SIGN_BITS = 0x80808080
@@ -68,42 +69,50 @@ _ALIGNMENT = {_I8: 1, _I16: 2, _I32: 4, _I64: 8, _F32: 4, _F64: 8}
 
 def _chain(
     inputs: Int8Array,
-    start: int,
-    stop: int,
+    claimed: NDArray[np.int64],
     stages: NDArray[Any],
     weights: NDArray[np.int32],
     numbers: NDArray[np.int64],
     tables: NDArray[np.uint8],
     outputs: Int8Array,
 ) -> None:
-    """Rows ``start`` to ``stop`` of inputs, int8 [n, width], through all stages.
+    """Takes rows of inputs, int8 [n, width], through all stages, CLAIM at a time, until all are claimed.
 
-    ``outputs``, int8, is one array [n, channels] behind the other, for each stage whose outputs are wanted.
+    Threads may share the work: ``claimed``, int64 [1], counts the rows that one of them has begun or done. ``outputs``, int8, is
+    one array [n, channels] behind the other, for each stage whose outputs are wanted.
     """
-    width, words = inputs.shape[1], 0
+    words = 0
     for stage in stages:
         words = max(words, ROWS * max(stage.groups, -(-stage.channels // CHANNELS)))
     space = np.zeros(4 * (2 * words + CHANNELS * ROWS) + 64, np.uint8)
-    rest_in, rest_out = np.zeros((ROWS + CHANNELS, width), np.int8), np.empty(words * CHANNELS + CHANNELS, np.int8)
-    for row in range(start, stop, ROWS):
-        rows = min(ROWS, stop - row)
-        values = space.ctypes.data + -space.ctypes.data % 64  # a vector is one line of the cache
-        results, sums = values + 4 * words, values + 8 * words
-        source = inputs.ctypes.data + row * width
-        if row + ROWS + CHANNELS > len(inputs):  # whole words are read
-            for i in range(rows):
-                for j in range(width):
-                    rest_in[i, j] = inputs[row + i, j]
-            source = rest_in.ctypes.data
-        _read_rows(source, width, stages[0].groups, values)
-        for stage in stages:
-            if stage.kind == TABLE:
-                _look_up(values, stage.groups, tables.ctypes.data + 256 * stage.first)
-            else:
-                _dense(stage, weights, numbers, values, sums, results)
-                values, results = results, values
-            if stage.target >= 0:
-                _write(values, stage, row, stop, len(inputs), outputs, rest_out)
+    rest_in, rest_out = np.zeros((ROWS + CHANNELS) * inputs.shape[1], np.int8), np.empty((words + 1) * CHANNELS, np.int8)
+    start = _claim(claimed.ctypes.data, CLAIM)
+    while start < len(inputs):
+        stop = min(start + CLAIM, len(inputs))
+        for row in range(start, stop, ROWS):
+            values = space.ctypes.data + -space.ctypes.data % 64  # a vector is one line of the cache
+            results, sums = values + 4 * words, values + 8 * words
+            _read(inputs, row, stages[0], rest_in, values)
+            for stage in stages:
+                if stage.kind == TABLE:
+                    _look_up(values, stage.groups, tables.ctypes.data + 256 * stage.first)
+                else:
+                    _dense(stage, weights, numbers, values, sums, results)
+                    values, results = results, values
+                if stage.target >= 0:
+                    _write(values, stage, row, stop, len(inputs), outputs, rest_out)
+        start = _claim(claimed.ctypes.data, CLAIM)
+
+
+def _read_inputs(inputs: Int8Array, row: int, stage: Any, rest: Int8Array, values: int) -> None:
+    n, width = inputs.shape
+    if row + ROWS + CHANNELS <= n:
+        _read_rows(inputs.ctypes.data + row * width, width, stage.groups, values)
+        return
+    for i in range(min(ROWS, n - row)):  # whole words are read: not behind the end
+        for j in range(width):
+            rest[i * width + j] = inputs[row + i, j]
+    _read_rows(rest.ctypes.data, width, stage.groups, values)
 
 
 def _dense_stage(
@@ -143,6 +152,17 @@ def _look_up_loop(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Arra
 
 
 # --- Their pieces; every argument is an address or a count ------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _claim(context: Any, counter: Any, rows: Any) -> Any:
+    """Adds ``rows`` to an int64 that other threads do the same with; what it was before."""
+
+    def generate(context: Any, build: Any, signature: Any, values: Any) -> Any:
+        counter, rows = values
+        return build.atomic_rmw("add", build.inttoptr(counter, _I64.as_pointer()), rows, "monotonic")
+
+    return types.int64(_ADDRESS, _ADDRESS), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -354,8 +374,19 @@ def _float64(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> An
     multiplier = _splat(build, _parameter(build, numbers, channel, _MULTIPLIER, _F64), _DOUBLES)
     product = build.fmul(build.sitofp(sums, _DOUBLES), multiplier)
     half = _call(build, f"llvm.copysign.v{_LANES}f64", _DOUBLES, _fixed(_DOUBLES, _LESS_THAN_HALF), product)
-    steps = build.fptosi(build.fadd(product, half), _INTS)  # towards 0
+    steps = _towards_zero(build, has, build.fadd(product, half))
     return build.add(steps, _splat(build, _parameter(build, numbers, channel, OFFSET, _I32), _INTS))
+
+
+def _towards_zero(build: Any, has: _Has, values: Any) -> Any:
+    """int32 of float64."""
+    if not has("avx512dq"):
+        return build.fptosi(values, _INTS)
+    # To int64, and one instruction that picks the low halves of that: LLVM takes four instructions more.
+    wide = build.fptosi(values, ir.VectorType(_I64, _LANES))
+    half = _LONGS.count
+    low, high = (build.bitcast(build.shuffle_vector(wide, wide, _indices(range(i, i + half))), _INTS) for i in (0, half))
+    return _call(build, "llvm.x86.avx512.vpermi2var.d.512", _INTS, low, _indices(range(0, 2 * _LANES, 2)), high)
 
 
 _rounded_up, _rounded_away, _rounded_float32, _rounded_float64 = (_rounding(s) for s in (_up, _away, _float32, _float64))
@@ -496,6 +527,6 @@ def _compiled(function: Callable[..., None]) -> Any:
         return numba.njit(nogil=True, error_model="numpy")(function)
 
 
-_dense, _write = _compiled(_dense_stage), _compiled(_write_outputs)
+_read, _dense, _write = (_compiled(function) for function in (_read_inputs, _dense_stage, _write_outputs))
 run_chain: Callable[..., None] = _compiled(_chain)
 look_up: Callable[[NDArray[np.uint8], Int8Array, Int8Array], None] = _compiled(_look_up_loop)

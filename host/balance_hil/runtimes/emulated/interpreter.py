@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
-from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table
+from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
 from balance_hil.runtimes.emulated.kernel import Values
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
@@ -19,8 +18,7 @@ from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
 # Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
 _BLOCK_VALUES = 1 << 19
 # The optimised kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
-_ROWS_MULTIPLE = 64
-_CHAIN_ROWS = 1 << 13  # computed together in compiled code: enough to hide Python, few enough for cores to share them out
+_ROWS_MULTIPLE = 32
 _WORTH_THREADS = 4096  # rows
 
 
@@ -113,10 +111,8 @@ class EmulatedRuntime(Int8Runtime):
         return stages if last.index == self.graph.output.index else []
 
     def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
-        rows = np.ascontiguousarray(inputs, np.int8).reshape(len(inputs), -1)
-        outputs, parts = chain.space(len(rows))
-        self._each_block(len(rows), _CHAIN_ROWS, lambda some: chain(rows, some, outputs))
-        return parts
+        threads = self._threads if len(inputs) > _WORTH_THREADS else 1
+        return chain.outputs(inputs.reshape(len(inputs), -1), threads)
 
     def _each_block(self, rows: int, at_most: int, compute: Callable[[slice], None]) -> None:
         """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code lets others run."""
@@ -126,7 +122,7 @@ class EmulatedRuntime(Int8Runtime):
         # As many blocks for each thread, and of one size, so that none waits for another.
         rounds = -(-rows // (self._threads * at_most))
         size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
-        run = map if self._threads == 1 else _workers(self._threads).map
+        run = map if self._threads == 1 else workers(self._threads).map
         list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
@@ -146,8 +142,3 @@ def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=threads)
