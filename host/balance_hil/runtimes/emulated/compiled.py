@@ -251,13 +251,7 @@ def _products_of_bytes(build: Any, weights: Any, plane: Any, at: Any, values: li
     for channel, sums in enumerate(registers):
         factors = _splat(build, _load(build, weights, build.add(at, _number(channel)), _I32), _INTS)
         for register, some in zip(sums, values, strict=True):
-            total = _call(
-                build,
-                "llvm.x86.avx512.vpdpbusd.512",
-                _INTS,
-                build.load(register),
-                *(build.bitcast(v, _BYTES) for v in (some, factors)),
-            )
+            total = _call(build, "llvm.x86.avx512.vpdpbusd.512", _INTS, build.load(register), some, factors)
             build.store(total, register)
 
 

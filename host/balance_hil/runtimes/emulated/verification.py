@@ -126,6 +126,7 @@ def synthetic_models(count: int) -> Iterator[tuple[str, bytes]]:
 
 def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) -> bytes:
     require("tensorflow", "export")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with captured_stderr():  # says there what it has found
         import tensorflow as tf
 

@@ -355,8 +355,8 @@ def test_without_a_place_for_machine_code_it_is_compiled_for_this_process(monkey
     assert compiled._compiled(len) == ("compiled", len, True)
 
 
-def test_rows_at_the_end_are_neither_read_nor_written_beyond():
-    """Whole words are read and written inside, so the neighbours of a batch must not be seen in it, nor changed."""
+def test_rows_at_the_end_are_not_written_beyond():
+    """Inside, whole words are written: the neighbours of a batch must not be changed by them."""
     emulator = EmulatedRuntime(actor((6, 9, 5, 3), "TANH", per_channel=True, seed=3), TFLM, threads=1)
     inputs = random_inputs(3000, 6, 0)
     whole = emulator.layers_int8_batch(inputs)
