@@ -35,7 +35,9 @@ _LESS_THAN_HALF = float(np.nextafter(0.5, 0.0))
 _MAGIC = 1.5 * 2.0**23  # a float32 below 2^22 plus this has the nearest integer, ties to even, in its low bits
 MAGIC_BITS = 0x4B400000  # of that number: to be taken off
 
-UP, AWAY, FLOAT32, FLOAT64, TABLE = range(5)  # kinds of stages: dense ones by the rule of their requantisation, and tables
+UP, AWAY, FLOAT32, FLOAT64, NEAREST, TABLE = range(
+    6
+)  # kinds of stages: dense ones by the rule of their requantisation, and tables
 STAGE = np.dtype(
     [
         ("kind", np.int64),
@@ -129,8 +131,10 @@ def _dense_stage(
             _rounded_away(sums, channel, stage.low, stage.high, words)
         elif stage.kind == FLOAT32:
             _rounded_float32(sums, channel, stage.low, stage.high, words)
-        else:
+        elif stage.kind == FLOAT64:
             _rounded_float64(sums, channel, stage.low, stage.high, words)
+        else:
+            _rounded_nearest(sums, channel, stage.low, stage.high, words)
 
 
 def _write_outputs(values: int, stage: Any, row: int, stop: int, n: int, outputs: Int8Array, rest: Int8Array) -> None:
@@ -376,14 +380,33 @@ def _towards_zero(build: Any, has: _Has, values: Any) -> Any:
     """int32 of float64."""
     if not has("avx512dq"):
         return build.fptosi(values, _INTS)
-    # To int64, and one instruction that picks the low halves of that: LLVM takes four instructions more.
-    wide = build.fptosi(values, ir.VectorType(_I64, _LANES))
-    half = _LONGS.count
+    return _low_halves(build, has, build.fptosi(values, ir.VectorType(_I64, _LANES)))  # half as many instructions
+
+
+def _nearest(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> Any:
+    """Its offset is a float64 that leaves the nearest integer in the low half of a sum."""
+    multiplier, offset = (
+        _splat(build, _parameter(build, numbers, channel, column, _F64), _DOUBLES) for column in (_MULTIPLIER, OFFSET)
+    )
+    product = build.fmul(
+        build.sitofp(sums, _DOUBLES), multiplier, flags=("contract",)
+    )  # no tie: rounded once or twice is the same
+    values = build.fadd(product, offset, flags=("contract",))
+    return _low_halves(build, has, build.bitcast(values, ir.VectorType(_I64, _LANES)))
+
+
+def _low_halves(build: Any, has: _Has, wide: Any) -> Any:
+    """int32 of int64, 16 lanes."""
+    if not has("avx512f"):
+        return build.trunc(wide, _INTS)
+    half = _LONGS.count  # one instruction where LLVM would take five
     low, high = (build.bitcast(build.shuffle_vector(wide, wide, _indices(range(i, i + half))), _INTS) for i in (0, half))
     return _call(build, "llvm.x86.avx512.vpermi2var.d.512", _INTS, low, _indices(range(0, 2 * _LANES, 2)), high)
 
 
-_rounded_up, _rounded_away, _rounded_float32, _rounded_float64 = (_rounding(s) for s in (_up, _away, _float32, _float64))
+_rounded_up, _rounded_away, _rounded_float32, _rounded_float64, _rounded_nearest = (
+    _rounding(steps) for steps in (_up, _away, _float32, _float64, _nearest)
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -35,6 +35,7 @@ _INTEGER_RULES = {
 _BIAS = 1 << 30  # accumulators of compiled code are below it
 _LARGEST_RIGHT_SHIFT = 21  # 2^30 and an int8 value shifted to the left by so much still make an int32
 _LARGEST_LOST = 1 << (_LARGEST_RIGHT_SHIFT - 1)  # accumulators below it are less than half a step behind a larger shift
+_INTEGERS = 1.5 * 2.0**52  # float64 numbers about it are integers, and their lowest bits what they are more than it
 _LARGEST_STEPS = 1 << 22  # float32 numbers below it have a fraction
 
 
@@ -67,6 +68,7 @@ class Rule(Enum):
     AWAY = "the same, with tie added before the last shift to what is less than zero"
     FLOAT32 = "accumulator * multiplier in float32, rounded to nearest with ties to even, + offset"
     FLOAT64 = "accumulator * multiplier in float64, rounded to nearest with ties away from zero, + offset"
+    NEAREST = "the same where there is no tie; offset is a float64 that leaves the integer in its sum's lowest bits"
 
 
 _RULES = {
@@ -123,7 +125,7 @@ class Requantiser:
         if not fits:
             return None
         return VectorForm(
-            rule=_RULES[self.rounding],
+            rule=Rule.NEAREST if self._nearest else _RULES[self.rounding],
             bias=0 if floats else _BIAS,
             numbers=self._float_numbers() if floats else self._integer_numbers(),
             low=self.low - INT8_MIN,
@@ -135,11 +137,22 @@ class Requantiser:
         fits = -self._shifts <= _LARGEST_RIGHT_SHIFT
         return bool(np.all(self._shifts <= 0)) and (bool(np.all(fits)) or self.largest_accumulator < _LARGEST_LOST)
 
+    @cached_property
+    def _nearest(self) -> bool:
+        """Whether float64 products are rounded of which none lies halfway between two integers that an int8 may come from."""
+        if self.rounding is not Rounding.FLOAT64:
+            return False
+        ties = np.arange(2 * INT8_MIN, -2 * INT8_MIN) + 0.5
+        with np.errstate(divide="ignore"):
+            nearest = np.clip(np.rint(ties / self.multipliers[:, np.newaxis]), -_BIAS, _BIAS)
+        return not any(np.any((nearest + near) * self.multipliers[:, np.newaxis] == ties) for near in (-1, 0, 1))
+
     def _float_numbers(self) -> Int64Array:
         narrow = self.rounding is Rounding.FLOAT32
         bits = self.multipliers.astype(np.float32).view(np.int32) if narrow else self.multipliers.view(np.int64)
         zero_point = np.full(len(bits), self.zero_point - INT8_MIN)
-        return np.column_stack([bits, zero_point, *[np.zeros(len(bits), np.int64)] * 3])
+        offset = (_INTEGERS + zero_point).view(np.int64) if self._nearest else zero_point
+        return np.column_stack([bits, offset, *[np.zeros(len(bits), np.int64)] * 3])
 
     def _integer_numbers(self) -> Int64Array:
         """Constants of the two shifts of the integer rules, with the zero point in them.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from balance_hil.runtimes.emulated.chain import Chain, Dense
-from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
+from balance_hil.runtimes.emulated.requantise import Requantiser, Rule, Scales
 from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
 
 ROUNDINGS = list(Rounding)
@@ -44,6 +44,12 @@ def test_compiled_code_equals_the_rule_for_every_accumulator_in_reach(rounding, 
     weights = np.tile(np.array([1, 127], np.int8), (len(offsets), 1))
     outputs = Chain([Dense(weights, offsets, requantise)], [True]).outputs(_PAIRS)[0]
     assert np.array_equal(outputs.T, requantise(weights.astype(np.int64) @ _PAIRS.T + offsets[:, np.newaxis]))
+
+
+@pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (0.00137, Rule.NEAREST)])
+def test_float64_products_are_rounded_the_quick_way_where_none_is_a_tie(multiplier, rule):
+    """50 times 0.01 is a tie in float64, though 0.01 is no float64."""
+    assert _requantiser(Rounding.FLOAT64, multiplier).form.rule is rule
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
