@@ -13,9 +13,9 @@ from balance_hil.runtimes.emulated.requantise import Requantiser, Rule, Scales
 from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
 
 ROUNDINGS = list(Rounding)
-# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and 0.00137 are what layers have; 0.7 has no shift; 1e-9 never
+# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and pi / 2000 are what layers have; 0.7 has no shift; 1e-9 never
 # leaves 0.
-MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, 0.00137, 0.0625 - 1e-9, 0.4, 0.7, 1e-9]
+MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, np.pi / 2000, 0.0625 - 1e-9, 0.4, 0.7, 1e-9]
 
 
 def _requantiser(rounding, multiplier, low=-128, high=127):
@@ -46,7 +46,7 @@ def test_compiled_code_equals_the_rule_for_every_accumulator_in_reach(rounding, 
     assert np.array_equal(outputs.T, requantise(weights.astype(np.int64) @ _PAIRS.T + offsets[:, np.newaxis]))
 
 
-@pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (0.00137, Rule.NEAREST)])
+@pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (np.pi / 2000, Rule.NEAREST)])
 def test_float64_products_are_rounded_the_quick_way_where_none_is_a_tie(multiplier, rule):
     """50 times 0.01 is a tie in float64, though 0.01 is no float64."""
     assert _requantiser(Rounding.FLOAT64, multiplier).form.rule is rule
