@@ -65,6 +65,7 @@ class Chain:
         from balance_hil.runtimes.emulated import compiled
 
         self._run = compiled.run_chain
+        self._width = stages[0].width
         self._stages = np.zeros(len(stages), compiled.STAGE)
         weights, numbers, tables = (
             [np.zeros((3, 0), np.int32)],
@@ -94,10 +95,15 @@ class Chain:
         self._tables = np.stack(tables)
 
     def outputs(self, inputs: Int8Array, threads: int = 1) -> list[Int8Array]:
-        """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, width], computed by so many threads."""
+        """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, ...], computed by so many threads.
+
+        Raises:
+            ValueError: rows of another size than the first stage takes.
+        """
         n = len(inputs)
         outputs = np.empty(sum(self._sizes) * n, np.int8)  # in one piece: large ones are quicker to get
-        job = [(np.ascontiguousarray(inputs, np.int8), np.zeros(1, np.int64), outputs)]
+        rows = np.ascontiguousarray(inputs, np.int8).reshape(n, self._width)
+        job = [(rows, np.zeros(1, np.int64), outputs)]
 
         def work() -> None:
             for rows, claimed, outputs in job:

@@ -55,7 +55,7 @@ class EmulatedRuntime(Int8Runtime):
         def compute(rows: slice) -> None:
             outputs[rows] = self._run(inputs[rows])[self.graph.output.index].reshape(-1, self.n_act)
 
-        self._each_block(len(inputs), self._block_rows, compute)
+        self._each_block(len(inputs), compute)
         return outputs
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
@@ -85,7 +85,7 @@ class EmulatedRuntime(Int8Runtime):
             for operator, layer in zip(operators, layers, strict=True):
                 layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
 
-        self._each_block(len(inputs), self._block_rows, compute)
+        self._each_block(len(inputs), compute)
         return layers
 
     @cached_property
@@ -112,15 +112,15 @@ class EmulatedRuntime(Int8Runtime):
 
     def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
         threads = self._threads if len(inputs) > _WORTH_THREADS else 1
-        return chain.outputs(inputs.reshape(len(inputs), -1), threads)
+        return chain.outputs(inputs, threads)
 
-    def _each_block(self, rows: int, at_most: int, compute: Callable[[slice], None]) -> None:
+    def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
         """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code lets others run."""
         if rows <= _WORTH_THREADS:
             compute(slice(0, rows))
             return
         # As many blocks for each thread, and of one size, so that none waits for another.
-        rounds = -(-rows // (self._threads * at_most))
+        rounds = -(-rows // (self._threads * self._block_rows))
         size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
         run = map if self._threads == 1 else workers(self._threads).map
         list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))

@@ -364,3 +364,17 @@ def test_rows_at_the_end_are_not_written_beyond():
         for some in (slice(0, rows), slice(3000 - rows, 3000)):
             for layer, right in zip(emulator.layers_int8_batch(inputs[some]), whole, strict=True):
                 assert np.array_equal(layer.values, right.values[some])
+
+
+def test_rows_of_a_wrong_size_are_refused():
+    emulator = EmulatedRuntime(actor((6, 9, 3), "TANH", per_channel=True, seed=3), TFLM)
+    with pytest.raises(ValueError, match="reshape"):
+        emulator.infer_int8_batch(random_inputs(2000, 5, 0))
+
+
+def test_a_model_without_dense_layers_runs_in_compiled_code():
+    build = ModelBuilder()
+    x = build.tensor((1, 7), 0.02, 3)
+    model = build.bytes(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
+    inputs = random_inputs(1100, 7, 0)
+    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
