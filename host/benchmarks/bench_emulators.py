@@ -1,55 +1,68 @@
-"""``hil bench emulators``: inferences per second of the emulators in a batch, beside the runtimes called row by row.
+"""``hil bench emulators``: inferences per second of the emulators in a batch, beside the interpreters called row by row.
 
-Row by row is what a user of the interpreter's Python API does: set the input, invoke, get the output. "Every layer" fetches every
-operator's output, as attributing differences needs; "output" the last one alone. Models: models/ppo (6-32-32-2, ReLU) and random
-6-64-64-2 actors with ReLU and with tanh. The contenders take turns in short blocks, and the fastest block of each counts: other
-programs can only slow one down. The emulators use every core that they are given (taskset -c 0 gives one), the interpreters one.
+Row by row is the loop that a user of an interpreter writes: set the input, invoke, copy the output into an array, without the
+layers that this package has above an interpreter. "Every layer" copies every operator's output, as attributing differences needs;
+"output" the last one alone. The interpreters use one thread; the emulators are measured on one and on every core. Models: the
+shipped bundles and random 6-64-64-2 actors with ReLU and with tanh. The contenders take turns in short blocks, and the fastest
+block of each counts: other programs can only slow one down.
 """
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from balance_hil.bundle import Bundle
-from balance_hil.runtimes.base import Int8Array, Int8Runtime
+from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.synthetic import actor
 from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, TENSORFLOW_SUBJECTS, Subject, random_inputs
+from balance_hil.runtimes.native_stderr import captured_stderr
+from balance_hil.runtimes.tflite import KERNELS, LITERT, TENSORFLOW
+from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
 
-BUNDLE = "models/ppo"
+BUNDLES = ("models/ppo", "models/sac", "models/td3", "models/ddpg", "models/a2c")
 BLOCKS = 40
 ROWS_ONE_BY_ONE = 200
 ROWS_TOGETHER = 40_000
 
+Way = Callable[[], object]
+
 
 def run() -> list[dict[str, Any]]:
     """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
-    models = {
-        BUNDLE: Bundle.load(BUNDLE).int8_model(),
-        "ReLU 6-64-64-2": actor((6, 64, 64, 2), "RELU", per_channel=True, seed=0),
-        "tanh 6-64-64-2": actor((6, 64, 64, 2), "TANH", per_channel=True, seed=0),
-    }
+    models = {bundle: Bundle.load(bundle).int8_model() for bundle in BUNDLES}
+    for activation in ("RELU", "TANH"):
+        models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
     subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if find_spec("tensorflow") else ())
     return [row for name, model in models.items() for subject in subjects for row in _subject(subject, name, model)]
 
 
 def _subject(subject: Subject, title: str, model: bytes) -> list[dict[str, Any]]:
-    runtime, emulator = subject.make(model), EmulatedRuntime(model, subject.variant)
-    together = random_inputs(ROWS_TOGETHER, runtime.n_obs, 0)
-    few = together[:ROWS_ONE_BY_ONE]
-    ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "output": (lambda: _outputs(runtime, few), lambda: emulator.infer_int8_batch(together)),
-        "every layer": (lambda: _layers(runtime, few), lambda: emulator.layers_int8_batch(together)),
+    graph = read_graph(model)
+    inputs = random_inputs(ROWS_TOGETHER, graph.n_obs, 0)
+    few = inputs[:ROWS_ONE_BY_ONE]
+    one, every = (EmulatedRuntime(graph, subject.variant, threads=threads) for threads in (1, None))
+    layers = [graph.output_of(operator).index for operator in graph.operators]
+    outputs = _row_by_row(subject, model, graph, [graph.output.index], few)
+    every_layer = _row_by_row(subject, model, graph, layers, few)
+    ways: dict[str, tuple[Way, Way, Way]] = {
+        "output": (outputs, lambda: one.infer_int8_batch(inputs), lambda: every.infer_int8_batch(inputs)),
+        "every layer": (every_layer, lambda: one.layers_int8_batch(inputs), lambda: every.layers_int8_batch(inputs)),
     }
     rows = []
-    for metric, (one_by_one, batch) in ways.items():
-        slow, fast = _rates(one_by_one, len(few), batch, len(together))
-        baseline = f"{title}: {subject.name}, row by row"
-        rows.append(_row(baseline, metric, slow, None, None))
-        rows.append(_row(f"{title}: {emulator.name}, {ROWS_TOGETHER} rows", metric, fast, baseline, fast / slow))
+    for metric, contenders in ways.items():
+        slow, *fast = _rates(contenders, (len(few), len(inputs), len(inputs)))
+        what = f"{title}, {subject.name}"
+        rows.append(_row(f"{what}: row by row", metric, slow, None, None))
+        for threads, rate in zip(("one thread", "all cores"), fast, strict=True):
+            rows.append(_row(f"{what}: emulator, {threads}", metric, rate, f"{what}: row by row", rate / slow))
     return rows
 
 
@@ -57,23 +70,62 @@ def _row(what: str, metric: str, value: float, baseline: str | None, ratio: floa
     return {"what": what, "metric": metric, "value": value, "unit": "inferences/s", "baseline": baseline, "ratio": ratio}
 
 
-def _rates(a: Callable[[], object], rows_a: int, b: Callable[[], object], rows_b: int) -> tuple[float, float]:
-    """Rows per second of two ways, each in its fastest block."""
-    a(), b()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(BLOCKS):
-        for way, seen in zip((a, b), times, strict=True):
+def _rates(ways: Sequence[Way], rows: Sequence[int]) -> list[float]:
+    """Rows per second of some ways, each in its fastest block."""
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(1 + BLOCKS):
+        for way, seen in zip(ways, times, strict=True):
             start_s = time.perf_counter()
             way()
             seen.append(time.perf_counter() - start_s)
-    return rows_a / min(times[0]), rows_b / min(times[1])
+    return [count / min(seen[1:]) for count, seen in zip(rows, times, strict=True)]
 
 
-def _outputs(runtime: Int8Runtime, rows: Int8Array) -> None:
-    for row in rows:
-        runtime.infer_int8(row)
+def _row_by_row(subject: Subject, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
+    """The loop over ``rows`` with nothing but the interpreter's own functions; copies ``tensors`` of each row."""
+    results = [np.empty((len(rows), graph.tensors[tensor].size), np.int8) for tensor in tensors]
+    load = _micro if subject in LITERT_SUBJECTS and subject.name == "tflm" else _lite
+    set_input, invoke, get = load(subject, model, graph, preserve=len(tensors) > 1)
+
+    def loop() -> list[Int8Array]:
+        for i in range(len(rows)):
+            set_input(rows[i : i + 1])
+            invoke()
+            for result, tensor in zip(results, tensors, strict=True):
+                result[i] = get(tensor)
+        return results
+
+    return loop
 
 
-def _layers(runtime: Int8Runtime, rows: Int8Array) -> None:
-    for i in range(len(rows)):
-        runtime.layers_int8_batch(rows[i : i + 1])
+def _lite(subject: Subject, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+    """What sets the input, invokes and gets a tensor of TensorFlow Lite's interpreter."""
+    package = TENSORFLOW if subject in TENSORFLOW_SUBJECTS else LITERT
+    kernels = KERNELS["int8-" + subject.name.removeprefix("tf2.19 ").removeprefix("int8-")]
+    with captured_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
+        module = importlib.import_module(package)
+        interpreter = module.Interpreter(
+            model_content=model,
+            num_threads=1,
+            experimental_op_resolver_type=module.OpResolverType[kernels],
+            experimental_preserve_all_tensors=preserve,
+        )
+        interpreter.allocate_tensors()
+    index, set_tensor = graph.input.index, interpreter.set_tensor
+    return lambda row: set_tensor(index, row), interpreter.invoke, interpreter.get_tensor
+
+
+def _micro(subject: Subject, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+    """The same of TensorFlow Lite Micro's."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    kinds = runtime.InterpreterConfig
+    with captured_stderr():
+        interpreter = runtime.Interpreter.from_bytes(
+            model, intrepreter_config=kinds.kPreserveAllTensors if preserve else kinds.kAllocationRecording
+        )
+    set_input, get_output, get_tensor = interpreter.set_input, interpreter.get_output, interpreter.GetTensor
+    if not preserve:
+        return lambda row: set_input(row, 0), interpreter.invoke, lambda _: get_output(0)
+    return lambda row: set_input(row, 0), interpreter.invoke, lambda tensor: get_tensor(tensor, 0)["tensor_data"]

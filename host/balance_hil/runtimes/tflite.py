@@ -43,7 +43,8 @@ class Session:
 
     def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
         require(package.partition(".")[0], "int8" if package == LITERT else "export")
-        interpreter = importlib.import_module(package)
+        with captured_stderr():  # TensorFlow says there what it has found
+            interpreter = importlib.import_module(package)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
             self._interpreter = interpreter.Interpreter(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
-from balance_hil.errors import require
 from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
+from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
-from balance_hil.runtimes.emulated.primitives import Int64Array
 from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds
 from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
-
-_WORTH_COMPILED_CODE = 1024  # rows; for fewer it does not pay to prove and load it
 
 
 def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -46,39 +43,22 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
         low=low,
         high=high,
     )
-    layer = _Layer(weights.data, offset, requantise)
+    dense = Dense(weights.data, offset, requantise)
+    stage = dense if requantise.form is not None else None
+    # Not made before a batch is worth it: numba and its code take a second to load.
+    compiled = cache(lambda: None if stage is None else Chain([stage], [True]))
 
     def run(inputs: Sequence[Values]) -> Values:
-        return layer(inputs[0].reshape(-1, depth).T).T.reshape(-1, *target.shape)
+        rows = inputs[0].reshape(-1, depth)
+        chain = compiled() if len(rows) >= WORTH_COMPILED_CODE else None
+        outputs = _by_rule(dense, rows.T).T if chain is None else chain.outputs(rows)[0]
+        return outputs.reshape(-1, *target.shape)
 
-    return Kernel(run, requantise.arithmetic)
+    return Kernel(run, requantise.arithmetic, stage)
 
 
-class _Layer:
-    """Weights, int8 [channels, depth], offsets, int64 [channels], and requantisation."""
-
-    def __init__(self, weights: Int8Array, offsets: Int64Array, requantise: Requantiser) -> None:
-        self._weights, self._offsets, self._requantise = weights, offsets, requantise
-
-    def __call__(self, values: Int8Array) -> Int8Array:
-        """Outputs, int8 [channels, n], for inputs, int8 [depth, n]."""
-        quick = self._quick if values.shape[1] >= _WORTH_COMPILED_CODE else None
-        return self._exactly(values) if quick is None else quick(np.ascontiguousarray(values))
-
-    def _exactly(self, values: Int8Array) -> Int8Array:
-        # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
-        sums = self._weights.astype(np.float64) @ values.astype(np.float64)
-        return self._requantise(sums + self._offsets[:, np.newaxis])
-
-    @cached_property
-    def _quick(self) -> Callable[[Int8Array], Int8Array] | None:
-        """The same in compiled code, where its float32 sums and its affine rounding are known to be exact."""
-        affine = self._requantise.affine
-        if affine is None:
-            return None
-        require("numba", "int8")
-        from balance_hil.runtimes.emulated.compiled import dense, packed
-
-        weights = packed(self._weights.astype(np.float32), self._offsets.astype(np.float32))
-        bounds = affine.low, affine.high, self._requantise.zero_point
-        return lambda values: dense(values, weights, affine.numbers, affine.in_float32, bounds)
+def _by_rule(layer: Dense, values: Int8Array) -> Int8Array:
+    """Outputs, int8 [channels, n], for inputs, int8 [depth, n]."""
+    # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
+    sums = layer.weights.astype(np.float64) @ values.astype(np.float64)
+    return layer.requantise(sums + layer.offsets[:, np.newaxis])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cached_property
 
 import numpy as np
 
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
 from balance_hil.runtimes.emulated.kernel import Values
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
@@ -28,15 +28,17 @@ class EmulatedRuntime(Int8Runtime):
     Args:
         model: bytes of an int8 ``.tflite``, or its graph.
         variant: the arithmetic; the runtime is named "emulated-<variant>".
+        threads: how many compute large batches; None: one for each core that this process may use.
 
     Raises:
         ModelNotInt8Error: input or output is not int8.
         UnsupportedOperatorError: an operator that is not emulated; the message names it.
     """
 
-    def __init__(self, model: bytes | TfliteGraph, variant: Variant) -> None:
+    def __init__(self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None) -> None:
         self.graph = read_graph(model) if isinstance(model, bytes) else model
         self.variant = variant
+        self._threads = _cores() if threads is None else threads
         self.name = f"emulated-{variant.name}"
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
@@ -46,6 +48,8 @@ class EmulatedRuntime(Int8Runtime):
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
+        if len(inputs) >= WORTH_COMPILED_CODE and self._output_chain is not None:
+            return self._outputs(self._output_chain, inputs)[0]
         outputs = np.empty((self.n_act, len(inputs)), np.int8).T  # in memory as kernels write it
 
         def compute(rows: slice) -> None:
@@ -57,14 +61,10 @@ class EmulatedRuntime(Int8Runtime):
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
         operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
-        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
-
-        def compute(rows: slice) -> None:
-            values = self._run(inputs[rows])
-            for operator, layer in zip(operators, layers, strict=True):
-                layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
-
-        self._each_block(len(inputs), compute)
+        if len(inputs) >= WORTH_COMPILED_CODE and self._layer_chain is not None:
+            layers = self._outputs(self._layer_chain, inputs)
+        else:
+            layers = self._layers(operators, inputs)
         return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, layers, strict=True)]
 
     def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
@@ -77,15 +77,53 @@ class EmulatedRuntime(Int8Runtime):
             return self._kernels[operator.index].arithmetic
         return tuple(kernel.arithmetic for kernel in self._kernels)
 
+    def _layers(self, operators: Sequence[Operator], inputs: Int8Array) -> list[Int8Array]:
+        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
+
+        def compute(rows: slice) -> None:
+            values = self._run(inputs[rows])
+            for operator, layer in zip(operators, layers, strict=True):
+                layer[rows] = values[operator.outputs[0]].reshape(len(layer[rows]), -1)
+
+        self._each_block(len(inputs), compute)
+        return layers
+
+    @cached_property
+    def _output_chain(self) -> Chain | None:
+        """The whole graph in compiled code, if it is a chain of what that can compute."""
+        stages = self._stages()
+        return Chain(stages, [False] * (len(stages) - 1) + [True]) if stages else None
+
+    @cached_property
+    def _layer_chain(self) -> Chain | None:
+        stages = self._stages()
+        return Chain(stages, [True] * len(stages)) if stages else None
+
+    def _stages(self) -> list[Dense | Table]:
+        """Stages of all operators, [] where one has none, or is no link of a chain."""
+        stages = []
+        last = self.graph.input
+        for operator, kernel in zip(self.graph.operators, self._kernels, strict=True):
+            if kernel.stage is None or computed_inputs(self.graph, operator) != [last.index] or kernel.stage.width != last.size:
+                return []
+            stages.append(kernel.stage)
+            last = self.graph.output_of(operator)
+        return stages if last.index == self.graph.output.index else []
+
+    def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
+        threads = self._threads if len(inputs) > _WORTH_THREADS else 1
+        return chain.outputs(inputs, threads)
+
     def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
-        """Calls ``compute`` for blocks that make up ``rows`` rows, on every core: the compiled kernels let other threads run."""
+        """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code lets others run."""
         if rows <= _WORTH_THREADS:
             compute(slice(0, rows))
             return
-        # As many blocks for each core, and of one size, so that none waits for another.
-        rounds = -(-rows // (_cores() * self._block_rows))
-        size = -(-rows // (rounds * _cores() * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
-        list(_workers().map(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
+        # As many blocks for each thread, and of one size, so that none waits for another.
+        rounds = -(-rows // (self._threads * self._block_rows))
+        size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
+        run = map if self._threads == 1 else workers(self._threads).map
+        list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
         rows = np.asarray(inputs, np.int8)
@@ -104,8 +142,3 @@ def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_cores())

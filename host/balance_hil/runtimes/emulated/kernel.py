@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.quantize import QuantParams
+from balance_hil.runtimes.emulated.chain import Dense, Table
 from balance_hil.runtimes.tflite_graph import Tensor
 
 Values = NDArray[Any]  # int8 or float32 [n, *shape]
@@ -38,6 +39,7 @@ class Kernel:
 
     run: Run  # the values of its non-constant inputs, in the operator's order -> its output
     arithmetic: Hashable  # where it is equal, two variants compute this operator alike whatever the input
+    stage: Dense | Table | None = None  # the same for compiled code, where that can compute it
 
 
 def unsupported(what: str) -> UnsupportedOperatorError:

@@ -15,6 +15,7 @@ from balance_hil.errors import require
 from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary
+from balance_hil.runtimes.emulated.chain import Table
 from balance_hil.runtimes.emulated.delegation import computing_variant
 from balance_hil.runtimes.emulated.fully_connected import fully_connected
 from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
@@ -26,6 +27,7 @@ from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 _QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _WORTH_COMPILED_CODE = 1 << 15  # values
+_SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # the table that changes nothing
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 
 
@@ -73,7 +75,8 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
         return np.concatenate([look_up_vector(values[:body]), look_up(values[body:])]).reshape(-1, *target.shape)
 
-    return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()))
+    stage = Table(table, target.size) if vector_table is None else None
+    return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()), stage)
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
@@ -129,8 +132,8 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
 
 
 def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    shape = graph.output_of(operator).shape
-    return Kernel(lambda inputs: inputs[0].reshape(-1, *shape), None)
+    target = graph.output_of(operator)
+    return Kernel(lambda inputs: inputs[0].reshape(-1, *target.shape), None, Table(_SAME, target.size))
 
 
 def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:

@@ -1,19 +1,21 @@
 """From an int32 accumulator to an int8 output: the step in which the kernels of FULLY_CONNECTED differ.
 
-``Requantiser`` is the rule itself, in the integers or floats that the kernel uses. ``Requantiser.affine`` is the same function as
-one multiplication, one addition and one rounding, which a vector unit does quickly; see there for why it is the same.
+``Requantiser`` is the rule itself, in the integers or floats that the kernel uses. ``Requantiser.form`` is the same rule with its
+constants arranged for vector units, for compiled code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
@@ -30,9 +32,11 @@ _INTEGER_RULES = {
     Rounding.SINGLE: multiply_single_rounding,
     Rounding.RUY_X86: multiply_ruy_x86,
 }
-EXACT_IN_FLOAT32 = 1 << 24  # integers below this are float32 values
-_LARGEST_LEFT_SHIFT = 6  # accumulators below 2^24 shifted by so much do not overflow
-_AROUND = np.arange(-3, 4)  # integers about the estimate of a threshold among which it is looked for
+_BIAS = 1 << 30  # accumulators of compiled code are below it
+_LARGEST_RIGHT_SHIFT = 21  # 2^30 and an int8 value shifted to the left by so much still make an int32
+_LARGEST_LOST = 1 << (_LARGEST_RIGHT_SHIFT - 1)  # accumulators below it are less than half a step behind a larger shift
+_INTEGERS = 1.5 * 2.0**52  # float64 numbers about it are integers, and their lowest bits what they are more than it
+_LARGEST_STEPS = 1 << 22  # float32 numbers below it have a fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +61,34 @@ class Scales:
         return np.array(np.broadcast_to(multipliers, (channels,)))
 
 
+class Rule(Enum):
+    """How compiled code requantises."""
+
+    UP = "accumulator * multiplier + offset, shifted by 32 bits, then by shift"
+    AWAY = "the same, with tie added before the last shift to what is less than zero"
+    FLOAT32 = "accumulator * multiplier in float32, rounded to nearest with ties to even, + offset"
+    FLOAT64 = "accumulator * multiplier in float64, rounded to nearest with ties away from zero, + offset"
+    NEAREST = "the same where there is no tie; offset is a float64 that leaves the integer in its sum's lowest bits"
+
+
+_RULES = {
+    Rounding.DOUBLE: Rule.AWAY,
+    Rounding.SINGLE: Rule.UP,
+    Rounding.RUY_X86: Rule.UP,
+    Rounding.FLOAT64: Rule.FLOAT64,
+    Rounding.FLOAT32: Rule.FLOAT32,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Affine:
-    """Steps as ``rint(multiplier * accumulator + offset)``, clamped before it is rounded."""
+class VectorForm:
+    """A rule with the constants that compiled code needs. Its outputs are int8 values with 128 added."""
 
-    in_float32: bool  # computed in float32, otherwise in float64
-    numbers: NDArray[np.float64]  # [channels, 3]: multiplier, offset for accumulators of at least 0, offset for those below
-    low: int  # bounds of the steps
+    rule: Rule
+    bias: int  # added to every accumulator beforehand
+    numbers: Int64Array  # [channels, 5]: multiplier (or the bits of a float), offset (modulo 2^64), shift, zero, tie
+    low: int  # bounds of the outputs
     high: int
-
-    def steps(self, accumulators: NDArray[Any]) -> NDArray[np.float64]:
-        """Integers, float64 [channels, n], for accumulators [channels, n]."""
-        kind = np.float32 if self.in_float32 else np.float64
-        multiplier, above, below = (column[:, np.newaxis] for column in self.numbers.astype(kind).T)
-        values: NDArray[Any] = accumulators.astype(kind)
-        return np.asarray(np.rint(np.clip(values * multiplier + np.where(values >= 0, above, below), self.low, self.high)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,66 +116,61 @@ class Requantiser:
         return self.rounding, numbers, self.zero_point, self.low, self.high
 
     @cached_property
-    def affine(self) -> Affine | None:
-        """The same function of every accumulator in reach as an affine one, or None where there may be none.
+    def form(self) -> VectorForm | None:
+        """The rule itself for compiled code, or None where accumulators or multipliers are beyond what that code can take."""
+        if self.largest_accumulator >= _BIAS:
+            return None
+        floats = self.rounding not in _INTEGER_RULES
+        fits = self.largest_accumulator * np.max(self.multipliers) < _LARGEST_STEPS if floats else self._integers_fit()
+        if not fits:
+            return None
+        return VectorForm(
+            rule=Rule.NEAREST if self._nearest else _RULES[self.rounding],
+            bias=0 if floats else _BIAS,
+            numbers=self._float_numbers() if floats else self._integer_numbers(),
+            low=self.low - INT8_MIN,
+            high=self.high - INT8_MIN,
+        )
 
-        The rule of float32 is affine as it stands. The others are monotonic, as an affine function is; so the two are equal
-        for every accumulator when they step from k - 1 to k at the same one, for every k between the bounds. That is
-        checked here, threshold by threshold, for offsets in the middle of what the thresholds allow.
+    def _integers_fit(self) -> bool:
+        """A left shift does not fit; a channel with a larger right shift fits if it never leaves 0."""
+        fits = -self._shifts <= _LARGEST_RIGHT_SHIFT
+        return bool(np.all(self._shifts <= 0)) and (bool(np.all(fits)) or self.largest_accumulator < _LARGEST_LOST)
+
+    @cached_property
+    def _nearest(self) -> bool:
+        """Whether float64 products are rounded of which none lies halfway between two integers that an int8 may come from."""
+        if self.rounding is not Rounding.FLOAT64:
+            return False
+        ties = np.arange(2 * INT8_MIN, -2 * INT8_MIN) + 0.5
+        with np.errstate(divide="ignore"):
+            nearest = np.clip(np.rint(ties / self.multipliers[:, np.newaxis]), -_BIAS, _BIAS)
+        return not any(np.any((nearest + near) * self.multipliers[:, np.newaxis] == ties) for near in (-1, 0, 1))
+
+    def _float_numbers(self) -> Int64Array:
+        narrow = self.rounding is Rounding.FLOAT32
+        bits = self.multipliers.astype(np.float32).view(np.int32) if narrow else self.multipliers.view(np.int64)
+        zero_point = np.full(len(bits), self.zero_point - INT8_MIN)
+        offset = (_INTEGERS + zero_point).view(np.int64) if self._nearest else zero_point
+        return np.column_stack([bits, offset, *[np.zeros(len(bits), np.int64)] * 3])
+
+    def _integer_numbers(self) -> Int64Array:
+        """Constants of the two shifts of the integer rules, with the zero point in them.
+
+        Twice the mantissa, so that the first shift is by 32 bits: its result is then the high half of a number. Accumulators
+        are biased to be positive, because only products of unsigned numbers exist with 32 bits of a mantissa.
         """
-        low, high = self.low - self.zero_point, self.high - self.zero_point
-        fits = self.largest_accumulator < EXACT_IN_FLOAT32 and bool(np.all(self._real > 0))
-        if not fits or np.max(self._shifts) > _LARGEST_LEFT_SHIFT:
-            return None
-        numbers = np.stack([self._real, np.zeros_like(self._real), np.zeros_like(self._real)], axis=1)
-        if self.rounding is Rounding.FLOAT32:
-            return Affine(in_float32=True, numbers=numbers, low=low, high=high)
-        codes = np.arange(low + 1, high + 1)
-        found = self._thresholds(codes)
-        if found is None:
-            return None
-        numbers[:, 1:] = self._offsets(codes, found)
-        affine = Affine(in_float32=False, numbers=numbers, low=low, high=high)
-        reach = self.largest_accumulator
-        # A threshold out of reach has one side only in it: that side is looked at.
-        reaches = affine.steps(np.maximum(found, -reach)) >= codes
-        reaches_before = affine.steps(np.minimum(found - 1, reach)) >= codes
-        right = np.where(found > reach, ~reaches_before, np.where(found <= -reach, reaches, reaches & ~reaches_before))
-        return affine if np.all(right) else None
-
-    def _thresholds(self, codes: NDArray[np.int_]) -> Int64Array | None:
-        """Smallest accumulator, int64 [channels, codes], that the rule maps to each code or above; None: not found.
-
-        One that is out of reach is somewhere just out of reach.
-        """
-        reach = self.largest_accumulator
-        estimates = np.clip(np.ceil((codes - 0.5) / self._real[:, np.newaxis]), -reach - 4, reach + 4).astype(np.int64)
-        candidates = estimates[:, :, np.newaxis] + _AROUND
-        reached = self._steps(candidates.reshape(len(candidates), -1)).reshape(candidates.shape) >= codes[:, np.newaxis]
-        before = np.all(reached, axis=2)
-        after = ~np.any(reached, axis=2)
-        if np.any(before & (candidates[:, :, 0] >= -reach)) or np.any(after & (candidates[:, :, -1] <= reach)):
-            return None
-        first = np.take_along_axis(candidates, np.argmax(reached, axis=2)[:, :, np.newaxis], 2)[:, :, 0]
-        return np.where(before, -reach - 1, np.where(after, reach + 1, first))
-
-    def _offsets(self, codes: NDArray[np.int_], thresholds: Int64Array) -> NDArray[np.float64]:
-        """Offsets for accumulators of at least 0 and below, float64 [channels, 2]."""
-        real = self._real[:, np.newaxis]
-        least = codes - 0.5 - real * thresholds  # an offset above it reaches the code at the threshold
-        most = codes - 0.5 - real * (thresholds - 1)  # one below it does not reach the code before the threshold
-        inside = np.abs(thresholds) <= self.largest_accumulator
-        sides = []
-        for at, before in ((thresholds >= 0, thresholds > 0), (thresholds < 0, thresholds <= 0)):
-            bottom = np.max(least, axis=1, initial=-np.inf, where=at & inside)
-            top = np.min(most, axis=1, initial=np.inf, where=before & inside)
-            free = np.isinf(bottom) & np.isinf(top)
-            bottom, top = (
-                np.where(free, 0.0, np.where(np.isinf(bottom), top - self._real, bottom)),
-                np.where(free, 0.0, np.where(np.isinf(top), bottom + self._real, top)),
-            )
-            sides.append((bottom + top) / 2)
-        return np.stack(sides, axis=1)
+        fits = -self._shifts <= _LARGEST_RIGHT_SHIFT
+        right, mantissas = np.where(fits, -self._shifts, 0), np.where(fits, self._mantissas, 0)
+        half = np.where(right > 0, np.left_shift(1, np.maximum(right - 1, 0)), 0)
+        zero_point = np.left_shift(self.zero_point - INT8_MIN, right)
+        multiplier = 2 * mantissas
+        if self.rounding is Rounding.SINGLE:  # one rounding: half of the last step, in units of the first
+            offset = np.left_shift(1, 31 + right) + np.left_shift(zero_point, 32)
+        else:
+            offset = (1 << 31) + np.left_shift(half + zero_point, 32)
+        tie = np.where(right > 0, -1, 0)
+        return np.column_stack([multiplier, offset - _BIAS * multiplier, right, half + zero_point, tie])
 
     def _steps(self, accumulators: Int64Array) -> NDArray[Any]:
         """The rule: steps [channels, n] for accumulators [channels, n]."""

@@ -24,6 +24,7 @@ from balance_hil.runtimes.emulated import rules
 from balance_hil.runtimes.emulated.interpreter import EmulatedRuntime, computed_inputs
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.emulated.synthetic import actor
+from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflite import TENSORFLOW, TfliteInt8Runtime
 from balance_hil.runtimes.tflm import TflmRuntime
 
@@ -126,7 +127,8 @@ def synthetic_models(count: int) -> Iterator[tuple[str, bytes]]:
 def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) -> bytes:
     require("tensorflow", "export")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    with captured_stderr():  # says there what it has found
+        import tensorflow as tf
 
     rng = np.random.default_rng(seed)
     activation = {"relu6": tf.nn.relu6}.get(kind, kind)

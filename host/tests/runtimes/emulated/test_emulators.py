@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from balance_hil.errors import UnsupportedOperatorError
-from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family, interpreter
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, compiled, family, interpreter
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
 from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
 from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, agreement, random_inputs
@@ -212,10 +217,9 @@ def test_layers_leave_out_float_outputs():
 
 
 @pytest.mark.parametrize("variant", KNOWN_VARIANTS, ids=lambda v: v.name)
-def test_a_batch_equals_its_rows(variant: Variant, monkeypatch):
-    monkeypatch.setattr("balance_hil.runtimes.emulated.interpreter._BLOCK_VALUES", 16_000)
+def test_a_batch_equals_its_rows(variant: Variant):
     emulator = EmulatedRuntime(actor((6, 16, 2), "TANH", per_channel=True, seed=4), variant)
-    inputs = random_inputs(5000, 6, 1)  # several blocks, the last one short
+    inputs = random_inputs(5000, 6, 1)  # several blocks and threads, the last block short
     together = emulator.infer_int8_batch(inputs)
     assert np.array_equal(together[-30:], np.array([emulator.infer_int8(row) for row in inputs[-30:]]))
     assert np.array_equal(together, emulator.layers_int8_batch(inputs)[-1].values)
@@ -223,13 +227,13 @@ def test_a_batch_equals_its_rows(variant: Variant, monkeypatch):
 
 
 def test_deep_layers_are_summed_exactly():
-    """2000 inputs of full size exceed what float32 sums hold."""
+    """2000 inputs of full size exceed what float32 sums hold; so many rows go through compiled code."""
     build = ModelBuilder()
     x = build.tensor((1, 2000), 0.02, -128)
     weights = build.tensor((2, 2000), (0.01, 0.02), data=np.full((2, 2000), 127, np.int8))
     bias = build.tensor((2,), (0.0002, 0.0004), data=np.array([-1, 12345], np.int32), kind="INT32")
     model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
-    inputs = random_inputs(50, 2000, 2)
+    inputs = random_inputs(1100, 2000, 2)
     for subject in LITERT_SUBJECTS:
         _assert_equal(subject, model, inputs)
 
@@ -288,17 +292,89 @@ def test_compiled_code_equals_the_rules_alone(variant):
             assert np.array_equal(layer.values, np.concatenate([part[op].values for part in few]))
 
 
-def test_a_layer_too_deep_for_float32_sums_is_computed_by_the_rules():
-    model = actor((2000, 3), "RELU", per_channel=True, seed=1)
-    inputs = random_inputs(1100, 2000, 0)
-    emulator = EmulatedRuntime(model, TFLM)
-    assert np.array_equal(emulator.infer_int8_batch(inputs)[:64], TflmRuntime(model).infer_int8_batch(inputs[:64]))
+def test_a_requantisation_beyond_compiled_code_is_computed_by_the_rule():
+    """A multiplier above 1 shifts to the left."""
+    build = ModelBuilder()
+    x = build.tensor((1, 6), 0.5, 3)
+    weights = build.tensor((2, 6), 0.5, data=np.arange(-6, 6, dtype=np.int8).reshape(2, 6))
+    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 2), 0.1, 0)))
+    inputs = random_inputs(1100, 6, 0)
+    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
+
+
+def _forked():
+    """No chain: an operator that reads the input and its own tanh."""
+    build = ModelBuilder()
+    x = build.tensor((1, 24), 0.02, 3)
+    tanh = build.operator("TANH", (x,), build.tensor((1, 24), 1 / 128, 0))
+    both = build.operator("ADD", (x, tanh), build.tensor((1, 24), 0.03, 1))
+    weights = build.tensor((17, 24), 0.01, data=random_inputs(17, 24, 1))
+    return build.bytes(x, build.operator("FULLY_CONNECTED", (both, weights), build.tensor((1, 17), 0.2, 0)))
 
 
 def test_blocks_and_threads_change_nothing(monkeypatch):
-    model = actor((6, 24, 17, 2), "TANH", per_channel=True, seed=3)
-    inputs = random_inputs(5000, 6, 0)
-    whole = EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs)
-    monkeypatch.setattr(interpreter, "_BLOCK_VALUES", 32 * 24)
-    monkeypatch.setattr(interpreter, "_WORTH_THREADS", 0)
-    assert np.array_equal(EmulatedRuntime(model, BUILTIN).infer_int8_batch(inputs), whole)
+    models = {24: _forked(), 6: actor((6, 24, 17, 2), "TANH", per_channel=True, seed=3)}
+    for width, model in models.items():
+        inputs = random_inputs(5000, width, 0)
+        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_int8_batch(inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(interpreter, "_BLOCK_VALUES", 32 * 24)
+            patch.setattr(interpreter, "_WORTH_THREADS", 0)
+            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_int8_batch(inputs), whole)
+
+
+_BASELINE = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
+_SCRIPT = """
+import numpy as np
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime
+from balance_hil.runtimes.emulated.synthetic import actor
+from balance_hil.runtimes.emulated.verification import random_inputs
+inputs = random_inputs(1100, 6, 0)
+for activation in ("TANH", "RELU"):
+    for variant in KNOWN_VARIANTS:
+        emulator = EmulatedRuntime(actor((6, 33, 16, 2), activation, per_channel=True, seed=5), variant)
+        few = np.concatenate([emulator.infer_int8_batch(inputs[start : start + 550]) for start in (0, 550)])
+        assert np.array_equal(emulator.infer_int8_batch(inputs), few), variant.name
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a processor of x86-64")
+def test_a_processor_without_avx512_computes_the_same(tmp_path):
+    """Machine code for a Haswell, with AVX2 only: pairs of int16, other packing, tables in memory."""
+    environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": _BASELINE, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", _SCRIPT], env={**os.environ, **environment}, check=True, timeout=240)
+
+
+def test_without_a_place_for_machine_code_it_is_compiled_for_this_process(monkeypatch):
+    def njit(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")  # as numba says it
+        return lambda function: ("compiled", function, options["nogil"])
+
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled._compiled(len) == ("compiled", len, True)
+
+
+def test_rows_at_the_end_are_not_written_beyond():
+    """Inside, whole words are written: the neighbours of a batch must not be changed by them."""
+    emulator = EmulatedRuntime(actor((6, 9, 5, 3), "TANH", per_channel=True, seed=3), TFLM, threads=1)
+    inputs = random_inputs(3000, 6, 0)
+    whole = emulator.layers_int8_batch(inputs)
+    for rows in (1024, 1025, 1087, 1088, 1150, 2047):
+        for some in (slice(0, rows), slice(3000 - rows, 3000)):
+            for layer, right in zip(emulator.layers_int8_batch(inputs[some]), whole, strict=True):
+                assert np.array_equal(layer.values, right.values[some])
+
+
+def test_rows_of_a_wrong_size_are_refused():
+    emulator = EmulatedRuntime(actor((6, 9, 3), "TANH", per_channel=True, seed=3), TFLM)
+    with pytest.raises(ValueError, match="reshape"):
+        emulator.infer_int8_batch(random_inputs(2000, 5, 0))
+
+
+def test_a_model_without_dense_layers_runs_in_compiled_code():
+    build = ModelBuilder()
+    x = build.tensor((1, 7), 0.02, 3)
+    model = build.bytes(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
+    inputs = random_inputs(1100, 7, 0)
+    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))

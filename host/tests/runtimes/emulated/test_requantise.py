@@ -1,4 +1,4 @@
-"""The affine form of requantisation against the rules themselves."""
+"""Requantisation: the rules, and the same in compiled code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from math import frexp
 import numpy as np
 import pytest
 
-from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
+from balance_hil.runtimes.emulated.chain import Chain, Dense
+from balance_hil.runtimes.emulated.requantise import Requantiser, Rule, Scales
 from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
 
 ROUNDINGS = list(Rounding)
-# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and 0.00137 are what layers have; 3.7 has a left shift; 1e-9 never
+# 2^-6 puts every 64th accumulator exactly on a tie; 0.01 and pi / 2000 are what layers have; 0.7 has no shift; 1e-9 never
 # leaves 0.
-MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, 0.00137, 0.0625 - 1e-9, 0.4, 3.7, 1e-9]
+MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, np.pi / 2000, 0.0625 - 1e-9, 0.4, 0.7, 1e-9]
 
 
 def _requantiser(rounding, multiplier, low=-128, high=127):
@@ -28,28 +29,38 @@ def _requantiser(rounding, multiplier, low=-128, high=127):
     )
 
 
+_PAIRS = np.stack(np.meshgrid(*[np.arange(-128, 128, dtype=np.int8)] * 2), axis=-1).reshape(-1, 2)  # every two int8 values
+
+
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("multiplier", MULTIPLIERS)
-def test_affine_form_equals_the_rule_for_every_accumulator_in_reach(rounding, multiplier):
-    reach = int(min(140 / multiplier, 1 << 19))
-    accumulators = np.broadcast_to(np.arange(-reach, reach + 1, dtype=np.float32), (2, 2 * reach + 1))
-    requantise = _requantiser(rounding, multiplier)
-    steps = requantise.affine.steps(accumulators)
-    assert np.array_equal(requantise(accumulators), (steps + requantise.zero_point).astype(np.int8))
+def test_compiled_code_equals_the_rule_for_every_accumulator_in_reach(rounding, multiplier):
+    reach = int(min(140 / multiplier, 1 << 17))
+    offsets = np.arange(-reach, reach, 32_000)  # with weights 1 and 127, every sum within 16,000 of each
+    low, high = (-128, 127) if multiplier < 0.01 else (-7, 90)
+    requantise = dataclasses.replace(
+        _requantiser(rounding, multiplier, low, high), multipliers=multiplier * np.where(np.arange(len(offsets)) % 2, 0.999, 1)
+    )
+    weights = np.tile(np.array([1, 127], np.int8), (len(offsets), 1))
+    outputs = Chain([Dense(weights, offsets, requantise)], [True]).outputs(_PAIRS)[0]
+    assert np.array_equal(outputs.T, requantise(weights.astype(np.int64) @ _PAIRS.T + offsets[:, np.newaxis]))
 
 
-def test_an_affine_form_that_is_wrong_at_one_threshold_is_not_taken(monkeypatch):
-    good = _requantiser(Rounding.DOUBLE, 0.00137).affine
-    assert good is not None
-    offsets = good.numbers[:, 1:].copy()
-    offsets[1, 0] += 0.00137  # one accumulator off
-    monkeypatch.setattr(Requantiser, "_offsets", lambda self, codes, thresholds: offsets)
-    assert _requantiser(Rounding.DOUBLE, 0.00137).affine is None
+@pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (np.pi / 2000, Rule.NEAREST)])
+def test_float64_products_are_rounded_the_quick_way_where_none_is_a_tie(multiplier, rule):
+    """50 times 0.01 is a tie in float64, though 0.01 is no float64."""
+    assert _requantiser(Rounding.FLOAT64, multiplier).form.rule is rule
 
 
-def test_sums_too_large_for_float32_have_no_affine_form():
-    wide = dataclasses.replace(_requantiser(Rounding.DOUBLE, 0.00137), largest_accumulator=1 << 24)
-    assert wide.affine is None
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_what_compiled_code_cannot_take_has_no_form(rounding):
+    good = _requantiser(rounding, 0.01)
+    assert good.form is not None
+    assert dataclasses.replace(good, largest_accumulator=1 << 30).form is None
+    floats = rounding in (Rounding.FLOAT32, Rounding.FLOAT64)
+    assert (dataclasses.replace(good, multipliers=np.array([3.7])).form is None) == (not floats)  # a left shift
+    assert (dataclasses.replace(good, multipliers=np.array([1e-9]), largest_accumulator=1 << 20).form is None) == (not floats)
+    assert dataclasses.replace(good, multipliers=np.array([9.0])).form is None  # steps beyond float32's fractions
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
