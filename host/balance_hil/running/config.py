@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from balance_hil.errors import UsageError
 
 if TYPE_CHECKING:
+    from balance_hil.boards.definition import Timing
     from balance_hil.envs.options import RobotOptions
 
 Clock = Literal["realtime", "lockstep"]
 # Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a
 # busy computer must not change a run that is to repeat bit for bit.
 REPLY_TIMEOUT_S: dict[Clock, float] = {"realtime": 0.1, "lockstep": 0.5}
+# An emulator may wait for its turn on a busy computer for longer: seen once in 300,000 steps.
+EMULATOR_TIMEOUT_S = 3.0
 LOST_SHARE = 0.1  # enough for a busy computer; a board that is gone is noticed within half a second all the same
 MIN_LOST = 50
 
@@ -30,7 +33,7 @@ class RunConfig:
     environment: str | None = None  # its signal tables must be the bundle's; None: the bundle's environment
     options: RobotOptions | None = None  # how the robot differs from the ideal one; None: the environment's own
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
-    reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: 0.1 s in real time, 0.5 s in lockstep
+    reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``patience_s``
     recording: Path | None = None  # None: none is written
     instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
@@ -46,10 +49,11 @@ class RunConfig:
         if self.reply_timeout_s is not None and self.reply_timeout_s <= 0:
             raise UsageError("the reply timeout must be positive", "leave it out")
 
-    @property
-    def patience_s(self) -> float:
-        """How long a reply may take before it counts as lost."""
-        return REPLY_TIMEOUT_S[self.clock] if self.reply_timeout_s is None else self.reply_timeout_s
+    def patience_s(self, timing: Timing) -> float:
+        """How long a reply may take before it counts as lost: 0.1 s in real time; in lockstep 0.5 s, 3 s of an emulator."""
+        if self.reply_timeout_s is not None:
+            return self.reply_timeout_s
+        return EMULATOR_TIMEOUT_S if (self.clock, timing) == ("lockstep", "host") else REPLY_TIMEOUT_S[self.clock]
 
     def lost_bound(self, episode_steps: int) -> int:
         """Control steps that may go without a reply in time."""

@@ -105,9 +105,10 @@ class _Run:
         self._max_steps = config.max_steps or envs.EPISODE_STEPS
         self._episode: Episode | None = None
         self.outcome = _Outcome()
+        self._patience_s = config.patience_s(board.definition.timing)
         self.exchange = Exchange(
             board,
-            reply_timeout_s=config.patience_s,
+            reply_timeout_s=self._patience_s,
             max_lost=config.lost_bound(envs.EPISODE_STEPS),
             on_fault=self._on_fault,
             asks_again=config.clock == "lockstep",
@@ -161,7 +162,7 @@ class _Run:
         start_s = time.perf_counter()
         try:
             if self._config.clock == "lockstep":
-                lockstep.run_episode(episode, exchange, self._config.patience_s)
+                lockstep.run_episode(episode, exchange, self._patience_s)
             else:
                 with undisturbed(), real_time_priority(self._board.process_ids) as granted:
                     outcome.priority = "real-time" if granted else "normal"

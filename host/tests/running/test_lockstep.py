@@ -256,6 +256,15 @@ def test_the_model_is_checked_before_the_run(board, linear_bundle):
         run(board, replace(linear_bundle, id="ffffffffffff"), config())
 
 
+@pytest.mark.parametrize(
+    ("clock", "timing", "timeout_s"),
+    [("lockstep", "board", 0.5), ("lockstep", "host", 3.0), ("realtime", "board", 0.1), ("realtime", "host", 0.1)],
+)
+def test_only_in_lockstep_an_emulator_may_keep_the_run_waiting(clock, timing, timeout_s):
+    assert RunConfig(seeds=[1], clock=clock).patience_s(timing) == timeout_s
+    assert RunConfig(seeds=[1], clock=clock, reply_timeout_s=0.2).patience_s(timing) == 0.2
+
+
 @pytest.mark.parametrize("options", [{"seeds": []}, {"clock": "sundial"}, {"max_steps": 0}, {"reply_timeout_s": 0}])
 def test_settings_that_make_no_sense(options):
     with pytest.raises(UsageError) as caught:
