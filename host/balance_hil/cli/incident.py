@@ -38,7 +38,7 @@ def _keep(incident: Incident, what: str) -> str:
         folder.mkdir()
         path = folder / "diverged.npz"
         with path.open("wb") as file:
-            np.savez(file, **incident.to_arrays())  # type: ignore[arg-type] # numpy's own keyword is a bool
+            np.savez(file, **incident.to_arrays())
     except OSError as exc:
         return f"its episode could not be kept in {RUNS}: {exc.strerror}"
     return f"run the episode again, {len(incident.actions)} steps: hil replay {path}"
