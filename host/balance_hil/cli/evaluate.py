@@ -15,6 +15,7 @@ from rich.table import Table
 from balance_hil import envs, evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.evaluate_stress import stress as print_stress
+from balance_hil.cli.incident import kept_for_replay
 from balance_hil.envs.options import load_options
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -109,7 +110,8 @@ def command(
             run = evaluating.watch
         elif video:
             run = partial(evaluating.film, path=video)
-        results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
+        with kept_for_replay("evaluate"):
+            results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
     summary = summarise(results)
     if as_json:
         print_json(_document(policy, opened, runtime, summary, results))

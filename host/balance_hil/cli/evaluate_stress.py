@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.incident import kept_for_replay
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.intervals import LEVEL
 from balance_hil.evaluating.stress_run import StressConfig, run_stresses
@@ -53,7 +54,7 @@ def _with_progress(config: StressConfig) -> StressTable:
         TimeRemainingColumn(),
         TextColumn("{task.description}", style="dim"),
     )
-    with Progress(*columns, console=stderr, transient=True) as bars:
+    with kept_for_replay("evaluate"), Progress(*columns, console=stderr, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
         return run_stresses(config, lambda done, what: bars.update(task, completed=done, description=what))
 

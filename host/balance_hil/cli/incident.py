@@ -1,16 +1,47 @@
-"""``hil replay diverged.npz``: the episode that ended a training, run again."""
+"""``hil replay diverged.npz``: the episode that ended a training or an evaluation, run again."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stdout
-from balance_hil.envs.incident import load, rerun
+from balance_hil.envs.incident import Incident, load, rerun
+from balance_hil.errors import NonFiniteInputError, SimulationDivergedError
 
 SHOWN = 12  # steps before the end
+RUNS = Path("runs")
+
+
+@contextmanager
+def kept_for_replay(what: str) -> Iterator[None]:
+    """An error that brings the episode along leaves it in ``runs/<what>_<n>/diverged.npz``; the hint of the error says so."""
+    try:
+        yield
+    except (SimulationDivergedError, NonFiniteInputError) as exc:
+        if exc.incident is not None:
+            exc.hint += f"; {_keep(exc.incident, what)}"
+        raise
+
+
+def _keep(incident: Incident, what: str) -> str:
+    """Writes the episode into a folder of its own and returns what a hint says about it."""
+    try:
+        RUNS.mkdir(exist_ok=True)
+        folder = next(path for n in itertools.count(1) if not (path := RUNS / f"{what}_{n}").exists())
+        folder.mkdir()
+        path = folder / "diverged.npz"
+        with path.open("wb") as file:
+            np.savez(file, **incident.to_arrays())
+    except OSError as exc:
+        return f"its episode could not be kept in {RUNS}: {exc.strerror}"
+    return f"run the episode again, {len(incident.actions)} steps: hil replay {path}"
 
 
 def rerun_episode(path: Path, as_json: bool) -> int:

@@ -43,7 +43,8 @@ def command(
 
     Exit status 0 when every int8 input, every int8 output and every action is the recorded one, bit for bit; 1 otherwise.
 
-    The diverged.npz of a training that broke off is an episode of the simulation: it is run again, without runtime or board.
+    The diverged.npz of a training or an evaluation that broke off is an episode of the simulation: it is run again, without
+    runtime or board.
     """
     if recording.suffix == ".npz":
         sys.exit(rerun_episode(recording, as_json))

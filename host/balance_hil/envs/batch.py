@@ -18,7 +18,7 @@ from balance_hil.envs.options import RobotOptions
 from balance_hil.envs.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
 from balance_hil.envs.robot import Robot
 from balance_hil.envs.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
-from balance_hil.errors import SimulationDivergedError, UsageError
+from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
 
 _NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
 
@@ -120,19 +120,23 @@ class BalanceBatch:
 
         Raises:
             NonFiniteInputError: an action is NaN or infinite.
-            SimulationDivergedError: the physics is no longer finite; its ``incident`` is the episode.
+            SimulationDivergedError: the physics is no longer finite. The ``incident`` of either is the episode.
         """
         ids = self._all if indices is None else np.asarray(indices, dtype=np.int32)
         tasks = self._tasks if indices is None else [self._tasks[i] for i in ids]
         wheels = self._qvel[ids, WHEEL_LEFT : WHEEL_RIGHT + 1].tolist()
-        self._ctrl[ids] = [
-            task.apply_action(action, left, right)
-            for task, action, (left, right) in zip(tasks, actions.tolist(), wheels, strict=True)
-        ]
+        self._log.add(ids, actions)
+        commands: list[tuple[float, float]] = []
+        try:
+            for task, action, (left, right) in zip(tasks, actions.tolist(), wheels, strict=True):
+                commands.append(task.apply_action(action, left, right))
+        except NonFiniteInputError as exc:
+            exc.incident = self.incident(int(ids[len(commands)]), exc.message)
+            raise
+        self._ctrl[ids] = commands
         if self._robots:
             for i in ids:
                 self._robots[i].before_physics(self._plants[i])
-        self._log.add(ids, actions)
         self._batch.step(ids, nstep=self.config.substeps_per_step)
         outcomes: list[Step] = []
         try:

@@ -118,7 +118,7 @@ def load(path: Path) -> Incident:
         RecordingError: no such file, or none of ours.
         UsageError: the file holds no episode: the weights were at fault, not the simulation.
     """
-    hint = "it is the diverged.npz in the folder of a training, in runs/"
+    hint = "it is the diverged.npz in the folder of a training or an evaluation, in runs/"
     try:
         with np.load(path, allow_pickle=False) as archive:
             if _TEXT not in archive:

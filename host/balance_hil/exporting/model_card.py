@@ -69,14 +69,24 @@ def _training(training: Mapping[str, Any]) -> str:
         ("speed error, yaw error", f"{judged['speed_error_rms']:.2f}, {judged['yaw_error_rms']:.2f} rad/s RMS"),
     ]
     table = _table(("what", "value"), rows)
-    curriculum = training.get("hyper_parameters", {}).get("curriculum")
-    if not curriculum:
-        return table
-    options = "\n".join(f"{group}: {json.dumps(values)}" for group, values in curriculum["end"].items())
-    return (
-        f"{table}\n\nTrained with a curriculum, and these episodes were of its end: a robot that differs from the ideal one in "
-        f"everything below, drawn anew for every episode. The stages below are of the ideal robot.\n\n```yaml\n{options}\n```"
-    )
+    settings = training.get("hyper_parameters", {})
+    curriculum, judged_on = settings.get("curriculum"), settings.get("evaluation", {}).get("options")
+    text = table
+    if judged_on:
+        what = "a robot that differs from the ideal one in everything below"
+        text += f"\n\nThese episodes were of {what}, {_DRAWN}.{_options(judged_on)}"
+    if curriculum:
+        end = "it ended with an even more different one" if judged_on else f"these episodes were of its end, a robot {_DRAWN}"
+        text += f"\n\nTrained with a curriculum: {end}.{_options(curriculum['end'])}"
+    return f"{text}\n\nThe stages below are of the ideal robot." if judged_on or curriculum else text
+
+
+_DRAWN = "drawn anew for every episode"
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    lines = "\n".join(f"{group}: {json.dumps(quantities)}" for group, quantities in values.items())
+    return f"\n\n```yaml\n{lines}\n```"
 
 
 def _stages(bundle: Bundle) -> str:

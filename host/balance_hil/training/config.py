@@ -16,6 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from balance_hil.envs.options import options_from_dict
 from balance_hil.errors import ConfigError, require
 from balance_hil.training.curriculum import Curriculum
 
@@ -35,8 +36,11 @@ class EvaluationConfig:
     max_chatter: float = 0.05  # mean change of an action per step
     max_speed_error_rms_rad_s: float = 10.0
     max_yaw_error_rms_rad_s: float = 5.0
+    options: dict[str, Any] | None = None  # the robot of these episodes, see envs.options; None: the end of the curriculum
 
     def __post_init__(self) -> None:
+        if self.options is not None:
+            options_from_dict(self.options, name="evaluation.options")
         at_least(1, self, "every_steps", "check_episodes", "episodes")
         at_least(0, self, "from_steps")
         at_least(0.0, self, "max_chatter", "max_speed_error_rms_rad_s", "max_yaw_error_rms_rad_s")

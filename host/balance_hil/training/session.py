@@ -14,7 +14,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from balance_hil.envs import config_for
 from balance_hil.envs.incident import Incident
+from balance_hil.envs.options import RobotOptions, options_from_dict
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
@@ -50,7 +52,7 @@ class TrainingSession:
             lambda: self._stop.requested,
             self._evaluation_step,
             plan.request.threads,
-            self._curriculum.end if self._curriculum else None,
+            self._judged_robot(),
         )
         self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
         self._progress_s = 0.0
@@ -83,6 +85,13 @@ class TrainingSession:
                 with suppress(StopRequestedError):
                     return self._finish()
         return self._result(checkpoint, interrupted=True)
+
+    def _judged_robot(self) -> RobotOptions | None:
+        """Of checks and of the result; None: the environment's own."""
+        options = self._config.evaluation.options
+        if options is not None:
+            return options_from_dict(options, config_for(self._plan.record.environment).options)
+        return self._curriculum.end if self._curriculum else None
 
     def _build(self) -> None:
         # One thread: the matrices are small, and more threads wait for one another.

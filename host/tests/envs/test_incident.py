@@ -7,7 +7,7 @@ from balance_hil.cli import hil
 from balance_hil.envs.batch import BalanceBatch
 from balance_hil.envs.incident import MAX_STEPS, EpisodeLog, generator_state, load, rerun, restored_generator
 from balance_hil.envs.options import options_from_dict
-from balance_hil.errors import RecordingError, SimulationDivergedError, UsageError
+from balance_hil.errors import NonFiniteInputError, RecordingError, SimulationDivergedError, UsageError
 
 # Pushes that throw the robot about: sooner or later a speed is beyond what the test calls diverged.
 UNSTABLE = {
@@ -68,6 +68,41 @@ def test_the_command_shows_it(monkeypatch, tmp_path, capsys):
         hil(["replay", str(tmp_path / "diverged.npz"), "--json"], standalone_mode=False)
     assert ended.value.code == 1
     assert '"repeats": false' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stress", [(), ("--stress", "--jobs", "1")])
+def test_an_evaluation_keeps_it_for_replay(monkeypatch, tmp_path, ppo_bundle, stress):
+    from balance_hil.envs import task
+
+    def failing(qpos, qvel, measure=task._measure):
+        if qvel[task.WHEEL_LEFT] > 5.0:
+            raise SimulationDivergedError(f"the simulation diverged: {qvel}", "shorten the step")
+        return measure(qpos, qvel)
+
+    monkeypatch.setattr(task, "_measure", failing)
+    monkeypatch.chdir(tmp_path)
+    for n in (1, 2):
+        with pytest.raises(SimulationDivergedError) as error:
+            hil(["evaluate", str(ppo_bundle.path), "-r", "torch", "--episodes", "2", *stress], standalone_mode=False)
+        file = f"runs/evaluate_{n}/diverged.npz"
+        assert error.value.hint.startswith("shorten the step; run the episode again, ")
+        assert error.value.hint.endswith(f" steps: hil replay {file}")
+        with pytest.raises(SystemExit) as ended:
+            hil(["replay", file], standalone_mode=False)
+        assert ended.value.code == 0
+
+
+def test_an_action_that_is_nan_is_kept_with_its_episode():
+    batch = BalanceBatch("Env01-v1", 3)
+    for i in range(3):
+        batch.reset(i, i)
+    batch.step(np.full((2, 2), 0.3, np.float32), [0, 2])
+    with pytest.raises(NonFiniteInputError) as error:
+        batch.step(np.array([[0.1, 0.1], [0.2, np.nan]], np.float32), [1, 2])
+    incident = error.value.incident
+    assert incident.generator == batch.incident(2, "").generator
+    result = rerun(incident)
+    assert (result.error, len(result.moments)) == (error.value.message, 1)
 
 
 def test_options_that_changed_in_the_middle_are_those_of_the_episode():

@@ -313,4 +313,7 @@ def test_the_model_card_says_how_the_policy_was_trained_and_on_what_it_was_judge
     assert "49 of 50 unseen episodes" in card
     assert 'physics: {"mass_scale": [0.8, 1.2]}' in card
     assert "curriculum" not in _training({**training, "hyper_parameters": {}})
+    judged = {**training["hyper_parameters"], "evaluation": {"options": {"physics": {"mass_scale": [0.9, 1.1]}}}}
+    card = _training({**training, "hyper_parameters": judged})
+    assert card.index("[0.9, 1.1]") < card.index("Trained with a curriculum: it ended with") < card.index("[0.8, 1.2]")
     assert "computed, not learned" in _training({**training, "steps": 0})

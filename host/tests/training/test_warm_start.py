@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from balance_hil.checkpoint import read_checkpoint
-from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
+from balance_hil.errors import CheckpointError, ConfigError, EnvironmentMismatchError, UsageError
+from balance_hil.metrics import summarise
+from balance_hil.rollout import EVALUATION_SEED_BASE, rollout
 from balance_hil.training import checkpoints
 from balance_hil.training.trainer import plan, train
 
@@ -40,6 +42,20 @@ def test_a_curriculum_trains_and_is_resumed(frozen, tmp_path):
     assert result.record.hyper_parameters["curriculum"] == {"end": {"sensors": {"pitch_bias_rad": [-0.02, 0.02]}}}
     again = train(replace(frozen, config=None, init_from=None, resume=result.output, steps=512, output=tmp_path / "more"))
     assert again.record.steps == 512
+
+
+def test_the_result_is_judged_on_the_robot_of_the_evaluation(frozen, tmp_path):
+    config, robot = tmp_path / "judged.yaml", {"physics": {"com_offset_x_m": 0.01}}
+    settings = frozen.config.read_text().replace("evaluation: {", f"evaluation: {{options: {json.dumps(robot)}, ")
+    config.write_text(settings + "curriculum: {end: {sensors: {pitch_bias_rad: [-0.02, 0.02]}}}\n")
+    result = train(replace(frozen, config=config))
+    actor = read_checkpoint(result.output / "policy.zip")
+    seeds = range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + result.record.evaluation["episodes"])
+    again = summarise(rollout(actor.act_batch, "Env01-v1", seeds, options=robot))
+    assert result.record.evaluation["speed_error_rms"] == pytest.approx(again.speed_error_rms)
+    config.write_text(settings.replace("com_offset", "kom_offset"))
+    with pytest.raises(ConfigError, match="kom_offset"):
+        plan(replace(frozen, config=config))
 
 
 def test_a_checkpoint_of_another_environment_is_refused(frozen, finished, tmp_path):
