@@ -15,6 +15,9 @@ FLIGHT_S = 0.8  # a block is taken away this long after it was thrown
 HIT_HEIGHT_M = (0.05, 0.12)  # above the ground that the robot stands on: from the lower to the upper plate
 GRAVITY_M_S2 = 9.81
 _PARKED_POSITION = (0.0, 0.0, 5.0)
+# Nothing here throws or hits a block that fast. One that is wedged between a wheel and the ground can be: the contact solver then
+# adds energy step after step, until numbers overflow.
+_SHOT_AWAY_M_S = 100.0
 
 
 class Pushes:
@@ -70,7 +73,8 @@ class Blocks:
         """To be called once per control step, before its physics."""
         if self._steps_in_flight:
             self._steps_in_flight -= 1
-            if not self._steps_in_flight:
+            if not self._steps_in_flight or max(abs(v) for v in plant.qvel[BLOCK_QVEL][:3].tolist()) > _SHOT_AWAY_M_S:
+                self._steps_in_flight = 0
                 self._park(plant)
         self._steps_left -= 1
         if self._steps_left <= 0:

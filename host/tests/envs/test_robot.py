@@ -288,6 +288,17 @@ def test_a_block_waits_out_of_reach_and_is_taken_away():
     assert set(heights[361:380]) == {5.0}
 
 
+@pytest.mark.parametrize(("speed_m_s", "stays"), [(50.0, True), (150.0, False), (-150.0, False)])
+def test_a_block_that_was_shot_away_is_taken_away(speed_m_s, stays):
+    env = make("Env03-v1", options={"blocks": {"interval_s": 1.0}}).unwrapped
+    env.reset(seed=0, options=STILL)
+    for _ in range(202):
+        env.step(ZERO)
+    env.data.qvel[9] = speed_m_s
+    env.step(ZERO)
+    assert (env.data.qpos[11] != 5.0) == stays
+
+
 @pytest.mark.parametrize("then", [None, RobotOptions(physics=PhysicsOptions(friction=0.8))])
 def test_a_block_in_flight_at_a_reset_is_out_of_reach_after_it(then):
     batch = BalanceBatch("Env01-v1", 1, options={"blocks": {"sides": ["front"], "interval_s": 1.0}})
