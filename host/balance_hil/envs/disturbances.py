@@ -17,7 +17,7 @@ GRAVITY_M_S2 = 9.81
 _PARKED_POSITION = (0.0, 0.0, 5.0)
 # Nothing here throws or hits a block that fast. One that is wedged between a wheel and the ground can be: the contact solver then
 # adds energy step after step, until numbers overflow.
-_SHOT_AWAY_M_S = 100.0
+_SHOT_AWAY_M_S = 1e9
 
 
 class Pushes:

@@ -288,7 +288,7 @@ def test_a_block_waits_out_of_reach_and_is_taken_away():
     assert set(heights[361:380]) == {5.0}
 
 
-@pytest.mark.parametrize(("speed_m_s", "stays"), [(50.0, True), (150.0, False), (-150.0, False)])
+@pytest.mark.parametrize(("speed_m_s", "stays"), [(1e3, True), (2e9, False), (-2e9, False)])
 def test_a_block_that_was_shot_away_is_taken_away(speed_m_s, stays):
     env = make("Env03-v1", options={"blocks": {"interval_s": 1.0}}).unwrapped
     env.reset(seed=0, options=STILL)
