@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from rich.table import Table
 
 from balance_hil.cli.console import print_json, stdout
 from balance_hil.envs.incident import Incident, load, rerun
-from balance_hil.errors import NonFiniteInputError, SimulationDivergedError
+from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
+from balance_hil.run_folder import new_run_folder
 
 SHOWN = 12  # steps before the end
 RUNS = Path("runs")
@@ -33,14 +33,11 @@ def kept_for_replay(what: str) -> Iterator[None]:
 def _keep(incident: Incident, what: str) -> str:
     """Writes the episode into a folder of its own and returns what a hint says about it."""
     try:
-        RUNS.mkdir(exist_ok=True)
-        folder = next(path for n in itertools.count(1) if not (path := RUNS / f"{what}_{n}").exists())
-        folder.mkdir()
-        path = folder / "diverged.npz"
+        path = new_run_folder(RUNS, what) / "diverged.npz"
         with path.open("wb") as file:
             np.savez(file, **incident.to_arrays())
-    except OSError as exc:
-        return f"its episode could not be kept in {RUNS}: {exc.strerror}"
+    except (OSError, UsageError) as exc:
+        return f"its episode could not be kept: {exc}"
     return f"run the episode again, {len(incident.actions)} steps: hil replay {path}"
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs import spec_for
 from balance_hil.errors import UsageError, require
+from balance_hil.run_folder import new_run_folder
 from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config
@@ -138,7 +139,7 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
     keep_tensorflow_out()
     from balance_hil.training.session import TrainingSession
 
-    return TrainingSession(checked, _new_run_folder(request), report).run()
+    return TrainingSession(checked, new_run_folder(request.runs, request.output.name or request.algorithm), report).run()
 
 
 def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonConfig, spec: Any) -> TrainingRecord:
@@ -197,20 +198,3 @@ def package_versions() -> dict[str, str]:
     """Of Python and of everything that a training's result depends on."""
     packages = ("balance-hil", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _new_run_folder(request: TrainingRequest) -> Path:
-    """``runs/<name>_<n>`` with the first free n, so that no two runs share a TensorBoard curve or a checkpoint."""
-    name = request.output.name or request.algorithm
-    for n in range(1, 100_000):
-        folder = request.runs / f"{name}_{n}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if folder.is_dir():
-                continue
-            raise UsageError(f"{folder} is in the way: it is not a folder", "remove it, or choose another --runs") from None
-        except OSError as exc:
-            raise UsageError(f"cannot make the folder {folder}: {exc.strerror}", "choose another one: --runs") from exc
-        return folder
-    raise UsageError(f"{request.runs} is full", "remove old runs")

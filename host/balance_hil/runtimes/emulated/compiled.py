@@ -63,6 +63,7 @@ _DOUBLES = ir.VectorType(_F64, _LANES)  # two registers
 
 _ADDRESS = types.intp  # of memory, as a number: ``array.ctypes.data``
 _Has = Callable[[str], bool]
+_intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic  # numba has no annotations
 _ALIGNMENT = {_I8: 1, _I16: 2, _I32: 4, _I64: 8, _F32: 4, _F64: 8}
 
 
@@ -158,7 +159,7 @@ def _look_up_loop(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Arra
 # --- Their pieces; every argument is an address or a count ------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _claim(context: Any, counter: Any, rows: Any) -> Any:
     """Adds ``rows`` to an int64 that other threads do the same with; what it was before."""
 
@@ -169,7 +170,7 @@ def _claim(context: Any, counter: Any, rows: Any) -> Any:
     return types.int64(_ADDRESS, _ADDRESS), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _read_rows(context: Any, rows: Any, width: Any, groups: Any, words: Any) -> Any:
     """Makes words of ROWS rows of int8, ``width`` apart. Reads up to 3 bytes behind the last one."""
 
@@ -182,7 +183,7 @@ def _read_rows(context: Any, rows: Any, width: Any, groups: Any, words: Any) -> 
     return _void(generate, 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _write_rows(context: Any, words: Any, groups: Any, width: Any, rows: Any) -> Any:
     """The reverse, for ``width`` values in each row. Writes up to 3 bytes behind the last one."""
 
@@ -197,7 +198,7 @@ def _write_rows(context: Any, words: Any, groups: Any, width: Any, rows: Any) ->
     return _void(generate, 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _write_wide_rows(context: Any, words: Any, groups: Any, width: Any, rows: Any) -> Any:
     """The same where ``groups`` is a multiple of 4: four words at a time, and nothing behind the last one."""
 
@@ -222,7 +223,7 @@ def _write_wide_rows(context: Any, words: Any, groups: Any, width: Any, rows: An
     return _void(generate, 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _sums(context: Any, weights: Any, plane: Any, groups: Any, words: Any, numbers: Any, target: Any) -> Any:
     """Sums of products of one group of channels, int32 [CHANNELS, ROWS].
 
@@ -289,8 +290,8 @@ def _rounding(steps: Callable[..., Any]) -> Any:
     ``steps(build, has, sums, numbers, channel)`` generates outputs with 128 added, int32, from a vector of sums of one channel.
     """
 
-    @intrinsic
-    def rounded(context, sums, numbers, low, high, words):  # type: ignore[no-untyped-def]
+    @_intrinsic
+    def rounded(context: Any, sums: Any, numbers: Any, low: Any, high: Any, words: Any) -> Any:
         def generate(context: Any, build: Any, sums: Any, numbers: Any, low: Any, high: Any, words: Any) -> None:
             bounds = [_splat(build, build.trunc(bound, _I8), _BYTES) for bound in (low, high)]
             has = _features(context)
@@ -409,7 +410,7 @@ _rounded_up, _rounded_away, _rounded_float32, _rounded_float64, _rounded_nearest
 )
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _look_up(context: Any, words: Any, groups: Any, table: Any) -> Any:
     """Replaces every byte of the words of ``groups`` groups by its entry of ``table``, uint8 [256]."""
 
