@@ -43,7 +43,7 @@ def test_golden_vectors_bit_for_bit(hil_board: Board, golden: dict[str, NDArray[
 
 def test_golden_observations_from_float_to_float(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
     actions = hil_board.infer_batch(golden["observations"])
-    assert not report("quantised inputs", np.stack([a.input for a in actions]), golden["input_int8"])
+    assert not report("quantized inputs", np.stack([a.input for a in actions]), golden["input_int8"])
     assert not report("outputs", np.stack([a.output for a in actions]), golden["output_int8"])
     returned = np.stack([a.action for a in actions])
     assert np.array_equal(returned.view(np.uint32), golden["actions"].view(np.uint32)), "actions differ in their float32 bits"

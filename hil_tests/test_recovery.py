@@ -99,7 +99,7 @@ def test_ready_names_the_cause(hil_board: Board) -> None:
     hil_board.identify()
 
 
-def test_a_reboot_in_the_middle_of_a_request_is_recognised(hil_board: Board) -> None:
+def test_a_reboot_in_the_middle_of_a_request_is_recognized(hil_board: Board) -> None:
     hil_board.send(messages.Reset())
     with pytest.raises(BoardRebootedError):
         hil_board.infer(zeros(hil_board))

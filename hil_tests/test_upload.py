@@ -125,7 +125,7 @@ def _hostile(upload: Upload) -> Upload:
 
 
 def _other_operator(upload: Upload) -> Upload:
-    """Its first operator code is one that no engine here knows (120, WHERE's neighbourhood)."""
+    """Its first operator code is one that no engine here knows (120, WHERE's neighborhood)."""
     from ai_edge_litert import schema_py_generated as schema
     from flatbuffers import Builder
 

@@ -75,7 +75,7 @@ class EpisodeAccumulator:
         )
 
 
-def summarise(episodes: Sequence[EpisodeMetrics]) -> EvaluationSummary:
+def summarize(episodes: Sequence[EpisodeMetrics]) -> EvaluationSummary:
     """Joins episodes into one summary; zero episodes give a survival of 0."""
     steps = sum(e.steps for e in episodes)
     survived = sum(e.survived for e in episodes)

@@ -1,4 +1,4 @@
-"""Affine int8 quantisation with the rounding of TensorFlow Lite Micro.
+"""Affine int8 quantization with the rounding of TensorFlow Lite Micro.
 
     q = clip(round_half_away(float32(x / float32(scale))) + zero_point, -128, 127)
     x = float32(float64(scale) * (q - zero_point))
@@ -35,7 +35,7 @@ def quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.int8]:
     """
     x = np.asarray(values, dtype=np.float32)
     if not np.all(np.isfinite(x)):
-        raise NonFiniteInputError("cannot quantise a NaN or an infinity", "check the observation that produced it")
+        raise NonFiniteInputError("cannot quantize a NaN or an infinity", "check the observation that produced it")
     # A huge finite value divided by a small scale is infinite and saturates below, like in the C++ code.
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = x / np.float32(params.scale)

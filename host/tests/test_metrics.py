@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics, summarise
+from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics, summarize
 
 NUMBER = st.floats(-1, 1)
 STEP = st.tuples(st.tuples(NUMBER, NUMBER), st.floats(-50, 50), st.floats(-50, 50))
@@ -31,7 +31,7 @@ def test_an_episode_is_what_numpy_says(steps, as_array):
 
 @given(st.lists(st.lists(STEP, min_size=1, max_size=9), min_size=1, max_size=5))
 def test_a_summary_is_that_of_all_steps_together(episodes):
-    summary = summarise([collect(steps, survived=i % 2 == 0) for i, steps in enumerate(episodes)])
+    summary = summarize([collect(steps, survived=i % 2 == 0) for i, steps in enumerate(episodes)])
     everything = [step for steps in episodes for step in steps]
     assert summary.episodes == len(episodes)
     assert summary.survived == (len(episodes) + 1) // 2
@@ -45,16 +45,16 @@ def test_an_episode_without_steps_and_no_episodes_are_zero():
     assert EpisodeAccumulator(4).finish(False) == EpisodeMetrics(
         seed=4, steps=0, survived=False, speed_error_rms_rad_s=0.0, yaw_error_rms_rad_s=0.0, chatter=0.0
     )
-    assert summarise([]).survival == 0.0
+    assert summarize([]).survival == 0.0
 
 
 def test_a_short_episode_counts_for_little():
     one = collect([((1.0, 1.0), 0.0, 0.0)])
     many = collect([((0.0, 0.0), 0.0, 0.0)] * 99)
-    assert summarise([one, many]).chatter == pytest.approx(0.01)
+    assert summarize([one, many]).chatter == pytest.approx(0.01)
 
 
 def test_a_summary_is_plain_json():
     import json
 
-    assert json.loads(json.dumps(summarise([collect([((0.5, 0.0), 1.0, 2.0)])]).to_dict()))["episodes"] == 1
+    assert json.loads(json.dumps(summarize([collect([((0.5, 0.0), 1.0, 2.0)])]).to_dict()))["episodes"] == 1

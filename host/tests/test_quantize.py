@@ -63,7 +63,7 @@ def test_dequantize_rounds_once(code, scale, zero_point):
 
 
 @given(st.lists(finite, min_size=1, max_size=20), scales, zero_points)
-def test_arrays_are_quantised_element_by_element(values, scale, zero_point):
+def test_arrays_are_quantized_element_by_element(values, scale, zero_point):
     params = QuantParams(scale, zero_point)
     together = quantize(np.array(values, np.float32), params)
     assert together.dtype == np.int8

@@ -17,7 +17,7 @@ def test_a_spec_survives_json():
     [
         (lambda d: d.pop("environment"), KeyError),
         (lambda d: d["observation"][0].pop("unit"), TypeError),
-        (lambda d: d["observation"][0].update(colour="red"), TypeError),
+        (lambda d: d["observation"][0].update(color="red"), TypeError),
         (lambda d: d["observation"].reverse(), KeyError),
         (lambda d: d["action"][1].update(index=0), KeyError),
         (lambda d: d.update(control_period_s="soon"), ValueError),

@@ -1,6 +1,6 @@
 """Fuzzes the firmware with libFuzzer: ``python firmware/test/fuzz/fuzz.py [--seconds N] [--keep] [TARGET...]`` (``make fuzz``).
 
-Builds each target with clang, address and undefined-behaviour sanitizers, and runs one after the other on the corpus beside this
+Builds each target with clang, address and undefined-behavior sanitizers, and runs one after the other on the corpus beside this
 file. Inputs that reach something new are kept under build/fuzz; ``--keep`` merges the smallest set of them into the corpus. What
 breaks a target is written to build/fuzz/TARGET/crash-…: mend the firmware, then put that file into the corpus.
 

@@ -27,7 +27,7 @@ class Board(Session):
     """A board that said who it is, with one method for each request. See ``Session`` for how it is opened."""
 
     def infer(self, observation: NDArray[np.float32]) -> Action:
-        """Quantise, infer, dequantise one observation, float32 [n_obs], on the board. Raises what ``request`` raises."""
+        """Quantize, infer, dequantize one observation, float32 [n_obs], on the board. Raises what ``request`` raises."""
         return self._ask(messages.Infer(observation), Action)
 
     def infer_int8(self, values: NDArray[np.int8]) -> Action:

@@ -56,12 +56,12 @@ class FakeFirmware:
 
     @property
     def input_quant(self) -> QuantParams:
-        """Quantisation of the observation."""
+        """Quantization of the observation."""
         return QuantParams(self.info.input_scale, self.info.input_zero_point)
 
     @property
     def output_quant(self) -> QuantParams:
-        """Quantisation of the action."""
+        """Quantization of the action."""
         return QuantParams(self.info.output_scale, self.info.output_zero_point)
 
     def boot(self) -> list[tuple[float, bytes]]:

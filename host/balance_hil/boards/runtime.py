@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BoardRuntime(Int8Runtime):
-    """The far end of the wire. ``act_batch`` sends float32 and lets the board quantise; ``close`` leaves the board open."""
+    """The far end of the wire. ``act_batch`` sends float32 and lets the board quantize; ``close`` leaves the board open."""
 
     name = "board"
 
@@ -24,7 +24,7 @@ class BoardRuntime(Int8Runtime):
         self.input_quant, self.output_quant = board.input_quant, board.output_quant
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
-        """Actions, float32 [n, n_act]; the board quantises and dequantises. Raises what ``Board.request`` raises."""
+        """Actions, float32 [n, n_act]; the board quantizes and dequantizes. Raises what ``Board.request`` raises."""
         actions = self._board.infer_batch(np.ascontiguousarray(observations, np.float32))
         return np.stack([reply.action for reply in actions]) if actions else np.zeros((0, self.n_act), np.float32)
 

@@ -204,12 +204,12 @@ class Session:
 
     @property
     def input_quant(self) -> QuantParams:
-        """Quantisation of the observation, as the board reports it."""
+        """Quantization of the observation, as the board reports it."""
         return QuantParams(self.info.input_scale, self.info.input_zero_point)
 
     @property
     def output_quant(self) -> QuantParams:
-        """Quantisation of the action, as the board reports it."""
+        """Quantization of the action, as the board reports it."""
         return QuantParams(self.info.output_scale, self.info.output_zero_point)
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ from balance_hil.comparing.subject import Subject, load_subject
 @click.option("--layers", is_flag=True, help="print what arises and what propagates in every layer of every pair that differs")
 @click.option("--output", metavar="NAME", help="which output of a .tflite with several: its name, or its number from 0")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="draw the differences of every layer, one colour for each cause (.svg, .png or .pdf)")  # fmt: skip
+              help="draw the differences of every layer, one color for each cause (.svg, .png or .pdf)")  # fmt: skip
 @click.option("--closed-loop", "loop", metavar="A,B", help="instead: two runtimes (or board) drive the same episodes")
 @click.option("--episodes", type=click.IntRange(min=1), help="with --closed-loop: how many; default: 20")
 @click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: 6000 (30 s)")

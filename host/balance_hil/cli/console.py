@@ -1,4 +1,4 @@
-"""Where messages go: data to stdout, everything else to stderr. NO_COLOR is honoured by rich."""
+"""Where messages go: data to stdout, everything else to stderr. NO_COLOR is honored by rich."""
 
 from __future__ import annotations
 

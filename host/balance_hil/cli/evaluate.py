@@ -21,7 +21,7 @@ from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.stress import load_stresses
 from balance_hil.evaluating.stress_run import StressConfig
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 from balance_hil.spec import PolicySpec
 
@@ -112,7 +112,7 @@ def command(
             run = partial(evaluating.film, path=video)
         with kept_for_replay("evaluate"):
             results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
-    summary = summarise(results)
+    summary = summarize(results)
     if as_json:
         print_json(_document(policy, opened, runtime, summary, results))
     else:

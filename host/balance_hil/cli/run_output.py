@@ -91,7 +91,7 @@ def shortcomings(run: RunResult) -> list[str]:
         )
     if verdict.input_differing or verdict.action_differing:
         found.append(
-            f"the board quantises {verdict.input_differing} and dequantises {verdict.action_differing} of {verdict.checked} "
+            f"the board quantizes {verdict.input_differing} and dequantizes {verdict.action_differing} of {verdict.checked} "
             "steps otherwise than the host"
         )
     return found

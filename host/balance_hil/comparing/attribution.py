@@ -22,7 +22,7 @@ from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
 
-REQUANTISATION_ROUNDING = "requantisation rounding"
+REQUANTIZATION_ROUNDING = "requantization rounding"
 SCALE_PRODUCT = "scale product precision"
 IGNORED_CHANNEL_SCALES = "ignored channel scales"
 CLAMP_BOUND = "rounding of an activation's bounds"
@@ -30,7 +30,7 @@ ACTIVATION_TABLE = "tanh or logistic table"
 ELEMENTWISE_ROUNDING = "element-wise rounding"
 SEVERAL_RULES = "several rules together"
 CAUSES = (
-    REQUANTISATION_ROUNDING,
+    REQUANTIZATION_ROUNDING,
     SCALE_PRODUCT,
     IGNORED_CHANNEL_SCALES,
     CLAMP_BOUND,
@@ -293,5 +293,5 @@ def _cause(rule: str, operator: str) -> str:
     if rule == "float64_product":
         return SCALE_PRODUCT
     if operator == "FULLY_CONNECTED":
-        return REQUANTISATION_ROUNDING if rule == "rounding" else CLAMP_BOUND
+        return REQUANTIZATION_ROUNDING if rule == "rounding" else CLAMP_BOUND
     return ACTIVATION_TABLE if operator in ("TANH", "LOGISTIC") else ELEMENTWISE_ROUNDING

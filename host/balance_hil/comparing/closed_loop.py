@@ -18,7 +18,7 @@ from balance_hil.comparing.closed_loop_result import ClosedLoop, Parting
 from balance_hil.comparing.evidence import Progress, no_progress
 from balance_hil.comparing.paired import PairedDifference, paired_difference, survival_difference
 from balance_hil.errors import MissingExtraError, UsageError
-from balance_hil.metrics import EpisodeMetrics, summarise
+from balance_hil.metrics import EpisodeMetrics, summarize
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
@@ -92,8 +92,8 @@ def closed_loop(
         partings=tuple(_look_again(bundle, a, b, seeds, watch)),
         survival=survival,
         tracking=tuple(_tracking(episodes_a, episodes_b)),
-        summary_a=summarise(episodes_a),
-        summary_b=summarise(episodes_b),
+        summary_a=summarize(episodes_a),
+        summary_b=summarize(episodes_b),
         episodes_a=tuple(episodes_a),
         episodes_b=tuple(episodes_b),
     )

@@ -70,7 +70,7 @@ class Arithmetic:
 
 @dataclass(frozen=True, kw_only=True)
 class LadderStep:
-    """Actions of two neighbours on the way from torch to int8, on equal observations."""
+    """Actions of two neighbors on the way from torch to int8, on equal observations."""
 
     a: str
     b: str
@@ -83,11 +83,11 @@ class LadderStep:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardIo:
-    """The board's own quantiser and dequantiser on float32 observations, against the host's."""
+    """The board's own quantizer and dequantizer on float32 observations, against the host's."""
 
     observations: int
-    input_differing: int  # int8 inputs that the board quantised otherwise
-    action_differing: int  # float32 actions that are not its own int8 output dequantised
+    input_differing: int  # int8 inputs that the board quantized otherwise
+    action_differing: int  # float32 actions that are not its own int8 output dequantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is good: a board that took part equals ``tflm`` and quantises as the host does."""
+        """Whether the verdict is good: a board that took part equals ``tflm`` and quantizes as the host does."""
         if self.board_equals_tflm is None:
             return True
         io = self.board_io

@@ -1,4 +1,4 @@
-"""What is wrong with the ends of a board's pipeline: how it quantises, which output it reads, what it makes of it.
+"""What is wrong with the ends of a board's pipeline: how it quantizes, which output it reads, what it makes of it.
 
 Three findings, one for each stage: observation to int8, int8 to int8 (whose arithmetic is identification's business), int8 to
 action. Each is exact: a fault is named when its recipe gives every number that the board gave.
@@ -47,7 +47,7 @@ class Exchange:
     """What a board was given and what it said. Rows are in the order in which they were sent."""
 
     observations: Float32Array  # float32 [n, n_obs]
-    inputs: Int8Array  # int8 [n, n_obs], as the board quantised them
+    inputs: Int8Array  # int8 [n, n_obs], as the board quantized them
     outputs: Int8Array  # int8 [n, n_act]
     actions: Float32Array  # float32 [n, n_act]
 
@@ -94,7 +94,7 @@ def diagnose_input(
     # The fewest mistakes that give the same numbers; only recipes with as few are worth naming beside it.
     names = [" and ".join(recipe.faults) for recipe in matching_input_recipes(observations, inputs, quant, other)]
     return _named(
-        INPUT, names, inputs.size, differing, "quantise with firmware/lib/quantize: divide, round half away, add, saturate"
+        INPUT, names, inputs.size, differing, "quantize with firmware/lib/quantize: divide, round half away, add, saturate"
     )
 
 
@@ -127,7 +127,7 @@ def diagnose_output(outputs: Int8Array, actions: Float32Array, quant: QuantParam
         return Finding(stage=OUTPUT, fault="", samples=actions.size, differing=0)
     fault = _rearranged(_bits(right), _bits(actions), "action")
     names = [fault] if fault else [r.fault for r in recipes if np.array_equal(_bits(r.convert(outputs)), _bits(actions))]
-    return _named(OUTPUT, names, actions.size, differing, "dequantise with firmware/lib/quantize: scale · (q - zero point)")
+    return _named(OUTPUT, names, actions.size, differing, "dequantize with firmware/lib/quantize: scale · (q - zero point)")
 
 
 def _named(stage: str, names: list[str], samples: int, differing: int, advice: str) -> Finding:

@@ -57,7 +57,7 @@ def _findings(exchange: Exchange, subject: Subject, variant: Variant) -> tuple[F
     except UnsupportedOperatorError:
         return ()
     others = {}
-    for name, other in subject.neighbours().items():
+    for name, other in subject.neighbors().items():
         try:
             others[name] = EmulatedRuntime(other, variant)
         except HarnessError:

@@ -1,4 +1,4 @@
-"""A heat map of a comparison: where in the model two runtimes part, one colour for each cause."""
+"""A heat map of a comparison: where in the model two runtimes part, one color for each cause."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROPAGATED, UNEXPLAINED, UNATTRIBUTED = "propagated from the layers before", "unexplained", "not attributed"
-# Okabe and Ito's palette, which colour-blind readers can tell apart, in the order of CAUSES; black: unexplained.
+# Okabe and Ito's palette, which color-blind readers can tell apart, in the order of CAUSES; black: unexplained.
 _PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F")
-_COLOURS: Mapping[str, str] = {
+_COLORS: Mapping[str, str] = {
     **dict(zip(CAUSES, _PALETTE, strict=True)),
     PROPAGATED: "#9AA0A6",
     UNEXPLAINED: "#000000",
@@ -81,12 +81,12 @@ def draw(result: Comparison) -> Figure:
     figure.suptitle(
         f"Where int8 runtimes differ: model {result.bundle}, {result.layer_inputs} inputs"
         + ("" if panels else ": nowhere")
-        + "\nfull colour: the element differs in every input; faint: in one",
+        + "\nfull color: the element differs in every input; faint: in one",
         fontsize=11,
     )
-    kinds = [kind for kind in _COLOURS if kind in used]
+    kinds = [kind for kind in _COLORS if kind in used]
     if kinds:
-        handles = [Patch(color=_COLOURS[kind], label=kind) for kind in kinds]
+        handles = [Patch(color=_COLORS[kind], label=kind) for kind in kinds]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -112,7 +112,7 @@ def _panel(axes: Axes, a: str, b: str, rows: Sequence[LayerDifference]) -> set[s
             if share[element]:
                 used.add(kind)
                 cells = slice(round(element * width), round((element + 1) * width))
-                image[line, cells] = (*to_rgb(_COLOURS[kind]), share[element])
+                image[line, cells] = (*to_rgb(_COLORS[kind]), share[element])
     axes.imshow(image, aspect="auto", interpolation="nearest", extent=(0.0, 1.0, len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), [f"{row.op} {row.operator}" for row in rows], fontsize=8)
     axes.set_yticks(np.arange(0.5, len(rows) - 1), minor=True)

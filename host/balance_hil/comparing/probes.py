@@ -1,4 +1,4 @@
-"""Observations chosen so that every way of quantising wrongly shows, not only the frequent ones.
+"""Observations chosen so that every way of quantizing wrongly shows, not only the frequent ones.
 
 Random observations meet a tie about once in a million and never saturate on purpose; these do both in every row.
 """
@@ -18,7 +18,7 @@ _RANDOM_ROWS = 64
 def probe_observations(quant: QuantParams, n_obs: int, *, seed: int = 0) -> Float32Array:
     """Observations, float32 [n, n_obs] with n about 700, that tell the known input faults apart.
 
-    They hold, for each element: every tie (k + 1/2) · s in int8's range with its float32 neighbours on both sides, every point
+    They hold, for each element: every tie (k + 1/2) · s in int8's range with its float32 neighbors on both sides, every point
     k · s, values far beyond saturation, and random ones. The elements of a row differ from each other and rows from their
     predecessors, so that permuted, repeated and stale inputs show as well.
     """

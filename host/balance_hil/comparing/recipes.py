@@ -1,6 +1,6 @@
 """Right and wrong ways of converting observations to int8 and int8 to actions, each computed exactly.
 
-A firmware's conversion is recognised by finding the recipe that gives its numbers, all of them.
+A firmware's conversion is recognized by finding the recipe that gives its numbers, all of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Three rows, of the control steps in which a reply took effect:
 
-    input_int8    the recorded observation, quantised again
+    input_int8    the recorded observation, quantized again
     output_int8   inferred from the *recorded* int8 input, so that it differs only where the arithmetic does
     action        from the recorded observation to the float32 action, end to end
 
@@ -125,7 +125,7 @@ def _int8_rows(
     for part in _chunks(name, fresh, report):
         observations = recording.observation[rows.index[part]]
         inputs[part], outputs[part], actions[part] = _from_observations(subject, observations)
-    # Arithmetic is judged on equal inputs: what was quantised otherwise, and late replies, start from the recorded int8.
+    # Arithmetic is judged on equal inputs: what was quantized otherwise, and late replies, start from the recorded int8.
     again = np.flatnonzero(np.any(inputs != recorded, axis=1) | ~rows.on_time)
     for part in _chunks(f"{name}, recorded inputs", again, report):
         outputs[part], from_inputs = _from_inputs(subject, recorded[part])

@@ -34,7 +34,7 @@ class Subject:
         """The runtime ``name`` with this model in it. Raises what ``load_runtime`` raises."""
         return load_runtime(name, self.bundle) if self.bundle else load_int8_runtime(name, self.model)
 
-    def neighbours(self) -> dict[str, bytes]:
+    def neighbors(self) -> dict[str, bytes]:
         """int8 models of the bundles beside this one, by name: what a board may run by mistake."""
         if self.bundle is None:
             return {}
@@ -51,7 +51,7 @@ def load_subject(path: Path, output: str | None = None) -> Subject:
 
     Raises:
         BundleError: neither of the two, or damaged.
-        ModelNotInt8Error: input or output is neither int8 nor a float that is quantised at once.
+        ModelNotInt8Error: input or output is neither int8 nor a float that is quantized at once.
         UsageError: ``output`` names none, or is not given though there are several.
     """
     if not path.is_file():

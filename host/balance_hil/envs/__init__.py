@@ -13,13 +13,13 @@ from typing import Any
 import gymnasium as gym
 
 from balance_hil.envs.calibration import CALIBRATION, CalibrationConfig
-from balance_hil.envs.catalogue import CATALOGUE
+from balance_hil.envs.catalog import CATALOG
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError, UsageError
 from balance_hil.spec import PolicySpec
 
 EPISODE_STEPS = 6000  # 30 s
-ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environment, entry in CATALOGUE.items()}
+ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environment, entry in CATALOG.items()}
 
 
 def config_for(environment: str) -> BalanceConfig:
@@ -94,7 +94,7 @@ def make(environment: str, **kwargs: Any) -> gym.Env[Any, Any]:
 
 
 def _register() -> None:
-    for environment, entry in CATALOGUE.items():
+    for environment, entry in CATALOG.items():
         if environment not in gym.registry:
             gym.register(
                 id=environment,

@@ -86,7 +86,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
 
     ## Rewards
     With speed error $e$, yaw error $y$, action $a$, change of action $\Delta a$, pitch $p$, counted from the one at which the
-    centre of mass is over the axle, and the lean that the speed error asks for, $l = clip(0.005 e, \pm 0.15)$, all of the true
+    center of mass is over the axle, and the lean that the speed error asks for, $l = clip(0.005 e, \pm 0.15)$, all of the true
     state, one step gives the sum of
 
     | Term        | Value                                                  |

@@ -23,7 +23,7 @@ class RewardWeights:
     """Weights and widths of the reward terms; the formulas are in the docstring of ``BalanceEnv``."""
 
     alive: float = 0.2
-    speed: float = 0.15  # once for the peak, once for the slope towards it
+    speed: float = 0.15  # once for the peak, once for the slope toward it
     speed_width_rad_s: float = 5.0
     yaw: float = 0.1
     yaw_width_rad_s: float = 3.0
@@ -51,7 +51,7 @@ class BalanceConfig:
     yaw_target_rad_s: float = 10.0
     target_hold_s: tuple[float, float] = (1.5, 4.5)  # and redrawn after a time uniform within this
     balance_first_s: float = 0.0  # until then both targets are 0
-    speed_target_slew_rad_s2: float = 0.0  # targets move towards the drawn ones at this rate; 0: they jump
+    speed_target_slew_rad_s2: float = 0.0  # targets move toward the drawn ones at this rate; 0: they jump
     yaw_target_slew_rad_s2: float = 0.0
     pitch_scale_rad: float = 0.35  # observation 1.0 means this much
     pitch_rate_scale_rad_s: float = 4.0

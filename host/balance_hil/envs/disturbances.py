@@ -48,7 +48,7 @@ class Pushes:
         side, strength, within = self._rng.random(3).tolist()
         force = pick(self._options.impulse_n_s, strength) / self._period_s
         angle = _heading(plant) + _direction(self._options.sides, side, math.pi / 4 * (2.0 * within - 1.0))
-        plant.xfrc_applied[BODY, :2] = (-force * math.cos(angle), -force * math.sin(angle))  # towards the robot
+        plant.xfrc_applied[BODY, :2] = (-force * math.cos(angle), -force * math.sin(angle))  # toward the robot
         self._pushing = True
 
     def _interval(self) -> int:

@@ -34,8 +34,8 @@ class LinearModel:
     b: Float64Array  # float64 [4, 2]
 
 
-def linearise(environment: str) -> LinearModel:
-    """Linearises the environment's MuJoCo model around the robot that stands upright.
+def linearize(environment: str) -> LinearModel:
+    """Linearizes the environment's MuJoCo model around the robot that stands upright.
 
     ``mjd_transitionFD`` gives the transition of one physics step; a control step is several of those with the command held,
     and the command is the sum of the actions. Of the 15 modes of that system 11 have died down within a few control

@@ -46,7 +46,7 @@ class PhysicsOptions:
 
     mass_scale: Quantity = _quantity(1.0, 0.1, 10.0)  # of masses and inertias of body and wheels
     friction: Quantity | None = _quantity(None, 0.0, 5.0)  # sliding coefficient of wheel on ground; None: 0.9
-    com_offset_x_m: Quantity = _quantity(0.0, -0.05, 0.05)  # of the body's centre of mass, forward
+    com_offset_x_m: Quantity = _quantity(0.0, -0.05, 0.05)  # of the body's center of mass, forward
     com_offset_z_m: Quantity = _quantity(0.0, -0.05, 0.05)  # and up
     ground_slope_rad: Quantity = _quantity(0.0, -0.3, 0.3)  # uphill in the direction that the robot faces at the start
 
@@ -104,7 +104,7 @@ class DelayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """Shoves at the body's centre of mass, in a horizontal direction that is drawn for each, over one control step."""
+    """Shoves at the body's center of mass, in a horizontal direction that is drawn for each, over one control step."""
 
     impulse_n_s: Quantity = _quantity(0.0, 0.0, 10.0)  # 0: none
     interval_s: Quantity = _quantity(Uniform(low=1.0, high=3.0), 0.05, 1000.0)

@@ -150,7 +150,7 @@ def _write_block(values: Mapping[str, Array], nominal: mujoco.MjModel, mass_kg: 
 
 
 def cube_inertia(mass_kg: float, size_m: float) -> tuple[float, float, float]:
-    """Of a solid cube about its centre, kg m2."""
+    """Of a solid cube about its center, kg m2."""
     inertia = mass_kg * size_m * size_m / 6
     return inertia, inertia, inertia
 

@@ -27,7 +27,7 @@ def require_display() -> None:
 
 
 class OffscreenView:
-    """Renders the following camera to an array. Raises DisplayMissingError when OpenGL cannot be initialised."""
+    """Renders the following camera to an array. Raises DisplayMissingError when OpenGL cannot be initialized."""
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
         self._size = (width, height)
@@ -93,7 +93,7 @@ class ViewerWindow:
 
     @staticmethod
     def _check_glfw() -> None:
-        # launch_passive initialises GLFW in a thread of its own and would wait for ever if that fails there.
+        # launch_passive initializes GLFW in a thread of its own and would wait for ever if that fails there.
         import glfw
 
         if not glfw.init():
@@ -112,7 +112,7 @@ def _open_context(model: mujoco.MjModel, width: int, height: int) -> tuple[mujoc
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
     except (ImportError, RuntimeError, AttributeError, mujoco.FatalError) as exc:
         raise DisplayMissingError(
-            f"OpenGL cannot be initialised for headless frames ({str(exc).strip() or type(exc).__name__})",
+            f"OpenGL cannot be initialized for headless frames ({str(exc).strip() or type(exc).__name__})",
             "install EGL: sudo apt-get install libegl1",
         ) from exc
     mujoco.mjr_resizeOffscreen(width, height, context)

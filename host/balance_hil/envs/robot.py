@@ -31,7 +31,7 @@ class Robot:
         self._own_model = needs_own_model(options)
         self._period_s = config.control_period_s
         self._dead_band = 0.0
-        self.balance_pitch_rad = 0.0  # at which the present robot stands still: its centre of mass is over its axle
+        self.balance_pitch_rad = 0.0  # at which the present robot stands still: its center of mass is over its axle
         self._first = True
         self._adopt(options)
 

@@ -57,7 +57,7 @@ class RandomPhysicsEnv(BalanceEnv):
     |----------------------------|------------------|------|------------------------------------------------------|
     | `physics.mass_scale`       | 0.85 to 1.15     |      | masses and inertias of body and wheels, times        |
     | `physics.friction`         | 0.5 to 1.2       |      | sliding coefficient of wheel on ground               |
-    | `physics.com_offset_x_m`   | -0.006 to 0.006  | m    | body's centre of mass, forward                       |
+    | `physics.com_offset_x_m`   | -0.006 to 0.006  | m    | body's center of mass, forward                       |
     | `physics.com_offset_z_m`   | -0.006 to 0.006  | m    | and up                                               |
     | `physics.ground_slope_rad` | -0.03 to 0.03    | rad  | uphill where the robot faces at the start            |
     | `motor.servo_gain_scale`   | 0.6 to 1.4       |      | gain of the wheel servos, times                      |

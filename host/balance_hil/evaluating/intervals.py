@@ -32,10 +32,10 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> Interval:
         raise ValueError(f"{successes} of {trials}")
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     # Rounding alone must not exclude the estimate itself.
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+    return Interval(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)))
 
 
 def bootstrap_rms(values: Sequence[float], weights: Sequence[int], level: float = LEVEL) -> Interval:

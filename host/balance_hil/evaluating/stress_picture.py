@@ -1,4 +1,4 @@
-"""A heat map of a stress table: a row for each policy, a column for each stress, the colour its survival."""
+"""A heat map of a stress table: a row for each policy, a column for each stress, the color its survival."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".svg", ".png", ".pdf")
-_COLOURS = "cividis"  # the same order of lightness for colour-blind readers and in print
+_COLORS = "cividis"  # the same order of lightness for color-blind readers and in print
 _LIGHT = 0.6  # survival above which a cell is light and its text dark
 
 
@@ -54,7 +54,7 @@ def draw(table: StressTable) -> Figure:
     figure = Figure(figsize=(2.4 + 1.05 * columns, 2.1 + 0.62 * rows), layout="constrained", facecolor="white")
     axes = figure.subplots()
     image = axes.imshow(
-        np.array([[cell.survival.value for cell in row] for row in cells]), cmap=_COLOURS, vmin=0.0, vmax=1.0, aspect="auto"
+        np.array([[cell.survival.value for cell in row] for row in cells]), cmap=_COLORS, vmin=0.0, vmax=1.0, aspect="auto"
     )
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):

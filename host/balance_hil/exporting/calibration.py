@@ -26,7 +26,7 @@ HELD_OUT_ROWS = 500
 UNIFORM_SHARE = 0.05  # of all rows, drawn uniformly over the observation box: no part of the box is left without a range
 _MIN_FILE_ROWS = 16
 
-_STEPS_PER_ROW = 4  # neighbours in time differ by little more than noise
+_STEPS_PER_ROW = 4  # neighbors in time differ by little more than noise
 _EPISODE_STEPS = 1000
 _PUSH_INTERVAL_STEPS = 200
 _TILT_RAD = 0.35

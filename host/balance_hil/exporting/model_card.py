@@ -25,7 +25,7 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
         + _signals(bundle.spec.observation)
         + "\n\nAction, float32:\n\n"
         + _signals(bundle.spec.action),
-        "## Quantisation\n\n" + _quantisation(bundle),
+        "## Quantization\n\n" + _quantization(bundle),
         *(["## Rounding-proof\n\n" + _rounding_proof(metrics["rounding_proof"])] if "rounding_proof" in metrics else []),
         "## Layers\n\n" + _layers(graph),
         "## Memory\n\n"
@@ -125,7 +125,7 @@ def _signals(signals: tuple[Signal, ...]) -> str:
     return _table(("index", "name", "min", "max", "1.0 means"), rows)
 
 
-def _quantisation(bundle: Bundle) -> str:
+def _quantization(bundle: Bundle) -> str:
     quant = _table(
         ("tensor", "scale", "zero point"),
         [

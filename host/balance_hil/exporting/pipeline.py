@@ -43,7 +43,7 @@ from balance_hil.exporting.source import ExportSource, find_source
 from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
 from balance_hil.model_header import write_header
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
@@ -116,7 +116,7 @@ class _Export:
             survival = {name: self._check(checks, name) for name in STAGES}
             model = self._artifacts(calibration)
             errors = self._errors(np.concatenate([calibration.observations, calibration.held_out]))
-            stages = tuple(self._stage(name, errors[name], summarise(survival[name].result())) for name in STAGES)
+            stages = tuple(self._stage(name, errors[name], summarize(survival[name].result())) for name in STAGES)
         _compare_survival(stages)
         bundle = self._bundle(actor, model, calibration, stages, proof)
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)

@@ -60,7 +60,7 @@ def serve(requests: TextIO) -> None:
     function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
     Path(request.float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
     observations = np.load(request.calibration)
-    Path(request.int8_model).write_bytes(_quantise(tf, function, model, observations, request.per_tensor))
+    Path(request.int8_model).write_bytes(_quantize(tf, function, model, observations, request.per_tensor))
 
 
 def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
@@ -77,7 +77,7 @@ def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
         )
 
 
-def _quantise(tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool) -> bytes:
+def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool) -> bytes:
     def representative_dataset() -> Iterator[list[NDArray[np.float32]]]:
         for observation in observations:
             yield [observation[np.newaxis, :]]

@@ -49,10 +49,10 @@ def draw_residuals(path: Path, runs: Sequence[Run], result: Identification) -> N
     axes = figure.subplots(2, len(runs), sharex="col", sharey="row", squeeze=False, height_ratios=[2, 1])
     for column, (run, predicted) in enumerate(zip(runs, result.predicted_rad_s, strict=True)):
         speed, difference = axes[:, column]
-        for wheel, (name, colour) in enumerate((("left", "tab:blue"), ("right", "tab:orange"))):
-            speed.plot(run.t_s, run.speed_rad_s[:, wheel], ".", color=colour, markersize=2, alpha=0.5, label=f"{name}, measured")
+        for wheel, (name, color) in enumerate((("left", "tab:blue"), ("right", "tab:orange"))):
+            speed.plot(run.t_s, run.speed_rad_s[:, wheel], ".", color=color, markersize=2, alpha=0.5, label=f"{name}, measured")
             speed.plot(run.t_s, predicted[:, wheel], color="black", linewidth=0.8, label="model" if wheel else None)
-            difference.plot(run.t_s, run.speed_rad_s[:, wheel] - predicted[:, wheel], color=colour, linewidth=0.6)
+            difference.plot(run.t_s, run.speed_rad_s[:, wheel] - predicted[:, wheel], color=color, linewidth=0.6)
         speed.set_title(f"load {run.load_kg_m2:g} kg m² on each wheel", fontsize="medium")
         difference.set_xlabel("time, s")
         for axis in (speed, difference):

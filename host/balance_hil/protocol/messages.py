@@ -96,7 +96,7 @@ class Hello(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Infer(wire.Message):
-    """Host to board: quantise, infer, dequantise. Answered by ACTION."""
+    """Host to board: quantize, infer, dequantize. Answered by ACTION."""
 
     TYPE: ClassVar[int] = 0x81
     observation: NDArray[np.float32]  # [n_obs], scaled as the policy sees it
@@ -118,7 +118,7 @@ class InferInt8(wire.Message):
     """Host to board: infer from a raw input. Answered by ACTION."""
 
     TYPE: ClassVar[int] = 0x82
-    input: NDArray[np.int8]  # [n_obs], quantised
+    input: NDArray[np.int8]  # [n_obs], quantized
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -405,9 +405,9 @@ class Info(wire.Message):
     n_obs: int  # elements of the observation
     n_act: int  # elements of the action
     n_ops: int  # operators of the model
-    input_scale: float  # quantisation of the observation
+    input_scale: float  # quantization of the observation
     input_zero_point: int
-    output_scale: float  # quantisation of the action
+    output_scale: float  # quantization of the action
     output_zero_point: int
     n_self_test: int  # golden vectors in the image
     arena_used: int  # B; tensor arena that the model needs
@@ -550,7 +550,7 @@ class Action(wire.Message):
     status: int  # ok; an inference that fails is answered by ERROR
     input: NDArray[np.int8]  # [n_obs], what the model was given
     output: NDArray[np.int8]  # [n_act], what the model returned
-    action: NDArray[np.float32]  # [n_act], dequantised
+    action: NDArray[np.float32]  # [n_act], dequantized
     inference_us: int  # us; time in the engine
     total_us: int  # us; from the last byte of the request to the reply being ready
 

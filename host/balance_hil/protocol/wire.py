@@ -76,7 +76,7 @@ def _converted(array: NDArray[Any], target: np.dtype[Any]) -> NDArray[Any]:
     if target.kind in "iu":
         limits = np.iinfo(target)
         if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
-            raise UsageError(f"a value does not fit {target}", "quantise it first: balance_hil.quantize.quantize")
+            raise UsageError(f"a value does not fit {target}", "quantize it first: balance_hil.quantize.quantize")
     elif array.dtype.kind not in "iuf":
         raise UsageError(f"cannot send {array.dtype} as {target}", "pass numbers")
     with np.errstate(over="ignore"):

@@ -37,7 +37,7 @@ def step_encoder(spec: PolicySpec) -> Callable[[Step], bytes]:
     """A function that turns a Step into JSON.
 
     A format string filled in takes a fifth of what the json module takes, and this is called between two control deadlines. Nine
-    digits tell every float32 from its neighbours.
+    digits tell every float32 from its neighbors.
     """
     head = (
         '{"t_s":%.9g,"episode":%d,"step":%d,"observation":'

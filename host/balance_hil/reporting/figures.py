@@ -1,4 +1,4 @@
-"""Figures of one recording, drawn so that they read on a light and on a dark page: no background, middle-grey text."""
+"""Figures of one recording, drawn so that they read on a light and on a dark page: no background, middle-gray text."""
 
 from __future__ import annotations
 

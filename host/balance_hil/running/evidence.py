@@ -24,8 +24,8 @@ class Verdict:
     checked: int
     differing: int | None  # int8 outputs that tflm computes otherwise; None: not checked
     skipped: str | None  # why it was not checked
-    input_differing: int  # observations that the board quantises otherwise than the host
-    action_differing: int  # outputs that it dequantises otherwise
+    input_differing: int  # observations that the board quantizes otherwise than the host
+    action_differing: int  # outputs that it dequantizes otherwise
 
     @property
     def good(self) -> bool:

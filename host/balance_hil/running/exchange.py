@@ -162,7 +162,7 @@ class Exchange:
         if self._recovery is not None and sign != "READY":
             return  # a refusal of something that was sent before the reboot was noticed
         self.reboots += 1
-        self._on_fault("reboot", f"recognised by {sign}")
+        self._on_fault("reboot", f"recognized by {sign}")
         if self._asks_again:
             self._forget_in_flight()
         else:

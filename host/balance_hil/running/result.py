@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from balance_hil.boards import BoardInfo
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarise
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
 from balance_hil.running.config import Clock
 from balance_hil.running.evidence import Verdict
 
@@ -103,7 +103,7 @@ class RunResult:
     @property
     def summary(self) -> EvaluationSummary:
         """Survival, tracking errors and chatter over all episodes."""
-        return summarise(self.episodes)
+        return summarize(self.episodes)
 
     @property
     def control_rate_hz(self) -> float:

@@ -54,7 +54,7 @@ class LayerTensor:
 class Int8Runtime(Runtime):
     """A runtime of an int8 model: also takes and returns raw int8.
 
-    Observations are quantised and actions dequantised by ``balance_hil.quantize`` in every int8 runtime, so that two of them
+    Observations are quantized and actions dequantized by ``balance_hil.quantize`` in every int8 runtime, so that two of them
     can differ in the model's arithmetic alone.
     """
 
@@ -75,5 +75,5 @@ class Int8Runtime(Runtime):
         return outputs
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
-        """Quantise, infer, dequantise. Raises NonFiniteInputError on NaN or infinity."""
+        """Quantize, infer, dequantize. Raises NonFiniteInputError on NaN or infinity."""
         return dequantize(self.infer_int8_batch(quantize(observations, self.input_quant)), self.output_quant)

@@ -24,7 +24,7 @@ TENSORFLOW = "tensorflow.lite.python.interpreter"
 KERNELS = {
     "float32": "AUTO",
     "int8-xnnpack": "AUTO",  # what desktop users get by default
-    "int8-builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",  # optimised kernels (ruy), no XNNPACK
+    "int8-builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",  # optimized kernels (ruy), no XNNPACK
     "int8-reference": "BUILTIN_REF",  # plain C++ loops
 }
 

@@ -30,7 +30,7 @@ def int8_core(model: bytes) -> tuple[bytes, Ends | None]:
 
     Raises:
         BundleError: not a TensorFlow Lite model, or with several inputs or outputs.
-        ModelNotInt8Error: a float input that is not quantised at once, or a float output that no DEQUANTIZE computes.
+        ModelNotInt8Error: a float input that is not quantized at once, or a float output that no DEQUANTIZE computes.
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
     graph = read_graph(model)
@@ -78,7 +78,7 @@ def _without(model: bytes, *operators: Operator | None) -> bytes:
         else:
             subgraph.outputs = [operator.inputs[0]]
     if list(subgraph.inputs) == list(subgraph.outputs):
-        raise BundleError("this model does nothing but quantise and dequantise", "point at a model with operators in int8")
+        raise BundleError("this model does nothing but quantize and dequantize", "point at a model with operators in int8")
     gone = {operator.index for operator in dropped}
     subgraph.operators = [operator for index, operator in enumerate(subgraph.operators) if index not in gone]
     parsed.signatureDefs = []  # they name inputs and outputs that are gone

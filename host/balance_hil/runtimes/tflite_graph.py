@@ -1,4 +1,4 @@
-"""What is inside a ``.tflite`` file: operators, tensors, shapes and quantisation parameters.
+"""What is inside a ``.tflite`` file: operators, tensors, shapes and quantization parameters.
 
 Reads the flatbuffer with the schema that ships with ``ai_edge_litert``; nothing is typed by hand anywhere else.
 """
@@ -69,12 +69,12 @@ class TfliteGraph:
 
     @cached_property
     def input_quant(self) -> QuantParams:
-        """Quantisation of the input. Raises ModelNotInt8Error for a float model."""
+        """Quantization of the input. Raises ModelNotInt8Error for a float model."""
         return _quant(self.input, "input")
 
     @cached_property
     def output_quant(self) -> QuantParams:
-        """Quantisation of the output. Raises ModelNotInt8Error for a float model."""
+        """Quantization of the output. Raises ModelNotInt8Error for a float model."""
         return _quant(self.output, "output")
 
     def output_of(self, operator: Operator) -> Tensor:

@@ -11,7 +11,7 @@ from balance_hil.training.on_policy import OnPolicyConfig, shared_settings
 
 @dataclass(frozen=True, kw_only=True)
 class A2cConfig(OnPolicyConfig):
-    """Names and meanings are those of ``stable_baselines3.A2C``. The optimiser is Adam, not A2C's usual RMSprop."""
+    """Names and meanings are those of ``stable_baselines3.A2C``. The optimizer is Adam, not A2C's usual RMSprop."""
 
     normalize_advantage: bool
     mirror_weight: float  # of the preference for one side, see ``symmetric_a2c``; 0: as published

@@ -57,7 +57,7 @@ class TrainingRecord:
     hyper_parameters: Mapping[str, Any]
     versions: Mapping[str, str]
     spec: PolicySpec
-    return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalisation
+    return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalization
     rebuild: str = ""  # the command that made it, but for --output
     policy_sha256: str = ""
     cpu_s: float = 0.0  # processor time of the training alone, of all threads: other programs add little to it

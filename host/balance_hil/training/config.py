@@ -59,7 +59,7 @@ class CommonConfig:
     policy_layers: tuple[int, ...]  # hidden layers of the actor: what runs on the board
     value_layers: tuple[int, ...]
     activation: str  # "relu" or "tanh"
-    normalise_reward: bool  # divide by the running deviation of the return
+    normalize_reward: bool  # divide by the running deviation of the return
     checkpoint_every_steps: int
     evaluation: EvaluationConfig
     # Ends a training episode, as a fall does, when the speed or the yaw error leaves the range of its observation: out there the

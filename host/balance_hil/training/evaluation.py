@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.options import RobotOptions
-from balance_hil.metrics import EvaluationSummary, summarise
+from balance_hil.metrics import EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig
 
@@ -82,7 +82,7 @@ class Evaluator:
 
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         try:
-            return summarise(
+            return summarize(
                 rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads, options=self._options)
             )
         finally:

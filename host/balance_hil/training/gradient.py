@@ -26,7 +26,7 @@ def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:
 
 
 def update_critics(model: Any, data: Any, next_values: torch.Tensor) -> torch.Tensor:
-    """One step of all critics towards reward plus discounted ``next_values``, float32 [batch, 1]; returns their loss."""
+    """One step of all critics toward reward plus discounted ``next_values``, float32 [batch, 1]; returns their loss."""
     targets = data.rewards + (1 - data.dones) * data.discounts * next_values
     values = torch.cat(model.critic(data.observations, data.actions), dim=1)
     loss = functional.mse_loss(values, targets.expand_as(values)) * values.shape[1]  # the sum over the critics
@@ -50,7 +50,7 @@ def frozen(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
 
 
 def follow(targets: Sequence[torch.Tensor], live: Sequence[torch.Tensor], tau: float) -> None:
-    """Moves target networks towards the live ones by the share ``tau``."""
+    """Moves target networks toward the live ones by the share ``tau``."""
     with torch.no_grad():
         torch._foreach_lerp_(targets, live, tau)
 

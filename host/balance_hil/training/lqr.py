@@ -1,6 +1,6 @@
 """The classical baseline: a linear-quadratic regulator in the form of a policy.
 
-The gain comes from the linearised simulator and the Riccati equation, in milliseconds and without an episode. The speed error is
+The gain comes from the linearized simulator and the Riccati equation, in milliseconds and without an episode. The speed error is
 limited before it is fed back, so that a far target asks for a bounded lean. All of that is written as an actor of two small
 dense layers, so that everything made for learned policies (export, boards, comparison) takes it as it is.
 """
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs import config_for, spec_for
 from balance_hil.envs.config import BalanceConfig
-from balance_hil.envs.linear import linearise
+from balance_hil.envs.linear import linearize
 from balance_hil.errors import ConfigError, UsageError, require
-from balance_hil.metrics import summarise
+from balance_hil.metrics import summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.algorithms import LQR
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
@@ -63,7 +63,7 @@ def feedback(config: LqrConfig, environment: str) -> NDArray[np.float64]:
     Raises:
         UnknownEnvironmentError: no such environment.
     """
-    model = linearise(environment)
+    model = linearize(environment)
     limits = (config.pitch_rad, config.pitch_rate_rad_s, config.speed_error_rad_s, config.yaw_error_rad_s)
     return lqr_gain(model.a, model.b, np.diag(1.0 / np.square(limits)), np.eye(2) / config.action**2)
 
@@ -132,7 +132,7 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         (hidden, offsets), (output, constant) = layers
         return np.clip(np.maximum(observations @ hidden.T + offsets, 0.0) @ output.T + constant, -1.0, 1.0)
 
-    summary = summarise(rollout(act, request.environment, evaluation_seeds(config.episodes), on_step=report))
+    summary = summarize(rollout(act, request.environment, evaluation_seeds(config.episodes), on_step=report))
     record = TrainingRecord(
         algorithm=LQR,
         environment=request.environment,

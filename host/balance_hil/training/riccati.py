@@ -12,7 +12,7 @@ _TOLERANCE = 1e-12
 
 
 def solve_riccati(a: Float64Array, b: Float64Array, q: Float64Array, r: Float64Array) -> Float64Array:
-    """The stabilising solution P of ``P = q + a'Pa - a'Pb (r + b'Pb)^-1 b'Pa``, float64 [n, n].
+    """The stabilizing solution P of ``P = q + a'Pa - a'Pb (r + b'Pb)^-1 b'Pa``, float64 [n, n].
 
     By the structure-preserving doubling algorithm (Chu, Fan, Lin and Wang 2004), which converges quadratically.
 
@@ -23,7 +23,7 @@ def solve_riccati(a: Float64Array, b: Float64Array, q: Float64Array, r: Float64A
         r: cost of the input, float64 [m, m], symmetric and positive.
 
     Raises:
-        numpy.linalg.LinAlgError: there is no stabilising solution, for example because ``b`` does not reach an unstable mode.
+        numpy.linalg.LinAlgError: there is no stabilizing solution, for example because ``b`` does not reach an unstable mode.
     """
     identity = np.eye(len(a))
     ak, g, p = a, b @ np.linalg.solve(r, b.T), q
@@ -36,12 +36,12 @@ def solve_riccati(a: Float64Array, b: Float64Array, q: Float64Array, r: Float64A
             if not np.max(np.abs(step)) > _TOLERANCE * np.max(np.abs(p)):
                 break
     if not (np.all(np.isfinite(p)) and np.max(np.abs(np.linalg.eigvals(a - b @ _gain(a, b, r, p)))) < 1.0):
-        raise np.linalg.LinAlgError("the Riccati equation has no stabilising solution")
+        raise np.linalg.LinAlgError("the Riccati equation has no stabilizing solution")
     return np.asarray(0.5 * (p + p.T))
 
 
 def lqr_gain(a: Float64Array, b: Float64Array, q: Float64Array, r: Float64Array) -> Float64Array:
-    """The feedback ``u = -k x``, float64 [m, n], that minimises the sum of ``x'qx + u'ru``. Raises as ``solve_riccati`` does."""
+    """The feedback ``u = -k x``, float64 [m, n], that minimizes the sum of ``x'qx + u'ru``. Raises as ``solve_riccati`` does."""
     return _gain(a, b, r, solve_riccati(a, b, q, r))
 
 

@@ -112,13 +112,13 @@ class TrainingSession:
         if self._curriculum:
             self._schedule = OptionsSchedule(self._curriculum, config.steps, self._env.change_options)
             self._schedule.update(record.steps)
-        self._normaliser = VecNormalize(self._env, norm_obs=False, norm_reward=config.normalise_reward, gamma=config.gamma)
-        self._model = self._plan.algorithm.build(config, self._normaliser, record.seed, self._request.device)
+        self._normalizer = VecNormalize(self._env, norm_obs=False, norm_reward=config.normalize_reward, gamma=config.gamma)
+        self._model = self._plan.algorithm.build(config, self._normalizer, record.seed, self._request.device)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
         elif self._plan.warm_start is not None:
-            apply_warm_start(self._plan.warm_start, self._model, self._normaliser)
+            apply_warm_start(self._plan.warm_start, self._model, self._normalizer)
 
     def _restore(self, parameters: dict[str, object]) -> None:
         try:
@@ -128,7 +128,7 @@ class TrainingSession:
             raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
         self._model.num_timesteps = self._plan.record.steps
         self._restore_off_policy()
-        apply_return_statistics(self._plan.record.return_statistics, self._normaliser)
+        apply_return_statistics(self._plan.record.return_statistics, self._normalizer)
 
     def _restore_off_policy(self) -> None:
         checkpoint = self._plan.checkpoint
@@ -196,7 +196,7 @@ class TrainingSession:
         return Checkpoint(checkpoint.policy, record), summary
 
     def _pack(self, *, with_replay: bool = False) -> Checkpoint:
-        returns = self._normaliser.ret_rms
+        returns = self._normalizer.ret_rms
         record = replace(
             self._timed(self._plan.record),
             steps=self._model.num_timesteps,

@@ -1,4 +1,4 @@
-"""A2C that is pulled towards a policy without a preferred side or direction.
+"""A2C that is pulled toward a policy without a preferred side or direction.
 
 A small preference for one side is a steady yaw rate, and once the robot spins the reward is flat: one of the first seeds ended up
 spinning at 44 rad/s. The loss gets the mirror loss of "On Learning Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng, van de

@@ -69,7 +69,7 @@ class Plan:
     algorithm: Algorithm
     config: CommonConfig
     record: TrainingRecord  # of the state before the first step
-    parameters: dict[str, Any] | None  # weights and optimiser state to continue from
+    parameters: dict[str, Any] | None  # weights and optimizer state to continue from
     checkpoint: Checkpoint | None = None  # that they are from
     warm_start: Checkpoint | None = None  # whose weights to begin with
 

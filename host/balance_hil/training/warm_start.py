@@ -1,6 +1,6 @@
 """Warm start: a training that begins with the weights of a trained policy instead of random ones.
 
-Weights of actor and critic and the scale of the reward are taken over; the optimiser, the step count, the exploration noise of
+Weights of actor and critic and the scale of the reward are taken over; the optimizer, the step count, the exploration noise of
 on-policy algorithms and every hyper-parameter are those of the new training. ``--resume`` is the other thing: it
 continues a training as if it had not ended.
 """
@@ -34,13 +34,13 @@ def load_warm_start(path: Path, algorithm: str, environment: str) -> Checkpoint:
     return checkpoint
 
 
-def apply_warm_start(checkpoint: Checkpoint, model: Any, normaliser: Any) -> None:
+def apply_warm_start(checkpoint: Checkpoint, model: Any, normalizer: Any) -> None:
     """Gives an untrained model the checkpoint's weights.
 
     Args:
         checkpoint: of ``load_warm_start``.
         model: of Stable-Baselines3.
-        normaliser: ``VecNormalize`` of the rewards; the critic's values are in its unit.
+        normalizer: ``VecNormalize`` of the rewards; the critic's values are in its unit.
 
     Raises:
         CheckpointError: its layers are not those of the model.
@@ -59,13 +59,13 @@ def apply_warm_start(checkpoint: Checkpoint, model: Any, normaliser: Any) -> Non
     if fresh is not None:
         with torch.no_grad():
             log_std.copy_(fresh)
-    apply_return_statistics(checkpoint.record.return_statistics, normaliser)
+    apply_return_statistics(checkpoint.record.return_statistics, normalizer)
 
 
-def apply_return_statistics(statistics: Any, normaliser: Any) -> None:
+def apply_return_statistics(statistics: Any, normalizer: Any) -> None:
     """Sets the running scale of the reward to that of a checkpoint; nothing where it has none."""
     if statistics:
-        returns = normaliser.ret_rms
+        returns = normalizer.ret_rms
         returns.mean = np.float64(statistics["mean"])
         returns.var = np.float64(statistics["variance"])
         returns.count = statistics["count"]

@@ -40,7 +40,7 @@ def test_an_error_is_two_lines_on_stderr_and_a_status() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["rnu"], ["run", "--no-such-option"], ["bench", "nothing"]])
-def test_a_misspelt_command_line_says_what_is_wrong(arguments: list[str]) -> None:
+def test_a_misspelled_command_line_says_what_is_wrong(arguments: list[str]) -> None:
     done = hil(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -68,7 +68,7 @@ def test_a_float_model_is_compared_on_every_runtime_and_a_board(shape, compared)
     assert all(pair["unexplained"] == 0 for pair in found["pairs"])
     ends = {end["runtime"]: end for end in found["ends"]}
     assert set(ends) == set(INT8_RUNTIME_NAMES)
-    # The host quantises like TFLM; XNNPACK and the optimised kernels multiply by the reciprocal and round ties to even.
+    # The host quantizes like TFLM; XNNPACK and the optimized kernels multiply by the reciprocal and round ties to even.
     assert ends["tflm"]["input_differing"] == ends["tflm"]["action_differing"] == 0
     assert ends["int8-xnnpack"]["input_differing"] == ends["int8-builtin"]["input_differing"] > 100
 

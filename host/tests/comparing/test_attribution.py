@@ -13,7 +13,7 @@ from balance_hil.comparing.attribution import (
     CLAMP_BOUND,
     ELEMENTWISE_ROUNDING,
     IGNORED_CHANNEL_SCALES,
-    REQUANTISATION_ROUNDING,
+    REQUANTIZATION_ROUNDING,
     SCALE_PRODUCT,
     Observed,
     attribute,
@@ -52,11 +52,11 @@ def test_rounding_arises_in_fully_connected_and_propagates_through_tanh(layers):
     found = attribute(GRAPH, INPUTS, _observed("a", TFLM, layers=layers), _observed("b", XNNPACK, layers=layers))
     _adds_up(found)
     assert found.differing > 50
-    assert found.causes == {REQUANTISATION_ROUNDING: found.differing}
+    assert found.causes == {REQUANTIZATION_ROUNDING: found.differing}
     assert found.unexplained == 0
     assert found.first_op == 0
     first, tanh = found.layers[:2]
-    assert first.new == {REQUANTISATION_ROUNDING: first.differing}
+    assert first.new == {REQUANTIZATION_ROUNDING: first.differing}
     assert (first.propagated, first.max_new_lsb) == (0, 1)
     assert (tanh.new, tanh.propagated) == ({}, tanh.differing)
     assert tanh.differing > 0
@@ -75,7 +75,7 @@ def test_one_cause_for_each_value_when_several_rules_differ():
     found = attribute(GRAPH, INPUTS, _observed("a", TFLM), _observed("b", board))
     _adds_up(found)
     assert found.unexplained == 0
-    assert found.layers[0].new[IGNORED_CHANNEL_SCALES] > found.layers[0].new[REQUANTISATION_ROUNDING] > 0
+    assert found.layers[0].new[IGNORED_CHANNEL_SCALES] > found.layers[0].new[REQUANTIZATION_ROUNDING] > 0
 
 
 def test_product_precision():

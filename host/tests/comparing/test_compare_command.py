@@ -103,7 +103,7 @@ def test_a_board_that_differs_unexplained_exits_with_2_and_says_where(ppo_bundle
 
 
 @pytest.mark.parametrize(("off", "status"), [(1, 1), (-1, 1), (7, 2)])
-def test_a_board_that_quantises_wrongly_exits_with_1_if_the_way_is_known(
+def test_a_board_that_quantizes_wrongly_exits_with_1_if_the_way_is_known(
     off: int, status: int, ppo_bundle: Bundle, plug: Plug
 ) -> None:
     quant = ppo_bundle.input_quant

@@ -17,7 +17,7 @@ from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import inspection
-from balance_hil.comparing.attribution import IGNORED_CHANNEL_SCALES, REQUANTISATION_ROUNDING
+from balance_hil.comparing.attribution import IGNORED_CHANNEL_SCALES, REQUANTIZATION_ROUNDING
 from balance_hil.comparing.compare import CompareConfig, compare
 from balance_hil.comparing.comparison import EndsDifference
 from balance_hil.comparing.probes import probe_observations
@@ -77,7 +77,7 @@ def test_every_difference_of_the_shipped_policy_is_explained(ppo_bundle: Bundle)
     assert len(found["pairs"]) == 6
     assert [pair["unexplained"] for pair in found["pairs"]] == [0] * 6
     assert sum(pair["differing"] for pair in found["pairs"]) > 100
-    assert {name for pair in found["pairs"] for name in pair["causes"]} == {REQUANTISATION_ROUNDING}
+    assert {name for pair in found["pairs"] for name in pair["causes"]} == {REQUANTIZATION_ROUNDING}
     assert all(sum(pair["causes"].values()) == pair["differing"] for pair in found["pairs"])
     assert {a["runtime"]: a["variant"] for a in found["arithmetics"]} == {
         "tflm": "tflm",

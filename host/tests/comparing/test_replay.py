@@ -65,7 +65,7 @@ def test_wrong_outputs_are_counted_and_the_first_is_located(recording: Recording
 
 
 def test_outputs_are_judged_on_equal_inputs(recording: Recording) -> None:
-    """Another quantiser is no other arithmetic: it shows in the inputs and in the actions, not in the outputs."""
+    """Another quantizer is no other arithmetic: it shows in the inputs and in the actions, not in the outputs."""
     subject = FakeInt8("new")
     subject.input_quant = QuantParams(subject.input_quant.scale, subject.input_quant.zero_point + 20)
     rows = rows_of(replay(recording, "run.mcap", BUNDLE, subject))
@@ -117,7 +117,7 @@ def test_a_board(recording: Recording, wrong: int) -> None:
     assert (result.replayed_by["name"], result.replayed_by["kind"]) == ("fake", "board")
 
 
-def test_a_board_that_quantises_otherwise(recording: Recording) -> None:
+def test_a_board_that_quantizes_otherwise(recording: Recording) -> None:
     firmware = FakeFirmware(fake_info(BUNDLE), FakeInt8("policy").infer_int8)
     with fake_board(firmware, BUNDLE) as board:
         firmware.info = replace(firmware.info, input_zero_point=firmware.info.input_zero_point + 20)

@@ -216,7 +216,7 @@ def test_fixing_the_tilt_leaves_the_targets_as_they_were():
     ("options", "message"),
     [
         ({"tilt": 0.1}, "unknown reset option 'tilt', did you mean 'tilt_rad'"),
-        ({"colour": 1}, "unknown reset option 'colour'"),
+        ({"color": 1}, "unknown reset option 'color'"),
         ({"tilt_rad": 2.0}, "tilt_rad is 2.0"),
         ({"tilt_rad": math.nan}, "tilt_rad is nan"),
         ({"speed_target_rad_s": "fast"}, "speed_target_rad_s is 'fast'"),

@@ -1,4 +1,4 @@
-"""The reward counts pitch from where this robot's centre of mass is over its axle, not from the chassis's upright."""
+"""The reward counts pitch from where this robot's center of mass is over its axle, not from the chassis's upright."""
 
 import numpy as np
 import pytest

@@ -53,7 +53,7 @@ def test_the_ranges_start_from_the_model_at_every_reset():
     assert 0.12 <= env.model.actuator_gainprm[0, 0] <= 0.28
 
 
-def test_an_offset_of_the_centre_of_mass_tips_the_robot():
+def test_an_offset_of_the_center_of_mass_tips_the_robot():
     env = robot(physics={"com_offset_x_m": 0.006})
     for _ in range(40):
         info = env.step(ZERO)[4]
@@ -174,8 +174,8 @@ def test_encoders_count_whole_ticks():
     one_tick = 2 * math.pi / ticks / 0.005
     seen = np.array([env.step(FULL)[0][2] * 80.0 for _ in range(30)])
     np.testing.assert_allclose(seen / one_tick, np.round(seen / one_tick), atol=1e-3)
-    travelled = seen.sum() * 0.005
-    assert travelled == pytest.approx(env.data.qpos[7], abs=2 * math.pi / ticks * 1.01)  # no tick is lost
+    traveled = seen.sum() * 0.005
+    assert traveled == pytest.approx(env.data.qpos[7], abs=2 * math.pi / ticks * 1.01)  # no tick is lost
 
 
 @pytest.mark.parametrize("delay", [1, 4])

@@ -23,7 +23,7 @@ def test_the_shipped_stresses_are_those_that_are_promised():
     assert stresses["mass"].physics.mass_scale == Uniform(low=0.85, high=1.15)
     assert stresses["friction"].physics.friction == Uniform(low=0.5, high=1.2)
     assert stresses["servo"].motor.servo_gain_scale == Uniform(low=0.6, high=1.4)
-    assert stresses["centre-of-mass"].physics.com_offset_x_m == Uniform(low=-0.006, high=0.006)
+    assert stresses["center-of-mass"].physics.com_offset_x_m == Uniform(low=-0.006, high=0.006)
     assert stresses["pitch-bias"].sensors.pitch_bias_rad == Uniform(low=-0.02, high=0.02)
     assert stresses["delay"].delays.observation_steps == Uniform(low=1, high=4)
     assert stresses["pushes"].pushes.impulse_n_s.high > 0
@@ -36,7 +36,7 @@ def test_all_together_is_each_of_them():
     assert together.physics == replace(
         stresses["mass"].physics,
         friction=stresses["friction"].physics.friction,
-        com_offset_x_m=stresses["centre-of-mass"].physics.com_offset_x_m,
+        com_offset_x_m=stresses["center-of-mass"].physics.com_offset_x_m,
     )
     for name, group in {
         "servo": "motor",

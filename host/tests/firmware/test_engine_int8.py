@@ -113,7 +113,7 @@ def test_per_tensor_multiplier_is_a_product_of_doubles(run: RunCheck, tmp_path: 
     new = _multiplier(float(input_scale) * float(weight_scale) / float(output_scale))
     old = _multiplier(float(np.float32(input_scale * weight_scale)) / float(output_scale))
     ties = [int((k + 0.5) * 2 ** (31 - new[1]) / new[0]) + i for k in range(-120, 120) for i in range(-3, 4)]
-    bias = np.asarray([x for x in ties if _requantise(x, *new) != _requantise(x, *old)])
+    bias = np.asarray([x for x in ties if _requantize(x, *new) != _requantize(x, *old)])
     assert len(bias) > 100
     builder = ModelBuilder()
     source = builder.tensor((1, 1), scales=float(input_scale))
@@ -121,7 +121,7 @@ def test_per_tensor_multiplier_is_a_product_of_doubles(run: RunCheck, tmp_path: 
     out = builder.dense(source, weights, float(weight_scale), (float(output_scale), 0), bias)
     model = builder.build([source], [out])
     assert_equals_tflm(run, model, np.zeros((1, 1), np.int8), tmp_path)
-    assert TflmModel(model).infer_int8(np.zeros(1, np.int8))[0] == _requantise(int(bias[0]), *new)
+    assert TflmModel(model).infer_int8(np.zeros(1, np.int8))[0] == _requantize(int(bias[0]), *new)
 
 
 def _multiplier(value: float) -> tuple[int, int]:
@@ -129,7 +129,7 @@ def _multiplier(value: float) -> tuple[int, int]:
     return math.floor(fraction * 2**31 + 0.5), exponent
 
 
-def _requantise(x: int, fraction: int, exponent: int) -> int:
+def _requantize(x: int, fraction: int, exponent: int) -> int:
     product = (x * fraction + 2**30) >> 31
     mask = (1 << -exponent) - 1
     return (product >> -exponent) + ((product & mask) > (mask >> 1) + (product < 0))

@@ -224,8 +224,8 @@ def test_host_program_of_the_reference_project(board: NativeBoard, baud: int) ->
             port.write(b"\n")
             actions = [float(text) for text in port.readline().decode().split(",")]
             # Input 1/64 and 3, output 1/128 and -2, as the played engine says.
-            quantised = [min(127, round(first * 64) + 3), round(0.1 * 64) + 3]
-            assert actions == [(q + 2) / 128 for q in quantised]
+            quantized = [min(127, round(first * 64) + 3), round(0.1 * 64) + 3]
+            assert actions == [(q + 2) / 128 for q in quantized]
 
 
 def test_ends_when_the_last_host_hangs_up(native_program: Path, model_file: Path) -> None:

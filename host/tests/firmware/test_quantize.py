@@ -1,4 +1,4 @@
-"""The firmware's quantiser and the host's are the same function, bit for bit."""
+"""The firmware's quantizer and the host's are the same function, bit for bit."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
     )
 
 
-def test_infer_quantises_infers_acts_and_dequantises(identified: FakeBoard) -> None:
+def test_infer_quantizes_infers_acts_and_dequantizes(identified: FakeBoard) -> None:
     happened = identified.feed(encode(messages.Infer(np.array([1.0, -2.25, 0.25], np.float32)), 41))
     # x / 0.5 rounded half away + 1 = [3, -4 (tie), 2 (tie)]; the fake engine adds the first two and negates the third.
     expected = messages.Action(
@@ -147,7 +147,7 @@ def test_infer_quantises_infers_acts_and_dequantises(identified: FakeBoard) -> N
     assert happened.events == ["apply 0.5 0.25"]
 
 
-def test_infer_int8_skips_the_quantiser(identified: FakeBoard) -> None:
+def test_infer_int8_skips_the_quantizer(identified: FakeBoard) -> None:
     (action,) = identified.ask(INPUT)
     assert isinstance(action, messages.Action)
     assert (action.input.tolist(), action.output.tolist()) == ([10, 20, 30], [30, -30])

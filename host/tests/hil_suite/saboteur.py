@@ -98,10 +98,10 @@ def stale() -> Callable[[messages.Action], messages.Action]:
     return change
 
 
-def wrong_quantiser(
+def wrong_quantizer(
     rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], params: QuantParams
 ) -> Callable[[Message], Message]:
-    """INFER is answered as if the firmware had quantised by ``rule``, float [n_obs] in steps to whole steps."""
+    """INFER is answered as if the firmware had quantized by ``rule``, float [n_obs] in steps to whole steps."""
 
     def request(message: Message) -> Message:
         if not isinstance(message, messages.Infer):

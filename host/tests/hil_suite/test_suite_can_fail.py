@@ -25,7 +25,7 @@ from balance_hil.protocol.codec import Frame
 from balance_hil.runtimes import load_runtime
 
 from .harness import Suite, only_failure
-from .saboteur import Saboteur, on_action, output_plus_one_once, stale, wrong_quantiser
+from .saboteur import Saboteur, on_action, output_plus_one_once, stale, wrong_quantizer
 
 pytest_plugins = ["pytester"]
 
@@ -62,9 +62,9 @@ def sabotaged(shared_board: tuple[Board, Saboteur]) -> Iterator[tuple[Board, Sab
 GOLDEN = "test_model.py::test_golden_vectors_bit_for_bit"
 RANDOM = "test_model.py::test_board_equals_tflm_on_random_inputs"
 LAYERS = "test_model.py::test_every_intermediate_tensor_of_the_golden_vectors"
-TIES = "test_quantisation.py::test_exact_ties_go_away_from_zero"
-SATURATION = "test_quantisation.py::test_saturation_on_both_sides"
-RANDOM_OBSERVATIONS = "test_quantisation.py::test_random_observations"
+TIES = "test_quantization.py::test_exact_ties_go_away_from_zero"
+SATURATION = "test_quantization.py::test_saturation_on_both_sides"
+RANDOM_OBSERVATIONS = "test_quantization.py::test_random_observations"
 
 
 def test_a_healthy_board_passes(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
@@ -117,28 +117,28 @@ def test_one_wrong_value_inside_the_network(suite: Suite, sabotaged: tuple[Board
         pytest.param(lambda r: np.trunc(r + 0.5), RANDOM_OBSERVATIONS, id="plus_half"),
     ],
 )
-def test_a_quantiser_that_rounds_otherwise(
+def test_a_quantizer_that_rounds_otherwise(
     suite: Suite, sabotaged: tuple[Board, Saboteur], rule: Callable[[NDArray[np.float64]], NDArray[np.float64]], test: str
 ) -> None:
     board, saboteur = sabotaged
     zero_point = board.input_quant.zero_point
-    saboteur.request = wrong_quantiser(lambda r: np.clip(rule(r) + zero_point, -128, 127), board.input_quant)
-    only_failure(suite.run(board, test), "*values are quantised otherwise, first observation*instead of*")
+    saboteur.request = wrong_quantizer(lambda r: np.clip(rule(r) + zero_point, -128, 127), board.input_quant)
+    only_failure(suite.run(board, test), "*values are quantized otherwise, first observation*instead of*")
 
 
-def test_a_quantiser_that_wraps_instead_of_saturating(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+def test_a_quantizer_that_wraps_instead_of_saturating(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
     board, saboteur = sabotaged
     zero_point = board.input_quant.zero_point
-    saboteur.request = wrong_quantiser(
+    saboteur.request = wrong_quantizer(
         lambda r: (np.trunc(np.clip(r, -1e6, 1e6) + np.copysign(0.5, r)) + zero_point + 128) % 256 - 128, board.input_quant
     )
-    only_failure(suite.run(board, SATURATION), "*values are quantised otherwise*")
+    only_failure(suite.run(board, SATURATION), "*values are quantized otherwise*")
 
 
 def test_a_board_that_takes_nan_for_zero(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
     board, saboteur = sabotaged
-    saboteur.request = wrong_quantiser(np.nan_to_num, board.input_quant)
-    result = suite.run(board, "test_quantisation.py::test_non_finite_is_refused_by_name_and_index[native-nan]")
+    saboteur.request = wrong_quantizer(np.nan_to_num, board.input_quant)
+    result = suite.run(board, "test_quantization.py::test_non_finite_is_refused_by_name_and_index[native-nan]")
     only_failure(result, "*DID NOT RAISE*BoardStatusError*")
 
 

@@ -152,7 +152,7 @@ def test_episodes_lie_end_to_end(timed: Recording) -> None:
 
 
 def test_a_single_late_reply_among_thousands_is_drawn(timed: Recording) -> None:
-    assert len(timed) > 2 * figures.BUCKETS, "otherwise nothing is summarised"
+    assert len(timed) > 2 * figures.BUCKETS, "otherwise nothing is summarized"
     _, _, round_trip = figures.draw_run(timed).axes
     band = round_trip.collections[0].get_paths()[0].vertices
     assert np.nanmax(band[:, 1]) == pytest.approx(40.0)
@@ -187,7 +187,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("background", ["#ffffff", "#0d1117", "#1e1e1e"])
 @pytest.mark.parametrize("color", [figures.TEXT, figures.BAD, *figures.LINES])
-def test_colours_read_on_light_and_dark_pages(color: str, background: str) -> None:
+def test_colors_read_on_light_and_dark_pages(color: str, background: str) -> None:
     low, high = sorted((luminance(color), luminance(background)))
     assert (high + 0.05) / (low + 0.05) >= 3.0, "WCAG 2 asks for 3:1 of graphics"
 

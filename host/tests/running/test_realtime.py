@@ -98,7 +98,7 @@ def test_a_board_that_stops_ends_the_run(clock, board, firmware, linear_bundle, 
     assert 80 <= len(back) <= 110
 
 
-def test_a_reboot_is_recognised_and_the_run_goes_on(clock, board, firmware, linear_bundle, tmp_path):
+def test_a_reboot_is_recognized_and_the_run_goes_on(clock, board, firmware, linear_bundle, tmp_path):
     firmware.reboot_at = {50}
     result = run(board, linear_bundle, config(tmp_path))
     assert result.reboots == 1
@@ -107,7 +107,7 @@ def test_a_reboot_is_recognised_and_the_run_goes_on(clock, board, firmware, line
     assert kinds(read_recording(result.recording))[:3] == ["reboot", "lost", "identified"]
 
 
-def test_a_reboot_whose_ready_is_lost_is_recognised_by_the_refusals(clock, board, firmware, linear_bundle):
+def test_a_reboot_whose_ready_is_lost_is_recognized_by_the_refusals(clock, board, firmware, linear_bundle):
     firmware.reboot_at = {50}
     firmware.silent_boot = True
     result = run(board, linear_bundle, config())

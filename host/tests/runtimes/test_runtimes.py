@@ -87,7 +87,7 @@ def test_layers_are_in_execution_order_and_end_in_the_output(runtimes, name):
 
 
 @pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
-def test_int8_runtimes_quantise_and_dequantise_by_the_same_rule(runtimes, ppo_bundle, name):
+def test_int8_runtimes_quantize_and_dequantize_by_the_same_rule(runtimes, ppo_bundle, name):
     codes = np.random.default_rng(5).integers(-128, 128, (50, 6)).astype(np.int8)
     runtime = runtimes[name]
     expected = dequantize(runtime.infer_int8_batch(codes), ppo_bundle.output_quant)

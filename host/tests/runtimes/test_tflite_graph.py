@@ -28,7 +28,7 @@ def test_per_tensor_export_has_one_scale_for_each_weight_tensor_and_ends_in_tanh
     assert [len(graph.tensors[operator.inputs[1]].scales) for operator in dense] == [1, 1, 1]
 
 
-def test_a_float_model_has_no_quantisation(ppo_bundle):
+def test_a_float_model_has_no_quantization(ppo_bundle):
     graph = read_graph(ppo_bundle.file(FLOAT_MODEL).read_bytes())
     with pytest.raises(ModelNotInt8Error, match=r"input .* is FLOAT32"):
         _ = graph.input_quant

@@ -46,7 +46,7 @@ def test_an_empty_file_changes_nothing(write):
     ("text", "message"),
     [
         ("n_epoch: 3", "unknown hyper-parameter 'n_epoch', did you mean 'n_epochs'?"),
-        ("colour: red", "unknown hyper-parameter 'colour'"),
+        ("color: red", "unknown hyper-parameter 'color'"),
         ("evaluation: {episode: 3}", "unknown hyper-parameter 'evaluation.episode', did you mean 'evaluation.episodes'?"),
         ("evaluation: 3", "'evaluation' is 3"),
         ("n_envs: 2.5", "'n_envs' is 2.5, it must be a whole number"),
@@ -59,7 +59,7 @@ def test_an_empty_file_changes_nothing(write):
         ("policy_layers: 32", "'policy_layers' is 32"),
         ("policy_layers: [32, 0]", "'policy_layers' is (32, 0)"),
         ("activation: gelu", "'activation' is 'gelu', it must be one of relu, tanh"),
-        ("normalise_reward: 1", "'normalise_reward' is 1, it must be true or false"),
+        ("normalize_reward: 1", "'normalize_reward' is 1, it must be true or false"),
         ("evaluation: {check_episodes: 0}", "'check_episodes' is 0"),
         ("batch_size: 500", "batch_size 500 does not divide"),
         ("- a\n- b", "is not a table"),

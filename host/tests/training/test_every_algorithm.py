@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_policy(request_of):
     assert first.record.policy_sha256 == again.record.policy_sha256 != other.record.policy_sha256
 
 
-def test_resuming_goes_on_from_weights_optimisers_and_buffer(request_of, tmp_path):
+def test_resuming_goes_on_from_weights_optimizers_and_buffer(request_of, tmp_path):
     from balance_hil.training.session import TrainingSession
 
     result = train(replace(request_of, steps=512))
@@ -55,9 +55,9 @@ def test_resuming_goes_on_from_weights_optimisers_and_buffer(request_of, tmp_pat
     live = session._model.get_parameters()
     for name, value in stored.parameters()["policy"].items():
         np.testing.assert_array_equal(live["policy"][name].numpy(), value.numpy())
-    optimisers = [name for name in live if name.endswith("optimizer")]
-    assert optimisers
-    assert all(live[name]["state"][0]["step"] > 0 for name in optimisers)
+    optimizers = [name for name in live if name.endswith("optimizer")]
+    assert optimizers
+    assert all(live[name]["state"][0]["step"] > 0 for name in optimizers)
     if request_of.algorithm in OFF_POLICY:
         buffer = session._model.replay_buffer
         assert buffer.pos == 512 // 8

@@ -8,9 +8,9 @@ import pytest
 
 from balance_hil import envs
 from balance_hil.checkpoint import read_checkpoint
-from balance_hil.envs.linear import linearise
+from balance_hil.envs.linear import linearize
 from balance_hil.errors import CheckpointError, ConfigError, UsageError
-from balance_hil.metrics import summarise
+from balance_hil.metrics import summarize
 from balance_hil.rollout import rollout
 from balance_hil.training.config import load_config
 from balance_hil.training.lqr import LqrConfig, feedback, observation_gain
@@ -20,7 +20,7 @@ from balance_hil.training.trainer import TrainingRequest, train
 
 @pytest.fixture(scope="module")
 def model():
-    return linearise("Env01-v1")
+    return linearize("Env01-v1")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_riccati_of_a_scalar_system_has_its_closed_form():
     assert p[0, 0] == pytest.approx(3 + np.sqrt(12), rel=1e-12)
 
 
-def test_riccati_holds_and_stabilises_for_random_systems():
+def test_riccati_holds_and_stabilizes_for_random_systems():
     rng = np.random.default_rng(1)
     for _ in range(20):
         a, b = rng.normal(size=(5, 5)), rng.normal(size=(5, 2))
@@ -71,7 +71,7 @@ def test_the_linear_model_predicts_the_simulation(model):
     assert -info["yaw_error_rad_s"] == pytest.approx(x[3], rel=0.1)
 
 
-def test_the_gain_stabilises_the_linear_model(model, gain):
+def test_the_gain_stabilizes_the_linear_model(model, gain):
     assert np.max(np.abs(np.linalg.eigvals(model.a - model.b @ gain))) < 0.999
 
 
@@ -80,7 +80,7 @@ def test_the_gain_balances_the_simulation_and_no_gain_does_not(gain):
 
     def survival(scale):
         episodes = rollout(lambda o: np.clip(o @ (scale * weights).T, -1, 1), "Env01-v1", range(8), max_steps=600)
-        return summarise(episodes).survival
+        return summarize(episodes).survival
 
     assert survival(1.0) == 1.0
     assert survival(0.0) == 0.0

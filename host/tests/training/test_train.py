@@ -144,7 +144,7 @@ def test_a_resumed_training_goes_on_from_weights_and_steps(finished, resumable):
     assert result.record.policy_sha256 != before.record.policy_sha256
 
 
-def test_resuming_restores_weights_optimiser_and_statistics(finished, resumable):
+def test_resuming_restores_weights_optimizer_and_statistics(finished, resumable):
     from balance_hil.training.session import TrainingSession
     from balance_hil.training.trainer import plan
 
@@ -153,7 +153,7 @@ def test_resuming_restores_weights_optimiser_and_statistics(finished, resumable)
     for name, value in session._model.policy.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), stored.parameters()["policy"][name].numpy())
     assert session._model.policy.optimizer.state_dict()["state"][0]["step"] > 0
-    assert session._normaliser.ret_rms.count == stored.record.return_statistics["count"]
+    assert session._normalizer.ret_rms.count == stored.record.return_statistics["count"]
     assert session._model.num_timesteps == stored.record.steps
 
 

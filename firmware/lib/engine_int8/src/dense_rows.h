@@ -64,14 +64,14 @@ HIL_ALWAYS_INLINE inline int32_t MultiplyHighFast(int32_t accumulator, int32_t f
 #endif
 }
 
-/// Requantised accumulator plus zero point. Rounding half away from zero as: subtract one from negative numbers, shift by all but
+/// Requantized accumulator plus zero point. Rounding half away from zero as: subtract one from negative numbers, shift by all but
 /// one bit, add one, shift by the last bit; the zero point, doubled, goes with the one.
 HIL_ALWAYS_INLINE inline int8_t FinishRow(int32_t accumulator, int32_t fraction, int32_t shift, int32_t one_and_zero_point) {
   const int32_t product = MultiplyHighFast(accumulator, fraction);
   return HalfSaturatedToInt8(((product + (product >> 31)) >> shift) + one_and_zero_point);
 }
 
-/// Sums of two neighbouring rows.
+/// Sums of two neighboring rows.
 struct PairOfSums {
   int32_t a;
   int32_t b;

@@ -16,8 +16,8 @@ void DenseRowsExact(const FullyConnectedLayer& layer, const int8_t* input, int8_
       sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
     }
     const Multiplier multiplier = {layer.fractions[row], -1 - layer.shifts[row]};
-    const uint32_t requantised = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
-    output[row] = SaturateToInt8(static_cast<int32_t>(requantised + static_cast<uint32_t>(layer.output_zero_point)));
+    const uint32_t requantized = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
+    output[row] = SaturateToInt8(static_cast<int32_t>(requantized + static_cast<uint32_t>(layer.output_zero_point)));
   }
 }
 

@@ -114,7 +114,7 @@ Status Builder::AddStep(uint32_t index) {
   return supported ? Status::kOk : Status::kUnsupportedOperator;
 }
 
-/// Returns kOk, kModelInvalid (no such tensor, no usable shape, a constant), kModelNotInt8 (another type or quantisation).
+/// Returns kOk, kModelInvalid (no such tensor, no usable shape, a constant), kModelNotInt8 (another type or quantization).
 Status Builder::ReadOperand(uint32_t number, Operand* operand) {
   if (number >= model_.tensors()) {
     return Status::kModelInvalid;

@@ -101,7 +101,7 @@ Tensor TfliteModel::TensorAt(uint32_t index) {
 
 void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
   if (file_.Uint8Field(table, quantization_table::kDetailsType, 0) != 0) {
-    return;  // a custom quantisation: no scales that mean anything here
+    return;  // a custom quantization: no scales that mean anything here
   }
   tensor->scales = file_.VectorField(table, quantization_table::kScale, 4);
   tensor->scale_count = file_.Count(tensor->scales);

@@ -10,7 +10,7 @@
 
 namespace hil::faults {
 
-/// Runs a chain of FULLY_CONNECTED operators with one fault in its scales or its requantisation.
+/// Runs a chain of FULLY_CONNECTED operators with one fault in its scales or its requantization.
 class FaultyDense {
  public:
   /// Nothing for a model with any other operator.

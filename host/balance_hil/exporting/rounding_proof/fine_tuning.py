@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: the integer network learns to imitate its float teacher.
+"""Quantization-aware fine-tuning: the integer network learns to imitate its float teacher.
 
 The forward pass is the integer arithmetic itself, computed on float32 numbers that hold integers below 2^24: exact, and the same
 that every runtime computes. Backwards, rounding counts as the identity (straight-through estimator) and a clamp passes no
@@ -108,7 +108,7 @@ class FakeQuantNetwork:
         return values
 
     def actions(self, inputs: Any) -> Any:
-        """Dequantised output, torch float32 [n, n_act]."""
+        """Dequantized output, torch float32 [n, n_act]."""
         last = self._grids[-1]
         return (self.output_codes(inputs) - last.zero_point) * last.scale
 
@@ -136,10 +136,10 @@ class FakeQuantNetwork:
         bias = self._round(self._biases[index] - offset) + offset
         return weight * WEIGHT_STEP, bias * WEIGHT_STEP
 
-    def _dense(self, index: int, centred: Any, grids: tuple[Grid, Grid]) -> Any:
+    def _dense(self, index: int, centered: Any, grids: tuple[Grid, Grid]) -> Any:
         given, result = grids
         weight, bias = self._codes(index)
-        accumulator = centred @ weight.T + bias
+        accumulator = centered @ weight.T + bias
         factor = np.ldexp(1.0, self._exponents[index] + given.exponent - result.exponent).astype(np.float32)
         # Never a tie: any rounding to nearest gives the same.
         return self._round(accumulator * self._torch.from_numpy(factor)) + result.zero_point
@@ -171,7 +171,7 @@ def fine_tune(
         given: grid of the input.
         training: rows to learn from.
         validation: other rows.
-        steps: optimiser steps of 512 rows; 0 only measures.
+        steps: optimizer steps of 512 rows; 0 only measures.
         progress: receives how much is done, 0..1.
         seed: of the batches. One thread: the same seed gives the same bytes.
     """
@@ -194,17 +194,17 @@ def fine_tune(
         layers = network.codes()
         weights, biases = network.parameter_groups()
         units = WEIGHT_LEVELS  # a weight of full scale: the learning rate is a fraction of it
-        optimiser = torch.optim.Adam([{"params": weights}, {"params": biases}], lr=_LEARNING_RATE * units)
+        optimizer = torch.optim.Adam([{"params": weights}, {"params": biases}], lr=_LEARNING_RATE * units)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: (_LEARNING_RATE_END / _LEARNING_RATE) ** (step / max(1, steps))
+            optimizer, lambda step: (_LEARNING_RATE_END / _LEARNING_RATE) ** (step / max(1, steps))
         )
         generator = torch.Generator().manual_seed(seed)
         for step in range(steps):
             rows = torch.randint(len(inputs), (_BATCH,), generator=generator)
             loss = torch.mean((network.actions(inputs[rows]) - targets[rows]) ** 2)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             if (step + 1) % max(1, steps // _CHECKS) == 0:
                 progress((step + 1) / steps)

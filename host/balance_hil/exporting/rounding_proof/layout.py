@@ -39,7 +39,7 @@ KNOWN_OPERATORS = (_DENSE, *FIXED_OUTPUTS, *(name for name in CLAMPS if name != 
 
 @dataclass(frozen=True)
 class Grid:
-    """Quantisation of one activation tensor."""
+    """Quantization of one activation tensor."""
 
     exponent: int
     zero_point: int

@@ -1,4 +1,4 @@
-"""What the fine-tuning learns from: observations of disturbed episodes, their neighbourhood, and the rest of the box."""
+"""What the fine-tuning learns from: observations of disturbed episodes, their neighborhood, and the rest of the box."""
 
 from __future__ import annotations
 

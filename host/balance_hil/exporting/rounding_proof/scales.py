@@ -53,14 +53,14 @@ def choose_grids(
 
 
 def best_grid(values: FloatArray, exponents: Iterable[int] = _EXPONENTS, *, from_zero: bool = False) -> Grid:
-    """The grid with the least mean square error on ``values``; its range is centred on theirs, or begins at zero."""
+    """The grid with the least mean square error on ``values``; its range is centered on theirs, or begins at zero."""
     low, high = float(values.min()), float(values.max())
 
     def grid(exponent: int) -> Grid:
         if from_zero:
             return Grid(exponent, INT8_MIN)
-        centre = (low + high) / 2 / 2.0**exponent
-        return Grid(exponent, int(np.clip(np.rint(-0.5 - centre), INT8_MIN, INT8_MAX)))
+        center = (low + high) / 2 / 2.0**exponent
+        return Grid(exponent, int(np.clip(np.rint(-0.5 - center), INT8_MIN, INT8_MAX)))
 
     def error(candidate: Grid) -> float:
         codes = np.clip(np.rint(values / candidate.scale) + candidate.zero_point, INT8_MIN, INT8_MAX)

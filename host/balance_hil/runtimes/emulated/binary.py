@@ -25,7 +25,7 @@ from balance_hil.runtimes.emulated.tables import multiply
 Combine = Callable[[Int64Array, Int64Array], Int64Array]  # raw int8 values in, unclamped outputs out
 
 _ADD_LEFT_SHIFT = 20
-_VECTOR_LANES = 16  # elements that the optimised kernels take at a time; what is left over goes through the portable loop
+_VECTOR_LANES = 16  # elements that the optimized kernels take at a time; what is left over goes through the portable loop
 _ADD_NUMBER_LANES = 8  # the same for ADD where one operand is a single number
 
 
@@ -51,7 +51,7 @@ def mul(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -
 
 
 def vectorised(name: str, a: QuantParams, b: QuantParams, target: QuantParams) -> tuple[Combine, Combine]:
-    """ADD or MUL as the optimised kernels' vector loops compute them: ``(two tensors, first operand a single number)``.
+    """ADD or MUL as the optimized kernels' vector loops compute them: ``(two tensors, first operand a single number)``.
 
     They narrow to int16 without saturating twice, and ADD folds the inputs' shifts into the left shift.
     """
@@ -64,7 +64,7 @@ def vectorised(name: str, a: QuantParams, b: QuantParams, target: QuantParams) -
 def vector_mask(
     name: str, shape: tuple[int, ...], operand_shapes: Sequence[tuple[int, ...]]
 ) -> tuple[NDArray[np.bool_], bool] | None:
-    """Which outputs, bool [*shape], the optimised kernels compute in their vector loop, and whether an operand is one number.
+    """Which outputs, bool [*shape], the optimized kernels compute in their vector loop, and whether an operand is one number.
 
     Shapes include the batch. None: a broadcast that goes through the portable loop altogether.
     """

@@ -1,4 +1,4 @@
-"""Operators one after the other in compiled code: dense layers with their requantisation, and tables."""
+"""Operators one after the other in compiled code: dense layers with their requantization, and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from balance_hil.errors import require
 from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import Int64Array
-from balance_hil.runtimes.emulated.requantise import Requantiser, Rule
+from balance_hil.runtimes.emulated.requantize import Requantizer, Rule
 
 WORTH_COMPILED_CODE = 1024  # rows; for fewer it does not pay to load it
 _CHANNELS = 4  # of a word
@@ -26,7 +26,7 @@ class Dense:
 
     weights: Int8Array
     offsets: Int64Array
-    requantise: Requantiser
+    requantize: Requantizer
 
     @property
     def width(self) -> int:
@@ -56,7 +56,7 @@ class Chain:
     """Stages of which each takes the outputs of the one before.
 
     Args:
-        stages: at least one; every ``Dense`` has a vector form of its requantisation.
+        stages: at least one; every ``Dense`` has a vector form of its requantization.
         kept: for each stage, whether its outputs are wanted; at least one is.
     """
 
@@ -82,7 +82,7 @@ class Chain:
                 record["kind"], record["first"] = compiled.TABLE, len(tables)
                 tables.append((stage.values.astype(np.int16) - INT8_MIN).astype(np.uint8))
                 continue
-            form = stage.requantise.form
+            form = stage.requantize.form
             assert form is not None
             record["kind"], record["low"], record["high"] = getattr(compiled, form.rule.name), form.low, form.high
             record["weights"], record["first"] = sum(part.shape[1] for part in weights), sum(len(part) for part in numbers)
@@ -114,7 +114,7 @@ class Chain:
         for helper in helpers:
             if not helper.cancel():  # one that has not begun has nothing left to do
                 helper.result()
-        job.clear()  # which a cancelled helper still holds
+        job.clear()  # which a canceled helper still holds
         parts = np.split(outputs, np.cumsum(self._sizes)[:-1] * n)
         return [part.reshape(n, size) for part, size in zip(parts, self._sizes, strict=True)]
 

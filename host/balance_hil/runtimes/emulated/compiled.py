@@ -1,7 +1,7 @@
 """The inner loop of the emulators, compiled by numba: a chain of dense layers and tables for a batch of rows.
 
 A block of ROWS rows passes through all layers before the next one starts, so that what lies between two layers stays in the
-nearest cache. There a *word* holds a byte for each of CHANNELS neighbouring channels of one row: the int8 value with 128 added.
+nearest cache. There a *word* holds a byte for each of CHANNELS neighboring channels of one row: the int8 value with 128 added.
 The words of the rows of a block follow each other, then those of the next group of channels.
 
 Compilers do not find by themselves the instructions that make this fast (dot products of bytes, products of 32 by 32 bits, tables
@@ -37,7 +37,7 @@ MAGIC_BITS = 0x4B400000  # of that number: to be taken off
 
 UP, AWAY, FLOAT32, FLOAT64, NEAREST, TABLE = range(
     6
-)  # kinds of stages: dense ones by the rule of their requantisation, and tables
+)  # kinds of stages: dense ones by the rule of their requantization, and tables
 STAGE = np.dtype(
     [
         ("kind", np.int64),
@@ -261,7 +261,7 @@ def _products_of_bytes(build: Any, weights: Any, plane: Any, at: Any, values: li
 
 
 def _products_of_pairs(build: Any, weights: Any, plane: Any, at: Any, values: list[Any], registers: list[list[Any]]) -> None:
-    """The same of int16: every vector unit has an instruction that LLVM chooses for sums of two neighbouring products."""
+    """The same of int16: every vector unit has an instruction that LLVM chooses for sums of two neighboring products."""
     low = _fixed(_INTS, 0x00FF00FF)
     pairs = [(build.and_(some, low), build.and_(build.lshr(some, _fixed(_INTS, 8)), low)) for some in values]
     for channel, sums in enumerate(registers):
@@ -373,11 +373,11 @@ def _float64(build: Any, has: _Has, sums: Any, numbers: Any, channel: int) -> An
     multiplier = _splat(build, _parameter(build, numbers, channel, _MULTIPLIER, _F64), _DOUBLES)
     product = build.fmul(build.sitofp(sums, _DOUBLES), multiplier)
     half = _call(build, f"llvm.copysign.v{_LANES}f64", _DOUBLES, _fixed(_DOUBLES, _LESS_THAN_HALF), product)
-    steps = _towards_zero(build, has, build.fadd(product, half))
+    steps = _toward_zero(build, has, build.fadd(product, half))
     return build.add(steps, _splat(build, _parameter(build, numbers, channel, OFFSET, _I32), _INTS))
 
 
-def _towards_zero(build: Any, has: _Has, values: Any) -> Any:
+def _toward_zero(build: Any, has: _Has, values: Any) -> Any:
     """int32 of float64."""
     if not has("avx512dq"):
         return build.fptosi(values, _INTS)

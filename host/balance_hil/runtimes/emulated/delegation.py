@@ -1,4 +1,4 @@
-"""Which operators XNNPACK takes over; the others stay with the optimised built-in kernels."""
+"""Which operators XNNPACK takes over; the others stay with the optimized built-in kernels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _QUANTIZE_RATIOS = (1 / 256, 128.0)
 
 
 def computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
-    """``variant``, or its fall-back on the optimised kernels for an int8 operator that XNNPACK leaves alone."""
+    """``variant``, or its fall-back on the optimized kernels for an int8 operator that XNNPACK leaves alone."""
     if variant.kernels is not Kernels.XNNPACK or _taken(
         operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)
     ):
         return variant
-    return dataclasses.replace(variant, kernels=Kernels.OPTIMISED)
+    return dataclasses.replace(variant, kernels=Kernels.OPTIMIZED)
 
 
 def _taken(operator: str, sources: list[np.float32], target: np.float32) -> bool:

@@ -1,4 +1,4 @@
-"""FULLY_CONNECTED: exact integer sums, then the variant's requantisation."""
+"""FULLY_CONNECTED: exact integer sums, then the variant's requantization."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from balance_hil.quantize import INT8_MIN
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
-from balance_hil.runtimes.emulated.requantise import Requantiser, Scales
+from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds
 from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
@@ -35,7 +35,7 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     largest = int(np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset)))
     low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
     scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
-    requantise = Requantiser(
+    requantize = Requantizer(
         multipliers=scales.multipliers(variant, channels),
         largest_accumulator=largest,
         rounding=variant.rounding,
@@ -43,8 +43,8 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
         low=low,
         high=high,
     )
-    dense = Dense(weights.data, offset, requantise)
-    stage = dense if requantise.form is not None else None
+    dense = Dense(weights.data, offset, requantize)
+    stage = dense if requantize.form is not None else None
     # Not made before a batch is worth it: numba and its code take a second to load.
     compiled = cache(lambda: None if stage is None else Chain([stage], [True]))
 
@@ -54,11 +54,11 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
         outputs = _by_rule(dense, rows.T).T if chain is None else chain.outputs(rows)[0]
         return outputs.reshape(-1, *target.shape)
 
-    return Kernel(run, requantise.arithmetic, stage)
+    return Kernel(run, requantize.arithmetic, stage)
 
 
 def _by_rule(layer: Dense, values: Int8Array) -> Int8Array:
     """Outputs, int8 [channels, n], for inputs, int8 [depth, n]."""
     # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
     sums = layer.weights.astype(np.float64) @ values.astype(np.float64)
-    return layer.requantise(sums + layer.offsets[:, np.newaxis])
+    return layer.requantize(sums + layer.offsets[:, np.newaxis])

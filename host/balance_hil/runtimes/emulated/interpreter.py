@@ -17,7 +17,7 @@ from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
 
 # Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
 _BLOCK_VALUES = 1 << 19
-# The optimised kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
+# The optimized kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
 _ROWS_MULTIPLE = 32
 _WORTH_THREADS = 4096  # rows
 

@@ -51,7 +51,7 @@ def unsupported(what: str) -> UnsupportedOperatorError:
 
 
 def quant_of(tensor: Tensor) -> QuantParams:
-    """Quantisation of an int8 activation tensor.
+    """Quantization of an int8 activation tensor.
 
     Raises:
         UnsupportedOperatorError: the tensor is not int8 with one scale.

@@ -21,10 +21,10 @@ from balance_hil.runtimes.emulated.fully_connected import fully_connected
 from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.primitives import round_half_away
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
-from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantise_table
+from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantize_table
 from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
 
-_QUANTIZE_LANES = 16  # int8 values that the optimised QUANTIZE takes at a time; the rest goes through its portable loop
+_QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _WORTH_COMPILED_CODE = 1 << 15  # values
 _SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # the table that changes nothing
@@ -62,8 +62,8 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     if table is None:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
     vector_table = None
-    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMISED:
-        vector_table = vector_requantise_table(quant_of(source), quant_of(target))
+    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMIZED:
+        vector_table = vector_requantize_table(quant_of(source), quant_of(target))
 
     look_up = _look_up(table)
     look_up_vector = look_up if vector_table is None else _look_up(vector_table)
@@ -100,12 +100,12 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
     """Float to int8 inside a graph: divide and round half away, or multiply by the reciprocal and round half to even."""
     params = quant_of(target)
     scale = np.float32(params.scale)
-    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMISED: _FLOAT_LANES}.get(variant.kernels)
+    lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMIZED: _FLOAT_LANES}.get(variant.kernels)
 
     def run(inputs: Sequence[Values]) -> Values:
         x = inputs[0].astype(np.float32).reshape(-1)
         body = 0 if lanes is None else len(x) // lanes * lanes
-        # The optimised kernel's portable loop divides by the scale as a double.
+        # The optimized kernel's portable loop divides by the scale as a double.
         tail = round_half_away(x[body:] / scale if lanes is None else x[body:].astype(np.float64) / np.float64(scale))
         steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
         outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
@@ -116,7 +116,7 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
 
 def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     params = quant_of(graph.tensors[operator.inputs[0]])
-    if variant.kernels is not Kernels.OPTIMISED:
+    if variant.kernels is not Kernels.OPTIMIZED:
         return Kernel(lambda inputs: dequantize(inputs[0], params), None)
     scale, offset = np.float32(params.scale), np.float32(-params.zero_point * np.float64(params.scale))
     target = graph.output_of(operator)
@@ -128,7 +128,7 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
         floats: Values = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
         return floats.reshape(-1, *target.shape)
 
-    return Kernel(run, Kernels.OPTIMISED)
+    return Kernel(run, Kernels.OPTIMIZED)
 
 
 def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -156,7 +156,7 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     variant = computing_variant(variant, operator.name, [a, b], out)
     bounds = clamp_bounds(operator.activation, out, variant.kernels)
     portable = (binary.add if operator.name == "ADD" else binary.mul)(a, b, out, variant)
-    vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMISED else None
+    vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMIZED else None
 
     def run(inputs: Sequence[Values]) -> Values:
         x, y = (_aligned(values, source, target).astype(np.int64) for values, source in zip(inputs, sources, strict=True))

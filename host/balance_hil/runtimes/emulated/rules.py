@@ -22,11 +22,11 @@ class Rounding(Enum):
 
 
 class Kernels(Enum):
-    """Whose kernels compute everything but FULLY_CONNECTED's requantisation."""
+    """Whose kernels compute everything but FULLY_CONNECTED's requantization."""
 
     TFLM = "TensorFlow Lite Micro (tanh and logistic in fixed point)"
     REFERENCE = "TensorFlow Lite reference (tanh and logistic from a float32 table)"
-    OPTIMISED = "TensorFlow Lite optimised, on x86 (tanh and logistic from a float32 table)"
+    OPTIMIZED = "TensorFlow Lite optimized, on x86 (tanh and logistic from a float32 table)"
     XNNPACK = "XNNPACK (tanh and logistic from a float32 table, reciprocal scale)"
 
 
@@ -80,9 +80,9 @@ XNNPACK = Variant(
 )
 BUILTIN = Variant(
     name="builtin",
-    title="TensorFlow Lite's optimised kernels on x86 (ruy), without delegates",
+    title="TensorFlow Lite's optimized kernels on x86 (ruy), without delegates",
     rounding=Rounding.RUY_X86,
-    kernels=Kernels.OPTIMISED,
+    kernels=Kernels.OPTIMIZED,
 )
 REFERENCE = Variant(
     name="reference",

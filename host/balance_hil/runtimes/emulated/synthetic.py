@@ -1,6 +1,6 @@
 """Small int8 ``.tflite`` models written operator by operator, without a converter.
 
-Every quantisation parameter is free, so that they reach operators, shapes and parameters that a converter seldom writes: what
+Every quantization parameter is free, so that they reach operators, shapes and parameters that a converter seldom writes: what
 an emulator is verified on, and what a test can make in milliseconds.
 """
 
@@ -135,7 +135,7 @@ class ModelBuilder:
 def actor(
     sizes: Sequence[int], activation: str, *, per_channel: bool, seed: int, squash: str | None = "TANH", fused: str = "NONE"
 ) -> bytes:
-    """An actor with random weights, quantised as the TensorFlow converter quantises: int8 in and out.
+    """An actor with random weights, quantized as the TensorFlow converter quantizes: int8 in and out.
 
     Args:
         sizes: lengths of input, hidden layers and output.

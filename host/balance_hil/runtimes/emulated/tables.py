@@ -67,10 +67,10 @@ def _bound(value: float, quant: QuantParams, kernels: Kernels, unbounded: int) -
         return unbounded
     steps = np.array(np.float32(value) / np.float32(quant.scale))
     if kernels is Kernels.XNNPACK:
-        quantised = float(np.rint(steps + np.float32(quant.zero_point)))
+        quantized = float(np.rint(steps + np.float32(quant.zero_point)))
     else:
-        quantised = quant.zero_point + float(round_half_away(steps))
-    return int(min(max(quantised, INT8_MIN), INT8_MAX))
+        quantized = quant.zero_point + float(round_half_away(steps))
+    return int(min(max(quantized, INT8_MIN), INT8_MAX))
 
 
 def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
@@ -123,7 +123,7 @@ def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8A
     return _int8(np.where(x <= -radius, INT8_MIN, np.where(x >= radius, INT8_MAX, outputs)))
 
 
-def _requantise(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _requantize(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
     x = _EVERY_INPUT - source.zero_point
     if variant.kernels is Kernels.XNNPACK:
         ratio = np.float32(source.scale) / np.float32(target.scale)
@@ -132,8 +132,8 @@ def _requantise(source: QuantParams, target: QuantParams, variant: Variant) -> I
     return _int8(multiply(variant)(x, mantissa, shift) + target.zero_point)
 
 
-def vector_requantise_table(source: QuantParams, target: QuantParams) -> Int8Array:
-    """QUANTIZE of int8 as the optimised kernels' vector loop computes it: its second rounding takes ties up."""
+def vector_requantize_table(source: QuantParams, target: QuantParams) -> Int8Array:
+    """QUANTIZE of int8 as the optimized kernels' vector loop computes it: its second rounding takes ties up."""
     mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
     return _int8(multiply_ruy_x86(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point)
 
@@ -142,7 +142,7 @@ def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant],
     """RELU, RELU6, RELU_N1_TO_1 as operators of their own. XNNPACK leaves them in int8 to the built-in kernels."""
 
     def table(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
-        if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantises
+        if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantizes
             return _int8(_EVERY_INPUT, *clamp_bounds(activation, source, Kernels.TFLM))
         mantissa, shift = quantize_multiplier(float(np.float32(source.scale) / np.float32(target.scale)))
         x = multiply(variant)(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point
@@ -191,5 +191,5 @@ _FUNCTIONS: dict[str, Callable[[QuantParams, QuantParams, Variant], Int8Array]] 
     "RELU6": _relu_like("RELU6"),
     "RELU_N1_TO_1": _relu_like("RELU_N1_TO_1"),
     "HARD_SWISH": _hard_swish,
-    "QUANTIZE": _requantise,
+    "QUANTIZE": _requantize,
 }

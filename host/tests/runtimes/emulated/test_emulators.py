@@ -136,7 +136,7 @@ def test_equals_the_runtime_on_two_operands(subject, name, other):
         _assert_equal(subject, model, inputs)
 
 
-# Input, other input, output: sums that wrap in the int16 of the optimised kernels' vector loops, and ratios of scales that
+# Input, other input, output: sums that wrap in the int16 of the optimized kernels' vector loops, and ratios of scales that
 # XNNPACK leaves to those kernels.
 _EXTREME_SCALES = (
     ((0.0625, -97), (0.25, -116), (2.0**-9, 36)),
@@ -164,7 +164,7 @@ def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, widt
 
 @SUBJECTS
 @pytest.mark.parametrize("scales", [(1.0, 2.0**-8), (2.0**-9, 1.0), (0.1294985, 0.001)])
-def test_requantises_like_the_runtime_at_extreme_scales(subject, scales):
+def test_requantizes_like_the_runtime_at_extreme_scales(subject, scales):
     build = ModelBuilder()
     x = build.tensor((1, 256), scales[0], 7)
     model = build.bytes(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
@@ -292,7 +292,7 @@ def test_compiled_code_equals_the_rules_alone(variant):
             assert np.array_equal(layer.values, np.concatenate([part[op].values for part in few]))
 
 
-def test_a_requantisation_beyond_compiled_code_is_computed_by_the_rule():
+def test_a_requantization_beyond_compiled_code_is_computed_by_the_rule():
     """A multiplier above 1 shifts to the left."""
     build = ModelBuilder()
     x = build.tensor((1, 6), 0.5, 3)
@@ -356,7 +356,7 @@ def test_without_a_place_for_machine_code_it_is_compiled_for_this_process(monkey
 
 
 def test_rows_at_the_end_are_not_written_beyond():
-    """Inside, whole words are written: the neighbours of a batch must not be changed by them."""
+    """Inside, whole words are written: the neighbors of a batch must not be changed by them."""
     emulator = EmulatedRuntime(actor((6, 9, 5, 3), "TANH", per_channel=True, seed=3), TFLM, threads=1)
     inputs = random_inputs(3000, 6, 0)
     whole = emulator.layers_int8_batch(inputs)

@@ -73,13 +73,13 @@ def test_left_shifts_multiply(x, m, shift):
 
 @patient
 @given(multiplier=st.floats(1e-9, 1e9))
-def test_quantised_multiplier_is_the_nearest(multiplier):
+def test_quantized_multiplier_is_the_nearest(multiplier):
     mantissa, shift = p.quantize_multiplier(multiplier)
     assert 1 << 30 <= mantissa < 1 << 31
     assert mantissa * 2.0 ** (shift - 31) == pytest.approx(multiplier, rel=2**-31)
 
 
-def test_quantised_multiplier_at_the_edges():
+def test_quantized_multiplier_at_the_edges():
     assert p.quantize_multiplier(0.0) == (0, 0)
     assert p.quantize_multiplier(2.0**-40) == (0, 0)  # flushed
     assert p.quantize_multiplier(math.nextafter(1.0, 0.0)) == (1 << 30, 1)  # the mantissa would be 2^31

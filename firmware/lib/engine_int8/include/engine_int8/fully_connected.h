@@ -26,7 +26,7 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
 /// Bytes of scratch memory, aligned to 4, that FullyConnected() needs for an input of `columns` elements.
 uint32_t ScratchBytes(uint32_t columns);
 
-/// output, int8 [rows] = clamp(requantise(weights * (input - zero point) + bias)).
+/// output, int8 [rows] = clamp(requantize(weights * (input - zero point) + bias)).
 void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);
 
 }  // namespace hil::int8

@@ -112,7 +112,7 @@ inline constexpr uint32_t kSchemaCrc = 0x3BE122F7u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: asks the board who it is; opens the session
-  kInfer = 0x81,  ///< host: quantise, infer, dequantise
+  kInfer = 0x81,  ///< host: quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
   kTensor = 0x83,  ///< host: asks for the output of one operator in the last inference
   kSelfTest = 0x84,  ///< host: replays the golden vectors that the image carries
@@ -171,7 +171,7 @@ struct Hello {
   }
 };
 
-/// Quantise, infer, dequantise.
+/// Quantize, infer, dequantize.
 struct Infer {
   static constexpr MessageType kType = MessageType::kInfer;
   ArrayView<float> observation{};  ///< [n_obs], scaled as the policy sees it
@@ -188,7 +188,7 @@ struct Infer {
 /// Infer from a raw input.
 struct InferInt8 {
   static constexpr MessageType kType = MessageType::kInferInt8;
-  ArrayView<int8_t> input{};  ///< [n_obs], quantised
+  ArrayView<int8_t> input{};  ///< [n_obs], quantized
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -385,9 +385,9 @@ struct Info {
   uint16_t n_obs{};  ///< elements of the observation
   uint16_t n_act{};  ///< elements of the action
   uint16_t n_ops{};  ///< operators of the model
-  float input_scale{};  ///< quantisation of the observation
+  float input_scale{};  ///< quantization of the observation
   int8_t input_zero_point{};
-  float output_scale{};  ///< quantisation of the action
+  float output_scale{};  ///< quantization of the action
   int8_t output_zero_point{};
   uint16_t n_self_test{};  ///< golden vectors in the image
   uint32_t arena_used{};  ///< B; tensor arena that the model needs
@@ -447,7 +447,7 @@ struct Action {
   uint8_t status{};  ///< ok; an inference that fails is answered by ERROR
   ArrayView<int8_t> input{};  ///< [n_obs], what the model was given
   ArrayView<int8_t> output{};  ///< [n_act], what the model returned
-  ArrayView<float> action{};  ///< [n_act], dequantised
+  ArrayView<float> action{};  ///< [n_act], dequantized
   uint32_t inference_us{};  ///< us; time in the engine
   uint32_t total_us{};  ///< us; from the last byte of the request to the reply being ready
 

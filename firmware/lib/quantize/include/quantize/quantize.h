@@ -1,4 +1,4 @@
-// Affine int8 quantisation with the rounding of TensorFlow Lite Micro. The twin of balance_hil.quantize, bit for bit.
+// Affine int8 quantization with the rounding of TensorFlow Lite Micro. The twin of balance_hil.quantize, bit for bit.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// One model behind an engine: quantise, infer, dequantise, and the times it took.
+// One model behind an engine: quantize, infer, dequantize, and the times it took.
 #pragma once
 
 #include <cstdint>

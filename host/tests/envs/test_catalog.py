@@ -9,7 +9,7 @@ import pytest
 
 from balance_hil.envs import CALIBRATION, ENVIRONMENTS, make, spec_for
 from balance_hil.envs.balance import BalanceEnv
-from balance_hil.envs.catalogue import CATALOGUE
+from balance_hil.envs.catalog import CATALOG
 from balance_hil.envs.config import BalanceConfig
 from balance_hil.envs.options import IDEAL, Uniform, _quantities
 
@@ -18,7 +18,7 @@ DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
 
 
 def docstring(environment):
-    module, name = CATALOGUE[environment].entry_point.split(":")
+    module, name = CATALOG[environment].entry_point.split(":")
     return getattr(import_module(module), name).__doc__
 
 
@@ -28,11 +28,11 @@ def written(value):
     return ", ".join(value) if isinstance(value, tuple) else f"{value:g}"
 
 
-@pytest.mark.parametrize("environment", [e for e in CATALOGUE if e != "Env01-v1"])
+@pytest.mark.parametrize("environment", [e for e in CATALOG if e != "Env01-v1"])
 def test_a_docstring_has_the_options_and_settings_of_its_environment(environment):
     rows = dict(re.findall(r"\| `([\w.]+)` *\| ([^|]+?) +\|", docstring(environment)))
-    config = CATALOGUE[environment].config
-    parent = BalanceConfig() if environment != "Env03-v2" else CATALOGUE["Env03-v1"].config
+    config = CATALOG[environment].config
+    parent = BalanceConfig() if environment != "Env03-v2" else CATALOG["Env03-v1"].config
     changed, values = set(), {}
     for group, content in vars(config.options).items():
         for key, value in vars(content).items():

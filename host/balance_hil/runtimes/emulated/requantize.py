@@ -1,6 +1,6 @@
 """From an int32 accumulator to an int8 output: the step in which the kernels of FULLY_CONNECTED differ.
 
-``Requantiser`` is the rule itself, in the integers or floats that the kernel uses. ``Requantiser.form`` is the same rule with its
+``Requantizer`` is the rule itself, in the integers or floats that the kernel uses. ``Requantizer.form`` is the same rule with its
 constants arranged for vector units, for compiled code.
 """
 
@@ -62,7 +62,7 @@ class Scales:
 
 
 class Rule(Enum):
-    """How compiled code requantises."""
+    """How compiled code requantizes."""
 
     UP = "accumulator * multiplier + offset, shifted by 32 bits, then by shift"
     AWAY = "the same, with tie added before the last shift to what is less than zero"
@@ -92,7 +92,7 @@ class VectorForm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requantiser:
+class Requantizer:
     """Maps accumulators [channels, n], integers in any numeric type, to outputs, int8 [channels, n]."""
 
     multipliers: NDArray[np.float64]  # [channels]
@@ -103,12 +103,12 @@ class Requantiser:
     high: int
 
     def __call__(self, accumulators: NDArray[Any]) -> Int8Array:
-        """Requantises by the rule, adds the zero point and clamps."""
+        """Requantizes by the rule, adds the zero point and clamps."""
         return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(np.int8)
 
     @property
     def arithmetic(self) -> Hashable:
-        """Equal for two requantisers that map every accumulator alike, as far as their parameters can tell."""
+        """Equal for two requantizers that map every accumulator alike, as far as their parameters can tell."""
         if self.rounding in _INTEGER_RULES:
             numbers = self._mantissas.tobytes() + self._shifts.tobytes()
         else:

@@ -1,4 +1,4 @@
-"""Requantisation: the rules, and the same in compiled code."""
+"""Requantization: the rules, and the same in compiled code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from balance_hil.runtimes.emulated.chain import Chain, Dense
-from balance_hil.runtimes.emulated.requantise import Requantiser, Rule, Scales
+from balance_hil.runtimes.emulated.requantize import Requantizer, Rule, Scales
 from balance_hil.runtimes.emulated.rules import REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_FLOAT32_PRODUCT, XNNPACK, Rounding
 
 ROUNDINGS = list(Rounding)
@@ -18,8 +18,8 @@ ROUNDINGS = list(Rounding)
 MULTIPLIERS = [2.0**-6, 2.0**-9, 0.01, np.pi / 2000, 0.0625 - 1e-9, 0.4, 0.7, 1e-9]
 
 
-def _requantiser(rounding, multiplier, low=-128, high=127):
-    return Requantiser(
+def _requantizer(rounding, multiplier, low=-128, high=127):
+    return Requantizer(
         multipliers=np.array([multiplier, multiplier * 0.999]),
         largest_accumulator=1 << 19,
         rounding=rounding,
@@ -38,23 +38,23 @@ def test_compiled_code_equals_the_rule_for_every_accumulator_in_reach(rounding, 
     reach = int(min(140 / multiplier, 1 << 17))
     offsets = np.arange(-reach, reach, 32_000)  # with weights 1 and 127, every sum within 16,000 of each
     low, high = (-128, 127) if multiplier < 0.01 else (-7, 90)
-    requantise = dataclasses.replace(
-        _requantiser(rounding, multiplier, low, high), multipliers=multiplier * np.where(np.arange(len(offsets)) % 2, 0.999, 1)
+    requantize = dataclasses.replace(
+        _requantizer(rounding, multiplier, low, high), multipliers=multiplier * np.where(np.arange(len(offsets)) % 2, 0.999, 1)
     )
     weights = np.tile(np.array([1, 127], np.int8), (len(offsets), 1))
-    outputs = Chain([Dense(weights, offsets, requantise)], [True]).outputs(_PAIRS)[0]
-    assert np.array_equal(outputs.T, requantise(weights.astype(np.int64) @ _PAIRS.T + offsets[:, np.newaxis]))
+    outputs = Chain([Dense(weights, offsets, requantize)], [True]).outputs(_PAIRS)[0]
+    assert np.array_equal(outputs.T, requantize(weights.astype(np.int64) @ _PAIRS.T + offsets[:, np.newaxis]))
 
 
 @pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (np.pi / 2000, Rule.NEAREST)])
 def test_float64_products_are_rounded_the_quick_way_where_none_is_a_tie(multiplier, rule):
     """50 times 0.01 is a tie in float64, though 0.01 is no float64."""
-    assert _requantiser(Rounding.FLOAT64, multiplier).form.rule is rule
+    assert _requantizer(Rounding.FLOAT64, multiplier).form.rule is rule
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_what_compiled_code_cannot_take_has_no_form(rounding):
-    good = _requantiser(rounding, 0.01)
+    good = _requantizer(rounding, 0.01)
     assert good.form is not None
     assert dataclasses.replace(good, largest_accumulator=1 << 30).form is None
     floats = rounding in (Rounding.FLOAT32, Rounding.FLOAT64)
@@ -66,14 +66,14 @@ def test_what_compiled_code_cannot_take_has_no_form(rounding):
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_clamps_to_the_fused_activation(rounding):
     accumulators = np.array([[-500_000, 0, 500_000]] * 2, np.float32)
-    assert _requantiser(rounding, 0.01, low=-7, high=90)(accumulators).tolist() == [[-7, -7, 90]] * 2
+    assert _requantizer(rounding, 0.01, low=-7, high=90)(accumulators).tolist() == [[-7, -7, 90]] * 2
 
 
 def test_rules_differ_exactly_at_ties():
     """(k + 1/2) steps: what each rule makes of a positive and a negative tie."""
     accumulators = np.array([[32.0, -32.0, 96.0, -96.0]], np.float32)
     results = {
-        rounding: Requantiser(
+        rounding: Requantizer(
             multipliers=np.array([1 / 64]), largest_accumulator=100, rounding=rounding, zero_point=0, low=-128, high=127
         )(accumulators)[0].tolist()
         for rounding in ROUNDINGS

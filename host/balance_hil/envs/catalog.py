@@ -23,7 +23,7 @@ class Entry:
     config: BalanceConfig
 
 
-CATALOGUE = {
+CATALOG = {
     "Env01-v1": Entry("balance_hil.envs.balance:BalanceEnv", BalanceConfig()),
     "Env01-v2": Entry(
         "balance_hil.envs.variants:NoisySensorsEnv",

@@ -1,4 +1,4 @@
-"""The board's own conversions, at the places where quantisers go wrong. Expected values come from exact rational arithmetic."""
+"""The board's own conversions, at the places where quantizers go wrong. Expected values come from exact rational arithmetic."""
 
 from fractions import Fraction
 
@@ -52,7 +52,7 @@ def check(board: Board, observations: NDArray[np.float32]) -> None:
         value = observations[row, column]
         expected = expected_int8(observations[row : row + 1], params.scale, params.zero_point)[0, column]
         pytest.fail(
-            f"{len(wrong)} of {got.size} values are quantised otherwise, first observation[{column}] = {value!r} "
+            f"{len(wrong)} of {got.size} values are quantized otherwise, first observation[{column}] = {value!r} "
             f"({value / np.float32(params.scale)!r} steps): {got[row, column]} instead of {expected}"
         )
 
@@ -63,7 +63,7 @@ def test_exact_ties_go_away_from_zero(hil_board: Board) -> None:
     check(hil_board, spread_over_rows(ties, hil_board.info.n_obs))
 
 
-def test_neighbours_of_ties(hil_board: Board) -> None:
+def test_neighbors_of_ties(hil_board: Board) -> None:
     ties = exact_ties(hil_board.input_quant.scale, hil_board.input_quant.zero_point)
     near = [np.nextafter(ties, np.float32(toward)) for toward in (-np.inf, np.inf)]
     check(hil_board, spread_over_rows(np.concatenate(near).astype(np.float32), hil_board.info.n_obs))
@@ -99,7 +99,7 @@ def test_non_finite_is_refused_by_name_and_index(hil_board: Board, value: float)
     assert hil_board.infer(np.zeros(hil_board.info.n_obs, np.float32)).status == 0, "the next observation must work"
 
 
-def test_actions_are_the_dequantised_outputs(hil_board: Board) -> None:
+def test_actions_are_the_dequantized_outputs(hil_board: Board) -> None:
     inputs = np.random.default_rng(8).integers(-128, 128, size=(500, hil_board.info.n_obs)).astype(np.int8)
     actions = hil_board.infer_int8_batch(inputs)
     assert np.array_equal(np.stack([a.input for a in actions]), inputs), "the board must say what it was given"
