@@ -44,7 +44,7 @@ def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> Upload:
 
 def _other_weights(model: bytes) -> bytes:
     """Every byte of the largest vector of weights, turned round."""
-    from balance_hil.runtimes.tflite_graph import read_graph
+    from balance_hil.tflite.graph import read_graph
 
     graph = read_graph(model)
     weights = max((t for t in graph.tensors if t.type == "INT8" and t.data is not None), key=lambda t: t.size)

@@ -96,8 +96,8 @@ def _compiler() -> Check:
 
 
 def _native_firmware() -> Check:
+    from balance_hil.boards.build import native_is_current
     from balance_hil.errors import HarnessError
-    from balance_hil.firmware_build import native_is_current
 
     try:
         current = native_is_current()
@@ -109,7 +109,7 @@ def _native_firmware() -> Check:
 
 
 def _cortex_m() -> Check:
-    from balance_hil.boards.qemu import check_installation
+    from balance_hil.boards.kinds.qemu import check_installation
     from balance_hil.errors import HarnessError
 
     try:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.envs import EPISODE_STEPS
-from balance_hil.envs.batch import BalanceBatch
-from balance_hil.envs.options import RobotOptions
+from balance_hil.envs.balance import EPISODE_STEPS
+from balance_hil.envs.balance.batch import BalanceBatch
+from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.errors import UsageError
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 

@@ -21,11 +21,11 @@ import numpy as np
 from balance_hil.bundle import Bundle
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
-from balance_hil.runtimes.emulated.synthetic import actor
-from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, TENSORFLOW_SUBJECTS, Subject, random_inputs
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflite import KERNELS, LITERT, TENSORFLOW
-from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
+from balance_hil.testing.synthetic_models import actor
+from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, TENSORFLOW_SUBJECTS, Subject, random_inputs
+from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 BUNDLES = ("models/ppo", "models/sac", "models/td3", "models/ddpg", "models/a2c")
 BLOCKS = 40

@@ -19,10 +19,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil import envs
-from balance_hil.envs.balance import BalanceEnv
-from balance_hil.envs.batch import BalanceBatch
-from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.batch import BalanceBatch
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.env import BalanceEnv
 
 BLOCKS = 40
 SECONDS_PER_BLOCK = 0.03  # of stepping, for each contender

@@ -26,10 +26,10 @@ import gymnasium as gym
 import numpy as np
 import serial
 
-from balance_hil import envs
 from balance_hil.boards import Board, connect
-from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
 from balance_hil.bundle import Bundle
+from balance_hil.envs import balance as envs
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 

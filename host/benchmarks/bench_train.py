@@ -22,10 +22,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from balance_hil import envs
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.envs.balance import BalanceEnv
-from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.env import BalanceEnv
 
 EPISODES = 32
 PROCESSES = 8  # of SubprocVecEnv, each with one episode: more share the same cores

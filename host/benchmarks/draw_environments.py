@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from balance_hil import envs
 from balance_hil.bundle import Bundle
+from balance_hil.envs import balance as envs
 from balance_hil.runtimes import load_runtime
 
 ROOT = Path(__file__).parents[2]

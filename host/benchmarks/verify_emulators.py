@@ -20,7 +20,7 @@ from rich.table import Table
 from balance_hil.comparing.attribution import Observed, attribute
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
-from balance_hil.runtimes.emulated.verification import (
+from balance_hil.testing.verify_emulators import (
     LITERT_SUBJECTS,
     TENSORFLOW_SUBJECTS,
     Agreement,
@@ -30,7 +30,7 @@ from balance_hil.runtimes.emulated.verification import (
     random_inputs,
     synthetic_models,
 )
-from balance_hil.runtimes.tflite_graph import read_graph
+from balance_hil.tflite.graph import read_graph
 
 DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
 

@@ -8,7 +8,7 @@ import pytest
 
 from balance_hil.bundle import Bundle
 from balance_hil.checkpoint import import_sb3
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.errors import MissingExtraError
 from balance_hil.quantize import QuantParams
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.errors import BundleError
 from balance_hil.quantize import QuantParams
 

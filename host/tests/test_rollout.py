@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from balance_hil.envs import make
+from balance_hil.envs.balance import make
 from balance_hil.errors import NonFiniteInputError, UnknownEnvironmentError, UsageError
 from balance_hil.metrics import EpisodeAccumulator
 from balance_hil.rollout import EVALUATION_SEED_BASE, evaluation_seeds, rollout

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.spec import PolicySpec, Signal
 
 

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
-from balance_hil.boards.serial_board import find_port
+from balance_hil.boards.kinds.serial import find_port
 from balance_hil.boards.session import BoardInfo
 from balance_hil.boards.upload import Upload, UploadResult
 from balance_hil.bundle import Bundle
@@ -86,7 +86,7 @@ def connect(
         where, rate = port or find_port(definition), baud or definition.baud
         return Board(open_link(where, rate), bundle, baud=rate, **options)
 
-    from balance_hil.boards.machines import emulate  # what only an emulated board needs
+    from balance_hil.boards.kinds.machines import emulate  # what only an emulated board needs
 
     machine = emulate(
         definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, fault=firmware_fault, progress=progress

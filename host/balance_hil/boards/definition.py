@@ -20,7 +20,7 @@ Upload = Literal["port", "probe", "any"]
 # nothing when too many steps went without a reply; see hil_tests/README.md.
 Timing = Literal["board", "host"]
 FOLDER_VARIABLE = "HIL_BOARDS"
-_CHECKOUT_FOLDER = Path(__file__).parents[3] / "hil_tests" / "boards"
+_SHIPPED = Path(__file__).parent / "definitions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,12 @@ _TYPES: dict[str, type] = {field.name: int if "int" in str(field.type) else str 
 
 
 def definitions_folder() -> Path:
-    """Where board files are: $HIL_BOARDS, ``hil_tests/boards`` here, or that of the checkout."""
+    """Where board files are: $HIL_BOARDS, ``host/balance_hil/boards/definitions`` here, or those that come with the package."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(named)
     here = Path("hil_tests", "boards")
-    return here if here.is_dir() else _CHECKOUT_FOLDER
+    return here if here.is_dir() else _SHIPPED
 
 
 def load_definitions(folder: Path | None = None) -> dict[str, BoardDefinition]:
@@ -113,7 +113,7 @@ def load_definition(path: Path) -> BoardDefinition:
     try:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not TOML: {exc}", "compare it with hil_tests/boards/native.toml") from exc
+        raise ConfigError(f"{path} is not TOML: {exc}", f"compare it with {_SHIPPED / 'native.toml'}") from exc
     return _checked(path, table)
 
 
@@ -132,7 +132,8 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
         raise ConfigError(f"{path}: no such kind {table['kind']!r}", f"kinds are {', '.join(get_args(Kind))}")
     if table["kind"] == "qemu" and not (table.get("environment") and table.get("machine")):
         raise ConfigError(
-            f"{path}: a board of kind qemu needs environment and machine", "compare it with hil_tests/boards/qemu-m4.toml"
+            f"{path}: a board of kind qemu needs environment and machine",
+            f"compare it with {_SHIPPED / 'qemu-m4.toml'}",
         )
     if table.get("upload", "port") not in get_args(Upload):
         raise ConfigError(f"{path}: no such way to upload: {table['upload']!r}", f"ways are {', '.join(get_args(Upload))}")

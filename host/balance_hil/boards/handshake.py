@@ -28,7 +28,7 @@ from balance_hil.errors import (
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
-from balance_hil.runtimes.tflite_graph import builtin_name
+from balance_hil.tflite.graph import builtin_name
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; that it died is noticed at once all the same

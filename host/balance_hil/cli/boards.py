@@ -50,7 +50,7 @@ def _board(board: BoardDefinition, ports: Sequence[SerialPort]) -> dict[str, Any
 
 def _missing(board: BoardDefinition) -> HarnessError | None:
     """Why an emulated board cannot be started here."""
-    from balance_hil.boards.machines import check_installation
+    from balance_hil.boards.kinds.machines import check_installation
 
     try:
         check_installation(board)

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from balance_hil.cli.console import stderr
-from balance_hil.envs.options import load_options
-from balance_hil.identifying import record, write_log
-from balance_hil.identifying.record import DEFAULT_LOADS_KG_M2
+from balance_hil.envs.balance.identify import record, write_log
+from balance_hil.envs.balance.identify.record import DEFAULT_LOADS_KG_M2
+from balance_hil.envs.balance.options import load_options
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 

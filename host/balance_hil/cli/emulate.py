@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 from balance_hil.boards import find_definition
-from balance_hil.boards.machines import emulate
+from balance_hil.boards.kinds.machines import emulate
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import stderr
 from balance_hil.errors import BoardBootError, UsageError

@@ -12,11 +12,12 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from balance_hil import envs, evaluating
+from balance_hil import evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.evaluate_stress import stress as print_stress
 from balance_hil.cli.incident import kept_for_replay
-from balance_hil.envs.options import load_options
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.options import load_options
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.stress import load_stresses

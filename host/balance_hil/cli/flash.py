@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from balance_hil import flashing
+from balance_hil.boards import flash as flashing
+from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.flashing import FlashConfig, FlashResult
 
 
 @click.command()

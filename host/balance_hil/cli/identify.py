@@ -8,8 +8,8 @@ import click
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.identifying import Identification, identify, read_log
-from balance_hil.identifying.output import draw_residuals, write_options
+from balance_hil.envs.balance.identify import Identification, identify, read_log
+from balance_hil.envs.balance.identify.output import draw_residuals, write_options
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 

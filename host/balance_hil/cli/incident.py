@@ -11,9 +11,9 @@ import numpy as np
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stdout
-from balance_hil.envs.incident import Incident, load, rerun
+from balance_hil.envs.balance.crash_repro import Incident, load, rerun
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
-from balance_hil.run_folder import new_run_folder
+from balance_hil.files import new_run_folder
 
 SHOWN = 12  # steps before the end
 RUNS = Path("runs")

@@ -23,7 +23,7 @@ from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import Fault, parse_fault
 
 if TYPE_CHECKING:
-    from balance_hil.envs.options import RobotOptions
+    from balance_hil.envs.balance.options import RobotOptions
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
@@ -155,7 +155,7 @@ def _instructions(board: Board, options: _Options) -> int | None:
     """Instructions of one inference of the policy on an emulated processor; None for other boards."""
     if board.definition.kind != "qemu" or options.port is not None:
         return None
-    from balance_hil.boards.instruction_count import engine_cost
+    from balance_hil.boards.kinds.instruction_count import engine_cost
 
     try:
         return engine_cost(
@@ -191,8 +191,8 @@ def _config(name: str, options: _Options, instructions: int | None) -> RunConfig
 def _robot(options: _Options) -> RobotOptions | None:
     if options.robot is None:
         return None
-    from balance_hil import envs
-    from balance_hil.envs.options import load_options
+    from balance_hil.envs import balance as envs
+    from balance_hil.envs.balance.options import load_options
 
     return load_options(options.robot, envs.config_for(options.environment or options.policy.spec.environment).options)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
-from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
+from balance_hil.tflite.graph import Operator, TfliteGraph
 
 REQUANTIZATION_ROUNDING = "requantization rounding"
 SCALE_PRODUCT = "scale product precision"

@@ -102,7 +102,7 @@ def closed_loop(
 def _first_pass(
     bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
 ) -> list[EpisodeMetrics]:
-    from balance_hil.envs import EPISODE_STEPS
+    from balance_hil.envs.balance import EPISODE_STEPS
     from balance_hil.rollout import RolloutStep, rollout
 
     limit = max_steps or EPISODE_STEPS
@@ -120,7 +120,7 @@ def _first_pass(
 def _second_pass(
     bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
 ) -> list[EpisodeMetrics]:
-    from balance_hil.envs import EPISODE_STEPS
+    from balance_hil.envs.balance import EPISODE_STEPS
     from balance_hil.rollout import RolloutStep, rollout
 
     limit = max_steps or EPISODE_STEPS

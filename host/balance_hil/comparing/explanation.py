@@ -14,7 +14,7 @@ from balance_hil.comparing.evidence import Progress, no_progress
 from balance_hil.comparing.identification import Identification, identify, identify_by_outputs
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import Variant, rules
-from balance_hil.runtimes.tflite_graph import TfliteGraph
+from balance_hil.tflite.graph import TfliteGraph
 
 # What the installed desktop runtimes use; anything else, a board above all, is searched for in the whole family.
 EXPECTED_VARIANTS: Mapping[str, Variant] = {

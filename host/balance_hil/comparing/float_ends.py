@@ -18,9 +18,9 @@ from balance_hil.runtimes.base import Float32Array, Int8Runtime
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.tflite import KERNELS, Session
-from balance_hil.runtimes.tflite_core import Ends
-from balance_hil.runtimes.tflite_graph import Operator
 from balance_hil.runtimes.tflm import run_whole
+from balance_hil.tflite.core import Ends
+from balance_hil.tflite.graph import Operator
 
 
 def compare_ends(

@@ -14,7 +14,7 @@ from balance_hil.quantize import INT8_MAX, INT8_MIN
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
-from balance_hil.runtimes.tflite_graph import TfliteGraph
+from balance_hil.tflite.graph import TfliteGraph
 
 _SEARCH_BLOCK_ROWS = 16_384
 

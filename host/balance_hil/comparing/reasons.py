@@ -15,7 +15,7 @@ from balance_hil.comparing.identification import Identification, identify, separ
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS
-from balance_hil.runtimes.tflite_graph import TfliteGraph
+from balance_hil.tflite.graph import TfliteGraph
 
 _SEPARATING_SEARCH = 65_536  # random inputs that emulators search for those worth sending to a board
 _SEPARATING_ROWS = 64

@@ -9,9 +9,9 @@ from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
 from balance_hil.runtimes.base import Runtime
-from balance_hil.runtimes.tflite_core import Ends, int8_core
-from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
-from balance_hil.runtimes.tflite_outputs import select_output
+from balance_hil.tflite.core import Ends, int8_core
+from balance_hil.tflite.graph import TfliteGraph, read_graph
+from balance_hil.tflite.outputs import select_output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil import envs
 from balance_hil.bundle import MANIFEST, POLICY, TRAINING, Bundle
-from balance_hil.envs.balance import BalanceEnv
-from balance_hil.envs.options import RobotOptions
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout

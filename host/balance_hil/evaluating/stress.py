@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from balance_hil.envs.options import RobotOptions, options_from_dict
+from balance_hil.envs.balance.options import RobotOptions, options_from_dict
 from balance_hil.errors import ConfigError, require
 
 SHIPPED = "stresses.yaml"

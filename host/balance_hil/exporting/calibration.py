@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil import envs
-from balance_hil.envs.balance import BalanceEnv
-from balance_hil.envs.task import PITCH_RATE
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.task import PITCH_RATE
 from balance_hil.errors import ExportError
 from balance_hil.spec import PolicySpec
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from balance_hil.bundle import POLICY, Bundle
 from balance_hil.exporting.config import ExportConfig
-from balance_hil.runtimes.tflite_graph import TfliteGraph
 from balance_hil.spec import Signal
+from balance_hil.tflite.graph import TfliteGraph
 
 
 def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: ExportConfig) -> None:

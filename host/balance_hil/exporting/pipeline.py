@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import balance_hil
-from balance_hil import envs
+from balance_hil.boards.model_header import write_header
 from balance_hil.bundle import (
     FLOAT_MODEL,
     GOLDEN,
@@ -29,6 +29,7 @@ from balance_hil.bundle import (
     write_bundle,
 )
 from balance_hil.checkpoint import Actor, read_checkpoint
+from balance_hil.envs import balance as envs
 from balance_hil.errors import ExportError, HarnessError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
@@ -36,15 +37,14 @@ from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.golden import golden_observations, write_golden
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_onnx
-from balance_hil.exporting.rounding_proof import RoundingProof, make_rounding_proof
-from balance_hil.exporting.rounding_proof.fine_tuning import Samples
-from balance_hil.exporting.rounding_proof.samples import record_samples
+from balance_hil.exporting.rounding_invariant import RoundingProof, make_rounding_proof
+from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
+from balance_hil.exporting.rounding_invariant.samples import record_samples
 from balance_hil.exporting.source import ExportSource, find_source
 from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
-from balance_hil.model_header import write_header
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
 

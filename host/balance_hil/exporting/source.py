@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balance_hil import envs
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.checkpoint import Actor
+from balance_hil.envs import balance as envs
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.spec import PolicySpec

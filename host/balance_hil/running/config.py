@@ -11,7 +11,7 @@ from balance_hil.errors import UsageError
 
 if TYPE_CHECKING:
     from balance_hil.boards.definition import Timing
-    from balance_hil.envs.options import RobotOptions
+    from balance_hil.envs.balance.options import RobotOptions
 
 Clock = Literal["realtime", "lockstep"]
 # Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a

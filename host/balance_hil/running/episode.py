@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from balance_hil.envs.balance import BalanceEnv, Float32Array
+from balance_hil.envs.balance.env import BalanceEnv, Float32Array
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import RecordingWriter, Step
 from balance_hil.running.config import Tick

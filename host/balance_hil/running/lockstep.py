@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from balance_hil.envs.balance import Float32Array
+from balance_hil.envs.balance.env import Float32Array
 from balance_hil.errors import BoardRebootedError
 from balance_hil.running.episode import Episode
 from balance_hil.running.exchange import Exchange, Reply

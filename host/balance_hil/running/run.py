@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from balance_hil import envs
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.envs.balance import BalanceEnv
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.errors import EnvironmentMismatchError, LinkError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter

@@ -14,7 +14,7 @@ from balance_hil.bundle import FLOAT_MODEL, Bundle
 from balance_hil.errors import UnsupportedOperatorError, UsageError, require
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 from balance_hil.runtimes.native_stderr import captured_stderr
-from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
+from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 # Two packages carry the same interpreter, with kernels of different age.
 LITERT = "ai_edge_litert.interpreter"

@@ -15,8 +15,8 @@ from balance_hil.bundle import Bundle
 from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.native_stderr import captured_stderr
-from balance_hil.runtimes.tflite_graph import read_graph
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
+from balance_hil.tflite.graph import read_graph
 
 # More than any policy of ours needs; where even this fails, memory is not the cause.
 _AMPLE_BYTES_PER_MODEL_BYTE = 10

@@ -23,7 +23,7 @@ class A2cConfig(OnPolicyConfig):
 
 def build(config: A2cConfig, env: Any, seed: int, device: str) -> Any:
     """An untrained ``stable_baselines3.A2C`` on a vectorised environment."""
-    from balance_hil.training.mirror import mirror_of
+    from balance_hil.envs.balance.symmetry import mirror_of
     from balance_hil.training.symmetric_a2c import SymmetricA2C
 
     model = SymmetricA2C(

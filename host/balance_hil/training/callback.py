@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from balance_hil.envs.task import REWARD_TERMS
+from balance_hil.envs.balance.task import REWARD_TERMS
 from balance_hil.training.config import CommonConfig
 
 _TERM_EVERY_STEPS = 8  # reward terms are averaged over every 8th step of all episodes: enough for a curve

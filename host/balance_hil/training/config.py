@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from balance_hil.envs.options import options_from_dict
+from balance_hil.envs.balance.options import options_from_dict
 from balance_hil.errors import ConfigError, require
 from balance_hil.training.curriculum import Curriculum
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balance_hil.envs.options import RobotOptions, Uniform, options_from_dict
+from balance_hil.envs.balance.options import RobotOptions, Uniform, options_from_dict
 from balance_hil.errors import ConfigError
 
 _KEYS = ("from_progress", "until_progress", "start", "end")

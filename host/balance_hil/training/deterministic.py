@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balance_hil.envs.task import N_ACT, N_OBS
+from balance_hil.envs.balance.task import N_ACT, N_OBS
 from balance_hil.errors import ConfigError
 from balance_hil.training.config import at_least
 from balance_hil.training.off_policy import OffPolicyConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.envs.options import RobotOptions
+from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.metrics import EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig

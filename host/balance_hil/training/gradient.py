@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from balance_hil.training.mirror import mirror_rows
+from balance_hil.envs.balance.symmetry import mirror_rows
 
 
 def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.envs import config_for, spec_for
-from balance_hil.envs.config import BalanceConfig
-from balance_hil.envs.linear import linearize
+from balance_hil.envs.balance import config_for, spec_for
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.linear import linearize
 from balance_hil.errors import ConfigError, UsageError, require
 from balance_hil.metrics import summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout

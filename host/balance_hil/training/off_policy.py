@@ -36,7 +36,7 @@ class OffPolicyConfig(CommonConfig):
 
 def mirror_for(config: OffPolicyConfig, env: Any) -> dict[str, list[Any]]:
     """What a model's ``mirror`` has to be on a vectorised environment with a ``policy_spec``; empty for none."""
-    from balance_hil.training.mirror import mirror_of
+    from balance_hil.envs.balance.symmetry import mirror_of
 
     return mirror_of(env.get_attr("policy_spec")[0]) if config.mirror else {}
 

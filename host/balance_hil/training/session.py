@@ -14,9 +14,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from balance_hil.envs import config_for
-from balance_hil.envs.incident import Incident
-from balance_hil.envs.options import RobotOptions, options_from_dict
+from balance_hil.envs.balance import config_for
+from balance_hil.envs.balance.crash_repro import Incident
+from balance_hil.envs.balance.options import RobotOptions, options_from_dict
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE

@@ -14,7 +14,7 @@ import torch
 from stable_baselines3 import A2C
 from torch.nn import functional
 
-from balance_hil.training.mirror import mirror_rows
+from balance_hil.envs.balance.symmetry import mirror_rows
 
 
 class SymmetricA2C(A2C):  # type: ignore[misc]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.errors import UsageError, require
-from balance_hil.run_folder import new_run_folder
+from balance_hil.files import new_run_folder
 from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
 from balance_hil.training.config import CommonConfig, config_from_dict, load_config

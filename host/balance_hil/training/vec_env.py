@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from balance_hil.envs import spec_for
-from balance_hil.envs.balance import spaces
-from balance_hil.envs.batch import BalanceBatch
-from balance_hil.envs.options import RobotOptions
+from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance.batch import BalanceBatch
+from balance_hil.envs.balance.env import spaces
+from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.errors import NonFiniteInputError
 
 _FAR_START = {"tilt_rad": 0.35, "speed_target_rad_s": 45.0, "yaw_target_rad_s": 15.0}  # uniform within +- these

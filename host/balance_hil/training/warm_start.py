@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil import envs
+from balance_hil.envs import balance as envs
 from balance_hil.errors import CheckpointError
 from balance_hil.training.checkpoints import Checkpoint, load
 

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from balance_hil.boards import find_definition
-from balance_hil.boards.instruction_count import code_bytes
-from balance_hil.boards.qemu import check_installation
+from balance_hil.boards.kinds.instruction_count import code_bytes
+from balance_hil.boards.kinds.qemu import check_installation
 from balance_hil.errors import HarnessError
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "bench_engine.py"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import Board
-from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
 from balance_hil.errors import BoardRebootedError, BoardStatusError, ReplyTimeoutError, UsageError
 from balance_hil.protocol import messages
 from balance_hil.quantize import dequantize, quantize
+from balance_hil.testing.fake_board import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
 
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definition, load_definitions
-from balance_hil.boards.serial_board import find_port
+from balance_hil.boards.kinds.serial import find_port
 from balance_hil.errors import AmbiguousBoardError, ConfigError, PortNotFoundError, UnknownBoardError, UsageError
 from balance_hil.link import SerialPort
 

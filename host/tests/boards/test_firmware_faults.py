@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import connect
-from balance_hil.boards.native import NativeConfig, NativeMachine, firmware_faults
+from balance_hil.boards.kinds.native import NativeConfig, NativeMachine, firmware_faults
 from balance_hil.errors import BoardStatusError, UsageError
 from balance_hil.quantize import dequantize, quantize
-from balance_hil.runtimes.emulated.synthetic import actor
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.testing.synthetic_models import actor
 
 ROWS = 400
 MODEL = actor((6, 16, 16, 3), "RELU", per_channel=True, seed=5, squash=None, fused="RELU_N1_TO_1")

@@ -7,7 +7,6 @@ import pytest
 
 from balance_hil.boards import Board
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
 from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
@@ -25,6 +24,7 @@ from balance_hil.link import Fault
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode, seal
 from balance_hil.protocol.messages import Status
+from balance_hil.testing.fake_board import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
 
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
 PATIENCE_S = 0.05

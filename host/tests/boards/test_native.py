@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import serial
 
-from balance_hil import envs
-from balance_hil.boards import Board, connect, native
-from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.boards import Board, connect
+from balance_hil.boards.kinds import native
+from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
 from balance_hil.bundle import model_id
+from balance_hil.envs import balance as envs
 from balance_hil.errors import (
     ArenaTooSmallError,
     BoardBootError,

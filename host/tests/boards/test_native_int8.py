@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards import connect, native
+from balance_hil.boards import connect
 from balance_hil.boards.definition import ANY_SERIAL
 from balance_hil.boards.handshake import check_model
+from balance_hil.boards.kinds import native
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
-from balance_hil.runtimes.tflite_builder import ModelBuilder, typical_policy
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.tflite.builder import ModelBuilder, typical_policy
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil import firmware_build
-from balance_hil.boards import Board, connect, find_definition, qemu
-from balance_hil.boards.emulated import EmulationConfig
-from balance_hil.boards.qemu import QemuMachine
+from balance_hil.boards import Board, connect, find_definition
+from balance_hil.boards import build as firmware_build
+from balance_hil.boards.kinds import qemu
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.qemu import QemuMachine
 from balance_hil.bundle import Bundle
 from balance_hil.errors import (
     BoardBootError,
@@ -32,7 +33,7 @@ from balance_hil.errors import (
 )
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
-from balance_hil.runtimes.tflite_builder import typical_policy
+from balance_hil.tflite.builder import typical_policy
 
 DEADLINE_S = 60.0
 NAME = "qemu-m4"

@@ -9,7 +9,6 @@ import pytest
 
 from balance_hil.boards import Board, Upload, upload
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info
 from balance_hil.boards.handshake import check_model, refused_model_error
 from balance_hil.boards.upload import transfer
 from balance_hil.bundle import Bundle
@@ -26,6 +25,7 @@ from balance_hil.link import Fault
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder
 from balance_hil.protocol.messages import Status
+from balance_hil.testing.fake_board import FakeFirmware, FakeLink, fake_board, fake_info
 
 OLD_ID = "0" * 12
 

@@ -13,7 +13,7 @@ import serial
 
 from balance_hil import cli, link
 from balance_hil.boards import connect
-from balance_hil.boards import native as native_module
+from balance_hil.boards.kinds import native as native_module
 from balance_hil.cli import boards as boards_command
 from balance_hil.errors import MissingExtraError, ModelMismatchError, PortBusyError
 from balance_hil.link import SerialPort

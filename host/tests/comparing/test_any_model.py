@@ -13,9 +13,9 @@ from balance_hil.comparing import float_ends
 from balance_hil.errors import ModelNotInt8Error
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
-from balance_hil.runtimes.emulated.synthetic import ModelBuilder
-from balance_hil.runtimes.tflite_core import int8_core
-from balance_hil.runtimes.tflite_graph import read_graph
+from balance_hil.testing.synthetic_models import ModelBuilder
+from balance_hil.tflite.core import int8_core
+from balance_hil.tflite.graph import read_graph
 
 SHAPES = {"row": (1, 6), "two dimensions": (1, 2, 3), "no batch": (6,)}
 

@@ -21,9 +21,9 @@ from balance_hil.comparing.attribution import (
 from balance_hil.comparing.explanation import explain
 from balance_hil.runtimes.emulated import EmulatedRuntime, Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE, XNNPACK
-from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
-from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, random_inputs
-from balance_hil.runtimes.tflite_graph import read_graph
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
+from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, random_inputs
+from balance_hil.tflite.graph import read_graph
 
 MODEL = actor((6, 32, 24, 2), "TANH", per_channel=True, seed=2)
 GRAPH = read_graph(MODEL)

@@ -16,7 +16,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import closed_loop as module
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
-from balance_hil.envs import make
+from balance_hil.envs.balance import make
 from balance_hil.errors import MissingExtraError, UsageError
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from balance_hil.boards import Board
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import subject as module
@@ -23,6 +22,7 @@ from balance_hil.quantize import QuantParams
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 
 Int8 = NDArray[np.int8]
 

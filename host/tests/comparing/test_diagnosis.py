@@ -11,7 +11,7 @@ from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_rec
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
-from balance_hil.runtimes.emulated.synthetic import actor
+from balance_hil.testing.synthetic_models import actor
 
 MODEL = EmulatedRuntime(actor((6, 16, 3), "TANH", per_channel=True, seed=5), TFLM)
 QUANT, OUT = QuantParams(float(np.float32(0.03137)), -11), MODEL.output_quant

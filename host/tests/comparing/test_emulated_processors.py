@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from balance_hil.boards import qemu
+from balance_hil.boards.kinds import qemu
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare, replay
 from balance_hil.errors import HarnessError

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from balance_hil.boards import connect
-from balance_hil.boards.native import firmware_faults
+from balance_hil.boards.kinds.native import firmware_faults
 from balance_hil.comparing.compare import CompareConfig, compare
 from balance_hil.comparing.subject import load_subject
-from balance_hil.runtimes.emulated.synthetic import actor
+from balance_hil.testing.synthetic_models import actor
 
 PAGE = Path(__file__).parents[3] / "docs" / "faulty-firmware.md"
 # Zero points of -12 and -13, three outputs, 8 % of them saturated by random inputs: here every fault shows as itself.

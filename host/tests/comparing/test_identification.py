@@ -21,9 +21,9 @@ from balance_hil.runtimes.emulated.rules import (
     TFLM_SINGLE_ROUNDING,
     XNNPACK,
 )
-from balance_hil.runtimes.emulated.synthetic import actor
-from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, random_inputs
-from balance_hil.runtimes.tflite_graph import read_graph
+from balance_hil.testing.synthetic_models import actor
+from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, random_inputs
+from balance_hil.tflite.graph import read_graph
 
 MODEL = actor((6, 32, 24, 2), "TANH", per_channel=True, seed=2)
 GRAPH = read_graph(MODEL)

@@ -8,7 +8,7 @@ import pytest
 
 from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.comparing.inputs import golden_observations, observe, recorded_observations, spread
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.errors import BundleError, RecordingError
 from balance_hil.runtimes import load_runtime
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import inspection
@@ -26,7 +25,8 @@ from balance_hil.errors import BundleError, ModelMismatchError, ModelNotInt8Erro
 from balance_hil.runtimes import INT8_RUNTIME_NAMES
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import KNOWN_VARIANTS, REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_SINGLE_ROUNDING
-from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "discrepancies.md"
 

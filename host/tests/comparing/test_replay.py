@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.comparing.replay import replay
 from balance_hil.comparing.replay_result import Replay, ReplayRow
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
 from balance_hil.quantize import QuantParams
 from balance_hil.recording import Recording, read_recording
 from balance_hil.runtimes.base import Int8Array
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 
 from .fakes import FakeFloat, FakeInt8, fake_bundle
 from .recordings import EPISODE_STEPS, write_recording

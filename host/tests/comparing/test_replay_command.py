@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from balance_hil.boards import Board
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info
 from balance_hil.bundle import Bundle
 from balance_hil.cli import replay as cli
 from balance_hil.errors import BundleError, RecordingError, RecordingMismatchError, UsageError
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Int8Array, Int8Runtime
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 
 from .recordings import write_recording
 

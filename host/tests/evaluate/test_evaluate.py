@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import balance_hil.boards
-from balance_hil import envs, evaluating
+from balance_hil import evaluating
 from balance_hil.cli import hil
-from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.errors import (
     BundleError,
     CableUnpluggedError,

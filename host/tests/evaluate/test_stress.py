@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from balance_hil.cli import hil
-from balance_hil.envs.options import IDEAL, Uniform
+from balance_hil.envs.balance.options import IDEAL, Uniform
 from balance_hil.errors import BundleError, ConfigError, UsageError
 from balance_hil.evaluating.stress import Stress, load_stresses, stresses_from_dict
 from balance_hil.evaluating.stress_run import StressConfig, run_stresses

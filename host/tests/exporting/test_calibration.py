@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from balance_hil.checkpoint import read_checkpoint
-from balance_hil.envs import spec_for
+from balance_hil.envs.balance import spec_for
 from balance_hil.errors import ExportError
 from balance_hil.exporting import calibration
 from balance_hil.exporting.calibration import load_calibration, record_calibration, record_disturbed

@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from balance_hil import envs
 from balance_hil.bundle import INT8_MODEL, MODEL_CARD, POLICY, TRAINING, Bundle
 from balance_hil.cli import hil
 from balance_hil.cli.export import print_result
-from balance_hil.envs.config import BalanceConfig
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.errors import (
     BundleError,
     CheckpointError,

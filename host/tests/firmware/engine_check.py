@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from balance_hil.runtimes.tflite_graph import TfliteGraph, read_graph
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 RunCheck = Callable[[Path, Path, Path], subprocess.CompletedProcess[str]]
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 from balance_hil.protocol.wire import Message
-from balance_hil.runtimes.tflite_builder import LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.tflite.builder import LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 
 FUZZ = Path(__file__).resolve().parents[3] / "firmware" / "test" / "fuzz"
 RIGHT = 3  # of the upload target: sizes and vectors are those of the model

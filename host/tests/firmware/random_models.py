@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from balance_hil.runtimes.tflite_builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.tflite.builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 
 
 def random_policy(seed: int) -> bytes:

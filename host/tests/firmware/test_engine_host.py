@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards import tflm_engine_host
-from balance_hil.boards.tflm_engine_host import EngineHost, serve
+from balance_hil.boards.kinds import tflm_worker as tflm_engine_host
+from balance_hil.boards.kinds.tflm_worker import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmModel
@@ -128,7 +128,7 @@ def test_senseless_requests_are_refused(loaded: EngineHost, command: int, data: 
 
 def test_process_serves_its_socket_and_ends_with_it() -> None:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "balance_hil.boards.tflm_engine_host", str(theirs.fileno())]
+    command = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(theirs.fileno())]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         theirs.close()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from balance_hil.quantize import QuantParams, quantize
-from balance_hil.runtimes.tflite_builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
-from balance_hil.runtimes.tflite_graph import read_graph
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.tflite.builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.tflite.graph import read_graph
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from balance_hil.runtimes.tflite_builder import ModelBuilder
+from balance_hil.tflite.builder import ModelBuilder
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, run_engine

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from balance_hil.runtimes.tflite_builder import TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.tflite.builder import TANH_QUANT, ModelBuilder, random_dense
 
 from .engine_build import REPOSITORY, SANITIZERS
 from .random_models import random_policy

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from balance_hil import boards
 from balance_hil.boards import Board
-from balance_hil.boards.native import NativeConfig, NativeMachine
+from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
 from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
 from balance_hil.errors import ModelMismatchError
 from balance_hil.protocol import messages

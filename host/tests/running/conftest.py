@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info, linear_policy
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
 

@@ -3,11 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil import envs
 from balance_hil.boards import Board
-from balance_hil.boards.fake import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
-from balance_hil.envs.config import BalanceConfig
-from balance_hil.envs.options import options_from_dict
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.options import options_from_dict
 from balance_hil.errors import (
     BoardRebootedError,
     BoardStatusError,
@@ -23,6 +22,7 @@ from balance_hil.protocol import messages
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, run
+from balance_hil.testing.fake_board import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
 
 pytestmark = pytest.mark.usefixtures("clock")  # a busy computer must not turn a reply into a lost one
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]

@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil import envs
-from balance_hil.boards.fake import FakeFirmware, fake_board, fake_info, linear_policy
+from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, run
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
 PERIOD_S = 0.005
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]

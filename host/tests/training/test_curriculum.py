@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.envs.batch import BalanceBatch
-from balance_hil.envs.options import IDEAL, Uniform, options_from_dict
+from balance_hil.envs.balance.batch import BalanceBatch
+from balance_hil.envs.balance.options import IDEAL, Uniform, options_from_dict
 from balance_hil.errors import ConfigError, UsageError
 from balance_hil.training.config import load_config
 from balance_hil.training.curriculum import Curriculum, OptionsSchedule

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.errors import CheckpointError, ConfigError, TrainingError
 from balance_hil.training.checkpoints import Checkpoint, load
 from balance_hil.training.trainer import plan, train

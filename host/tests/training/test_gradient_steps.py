@@ -9,8 +9,8 @@ import torch
 from stable_baselines3 import A2C, DDPG, SAC, TD3
 from stable_baselines3.common.logger import configure
 
+from balance_hil.envs.balance.symmetry import mirror_of
 from balance_hil.training.delayed_sac import DelayedSAC
-from balance_hil.training.mirror import mirror_of
 from balance_hil.training.smoothness import SmoothDDPG, SmoothTD3
 from balance_hil.training.symmetric_a2c import SymmetricA2C
 from balance_hil.training.vec_env import BatchVecEnv

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil import envs
 from balance_hil.checkpoint import read_checkpoint
-from balance_hil.envs.linear import linearize
+from balance_hil.envs import balance as envs
+from balance_hil.envs.balance.linear import linearize
 from balance_hil.errors import CheckpointError, ConfigError, UsageError
 from balance_hil.metrics import summarize
 from balance_hil.rollout import rollout

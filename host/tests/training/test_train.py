@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.envs import spec_for
-from balance_hil.envs.task import REWARD_TERMS
+from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance.task import REWARD_TERMS
 from balance_hil.errors import (
     CheckpointError,
     ConfigError,

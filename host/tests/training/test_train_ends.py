@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from balance_hil.envs.batch import BalanceBatch
+from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.errors import (
     CheckpointError,
     HarnessError,

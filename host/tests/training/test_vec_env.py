@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from balance_hil.envs import make
+from balance_hil.envs.balance import make
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 

@@ -17,7 +17,7 @@ constexpr uint32_t kRunningNote = 0x52554E21;
 /// Survives a reset, not a power cycle.
 __attribute__((section(".noinit"))) volatile uint32_t note;
 
-/// Written by balance_hil.boards.qemu.
+/// Written by balance_hil.boards.kinds.qemu.
 struct Options {
   uint32_t mark;
   uint32_t watchdog_ms;

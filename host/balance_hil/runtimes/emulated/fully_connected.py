@@ -14,7 +14,7 @@ from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsup
 from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds
-from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph
+from balance_hil.tflite.graph import Operator, TfliteGraph
 
 
 def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:

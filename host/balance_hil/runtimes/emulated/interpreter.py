@@ -13,7 +13,7 @@ from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dens
 from balance_hil.runtimes.emulated.kernel import Values
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
-from balance_hil.runtimes.tflite_graph import Operator, TfliteGraph, read_graph
+from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 # Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
 _BLOCK_VALUES = 1 << 19

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.emulated.chain import Dense, Table
-from balance_hil.runtimes.tflite_graph import Tensor
+from balance_hil.tflite.graph import Tensor
 
 Values = NDArray[Any]  # int8 or float32 [n, *shape]
 Run = Callable[[Sequence[Values]], Values]

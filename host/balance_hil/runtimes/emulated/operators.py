@@ -22,7 +22,7 @@ from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Ru
 from balance_hil.runtimes.emulated.primitives import round_half_away
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantize_table
-from balance_hil.runtimes.tflite_graph import Operator, Tensor, TfliteGraph
+from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE

@@ -13,9 +13,9 @@ import pytest
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, compiled, family, interpreter
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
-from balance_hil.runtimes.emulated.synthetic import ModelBuilder, actor
-from balance_hil.runtimes.emulated.verification import LITERT_SUBJECTS, agreement, random_inputs
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
+from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, agreement, random_inputs
 
 SUBJECTS = pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
 ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
@@ -327,8 +327,8 @@ _BASELINE = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
 _SCRIPT = """
 import numpy as np
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime
-from balance_hil.runtimes.emulated.synthetic import actor
-from balance_hil.runtimes.emulated.verification import random_inputs
+from balance_hil.testing.synthetic_models import actor
+from balance_hil.testing.verify_emulators import random_inputs
 inputs = random_inputs(1100, 6, 0)
 for activation in ("TANH", "RELU"):
     for variant in KNOWN_VARIANTS:

@@ -8,7 +8,7 @@
 //   3 tensor  op u16                                   int8 [size]
 //
 // `model` is the number of the one that is meant: the helper keeps several side by side.
-// The helper is balance_hil.boards.tflm_engine_host. It ends when the socket closes.
+// The helper is balance_hil.boards.kinds.tflm_worker. It ends when the socket closes.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,284 @@
+"""Builds the firmware with PlatformIO, when it is stale, without PlatformIO's registry."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# What a build depends on. The identity of a firmware is the last commit that touched one of these.
+SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini")
+_SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
+_STAMP = "balance_hil.stamp"
+_LAST_LINES = 12
+_COMPLAINT = re.compile("error|undefined reference|will not fit", re.IGNORECASE)
+_STEPS = ("Compiling ", "Archiving ", "Indexing ", "Linking ")  # a file may be called error_reporter
+
+IMAGES = REPOSITORY / ".pio/images"  # firmware with a model in it, one file for each model
+TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
+HEADERS = REPOSITORY / ".pio/headers"  # folders of model.h files for models that come without one
+_CROSS_COMPILER = "arm-none-eabi-g++"
+_CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
+
+Progress = Callable[[str], None]
+
+
+def build_native(progress: Progress | None = None) -> Path:
+    """Builds the native board's program if it is stale. Returns its path; see ``build`` for the errors."""
+    return build("native", progress)
+
+
+def build(environment: str, progress: Progress | None = None, *, product: str = "program") -> Path:
+    """Builds one environment of platformio.ini if a source changed since its last build; otherwise takes milliseconds.
+
+    Several processes may call it at once: one builds, the others wait.
+
+    Args:
+        environment: name of a PlatformIO environment.
+        progress: receives a line before a build starts.
+        product: what the environment makes: "program", or "program.elf" for a Cortex-M.
+
+    Returns:
+        The program.
+
+    Raises:
+        FirmwareBuildError: the sources are missing, or the build failed; the message carries the tool's last lines.
+        FlashToolMissingError: PlatformIO, SCons or a compiler is not installed.
+    """
+    folder = REPOSITORY / ".pio/build" / environment
+    program = folder / product
+    if _is_fresh(folder, program):
+        return program
+    _check_tools()
+    with build_lock():
+        if _is_fresh(folder, program):  # another process built it while this one waited
+            return program
+        if progress is not None:
+            progress(f"building the firmware ({environment}): about ten seconds, once")
+        fingerprint = _fingerprint()  # before the build: a source saved during it makes the next call build again
+        prepare_platformio()
+        _run_platformio(environment)
+        (folder / _STAMP).write_text(fingerprint)
+    return program
+
+
+def build_image(environment: str, header: Path, progress: Progress | None = None) -> Path:
+    """Builds the firmware of one environment with a model compiled in, unless that very image is there and up to date.
+
+    Several processes may call it at once: one builds, the others wait.
+
+    Args:
+        environment: name of a PlatformIO environment of a Cortex-M.
+        header: the model as ``model.h``.
+        progress: receives a line before a build starts.
+
+    Returns:
+        The image, an ELF file that stays as it is when another model is built. The linker's map lies beside it.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: see ``build``.
+    """
+    model = hashlib.sha256(header.read_bytes() + _library(environment)).hexdigest()[:12]
+    image = IMAGES / f"{environment}-{model}.elf"
+    stamp = image.with_suffix(".stamp")
+    if _is_stamped(image, stamp):
+        return image
+    _check_tools()
+    check_cross_tools()
+    with build_lock():
+        if _is_stamped(image, stamp):
+            return image
+        if progress is not None:
+            progress(f"building the firmware ({environment}): about ten seconds, once for each model")
+        fingerprint = _fingerprint()
+        prepare_platformio()
+        _run_platformio(environment, {"HIL_MODEL": str(header.resolve().parent)})
+        IMAGES.mkdir(exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        for suffix in (".map", ".elf"):
+            partial = image.with_suffix(".partial")
+            shutil.copyfile(REPOSITORY / f".pio/build/{environment}/program{suffix}", partial)
+            partial.replace(image.with_suffix(suffix))
+        stamp.write_text(fingerprint)
+    return image
+
+
+def _library(environment: str) -> bytes:
+    """What tells the user's library from another one, for an environment that builds with it."""
+    if not environment.endswith("_tflm"):
+        return b""
+    folder = Path(os.environ.get(TFLM_LIBRARY, "")).resolve()
+    return b"\n".join([str(folder).encode(), *(path.read_bytes() for path in sorted(folder.glob("*/library.json")))])
+
+
+def native_is_current() -> bool:
+    """Whether the native board's program is built and up to date.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: it is not, and could not be built.
+    """
+    folder = REPOSITORY / ".pio/build/native"
+    if _is_fresh(folder, folder / "program"):
+        return True
+    _check_tools()
+    return False
+
+
+def firmware_commit() -> str:
+    """Last commit that touched the firmware: 12 hex digits, "+" appended with local changes; "unknown" outside a repository."""
+    commit = _git("log", "-1", "--format=%H", "--", *SOURCES)[:12]
+    if not commit:
+        return "unknown"
+    return commit + ("+" if _git("status", "--porcelain", "--", *SOURCES) else "")
+
+
+def prepare_platformio() -> None:
+    """Makes PlatformIO's folder ready for a build without its registry. Cheap when it is."""
+    core = REPOSITORY / ".platformio"
+    _drop_stale_platform_link(core / "platforms")
+    _provide_scons(core / "packages/tool-scons")
+
+
+def _is_fresh(folder: Path, program: Path) -> bool:
+    return _is_stamped(program, folder / _STAMP)
+
+
+def _is_stamped(program: Path, stamp: Path) -> bool:
+    return program.exists() and stamp.exists() and stamp.read_text() == _fingerprint()
+
+
+def _fingerprint() -> str:
+    """Changes when a source or the firmware's identity does."""
+    if not (REPOSITORY / "platformio.ini").exists():
+        raise FirmwareBuildError(
+            "the firmware's sources are not here: balance_hil was installed without them",
+            "install it from a clone of the repository: pip install -e .",
+        )
+    digest = hashlib.sha256(firmware_commit().encode())
+    for path in _source_files():
+        status = path.stat()
+        digest.update(f"{path.relative_to(REPOSITORY)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _source_files() -> Iterator[Path]:
+    for name in SOURCES:
+        path = REPOSITORY / name
+        candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (p for p in candidates if p.suffix in _SUFFIXES and "__pycache__" not in p.parts)
+
+
+def _check_tools() -> None:
+    for module, package in (("platformio", "platformio"), ("SCons", "scons")):
+        if find_spec(module) is None:
+            raise FlashToolMissingError(
+                f"building the firmware needs the Python package {package!r}, which is not installed",
+                "install it: pip install 'balance-hil[firmware]'",
+            )
+    if shutil.which("g++") is None:
+        raise FlashToolMissingError(
+            "building the firmware needs the compiler g++, which is not installed", "install it: make setup"
+        )
+
+
+def check_cross_tools() -> None:
+    """Raises FlashToolMissingError unless the compiler for Cortex-M and its library are installed."""
+    if shutil.which(_CROSS_COMPILER) is None:
+        raise FlashToolMissingError(
+            f"building for a Cortex-M needs the compiler {_CROSS_COMPILER}, which is not installed", "install it: make setup"
+        )
+    found = subprocess.run([_CROSS_COMPILER, f"-print-file-name={_CROSS_HEADER}"], capture_output=True, text=True).stdout.strip()
+    if found in ("", _CROSS_HEADER):  # the compiler repeats a name that it does not find
+        raise FlashToolMissingError(
+            "building for a Cortex-M needs the library newlib, which is not installed",
+            "install it: apt-get install libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib",
+        )
+
+
+@contextmanager
+def build_lock() -> Iterator[None]:
+    """Held while PlatformIO works in this project: two at once would wipe each other's output."""
+    folder = REPOSITORY / ".pio"
+    folder.mkdir(exist_ok=True)
+    with (folder / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file closes, whatever happens to this process
+        yield
+
+
+def platformio_settings() -> dict[str, str]:
+    """Environment variables for every call of PlatformIO: its folder is the project's, and it asks the network for nothing."""
+    return {
+        "PLATFORMIO_CORE_DIR": str(REPOSITORY / ".platformio"),
+        "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
+        "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build never asks the network for updates
+        "NO_COLOR": "1",
+    }
+
+
+def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(REPOSITORY)],
+        env=os.environ | platformio_settings() | dict(variables or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise FirmwareBuildError(
+            f"building the firmware ({environment}) failed:\n{why_it_failed(done.stdout)}",
+            f"see the whole output: PLATFORMIO_CORE_DIR=.platformio pio run -e {environment}",
+        )
+
+
+def why_it_failed(output: str) -> str:
+    """The lines of PlatformIO's output that name the error, or the last ones."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if _COMPLAINT.search(line) and not line.startswith(_STEPS)]
+    return "\n".join((errors or lines)[-_LAST_LINES:])
+
+
+def _provide_scons(folder: Path) -> None:
+    """PlatformIO wants its package ``tool-scons``; the SCons of the Python environment serves."""
+    from platformio.dependencies import get_core_dependencies  # type: ignore[import-untyped]
+
+    wanted = get_core_dependencies()["tool-scons"].lstrip("~^=")
+    package = {"name": "tool-scons", "version": wanted, "description": "SCons of the Python environment"}
+    record = folder / ".piopm"
+    if record.exists() and json.loads(record.read_text()).get("version") == wanted:
+        return
+    spec = {"owner": "platformio", "id": None, "name": "tool-scons", "requirements": None, "uri": None}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_text(json.dumps(package) + "\n")
+    (folder / "scons.py").write_text("from SCons.Script import main\n\nmain()\n")
+    # Last: without it PlatformIO takes the folder for no package.
+    record.write_text(json.dumps({"type": "tool", "name": "tool-scons", "version": wanted, "spec": spec}) + "\n")
+
+
+def _drop_stale_platform_link(folder: Path) -> None:
+    """PlatformIO remembers where the project was; after it moved the platform would be looked for there."""
+    for link in folder.glob("*.pio-link"):
+        if json.loads(link.read_text()).get("cwd") != str(REPOSITORY):
+            link.unlink()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

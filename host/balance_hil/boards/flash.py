@@ -1,0 +1,237 @@
+"""Flashing: build the firmware with a bundle's model, bring it to a board, and see that the board runs it.
+
+    find the board ─ ask what runs ─ build ─ upload (pio) ─ wait until the port is back ─ ask what runs now
+
+The port is closed while the flash tool works. A board is found again by its USB serial number: its device name may change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition, flash_tool
+from balance_hil.boards.build import firmware_commit
+from balance_hil.boards.handshake import check_model
+from balance_hil.boards.kinds.serial import find_port
+from balance_hil.bundle import Bundle
+from balance_hil.errors import (
+    AmbiguousBoardError,
+    BoardNotBackError,
+    FlashFailedError,
+    HarnessError,
+    LinkError,
+    PortBusyError,
+    PortNotFoundError,
+    PortOpenError,
+    PortPermissionError,
+    UsageError,
+    WrongBoardError,
+)
+from balance_hil.link import SerialPort, list_serial_ports
+
+ENGINES = ("tflm", "int8")
+ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
+BACK_TIMEOUT_S = 30.0  # from the flash tool's end to the board's answer: re-enumeration, udev rules, boot
+LOOK_INTERVAL_S = 0.1
+# What a port that has just appeared may do for a while: ModemManager tries it, udev has not set its group yet.
+PASSING = (PortNotFoundError, PortBusyError, PortPermissionError, PortOpenError, LinkError)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlashConfig:
+    """What to flash where."""
+
+    bundle: Bundle
+    board: str  # name of a board definition
+    port: str | None = None  # device or URL; None: the one port whose USB numbers fit
+    engine: str | None = None  # "tflm" or "int8"; None: the definition's
+    force: bool = False  # even when the same image runs, no port is there yet, or the board says it is another one
+    back_timeout_s: float = BACK_TIMEOUT_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlashResult:
+    """What a board runs after ``flash``."""
+
+    board: str
+    port: str
+    flashed: bool  # False: the same image ran already
+    info: BoardInfo
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the board is: the port asked for, and what the operating system says of it."""
+
+    where: str | None  # None: no port yet, only with force
+    usb: SerialPort | None
+
+
+def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashResult:
+    """Flashes a board unless it runs the same image: same model, same firmware commit, same engine.
+
+    Raises:
+        UnknownBoardError, UsageError: no such board or engine, or one that is not flashed.
+        PortNotFoundError, AmbiguousBoardError: no board is plugged in, or several that could be meant.
+        PortBusyError, PortPermissionError, PortOpenError: the port cannot be opened.
+        WrongBoardError: the board there says it is another one.
+        FlashToolMissingError, FirmwareBuildError, FlashFailedError: what they say, with the tool's last lines.
+        BoardNotBackError and the handshake's errors: it was flashed and does not answer as it should.
+    """
+    start = time.monotonic()
+    definition = find_definition(config.board)
+    engine = _check(definition, config.engine)
+    target = _locate(definition, config)
+    running = _ask(definition, target)
+    _refuse_other_board(definition, running, config.force)
+    if running is not None and target.where is not None and not config.force and _is_same(running, config.bundle, engine):
+        check_model(running, config.bundle, target.where, definition)
+        return _result(definition, target.where, running, start, flashed=False)
+
+    environment = definition.environment if engine == "tflm" else f"{definition.environment}_{engine}"
+    upload_port = target.where if target.where and "://" not in target.where else None
+    probe = target.usb.serial_number if target.usb and definition.upload == "probe" else None
+    tool = flash_tool.FlashTool(environment, config.bundle.path, port=upload_port, probe=probe)
+    progress(f"building the firmware ({environment}) with policy {config.bundle.id}")
+    tool.build()
+    progress(f"uploading to {target.where or 'the first board that the flash tool finds'}")
+    tool.upload()
+    progress("waiting for the board to come back")
+    where, info = _wait_until_back(definition, target, config, engine)
+    check_model(info, config.bundle, where, definition)
+    _refuse_other_board(definition, info, force=False)
+    return _result(definition, where, info, start, flashed=True)
+
+
+def _result(definition: BoardDefinition, where: str, info: BoardInfo, start: float, *, flashed: bool) -> FlashResult:
+    return FlashResult(board=definition.name, port=where, flashed=flashed, info=info, wall_s=time.monotonic() - start)
+
+
+def _check(definition: BoardDefinition, engine: str | None) -> str:
+    """The engine to flash. Raises UsageError when there is nothing to flash."""
+    if definition.kind != "serial":
+        raise UsageError(
+            f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
+            f"run on it: hil run models/ppo --board {definition.name}",
+        )
+    if not definition.environment:
+        raise UsageError(
+            f"the definition of {definition.name} names no PlatformIO environment, so there is nothing to build for it",
+            "name the very board: hil boards lists them; or add environment to its file",
+        )
+    chosen = engine or definition.engine
+    if chosen not in ENGINES:
+        raise UsageError(f"no firmware has an engine called {chosen!r}", f"engines are {', '.join(ENGINES)}")
+    return chosen
+
+
+# --- before ---------------------------------------------------------------------------------------------------------------
+
+
+def _locate(definition: BoardDefinition, config: FlashConfig) -> _Target:
+    ports = list_serial_ports()
+    alike = [port for port in ports if definition.matches(port)]
+    if definition.upload == "any" and len(alike) > 1:
+        raise AmbiguousBoardError(
+            f"{len(alike)} boards look like {definition.name}: {', '.join(port.device for port in alike)}, and its flash tool "
+            "takes whichever it finds first",
+            "unplug the others",
+        )
+    try:
+        where = config.port or find_port(definition, ports)
+    except PortNotFoundError as exc:
+        if config.force:
+            return _Target(None, None)
+        raise PortNotFoundError(
+            exc.message, f"{exc.hint}; a board that has no port before its first flash: bring it to its boot loader, add --force"
+        ) from exc
+    if "://" not in where and not Path(where).exists():
+        raise PortNotFoundError(f"no such port: {where}", "what is plugged in where: hil boards")
+    return _Target(where, next((port for port in ports if _is_device(port, where)), None))
+
+
+def _is_device(port: SerialPort, where: str) -> bool:
+    """Whether ``where`` names this port, perhaps by a link such as those in /dev/serial/by-id."""
+    return "://" not in where and Path(port.device).resolve() == Path(where).resolve()
+
+
+def _ask(definition: BoardDefinition, target: _Target) -> BoardInfo | None:
+    """What runs on the board; None when it is no firmware of ours. Raises when the port cannot be opened."""
+    if target.where is None:
+        return None
+    try:
+        with connect(definition.name, port=target.where, handshake_timeout_s=ASK_TIMEOUT_S) as board:
+            return board.info
+    except LinkError:
+        return None
+
+
+def _refuse_other_board(definition: BoardDefinition, info: BoardInfo | None, force: bool) -> None:
+    if info is None or force or info.board == definition.name:
+        return
+    raise WrongBoardError(
+        f"the board says that it is {info.board}, not {definition.name}",
+        f"flash it as what it is: --board {info.board}; or name the right port: --port; or insist: --force",
+    )
+
+
+def _is_same(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
+    commit = firmware_commit()
+    known = commit != "unknown" and not commit.endswith("+")  # local changes are in no commit
+    return known and _runs(info, bundle, engine)
+
+
+def _runs(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
+    flashed = (info.model_id, info.firmware_commit, info.engine) == (bundle.id, firmware_commit(), engine)
+    return flashed and not info.uploaded  # what came by LOAD is gone after a reset
+
+
+# --- after ----------------------------------------------------------------------------------------------------------------
+
+
+def _wait_until_back(definition: BoardDefinition, target: _Target, config: FlashConfig, engine: str) -> tuple[str, BoardInfo]:
+    """The port and identity of the board once it runs the new image. Raises the latest reason why it does not."""
+    deadline = time.monotonic() + config.back_timeout_s
+    why: HarnessError = BoardNotBackError(
+        f"{definition.name} was flashed and its port did not come back within {config.back_timeout_s:g} s",
+        "press its reset button; if it stays away, plug it in again and flash it from its boot loader",
+    )
+    while (left_s := deadline - time.monotonic()) > 0:
+        where = _port_now(definition, target)
+        if where is not None:
+            try:
+                with connect(definition.name, port=where, handshake_timeout_s=min(ASK_TIMEOUT_S, left_s)) as board:
+                    if _runs(board.info, config.bundle, engine):
+                        return where, board.info
+                    why = _old_image(board.info, where)
+            except PASSING as exc:
+                why = exc
+        time.sleep(LOOK_INTERVAL_S)
+    raise why
+
+
+def _port_now(definition: BoardDefinition, target: _Target) -> str | None:
+    """Where the board is at this moment."""
+    if target.usb is not None and target.usb.serial_number:
+        same = [
+            port for port in list_serial_ports() if port.serial_number == target.usb.serial_number and port.vid == target.usb.vid
+        ]
+        return same[0].device if same else None
+    if target.where is not None:
+        return target.where if "://" in target.where or Path(target.where).exists() else None
+    alike = [port.device for port in list_serial_ports() if definition.matches(port)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _old_image(info: BoardInfo, where: str) -> FlashFailedError:
+    return FlashFailedError(
+        f"the flash tool reported success, but the board on {where} still runs policy {info.model_id or 'none'} with the engine "
+        f"{info.engine} (firmware {info.firmware_commit})",
+        "another board may have been flashed: unplug the others and try again",
+    )

@@ -1,0 +1,121 @@
+"""PlatformIO as a flash tool: builds one environment with a model and uploads it; one error for each cause."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from balance_hil.boards.build import REPOSITORY, build_lock, platformio_settings, prepare_platformio, why_it_failed
+from balance_hil.errors import FirmwareBuildError, FlashFailedError, FlashToolMissingError
+
+BUILD_TIMEOUT_S = 1800.0  # the first build of a board downloads its platform
+UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board for ever
+LIBRARY_VARIABLE = "HIL_TFLM_LIB"
+_COMMAND_NOT_FOUND = 127
+_MISSING = re.compile(r"(?:^|[\s:])'?([\w./-]+)'?: (?:command )?not found", re.MULTILINE)
+
+
+class FlashTool:
+    """One environment of platformio.ini with one bundle.
+
+    Args:
+        environment: of platformio.ini.
+        bundle: folder with the model.h that goes into the image.
+        port: device to upload to; None leaves the choice to the tool.
+        probe: serial number of the debug probe to upload through.
+    """
+
+    def __init__(self, environment: str, bundle: Path, *, port: str | None = None, probe: str | None = None) -> None:
+        self._environment = environment
+        self._port = port
+        self._settings = platformio_settings() | {"HIL_MODEL": str(bundle.resolve())}
+        if probe:
+            self._settings["HIL_PROBE_SERIAL"] = probe
+
+    def build(self) -> None:
+        """Builds the image. Raises FlashToolMissingError and FirmwareBuildError."""
+        prepare_platformio()
+        status, output = self._run([], BUILD_TIMEOUT_S)
+        if status == 0:
+            return
+        if LIBRARY_VARIABLE in output:
+            raise FirmwareBuildError(
+                f"building the firmware ({self._environment}) failed:\n{why_it_failed(output)}",
+                "docs/boards.md says how to get it; or flash the compact engine, which needs no library: --engine int8",
+            )
+        raise FirmwareBuildError(
+            f"building the firmware ({self._environment}) failed:\n{why_it_failed(output)}",
+            f"see the whole output: pio run -e {self._environment}",
+        )
+
+    def upload(self) -> None:
+        """Uploads the image. Raises FlashToolMissingError and FlashFailedError."""
+        options = ["--target", "upload"] + (["--upload-port", self._port] if self._port else [])
+        status, output = self._run(options, UPLOAD_TIMEOUT_S)
+        if status == 0:
+            return
+        missing = _MISSING.search(output)
+        if missing or status == _COMMAND_NOT_FOUND:
+            name = missing.group(1) if missing else "the flash tool"
+            raise FlashToolMissingError(
+                f"PlatformIO could not upload: {name} is not installed",
+                f"let it install what it needs: pio pkg install -e {self._environment}",
+            )
+        raise FlashFailedError(
+            f"flashing {self._environment} failed:\n{why_it_failed(output)}",
+            "is it the right board and port, and does no other program use it? Many boards enter their boot loader by a button",
+        )
+
+    def _run(self, options: list[str], timeout_s: float) -> tuple[int, str]:
+        with build_lock():
+            return self._run_alone(options, timeout_s)
+
+    def _run_alone(self, options: list[str], timeout_s: float) -> tuple[int, str]:
+        command = [*_platformio(), "run", "--environment", self._environment, "--project-dir", str(REPOSITORY), *options]
+        process = subprocess.Popen(
+            command,
+            env=os.environ | self._settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that the tools which it starts end with it
+        )
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise FlashFailedError(
+                f"{' '.join(options) or 'the build'} for {self._environment} did not end within {timeout_s:g} s and was stopped",
+                "the flash tool waits for a board that it cannot see: press the boot loader button, look at cable and hub",
+            ) from None
+        except BaseException:
+            _end(process)
+            raise
+        return process.returncode, output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _platformio() -> list[str]:
+    """How PlatformIO is called: the program that the user has, or the package beside this one."""
+    program = shutil.which("pio") or shutil.which("platformio")
+    if program:
+        return [program]
+    if find_spec("platformio") is not None:
+        return [sys.executable, "-m", "platformio"]
+    raise FlashToolMissingError(
+        "flashing needs PlatformIO, which is not installed", "install it: pip install 'balance-hil[firmware]'"
+    )

@@ -1,0 +1,1 @@
+"""Board kinds: how each sort of board is started, reached and stopped."""

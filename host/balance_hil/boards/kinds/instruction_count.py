@@ -1,0 +1,111 @@
+"""What an inference costs on an emulated Cortex-M, in instructions.
+
+The firmware's benchmark runs in QEMU with ``-icount shift=0``, where an instruction takes a nanosecond of the board's time, so
+that its timer counts them. The counts repeat exactly. Instructions are not cycles: a load, a division or a taken branch costs
+more than one on a real processor, and flash has wait states.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from balance_hil.boards.build import build_image
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.kinds.qemu import emulator, image_environment
+from balance_hil.errors import BoardBootError
+
+LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # what of an image is its engine
+TIMEOUT_S = 60.0
+_LAST_LINE = b"done 0\n"
+
+
+@dataclass(frozen=True)
+class EngineCost:
+    """One engine with one model on one processor."""
+
+    inference_instructions: int
+    operator_instructions: list[int]  # of each operator; empty where the engine cannot run one alone
+    load_instructions: int
+    code_bytes: int  # code and constants that the linker took from the engine's libraries
+    arena_bytes: int
+    object_bytes: int  # of the engine, outside its arena
+    stack_bytes: int  # most stack in use, loading included
+
+
+def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Callable[[str], None] | None = None) -> EngineCost:
+    """Measures one engine with the model of a ``model.h`` on an emulated board; a second time it is read from a file.
+
+    Args:
+        board: of kind qemu.
+        engine: "int8", or "tflm" where HIL_TFLM_LIB names its library.
+        header: the model, with vectors by which the firmware checks what it measures.
+        progress: receives a line when something has to be built.
+
+    Raises:
+        BoardBootError: the benchmark did not come to its end, or the engine computes something else than the vectors say.
+        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
+    """
+    image = build_image(image_environment(board, engine, prefix="bench"), header, progress)
+    record, stamp = image.with_suffix(".json"), image.with_suffix(".stamp").read_text()
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    if known.get("stamp") != stamp:
+        known = {"stamp": stamp, "report": _report(board.machine, image)}
+        partial = record.with_suffix(".partial")
+        partial.write_text(json.dumps(known))
+        partial.replace(record)
+    return _parsed(
+        known["report"], code_bytes(image.with_suffix(".map").read_text(), LIBRARIES[engine]), f"{engine} on {board.name}"
+    )
+
+
+def _parsed(report: str, code: int, what: str) -> EngineCost:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for line in report.splitlines():
+        name, value = line.split()
+        numbers[name].append(int(value))
+    if numbers["status"] != [0] or numbers["mismatches"] != [0]:
+        raise BoardBootError(f"the engine {what} does not compute what the model's vectors say", "see where: hil compare")
+    one = {name: values[0] for name, values in numbers.items() if name.endswith(("_instructions", "_bytes"))}
+    one.pop("operator_instructions", None)
+    return EngineCost(operator_instructions=numbers["operator_instructions"], code_bytes=code, **one)
+
+
+def _report(machine: str, image: Path) -> str:
+    """What the benchmark firmware sends, up to its last line."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
+        link.settimeout(TIMEOUT_S)
+        command = [emulator(), "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", "-icount", "shift=0"]
+        command += ["-chardev", f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", "-serial", "chardev:uart"]
+        text = b""
+        with subprocess.Popen(command, pass_fds=[server.fileno()], stderr=subprocess.DEVNULL) as qemu:
+            try:
+                while not text.endswith(_LAST_LINE) and (chunk := link.recv(4096)):
+                    text += chunk
+            except TimeoutError:
+                pass
+            finally:
+                qemu.kill()
+    if not text.endswith(_LAST_LINE):
+        raise BoardBootError(f"the benchmark on {machine} ended early: {text[-200:]!r}", "try again")
+    return text.decode()
+
+
+def code_bytes(linker_map: str, libraries: tuple[str, ...]) -> int:
+    """Bytes of code and constants that the linker kept of some static libraries, from its map."""
+    sizes: dict[str, int] = defaultdict(int)
+    section = ""
+    memory = linker_map[linker_map.index("Linker script and memory map") :]
+    for line in memory.splitlines():
+        if named := re.match(r" (\.[\w.$]+)", line):
+            section = named[1]
+        found = re.match(r" (?:\.[\w.$]+)?\s+0x0*([0-9a-f]*)\s+0x([0-9a-f]+)\s+\S*?lib([\w+]+)\.a\(", line)
+        if found and found[1] and section.startswith((".text", ".rodata")):
+            sizes[found[3]] += int(found[2], 16)
+    return sum(sizes[library] for library in libraries)

@@ -1,0 +1,171 @@
+"""The native board: the firmware compiled for this computer, a process of its own behind a pseudo-terminal.
+
+    this program ── link ── pty slave ═ pty master ── firmware ── socket pair ── engine host (TensorFlow Lite Micro)
+
+With the engine ``int8`` the firmware runs the model itself and there is no engine host.
+
+The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even when it is
+killed: its end hangs up the pseudo-terminal, which ends the firmware, which closes the socket, which ends the engine host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import tty
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from balance_hil.boards.build import build_native, native_is_current
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
+from balance_hil.errors import UsageError, require
+from balance_hil.link import Link, open_link
+from balance_hil.runtimes.tflm import wheel_exists
+
+NativeConfig = EmulationConfig
+ENGINES = ("tflm", "int8")
+SELF_TEST_VECTORS = 8  # as many as model.h carries
+
+
+def check_installation() -> None:
+    """Raises what keeps the native board from being started here, without starting or building anything.
+
+    Raises:
+        MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
+    """
+    if wheel_exists():
+        require("tflite_micro", "int8")
+    native_is_current()
+
+
+def engine_or_substitute(engine: str, progress: Callable[[str], None] | None = None) -> str:
+    """``engine``; but "int8" for "tflm" where no TFLM wheel exists for this kind of computer, which ``progress`` is told."""
+    if engine != "tflm" or wheel_exists():
+        return engine
+    if progress is not None:
+        progress(
+            "the tflite-micro wheel does not exist for this kind of computer: the board runs the engine int8 instead of tflm"
+        )
+    return "int8"
+
+
+def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, str]:
+    """The gallery of faults that the native firmware can be started with: name and what the firmware does then.
+
+    Raises:
+        FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
+    """
+    listing = subprocess.run([build_native(progress), "--list-faults"], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("\t", 1) for line in listing.splitlines())
+
+
+class NativeMachine(EmulatedMachine):
+    """The two processes of one native board: firmware and engine host.
+
+    Args:
+        config: model and engine.
+        progress: receives a line when the firmware has to be built first.
+
+    Raises:
+        UsageError: no such engine or fault.
+        MissingExtraError: the engine's Python package is not installed.
+        FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
+    """
+
+    def __init__(self, config: EmulationConfig, progress: Callable[[str], None] | None = None) -> None:
+        if config.engine not in ENGINES:
+            raise UsageError(f"the native board has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
+        if config.engine == "tflm":
+            require("tflite_micro", "int8")
+        self._config = config
+        self._program = build_native(progress)
+        if config.fault is not None and config.fault not in (faults := firmware_faults(progress)):
+            raise UsageError(f"the native board has no fault {config.fault!r}", f"faults are {', '.join(faults)}")
+        self._slave = -1
+        super().__init__(config.name)
+
+    def start(self) -> Link:
+        """Switches the board on; returns the link to it. Closing the link ends the board."""
+        master, port = self._new_terminal()
+        try:
+            link = open_link(port)
+            self._spawn(master)
+        finally:
+            os.close(master)
+            self._release_slave()
+        return link
+
+    def start_unopened(self) -> str:
+        """See EmulatedMachine. The port is a pseudo-terminal."""
+        master, port = self._new_terminal()
+        try:
+            link = open_link(port)
+            self._spawn(master)
+        finally:
+            os.close(master)
+        self._await_ready(link)
+        return port
+
+    def press_reset(self) -> None:
+        """See EmulatedMachine."""
+        raise UsageError("the native board has no reset button", "send it RESET, or switch it off and on")
+
+    def close(self) -> None:
+        """Ends both processes; may be called twice."""
+        self._release_slave()
+        super().close()
+
+    def _new_terminal(self) -> tuple[int, str]:
+        master, self._slave = os.openpty()
+        tty.setraw(self._slave)  # or the terminal would echo the board's first bytes back to it
+        return master, os.ttyname(self._slave)
+
+    def _release_slave(self) -> None:
+        if self._slave >= 0:
+            os.close(self._slave)
+        self._slave = -1
+
+    def _spawn(self, master: int) -> None:
+        firmware_end, engine_end = socket.socketpair()
+        with firmware_end, engine_end, _vectors(self._config.golden) as vectors:
+            command = [str(self._program), "--fd", str(master), "--board-name", self._config.name]
+            command += ["--engine", self._config.engine]
+            if self._config.engine == "tflm":
+                command += ["--engine-fd", str(firmware_end.fileno())]
+            if self._config.model is not None:
+                command += ["--model", str(self._config.model)]
+            if vectors is not None:
+                command += ["--self-test", f"/dev/fd/{vectors.fileno()}"]
+            options = {
+                "--watchdog-ms": self._config.watchdog_ms,
+                "--arena-bytes": self._config.arena_bytes,
+                "--fault": self._config.fault,
+            }
+            for option, value in options.items():
+                if value is not None:
+                    command += [option, str(value)]
+            inherited = [master, firmware_end.fileno(), *([vectors.fileno()] if vectors is not None else [])]
+            self._processes = [self._popen(command, inherited)]
+            if self._config.engine == "tflm":
+                engine_host = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(engine_end.fileno())]
+                self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
+
+
+def _vectors(golden: Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    """A file of the self-test's vectors, int8 [n, n_obs + n_act], that is gone when both ends are closed."""
+    if golden is None:
+        return contextlib.nullcontext()
+    with np.load(golden) as arrays:
+        rows = np.hstack([arrays["input_int8"][:SELF_TEST_VECTORS], arrays["output_int8"][:SELF_TEST_VECTORS]])
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    file.write(rows.astype(np.int8).tobytes())
+    file.flush()
+    file.seek(0)
+    return file

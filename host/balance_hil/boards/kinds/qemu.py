@@ -1,0 +1,188 @@
+"""Boards on a processor that QEMU emulates: the firmware image of a Cortex-M, its UART behind two pipes.
+
+    this program ── link: two pipes ── QEMU: UART ── firmware
+                 ── QMP: reset button, hang
+
+For other programs (``hil emulate``) the UART is behind a TCP port of this computer instead. Not a Unix socket: QEMU writes byte
+by byte, and a Unix socket holds only a few hundred such writes before it blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from balance_hil.boards.build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
+from balance_hil.boards.kinds.qmp import Qmp
+from balance_hil.boards.model_header import write_header
+from balance_hil.bundle import model_id
+from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
+from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+
+QEMU = "qemu-system-arm"
+ENGINES = ("int8", "tflm")
+# The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
+OPTIONS_ADDRESS = 0x2000_0000
+OPTIONS_MARK = 0x4F50_5431
+# Kills QEMU when this program has ended without doing so: then its end of the pipe closes and `read` returns.
+_GUARD = 'read -r line; case "$(readlink "/proc/$1/exe")" in *qemu*) kill -9 "$1";; esac'
+
+
+def check_installation() -> None:
+    """Raises what keeps the emulated boards from being built or started here.
+
+    Raises:
+        EmulatorMissingError, FlashToolMissingError: what is missing.
+    """
+    emulator()
+    check_cross_tools()
+
+
+def image_environment(definition: BoardDefinition, engine: str, prefix: str = "qemu") -> str:
+    """The environment of platformio.ini that builds the image of an engine for a board; ``prefix`` "bench" counts instructions.
+
+    Raises:
+        FlashToolMissingError: the engine tflm, and its C++ library is not named.
+    """
+    name = definition.environment.replace("qemu", prefix, 1)
+    if engine != "tflm":
+        return name
+    if not os.environ.get(TFLM_LIBRARY):
+        raise FlashToolMissingError(
+            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, and {TFLM_LIBRARY} is not set",
+            "docs/boards.md says how to supply it; the compact engine computes the same without it: --engine int8",
+        )
+    return f"{name}_tflm"
+
+
+class QemuMachine(EmulatedMachine):
+    """One QEMU process.
+
+    Args:
+        definition: the board; its ``environment`` builds the image and its ``machine`` is what QEMU emulates.
+        config: model and watchdog time. The model is compiled into the image.
+        progress: receives a line when the firmware has to be built first.
+
+    Raises:
+        UsageError: no model, no such engine, or no environment for it.
+        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
+    """
+
+    def __init__(
+        self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
+    ) -> None:
+        if config.engine not in ENGINES:
+            raise UsageError(f"the board {config.name} has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
+        if config.fault is not None:
+            raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
+        self._qemu = emulator()
+        self._machine = definition.machine
+        self._watchdog_ms = config.watchdog_ms
+        self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
+        self._qmp: Qmp | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        super().__init__(config.name)
+
+    def start(self) -> Link:
+        """See EmulatedMachine. Closing the link leaves the board running."""
+        link, far_end = open_pipes(f"a pipe to {self._name}")
+        try:
+            self._spawn("stdio,id=uart,signal=off", pipes=far_end)
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            far_end.close()
+        return link
+
+    def start_unopened(self) -> str:
+        """See EmulatedMachine. The port is a URL, for one program at a time."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+            link = open_link(url)  # before QEMU starts, so that READY is not lost
+            self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
+        self._await_ready(link)
+        return url
+
+    def press_reset(self) -> None:
+        """See EmulatedMachine."""
+        self._control("system_reset")
+
+    def pause(self) -> None:
+        """See EmulatedMachine. The board's clock stands still, too."""
+        self._control("stop")
+
+    def resume(self) -> None:
+        """See EmulatedMachine."""
+        self._control("cont")
+
+    def _control(self, command: str) -> None:
+        if self._qmp is None:
+            raise UsageError(f"the board {self._name} is switched off", "start it first")
+        self._qmp.execute(command)
+
+    def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
+        """Starts QEMU with a character device ``uart``, which may use inherited descriptors or be QEMU's stdin and stdout."""
+        ours, theirs = socket.socketpair()
+        self._qmp = Qmp(ours)
+        with theirs:
+            command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
+            command += ["-chardev", uart, "-serial", "chardev:uart"]
+            command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
+            command += _options(self._watchdog_ms)
+            self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
+        self._guard = _guard(self._processes[0].pid)
+
+    def _reap(self) -> None:
+        super()._reap()
+        if self._guard is not None:  # after QEMU: at no moment are both this program and the guard unable to end it
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+
+
+def emulator() -> str:
+    """Path of QEMU. Raises EmulatorMissingError."""
+    path = shutil.which(QEMU)
+    if path is None:
+        raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
+    return path
+
+
+def _header(config: EmulationConfig) -> Path:
+    """``model.h`` of the model that goes into the image."""
+    if config.header is not None:
+        return config.header
+    if config.model is None:
+        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: models/ppo")
+    model = config.model.read_bytes()
+    header = HEADERS / model_id(model) / "model.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    none = np.zeros((0, 1), np.int8)
+    partial = header.with_name(f"model.h.{os.getpid()}.partial")
+    write_header(partial, model, none, none)
+    partial.replace(header)
+    return header
+
+
+def _options(watchdog_ms: int | None) -> list[str]:
+    if watchdog_ms is None:
+        return []
+    (data,) = struct.unpack("<Q", struct.pack("<II", OPTIONS_MARK, watchdog_ms))
+    return ["-device", f"loader,addr={OPTIONS_ADDRESS:#x},data={data:#x},data-len=8"]
+
+
+def _guard(pid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", str(pid)], stdin=subprocess.PIPE, start_new_session=True)

@@ -1,0 +1,84 @@
+"""The environments: Gymnasium id, class and settings of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.options import (
+    SIDES,
+    BlockOptions,
+    MotorOptions,
+    PhysicsOptions,
+    RobotOptions,
+    SensorOptions,
+    Uniform,
+)
+
+_BLOCKS = {
+    "mass_kg": Uniform(low=0.03, high=0.1),
+    "size_m": Uniform(low=0.025, high=0.04),
+    "speed_m_s": Uniform(low=1.5, high=2.5),
+    "interval_s": Uniform(low=1.5, high=3.0),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One environment: where its class is, and its settings."""
+
+    entry_point: str
+    config: BalanceConfig
+
+
+CATALOG = {
+    "Env01-v1": Entry("balance_hil.envs.balance.env:BalanceEnv", BalanceConfig()),
+    "Env01-v2": Entry(
+        "balance_hil.envs.balance.variants:NoisySensorsEnv",
+        BalanceConfig(
+            options=RobotOptions(
+                sensors=SensorOptions(
+                    imu_noise_scale=Uniform(low=1.0, high=3.0),
+                    encoder_noise_scale=Uniform(low=1.0, high=3.0),
+                    pitch_bias_rad=Uniform(low=-0.02, high=0.02),
+                    gyro_bias_rad_s=Uniform(low=-0.02, high=0.02),
+                    gyro_bias_walk_rad_s_sqrt_s=0.002,
+                    encoder_ticks_per_rev=1320.0,
+                )
+            )
+        ),
+    ),
+    "Env01-v3": Entry(
+        "balance_hil.envs.balance.variants:DriveEnv",
+        BalanceConfig(
+            balance_first_s=3.0,
+            speed_target_rad_s=30.0,
+            yaw_target_rad_s=15.0,
+            speed_target_slew_rad_s2=20.0,
+            yaw_target_slew_rad_s2=15.0,
+        ),
+    ),
+    "Env02-v1": Entry(
+        "balance_hil.envs.balance.variants:RandomPhysicsEnv",
+        BalanceConfig(
+            options=RobotOptions(
+                physics=PhysicsOptions(
+                    mass_scale=Uniform(low=0.85, high=1.15),
+                    friction=Uniform(low=0.5, high=1.2),
+                    com_offset_x_m=Uniform(low=-0.006, high=0.006),
+                    com_offset_z_m=Uniform(low=-0.006, high=0.006),
+                    ground_slope_rad=Uniform(low=-0.03, high=0.03),
+                ),
+                motor=MotorOptions(servo_gain_scale=Uniform(low=0.6, high=1.4), dry_friction_nm=Uniform(low=0.0, high=0.01)),
+            )
+        ),
+    ),
+    "Env03-v1": Entry(
+        "balance_hil.envs.balance.variants:ThrownBlocksEnv",
+        BalanceConfig(options=RobotOptions(blocks=BlockOptions(sides=SIDES, **_BLOCKS))),
+    ),
+    "Env03-v2": Entry(
+        "balance_hil.envs.balance.variants:BlocksFrontBackEnv",
+        BalanceConfig(options=RobotOptions(blocks=BlockOptions(sides=("front", "back"), **_BLOCKS))),
+    ),
+}

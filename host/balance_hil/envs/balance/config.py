@@ -1,0 +1,95 @@
+"""Settings of a balance environment. A variant is another instance of ``BalanceConfig``, not another class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from balance_hil.envs.balance.options import IDEAL, RobotOptions
+from balance_hil.spec import PolicySpec, Signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorNoise:
+    """Standard deviations of the white noise on the measurements. It reaches the observation and nothing else."""
+
+    pitch_rad: float = 0.005
+    pitch_rate_rad_s: float = 0.05
+    wheel_speed_rad_s: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeights:
+    """Weights and widths of the reward terms; the formulas are in the docstring of ``BalanceEnv``."""
+
+    alive: float = 0.2
+    speed: float = 0.15  # once for the peak, once for the slope toward it
+    speed_width_rad_s: float = 5.0
+    yaw: float = 0.1
+    yaw_width_rad_s: float = 3.0
+    lean: float = 0.3
+    lean_width_rad: float = 0.06
+    lean_per_speed_error_rad_per_rad_s: float = 0.005
+    lean_limit_rad: float = 0.15
+    action_rate: float = 0.2
+    action_size: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """Physics, task and noise of one balance environment."""
+
+    model: str = "balance.xml"  # in envs/assets
+    physics_timestep_s: float = 0.001
+    substeps_per_step: int = 5
+    wheel_speed_step_rad_s: float = 2.0  # change of a wheel's commanded speed at action 1
+    command_lead_rad_s: float = 8.0  # the command stays this close to the measured wheel speed
+    command_limit_rad_s: float = 80.0
+    start_tilt_rad: float = 0.2  # start tilt is uniform within +- this
+    fall_pitch_rad: float = math.radians(50.0)
+    speed_target_rad_s: float = 20.0  # targets are uniform within +- these
+    yaw_target_rad_s: float = 10.0
+    target_hold_s: tuple[float, float] = (1.5, 4.5)  # and redrawn after a time uniform within this
+    balance_first_s: float = 0.0  # until then both targets are 0
+    speed_target_slew_rad_s2: float = 0.0  # targets move toward the drawn ones at this rate; 0: they jump
+    yaw_target_slew_rad_s2: float = 0.0
+    pitch_scale_rad: float = 0.35  # observation 1.0 means this much
+    pitch_rate_scale_rad_s: float = 4.0
+    wheel_speed_scale_rad_s: float = 80.0
+    speed_error_scale_rad_s: float = 60.0
+    yaw_error_scale_rad_s: float = 40.0
+    noise: SensorNoise = field(default_factory=SensorNoise)
+    reward: RewardWeights = field(default_factory=RewardWeights)
+    options: RobotOptions = IDEAL  # how the robot differs from the ideal one
+
+    @property
+    def control_period_s(self) -> float:
+        """Time between two actions."""
+        return self.physics_timestep_s * self.substeps_per_step
+
+    def policy_spec(self, environment: str) -> PolicySpec:
+        """Signal tables of observation and action for the environment of that Gymnasium id."""
+        observation = (
+            ("pitch", "rad", self.pitch_scale_rad),
+            ("pitch_rate", "rad/s", self.pitch_rate_scale_rad_s),
+            ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s),
+            ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s),
+            ("speed_error", "rad/s", self.speed_error_scale_rad_s),
+            ("yaw_error", "rad/s", self.yaw_error_scale_rad_s),
+        )
+        action = (
+            ("wheel_left_speed_step", "rad/s", self.wheel_speed_step_rad_s),
+            ("wheel_right_speed_step", "rad/s", self.wheel_speed_step_rad_s),
+        )
+        return PolicySpec(
+            environment=environment,
+            observation=_signals(observation),
+            action=_signals(action),
+            control_period_s=self.control_period_s,
+        )
+
+
+def _signals(rows: tuple[tuple[str, str, float], ...]) -> tuple[Signal, ...]:
+    return tuple(
+        Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows)
+    )

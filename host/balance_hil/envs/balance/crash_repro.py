@@ -1,0 +1,167 @@
+"""An episode that went wrong, so that it can be run again bit for bit: where it started, and every action since."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.envs.balance.task import N_ACT
+from balance_hil.errors import RecordingError, SimulationDivergedError, UsageError
+
+if TYPE_CHECKING:
+    from balance_hil.envs.balance.batch import BalanceBatch
+
+MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
+_FORMAT = 1
+_TEXT, _ACTIONS = "incident", "incident_actions"
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One episode up to the step that went wrong."""
+
+    environment: str
+    made_with: Mapping[str, Any]  # options of the batch, which decide about its model
+    options: Mapping[str, Any]  # that the episode was drawn from
+    reset_options: Mapping[str, Any]
+    generator: Mapping[str, Any]  # state of the random numbers before the reset
+    actions: NDArray[np.float32] = field(repr=False)  # [steps, n_act]; the last one is that of the step that went wrong
+    message: str = ""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What ``numpy.savez`` takes; ``load`` is the inverse."""
+        facts = {key: value for key, value in vars(self).items() if key != "actions"}
+        return {_TEXT: np.array(json.dumps({"format": _FORMAT, **facts})), _ACTIONS: self.actions}
+
+
+class Moment(NamedTuple):
+    """The state after one control step of an episode that is run again."""
+
+    step: int
+    pitch_rad: float
+    speed_error_rad_s: float
+    yaw_error_rad_s: float
+    action: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """How the episode went the second time."""
+
+    moments: list[Moment]
+    error: str | None  # None: this time nothing went wrong
+    robot: Mapping[str, Any]  # what was drawn for it, where its options differ from the ideal robot
+
+
+class EpisodeLog:
+    """The latest actions of ``n`` simulations, and where the random numbers of each stood when its episode began."""
+
+    def __init__(self, n: int) -> None:
+        # One entry per call keeps a step cheap; an episode's own actions are picked out when they are asked for.
+        self._calls: deque[tuple[NDArray[np.int32], NDArray[np.float32]]] = deque(maxlen=MAX_STEPS)
+        self._count = 0  # calls so far
+        self._starts: list[tuple[int, dict[str, Any], Mapping[str, Any]] | None] = [None] * n
+
+    def start(self, index: int, rng: np.random.Generator, reset_options: Mapping[str, Any] | None) -> None:
+        """An episode is about to be reset."""
+        self._starts[index] = (self._count, generator_state(rng), dict(reset_options or {}))
+
+    def add(self, ids: NDArray[np.int32], actions: NDArray[np.float32]) -> None:
+        """One control step of the episodes ``ids``."""
+        self._calls.append((ids, actions.copy()))
+        self._count += 1
+
+    def episode(self, index: int) -> tuple[NDArray[np.float32], dict[str, Any], Mapping[str, Any]] | None:
+        """Actions so far, generator state and reset options; None for one too long to be kept or not begun."""
+        start = self._starts[index]
+        if start is None or self._count - start[0] > len(self._calls):
+            return None
+        calls = list(self._calls)[len(self._calls) - (self._count - start[0]) :]
+        rows = [actions[ids == index] for ids, actions in calls]
+        return np.concatenate(rows) if rows else np.empty((0, N_ACT), np.float32), start[1], start[2]
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
+    """What ``restored_generator`` needs to go on from here, children included; plain JSON types."""
+    seeds = rng.bit_generator.seed_seq
+    assert isinstance(seeds, np.random.SeedSequence)
+    return {
+        "state": rng.bit_generator.state,
+        "entropy": seeds.entropy,
+        "spawn_key": list(seeds.spawn_key),
+        "n_children_spawned": seeds.n_children_spawned,
+    }
+
+
+def restored_generator(saved: Mapping[str, Any]) -> np.random.Generator:
+    """The generator as it was."""
+    seeds = np.random.SeedSequence(
+        saved["entropy"], spawn_key=tuple(saved["spawn_key"]), n_children_spawned=saved["n_children_spawned"]
+    )
+    bits = np.random.PCG64(seeds)
+    bits.state = saved["state"]
+    return np.random.Generator(bits)
+
+
+def load(path: Path) -> Incident:
+    """Reads what ``Incident.to_arrays`` wrote.
+
+    Raises:
+        RecordingError: no such file, or none of ours.
+        UsageError: the file holds no episode: the weights were at fault, not the simulation.
+    """
+    hint = "it is the diverged.npz in the folder of a training or an evaluation, in runs/"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if _TEXT not in archive:
+                raise UsageError(
+                    f"{path} holds no episode to run again: not the simulation went wrong but the weights", "train anew"
+                )
+            facts, actions = json.loads(str(archive[_TEXT])), archive[_ACTIONS]
+        if facts.pop("format") != _FORMAT:
+            raise KeyError("format")
+        return Incident(actions=actions, **facts)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as exc:
+        if isinstance(exc, UsageError):
+            raise
+        raise RecordingError(f"{path} is no episode that can be run again: {exc}", hint) from exc
+
+
+def rerun(incident: Incident) -> Rerun:
+    """Runs the episode again, up to where it went wrong or to the end of its actions.
+
+    Raises:
+        UnknownEnvironmentError, ConfigError: it is of another version of the program.
+    """
+    from balance_hil.envs.balance.batch import BalanceBatch
+    from balance_hil.envs.balance.options import options_from_dict
+
+    batch = BalanceBatch(incident.environment, 1, 1, options_from_dict(incident.made_with))
+    options = options_from_dict(incident.options)
+    if options != batch.config.options:
+        batch.change_options(options)
+    batch.restart(0, restored_generator(incident.generator), incident.reset_options)
+    moments: list[Moment] = []
+    error = None
+    for step, action in enumerate(incident.actions):
+        try:
+            info = batch.step(action[np.newaxis])[0][4]
+        except (SimulationDivergedError, ValueError) as exc:
+            error = str(exc)
+            break
+        errors = info["speed_error_rad_s"], info["yaw_error_rad_s"]
+        moments.append(Moment(step, info["pitch_rad"], *errors, tuple(action.tolist())))
+    return Rerun(moments, error, _drawn(batch))
+
+
+def _drawn(batch: BalanceBatch) -> Mapping[str, Any]:
+    robot = batch.robot(0)
+    return {} if robot is None else robot.drawn.to_dict()

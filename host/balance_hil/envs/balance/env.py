@@ -1,0 +1,260 @@
+"""The Gymnasium environment of the self-balancing robot."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.envs.balance import config_for
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.options import RobotOptions, options_from_dict
+from balance_hil.envs.balance.plant import MODEL_FIELDS, ModelVariant, Plant
+from balance_hil.envs.balance.rendering import OffscreenView, ViewerWindow, require_display
+from balance_hil.envs.balance.robot import Robot
+from balance_hil.envs.balance.task import N_ACT, N_OBS, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Step, start_pose
+from balance_hil.errors import UsageError
+
+Float32Array = NDArray[np.float32]
+
+
+@cache
+def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
+    """The compiled MuJoCo model of a configuration and of what its options need. Shared: treat it as read-only.
+
+    Without ``looks`` everything that is only seen is left out, which makes a step a sixth faster and changes no number.
+    """
+    path = resources.files("balance_hil.envs.balance") / "assets" / config.model
+    spec = mujoco.MjSpec.from_string(path.read_text())
+    spec.compiler.discardvisual = not looks
+    spec.option.timestep = config.physics_timestep_s
+    ModelVariant.of(config.options).apply(spec)
+    return spec.compile()
+
+
+def with_options(config: BalanceConfig, options: RobotOptions | Mapping[str, Any] | None) -> BalanceConfig:
+    """A configuration with other options: all of them, or as a table those that differ from its own.
+
+    Raises:
+        ConfigError: an unknown option or a value out of range.
+    """
+    if options is None:
+        return config
+    if not isinstance(options, RobotOptions):
+        options = options_from_dict(options, config.options)
+    return replace(config, options=options)
+
+
+def spaces() -> tuple[gym.spaces.Box[Any], gym.spaces.Box[Any]]:
+    """Observation space, float32 [6], and action space, float32 [2], both within +-1."""
+    return gym.spaces.Box(-1.0, 1.0, (N_OBS,), np.float32), gym.spaces.Box(-1.0, 1.0, (N_ACT,), np.float32)
+
+
+class BalanceEnv(gym.Env[Float32Array, Float32Array]):
+    r"""A two-wheeled robot that has to stay upright on flat ground while it follows a speed and a yaw target.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`. An action changes the commanded speed of a wheel; the command is integrated, stays within
+    8 rad/s of the measured speed and within 80 rad/s, and a velocity servo (0.2 Nm per rad/s, at most 0.3 Nm) follows it.
+
+    | Num | Action                                   | Min | Max | 1.0 means | Joint       | Type (Unit)   |
+    |-----|------------------------------------------|-----|-----|-----------|-------------|---------------|
+    | 0   | change of the left wheel's speed command | -1  | 1   | 2 rad/s   | wheel_left  | speed (rad/s) |
+    | 1   | change of the right wheel's speed command | -1  | 1   | 2 rad/s   | wheel_right | speed (rad/s) |
+
+    ## Observation Space
+    `Box(-1, 1, (6,), float32)`, clipped. White noise of 0.005 rad, 0.05 rad/s (gyroscope) and 0.15 rad/s (each wheel) is in the
+    observation only.
+
+    | Num | Observation                                            | Min | Max | 1.0 means | Joint       | Type (Unit)   |
+    |-----|--------------------------------------------------------|-----|-----|-----------|-------------|---------------|
+    | 0   | pitch, forward positive                                | -1  | 1   | 0.35 rad  | root        | angle (rad)   |
+    | 1   | pitch rate                                             | -1  | 1   | 4 rad/s   | root        | speed (rad/s) |
+    | 2   | speed of the left wheel                                | -1  | 1   | 80 rad/s  | wheel_left  | speed (rad/s) |
+    | 3   | speed of the right wheel                               | -1  | 1   | 80 rad/s  | wheel_right | speed (rad/s) |
+    | 4   | speed error: target minus mean wheel speed             | -1  | 1   | 60 rad/s  | both wheels | speed (rad/s) |
+    | 5   | yaw error: target minus (right minus left wheel speed) | -1  | 1   | 40 rad/s  | both wheels | speed (rad/s) |
+
+    ## Rewards
+    With speed error $e$, yaw error $y$, action $a$, change of action $\Delta a$, pitch $p$, counted from the one at which the
+    center of mass is over the axle, and the lean that the speed error asks for, $l = clip(0.005 e, \pm 0.15)$, all of the true
+    state, one step gives the sum of
+
+    | Term        | Value                                                  |
+    |-------------|--------------------------------------------------------|
+    | alive       | $0.2$                                                  |
+    | speed       | $0.15 / (1 + (e/5)^2) + 0.15 (1 - min(1, \|e\|/60))$   |
+    | yaw         | $0.1 / (1 + (y/3)^2) + 0.1 (1 - min(1, \|y\|/40))$     |
+    | lean        | $0.3 / (1 + ((p - l)/0.06)^2)$                         |
+    | action_rate | $-0.2 \|\Delta a\|^2$                                  |
+    | action_size | $-0.01 \|a\|^2$                                        |
+
+    `info` has each term as `reward_<term>`, and `pitch_rad`, `speed_error_rad_s` and `yaw_error_rad_s` without noise.
+
+    ## Starting State
+    At rest, tilted by $\mathcal{U}(\pm 0.2)$ rad. The speed target is $\mathcal{U}(\pm 20)$ rad/s and the yaw target
+    $\mathcal{U}(\pm 10)$ rad/s; both are redrawn every $\mathcal{U}(1.5, 4.5)$ s.
+    `reset(options={"tilt_rad": ..., "speed_target_rad_s": ..., "yaw_target_rad_s": ...})` fixes any of them; a fixed target
+    holds for the whole episode.
+
+    ## Episode End
+    Termination: the pitch leaves +-50 degrees. Truncation: 6000 steps of 5 ms, 30 s.
+
+    ## Arguments
+    | Parameter         | Type                     | Default      | Description                                                |
+    |-------------------|--------------------------|--------------|------------------------------------------------------------|
+    | `environment`     | **str**                  | `"Env01-v1"` | id, also written into `policy_spec`                        |
+    | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
+    | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
+    | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
+    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the ideal robot: `envs/options.py`         |
+
+    A control loop on the wall clock uses the halves of `step`: `apply_action`, `advance` by any number of physics substeps
+    (5 in all), `finish_step`.
+
+    ## Version History
+    * v1: initial version.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 200}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
+
+    def __init__(
+        self,
+        environment: str = "Env01-v1",
+        config: BalanceConfig | None = None,
+        render_mode: str | None = None,
+        width: int = 960,
+        height: int = 540,
+        options: RobotOptions | Mapping[str, Any] | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
+        if render_mode == "human":
+            require_display()
+        self.config = with_options(config or config_for(environment), options)
+        self.policy_spec = self.config.policy_spec(environment)
+        self.physics_timestep_s = self.config.physics_timestep_s
+        self.substeps_per_step = self.config.substeps_per_step
+        self.control_period_s = self.config.control_period_s
+        self.observation_space, self.action_space = spaces()
+        self.render_mode = render_mode
+        nominal = load_model(self.config, looks=render_mode is not None)
+        self.robot = None if self.config.options.is_ideal else Robot(self.config.options, self.config, nominal)
+        self.model = nominal if self.robot is None else copy.copy(nominal)
+        self.data = mujoco.MjData(self.model)
+        self._task = BalanceTask(self.config, self.robot)
+        # Attribute access on MjData builds a new array each time; these views stay valid for its whole life.
+        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._plant = self._own_plant()
+        self._frame_size = (width, height)
+        self._offscreen: OffscreenView | None = None
+        self._window: ViewerWindow | None = None
+        self._next_frame_s = 0.0
+        self._between_steps = True  # no physics yet since finish_step
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
+        """Starts an episode; the same seed gives the same episode.
+
+        Raises:
+            UsageError: an unknown option or a value out of range.
+        """
+        super().reset(seed=seed)
+        self._between_steps = True
+        tilt_rad = self._task.reset(self.np_random, options)
+        if self.robot is not None:
+            self.robot.draw(self.np_random, self._plant)
+        mujoco.mj_resetData(self.model, self.data)
+        self._qpos[:] = start_pose(self.model.qpos0, tilt_rad)
+        if self.robot is not None:
+            self.robot.place(self._plant)
+        if self.render_mode is not None:
+            mujoco.mj_fwdPosition(self.model, self.data)
+            self._next_frame_s = time.perf_counter()
+            if self.render_mode == "human":
+                self.render()
+        return self._task.observe(self._qpos.tolist(), self._qvel.tolist())
+
+    def step(self, action: Float32Array) -> Step:
+        """One control step of 5 ms.
+
+        Raises:
+            NonFiniteInputError: the action is NaN or infinite.
+            SimulationDivergedError: the physics is no longer finite.
+        """
+        self.apply_action(action)
+        self.advance(self.substeps_per_step)
+        outcome = self.finish_step()
+        if self.render_mode == "human":
+            self._pace()
+            self.render()
+        return outcome
+
+    def apply_action(self, action: Sequence[float] | Float32Array) -> None:
+        """Moves the wheel-speed command by one action, float [2]; the physics sees it from the next substep on."""
+        qvel, ctrl = self._qvel, self._ctrl
+        ctrl[0], ctrl[1] = self._task.apply_action(action, float(qvel[WHEEL_LEFT]), float(qvel[WHEEL_RIGHT]))
+
+    def advance(self, n_substeps: int) -> None:
+        """Advances the physics alone by ``n_substeps`` of ``physics_timestep_s``."""
+        if self._between_steps and self.robot is not None:
+            # Not in apply_action: a control step whose action is held has none, and is pushed all the same.
+            self.robot.before_physics(self._plant)
+            self._between_steps = False
+        mujoco.mj_step(self.model, self.data, nstep=n_substeps)
+
+    def finish_step(self) -> Step:
+        """Ends the control step and returns what ``step`` returns."""
+        self._between_steps = True
+        return self._task.finish_step(self._qpos.tolist(), self._qvel.tolist())
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """A frame, uint8 [height, width, 3], in mode rgb_array; None otherwise.
+
+        Raises:
+            DisplayMissingError: no window or no headless OpenGL can be had.
+        """
+        if self.render_mode == "rgb_array":
+            if self._offscreen is None:
+                self._offscreen = OffscreenView(self.model, *self._frame_size)
+            return self._offscreen.frame(self.data)
+        if self.render_mode == "human":
+            if self._window is None:
+                self._window = ViewerWindow(self.model, self.data)
+            self._window.update()
+        return None
+
+    def close(self) -> None:
+        """Closes window and OpenGL context; may be called twice."""
+        for view in (self._offscreen, self._window):
+            if view is not None:
+                view.close()
+        self._offscreen = self._window = None
+
+    def _own_plant(self) -> Plant:
+        model, data = self.model, self.data
+        return Plant(
+            data.qpos,
+            data.qvel,
+            data.xfrc_applied,
+            data.actuator_force,
+            {name: getattr(model, name) for name in MODEL_FIELDS},
+            lambda: mujoco.mj_setConst(model, data),
+        )
+
+    def _pace(self) -> None:
+        """Waits for the wall clock, so that a watched episode runs at real speed."""
+        self._next_frame_s += self.control_period_s
+        wait_s = self._next_frame_s - time.perf_counter()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        else:
+            self._next_frame_s -= wait_s

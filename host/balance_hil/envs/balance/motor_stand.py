@@ -1,0 +1,239 @@
+"""The robot on a stand: wheels in the air, to record how the wheel servos answer to steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.envs.balance.config import SensorNoise
+from balance_hil.envs.balance.options import IDEAL, N_DRAWN, RobotOptions, fixed, options_from_dict
+from balance_hil.envs.balance.plant import MODEL_FIELDS, write_motor
+from balance_hil.envs.balance.rendering import OffscreenView
+from balance_hil.errors import ConfigError, NonFiniteInputError, SimulationDivergedError, UsageError
+from balance_hil.spec import PolicySpec, Signal
+
+CALIBRATION = "Cal01-v1"
+N_OBS, N_ACT = 2, 3
+_WHEELS = slice(0, 2)
+_STAND_M = 0.08
+MAX_LOAD_KG_M2 = 0.01
+_OPTION_GROUPS = ("motor", "sensors")
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Physics and sensors of the stand. The physics step is short, because a bare wheel answers within a millisecond."""
+
+    model: str = "balance.xml"
+    physics_timestep_s: float = 0.00005
+    substeps_per_step: int = 20
+    command_scale_rad_s: float = 80.0  # commanded wheel speed at action 1
+    wheel_speed_scale_rad_s: float = 100.0  # observation 1.0 means this much
+    noise: SensorNoise = field(default_factory=SensorNoise)
+    options: RobotOptions = IDEAL
+
+    @property
+    def control_period_s(self) -> float:
+        """Time between two samples."""
+        return self.physics_timestep_s * self.substeps_per_step
+
+    def policy_spec(self, environment: str) -> PolicySpec:
+        """Signal tables."""
+        speeds = [
+            ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s),
+            ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s),
+        ]
+        commands = [
+            ("wheel_left_speed_command", "rad/s", self.command_scale_rad_s),
+            ("wheel_right_speed_command", "rad/s", self.command_scale_rad_s),
+            ("drive", "1", 1.0),
+        ]
+        return PolicySpec(
+            environment=environment,
+            observation=_signals(speeds),
+            action=_signals(commands),
+            control_period_s=self.control_period_s,
+        )
+
+
+@cache
+def _load_model(config: CalibrationConfig, looks: bool) -> mujoco.MjModel:
+    spec = mujoco.MjSpec.from_string((resources.files("balance_hil.envs.balance") / "assets" / config.model).read_text())
+    spec.compiler.discardvisual = not looks
+    spec.option.timestep = config.physics_timestep_s
+    robot = spec.body("robot")
+    spec.delete(robot.first_joint())
+    robot.pos[2] += _STAND_M
+    if looks:
+        robot.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.02, 0.03, 0.035], pos=[0, 0, -0.07], rgba=[0.45, 0.47, 0.5, 1], mass=0
+        )
+    return spec.compile()
+
+
+class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
+    r"""``Cal01-v1``: motor calibration. The robot is held on a stand, its wheels turn freely, their step response is recorded.
+
+    There is nothing to learn here: the reward is 0 and an episode never terminates. `hil calibrate` records a step response with
+    this environment, `hil identify` finds the motor's parameters from it, or from a recording of a real robot.
+
+    ## Action Space
+    `Box(-1, 1, (3,), float32)`: absolute commands, not changes as in the balance environments.
+
+    | Num | Action                                  | Min | Max | 1.0 means | Joint       | Type (Unit)   |
+    |-----|-----------------------------------------|-----|-----|-----------|-------------|---------------|
+    | 0   | commanded speed of the left wheel       | -1  | 1   | 80 rad/s  | wheel_left  | speed (rad/s) |
+    | 1   | commanded speed of the right wheel      | -1  | 1   | 80 rad/s  | wheel_right | speed (rad/s) |
+    | 2   | drive: 0 and above the servos are on, below both motors coast | -1 | 1 | | both        | switch        |
+
+    ## Observation Space
+    `Box(-1, 1, (2,), float32)`, clipped, with white noise of 0.15 rad/s.
+
+    | Num | Observation                | Min | Max | 1.0 means | Joint       | Type (Unit)   |
+    |-----|----------------------------|-----|-----|-----------|-------------|---------------|
+    | 0   | speed of the left wheel    | -1  | 1   | 100 rad/s | wheel_left  | speed (rad/s) |
+    | 1   | speed of the right wheel   | -1  | 1   | 100 rad/s | wheel_right | speed (rad/s) |
+
+    ## Starting State
+    At rest. `reset(options={"load_kg_m2": ...})` fastens a disc of that inertia to each wheel: without two different loads a
+    step response tells the motor's parameters only up to a common factor.
+
+    ## Episode End
+    Truncation: 6000 steps of 1 ms, 6 s.
+
+    ## Arguments
+    | Parameter     | Type                   | Default      | Description                                                      |
+    |---------------|------------------------|--------------|------------------------------------------------------------------|
+    | `environment` | **str**                | `"Cal01-v1"` | id                                                               |
+    | `options`     | **RobotOptions, dict** | ideal        | motor and sensor noise of the robot on the stand                 |
+    | `render_mode` | **"rgb_array"**        | `None`       | frames without a display                                         |
+
+    ## Version History
+    * v1: initial version.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 1000}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
+
+    def __init__(
+        self,
+        environment: str = CALIBRATION,
+        config: CalibrationConfig | None = None,
+        render_mode: str | None = None,
+        width: int = 960,
+        height: int = 540,
+        options: RobotOptions | Mapping[str, Any] | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
+        self.config = config or CalibrationConfig()
+        self.options = _checked(self.config.options if options is None else options)
+        self.policy_spec = self.config.policy_spec(environment)
+        self.control_period_s = self.config.control_period_s
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (N_OBS,), np.float32)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (N_ACT,), np.float32)
+        self.render_mode = render_mode
+        self._nominal = _load_model(self.config, render_mode is not None)
+        self.model = copy.copy(self._nominal)
+        self.data = mujoco.MjData(self.model)
+        self._noise_rad_s = 0.0
+        self._frame_size = (width, height)
+        self._view: OffscreenView | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
+        """Starts a recording. Raises UsageError on an unknown option or a load out of range."""
+        super().reset(seed=seed)
+        load = _load(options or {})
+        drawn = self.options.drawn(self.np_random.random(N_DRAWN).tolist())
+        values = {name: getattr(self.model, name) for name in MODEL_FIELDS}
+        for name, value in values.items():  # the episode before left its load, and perhaps motors that coast
+            value[:] = getattr(self._nominal, name)
+        write_motor(values, self._nominal, drawn.motor, _WHEELS)
+        self.model.dof_armature[_WHEELS] += load
+        self._limit = self.model.actuator_forcerange.copy()
+        self._noise_rad_s = self.config.noise.wheel_speed_rad_s * fixed(drawn.sensors.encoder_noise_scale)
+        mujoco.mj_setConst(self.model, self.data)
+        mujoco.mj_resetData(self.model, self.data)
+        return self._observe()
+
+    def step(self, action: Float32Array) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
+        """One sample of 1 ms. Raises NonFiniteInputError, SimulationDivergedError, UsageError."""
+        values = np.asarray(action, np.float64).reshape(-1)
+        if values.size != N_ACT:
+            raise UsageError(
+                f"an action has {N_ACT} elements, this one has {values.size}", "see the table in envs/calibration.py"
+            )
+        if not np.isfinite(values).all():
+            raise NonFiniteInputError(f"the action is not finite: {values.tolist()}", "check what commands the motors")
+        left, right, drive = np.clip(values, -1.0, 1.0)
+        self.data.ctrl[:] = (left * self.config.command_scale_rad_s, right * self.config.command_scale_rad_s)
+        self.model.actuator_forcerange[:] = self._limit if drive >= 0.0 else 0.0
+        mujoco.mj_step(self.model, self.data, nstep=self.config.substeps_per_step)
+        observation, info = self._observe()
+        return observation, 0.0, False, False, info
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """A frame, uint8 [height, width, 3], in mode rgb_array. Raises DisplayMissingError."""
+        if self.render_mode is None:
+            return None
+        if self._view is None:
+            self._view = OffscreenView(self.model, *self._frame_size)
+        return self._view.frame(self.data)
+
+    def close(self) -> None:
+        """Closes the OpenGL context; may be called twice."""
+        if self._view is not None:
+            self._view.close()
+        self._view = None
+
+    def _observe(self) -> tuple[Float32Array, dict[str, Any]]:
+        true = self.data.qvel[_WHEELS]
+        if not np.isfinite(true).all():
+            raise SimulationDivergedError(f"the simulation diverged: wheel speeds {true.tolist()}", "check the motor's options")
+        measured = true + self._noise_rad_s * self.np_random.standard_normal(2)
+        scaled = np.clip(measured / self.config.wheel_speed_scale_rad_s, -1.0, 1.0).astype(np.float32)
+        torque = self.data.actuator_force.tolist()
+        return scaled, {"wheel_speed_rad_s": true.tolist(), "measured_rad_s": measured.tolist(), "torque_nm": torque}
+
+
+def _signals(rows: list[tuple[str, str, float]]) -> tuple[Signal, ...]:
+    return tuple(
+        Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows)
+    )
+
+
+def _checked(options: RobotOptions | Mapping[str, Any]) -> RobotOptions:
+    """Options that mean something on a stand. Raises ConfigError."""
+    checked = options if isinstance(options, RobotOptions) else options_from_dict(options)
+    for group in fields(RobotOptions):
+        if group.name not in _OPTION_GROUPS and getattr(checked, group.name) != getattr(IDEAL, group.name):
+            raise ConfigError(
+                f"options of {group.name!r} do nothing to a robot on a stand ({CALIBRATION})",
+                f"leave them out; it takes {' and '.join(_OPTION_GROUPS)}",
+            )
+    if checked.motor.lag_s != 0.0 or checked.motor.dead_band_rad_s != 0.0:
+        raise ConfigError(f"{CALIBRATION} has no lag_s and no dead_band_rad_s", "leave them out")
+    return checked
+
+
+def _load(options: Mapping[str, Any]) -> float:
+    for key in options:
+        if key != "load_kg_m2":
+            raise UsageError(f"unknown reset option {key!r}, did you mean 'load_kg_m2'?", "reset options are: load_kg_m2")
+    try:
+        load = float(options.get("load_kg_m2", 0.0))
+    except (TypeError, ValueError):
+        load = math.nan
+    if not 0.0 <= load <= MAX_LOAD_KG_M2:
+        raise UsageError(f"reset option load_kg_m2 is {options['load_kg_m2']!r}", f"give a number within 0..{MAX_LOAD_KG_M2:g}")
+    return load

@@ -1,0 +1,293 @@
+"""How a robot differs from the ideal one: physics, motors, battery, sensors, delays, pushes and thrown blocks.
+
+``RobotOptions`` is one frozen dataclass and one YAML form. The default of every field is the ideal robot of ``Env01-v1``, and a
+group at its defaults costs nothing. A quantity is a number, or a range ``[low, high]`` from which it is drawn uniformly: once per
+reset, those of ``pushes`` and ``blocks`` once per event. Nothing else decides: the same seed and options give the same episode.
+
+    physics:
+      mass_scale: [0.85, 1.15]
+      friction: [0.5, 1.2]
+    sensors:
+      pitch_bias_rad: 0.01
+    blocks:
+      sides: [front, back]
+"""
+# ruff: noqa: RUF009 - _quantity is dataclasses.field with the limits of the quantity
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from balance_hil.envs.balance.quantities import OPTIONS_HINT, Limits, check_quantity
+from balance_hil.envs.balance.quantities import Quantity as Quantity
+from balance_hil.envs.balance.quantities import Uniform as Uniform
+from balance_hil.envs.balance.quantities import fixed as fixed
+from balance_hil.envs.balance.quantities import pick as pick
+from balance_hil.errors import ConfigError, require
+
+MAX_DELAY_STEPS = 50
+SIDES = ("front", "back", "left", "right")
+
+
+def _quantity(default: Quantity | None, low: float, high: float = math.inf, *, whole: bool = False) -> Any:
+    return field(default=default, metadata={"limits": Limits(low, high, whole, default is None)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsOptions:
+    """Body and ground."""
+
+    mass_scale: Quantity = _quantity(1.0, 0.1, 10.0)  # of masses and inertias of body and wheels
+    friction: Quantity | None = _quantity(None, 0.0, 5.0)  # sliding coefficient of wheel on ground; None: 0.9
+    com_offset_x_m: Quantity = _quantity(0.0, -0.05, 0.05)  # of the body's center of mass, forward
+    com_offset_z_m: Quantity = _quantity(0.0, -0.05, 0.05)  # and up
+    ground_slope_rad: Quantity = _quantity(0.0, -0.3, 0.3)  # uphill in the direction that the robot faces at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotorOptions:
+    """Both wheel servos: velocity servos of limited torque. ``None`` takes the model's value."""
+
+    armature_kg_m2: Quantity | None = _quantity(None, 1e-6, 0.01)  # rotor inertia behind the gear, at the wheel; None: 1e-4
+    damping_nm_s_rad: Quantity | None = _quantity(None, 0.0, 0.1)  # viscous; None: 5e-4
+    torque_limit_nm: Quantity | None = _quantity(None, 0.001, 10.0)  # None: 0.3
+    servo_gain_nm_s_rad: Quantity | None = _quantity(None, 0.001, 10.0)  # torque per speed error, kv; None: 0.2
+    servo_gain_scale: Quantity = _quantity(1.0, 0.01, 10.0)  # multiplies the gain
+    lag_s: Quantity = _quantity(0.0, 0.0, 0.5)  # first-order lag of the commanded speed
+    dead_band_rad_s: Quantity = _quantity(0.0, 0.0, 40.0)  # commanded speeds below it are taken as 0
+    dry_friction_nm: Quantity = _quantity(0.0, 0.0, 1.0)  # Coulomb friction of the gear
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatteryOptions:
+    """Torque-speed curve of the motors on a battery that sags under load. Off while ``voltage_v`` is None.
+
+    At the terminal voltage v a motor gives at most ``stall torque (v / nominal - speed / no-load speed)`` in the direction in
+    which it turns, its torque limit being the stall torque at the nominal voltage; v is the open-circuit voltage less the
+    internal resistance times the current of both motors.
+    """
+
+    voltage_v: Quantity | None = _quantity(None, 0.1, 100.0)  # open circuit
+    internal_resistance_ohm: Quantity = _quantity(0.15, 0.0, 10.0)
+    nominal_voltage_v: Quantity = _quantity(7.4, 0.1, 100.0)
+    no_load_speed_rad_s: Quantity = _quantity(90.0, 1.0, 1000.0)  # of the wheel, at the nominal voltage
+    stall_current_a: Quantity = _quantity(2.5, 0.01, 100.0)  # of one motor, at the nominal voltage
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorOptions:
+    """IMU and wheel encoders. Noise scales multiply the white noise of the environment."""
+
+    imu_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)
+    encoder_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)
+    pitch_bias_rad: Quantity = _quantity(0.0, -0.5, 0.5)  # mounting offset of the IMU
+    gyro_bias_rad_s: Quantity = _quantity(0.0, -1.0, 1.0)  # at the start of the episode
+    gyro_bias_walk_rad_s_sqrt_s: Quantity = _quantity(0.0, 0.0, 1.0)  # deviation of its random walk after 1 s
+    encoder_ticks_per_rev: Quantity = _quantity(0.0, 0.0, 1e6, whole=True)  # wheel speed from counted ticks; 0: ideal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayOptions:
+    """Delays, in control steps of 5 ms."""
+
+    observation_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # age of the measurements
+    observation_jitter_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # at each step 0..this is added
+    action_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Shoves at the body's center of mass, in a horizontal direction that is drawn for each, over one control step."""
+
+    impulse_n_s: Quantity = _quantity(0.0, 0.0, 10.0)  # 0: none
+    interval_s: Quantity = _quantity(Uniform(low=1.0, high=3.0), 0.05, 1000.0)
+    sides: tuple[str, ...] = SIDES  # from where
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """Solid cubes thrown at the robot, one in the air at a time."""
+
+    sides: tuple[str, ...] = ()  # from where, seen from the robot; none: no blocks
+    mass_kg: Quantity = _quantity(Uniform(low=0.01, high=0.03), 0.001, 5.0)  # per reset
+    size_m: Quantity = _quantity(Uniform(low=0.02, high=0.04), 0.005, 0.2)  # edge; per reset
+    speed_m_s: Quantity = _quantity(Uniform(low=1.0, high=2.0), 0.1, 20.0)  # at the start of its flight
+    interval_s: Quantity = _quantity(Uniform(low=1.5, high=3.0), 1.0, 1000.0)
+    distance_m: Quantity = _quantity(0.4, 0.2, 3.0)  # from which it is thrown
+    spread_rad: Quantity = _quantity(math.pi / 4, 0.0, math.pi / 4)  # of the direction, to either side
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotOptions:
+    """Everything in which a robot differs from the ideal one; see the module's docstring."""
+
+    physics: PhysicsOptions = PhysicsOptions()
+    motor: MotorOptions = MotorOptions()
+    battery: BatteryOptions = BatteryOptions()
+    sensors: SensorOptions = SensorOptions()
+    delays: DelayOptions = DelayOptions()
+    pushes: PushOptions = PushOptions()
+    blocks: BlockOptions = BlockOptions()
+
+    def __post_init__(self) -> None:
+        for group, name, limits in _quantities():
+            check_quantity(getattr(getattr(self, group), name), limits, f"{group}.{name}")
+        for group in ("pushes", "blocks"):
+            _check_sides(getattr(self, group).sides, f"{group}.sides")
+
+    @property
+    def is_ideal(self) -> bool:
+        """Nothing differs."""
+        return self == IDEAL
+
+    def drawn(self, u: list[float]) -> RobotOptions:
+        """These options with every per-reset range replaced by the value that the fractions ``u``, float [N_DRAWN], pick."""
+        changes: dict[str, dict[str, float]] = {}
+        for (group, name, limits), fraction in zip(_drawn_per_reset(), u, strict=True):
+            value = getattr(getattr(self, group), name)
+            if isinstance(value, Uniform):
+                changes.setdefault(group, {})[name] = pick(value, fraction, whole=limits.whole)
+        if not changes:
+            return self
+        groups = {group: dataclasses.replace(getattr(self, group), **values) for group, values in changes.items()}
+        result = object.__new__(RobotOptions)  # the ranges have been checked: not again at every reset
+        for each in fields(self):
+            object.__setattr__(result, each.name, groups.get(each.name, getattr(self, each.name)))
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the ideal robot, in plain JSON types; ``options_from_dict`` is the inverse."""
+        differing = {}
+        for group in fields(self):
+            mine, ideal = getattr(self, group.name), getattr(IDEAL, group.name)
+            values = {
+                f.name: _plain(getattr(mine, f.name)) for f in fields(mine) if getattr(mine, f.name) != getattr(ideal, f.name)
+            }
+            if values:
+                differing[group.name] = values
+        return differing
+
+
+def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = None, name: str = "options") -> RobotOptions:
+    """Options from plain types, on top of ``base`` (default: the ideal robot).
+
+    Args:
+        values: groups of quantities; a range is a list of two numbers.
+        base: what holds where ``values`` says nothing.
+        name: what the message of an error calls the source.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range; the message names the key.
+    """
+    options = base or IDEAL
+    groups = {}
+    for group, content in values.items():
+        _check_key(group, [f.name for f in fields(RobotOptions)], "", name)
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{group!r} of {name} is {content!r}, it must be a table of keys and values", OPTIONS_HINT)
+        known = [f.name for f in fields(getattr(options, group))]
+        changes = {}
+        for key, value in content.items():
+            _check_key(key, known, f"{group}.", name)
+            changes[key] = _read_value(value, key, f"{group}.{key}")
+        groups[group] = dataclasses.replace(getattr(options, group), **changes)
+    return dataclasses.replace(options, **groups)
+
+
+def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
+    """Options from a YAML file, on top of ``base``: an environment's own, or by default the ideal robot.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
+        MissingExtraError: PyYAML is not installed.
+    """
+    require("yaml", "train")
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read the options {path}: {exc}", "check the path given to --options") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", OPTIONS_HINT) from exc
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a table of keys and values", OPTIONS_HINT)
+    return options_from_dict(values, base, str(path))
+
+
+@cache
+def _quantities() -> tuple[tuple[str, str, Limits], ...]:
+    """(group, name, limits) of every quantity."""
+    return tuple(_iterate_quantities())
+
+
+def _iterate_quantities() -> Iterator[tuple[str, str, Limits]]:
+    for group in fields(RobotOptions):
+        for each in fields(cast(Any, group.default)):
+            if "limits" in each.metadata:
+                yield group.name, each.name, each.metadata["limits"]
+
+
+_PER_EVENT = {("pushes", "impulse_n_s"), ("pushes", "interval_s"), ("blocks", "speed_m_s"), ("blocks", "interval_s")}
+
+
+@cache
+def _drawn_per_reset() -> tuple[tuple[str, str, Limits], ...]:
+    return tuple(quantity for quantity in _quantities() if quantity[:2] not in _PER_EVENT)
+
+
+def _check_key(key: Any, known: list[str], prefix: str, name: str) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(str(key), known, n=1)
+        raise ConfigError(
+            f"unknown option {prefix + str(key)!r} in {name}" + (f", did you mean {prefix + near[0]!r}?" if near else ""),
+            f"known are: {', '.join(prefix + each for each in known)}",
+        )
+
+
+def _read_value(value: Any, key: str, name: str) -> Any:
+    if key == "sides":
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise ConfigError(f"option {name!r} is {value!r}, a range is [low, high]", OPTIONS_HINT)
+        return Uniform(low=_number(value[0], name), high=_number(value[1], name))
+    return None if value is None else _number(value, name)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool):
+        value = None
+    try:
+        return float(value)  # YAML reads 1e-3, without a point, as text
+    except (TypeError, ValueError):
+        raise ConfigError(f"option {name!r} holds {value!r}, it must be a number or a range [low, high]", OPTIONS_HINT) from None
+
+
+def _check_sides(sides: Any, name: str) -> None:
+    for side in sides:
+        if side not in SIDES:
+            near = difflib.get_close_matches(str(side), SIDES, n=1)
+            raise ConfigError(
+                f"unknown side {side!r} in {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"sides are: {', '.join(SIDES)}",
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Uniform):
+        return [value.low, value.high]
+    return list(value) if isinstance(value, tuple) else value
+
+
+IDEAL = RobotOptions()
+N_DRAWN = len(_drawn_per_reset())

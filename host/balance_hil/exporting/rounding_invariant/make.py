@@ -1,0 +1,122 @@
+"""An ordinary int8 model becomes a rounding-proof one: grid, fine-tuning, flatbuffer, proof, trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.checkpoint import Actor
+from balance_hil.errors import ExportError
+from balance_hil.exporting.rounding_invariant.agreement import check_agreement
+from balance_hil.exporting.rounding_invariant.conditions import Proof, prove
+from balance_hil.exporting.rounding_invariant.fine_tuning import FakeQuantNetwork, FineTuned, Samples, fine_tune
+from balance_hil.exporting.rounding_invariant.flatbuffer import write_flatbuffer
+from balance_hil.exporting.rounding_invariant.layout import Grid, ProofModel, Step, read_chain
+from balance_hil.exporting.rounding_invariant.scales import choose_grids, choose_weight_exponents
+from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.tflite.graph import TfliteGraph, read_graph
+
+FINE_TUNING_STEPS = 2000
+AGREEMENT_SAMPLES = 20_000
+_FORWARD_SAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class RoundingProof:
+    """A finished rounding-proof model and how it came about. Errors are of actions against the float actor's."""
+
+    model: bytes
+    proof: Proof
+    tuned: FineTuned
+    ordinary_rms_error: float  # of the ordinary int8 model on the validation rows
+    differing: dict[str, int]  # runtime -> output values that are not TFLM's
+    training_rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What bundle.json records."""
+        return {
+            "validation_rms_error_ordinary": self.ordinary_rms_error,
+            "validation_rms_error_before_fine_tuning": self.tuned.rms_before,
+            "validation_rms_error": self.tuned.rms_after,
+            "fine_tuning_steps": FINE_TUNING_STEPS,
+            "fine_tuning_rows": self.training_rows,
+            "random_inputs": AGREEMENT_SAMPLES,
+            "outputs_unlike_tflm": dict(self.differing),
+        } | asdict(self.proof)
+
+
+def make_rounding_proof(
+    actor: Actor,
+    ordinary: bytes,
+    training: Samples,
+    calibration: NDArray[np.float32],
+    seed: int,
+    progress: Callable[[float], None] = lambda done: None,
+) -> RoundingProof:
+    """Makes the model, proves it and tries it.
+
+    Args:
+        actor: the float teacher.
+        ordinary: bytes of its ordinary int8 ``.tflite``: gives operators, names and shapes.
+        training: rows to fine-tune on.
+        calibration: float32 [n, n_obs]: sets the grid and chooses the best network of the run.
+        seed: of the fine-tuning and of the random inputs.
+        progress: receives how much of the fine-tuning is done, 0..1.
+
+    Raises:
+        ExportError: the model has an operator that is not known, does not meet the conditions, or a runtime disagrees.
+        MissingExtraError: torch, tflite-micro or ai-edge-litert is not installed.
+    """
+    graph = read_graph(ordinary)
+    steps = read_chain(graph)
+    _check_shapes(graph, steps, actor)
+    given, grids, network = _network(steps, actor, calibration)
+    validation = Samples(calibration, actor.act_batch(calibration))
+    tuned = fine_tune(network, given, training, validation, steps=FINE_TUNING_STEPS, seed=seed, progress=progress)
+    model = write_flatbuffer(ordinary, graph, steps, ProofModel(given, grids, tuned.layers))
+    proof = prove(model)
+    _check_forward(network, tuned, model, seed)
+    differing = check_agreement(model, AGREEMENT_SAMPLES, seed)
+    error = TflmRuntime(ordinary).act_batch(calibration).astype(np.float64) - validation.actions
+    return RoundingProof(model, proof, tuned, float(np.sqrt(np.mean(error**2))), differing, len(training.observations))
+
+
+def _network(
+    steps: tuple[Step, ...], actor: Actor, calibration: NDArray[np.float32]
+) -> tuple[Grid, tuple[Grid, ...], FakeQuantNetwork]:
+    weights = [np.asarray(w, np.float64) for w in actor.weights]
+    biases = [np.asarray(b, np.float64) for b in actor.biases]
+    given, grids = choose_grids(steps, weights, biases, calibration.astype(np.float64))
+    inputs = [given, *grids]
+    dense = [(i, step) for i, step in enumerate(steps) if step.dense]
+    exponents = [
+        choose_weight_exponents(w, b, inputs[i], grids[i], per_channel=step.per_channel)
+        for (i, step), w, b in zip(dense, weights, biases, strict=True)
+    ]
+    return given, grids, FakeQuantNetwork(steps, given, grids, weights, biases, exponents)
+
+
+def _check_shapes(graph: TfliteGraph, steps: tuple[Step, ...], actor: Actor) -> None:
+    found = [graph.tensors[step.weight].shape for step in steps if step.dense]
+    if found != [weight.shape for weight in actor.weights]:
+        raise ExportError(
+            f"the int8 model has dense layers of {found}, the actor of {[w.shape for w in actor.weights]}",
+            "export it without --rounding-proof",
+        )
+
+
+def _check_forward(network: FakeQuantNetwork, tuned: FineTuned, model: bytes, seed: int) -> None:
+    """The fine-tuned network and the written model must be one and the same."""
+    runtime = TflmRuntime(model)
+    inputs = np.random.default_rng(seed).integers(INT8_MIN, INT8_MAX + 1, (_FORWARD_SAMPLES, runtime.n_obs)).astype(np.int8)
+    wrong = int(np.count_nonzero(network.infer_int8_batch(inputs, tuned.layers) != runtime.infer_int8_batch(inputs)))
+    if wrong:
+        raise ExportError(
+            f"the fine-tuned network and the written model differ in {wrong} outputs of {_FORWARD_SAMPLES} inputs",
+            "report this with the checkpoint attached",
+        )

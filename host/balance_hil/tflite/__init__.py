@@ -1,0 +1,1 @@
+"""The .tflite file: reading its graph, changing it, writing one."""

@@ -1,0 +1,366 @@
+"""hil flash against emulated ports and a ``pio`` of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import balance_hil.boards.kinds.serial
+from balance_hil.boards import flash as flashing
+from balance_hil.boards import flash_tool
+from balance_hil.boards.flash import FlashConfig, FlashResult
+from balance_hil.cli import flash as flash_command
+from balance_hil.errors import (
+    AmbiguousBoardError,
+    BoardNotBackError,
+    BoardStatusError,
+    FirmwareBuildError,
+    FlashFailedError,
+    FlashToolMissingError,
+    HarnessError,
+    NotOurFirmwareError,
+    PortBusyError,
+    PortNotFoundError,
+    SilentBoardError,
+    UnknownBoardError,
+    UsageError,
+    WrongBoardError,
+)
+from balance_hil.protocol.messages import Status
+
+from .flash_bench import COMMIT, Bench, hold, our_firmware
+
+OTHER_MODEL = "ffffffffffff"
+SHORT_S = 0.6
+NUCLEO = {"vid": 0x0483, "pid": 0x374B}
+
+
+def silent(data: bytes) -> bytes:
+    return b""
+
+
+def banner(data: bytes) -> bytes:
+    return b"MicroPython v1.24 on 2026-01-01; Teensy 4.1\r\n>>> "
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bench = Bench(tmp_path)
+    monkeypatch.setenv("PATH", f"{bench.install_pio()}{os.pathsep}{os.environ['PATH']}")
+    for module in (flashing, balance_hil.boards.kinds.serial):
+        monkeypatch.setattr(module, "list_serial_ports", bench.ports)
+    monkeypatch.setattr(flashing, "firmware_commit", lambda: COMMIT)
+    monkeypatch.setattr(flashing, "ASK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(flash_tool, "prepare_platformio", lambda: None)
+    yield bench
+    bench.close()
+
+
+def flash(bench: Bench, bundle, *, board: str = "teensy41", **options) -> FlashResult:
+    bench.start()
+    return flashing.flash(FlashConfig(bundle=bundle, board=board, **options))
+
+
+def replug(bench: Bench, name: str, answer, **usb):
+    """What an upload does: the first port vanishes and another one appears."""
+
+    def on_upload() -> None:
+        if bench.boards:
+            bench.unplug(bench.boards[0])
+        bench.plug(name, answer, **usb)
+
+    bench.on_upload = on_upload
+
+
+def refused(bench: Bench, bundle, **options) -> HarnessError:
+    with pytest.raises(HarnessError) as caught:
+        flash(bench, bundle, **options)
+    return caught.value
+
+
+# --- a flash that goes well -----------------------------------------------------------------------------------------------
+
+
+def test_the_board_vanishes_comes_back_under_another_name_and_runs_the_policy(bench, linear_bundle):
+    old = bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
+    replug(bench, "ttyACM7", our_firmware(linear_bundle))
+    result = flash(bench, linear_bundle)
+    assert result.flashed
+    assert result.port.endswith("ttyACM7")
+    assert result.info.model_id == linear_bundle.id
+    build, upload = bench.calls()
+    assert "run --environment teensy41 " in build
+    assert f"HIL_MODEL={linear_bundle.path.resolve()}" in build
+    assert f"--target upload --upload-port {old.usb.device}" in upload
+
+
+def test_the_same_image_is_not_flashed_again(bench, linear_bundle):
+    bench.plug("ttyACM0", our_firmware(linear_bundle))
+    result = flash(bench, linear_bundle)
+    assert not result.flashed
+    assert bench.calls() == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}, {"engine": "int8"}, {"uploaded": 1}]
+)
+def test_any_other_image_is_replaced(bench, linear_bundle, change):
+    bench.plug("ttyACM0", our_firmware(linear_bundle, **change))
+    replug(bench, "ttyACM0", our_firmware(linear_bundle))
+    assert flash(bench, linear_bundle).flashed
+
+
+def test_local_changes_are_never_taken_for_the_same_image(bench, linear_bundle, monkeypatch):
+    monkeypatch.setattr(flashing, "firmware_commit", lambda: COMMIT + "+")
+    bench.plug("ttyACM0", our_firmware(linear_bundle, firmware_commit=COMMIT + "+"))
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, firmware_commit=COMMIT + "+"))
+    assert flash(bench, linear_bundle).flashed
+
+
+def test_force_flashes_the_same_image(bench, linear_bundle):
+    bench.plug("ttyACM0", our_firmware(linear_bundle))
+    replug(bench, "ttyACM0", our_firmware(linear_bundle))
+    assert flash(bench, linear_bundle, force=True).flashed
+
+
+@pytest.mark.parametrize("answer", [silent, banner, lambda data: bytes(range(128, 256))])
+def test_whatever_ran_before_is_replaced(bench, linear_bundle, answer):
+    bench.plug("ttyACM0", answer)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle))
+    assert flash(bench, linear_bundle).flashed
+
+
+def test_the_engine_chooses_the_environment(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, engine="int8"))
+    assert flash(bench, linear_bundle, engine="int8").info.engine == "int8"
+    assert all("--environment teensy41_int8 " in call for call in bench.calls())
+
+
+def test_a_board_without_a_port_is_flashed_with_force(bench, linear_bundle):
+    bench.on_upload = lambda: bench.plug("ttyACM0", our_firmware(linear_bundle)) and None
+    assert flash(bench, linear_bundle, force=True).flashed
+    assert "--upload-port" not in bench.calls()[1]
+
+
+def test_openocd_is_told_which_probe_is_meant(bench, linear_bundle):
+    bench.plug("ttyACM0", our_firmware(linear_bundle), serial_number="066A", **NUCLEO)
+    mine = bench.plug("ttyACM1", silent, serial_number="066B", **NUCLEO)
+
+    def on_upload() -> None:
+        bench.unplug(mine)
+        bench.plug("ttyACM2", our_firmware(linear_bundle, board="nucleo_f446re"), serial_number="066B", **NUCLEO)
+
+    bench.on_upload = on_upload
+    result = flash(bench, linear_bundle, board="nucleo_f446re", port=mine.usb.device)
+    assert result.port.endswith("ttyACM2")
+    assert "HIL_PROBE_SERIAL=066B" in bench.calls()[1]
+
+
+def test_a_port_that_others_try_first_is_waited_for(bench, linear_bundle):
+    """ModemManager opens every new port for a moment."""
+    holders = []
+
+    def on_upload() -> None:
+        bench.unplug(bench.boards[0])
+        holders.append(hold(bench.plug("ttyACM0", our_firmware(linear_bundle))))
+
+    bench.plug("ttyACM0", silent)
+    bench.on_upload = on_upload
+    real = flashing.connect
+    refusals = []
+
+    def connect(*arguments, **options):
+        try:
+            return real(*arguments, **options)
+        except PortBusyError as exc:
+            refusals.append(exc)
+            holders.pop().close()
+            raise
+
+    flashing.connect, restore = connect, flashing.connect
+    try:
+        assert flash(bench, linear_bundle).flashed
+    finally:
+        flashing.connect = restore
+    assert len(refusals) == 1
+
+
+# --- one error for each cause -------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_plugged_in(bench, linear_bundle):
+    error = refused(bench, linear_bundle)
+    assert type(error) is PortNotFoundError
+    assert "no teensy41 is plugged in (USB 16c0:0483)" in error.message
+    assert "--force" in error.hint
+
+
+def test_a_port_that_does_not_exist(bench, linear_bundle):
+    assert type(refused(bench, linear_bundle, port="/dev/ttyNOPE")) is PortNotFoundError
+
+
+def test_two_boards_match(bench, linear_bundle):
+    for number in ("1", "2"):
+        bench.plug(f"ttyACM{number}", silent, serial_number=number, **NUCLEO)
+    error = refused(bench, linear_bundle, board="nucleo_f446re")
+    assert type(error) is AmbiguousBoardError
+    assert "ttyACM1 (serial number 1)" in error.message
+    assert bench.calls() == []
+
+
+def test_a_flash_tool_that_takes_any_board_is_not_let_loose_on_two(bench, linear_bundle):
+    boards = [bench.plug(f"ttyACM{number}", silent, serial_number=str(number)) for number in range(2)]
+    error = refused(bench, linear_bundle, port=boards[0].usb.device)
+    assert type(error) is AmbiguousBoardError
+    assert "whichever it finds first" in error.message
+
+
+def test_the_port_is_busy(bench, linear_bundle):
+    with hold(bench.plug("ttyACM0", silent)):
+        error = refused(bench, linear_bundle)
+    assert type(error) is PortBusyError
+    assert bench.calls() == []
+
+
+def test_the_board_is_another_one(bench, linear_bundle):
+    bench.plug("ttyACM0", our_firmware(linear_bundle, board="nucleo_h743zi"), **NUCLEO)
+    error = refused(bench, linear_bundle, board="nucleo_f446re")
+    assert type(error) is WrongBoardError
+    assert "says that it is nucleo_h743zi, not nucleo_f446re" in error.message
+    assert bench.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("board", "kind", "message"),
+    [
+        ("native", UsageError, "given the model when it starts"),
+        ("serial", UsageError, "names no PlatformIO environment"),
+        ("teensy42", UnknownBoardError, "no board is called 'teensy42'"),
+    ],
+)
+def test_boards_that_are_not_flashed(bench, linear_bundle, board, kind, message):
+    error = refused(bench, linear_bundle, board=board)
+    assert type(error) is kind
+    assert message in error.message
+
+
+def test_an_engine_that_does_not_exist(bench, linear_bundle):
+    assert "no firmware has an engine called 'onnx'" in refused(bench, linear_bundle, engine="onnx").message
+
+
+def test_the_build_fails(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    bench.build_script = "echo 'firmware/src/arduino/main.cpp:3:1: error: nope'; exit 1"
+    error = refused(bench, linear_bundle)
+    assert type(error) is FirmwareBuildError
+    assert "main.cpp:3:1: error: nope" in error.message
+    assert len(bench.calls()) == 1
+
+
+def test_the_tflm_library_is_missing(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    bench.build_script = "echo 'error: HIL_TFLM_LIB is not set'; exit 1"
+    error = refused(bench, linear_bundle)
+    assert type(error) is FirmwareBuildError
+    assert "--engine int8" in error.hint
+
+
+def test_the_upload_fails(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    bench.upload_script = "echo 'Reading file'; echo 'Error: init mode failed (unable to connect to the target)'; exit 1"
+    error = refused(bench, linear_bundle)
+    assert type(error) is FlashFailedError
+    assert "unable to connect to the target" in error.message
+    assert "Reading file" not in error.message
+
+
+def test_the_upload_tool_is_missing(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    bench.upload_script = "echo 'sh: 1: teensy_loader_cli: not found'; exit 1"
+    error = refused(bench, linear_bundle)
+    assert type(error) is FlashToolMissingError
+    assert "teensy_loader_cli is not installed" in error.message
+
+
+def test_an_upload_that_waits_for_ever_is_stopped(bench, linear_bundle, monkeypatch):
+    monkeypatch.setattr(flash_tool, "UPLOAD_TIMEOUT_S", SHORT_S)
+    bench.plug("ttyACM0", silent)
+    bench.upload_script = "sleep 600"
+    error = refused(bench, linear_bundle)
+    assert type(error) is FlashFailedError
+    assert "did not end within 0.6 s" in error.message
+
+
+def test_platformio_is_missing(bench, linear_bundle, monkeypatch):
+    bench.plug("ttyACM0", silent)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(flash_tool, "find_spec", lambda name: None)
+    error = refused(bench, linear_bundle)
+    assert type(error) is FlashToolMissingError
+    assert "balance-hil[firmware]" in error.hint
+
+
+def test_the_board_does_not_come_back(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    bench.on_upload = lambda: bench.unplug(bench.boards[0])
+    error = refused(bench, linear_bundle, back_timeout_s=SHORT_S)
+    assert type(error) is BoardNotBackError
+    assert "did not come back within 0.6 s" in error.message
+
+
+def test_another_board_that_appears_is_not_taken_for_it(bench, linear_bundle):
+    bench.plug("ttyACM0", silent, serial_number="S1")
+    replug(bench, "ttyACM1", our_firmware(linear_bundle), serial_number="S2")
+    assert type(refused(bench, linear_bundle, back_timeout_s=SHORT_S)) is BoardNotBackError
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(silent, SilentBoardError), (banner, NotOurFirmwareError)])
+def test_the_board_comes_back_and_is_no_firmware_of_ours(bench, linear_bundle, answer, kind):
+    bench.plug("ttyACM0", silent)
+    replug(bench, "ttyACM0", answer)
+    assert type(refused(bench, linear_bundle, back_timeout_s=SHORT_S)) is kind
+
+
+@pytest.mark.parametrize("stale", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}])
+def test_the_tool_reports_success_and_the_old_image_still_runs(bench, linear_bundle, stale):
+    bench.plug("ttyACM0", our_firmware(linear_bundle, **stale))
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, **stale))
+    error = refused(bench, linear_bundle, back_timeout_s=SHORT_S)
+    assert type(error) is FlashFailedError
+    assert "reported success, but the board" in error.message
+
+
+def test_an_engine_that_computes_the_model_wrongly(bench, linear_bundle):
+    bench.plug("ttyACM0", silent)
+    wrong = {"engine_status": Status.SELF_TEST_FAILED, "engine_detail": 8, "engine_message": "golden vectors"}
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, **wrong))
+    error = refused(bench, linear_bundle)
+    assert type(error) is BoardStatusError
+    assert error.status == "self_test_failed"
+    assert "old TFLM" in error.hint
+
+
+# --- the command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_json(bench, ppo_bundle, changed):
+    bench.plug("ttyACM0", our_firmware(ppo_bundle, **({"model_id": OTHER_MODEL} if changed else {})))
+    replug(bench, "ttyACM0", our_firmware(ppo_bundle))
+    bench.start()
+    done = CliRunner().invoke(flash_command.command, [str(ppo_bundle.path), "--board", "teensy41", "--json"])
+    assert done.exception is None, done.exception
+    document = json.loads(done.stdout)
+    assert document["flashed"] is changed
+    assert (document["model_id"], document["engine"], document["board"]) == (ppo_bundle.id, "tflm", "teensy41")
+
+
+def test_one_line_for_people(bench, ppo_bundle):
+    bench.plug("ttyACM0", our_firmware(ppo_bundle))
+    done = CliRunner().invoke(flash_command.command, [str(ppo_bundle.path), "--board", "teensy41"])
+    assert f"already ran policy {ppo_bundle.id} with the engine tflm" in done.stdout.replace("\n", " ")

@@ -1,0 +1,92 @@
+"""The environments against what is written about them."""
+
+import re
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from balance_hil.envs.balance import CALIBRATION, ENVIRONMENTS, make, spec_for
+from balance_hil.envs.balance.catalog import CATALOG
+from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.options import IDEAL, Uniform, _quantities
+
+ROOT = Path(__file__).parents[4]
+DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
+
+
+def docstring(environment):
+    module, name = CATALOG[environment].entry_point.split(":")
+    return getattr(import_module(module), name).__doc__
+
+
+def written(value):
+    if isinstance(value, Uniform):
+        return f"{value.low:g} to {value.high:g}"
+    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}"
+
+
+@pytest.mark.parametrize("environment", [e for e in CATALOG if e != "Env01-v1"])
+def test_a_docstring_has_the_options_and_settings_of_its_environment(environment):
+    rows = dict(re.findall(r"\| `([\w.]+)` *\| ([^|]+?) +\|", docstring(environment)))
+    config = CATALOG[environment].config
+    parent = BalanceConfig() if environment != "Env03-v2" else CATALOG["Env03-v1"].config
+    changed, values = set(), {}
+    for group, content in vars(config.options).items():
+        for key, value in vars(content).items():
+            values[f"{group}.{key}"] = value
+            if value != getattr(getattr(parent.options, group), key):
+                changed.add(f"{group}.{key}")
+    for key, value in vars(config).items():
+        values[key] = value
+        if key != "options" and value != getattr(parent, key):
+            changed.add(key)
+    assert changed <= rows.keys()
+    assert rows == {key: written(values[key]) for key in rows}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_environment_takes_the_policies_of_every_other(environment):
+    assert spec_for("Env01-v1").difference(spec_for(environment)) is None
+    assert isinstance(make(environment).unwrapped, BalanceEnv)
+    assert spec_for("Env01-v1").difference(spec_for(CALIBRATION)).startswith("control period")
+
+
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, CALIBRATION])
+def test_every_environment_is_in_the_document_with_its_picture(environment):
+    assert f"| `{environment}` |" in DOCUMENT
+    assert (ROOT / "docs" / "pictures" / "envs" / f"{environment}.png").is_file()
+    assert f"pictures/envs/{environment}.png" in DOCUMENT
+
+
+def test_the_table_of_options_is_that_of_the_dataclass():
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| (\S+(?: \d[^|]*\])?)(?: \([^)]*\))? \| ([^|]+) \|", DOCUMENT, re.M)
+    expected = []
+    for group, name, limits in _quantities():
+        value = getattr(getattr(IDEAL, group), name)
+        ideal = f"[{value.low:g}, {value.high:g}]" if isinstance(value, Uniform) else value
+        ideal = {None: "none" if group == "battery" else "model"}.get(
+            ideal, ideal if isinstance(ideal, str) else f"{ideal or 0:g}"
+        )
+        expected.append((f"{group}.{name}", ideal, f"{limits.low:g} to {limits.high:g}"))
+    assert rows == expected
+
+
+def test_targets_of_env01_v3_rest_then_move_at_their_rate():
+    env = make("Env01-v3").unwrapped
+    _, info = env.reset(seed=4)
+    speeds, yaws = [info["speed_error_rad_s"]], [info["yaw_error_rad_s"]]
+    for _ in range(3000):  # without physics: the errors are the targets
+        info = env.finish_step()[4]
+        speeds.append(info["speed_error_rad_s"])
+        yaws.append(info["yaw_error_rad_s"])
+    assert set(speeds[:600]) == set(yaws[:600]) == {0.0}
+    for values, limit, slew in ((speeds, 30.0, 20.0), (yaws, 15.0, 15.0)):
+        steps = [abs(b - a) for a, b in pairwise(values)]
+        assert max(steps) == pytest.approx(slew * 0.005)
+        assert 0.2 * limit < max(map(abs, values)) <= limit
+    fixed = env.reset(options={"speed_target_rad_s": 7.0})[1]
+    assert fixed["speed_error_rad_s"] == 7.0
+    assert {env.finish_step()[4]["speed_error_rad_s"] for _ in range(2000)} == {7.0}
