@@ -23,7 +23,7 @@ MAX_HELD_SHARE = 0.02
 
 def report(result: RunResult, measure: Callable[..., None]) -> None:
     """Survival and equality are the verdict; the rest is written down."""
-    measure("chatter", result.summary.chatter, "1")
+    measure("action_rate", result.summary.action_rate, "1")
     measure("speed_error_rms", result.summary.speed_error_rms, "rad/s")
     measure("control_rate", result.control_rate_hz, "Hz")
     fallen = [f"seed {episode.seed} after {episode.steps} steps" for episode in result.episodes if not episode.survived]

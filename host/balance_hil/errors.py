@@ -199,10 +199,10 @@ class TrainingError(HarnessError, RuntimeError):
 class SimulationDivergedError(HarnessError, FloatingPointError):
     """The physics is no longer finite; the message carries the state.
 
-    ``incident`` is the episode, to run it again; None where nobody kept it.
+    ``crash_repro`` is the episode, to run it again; None where nobody kept it.
     """
 
-    incident: Any = None
+    crash_repro: Any = None
 
 
 class CalibrationLogError(HarnessError, ValueError):
@@ -222,9 +222,9 @@ class RecordingMismatchError(RecordingError):
 
 
 class NonFiniteInputError(HarnessError, ValueError):
-    """A NaN or an infinity where a number is needed; ``incident`` as for SimulationDivergedError."""
+    """A NaN or an infinity where a number is needed; ``crash_repro`` as for SimulationDivergedError."""
 
-    incident: Any = None
+    crash_repro: Any = None
 
 
 # --- the installation -------------------------------------------------------------------------------------------------

@@ -19,21 +19,21 @@ class EpisodeMetrics:
     steps: int  # control steps until the fall or the end
     survived: bool
     speed_error_rms_rad_s: float
-    yaw_error_rms_rad_s: float
-    chatter: float  # mean over steps and action elements of |a_t - a_(t-1)|, with a_0 = 0 before the first step
+    wheel_speed_difference_error_rms_rad_s: float
+    action_rate: float  # mean over steps and action elements of |a_t - a_(t-1)|, with a_0 = 0 before the first step
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """Several episodes. Errors and chatter are weighted by steps, so that a short episode counts for little."""
+    """Several episodes. Errors and action_rate are weighted by steps, so that a short episode counts for little."""
 
     episodes: int
     survived: int
     survival: float  # 0..1
     steps: int  # of all episodes together
     speed_error_rms: float  # rad/s
-    yaw_error_rms: float  # rad/s
-    chatter: float
+    wheel_speed_difference_error_rms: float  # rad/s
+    action_rate: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -57,7 +57,7 @@ class EpisodeAccumulator:
         previous = self._previous or (0.0,) * len(values)
         self._change += sum([abs(a - b) for a, b in zip(values, previous, strict=True)]) / len(values)
         self._previous = values
-        speed, yaw = info["speed_error_rad_s"], info["yaw_error_rad_s"]
+        speed, yaw = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"]
         self._speed_squares += speed * speed
         self._yaw_squares += yaw * yaw
         self.steps += 1
@@ -70,8 +70,8 @@ class EpisodeAccumulator:
             steps=self.steps,
             survived=survived,
             speed_error_rms_rad_s=math.sqrt(self._speed_squares / steps),
-            yaw_error_rms_rad_s=math.sqrt(self._yaw_squares / steps),
-            chatter=self._change / steps,
+            wheel_speed_difference_error_rms_rad_s=math.sqrt(self._yaw_squares / steps),
+            action_rate=self._change / steps,
         )
 
 
@@ -89,6 +89,6 @@ def summarize(episodes: Sequence[EpisodeMetrics]) -> EvaluationSummary:
         survival=survived / max(1, len(episodes)),
         steps=steps,
         speed_error_rms=math.sqrt(mean([e.speed_error_rms_rad_s**2 for e in episodes])),
-        yaw_error_rms=math.sqrt(mean([e.yaw_error_rms_rad_s**2 for e in episodes])),
-        chatter=mean([e.chatter for e in episodes]),
+        wheel_speed_difference_error_rms=math.sqrt(mean([e.wheel_speed_difference_error_rms_rad_s**2 for e in episodes])),
+        action_rate=mean([e.action_rate for e in episodes]),
     )

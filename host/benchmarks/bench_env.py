@@ -1,8 +1,8 @@
 """``hil bench env``: environment steps per second, beside the reference project's way of stepping, in one run.
 
-    Env01-v1            5 physics substeps of 1 ms per control step, through gymnasium.make as users get it, and without wrappers
+    balance/Balance-v0  5 physics substeps of 1 ms per control step, through gymnasium.make as users get it, and without wrappers
     the same at 20 us   the same robot and task with 250 substeps of 20 us, as the reference project's Env01-v1 is stepped
-    side by side        16 episodes of Env01-v1 in one call per control step, on every core: what training and evaluation use
+    side by side        16 episodes in one call per control step, on every core: what training and evaluation use
     the others          each environment with its options, side by side and through gymnasium.make
 
 The contenders take turns in short blocks, and the fastest block of each counts: other programs can only slow one down. A
@@ -84,12 +84,12 @@ def run() -> list[dict[str, Any]]:
     reference_stepping = replace(BalanceConfig(), physics_timestep_s=20e-6, substeps_per_step=250)
     contenders: list[Contender] = [
         OneEpisode("the same at 20 us", BalanceEnv(config=reference_stepping)),
-        OneEpisode("Env01-v1", envs.make("Env01-v1")),
-        OneEpisode("Env01-v1, no wrappers", envs.make("Env01-v1").unwrapped),
-        SideBySide("Env01-v1"),
+        OneEpisode("balance/Balance-v0", envs.make("balance/Balance-v0")),
+        OneEpisode("balance/Balance-v0, no wrappers", envs.make("balance/Balance-v0").unwrapped),
+        SideBySide("balance/Balance-v0"),
     ]
     for environment in envs.ENVIRONMENTS:
-        if environment != "Env01-v1":
+        if environment != "balance/Balance-v0":
             contenders += [OneEpisode(environment, envs.make(environment)), SideBySide(environment)]
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(BLOCKS):

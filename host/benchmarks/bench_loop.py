@@ -57,7 +57,7 @@ class Contender:
         self.round_trip_us: list[float] = []
         self.step_us: list[float] = []
         self._exchange = exchange
-        self._env: gym.Env[Any, Any] = envs.make("Env01-v1").unwrapped
+        self._env: gym.Env[Any, Any] = envs.make("balance/Balance-v0").unwrapped
         self._observation, _ = self._env.reset(seed=0)
 
     def run_block(self) -> None:

@@ -8,7 +8,7 @@ Two things in one run, a few minutes long:
                 DummyVecEnv of the same robot with the reference's physics: 250 substeps of 20 us instead of 5 of 1 ms
 
 Contenders of the first part take turns in short blocks, and the fastest block of each counts: other programs can only slow one
-down. Both policies of the second part are judged on Env01-v1; the clock stands still meanwhile.
+down. Both policies of the second part are judged on balance/Balance-v0; the clock stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def _stepping() -> list[dict[str, Any]]:
         REFERENCE: DummyVecEnv([_factory(reference)] * EPISODES),
         "1 ms x 5, DummyVecEnv": DummyVecEnv([_factory(ours)] * EPISODES),
         f"1 ms x 5, SubprocVecEnv, {PROCESSES} processes": forked,
-        "1 ms x 5, our batch, 1 thread": BatchVecEnv("Env01-v1", EPISODES, 2000, (0, 0), 1),
+        "1 ms x 5, our batch, 1 thread": BatchVecEnv("balance/Balance-v0", EPISODES, 2000, (0, 0), 1),
     }
     if cores > 1:
-        contenders[f"1 ms x 5, our batch, {cores} threads"] = BatchVecEnv("Env01-v1", EPISODES, 2000, (0, 0), cores)
+        contenders[f"1 ms x 5, our batch, {cores} threads"] = BatchVecEnv("balance/Balance-v0", EPISODES, 2000, (0, 0), cores)
     rates: dict[str, float] = dict.fromkeys(contenders, 0.0)
     try:
         observations = {name: env.reset() for name, env in contenders.items()}
@@ -84,7 +84,9 @@ def _training() -> list[dict[str, Any]]:
 
     config = load_config(PpoConfig, "ppo")
     reference_s, reference_steps = _seconds_to_survival(config, DummyVecEnv([_factory(_config(reference=True))] * config.n_envs))
-    ours_s, our_steps = _seconds_to_survival(config, BatchVecEnv("Env01-v1", config.n_envs, config.episode_steps, (0, 0)))
+    ours_s, our_steps = _seconds_to_survival(
+        config, BatchVecEnv("balance/Balance-v0", config.n_envs, config.episode_steps, (0, 0))
+    )
     ours = "PPO, 1 ms x 5, our batch"
     rates = reference_steps / reference_s, our_steps / ours_s
     return [
@@ -107,7 +109,7 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
     from balance_hil.training.evaluation import Evaluator
 
     torch.set_num_threads(1)
-    judge = Evaluator("Env01-v1", config.evaluation, lambda: False, lambda step: None)
+    judge = Evaluator("balance/Balance-v0", config.evaluation, lambda: False, lambda step: None)
 
     class Judged(BaseCallback):  # type: ignore[misc]
         next_check = CHECK_EVERY_STEPS
@@ -131,7 +133,7 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
 
 
 def _config(*, reference: bool = False) -> BalanceConfig:
-    ours = envs.config_for("Env01-v1")
+    ours = envs.config_for("balance/Balance-v0")
     return replace(ours, physics_timestep_s=20e-6, substeps_per_step=250) if reference else ours
 
 

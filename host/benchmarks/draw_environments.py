@@ -43,7 +43,7 @@ def _degrees(rad: float) -> str:
 
 def _targets(env: Any, info: dict[str, Any], observation: NDArray[np.float32], step: int) -> str:
     left, right = env.data.qvel[6:8]
-    speed, yaw = info["speed_error_rad_s"] + (left + right) / 2, info["yaw_error_rad_s"] + right - left
+    speed, yaw = info["speed_error_rad_s"] + (left + right) / 2, info["wheel_speed_difference_error_rad_s"] + right - left
     return f"{step * env.control_period_s:.2f} s, pitch {_degrees(info['pitch_rad'])}\ntargets {speed:+.0f}, {yaw:+.0f} rad/s"
 
 
@@ -72,13 +72,13 @@ def _wheels(env: Any, info: dict[str, Any], observation: NDArray[np.float32], st
 
 
 STRIPS = {
-    "Env01-v1": Strip(tuple((3, step) for step in (0, 12, 30, 80, 400)), _targets),
-    "Env01-v2": Strip(tuple((3, step) for step in (0, 12, 30, 80, 400)), _sensors),
-    "Env01-v3": Strip(tuple((1, step) for step in (0, 300, 900, 1200, 1500)), _targets),
-    "Env02-v1": Strip(tuple((seed, 100) for seed in (0, 1, 2, 3, 4)), _physics),
-    "Env03-v1": Strip((), _block),
-    "Env03-v2": Strip((), _block),
-    "Cal01-v1": Strip(tuple((0, step) for step in (0, 10, 40, 300, 600)), _wheels),
+    "balance/Balance-v0": Strip(tuple((3, step) for step in (0, 12, 30, 80, 400)), _targets),
+    "balance/BalanceNoisy-v0": Strip(tuple((3, step) for step in (0, 12, 30, 80, 400)), _sensors),
+    "balance/BalanceTargets-v0": Strip(tuple((1, step) for step in (0, 300, 900, 1200, 1500)), _targets),
+    "balance/BalanceRandomized-v0": Strip(tuple((seed, 100) for seed in (0, 1, 2, 3, 4)), _physics),
+    "balance/BalanceBlocks-v0": Strip((), _block),
+    "balance/BalanceBlocksFrontBack-v0": Strip((), _block),
+    "balance/MotorStand-v0": Strip(tuple((0, step) for step in (0, 10, 40, 300, 600)), _wheels),
 }
 
 

@@ -20,7 +20,7 @@ def linear_bundle():
         path=Path("models/linear"),
         id="0123456789ab",
         algorithm="linear",
-        spec=spec_for("Env01-v1"),
+        spec=spec_for("balance/Balance-v0"),
         input_quant=QuantParams(1 / 128, 0),
         output_quant=QuantParams(1 / 128, 0),
     )

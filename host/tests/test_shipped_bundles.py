@@ -31,8 +31,8 @@ def test_its_training_reached_what_is_asked(bundle):
     assert judged["episodes"] == 50
     # Trained with a curriculum, it is judged at the curriculum's hard end: docs/robustness.md.
     assert judged["survived"] == 50 or bundle.training["hyper_parameters"].get("curriculum")
-    assert judged["chatter"] <= 0.05
-    assert judged["yaw_error_rms"] <= 5.0
+    assert judged["action_rate"] <= 0.05
+    assert judged["wheel_speed_difference_error_rms"] <= 5.0
     int8 = bundle.metrics["stages"][-1]
     assert (int8["name"], int8["survival"]) == ("int8", 1.0)
 

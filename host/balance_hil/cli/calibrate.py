@@ -28,7 +28,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noise, and of options with ranges.")
 def command(log: Path, options: Path | None, loads: tuple[float, ...], seed: int) -> None:
-    """Put the simulated robot on a stand (Cal01-v1), step its wheel servos and write what is measured to LOG.csv.
+    """Put the simulated robot on a stand (balance/MotorStand-v0), step its wheel servos and write what is measured to LOG.csv.
 
     The same columns recorded on a real robot are what hil identify reads: see docs/environments.md.
     """

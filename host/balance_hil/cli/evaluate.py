@@ -1,4 +1,4 @@
-"""``hil evaluate``: survival, tracking and chatter of a policy on any runtime or board."""
+"""``hil evaluate``: survival, tracking and action_rate of a policy on any runtime or board."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.table import Table
 
 from balance_hil import evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_stress import stress as print_stress
-from balance_hil.cli.incident import kept_for_replay
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.options import load_options
 from balance_hil.errors import UsageError
@@ -183,16 +183,16 @@ def _document(
         "options": (opened.options or envs.config_for(opened.environment).options).to_dict(),
         "episodes": summary.episodes,
         "survival": summary.survival,
-        "chatter": summary.chatter,
+        "action_rate": summary.action_rate,
         "speed_error_rms": summary.speed_error_rms,
-        "yaw_error_rms": summary.yaw_error_rms,
+        "wheel_speed_difference_error_rms": summary.wheel_speed_difference_error_rms,
         "results": [dict(vars(result)) for result in results],
     }
 
 
 def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: str, opened: OpenPolicy) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("seed", "steps", "survived", "speed rms rad/s", "yaw rms rad/s", "chatter"):
+    for heading in ("seed", "steps", "survived", "speed rms rad/s", "yaw rms rad/s", "action_rate"):
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
@@ -200,8 +200,8 @@ def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: s
             str(result.steps),
             "yes" if result.survived else "[bold red]no[/]",
             f"{result.speed_error_rms_rad_s:.2f}",
-            f"{result.yaw_error_rms_rad_s:.2f}",
-            f"{result.chatter:.4f}",
+            f"{result.wheel_speed_difference_error_rms_rad_s:.2f}",
+            f"{result.action_rate:.4f}",
         )
     table.add_section()
     table.add_row(
@@ -209,8 +209,8 @@ def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: s
         str(summary.steps),
         f"{summary.survival:.0%}",
         f"{summary.speed_error_rms:.2f}",
-        f"{summary.yaw_error_rms:.2f}",
-        f"{summary.chatter:.4f}",
+        f"{summary.wheel_speed_difference_error_rms:.2f}",
+        f"{summary.action_rate:.4f}",
     )
     stdout.print(table)
     stdout.print(f"{summary.survived} of {summary.episodes} episodes of {opened.environment} survived on the runtime {runtime}")

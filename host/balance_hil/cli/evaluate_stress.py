@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.cli.incident import kept_for_replay
+from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.intervals import LEVEL
 from balance_hil.evaluating.stress_run import StressConfig, run_stresses
@@ -68,7 +68,8 @@ def _print(table: StressTable) -> None:
         cells = [table.cell(policy.name, each.name) for policy in table.policies]
         row = []
         for cell in cells:
-            text = f"{show_survival(cell.survival)}  {cell.speed_error_rms.value:4.1f} {cell.yaw_error_rms.value:4.1f}"
+            errors = f"{cell.speed_error_rms.value:4.1f} {cell.wheel_speed_difference_error_rms.value:4.1f}"
+            text = f"{show_survival(cell.survival)}  {errors}"
             row.append(text if cell.survival.value >= ENOUGH else f"[bold red]{text}[/]")
         shown.add_row(each.title, *row)
     stdout.print(shown)

@@ -17,12 +17,16 @@ from balance_hil.exporting.config import ExportConfig, ExportResult
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder; by default the folder of the checkpoint.")
-@click.option("-e", "--environment", help="Gymnasium id; by default the one that training.json names, otherwise Env01-v1.")
+@click.option(
+    "-e", "--environment", help="Gymnasium id; by default the one that training.json names, otherwise balance/Balance-v0."
+)
 @click.option("--episodes", default=10, show_default=True, help="Episodes of the survival check, for each stage.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of such an episode; by default 6000 (30 s).")
 @click.option("--seed", default=0, show_default=True, help="Of calibration and golden vectors.")
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
-@click.option("--rounding-proof", is_flag=True, help="An int8 model that gives the same bits on every runtime; takes a minute.")
+@click.option(
+    "--rounding-invariant", is_flag=True, help="An int8 model that gives the same bits on every runtime; takes a minute."
+)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -38,7 +42,7 @@ def command(
     steps: int | None,
     seed: int,
     per_tensor: bool,
-    rounding_proof: bool,
+    rounding_invariant: bool,
     calibration: Path | None,
     trust: bool,
     as_json: bool,
@@ -60,7 +64,7 @@ def command(
         seed=seed,
         calibration=calibration,
         per_tensor=per_tensor,
-        rounding_proof=rounding_proof,
+        rounding_invariant=rounding_invariant,
         trust=trust,
     )
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
@@ -95,7 +99,7 @@ def _document(result: ExportResult) -> dict[str, object]:
         "stages": [stage.to_dict() for stage in result.stages],
         "operators": result.bundle.metrics["operators"],
         "arena_needed_bytes": result.bundle.metrics["arena_needed_bytes"],
-        "rounding_proof": result.bundle.metrics.get("rounding_proof"),
+        "rounding_invariant": result.bundle.metrics.get("rounding_invariant"),
         "conversion_s": round(result.conversion_s, 3),
         "wall_s": round(result.wall_s, 3),
     }
@@ -105,7 +109,7 @@ def print_result(result: ExportResult) -> None:
     """Prints the table of stages and what the bundle needs to stdout."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for heading in ("bytes", "max error", "RMS error", "survival", "chatter", "speed rms rad/s", "yaw rms rad/s"):
+    for heading in ("bytes", "max error", "RMS error", "survival", "action_rate", "speed rms rad/s", "yaw rms rad/s"):
         table.add_column(heading, justify="right")
     for stage in result.stages:
         table.add_row(
@@ -114,9 +118,9 @@ def print_result(result: ExportResult) -> None:
             "" if stage.max_error is None else f"{stage.max_error:.2g}",
             "" if stage.rms_error is None else f"{stage.rms_error:.2g}",
             f"{stage.survival:.0%}",
-            f"{stage.chatter:.4f}",
+            f"{stage.action_rate:.4f}",
             f"{stage.speed_error_rms:.2f}",
-            f"{stage.yaw_error_rms:.2f}",
+            f"{stage.wheel_speed_difference_error_rms:.2f}",
         )
     metrics = result.bundle.metrics
     operators = ", ".join(f"{count} {name}" for name, count in metrics["operators"].items())
@@ -126,16 +130,16 @@ def print_result(result: ExportResult) -> None:
         style="dim",
     )
     stdout.print(f"int8 operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
-    if proof := metrics.get("rounding_proof"):
-        _print_rounding_proof(proof)
+    if proof := metrics.get("rounding_invariant"):
+        _print_rounding_invariant(proof)
     stdout.print(f"conversion {result.conversion_s:.1f} s, with the survival checks {result.wall_s:.1f} s")
     stdout.print(f"bundle {result.bundle.id} in {result.bundle.path}", soft_wrap=True)
 
 
-def _print_rounding_proof(proof: Mapping[str, Any]) -> None:
+def _print_rounding_invariant(proof: Mapping[str, Any]) -> None:
     different = ", ".join(f"{name} {count}" for name, count in proof["outputs_unlike_tflm"].items())
     stdout.print(
-        f"rounding-proof: RMS error {proof['validation_rms_error_before_fine_tuning']:.2g} before fine-tuning, "
+        f"rounding-invariant: RMS error {proof['validation_rms_error_before_fine_tuning']:.2g} before fine-tuning, "
         f"{proof['validation_rms_error']:.2g} after (ordinary int8: {proof['validation_rms_error_ordinary']:.2g})"
     )
     stdout.print(f"outputs unlike TFLM's on {proof['random_inputs']} random inputs: {different}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.cli.incident import rerun_episode
+from balance_hil.cli.crash_repro import rerun_episode
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
 from balance_hil.comparing.replay_result import FirstDifference, Replay

@@ -143,8 +143,8 @@ def _facts(run: RunResult) -> dict[str, str]:
         "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
         "survived": f"{summary.survived} of {summary.episodes}",
         "board equals tflm": _equal(verdict),
-        "chatter": f"{summary.chatter:.4f}",
-        "tracking error": f"speed {summary.speed_error_rms:.2f}, yaw {summary.yaw_error_rms:.2f} rad/s rms",
+        "action_rate": f"{summary.action_rate:.4f}",
+        "tracking error": f"speed {summary.speed_error_rms:.2f}, yaw {summary.wheel_speed_difference_error_rms:.2f} rad/s rms",
     }
 
 

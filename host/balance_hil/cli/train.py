@@ -22,7 +22,7 @@ _PATH = click.Path(path_type=Path)
 @click.command(name="train")
 @click.argument("algorithm", metavar="[ALGORITHM]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every algorithm, in parallel processes.")
-@click.option("-e", "--environment", default="Env01-v1", show_default=True, metavar="ID", help="Gymnasium id.")
+@click.option("-e", "--environment", default="balance/Balance-v0", show_default=True, metavar="ID", help="Gymnasium id.")
 @click.option("--seed", type=int, help="Of weights and episodes.  [default: 0, or the checkpoint's]")
 @click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
 @click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
@@ -170,9 +170,9 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "evaluation_wall_s": record.evaluation_wall_s,
         "survival": record.survival,
         "episodes": record.evaluation["episodes"],
-        "chatter": record.evaluation["chatter"],
+        "action_rate": record.evaluation["action_rate"],
         "speed_error_rms": record.evaluation["speed_error_rms"],
-        "yaw_error_rms": record.evaluation["yaw_error_rms"],
+        "wheel_speed_difference_error_rms": record.evaluation["wheel_speed_difference_error_rms"],
         "bundle": str(result.output),
         "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }
@@ -182,7 +182,7 @@ def _say_result(result: TrainingResult) -> None:
     record, judged = result.record, result.record.evaluation
     stderr.print(
         f"survives {judged['survived']} of {judged['episodes']} unseen episodes; RMS errors {judged['speed_error_rms']:.1f} rad/s"
-        f" in speed, {judged['yaw_error_rms']:.2f} rad/s in yaw; chatter {judged['chatter']:.3f}",
+        f" in speed, {judged['wheel_speed_difference_error_rms']:.2f} rad/s in yaw; action_rate {judged['action_rate']:.3f}",
         soft_wrap=True,
     )
     made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"

@@ -84,7 +84,10 @@ def train_and_export(
         "wall_s": record.wall_s,
         "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
-        **{key: record.evaluation[key] for key in ("survival", "episodes", "chatter", "speed_error_rms", "yaw_error_rms")},
+        **{
+            key: record.evaluation[key]
+            for key in ("survival", "episodes", "action_rate", "speed_error_rms", "wheel_speed_difference_error_rms")
+        },
     }
     if export and record.survival == 1.0:
         from balance_hil.exporting import export as make_bundle
@@ -94,7 +97,7 @@ def train_and_export(
         figures |= {
             "int8_bytes": int8.size_bytes,
             "int8_survival": int8.survival,
-            "int8_chatter": int8.chatter,
+            "int8_action_rate": int8.action_rate,
             "int8_max_error": int8.max_error,
             "int8_rms_error": int8.rms_error,
         }

@@ -24,7 +24,7 @@ from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
 
 REFERENCE = "tflm"
-TRACKING = (("speed_error_rms_rad_s", "rad/s"), ("yaw_error_rms_rad_s", "rad/s"), ("chatter", "1"))
+TRACKING = (("speed_error_rms_rad_s", "rad/s"), ("wheel_speed_difference_error_rms_rad_s", "rad/s"), ("action_rate", "1"))
 TESTS = len(TRACKING) + 1  # and survival
 
 

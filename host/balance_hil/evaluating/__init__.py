@@ -25,7 +25,7 @@ from balance_hil.spec import PolicySpec
 
 BOARD_RUNTIME = "board"
 RUNTIMES = (*RUNTIME_NAMES, BOARD_RUNTIME)
-DEFAULT_ENVIRONMENT = "Env01-v1"
+DEFAULT_ENVIRONMENT = "balance/Balance-v0"
 VIDEO_FRAMES_PER_S = 25
 
 StepCallback = Callable[[RolloutStep], None]

@@ -30,13 +30,13 @@ class StressCell:
     survived: int
     survival: Interval  # 0..1; Wilson
     speed_error_rms: Interval  # rad/s; bootstrap
-    yaw_error_rms: Interval  # rad/s; bootstrap
-    chatter: Interval  # bootstrap
+    wheel_speed_difference_error_rms: Interval  # rad/s; bootstrap
+    action_rate: Interval  # bootstrap
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; an interval is a value with ``_low`` and ``_high`` beside it."""
         values: dict[str, Any] = {name: getattr(self, name) for name in ("policy", "stress", "episodes", "survived")}
-        for name in ("survival", "speed_error_rms", "yaw_error_rms", "chatter"):
+        for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
             interval: Interval = getattr(self, name)
             values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return values
@@ -65,8 +65,10 @@ class StressTable:
             survived=survived,
             survival=wilson(survived, len(episodes)),
             speed_error_rms=bootstrap_rms([episode.speed_error_rms_rad_s for episode in episodes], steps),
-            yaw_error_rms=bootstrap_rms([episode.yaw_error_rms_rad_s for episode in episodes], steps),
-            chatter=bootstrap_mean([episode.chatter for episode in episodes], steps),
+            wheel_speed_difference_error_rms=bootstrap_rms(
+                [episode.wheel_speed_difference_error_rms_rad_s for episode in episodes], steps
+            ),
+            action_rate=bootstrap_mean([episode.action_rate for episode in episodes], steps),
         )
 
     def cells(self) -> list[StressCell]:
@@ -94,7 +96,7 @@ class StressTable:
         }
 
     def to_markdown(self) -> str:
-        """Three tables, stresses down and policies across: survival, tracking, chatter."""
+        """Three tables, stresses down and policies across: survival, tracking, action_rate."""
         names = ", ".join(f"{policy.name} `{policy.id}`" if policy.id else policy.name for policy in self.policies)
         return "\n\n".join(
             [
@@ -105,11 +107,11 @@ class StressTable:
                 self._table(
                     lambda cell: (
                         f"{cell.speed_error_rms.value:.1f} ({cell.speed_error_rms.low:.1f}-{cell.speed_error_rms.high:.1f})"
-                        f" / {cell.yaw_error_rms.value:.1f}"
+                        f" / {cell.wheel_speed_difference_error_rms.value:.1f}"
                     )
                 ),
                 "Chatter, mean change of an action (-1..1) per step:",
-                self._table(lambda cell: f"{cell.chatter.value:.3f}"),
+                self._table(lambda cell: f"{cell.action_rate.value:.3f}"),
                 f"Environment {self.environment}, runtime {self.runtime}; policies: {names}.",
             ]
         )

@@ -31,7 +31,7 @@ _EPISODE_STEPS = 1000
 _PUSH_INTERVAL_STEPS = 200
 _TILT_RAD = 0.35
 _SPEED_TARGET_RAD_S = 40.0  # twice what the task asks for: large errors, saturated actions
-_YAW_TARGET_RAD_S = 20.0
+_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S = 20.0
 _PUSH_M_S = 0.3
 _PUSH_RAD_S = 2.0
 _HELD_OUT_STREAM = 1  # of the seed sequence; calibration is stream 0
@@ -125,7 +125,9 @@ def _start(env: BalanceEnv, rng: np.random.Generator) -> Float32Array:
     # Half of the episodes hold a far target; the others keep the task's own targets, which jump.
     far = {
         "speed_target_rad_s": rng.uniform(-_SPEED_TARGET_RAD_S, _SPEED_TARGET_RAD_S),
-        "yaw_target_rad_s": rng.uniform(-_YAW_TARGET_RAD_S, _YAW_TARGET_RAD_S),
+        "wheel_speed_difference_target_rad_s": rng.uniform(
+            -_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S, _WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S
+        ),
     }
     if rng.random() < 0.5:
         options |= far

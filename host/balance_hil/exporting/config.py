@@ -19,13 +19,13 @@ class ExportConfig:
 
     source: Path  # folder with a policy.zip, or a checkpoint file
     output: Path | None = None  # bundle folder; None: the folder of the checkpoint
-    environment: str | None = None  # Gymnasium id; None: what training.json says, otherwise Env01-v1
+    environment: str | None = None  # Gymnasium id; None: what training.json says, otherwise balance/Balance-v0
     episodes: int = 10  # of the survival check, for each stage
     max_steps: int | None = None  # of an episode of the check; None: the environment's full length
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
     per_tensor: bool = False  # one scale for each weight tensor instead of one for each output channel
-    rounding_proof: bool = False  # an int8 model that gives the same bits on every runtime; see docs/rounding-proof.md
+    rounding_invariant: bool = False  # an int8 model that gives the same bits on every runtime; see docs/rounding-invariant.md
     trust: bool = False  # may run code that is pickled in the checkpoint
 
 
@@ -43,8 +43,8 @@ class Stage:
     rms_error: float | None
     survival: float  # 0..1
     speed_error_rms: float  # rad/s
-    yaw_error_rms: float  # rad/s
-    chatter: float
+    wheel_speed_difference_error_rms: float  # rad/s
+    action_rate: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

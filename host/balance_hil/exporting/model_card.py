@@ -26,7 +26,11 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
         + "\n\nAction, float32:\n\n"
         + _signals(bundle.spec.action),
         "## Quantization\n\n" + _quantization(bundle),
-        *(["## Rounding-proof\n\n" + _rounding_proof(metrics["rounding_proof"])] if "rounding_proof" in metrics else []),
+        *(
+            ["## Rounding-invariant\n\n" + _rounding_invariant(metrics["rounding_invariant"])]
+            if "rounding_invariant" in metrics
+            else []
+        ),
         "## Layers\n\n" + _layers(graph),
         "## Memory\n\n"
         + _table(
@@ -50,8 +54,8 @@ def _summary(bundle: Bundle) -> str:
         f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
         f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. Executed by "
         f"TensorFlow Lite Micro it survives {int8['survival']:.0%} of {metrics['episodes']} episodes of "
-        f"{metrics['episode_steps']} steps, with a chatter (mean change of an action per step) of {int8['chatter']:.4f}; its "
-        f"actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
+        f"{metrics['episode_steps']} steps, with an action rate (mean change of an action per step) of {int8['action_rate']:.4f}; "
+        f"its actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
     )
 
 
@@ -65,8 +69,11 @@ def _training(training: Mapping[str, Any]) -> str:
         rows.append(("processor time of training", f"{training['cpu_s']:.0f} s"))
     rows += [
         ("survival of the float policy", f"{judged['survived']} of {judged['episodes']} unseen episodes"),
-        ("chatter", f"{judged['chatter']:.4f}"),
-        ("speed error, yaw error", f"{judged['speed_error_rms']:.2f}, {judged['yaw_error_rms']:.2f} rad/s RMS"),
+        ("action_rate", f"{judged['action_rate']:.4f}"),
+        (
+            "speed error, yaw error",
+            f"{judged['speed_error_rms']:.2f}, {judged['wheel_speed_difference_error_rms']:.2f} rad/s RMS",
+        ),
     ]
     table = _table(("what", "value"), rows)
     settings = training.get("hyper_parameters", {})
@@ -97,9 +104,9 @@ def _stages(bundle: Bundle) -> str:
             _number(stage["max_error"]),
             _number(stage["rms_error"]),
             f"{stage['survival']:.0%}",
-            f"{stage['chatter']:.4f}",
+            f"{stage['action_rate']:.4f}",
             f"{stage['speed_error_rms']:.2f}",
-            f"{stage['yaw_error_rms']:.2f}",
+            f"{stage['wheel_speed_difference_error_rms']:.2f}",
         )
         for stage in bundle.metrics["stages"]
     ]
@@ -109,13 +116,13 @@ def _stages(bundle: Bundle) -> str:
         "max error",
         "RMS error",
         "survival",
-        "chatter",
+        "action_rate",
         "speed error, rad/s RMS",
         "yaw error, rad/s RMS",
     )
     note = (
         "Errors are differences of actions (-1..1) from the stage above, on calibration and held-out observations. "
-        "Survival, chatter and tracking errors are of the same episodes for every stage."
+        "Survival, action_rate and tracking errors are of the same episodes for every stage."
     )
     return _table(header, rows) + "\n\n" + note
 
@@ -142,7 +149,7 @@ def _quantization(bundle: Bundle) -> str:
     )
 
 
-def _rounding_proof(proof: Mapping[str, Any]) -> str:
+def _rounding_invariant(proof: Mapping[str, Any]) -> str:
     different = ", ".join(f"{name} {count}" for name, count in proof["outputs_unlike_tflm"].items())
     return (
         "Every scale is a power of two, every weight a multiple of 4 and every bias 2 modulo 4: no runtime ever meets a number "
@@ -183,7 +190,7 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
         )
     options = [f"--seed {config.seed}"] if config.seed else []
     options += ["--per-tensor"] if config.per_tensor else []
-    options += ["--rounding-proof"] if config.rounding_proof else []
+    options += ["--rounding-invariant"] if config.rounding_invariant else []
     options += [f"--calibration {config.calibration.name}"] if config.calibration else []
     lines.append(" ".join([f"hil export {folder}", *options]))
     text = "```\n" + "\n".join(lines) + "\n```\n\n"

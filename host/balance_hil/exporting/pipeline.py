@@ -37,7 +37,7 @@ from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.golden import golden_observations, write_golden
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_onnx
-from balance_hil.exporting.rounding_invariant import RoundingProof, make_rounding_proof
+from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rounding_invariant
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
 from balance_hil.exporting.rounding_invariant.samples import record_samples
 from balance_hil.exporting.source import ExportSource, find_source
@@ -107,10 +107,10 @@ class _Export:
             calibration = self._calibrate(actor)
             self._start_conversion(tensorflow, calibration)
             # While TensorFlow converts.
-            samples = record_samples(actor.act_batch, self.spec, self.config.seed) if self.config.rounding_proof else None
+            samples = record_samples(actor.act_batch, self.spec, self.config.seed) if self.config.rounding_invariant else None
             tensorflow.finish()
             self.progress("TFLite", 1.0)
-            proof = self._make_rounding_proof(actor, calibration, samples) if samples else None
+            proof = self._make_rounding_invariant(actor, calibration, samples) if samples else None
             conversion_s = time.perf_counter() - self.started_s
             # Not before: they would take from the conversion the core that it needs.
             survival = {name: self._check(checks, name) for name in STAGES}
@@ -158,11 +158,11 @@ class _Export:
             )
         )
 
-    def _make_rounding_proof(self, actor: Actor, calibration: Calibration, samples: Samples) -> RoundingProof:
-        """Puts a rounding-proof model in the place of the ordinary one, which it is made from."""
+    def _make_rounding_invariant(self, actor: Actor, calibration: Calibration, samples: Samples) -> RoundingInvariant:
+        """Puts a rounding-invariant model in the place of the ordinary one, which it is made from."""
         self.progress("fine-tuning", 0.0)
         file = self.staging / INT8_MODEL
-        made = make_rounding_proof(
+        made = make_rounding_invariant(
             actor,
             file.read_bytes(),
             samples,
@@ -225,8 +225,8 @@ class _Export:
             rms_error=None if difference is None else float(np.sqrt(np.mean(difference**2))),
             survival=summary.survival,
             speed_error_rms=summary.speed_error_rms,
-            yaw_error_rms=summary.yaw_error_rms,
-            chatter=summary.chatter,
+            wheel_speed_difference_error_rms=summary.wheel_speed_difference_error_rms,
+            action_rate=summary.action_rate,
         )
 
     def _bundle(
@@ -235,7 +235,7 @@ class _Export:
         model: TflmModel,
         calibration: Calibration,
         stages: tuple[Stage, ...],
-        proof: RoundingProof | None,
+        proof: RoundingInvariant | None,
     ) -> Bundle:
         return Bundle(
             path=self.source.target,
@@ -256,7 +256,7 @@ class _Export:
                 "arena_used_bytes": model.arena_used_bytes,
                 "arena_needed_bytes": model.needed_arena_bytes(),
             }
-            | ({"rounding_proof": proof.to_dict()} if proof else {}),
+            | ({"rounding_invariant": proof.to_dict()} if proof else {}),
         )
 
 

@@ -16,7 +16,7 @@ from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageE
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.spec import PolicySpec
 
-DEFAULT_ENVIRONMENT = "Env01-v1"
+DEFAULT_ENVIRONMENT = "balance/Balance-v0"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Step(NamedTuple):
     held: bool  # no reply took effect: the commanded wheel speed stayed where it was
     pitch_rad: float  # at the end of the step, without sensor noise
     speed_error_rad_s: float
-    yaw_error_rad_s: float
+    wheel_speed_difference_error_rad_s: float
     reward: float
     input_int8: Sequence[int] | None = None  # None when held
     output_int8: Sequence[int] | None = None
@@ -44,7 +44,7 @@ def step_encoder(spec: PolicySpec) -> Callable[[Step], bytes]:
         + _object(spec.observation, "%.9g")
         + ',"action":'
         + _object(spec.action, "%.9g")
-        + ',"held":%s,"pitch_rad":%.9g,"speed_error_rad_s":%.9g,"yaw_error_rad_s":%.9g,"reward":%.9g'
+        + ',"held":%s,"pitch_rad":%.9g,"speed_error_rad_s":%.9g,"wheel_speed_difference_error_rad_s":%.9g,"reward":%.9g'
     )
     raw = ',"input_int8":' + _object(spec.observation, "%d") + ',"output_int8":' + _object(spec.action, "%d")
 
@@ -73,7 +73,7 @@ def schemas(spec: PolicySpec) -> dict[str, dict[str, Any]]:
         "held": boolean,
         "pitch_rad": number,
         "speed_error_rad_s": number,
-        "yaw_error_rad_s": number,
+        "wheel_speed_difference_error_rad_s": number,
         "reward": number,
         "input_int8": _vector(spec.observation, "integer"),
         "output_int8": _vector(spec.action, "integer"),
@@ -81,7 +81,7 @@ def schemas(spec: PolicySpec) -> dict[str, dict[str, Any]]:
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
     episode = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "survived": boolean}
-    episode |= dict.fromkeys(("speed_error_rms_rad_s", "yaw_error_rms_rad_s", "chatter"), number)
+    episode |= dict.fromkeys(("speed_error_rms_rad_s", "wheel_speed_difference_error_rms_rad_s", "action_rate"), number)
     return {
         topic: {"type": "object", "properties": fields} for topic, fields in ((STEP, step), (FAULT, fault), (EPISODE, episode))
     }

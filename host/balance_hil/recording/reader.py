@@ -30,7 +30,7 @@ class Recording:
     held: NDArray[np.bool_]  # [n], no reply took effect in this step
     pitch_rad: NDArray[np.float64]  # [n], at the end of the step, without sensor noise
     speed_error_rad_s: NDArray[np.float64]  # [n]
-    yaw_error_rad_s: NDArray[np.float64]  # [n]
+    wheel_speed_difference_error_rad_s: NDArray[np.float64]  # [n]
     reward: NDArray[np.float64]  # [n]
     round_trip_us: NDArray[np.float64]  # [n]
     inference_us: NDArray[np.float64]  # [n]
@@ -117,7 +117,7 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
         held=column("held").astype(bool),
         pitch_rad=column("pitch_rad"),
         speed_error_rad_s=column("speed_error_rad_s"),
-        yaw_error_rad_s=column("yaw_error_rad_s"),
+        wheel_speed_difference_error_rad_s=column("wheel_speed_difference_error_rad_s"),
         reward=column("reward"),
         meta=meta,
         spec=spec,

@@ -67,7 +67,11 @@ def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
     if len(recording):
         yield {"name": "largest pitch", "value": f"{np.degrees(np.abs(recording.pitch_rad).max()):.1f}°", "verdict": ""}
         yield {"name": "speed error, RMS", "value": f"{_rms(recording.speed_error_rad_s):.2f} rad/s", "verdict": ""}
-        yield {"name": "chatter, mean |Δaction|", "value": f"{_chatter(recording.action, recording.episode):.4f}", "verdict": ""}
+        yield {
+            "name": "action_rate, mean |Δaction|",
+            "value": f"{_action_rate(recording.action, recording.episode):.4f}",
+            "verdict": "",
+        }
     yield from _board_tiles(recording.meta)
     if has_timings(recording):
         p50, p99 = np.nanpercentile(recording.round_trip_us, (50, 99)) / 1e3
@@ -115,7 +119,7 @@ def _episode_rows(recording: Recording) -> Iterable[dict[str, str]]:
             "outcome": outcome,
             "pitch": f"{np.degrees(np.abs(recording.pitch_rad[rows]).max()):.1f}°",
             "held": f"{int(recording.held[rows].sum())}",
-            "chatter": f"{_chatter(recording.action[rows], recording.episode[rows]):.4f}",
+            "action_rate": f"{_action_rate(recording.action[rows], recording.episode[rows]):.4f}",
         }
 
 
@@ -141,7 +145,7 @@ def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _chatter(action: NDArray[np.float32], episode: NDArray[np.int64]) -> float:
+def _action_rate(action: NDArray[np.float32], episode: NDArray[np.int64]) -> float:
     """Mean |difference| of consecutive actions, over steps and elements, not across episodes."""
     steps = np.abs(np.diff(action.astype(np.float64), axis=0))[np.diff(episode) == 0]
     return float(steps.mean()) if steps.size else 0.0

@@ -47,8 +47,8 @@ class Journal:
                 "steps": metrics.steps,
                 "survived": metrics.survived,
                 "speed_error_rms_rad_s": metrics.speed_error_rms_rad_s,
-                "yaw_error_rms_rad_s": metrics.yaw_error_rms_rad_s,
-                "chatter": metrics.chatter,
+                "wheel_speed_difference_error_rms_rad_s": metrics.wheel_speed_difference_error_rms_rad_s,
+                "action_rate": metrics.action_rate,
             }
             self._writer.episode(self.before_s, result)
 
@@ -112,7 +112,7 @@ class Episode:
             held,
             info["pitch_rad"],
             info["speed_error_rad_s"],
-            info["yaw_error_rad_s"],
+            info["wheel_speed_difference_error_rad_s"],
             reward,
             reply.action.input.tolist() if reply else None,
             reply.action.output.tolist() if reply else None,

@@ -102,7 +102,7 @@ class RunResult:
 
     @property
     def summary(self) -> EvaluationSummary:
-        """Survival, tracking errors and chatter over all episodes."""
+        """Survival, tracking errors and action_rate over all episodes."""
         return summarize(self.episodes)
 
     @property
@@ -145,9 +145,9 @@ class RunResult:
             "stalls": {"count": len(self.stalls_ms), "total_ms": round(sum(self.stalls_ms), 1)},
             "bad_frames": self.bad_frames,
             "injected_faults": self.injected_faults,
-            "chatter": summary.chatter,
+            "action_rate": summary.action_rate,
             "speed_error_rms": summary.speed_error_rms,
-            "yaw_error_rms": summary.yaw_error_rms,
+            "wheel_speed_difference_error_rms": summary.wheel_speed_difference_error_rms,
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": self._equals_tflm(),

@@ -32,10 +32,10 @@ class EvaluationConfig:
     from_steps: int  # no check before this many training steps
     check_episodes: int  # full-length episodes of a check, on seeds of their own
     episodes: int  # full-length episodes that confirm a check that survived, and that the result is reported on
-    stop_when_survival_full: bool  # and chatter and tracking are within these limits:
-    max_chatter: float = 0.05  # mean change of an action per step
+    stop_when_survival_full: bool  # and action_rate and tracking are within these limits:
+    max_action_rate: float = 0.05  # mean change of an action per step
     max_speed_error_rms_rad_s: float = 10.0
-    max_yaw_error_rms_rad_s: float = 5.0
+    max_wheel_speed_difference_error_rms_rad_s: float = 5.0
     options: dict[str, Any] | None = None  # the robot of these episodes, see envs.options; None: the end of the curriculum
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class EvaluationConfig:
             options_from_dict(self.options, name="evaluation.options")
         at_least(1, self, "every_steps", "check_episodes", "episodes")
         at_least(0, self, "from_steps")
-        at_least(0.0, self, "max_chatter", "max_speed_error_rms_rad_s", "max_yaw_error_rms_rad_s")
+        at_least(0.0, self, "max_action_rate", "max_speed_error_rms_rad_s", "max_wheel_speed_difference_error_rms_rad_s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,13 +61,13 @@ class Evaluator:
         return self._run(model, evaluation_seeds(self._config.episodes))
 
     def is_good(self, summary: EvaluationSummary) -> bool:
-        """Whether every episode was survived, with chatter and tracking errors within the limits."""
+        """Whether every episode was survived, with action_rate and tracking errors within the limits."""
         limits = self._config
         return (
             summary.survival == 1.0
-            and summary.chatter <= limits.max_chatter
+            and summary.action_rate <= limits.max_action_rate
             and summary.speed_error_rms <= limits.max_speed_error_rms_rad_s
-            and summary.yaw_error_rms <= limits.max_yaw_error_rms_rad_s
+            and summary.wheel_speed_difference_error_rms <= limits.max_wheel_speed_difference_error_rms_rad_s
         )
 
     def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
@@ -95,5 +95,5 @@ def rank(check: EvaluationSummary, confirmed_survival: float | None, good: bool)
 
     So of two policies that survive every episode the one with the smaller RMS of speed and yaw error together is better.
     """
-    tracking_error = math.hypot(check.speed_error_rms, check.yaw_error_rms)
+    tracking_error = math.hypot(check.speed_error_rms, check.wheel_speed_difference_error_rms)
     return check.survival, confirmed_survival or 0.0, good, check.steps, -tracking_error

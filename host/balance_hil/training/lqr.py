@@ -46,7 +46,7 @@ class LqrConfig:
     pitch_rad: float
     pitch_rate_rad_s: float
     speed_error_rad_s: float
-    yaw_error_rad_s: float
+    wheel_speed_difference_error_rad_s: float
     action: float  # of -1..1
     speed_error_limit_rad_s: float  # a larger speed error counts as this
     episodes: int  # full-length episodes that the result is reported on
@@ -64,7 +64,7 @@ def feedback(config: LqrConfig, environment: str) -> NDArray[np.float64]:
         UnknownEnvironmentError: no such environment.
     """
     model = linearize(environment)
-    limits = (config.pitch_rad, config.pitch_rate_rad_s, config.speed_error_rad_s, config.yaw_error_rad_s)
+    limits = (config.pitch_rad, config.pitch_rate_rad_s, config.speed_error_rad_s, config.wheel_speed_difference_error_rad_s)
     return lqr_gain(model.a, model.b, np.diag(1.0 / np.square(limits)), np.eye(2) / config.action**2)
 
 
@@ -74,7 +74,7 @@ def observation_gain(gain: NDArray[np.float64], env: BalanceConfig) -> NDArray[n
     on_observation[:, 0] = -gain[:, 0] * env.pitch_scale_rad
     on_observation[:, 1] = -gain[:, 1] * env.pitch_rate_scale_rad_s
     on_observation[:, 4] = gain[:, 2] * env.speed_error_scale_rad_s
-    on_observation[:, 5] = gain[:, 3] * env.yaw_error_scale_rad_s
+    on_observation[:, 5] = gain[:, 3] * env.wheel_speed_difference_error_scale_rad_s
     return on_observation.astype(np.float32)
 
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from balance_hil.envs.balance import config_for
-from balance_hil.envs.balance.crash_repro import Incident
+from balance_hil.envs.balance.crash_repro import CrashRepro
 from balance_hil.envs.balance.options import RobotOptions, options_from_dict
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.metrics import EvaluationSummary
@@ -146,7 +146,7 @@ class TrainingSession:
         try:
             self._model.learn(left, callback=callback, reset_num_timesteps=self._plan.parameters is None)
         except (NonFiniteInputError, SimulationDivergedError) as exc:
-            raise self._diverged(exc.message, exc.incident) from exc
+            raise self._diverged(exc.message, exc.crash_repro) from exc
         except ValueError as exc:
             # Torch's, of a distribution with NaN parameters; any other one is not about numbers.
             if isinstance(exc, HarnessError) or self._finite():
@@ -175,7 +175,7 @@ class TrainingSession:
         self._checked_steps = self._model.num_timesteps
         summary = self._evaluator.check(self._model)
         self._progress = replace(self._progress, survival=summary.survival)
-        for name in ("survival", "speed_error_rms", "yaw_error_rms", "chatter"):
+        for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
             self._model.logger.record(f"evaluation/{name}", getattr(summary, name))
         self._model.logger.dump(self._model.num_timesteps)
         candidate = self._pack()
@@ -225,13 +225,13 @@ class TrainingSession:
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self._model.policy.parameters())
 
-    def _diverged(self, reason: str, incident: Incident | None = None) -> TrainingError:
+    def _diverged(self, reason: str, crash_repro: CrashRepro | None = None) -> TrainingError:
         state = self._folder / "diverged.npz"
         with state.open("wb") as file:
-            np.savez(file, **self._env.latest_step(), **(incident.to_arrays() if incident else {}))
+            np.savez(file, **self._env.latest_step(), **(crash_repro.to_arrays() if crash_repro else {}))
         hint = "lower learning_rate in a --config file; "
-        if incident:
-            hint += f"run the episode again, {len(incident.actions)} steps: hil replay {state}"
+        if crash_repro:
+            hint += f"run the episode again, {len(crash_repro.actions)} steps: hil replay {state}"
         else:
             hint += f"the step that ended it is in {state}"
         if self._checkpoint_folder.is_dir():

@@ -16,7 +16,11 @@ from balance_hil.envs.balance.env import spaces
 from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.errors import NonFiniteInputError
 
-_FAR_START = {"tilt_rad": 0.35, "speed_target_rad_s": 45.0, "yaw_target_rad_s": 15.0}  # uniform within +- these
+_FAR_START = {
+    "tilt_rad": 0.35,
+    "speed_target_rad_s": 45.0,
+    "wheel_speed_difference_target_rad_s": 15.0,
+}  # uniform within +- these
 
 
 class BatchVecEnv(VecEnv):  # type: ignore[misc]
@@ -60,7 +64,9 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._starts = np.random.default_rng((*self._entropy, n))
         self.policy_spec = spec_for(environment)
         scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
-        self._ranges = (scales["speed_error"], scales["yaw_error"]) if end_out_of_range else (math.inf, math.inf)
+        self._ranges = (
+            (scales["speed_error"], scales["wheel_speed_difference_error"]) if end_out_of_range else (math.inf, math.inf)
+        )
         self._actions = np.zeros((n, self.action_space.shape[0]), np.float32)
         self._returns = [0.0] * n
         self._lengths = [0] * n
@@ -90,7 +96,11 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         dones = np.zeros(self.num_envs, np.bool_)
         speed_range, yaw_range = self._ranges
         for i, (observation, _, fallen, _, info) in enumerate(outcomes):
-            terminated = fallen or abs(info["speed_error_rad_s"]) > speed_range or abs(info["yaw_error_rad_s"]) > yaw_range
+            terminated = (
+                fallen
+                or abs(info["speed_error_rad_s"]) > speed_range
+                or abs(info["wheel_speed_difference_error_rad_s"]) > yaw_range
+            )
             if fallen:
                 rewards[i] -= self._fall_penalty
             self._returns[i] += rewards[i]
@@ -109,7 +119,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
                 "an observation or a reward is NaN or infinite", "check the environment's physics and noise"
             )
             finite = np.isfinite(stacked).all(axis=1) & np.isfinite(reward_array)
-            error.incident = self._batch.incident(int(np.argmin(finite)), error.message)
+            error.crash_repro = self._batch.crash_repro(int(np.argmin(finite)), error.message)
             raise error
         return stacked, reward_array, dones, infos
 

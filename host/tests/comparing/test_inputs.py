@@ -16,11 +16,11 @@ from .fakes import FakeFloat, fake_bundle
 
 
 def test_observations_of_a_rollout_are_those_of_the_environment_and_repeat() -> None:
-    first = observe(FakeFloat("torch"), "Env01-v1", 500, seed=3)
-    assert first.shape == (500, spec_for("Env01-v1").n_obs)
+    first = observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3)
+    assert first.shape == (500, spec_for("balance/Balance-v0").n_obs)
     assert first.dtype == np.float32
-    assert np.array_equal(first, observe(FakeFloat("torch"), "Env01-v1", 500, seed=3))
-    assert not np.array_equal(first, observe(FakeFloat("torch"), "Env01-v1", 500, seed=4))
+    assert np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3))
+    assert not np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=4))
     assert np.all(np.std(first, axis=0) > 0), "a policy that moves must be seen moving"
 
 

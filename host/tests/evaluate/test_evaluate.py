@@ -69,13 +69,13 @@ def float_only(tmp_path, ppo_bundle):
 
 @pytest.fixture
 def two_environments(monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig())
+    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig())
 
 
 @pytest.fixture
 def headless(ppo_bundle):
     """Skips where no picture can be rendered."""
-    env = envs.make("Env01-v1", render_mode="rgb_array", width=64, height=64)
+    env = envs.make("balance/Balance-v0", render_mode="rgb_array", width=64, height=64)
     try:
         env.reset(seed=0)
         env.render()
@@ -90,14 +90,14 @@ def headless(ppo_bundle):
 
 @pytest.mark.parametrize("runtime", ["torch", "float32", "tflm"])
 def test_a_bundle_opens_on_a_runtime(ppo_bundle, runtime):
-    with open_policy(ppo_bundle.path, runtime, environment="Env01-v1") as policy:
-        assert (policy.runtime.name, policy.environment, policy.bundle_id) == (runtime, "Env01-v1", ppo_bundle.id)
+    with open_policy(ppo_bundle.path, runtime, environment="balance/Balance-v0") as policy:
+        assert (policy.runtime.name, policy.environment, policy.bundle_id) == (runtime, "balance/Balance-v0", ppo_bundle.id)
 
 
 def test_a_folder_that_was_not_exported_opens_on_torch_alone(float_only):
     for path in (float_only, float_only / "policy.zip"):
         with open_policy(path, "torch") as policy:
-            assert (policy.environment, policy.bundle_id) == ("Env01-v1", "")
+            assert (policy.environment, policy.bundle_id) == ("balance/Balance-v0", "")
             assert evaluate(policy, SEEDS, max_steps=20)[0].steps == 20
     with pytest.raises(BundleError, match="nothing was exported") as caught, open_policy(float_only, "tflm"):
         pass
@@ -106,17 +106,20 @@ def test_a_folder_that_was_not_exported_opens_on_torch_alone(float_only):
 
 def test_a_policy_runs_on_another_environment_with_the_same_signals(ppo_bundle, float_only, two_environments):
     for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
-        with open_policy(path, runtime, environment="Env02-v1") as policy:
-            assert policy.environment == "Env02-v1"
+        with open_policy(path, runtime, environment="balance/BalanceRandomized-v0") as policy:
+            assert policy.environment == "balance/BalanceRandomized-v0"
             assert evaluate(policy, SEEDS, max_steps=5)[0].survived
 
 
 def test_a_policy_is_refused_by_an_environment_with_other_signals(ppo_bundle, float_only, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig(pitch_scale_rad=0.7))
+    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
     for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
         with (
-            pytest.raises(EnvironmentMismatchError, match=r"made for Env01-v1 cannot run on Env02-v1: .*observation 0, pitch"),
-            open_policy(path, runtime, environment="Env02-v1"),
+            pytest.raises(
+                EnvironmentMismatchError,
+                match=r"made for balance/Balance-v0 cannot run on balance/BalanceRandomized-v0: .*observation 0, pitch",
+            ),
+            open_policy(path, runtime, environment="balance/BalanceRandomized-v0"),
         ):
             pass
 
@@ -194,7 +197,7 @@ def test_a_film_has_25_frames_a_second(ppo_bundle, headless, tmp_path):
 
 @pytest.mark.parametrize("error", [CableUnpluggedError("the cable was pulled", "plug it in"), KeyboardInterrupt()])
 def test_a_film_that_breaks_off_leaves_no_file(headless, tmp_path, error):
-    policy = OpenPolicy(Upset(10, error), "Env01-v1", "")
+    policy = OpenPolicy(Upset(10, error), "balance/Balance-v0", "")
     with pytest.raises(type(error)):
         film(policy, SEEDS[:1], tmp_path / "run.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +206,7 @@ def test_a_film_that_breaks_off_leaves_no_file(headless, tmp_path, error):
 @pytest.mark.parametrize(("name", "message"), [("run.gif", r"\.mp4"), ("none/run.mp4", "no such folder")])
 def test_a_film_needs_a_place_and_a_known_ending(tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
-        film(OpenPolicy(Upset(10, ValueError()), "Env01-v1", ""), SEEDS[:1], tmp_path / name)
+        film(OpenPolicy(Upset(10, ValueError()), "balance/Balance-v0", ""), SEEDS[:1], tmp_path / name)
 
 
 def test_watching_needs_a_display(ppo_bundle, monkeypatch):
@@ -221,7 +224,15 @@ def test_json_has_the_promised_keys(ppo_bundle, command):
     status, out, _ = command(ppo_bundle.path, "--episodes", 2, "--steps", 40, "--json")
     document = json.loads(out)
     assert status == 0
-    assert {"bundle", "runtime", "environment", "survival", "chatter", "speed_error_rms", "yaw_error_rms"} <= document.keys()
+    assert {
+        "bundle",
+        "runtime",
+        "environment",
+        "survival",
+        "action_rate",
+        "speed_error_rms",
+        "wheel_speed_difference_error_rms",
+    } <= document.keys()
     assert (document["runtime"], document["episodes"], document["survival"]) == ("tflm", 2, 1.0)
     assert [episode["seed"] for episode in document["results"]] == [10_000, 10_001]
 
@@ -234,7 +245,7 @@ def test_the_seed_moves_the_episodes(ppo_bundle, command):
 def test_a_policy_that_falls_gives_exit_status_1(tiny_bundle, command):
     status, out, err = command(tiny_bundle.path, "--episodes", 2, "--steps", 2000)
     assert status == 1
-    assert "0 of 2 episodes of Env01-v1 survived on the runtime tflm" in out
+    assert "0 of 2 episodes of balance/Balance-v0 survived on the runtime tflm" in out
     assert "survived on" not in err
 
 

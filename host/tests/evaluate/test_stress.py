@@ -77,7 +77,12 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 
 def metrics(seed, steps, survived, error):
     return EpisodeMetrics(
-        seed=seed, steps=steps, survived=survived, speed_error_rms_rad_s=error, yaw_error_rms_rad_s=1.0, chatter=0.02
+        seed=seed,
+        steps=steps,
+        survived=survived,
+        speed_error_rms_rad_s=error,
+        wheel_speed_difference_error_rms_rad_s=1.0,
+        action_rate=0.02,
     )
 
 
@@ -87,7 +92,7 @@ def table():
     bad = [metrics(i, 100 if i else 1, bool(i), 5.0 if i else 50.0) for i in range(10)]
     return StressTable(
         runtime="torch",
-        environment="Env01-v1",
+        environment="balance/Balance-v0",
         max_steps=100,
         policies=(StressedPolicy(name="a", path="models/a", id="123"), StressedPolicy(name="b", path="models/b", id="")),
         stresses=(Stress("nominal", "nominal", IDEAL), Stress("wind", "wind", IDEAL)),
@@ -171,7 +176,7 @@ def test_the_same_episodes_as_without_stress(command, ppo_bundle):
     _, stressed, _ = command(*words, "--stress", "--stresses", "TWO", "--jobs", 1)
     nominal = json.loads(stressed)["cells"][0]
     assert status == 0
-    for name in ("survival", "speed_error_rms", "yaw_error_rms", "chatter"):
+    for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
         assert nominal[name] == pytest.approx(json.loads(plain)[name])
 
 
@@ -195,7 +200,7 @@ def config(*policies):
         policies=policies,
         stresses=load_stresses()[:1],
         runtime="torch",
-        environment="Env01-v1",
+        environment="balance/Balance-v0",
         seeds=range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + 1),
         max_steps=10,
     )

@@ -9,7 +9,7 @@ from balance_hil.errors import ExportError
 from balance_hil.exporting import calibration
 from balance_hil.exporting.calibration import load_calibration, record_calibration, record_disturbed
 
-SPEC = spec_for("Env01-v1")
+SPEC = spec_for("balance/Balance-v0")
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +59,27 @@ def test_the_origin_describes_the_rows(policy, few_rows):
 
 
 def test_disturbances_widen_what_a_balancing_policy_sees(policy, monkeypatch):
-    disturbed = record_disturbed(policy, "Env01-v1", [0], 500)
+    disturbed = record_disturbed(policy, "balance/Balance-v0", [0], 500)
     assert np.all(np.abs(disturbed) <= 1.0)
-    for name in ("_TILT_RAD", "_SPEED_TARGET_RAD_S", "_YAW_TARGET_RAD_S", "_PUSH_M_S", "_PUSH_RAD_S"):
+    for name in ("_TILT_RAD", "_SPEED_TARGET_RAD_S", "_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S", "_PUSH_M_S", "_PUSH_RAD_S"):
         monkeypatch.setattr(calibration, name, 1e-9)
-    calm = record_disturbed(policy, "Env01-v1", [0], 500)
+    calm = record_disturbed(policy, "balance/Balance-v0", [0], 500)
     assert np.all(disturbed.std(axis=0) > 1.2 * calm.std(axis=0))
 
 
 def test_pushes_reach_the_pitch_rate(policy, monkeypatch):
-    for name in ("_TILT_RAD", "_SPEED_TARGET_RAD_S", "_YAW_TARGET_RAD_S"):
+    for name in ("_TILT_RAD", "_SPEED_TARGET_RAD_S", "_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S"):
         monkeypatch.setattr(calibration, name, 1e-9)
     monkeypatch.setattr(calibration, "_STEPS_PER_ROW", 1)
-    pushed = record_disturbed(policy, "Env01-v1", [0], 900)
+    pushed = record_disturbed(policy, "balance/Balance-v0", [0], 900)
     monkeypatch.setattr(calibration, "_PUSH_INTERVAL_STEPS", 10**6)
-    calm = record_disturbed(policy, "Env01-v1", [0], 900)
+    calm = record_disturbed(policy, "balance/Balance-v0", [0], 900)
     assert np.array_equal(pushed[:200], calm[:200])  # the first push comes after a second
     assert np.abs(pushed[200:, 1]).max() > 2 * np.abs(calm[200:, 1]).max()
 
 
 def test_a_policy_that_falls_is_recorded_all_the_same():
-    still = record_disturbed(lambda observations: np.zeros((len(observations), 2), np.float32), "Env01-v1", [0], 100)
+    still = record_disturbed(lambda observations: np.zeros((len(observations), 2), np.float32), "balance/Balance-v0", [0], 100)
     assert still.shape == (100, 6)
     assert np.ptp(still[:, 0]) > 1.0  # from one side to the other
 

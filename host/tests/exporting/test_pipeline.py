@@ -46,7 +46,7 @@ def edit_training(folder, change):
 
 def test_the_bundle_tells_how_it_was_made(tiny_bundle):
     assert tiny_bundle.algorithm == "sac"
-    assert tiny_bundle.spec == envs.spec_for("Env01-v1")
+    assert tiny_bundle.spec == envs.spec_for("balance/Balance-v0")
     assert tiny_bundle.calibration["weights"] == "per-tensor"
     assert tiny_bundle.calibration["seed"] == 3
     assert tiny_bundle.calibration["uniform_rows"] / tiny_bundle.calibration["rows"] == pytest.approx(0.05, abs=0.001)
@@ -71,7 +71,7 @@ def test_the_model_card_tells_what_the_bundle_tells(tiny_bundle):
     card = tiny_bundle.file(MODEL_CARD).read_text()
     for text in (
         tiny_bundle.id,
-        "SAC policy for Env01-v1",
+        "SAC policy for balance/Balance-v0",
         "| pitch_rate |",
         repr(tiny_bundle.input_quant.scale),
         "TANH",
@@ -153,8 +153,8 @@ def test_survival_of_int8_is_held_against_float(int8, fails):
             rms_error=None,
             survival=survival,
             speed_error_rms=0,
-            yaw_error_rms=0,
-            chatter=0,
+            wheel_speed_difference_error_rms=0,
+            action_rate=0,
         )
 
     stages = tuple(stage(name, int8 if name == "int8" else 1.0) for name in pipeline.STAGES)
@@ -225,14 +225,14 @@ def test_an_unknown_environment_is_answered_with_the_nearest(folder):
 
 
 def test_a_policy_trained_elsewhere_is_refused(folder, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig())
-    with pytest.raises(EnvironmentMismatchError, match=r"trained in Env01-v1, not in Env02-v1"):
-        export(quick(folder, environment="Env02-v1"))
+    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig())
+    with pytest.raises(EnvironmentMismatchError, match=r"trained in balance/Balance-v0, not in balance/BalanceRandomized-v0"):
+        export(quick(folder, environment="balance/BalanceRandomized-v0"))
 
 
 def test_an_environment_that_changed_since_the_training_is_refused(folder, monkeypatch):
-    changed = replace(envs.ENVIRONMENTS["Env01-v1"], pitch_scale_rad=0.7)
-    monkeypatch.setitem(envs.ENVIRONMENTS, "Env01-v1", changed)
+    changed = replace(envs.ENVIRONMENTS["balance/Balance-v0"], pitch_scale_rad=0.7)
+    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/Balance-v0", changed)
     with pytest.raises(EnvironmentMismatchError, match="changed: pitch"):
         export(quick(folder))
 
@@ -305,7 +305,13 @@ def test_the_model_card_says_how_the_policy_was_trained_and_on_what_it_was_judge
         "seed": 3,
         "wall_s": 12.34,
         "evaluation_wall_s": 5.0,
-        "evaluation": {"survived": 49, "episodes": 50, "speed_error_rms": 7.0, "yaw_error_rms": 1.0, "chatter": 0.03},
+        "evaluation": {
+            "survived": 49,
+            "episodes": 50,
+            "speed_error_rms": 7.0,
+            "wheel_speed_difference_error_rms": 1.0,
+            "action_rate": 0.03,
+        },
         "hyper_parameters": {"curriculum": {"end": {"physics": {"mass_scale": [0.8, 1.2]}}}},
     }
     card = _training(training)

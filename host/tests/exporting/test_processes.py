@@ -32,7 +32,7 @@ def survival(**changes):
         "runtime": "tflm",
         "model": "",
         "trust": False,
-        "environment": "Env01-v1",
+        "environment": "balance/Balance-v0",
         "seeds": [10_000, 10_001],
         "max_steps": 30,
     }

@@ -79,7 +79,7 @@ def test_the_sketch_serves_the_policy(sketch: Path, ppo_bundle: Bundle) -> None:
 
 
 def test_a_policy_is_uploaded_and_the_next_one_too(sketch: Path, ppo_bundle: Bundle) -> None:
-    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-proof"))
+    other = Bundle.load(ppo_bundle.path.with_name("ppo-rounding-invariant"))
     with running(sketch) as process, process.board(ppo_bundle) as board:
         assert board.info.upload_size == 32768
         for bundle in (other, ppo_bundle, other):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards.kinds import tflm_worker as tflm_engine_host
+from balance_hil.boards.kinds import tflm_worker as tflm_worker
 from balance_hil.boards.kinds.tflm_worker import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
@@ -102,7 +102,7 @@ def test_a_model_that_ends_the_process_ends_a_child_alone(
 ) -> None:
     row = bytes(range(N_OBS))
     before = call(loaded, INFER, row)
-    monkeypatch.setattr(tflm_engine_host, "TflmModel", lambda model, arena_bytes: end())
+    monkeypatch.setattr(tflm_worker, "TflmModel", lambda model, arena_bytes: end())
     status, _, message = call(loaded, INIT, AMPLE + tiny_model(), 1)
     assert status == Status.MODEL_INVALID
     assert how in message.decode()

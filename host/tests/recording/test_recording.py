@@ -14,7 +14,7 @@ from balance_hil.recording.format import STEP, schemas, step_encoder
 from balance_hil.spec import PolicySpec, Signal
 
 SPEC = PolicySpec(
-    environment="Env01-v1",
+    environment="balance/Balance-v0",
     observation=tuple(Signal(index=i, name=name, unit="rad", min=-1, max=1) for i, name in enumerate(("pitch", "rate", "speed"))),
     action=tuple(Signal(index=i, name=name, unit="rad/s", min=-1, max=1, scale=2.0) for i, name in enumerate(("left", "right"))),
     control_period_s=0.005,

@@ -20,7 +20,7 @@ from balance_hil.reporting.page import render_page
 from balance_hil.spec import PolicySpec, Signal
 
 SPEC = PolicySpec(
-    environment="Env01-v1",
+    environment="balance/Balance-v0",
     observation=(Signal(index=0, name="pitch", unit="rad", min=-1, max=1),),
     action=tuple(Signal(index=i, name=f"wheel_{i}", unit="rad/s", min=-1, max=1) for i in range(2)),
     control_period_s=0.005,
@@ -115,7 +115,7 @@ def test_hostile_text_is_shown_and_not_obeyed(page: str) -> None:
 def test_the_page_tells_what_happened(page: str) -> None:
     text = Outline(page).text
     for expected in ("1 of 2 episodes survived", "3000 control steps", "1 steps without a new action", "5.7° largest pitch",
-                     "3.00 rad/s speed error", "0.2500 chatter", "0.30 ms round trip, median", "bundle 0123456789ab",
+                     "3.00 rad/s speed error", "0.2500 action_rate", "0.30 ms round trip, median", "bundle 0123456789ab",
                      "10000 1500 survived", "10001 1500 fell", "lost 1", "40000"):  # fmt: skip
         assert expected in " ".join(text.split()), expected
 

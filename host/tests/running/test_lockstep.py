@@ -45,7 +45,7 @@ def test_a_run_is_the_episodes_of_the_policy(board, firmware, linear_bundle, tmp
     assert (result.late, result.lost, result.unsent, result.held_steps, result.reboots) == (0, 0, 0, 0, 0)
     assert result.verdict.checked == 200
     back = read_recording(result.recording)
-    env = envs.make("Env01-v1").unwrapped
+    env = envs.make("balance/Balance-v0").unwrapped
     for index, seed in enumerate([3, 4]):
         observation, _ = env.reset(seed=seed)
         for row in np.flatnonzero(back.episode == index):
@@ -96,7 +96,7 @@ def test_lost_replies_hold_and_are_counted(board, firmware, linear_bundle, tmp_p
 def test_a_held_step_leaves_the_wheel_command_where_it_is(board, firmware, linear_bundle, tmp_path):
     firmware.lose = {10}
     back = read_recording(run(board, linear_bundle, config(tmp_path, seeds=[3], steps=12)).recording)
-    env = envs.make("Env01-v1").unwrapped
+    env = envs.make("balance/Balance-v0").unwrapped
     env.reset(seed=3)
     for action in back.action[:10]:
         env.step(action)
@@ -231,8 +231,8 @@ def test_a_board_that_converts_otherwise_fails_the_run(firmware, linear_bundle):
 def test_the_policy_runs_on_another_environment_or_robot_with_the_same_signals(board, linear_bundle, tmp_path):
     file = tmp_path / "run.mcap"
     slippery = options_from_dict({"physics": {"friction": 0.0}})
-    gripping = run(board, linear_bundle, config(environment="Env02-v1", steps=200, recording=file))
-    assert gripping.environment == read_recording(file).meta["environment"] == "Env02-v1"
+    gripping = run(board, linear_bundle, config(environment="balance/BalanceRandomized-v0", steps=200, recording=file))
+    assert gripping.environment == read_recording(file).meta["environment"] == "balance/BalanceRandomized-v0"
     assert read_recording(file).meta["options"]["physics"]["friction"] == [0.5, 1.2]
     file.unlink()
     sliding = run(board, linear_bundle, config(options=slippery, steps=200, recording=file))
@@ -241,11 +241,11 @@ def test_the_policy_runs_on_another_environment_or_robot_with_the_same_signals(b
 
 
 def test_the_environment_must_have_the_signals_of_the_bundle(board, linear_bundle, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "Env02-v1", BalanceConfig(pitch_scale_rad=0.7))
-    with pytest.raises(EnvironmentMismatchError, match="made for Env01-v1 cannot run on Env02-v1"):
-        run(board, linear_bundle, config(environment="Env02-v1"))
+    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
+    with pytest.raises(EnvironmentMismatchError, match="made for balance/Balance-v0 cannot run on balance/BalanceRandomized-v0"):
+        run(board, linear_bundle, config(environment="balance/BalanceRandomized-v0"))
     spec = replace(linear_bundle.spec, control_period_s=0.01)
-    with pytest.raises(EnvironmentMismatchError, match="another version of Env01-v1"):
+    with pytest.raises(EnvironmentMismatchError, match="another version of balance/Balance-v0"):
         run(board, replace(linear_bundle, spec=spec), config())
     with pytest.raises(UnknownEnvironmentError):
         run(board, replace(linear_bundle, spec=replace(spec, environment="Env99-v1")), config())

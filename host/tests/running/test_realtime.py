@@ -50,7 +50,7 @@ def test_an_action_takes_effect_in_the_substep_in_which_it_arrives(clock, board,
     back = read_recording(result.recording)
     assert np.allclose(back.round_trip_us, latency_ms * 1e3, atol=1)
     before = int(latency_ms)  # whole substeps that pass before the reply is there
-    env = envs.make("Env01-v1").unwrapped
+    env = envs.make("balance/Balance-v0").unwrapped
     env.reset(seed=3)
     for step in range(49):
         env.advance(before) if before else None

@@ -17,8 +17,8 @@ episode_steps: 100
 policy_layers: [8]
 value_layers: [8]
 checkpoint_every_steps: 256
-evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, max_chatter: 9, max_speed_error_rms_rad_s: 99,
-  max_yaw_error_rms_rad_s: 99}
+evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, max_action_rate: 9, max_speed_error_rms_rad_s: 99,
+  max_wheel_speed_difference_error_rms_rad_s: 99}
 """
 TINY = {
     "ppo": SHORT + "n_steps: 32\nbatch_size: 64\nn_epochs: 2\n",
@@ -50,7 +50,7 @@ def tiny_of(tmp_path):
         config.write_text(TINY[algorithm] + more)
         return TrainingRequest(
             algorithm=algorithm,
-            environment="Env01-v1",
+            environment="balance/Balance-v0",
             output=tmp_path / "models" / algorithm,
             config=config,
             runs=tmp_path / "runs",
@@ -64,7 +64,11 @@ def tiny_of(tmp_path):
 def tiny(tmp_path, tiny_config):
     """A request whose training takes about a second; the policy will fall."""
     return TrainingRequest(
-        algorithm="ppo", environment="Env01-v1", output=tmp_path / "models" / "tiny", config=tiny_config, runs=tmp_path / "runs"
+        algorithm="ppo",
+        environment="balance/Balance-v0",
+        output=tmp_path / "models" / "tiny",
+        config=tiny_config,
+        runs=tmp_path / "runs",
     )
 
 
@@ -75,7 +79,7 @@ def finished(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("finished")
     request = TrainingRequest(
         algorithm="ppo",
-        environment="Env01-v1",
+        environment="balance/Balance-v0",
         output=folder / "models" / "tiny",
         config=tiny_config,
         runs=folder / "runs",

@@ -15,9 +15,9 @@ FIGURES = {
     "evaluation_wall_s": 1.0,
     "survival": 1.0,
     "episodes": 50,
-    "chatter": 0.03,
+    "action_rate": 0.03,
     "speed_error_rms": 8.0,
-    "yaw_error_rms": 1.0,
+    "wheel_speed_difference_error_rms": 1.0,
 }
 
 

@@ -98,7 +98,7 @@ def test_the_shipped_curriculum_is_found_by_its_name_and_a_typing_error_in_a_fil
 
 
 def test_episodes_take_new_options_at_their_next_start(curriculum):
-    batch = BalanceBatch("Env01-v1", 2, 1, curriculum.end)
+    batch = BalanceBatch("balance/Balance-v0", 2, 1, curriculum.end)
     batch.change_options(options_from_dict({"sensors": {"pitch_bias_rad": 0.1}, "physics": {"friction": 0.9}}))
     biased = [batch.reset(i, seed=5, options={"tilt_rad": 0.0})[0] for i in range(2)]
     np.testing.assert_allclose(biased, 0.1 / 0.35, atol=0.06)
@@ -108,19 +108,19 @@ def test_episodes_take_new_options_at_their_next_start(curriculum):
 
 
 def test_options_that_need_another_model_are_refused(curriculum):
-    batch = BalanceBatch("Env01-v1", 1, 1, curriculum.end)
+    batch = BalanceBatch("balance/Balance-v0", 1, 1, curriculum.end)
     for needs in ({"motor": {"lag_s": 0.01}}, {"blocks": {"sides": ["front"]}}, {"physics": {"ground_slope_rad": 0.1}}):
         with pytest.raises(UsageError, match="another model"):
             batch.change_options(options_from_dict(needs))
     with pytest.raises(UsageError, match="another model"):
-        BalanceBatch("Env01-v1", 1, 1).change_options(curriculum.end)
+        BalanceBatch("balance/Balance-v0", 1, 1).change_options(curriculum.end)
 
 
 def test_a_fall_costs_its_penalty_and_nothing_else_does():
     from balance_hil.training.vec_env import BatchVecEnv
 
     zero = np.zeros((3, 2), np.float32)
-    plain, strict = (BatchVecEnv("Env01-v1", 3, 1000, (1, 0), fall_penalty=penalty) for penalty in (0.0, 100.0))
+    plain, strict = (BatchVecEnv("balance/Balance-v0", 3, 1000, (1, 0), fall_penalty=penalty) for penalty in (0.0, 100.0))
     plain.reset()
     strict.reset()
     fallen = 0

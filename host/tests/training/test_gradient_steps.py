@@ -20,7 +20,7 @@ OFF = {"observation_noise": [0.03] * 6, "spatial_weight": 0.0, "saturation_weigh
 
 def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
     """A model after some gradient steps on random transitions, without any noise in targets."""
-    env = BatchVecEnv("Env01-v1", 4, 100, (1, 0), 1)
+    env = BatchVecEnv("balance/Balance-v0", 4, 100, (1, 0), 1)
     model = algorithm(
         "MlpPolicy", env, n_steps=3, seed=0, buffer_size=400, policy_kwargs={"net_arch": {"pi": [8], "qf": [16]}}, device="cpu"
     )
@@ -52,7 +52,7 @@ def test_without_weights_it_is_the_published_algorithm(ours, theirs, monkeypatch
 
 
 def updated_a2c(algorithm, mirror_weight, updates=1):
-    env = BatchVecEnv("Env01-v1", 4, 100, (1, 0), 1)
+    env = BatchVecEnv("balance/Balance-v0", 4, 100, (1, 0), 1)
     model = algorithm("MlpPolicy", env, n_steps=16, seed=0, normalize_advantage=True, use_rms_prop=False, device="cpu")
     model.mirror_weight, model.mirror = mirror_weight, mirror_of(env.policy_spec)
     model.learn(64 * updates)

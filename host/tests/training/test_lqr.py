@@ -20,12 +20,12 @@ from balance_hil.training.trainer import TrainingRequest, train
 
 @pytest.fixture(scope="module")
 def model():
-    return linearize("Env01-v1")
+    return linearize("balance/Balance-v0")
 
 
 @pytest.fixture(scope="module")
 def gain():
-    return feedback(load_config(LqrConfig, "lqr"), "Env01-v1")
+    return feedback(load_config(LqrConfig, "lqr"), "balance/Balance-v0")
 
 
 def test_riccati_of_a_scalar_system_has_its_closed_form():
@@ -59,8 +59,8 @@ def test_the_linear_model_is_the_robots(model):
 
 
 def test_the_linear_model_predicts_the_simulation(model):
-    env = envs.make("Env01-v1").unwrapped
-    _, info = env.reset(seed=0, options={"tilt_rad": 0.01, "speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0})
+    env = envs.make("balance/Balance-v0").unwrapped
+    _, info = env.reset(seed=0, options={"tilt_rad": 0.01, "speed_target_rad_s": 0.0, "wheel_speed_difference_target_rad_s": 0.0})
     x = np.array([0.01, 0.0, 0.0, 0.0])
     for k in range(20):
         action = np.array([0.1 + 0.02 * k, 0.2])
@@ -68,7 +68,7 @@ def test_the_linear_model_predicts_the_simulation(model):
         _, _, _, _, info = env.step(action.astype(np.float32))
     assert info["pitch_rad"] == pytest.approx(x[0], rel=0.1)
     assert -info["speed_error_rad_s"] == pytest.approx(x[2], rel=0.1)
-    assert -info["yaw_error_rad_s"] == pytest.approx(x[3], rel=0.1)
+    assert -info["wheel_speed_difference_error_rad_s"] == pytest.approx(x[3], rel=0.1)
 
 
 def test_the_gain_stabilizes_the_linear_model(model, gain):
@@ -76,10 +76,10 @@ def test_the_gain_stabilizes_the_linear_model(model, gain):
 
 
 def test_the_gain_balances_the_simulation_and_no_gain_does_not(gain):
-    weights = observation_gain(gain, envs.config_for("Env01-v1"))
+    weights = observation_gain(gain, envs.config_for("balance/Balance-v0"))
 
     def survival(scale):
-        episodes = rollout(lambda o: np.clip(o @ (scale * weights).T, -1, 1), "Env01-v1", range(8), max_steps=600)
+        episodes = rollout(lambda o: np.clip(o @ (scale * weights).T, -1, 1), "balance/Balance-v0", range(8), max_steps=600)
         return summarize(episodes).survival
 
     assert survival(1.0) == 1.0
@@ -92,7 +92,9 @@ def designed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lqr")
     config = folder / "one.yaml"
     config.write_text("episodes: 1\n")
-    request = TrainingRequest(algorithm="lqr", environment="Env01-v1", output=folder / "lqr", config=config, runs=folder / "runs")
+    request = TrainingRequest(
+        algorithm="lqr", environment="balance/Balance-v0", output=folder / "lqr", config=config, runs=folder / "runs"
+    )
     return request, train(request)
 
 
@@ -102,7 +104,7 @@ def test_the_policy_is_the_gain_on_a_limited_speed_error(designed, gain):
     observations = np.random.default_rng(0).uniform(-1, 1, (1000, 6)).astype(np.float32)
     limited = observations.copy()
     limited[:, 4] = np.clip(limited[:, 4], -20 / 60, 20 / 60)
-    expected = np.clip(limited @ observation_gain(gain, envs.config_for("Env01-v1")).T, -1, 1)
+    expected = np.clip(limited @ observation_gain(gain, envs.config_for("balance/Balance-v0")).T, -1, 1)
     np.testing.assert_allclose(actor.act_batch(observations), expected, atol=1e-5)
 
 
@@ -110,7 +112,7 @@ def test_the_record_says_what_it_is(designed):
     record = json.loads((designed[0].output / "training.json").read_text())
     assert record["algorithm"] == "lqr"
     assert record["survival"] == 1.0
-    assert record["rebuild"].startswith("hil train lqr -e Env01-v1 --config ")
+    assert record["rebuild"].startswith("hil train lqr -e balance/Balance-v0 --config ")
     assert designed[1].tensorboard is None
 
 

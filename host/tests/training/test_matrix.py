@@ -22,7 +22,7 @@ from matrix_job import FIGURES, job
 
 def requests_for(folder, seeds, algorithm="ppo"):
     return [
-        TrainingRequest(algorithm=algorithm, environment="Env01-v1", output=folder / f"{algorithm}-{seed}", seed=seed)
+        TrainingRequest(algorithm=algorithm, environment="balance/Balance-v0", output=folder / f"{algorithm}-{seed}", seed=seed)
         for seed in seeds
     ]
 
@@ -59,16 +59,18 @@ def test_an_interrupt_ends_running_and_waiting_runs_and_keeps_the_finished(tmp_p
 
 
 def finished(algorithm, seed, **changes):
-    request = TrainingRequest(algorithm=algorithm, environment="Env01-v1", output=None, seed=seed)
+    request = TrainingRequest(algorithm=algorithm, environment="balance/Balance-v0", output=None, seed=seed)
     return Run(request, state="done", result=FIGURES | changes)
 
 
 def test_the_table_has_median_and_worst_and_names_what_is_missed(tmp_path):
-    lost = Run(TrainingRequest(algorithm="sac", environment="Env01-v1", output=None, seed=9), state="failed", reason="a | NaN")
+    lost = Run(
+        TrainingRequest(algorithm="sac", environment="balance/Balance-v0", output=None, seed=9), state="failed", reason="a | NaN"
+    )
     runs = [
         finished("ppo", 0, wall_s=10.0, int8_bytes=5000),
         finished("ppo", 1, wall_s=30.0, int8_bytes=5000),
-        finished("ppo", 2, wall_s=20.0, yaw_error_rms=44.0, survival=0.98),
+        finished("ppo", 2, wall_s=20.0, wheel_speed_difference_error_rms=44.0, survival=0.98),
         lost,
     ]
     document = results.document(runs, {"cores": 2})
@@ -86,7 +88,14 @@ def test_the_table_has_median_and_worst_and_names_what_is_missed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"survival": 0.98}, {"chatter": 0.06}, {"yaw_error_rms": 5.1}, {"int8_bytes": 8193}, {"int8_survival": 0.9}]
+    "changes",
+    [
+        {"survival": 0.98},
+        {"action_rate": 0.06},
+        {"wheel_speed_difference_error_rms": 5.1},
+        {"int8_bytes": 8193},
+        {"int8_survival": 0.9},
+    ],
 )
 def test_what_counts_as_good(changes):
     assert results.good(FIGURES | {"int8_bytes": 8192, "int8_survival": 1.0})

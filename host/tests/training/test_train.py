@@ -26,14 +26,14 @@ def test_a_training_leaves_a_policy_and_its_record(finished):
     request, result, _ = finished
     assert sorted(p.name for p in request.output.iterdir()) == ["policy.zip", "training.json"]
     values = json.loads((request.output / "training.json").read_text())
-    assert (values["algorithm"], values["environment"], values["seed"]) == ("ppo", "Env01-v1", 7)
+    assert (values["algorithm"], values["environment"], values["seed"]) == ("ppo", "balance/Balance-v0", 7)
     assert 0 < values["steps"] <= 1024
     assert values["wall_s"] > 0
     assert values["evaluation_wall_s"] > 0
     assert values["survival"] == values["evaluation"]["survived"] / 3
     assert values["evaluation"]["first_seed"] == 10_000
     assert values["hyper_parameters"]["policy_layers"] == [8]
-    assert values["spec"] == json.loads(json.dumps(spec_for("Env01-v1").to_dict()))
+    assert values["spec"] == json.loads(json.dumps(spec_for("balance/Balance-v0").to_dict()))
     assert {"torch", "stable-baselines3", "mujoco"} <= set(values["versions"])
     assert not result.interrupted
 
@@ -119,7 +119,13 @@ def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
 
     def summary(survival, speed, yaw, steps=24_000):
         return EvaluationSummary(
-            episodes=4, survived=0, survival=survival, steps=steps, speed_error_rms=speed, yaw_error_rms=yaw, chatter=0.0
+            episodes=4,
+            survived=0,
+            survival=survival,
+            steps=steps,
+            speed_error_rms=speed,
+            wheel_speed_difference_error_rms=yaw,
+            action_rate=0.0,
         )
 
     worst_to_best = [
@@ -161,7 +167,7 @@ def test_resuming_restores_weights_optimizer_and_statistics(finished, resumable)
     ("changes", "error", "message"),
     [
         ({"algorithm": "ppoo"}, UsageError, "did you mean 'ppo'"),
-        ({"environment": "Env1"}, UnknownEnvironmentError, "did you mean 'Env01-v1'"),
+        ({"environment": "Env1"}, UnknownEnvironmentError, "did you mean 'balance/Balance-v0'"),
         ({"seed": -1}, UsageError, "seed is -1"),
         ({"steps": 0}, ConfigError, "'steps' is 0"),
         ({"device": "abacus"}, UsageError, "cannot train on 'abacus'"),
@@ -188,14 +194,14 @@ def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(tiny,
     assert plan(replace(tiny, device="auto")).request.device == "cuda"
 
 
-def test_a_spinning_or_chattering_policy_does_not_end_training(tiny, monkeypatch):
+def test_a_spinning_or_action_rateing_policy_does_not_end_training(tiny, monkeypatch):
     from balance_hil.training.session import Evaluator
 
     check = Evaluator.check
     confirmed = []
     monkeypatch.setattr(Evaluator, "confirm", lambda *args: confirmed.append(args) or replace(check(*args), survival=1.0))
-    for name in ("chatter", "speed_error_rms", "yaw_error_rms"):
-        good = {"survival": 1.0, "chatter": 0.0, "speed_error_rms": 0.0, "yaw_error_rms": 0.0}
+    for name in ("action_rate", "speed_error_rms", "wheel_speed_difference_error_rms"):
+        good = {"survival": 1.0, "action_rate": 0.0, "speed_error_rms": 0.0, "wheel_speed_difference_error_rms": 0.0}
         monkeypatch.setattr(Evaluator, "check", lambda *args, bad=name, good=good: replace(check(*args), **(good | {bad: 1e3})))
         result = train(replace(tiny, output=tiny.output / name))
         assert load(result.checkpoint).record.steps == 1024

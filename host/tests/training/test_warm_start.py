@@ -51,7 +51,7 @@ def test_the_result_is_judged_on_the_robot_of_the_evaluation(frozen, tmp_path):
     result = train(replace(frozen, config=config))
     actor = read_checkpoint(result.output / "policy.zip")
     seeds = range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + result.record.evaluation["episodes"])
-    again = summarize(rollout(actor.act_batch, "Env01-v1", seeds, options=robot))
+    again = summarize(rollout(actor.act_batch, "balance/Balance-v0", seeds, options=robot))
     assert result.record.evaluation["speed_error_rms"] == pytest.approx(again.speed_error_rms)
     config.write_text(settings.replace("com_offset", "kom_offset"))
     with pytest.raises(ConfigError, match="kom_offset"):

@@ -1,7 +1,7 @@
 """Gymnasium environments. Importing this package registers them.
 
 import gymnasium, balance_hil.envs.balance
-env = gymnasium.make("Env01-v1")
+env = gymnasium.make("balance/Balance-v0")
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance import config_for
-from balance_hil.envs.balance.crash_repro import EpisodeLog, Incident
+from balance_hil.envs.balance.crash_repro import CrashRepro, EpisodeLog
 from balance_hil.envs.balance.env import load_model, with_options
 from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.envs.balance.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
@@ -84,7 +84,7 @@ class BalanceBatch:
         """The robot of episode ``index``; None when all are the ideal one."""
         return self._robots[index] if self._robots else None
 
-    def incident(self, index: int, message: str) -> Incident | None:
+    def crash_repro(self, index: int, message: str) -> CrashRepro | None:
         """Episode ``index`` up to now, to run it again; None for one that is too long to be kept."""
         episode = self._log.episode(index)
         if episode is None:
@@ -92,7 +92,7 @@ class BalanceBatch:
         actions, generator, reset_options = episode
         made_with = self.config.options
         drawn_from = self._robots[index].options if self._robots else made_with
-        return Incident(self.environment, made_with.to_dict(), drawn_from.to_dict(), reset_options, generator, actions, message)
+        return CrashRepro(self.environment, made_with.to_dict(), drawn_from.to_dict(), reset_options, generator, actions, message)
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         """Copies of MuJoCo's ``qpos``, ``qvel`` and ``ctrl``, row i of episode i."""
@@ -120,7 +120,7 @@ class BalanceBatch:
 
         Raises:
             NonFiniteInputError: an action is NaN or infinite.
-            SimulationDivergedError: the physics is no longer finite. The ``incident`` of either is the episode.
+            SimulationDivergedError: the physics is no longer finite. The ``crash_repro`` of either is the episode.
         """
         ids = self._all if indices is None else np.asarray(indices, dtype=np.int32)
         tasks = self._tasks if indices is None else [self._tasks[i] for i in ids]
@@ -131,7 +131,7 @@ class BalanceBatch:
             for task, action, (left, right) in zip(tasks, actions.tolist(), wheels, strict=True):
                 commands.append(task.apply_action(action, left, right))
         except NonFiniteInputError as exc:
-            exc.incident = self.incident(int(ids[len(commands)]), exc.message)
+            exc.crash_repro = self.crash_repro(int(ids[len(commands)]), exc.message)
             raise
         self._ctrl[ids] = commands
         if self._robots:
@@ -143,7 +143,7 @@ class BalanceBatch:
             for task, qpos, qvel in zip(tasks, self._qpos[ids].tolist(), self._qvel[ids].tolist(), strict=True):
                 outcomes.append(task.finish_step(qpos, qvel))
         except SimulationDivergedError as exc:
-            exc.incident = self.incident(int(ids[len(outcomes)]), exc.message)
+            exc.crash_repro = self.crash_repro(int(ids[len(outcomes)]), exc.message)
             raise
         return outcomes
 

@@ -32,8 +32,8 @@ class Entry:
 
 
 CATALOG = {
-    "Env01-v1": Entry("balance_hil.envs.balance.env:BalanceEnv", BalanceConfig()),
-    "Env01-v2": Entry(
+    "balance/Balance-v0": Entry("balance_hil.envs.balance.env:BalanceEnv", BalanceConfig()),
+    "balance/BalanceNoisy-v0": Entry(
         "balance_hil.envs.balance.variants:NoisySensorsEnv",
         BalanceConfig(
             options=RobotOptions(
@@ -48,17 +48,17 @@ CATALOG = {
             )
         ),
     ),
-    "Env01-v3": Entry(
+    "balance/BalanceTargets-v0": Entry(
         "balance_hil.envs.balance.variants:DriveEnv",
         BalanceConfig(
             balance_first_s=3.0,
             speed_target_rad_s=30.0,
-            yaw_target_rad_s=15.0,
+            wheel_speed_difference_target_rad_s=15.0,
             speed_target_slew_rad_s2=20.0,
-            yaw_target_slew_rad_s2=15.0,
+            wheel_speed_difference_target_slew_rad_s2=15.0,
         ),
     ),
-    "Env02-v1": Entry(
+    "balance/BalanceRandomized-v0": Entry(
         "balance_hil.envs.balance.variants:RandomPhysicsEnv",
         BalanceConfig(
             options=RobotOptions(
@@ -73,11 +73,11 @@ CATALOG = {
             )
         ),
     ),
-    "Env03-v1": Entry(
+    "balance/BalanceBlocks-v0": Entry(
         "balance_hil.envs.balance.variants:ThrownBlocksEnv",
         BalanceConfig(options=RobotOptions(blocks=BlockOptions(sides=SIDES, **_BLOCKS))),
     ),
-    "Env03-v2": Entry(
+    "balance/BalanceBlocksFrontBack-v0": Entry(
         "balance_hil.envs.balance.variants:BlocksFrontBackEnv",
         BalanceConfig(options=RobotOptions(blocks=BlockOptions(sides=("front", "back"), **_BLOCKS))),
     ),

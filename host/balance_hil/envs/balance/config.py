@@ -48,16 +48,16 @@ class BalanceConfig:
     start_tilt_rad: float = 0.2  # start tilt is uniform within +- this
     fall_pitch_rad: float = math.radians(50.0)
     speed_target_rad_s: float = 20.0  # targets are uniform within +- these
-    yaw_target_rad_s: float = 10.0
+    wheel_speed_difference_target_rad_s: float = 10.0
     target_hold_s: tuple[float, float] = (1.5, 4.5)  # and redrawn after a time uniform within this
     balance_first_s: float = 0.0  # until then both targets are 0
     speed_target_slew_rad_s2: float = 0.0  # targets move toward the drawn ones at this rate; 0: they jump
-    yaw_target_slew_rad_s2: float = 0.0
+    wheel_speed_difference_target_slew_rad_s2: float = 0.0
     pitch_scale_rad: float = 0.35  # observation 1.0 means this much
     pitch_rate_scale_rad_s: float = 4.0
     wheel_speed_scale_rad_s: float = 80.0
     speed_error_scale_rad_s: float = 60.0
-    yaw_error_scale_rad_s: float = 40.0
+    wheel_speed_difference_error_scale_rad_s: float = 40.0
     noise: SensorNoise = field(default_factory=SensorNoise)
     reward: RewardWeights = field(default_factory=RewardWeights)
     options: RobotOptions = IDEAL  # how the robot differs from the ideal one
@@ -75,7 +75,7 @@ class BalanceConfig:
             ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s),
             ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s),
             ("speed_error", "rad/s", self.speed_error_scale_rad_s),
-            ("yaw_error", "rad/s", self.yaw_error_scale_rad_s),
+            ("wheel_speed_difference_error", "rad/s", self.wheel_speed_difference_error_scale_rad_s),
         )
         action = (
             ("wheel_left_speed_step", "rad/s", self.wheel_speed_step_rad_s),

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
 _FORMAT = 1
-_TEXT, _ACTIONS = "incident", "incident_actions"
+_TEXT, _ACTIONS = "crash_repro", "crash_repro_actions"
 
 
 @dataclass(frozen=True)
-class Incident:
+class CrashRepro:
     """One episode up to the step that went wrong."""
 
     environment: str
@@ -48,7 +48,7 @@ class Moment(NamedTuple):
     step: int
     pitch_rad: float
     speed_error_rad_s: float
-    yaw_error_rad_s: float
+    wheel_speed_difference_error_rad_s: float
     action: tuple[float, ...]
 
 
@@ -111,8 +111,8 @@ def restored_generator(saved: Mapping[str, Any]) -> np.random.Generator:
     return np.random.Generator(bits)
 
 
-def load(path: Path) -> Incident:
-    """Reads what ``Incident.to_arrays`` wrote.
+def load(path: Path) -> CrashRepro:
+    """Reads what ``CrashRepro.to_arrays`` wrote.
 
     Raises:
         RecordingError: no such file, or none of ours.
@@ -128,14 +128,14 @@ def load(path: Path) -> Incident:
             facts, actions = json.loads(str(archive[_TEXT])), archive[_ACTIONS]
         if facts.pop("format") != _FORMAT:
             raise KeyError("format")
-        return Incident(actions=actions, **facts)
+        return CrashRepro(actions=actions, **facts)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as exc:
         if isinstance(exc, UsageError):
             raise
         raise RecordingError(f"{path} is no episode that can be run again: {exc}", hint) from exc
 
 
-def rerun(incident: Incident) -> Rerun:
+def rerun(crash_repro: CrashRepro) -> Rerun:
     """Runs the episode again, up to where it went wrong or to the end of its actions.
 
     Raises:
@@ -144,20 +144,20 @@ def rerun(incident: Incident) -> Rerun:
     from balance_hil.envs.balance.batch import BalanceBatch
     from balance_hil.envs.balance.options import options_from_dict
 
-    batch = BalanceBatch(incident.environment, 1, 1, options_from_dict(incident.made_with))
-    options = options_from_dict(incident.options)
+    batch = BalanceBatch(crash_repro.environment, 1, 1, options_from_dict(crash_repro.made_with))
+    options = options_from_dict(crash_repro.options)
     if options != batch.config.options:
         batch.change_options(options)
-    batch.restart(0, restored_generator(incident.generator), incident.reset_options)
+    batch.restart(0, restored_generator(crash_repro.generator), crash_repro.reset_options)
     moments: list[Moment] = []
     error = None
-    for step, action in enumerate(incident.actions):
+    for step, action in enumerate(crash_repro.actions):
         try:
             info = batch.step(action[np.newaxis])[0][4]
         except (SimulationDivergedError, ValueError) as exc:
             error = str(exc)
             break
-        errors = info["speed_error_rad_s"], info["yaw_error_rad_s"]
+        errors = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"]
         moments.append(Moment(step, info["pitch_rad"], *errors, tuple(action.tolist())))
     return Rerun(moments, error, _drawn(batch))
 

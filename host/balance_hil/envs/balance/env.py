@@ -98,13 +98,14 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | action_rate | $-0.2 \|\Delta a\|^2$                                  |
     | action_size | $-0.01 \|a\|^2$                                        |
 
-    `info` has each term as `reward_<term>`, and `pitch_rad`, `speed_error_rad_s` and `yaw_error_rad_s` without noise.
+    `info` has each term as `reward_<term>`, and `pitch_rad`, `speed_error_rad_s` and `wheel_speed_difference_error_rad_s`
+    without noise.
 
     ## Starting State
     At rest, tilted by $\mathcal{U}(\pm 0.2)$ rad. The speed target is $\mathcal{U}(\pm 20)$ rad/s and the yaw target
     $\mathcal{U}(\pm 10)$ rad/s; both are redrawn every $\mathcal{U}(1.5, 4.5)$ s.
-    `reset(options={"tilt_rad": ..., "speed_target_rad_s": ..., "yaw_target_rad_s": ...})` fixes any of them; a fixed target
-    holds for the whole episode.
+    `reset(options={"tilt_rad": ..., "speed_target_rad_s": ..., "wheel_speed_difference_target_rad_s": ...})` fixes
+    any of them; a fixed target holds for the whole episode.
 
     ## Episode End
     Termination: the pitch leaves +-50 degrees. Truncation: 6000 steps of 5 ms, 30 s.
@@ -112,7 +113,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     ## Arguments
     | Parameter         | Type                     | Default      | Description                                                |
     |-------------------|--------------------------|--------------|------------------------------------------------------------|
-    | `environment`     | **str**                  | `"Env01-v1"` | id, also written into `policy_spec`                        |
+    | `environment`     | **str**                  | the id       | id, also written into `policy_spec`                        |
     | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
     | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
     | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
@@ -129,7 +130,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
 
     def __init__(
         self,
-        environment: str = "Env01-v1",
+        environment: str = "balance/Balance-v0",
         config: BalanceConfig | None = None,
         render_mode: str | None = None,
         width: int = 960,

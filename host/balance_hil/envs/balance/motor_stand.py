@@ -22,7 +22,7 @@ from balance_hil.envs.balance.rendering import OffscreenView
 from balance_hil.errors import ConfigError, NonFiniteInputError, SimulationDivergedError, UsageError
 from balance_hil.spec import PolicySpec, Signal
 
-CALIBRATION = "Cal01-v1"
+CALIBRATION = "balance/MotorStand-v0"
 N_OBS, N_ACT = 2, 3
 _WHEELS = slice(0, 2)
 _STAND_M = 0.08
@@ -83,7 +83,9 @@ def _load_model(config: CalibrationConfig, looks: bool) -> mujoco.MjModel:
 
 
 class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
-    r"""``Cal01-v1``: motor calibration. The robot is held on a stand, its wheels turn freely, their step response is recorded.
+    r"""``balance/MotorStand-v0``: motor calibration.
+
+    The robot is held on a stand, its wheels turn freely, their step response is recorded.
 
     There is nothing to learn here: the reward is 0 and an episode never terminates. `hil calibrate` records a step response with
     this environment, `hil identify` finds the motor's parameters from it, or from a recording of a real robot.
@@ -115,7 +117,7 @@ class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
     ## Arguments
     | Parameter     | Type                   | Default      | Description                                                      |
     |---------------|------------------------|--------------|------------------------------------------------------------------|
-    | `environment` | **str**                | `"Cal01-v1"` | id                                                               |
+    | `environment` | **str**                | the id       | id                                                               |
     | `options`     | **RobotOptions, dict** | ideal        | motor and sensor noise of the robot on the stand                 |
     | `render_mode` | **"rgb_array"**        | `None`       | frames without a display                                         |
 

@@ -21,7 +21,7 @@ from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, Usa
 N_OBS = 6
 N_ACT = 2
 REWARD_TERMS = ("alive", "speed", "yaw", "lean", "action_rate", "action_size")
-RESET_OPTIONS = ("tilt_rad", "speed_target_rad_s", "yaw_target_rad_s")
+RESET_OPTIONS = ("tilt_rad", "speed_target_rad_s", "wheel_speed_difference_target_rad_s")
 
 # Layout of the state in envs/assets/balance.xml: free joint (position, quaternion wxyz; velocity, body-frame angular
 # velocity), then the left and the right wheel.
@@ -61,7 +61,7 @@ class BalanceTask:
             config.pitch_rate_scale_rad_s,
             config.wheel_speed_scale_rad_s,
             config.speed_error_scale_rad_s,
-            config.yaw_error_scale_rad_s,
+            config.wheel_speed_difference_error_scale_rad_s,
         )
         self._command = (config.wheel_speed_step_rad_s, config.command_lead_rad_s, config.command_limit_rad_s)
         self._weights = config.reward
@@ -69,14 +69,14 @@ class BalanceTask:
         self._rng = np.random.default_rng()
         self._command_left = self._command_right = 0.0
         self._action = self._previous_action = (0.0, 0.0)
-        self._speed_target = self._yaw_target = 0.0
+        self._speed_target = self._wheel_speed_difference_target = 0.0
         self._fixed: Mapping[str, float] = {}
         self._steps_to_new_targets = 0
         period_s = config.control_period_s
         self._balance_first = round(config.balance_first_s / period_s)
         self._slew = (
             config.speed_target_slew_rad_s2 * period_s or math.inf,
-            config.yaw_target_slew_rad_s2 * period_s or math.inf,
+            config.wheel_speed_difference_target_slew_rad_s2 * period_s or math.inf,
         )
         self._moving = bool(self._balance_first) or self._slew != (math.inf, math.inf)
         self._goals = (0.0, 0.0)
@@ -97,9 +97,9 @@ class BalanceTask:
         self._draw_targets()
         if self._moving:
             self._steps_to_balance = self._balance_first
-            self._goals = (self._speed_target, self._yaw_target)
+            self._goals = (self._speed_target, self._wheel_speed_difference_target)
             self._speed_target = self._fixed.get("speed_target_rad_s", 0.0)
-            self._yaw_target = self._fixed.get("yaw_target_rad_s", 0.0)
+            self._wheel_speed_difference_target = self._fixed.get("wheel_speed_difference_target_rad_s", 0.0)
         return float(self._fixed.get("tilt_rad", tilt))
 
     def apply_action(self, action: Sequence[float] | NDArray[np.floating[Any]], left: float, right: float) -> tuple[float, float]:
@@ -156,13 +156,13 @@ class BalanceTask:
             noisy_left / wheel_scale,
             noisy_right / wheel_scale,
             (self._speed_target - 0.5 * (noisy_left + noisy_right)) / speed_scale,
-            (self._yaw_target - (noisy_right - noisy_left)) / yaw_scale,
+            (self._wheel_speed_difference_target - (noisy_right - noisy_left)) / yaw_scale,
         )
         observation = np.array([-1.0 if v < -1.0 else 1.0 if v > 1.0 else v for v in values], dtype=np.float32)
         return observation, {
             "pitch_rad": pitch,
             "speed_error_rad_s": self._speed_target - 0.5 * (left + right),
-            "yaw_error_rad_s": self._yaw_target - (right - left),
+            "wheel_speed_difference_error_rad_s": self._wheel_speed_difference_target - (right - left),
         }
 
     def finish_step(self, qpos: list[float], qvel: list[float]) -> Step:
@@ -186,7 +186,9 @@ class BalanceTask:
         c = self.config
         speed, yaw, hold = self._rng.random(3).tolist()
         self._speed_target = self._fixed.get("speed_target_rad_s", (2.0 * speed - 1.0) * c.speed_target_rad_s)
-        self._yaw_target = self._fixed.get("yaw_target_rad_s", (2.0 * yaw - 1.0) * c.yaw_target_rad_s)
+        self._wheel_speed_difference_target = self._fixed.get(
+            "wheel_speed_difference_target_rad_s", (2.0 * yaw - 1.0) * c.wheel_speed_difference_target_rad_s
+        )
         low, high = c.target_hold_s
         self._steps_to_new_targets = round((low + hold * (high - low)) / c.control_period_s)
 
@@ -195,29 +197,31 @@ class BalanceTask:
         if self._steps_to_balance > 0:
             self._steps_to_balance -= 1
             return
-        speed, yaw = self._speed_target, self._yaw_target
+        speed, yaw = self._speed_target, self._wheel_speed_difference_target
         if self._steps_to_new_targets <= 0:
             self._draw_targets()
-            self._goals = (self._speed_target, self._yaw_target)
+            self._goals = (self._speed_target, self._wheel_speed_difference_target)
         speed_slew, yaw_slew = self._slew
         self._speed_target = speed + min(speed_slew, max(-speed_slew, self._goals[0] - speed))
-        self._yaw_target = yaw + min(yaw_slew, max(-yaw_slew, self._goals[1] - yaw))
+        self._wheel_speed_difference_target = yaw + min(yaw_slew, max(-yaw_slew, self._goals[1] - yaw))
 
     def _reward(self, pitch: float, info: dict[str, Any]) -> float:
         """Adds the terms to ``info`` and returns their sum."""
         w = self._weights
-        speed_error, yaw_error = info["speed_error_rad_s"], info["yaw_error_rad_s"]
+        speed_error, wheel_speed_difference_error = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"]
         a_left, a_right = self._action
         d_left, d_right = a_left - self._previous_action[0], a_right - self._previous_action[1]
         e = speed_error / w.speed_width_rad_s
-        y = yaw_error / w.yaw_width_rad_s
+        y = wheel_speed_difference_error / w.yaw_width_rad_s
         lean = w.lean_per_speed_error_rad_per_rad_s * speed_error
         if self._robot is not None:
             pitch -= self._robot.balance_pitch_rad
         p = (pitch - min(w.lean_limit_rad, max(-w.lean_limit_rad, lean))) / w.lean_width_rad
         info["reward_alive"] = alive = w.alive
         info["reward_speed"] = speed = w.speed * (1.0 / (1.0 + e * e) + 1.0 - min(1.0, abs(speed_error) / self._scales[3]))
-        info["reward_yaw"] = yaw = w.yaw * (1.0 / (1.0 + y * y) + 1.0 - min(1.0, abs(yaw_error) / self._scales[4]))
+        info["reward_yaw"] = yaw = w.yaw * (
+            1.0 / (1.0 + y * y) + 1.0 - min(1.0, abs(wheel_speed_difference_error) / self._scales[4])
+        )
         info["reward_lean"] = upright = w.lean / (1.0 + p * p)
         info["reward_action_rate"] = rate = -w.action_rate * (d_left * d_left + d_right * d_right)
         info["reward_action_size"] = size = -w.action_size * (a_left * a_left + a_right * a_right)
@@ -252,7 +256,7 @@ def _checked_options(options: Mapping[str, Any], config: BalanceConfig) -> dict[
     limits = {
         "tilt_rad": config.fall_pitch_rad,
         "speed_target_rad_s": config.command_limit_rad_s,
-        "yaw_target_rad_s": config.command_limit_rad_s,
+        "wheel_speed_difference_target_rad_s": config.command_limit_rad_s,
     }
     checked: dict[str, float] = {}
     for key, value in options.items():

@@ -1,4 +1,4 @@
-r"""The other environments of the balance robot: each is ``Env01-v1`` with one thing changed.
+r"""The other environments of the balance robot: each is ``balance/Balance-v0`` with one thing changed.
 
 Action, observation, reward and end of the episode are those of ``balance_hil.envs.balance.env.BalanceEnv``, so that a policy
 trained in one of them runs in all. All of them take its arguments and reset options. Ranges are uniform.
@@ -10,10 +10,10 @@ from balance_hil.envs.balance.env import BalanceEnv
 
 
 class NoisySensorsEnv(BalanceEnv):
-    r"""``Env01-v2``: sensors as a robot has them.
+    r"""``balance/BalanceNoisy-v0``: sensors as a robot has them.
 
-    The action and observation spaces, rewards, starting state and episode end are those of ``Env01-v1``; the observation is
-    made from sensors that are worse:
+    The action and observation spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``; the observation
+    is made from sensors that are worse:
 
     | Option                                | Drawn per reset | Unit       | Effect                                       |
     |---------------------------------------|-----------------|------------|----------------------------------------------|
@@ -30,18 +30,18 @@ class NoisySensorsEnv(BalanceEnv):
 
 
 class DriveEnv(BalanceEnv):
-    r"""``Env01-v3``: balance first, then drive to targets that move.
+    r"""``balance/BalanceTargets-v0``: balance first, then drive to targets that move.
 
-    The action and observation spaces, rewards and episode end are those of ``Env01-v1``. Both targets are 0 at first; then they
-    move at a limited rate, as a person's joystick does, instead of jumping.
+    The action and observation spaces, rewards and episode end are those of ``balance/Balance-v0``. Both targets are 0 at first;
+    then they move at a limited rate, as a person's joystick does, instead of jumping.
 
     | Setting                   | Value | Unit    | Effect                                                              |
     |---------------------------|-------|---------|---------------------------------------------------------------------|
     | `balance_first_s`         | 3     | s       | both targets are 0                                                  |
     | `speed_target_rad_s`      | 30    | rad/s   | targets are drawn within plus and minus this, every 1.5 s to 4.5 s  |
-    | `yaw_target_rad_s`        | 15    | rad/s   | the same, of the wheel-speed difference                             |
+    | `wheel_speed_difference_target_rad_s` | 15 | rad/s | the same, of the wheel-speed difference |
     | `speed_target_slew_rad_s2`| 20    | rad/s²  | largest change of the speed target                                  |
-    | `yaw_target_slew_rad_s2`  | 15    | rad/s²  | largest change of the yaw target                                    |
+    | `wheel_speed_difference_target_slew_rad_s2` | 15 | rad/s² | largest change of that target |
 
     ## Version History
     * v3: initial version of moving targets.
@@ -49,9 +49,9 @@ class DriveEnv(BalanceEnv):
 
 
 class RandomPhysicsEnv(BalanceEnv):
-    r"""``Env02-v1``: another robot on another ground at every reset.
+    r"""``balance/BalanceRandomized-v0``: another robot on another ground at every reset.
 
-    The action and observation spaces, rewards, starting state and episode end are those of ``Env01-v1``.
+    The action and observation spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``.
 
     | Option                     | Drawn per reset  | Unit | Effect                                               |
     |----------------------------|------------------|------|------------------------------------------------------|
@@ -69,10 +69,10 @@ class RandomPhysicsEnv(BalanceEnv):
 
 
 class ThrownBlocksEnv(BalanceEnv):
-    r"""``Env03-v1``: wooden blocks are thrown at the robot from any side.
+    r"""``balance/BalanceBlocks-v0``: wooden blocks are thrown at the robot from any side.
 
-    The action and observation spaces, rewards, starting state and episode end are those of ``Env01-v1``. A block is a solid cube
-    with the inertia of one, $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
+    The action and observation spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``. A block is a solid
+    cube with the inertia of one, $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
     robot will be if it goes on as it goes, and is taken away 0.8 s later. Mass and size are drawn per reset; time, side,
     direction, height and speed for each block; all from `self.np_random`.
 
@@ -90,9 +90,9 @@ class ThrownBlocksEnv(BalanceEnv):
 
 
 class BlocksFrontBackEnv(ThrownBlocksEnv):
-    r"""``Env03-v2``: blocks come from the front or the back, where the wheels can answer them.
+    r"""``balance/BalanceBlocksFrontBack-v0``: blocks come from the front or the back, where the wheels can answer them.
 
-    As ``Env03-v1`` (`ThrownBlocksEnv`) but for
+    As ``balance/BalanceBlocks-v0`` (`ThrownBlocksEnv`) but for
 
     | Option         | Range       | Unit | Drawn     | Effect                                              |
     |----------------|-------------|------|-----------|-----------------------------------------------------|

@@ -34,7 +34,7 @@ def check_agreement(model: bytes, samples: int, seed: int) -> dict[str, int]:
     if any(counts.values()):
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ExportError(
-            f"outputs of the rounding-proof model differ from TFLM's on {samples} random inputs ({found})",
+            f"outputs of the rounding-invariant model differ from TFLM's on {samples} random inputs ({found})",
             "say which versions are installed (hil doctor) when you report this",
         )
     return counts

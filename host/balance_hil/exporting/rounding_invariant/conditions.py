@@ -34,7 +34,7 @@ class Proof:
 
 
 def prove(model: bytes) -> Proof:
-    """Checks every condition of ``docs/rounding-proof.md`` on the bytes of an int8 ``.tflite``.
+    """Checks every condition of ``docs/rounding-invariant.md`` on the bytes of an int8 ``.tflite``.
 
     Raises:
         ExportError: the first condition that does not hold; the message names operator and condition.
@@ -104,4 +104,4 @@ def _exponent(scale: float, what: str) -> int:
 
 
 def _broken(condition: str) -> ExportError:
-    return ExportError(f"this model is not rounding-proof: {condition}", "export it again: hil export --rounding-proof")
+    return ExportError(f"this model is not rounding-invariant: {condition}", "export it again: hil export --rounding-invariant")

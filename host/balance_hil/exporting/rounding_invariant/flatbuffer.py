@@ -1,4 +1,4 @@
-"""Writes the numbers of a rounding-proof model into the flatbuffer of the ordinary int8 model."""
+"""Writes the numbers of a rounding-invariant model into the flatbuffer of the ordinary int8 model."""
 
 from __future__ import annotations
 

@@ -128,4 +128,4 @@ def read_chain(graph: TfliteGraph) -> tuple[Step, ...]:
 
 
 def _refuse(reason: str) -> ExportError:
-    return ExportError(f"this model cannot be made rounding-proof: {reason}", "export it without --rounding-proof")
+    return ExportError(f"this model cannot be made rounding-invariant: {reason}", "export it without --rounding-invariant")

@@ -1,4 +1,4 @@
-"""An ordinary int8 model becomes a rounding-proof one: grid, fine-tuning, flatbuffer, proof, trial."""
+"""An ordinary int8 model becomes a rounding-invariant one: grid, fine-tuning, flatbuffer, proof, trial."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _FORWARD_SAMPLES = 2_000
 
 
 @dataclass(frozen=True)
-class RoundingProof:
-    """A finished rounding-proof model and how it came about. Errors are of actions against the float actor's."""
+class RoundingInvariant:
+    """A finished rounding-invariant model and how it came about. Errors are of actions against the float actor's."""
 
     model: bytes
     proof: Proof
@@ -50,14 +50,14 @@ class RoundingProof:
         } | asdict(self.proof)
 
 
-def make_rounding_proof(
+def make_rounding_invariant(
     actor: Actor,
     ordinary: bytes,
     training: Samples,
     calibration: NDArray[np.float32],
     seed: int,
     progress: Callable[[float], None] = lambda done: None,
-) -> RoundingProof:
+) -> RoundingInvariant:
     """Makes the model, proves it and tries it.
 
     Args:
@@ -83,7 +83,7 @@ def make_rounding_proof(
     _check_forward(network, tuned, model, seed)
     differing = check_agreement(model, AGREEMENT_SAMPLES, seed)
     error = TflmRuntime(ordinary).act_batch(calibration).astype(np.float64) - validation.actions
-    return RoundingProof(model, proof, tuned, float(np.sqrt(np.mean(error**2))), differing, len(training.observations))
+    return RoundingInvariant(model, proof, tuned, float(np.sqrt(np.mean(error**2))), differing, len(training.observations))
 
 
 def _network(
@@ -106,7 +106,7 @@ def _check_shapes(graph: TfliteGraph, steps: tuple[Step, ...], actor: Actor) -> 
     if found != [weight.shape for weight in actor.weights]:
         raise ExportError(
             f"the int8 model has dense layers of {found}, the actor of {[w.shape for w in actor.weights]}",
-            "export it without --rounding-proof",
+            "export it without --rounding-invariant",
         )
 
 

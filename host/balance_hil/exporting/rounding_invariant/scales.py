@@ -96,7 +96,7 @@ def _best_exponent(weights: FloatArray, bias: FloatArray, given: Grid, result: G
             errors[exponent] = float(np.sum((codes * step - weights) ** 2))
     if not errors:
         raise ExportError(
-            "this model cannot be made rounding-proof: an accumulator would not fit into float32's 24 bits",
-            "train a narrower network, or export it without --rounding-proof",
+            "this model cannot be made rounding-invariant: an accumulator would not fit into float32's 24 bits",
+            "train a narrower network, or export it without --rounding-invariant",
         )
     return min(errors, key=lambda exponent: errors[exponent])

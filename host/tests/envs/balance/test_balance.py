@@ -1,4 +1,4 @@
-"""Env01-v1 against its documentation."""
+"""balance/Balance-v0 against its documentation."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ from balance_hil.errors import (
 from balance_hil.training.trainer import keep_tensorflow_out
 
 NOISELESS = BalanceConfig(noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
-STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0}
+STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "wheel_speed_difference_target_rad_s": 0.0}
 
 
 def episode(env, seed, steps, options=None):
@@ -55,7 +55,7 @@ def test_gymnasium_accepts_it(environment):
 def test_stable_baselines_accepts_it():
     keep_tensorflow_out()
     checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="pip install 'balance-hil[train]'")
-    checker.check_env(make("Env01-v1"))
+    checker.check_env(make("balance/Balance-v0"))
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -82,7 +82,9 @@ def test_an_episode_does_not_depend_on_the_one_before(environment):
 )
 def test_an_observation_never_leaves_its_box(seed, tilt, speed, yaw, actions):
     env = BalanceEnv(config=BalanceConfig(noise=SensorNoise(pitch_rad=0.5, pitch_rate_rad_s=5.0, wheel_speed_rad_s=90.0)))
-    observation, _ = env.reset(seed=seed, options={"tilt_rad": tilt, "speed_target_rad_s": speed, "yaw_target_rad_s": yaw})
+    observation, _ = env.reset(
+        seed=seed, options={"tilt_rad": tilt, "speed_target_rad_s": speed, "wheel_speed_difference_target_rad_s": yaw}
+    )
     assert observation in env.observation_space
     for action in actions:
         observation = env.step(np.array(action, np.float32))[0]
@@ -98,7 +100,7 @@ def test_noise_is_in_the_observation_and_nowhere_else():
 
 def test_observation_means_what_the_table_says():
     env = BalanceEnv(config=NOISELESS)
-    env.reset(seed=1, options={"tilt_rad": 0.1, "speed_target_rad_s": 12.0, "yaw_target_rad_s": -3.0})
+    env.reset(seed=1, options={"tilt_rad": 0.1, "speed_target_rad_s": 12.0, "wheel_speed_difference_target_rad_s": -3.0})
     for _ in range(10):
         observation, *_ = env.step(np.array([0.5, -0.2], np.float32))
     mujoco.mj_kinematics(env.model, env.data)
@@ -152,14 +154,14 @@ def test_an_action_beyond_one_counts_as_one():
 
 
 def test_reward_is_the_documented_sum_of_true_terms():
-    env = make("Env01-v1")
+    env = make("balance/Balance-v0")
     env.reset(seed=2)
     before = np.zeros(2)
     rng = np.random.default_rng(0)
     for _ in range(60):
         action = rng.uniform(-1, 1, 2).astype(np.float32).astype(float)
         _, reward, _, _, info = env.step(action)
-        e, y, pitch = info["speed_error_rad_s"], info["yaw_error_rad_s"], info["pitch_rad"]
+        e, y, pitch = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"], info["pitch_rad"]
         lean = np.clip(0.005 * e, -0.15, 0.15)
         expected = {
             "alive": 0.2,
@@ -175,7 +177,7 @@ def test_reward_is_the_documented_sum_of_true_terms():
 
 
 def test_it_ends_when_the_robot_falls_beyond_50_degrees():
-    env = make("Env01-v1")
+    env = make("balance/Balance-v0")
     env.reset(seed=0, options={"tilt_rad": 0.8})
     steps = 0
     terminated = False
@@ -199,7 +201,7 @@ def test_targets_change_after_at_most_4_5_s_unless_they_are_fixed():
     for _ in range(901):
         info = env.finish_step()[4]
         speeds.add(info["speed_error_rad_s"])
-        yaws.add(info["yaw_error_rad_s"])
+        yaws.add(info["wheel_speed_difference_error_rad_s"])
     assert speeds == {7.0}
     assert 2 <= len(yaws) <= 4
 
@@ -220,17 +222,17 @@ def test_fixing_the_tilt_leaves_the_targets_as_they_were():
         ({"tilt_rad": 2.0}, "tilt_rad is 2.0"),
         ({"tilt_rad": math.nan}, "tilt_rad is nan"),
         ({"speed_target_rad_s": "fast"}, "speed_target_rad_s is 'fast'"),
-        ({"yaw_target_rad_s": -81}, "yaw_target_rad_s is -81"),
+        ({"wheel_speed_difference_target_rad_s": -81}, "wheel_speed_difference_target_rad_s is -81"),
     ],
 )
 def test_a_bad_reset_option_is_named(options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        make("Env01-v1").reset(options=options)
+        make("balance/Balance-v0").reset(options=options)
 
 
 @pytest.mark.parametrize("action", [[math.nan, 0.0], [0.0, math.inf], [-math.inf, math.inf]])
 def test_an_action_that_is_not_finite_is_refused(action):
-    env = make("Env01-v1")
+    env = make("balance/Balance-v0")
     env.reset(seed=0)
     with pytest.raises(NonFiniteInputError, match="not finite"):
         env.step(np.array(action, np.float32))
@@ -238,7 +240,7 @@ def test_an_action_that_is_not_finite_is_refused(action):
 
 @pytest.mark.parametrize("size", [0, 1, 3])
 def test_an_action_of_another_length_is_refused(size):
-    env = make("Env01-v1")
+    env = make("balance/Balance-v0")
     env.reset(seed=0)
     with pytest.raises(UsageError, match=f"this one has {size}"):
         env.step(np.zeros(size, np.float32))
@@ -275,7 +277,7 @@ def test_what_is_only_seen_changes_no_number():
 
 def test_the_docstring_has_the_numbers_of_the_spec():
     rows = re.findall(r"\| (\d) +\| .+?\| -1 +\| 1 +\| ([\d.]+) rad(?:/s)? +\|", BalanceEnv.__doc__)
-    spec = spec_for("Env01-v1")
+    spec = spec_for("balance/Balance-v0")
     expected = [(str(s.index), f"{s.scale:g}") for s in (*spec.action, *spec.observation)]
     assert rows == expected
 
@@ -301,7 +303,9 @@ def test_a_variant_needs_only_another_config():
 
 
 @pytest.mark.parametrize("call", [make, spec_for])
-@pytest.mark.parametrize(("name", "guess"), [("Env1-v1", "did you mean 'Env01-v1'"), ("env01-v1", "did you mean"), ("Pong", "")])
+@pytest.mark.parametrize(
+    ("name", "guess"), [("Env1-v1", "did you mean 'balance/Balance-v0'"), ("env01-v1", "did you mean"), ("Pong", "")]
+)
 def test_an_unknown_environment_is_named(call, name, guess):
     with pytest.raises(UnknownEnvironmentError, match=f"unknown environment '{name}'.*{guess}"):
         call(name)
@@ -316,12 +320,12 @@ def test_a_window_without_a_display_is_refused(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(DisplayMissingError, match="no display"):
-        make("Env01-v1", render_mode="human")
+        make("balance/Balance-v0", render_mode="human")
 
 
 def test_gymnasium_can_write_its_spec_down_and_make_it_again():
-    spec = gym.envs.registration.EnvSpec.from_json(make("Env01-v1").spec.to_json())
-    assert gym.make(spec).unwrapped.policy_spec == spec_for("Env01-v1")
+    spec = gym.envs.registration.EnvSpec.from_json(make("balance/Balance-v0").spec.to_json())
+    assert gym.make(spec).unwrapped.policy_spec == spec_for("balance/Balance-v0")
 
 
 def test_registering_twice_is_harmless():

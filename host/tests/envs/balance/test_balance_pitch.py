@@ -7,11 +7,11 @@ from balance_hil.envs import balance as envs
 
 OFFSET = {"physics": {"com_offset_x_m": 0.006}}
 BALANCE_RAD = -np.arctan2(0.006, 0.055)
-STILL = {"speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0}
+STILL = {"speed_target_rad_s": 0.0, "wheel_speed_difference_target_rad_s": 0.0}
 
 
 def stand(tilt_rad, options, steps):
-    env = envs.make("Env01-v1", options=options).unwrapped
+    env = envs.make("balance/Balance-v0", options=options).unwrapped
     env.reset(seed=0, options={**STILL, "tilt_rad": tilt_rad})
     return [env.step(np.zeros(2, np.float32))[4] for _ in range(steps)]
 

@@ -16,8 +16,8 @@ def assert_same_step(got, expected):
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_batch_is_bit_for_bit_as_many_environments(n_threads):
     seeds = [3, 10_000, 7, 12]
-    envs = [make("Env01-v1").unwrapped for _ in seeds]
-    batch = BalanceBatch("Env01-v1", len(seeds), n_threads)
+    envs = [make("balance/Balance-v0").unwrapped for _ in seeds]
+    batch = BalanceBatch("balance/Balance-v0", len(seeds), n_threads)
     for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
         np.testing.assert_array_equal(batch.reset(i, seed), env.reset(seed=seed)[0])
     rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def test_a_batch_is_bit_for_bit_as_many_environments(n_threads):
 
 
 def test_only_the_episodes_that_are_named_advance():
-    batch, alone = BalanceBatch("Env01-v1", 3), make("Env01-v1").unwrapped
+    batch, alone = BalanceBatch("balance/Balance-v0", 3), make("balance/Balance-v0").unwrapped
     for i in range(3):
         batch.reset(i, i)
     alone.reset(seed=1)
@@ -45,11 +45,11 @@ def test_only_the_episodes_that_are_named_advance():
 
 def test_reset_options_reach_the_episode():
     with pytest.raises(UsageError, match="tilt_deg"):
-        BalanceBatch("Env01-v1", 1).reset(0, 0, {"tilt_deg": 1})
+        BalanceBatch("balance/Balance-v0", 1).reset(0, 0, {"tilt_deg": 1})
 
 
 def test_an_action_that_is_not_finite_is_refused():
-    batch = BalanceBatch("Env01-v1", 2)
+    batch = BalanceBatch("balance/Balance-v0", 2)
     with pytest.raises(NonFiniteInputError):
         batch.step(np.array([[0, 0], [np.nan, 0]], np.float32))
 

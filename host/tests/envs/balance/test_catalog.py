@@ -28,11 +28,11 @@ def written(value):
     return ", ".join(value) if isinstance(value, tuple) else f"{value:g}"
 
 
-@pytest.mark.parametrize("environment", [e for e in CATALOG if e != "Env01-v1"])
+@pytest.mark.parametrize("environment", [e for e in CATALOG if e != "balance/Balance-v0"])
 def test_a_docstring_has_the_options_and_settings_of_its_environment(environment):
     rows = dict(re.findall(r"\| `([\w.]+)` *\| ([^|]+?) +\|", docstring(environment)))
     config = CATALOG[environment].config
-    parent = BalanceConfig() if environment != "Env03-v2" else CATALOG["Env03-v1"].config
+    parent = BalanceConfig() if environment != "balance/BalanceBlocksFrontBack-v0" else CATALOG["balance/BalanceBlocks-v0"].config
     changed, values = set(), {}
     for group, content in vars(config.options).items():
         for key, value in vars(content).items():
@@ -49,9 +49,9 @@ def test_a_docstring_has_the_options_and_settings_of_its_environment(environment
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_environment_takes_the_policies_of_every_other(environment):
-    assert spec_for("Env01-v1").difference(spec_for(environment)) is None
+    assert spec_for("balance/Balance-v0").difference(spec_for(environment)) is None
     assert isinstance(make(environment).unwrapped, BalanceEnv)
-    assert spec_for("Env01-v1").difference(spec_for(CALIBRATION)).startswith("control period")
+    assert spec_for("balance/Balance-v0").difference(spec_for(CALIBRATION)).startswith("control period")
 
 
 @pytest.mark.parametrize("environment", [*ENVIRONMENTS, CALIBRATION])
@@ -75,13 +75,13 @@ def test_the_table_of_options_is_that_of_the_dataclass():
 
 
 def test_targets_of_env01_v3_rest_then_move_at_their_rate():
-    env = make("Env01-v3").unwrapped
+    env = make("balance/BalanceTargets-v0").unwrapped
     _, info = env.reset(seed=4)
-    speeds, yaws = [info["speed_error_rad_s"]], [info["yaw_error_rad_s"]]
+    speeds, yaws = [info["speed_error_rad_s"]], [info["wheel_speed_difference_error_rad_s"]]
     for _ in range(3000):  # without physics: the errors are the targets
         info = env.finish_step()[4]
         speeds.append(info["speed_error_rad_s"])
-        yaws.append(info["yaw_error_rad_s"])
+        yaws.append(info["wheel_speed_difference_error_rad_s"])
     assert set(speeds[:600]) == set(yaws[:600]) == {0.0}
     for values, limit, slew in ((speeds, 30.0, 20.0), (yaws, 15.0, 15.0)):
         steps = [abs(b - a) for a, b in pairwise(values)]

@@ -29,7 +29,7 @@ def diverge(monkeypatch, at_speed=60.0, options=UNSTABLE):
         return measure(qpos, qvel)
 
     monkeypatch.setattr(task, "_measure", strict)
-    batch = BalanceBatch("Env01-v1", 3, options=options)
+    batch = BalanceBatch("balance/Balance-v0", 3, options=options)
     rng = np.random.default_rng(0)
     for i in range(3):
         batch.reset(i, np.random.SeedSequence((5, i)), {"speed_target_rad_s": 3.0})
@@ -46,17 +46,17 @@ def diverge(monkeypatch, at_speed=60.0, options=UNSTABLE):
 @pytest.mark.parametrize("options", [UNSTABLE, {}])
 def test_the_episode_ends_again_as_it_did(monkeypatch, tmp_path, options):
     error = diverge(monkeypatch, 60.0 if options else 30.0, options)
-    np.savez(tmp_path / "diverged.npz", qpos=np.zeros(3), **error.incident.to_arrays())
-    incident = load(tmp_path / "diverged.npz")
-    result = rerun(incident)
-    assert result.error == incident.message == error.message  # the state in it is equal to the last digit
-    assert len(result.moments) == len(incident.actions) - 1
+    np.savez(tmp_path / "diverged.npz", qpos=np.zeros(3), **error.crash_repro.to_arrays())
+    crash_repro = load(tmp_path / "diverged.npz")
+    result = rerun(crash_repro)
+    assert result.error == crash_repro.message == error.message  # the state in it is equal to the last digit
+    assert len(result.moments) == len(crash_repro.actions) - 1
     assert bool(result.robot) == bool(options)
 
 
 def test_the_command_shows_it(monkeypatch, tmp_path, capsys):
     error = diverge(monkeypatch)
-    np.savez(tmp_path / "diverged.npz", **error.incident.to_arrays())
+    np.savez(tmp_path / "diverged.npz", **error.crash_repro.to_arrays())
     with pytest.raises(SystemExit) as ended:
         hil(["replay", str(tmp_path / "diverged.npz")], standalone_mode=False)
     assert ended.value.code == 0
@@ -93,26 +93,26 @@ def test_an_evaluation_keeps_it_for_replay(monkeypatch, tmp_path, ppo_bundle, st
 
 
 def test_an_action_that_is_nan_is_kept_with_its_episode():
-    batch = BalanceBatch("Env01-v1", 3)
+    batch = BalanceBatch("balance/Balance-v0", 3)
     for i in range(3):
         batch.reset(i, i)
     batch.step(np.full((2, 2), 0.3, np.float32), [0, 2])
     with pytest.raises(NonFiniteInputError) as error:
         batch.step(np.array([[0.1, 0.1], [0.2, np.nan]], np.float32), [1, 2])
-    incident = error.value.incident
-    assert incident.generator == batch.incident(2, "").generator
-    result = rerun(incident)
+    crash_repro = error.value.crash_repro
+    assert crash_repro.generator == batch.crash_repro(2, "").generator
+    result = rerun(crash_repro)
     assert (result.error, len(result.moments)) == (error.value.message, 1)
 
 
 def test_options_that_changed_in_the_middle_are_those_of_the_episode():
-    batch = BalanceBatch("Env01-v1", 1, options={"physics": {"mass_scale": [0.5, 1.5]}})
+    batch = BalanceBatch("balance/Balance-v0", 1, options={"physics": {"mass_scale": [0.5, 1.5]}})
     batch.reset(0, 1)
     batch.change_options(options_from_dict({"physics": {"mass_scale": [1.2, 1.3]}}))
     batch.reset(0)
     last = [batch.step(np.full((1, 2), 0.1, np.float32))[0] for _ in range(20)][-1]
-    incident = batch.incident(0, "asked for")
-    result = rerun(incident)
+    crash_repro = batch.crash_repro(0, "asked for")
+    result = rerun(crash_repro)
     assert result.error is None
     assert result.moments[-1].pitch_rad == last[4]["pitch_rad"]
     assert result.robot == batch.robot(0).drawn.to_dict()

@@ -77,12 +77,12 @@ BEFORE_THERE_WERE_OPTIONS = "6b45481b41ce78115798f5a8d5d17f3d9d7240a2cd6a180a9a7
 
 
 def test_env01_is_bit_for_bit_what_it_was_before_there_were_options():
-    assert trajectory("Env01-v1", None) == BEFORE_THERE_WERE_OPTIONS
+    assert trajectory("balance/Balance-v0", None) == BEFORE_THERE_WERE_OPTIONS
 
 
 def test_options_at_their_defaults_are_no_options():
-    assert make("Env01-v1", options=RobotOptions()).unwrapped.robot is None
-    assert not BalanceBatch("Env01-v1", 2, options={})._robots
+    assert make("balance/Balance-v0", options=RobotOptions()).unwrapped.robot is None
+    assert not BalanceBatch("balance/Balance-v0", 2, options={})._robots
 
 
 def test_quantities_that_only_repeat_the_model_change_no_number():
@@ -90,7 +90,7 @@ def test_quantities_that_only_repeat_the_model_change_no_number():
         "physics": {"friction": 0.9},
         "motor": {"armature_kg_m2": 1e-4, "damping_nm_s_rad": 5e-4, "torque_limit_nm": 0.3, "servo_gain_nm_s_rad": 0.2},
     }
-    assert trajectory("Env01-v1", nominal) == BEFORE_THERE_WERE_OPTIONS
+    assert trajectory("balance/Balance-v0", nominal) == BEFORE_THERE_WERE_OPTIONS
 
 
 # --- env and batch ----------------------------------------------------------------------------------------------------
@@ -100,8 +100,8 @@ def test_quantities_that_only_repeat_the_model_change_no_number():
 def test_a_batch_is_bit_for_bit_as_many_environments(groups):
     options = {name: EVERYTHING[name] for name in groups}
     seeds = [3, 10_000, 7]
-    envs = [make("Env01-v1", options=options).unwrapped for _ in seeds]
-    batch = BalanceBatch("Env01-v1", len(seeds), n_threads=2, options=options)
+    envs = [make("balance/Balance-v0", options=options).unwrapped for _ in seeds]
+    batch = BalanceBatch("balance/Balance-v0", len(seeds), n_threads=2, options=options)
     for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
         np.testing.assert_array_equal(batch.reset(i, seed), env.reset(seed=seed)[0])
     rng = np.random.default_rng(0)
@@ -116,7 +116,9 @@ def test_a_batch_is_bit_for_bit_as_many_environments(groups):
 
 
 def test_every_reset_draws_another_robot_and_a_seed_repeats_it():
-    env = make("Env01-v1", options={"physics": {"mass_scale": [0.5, 1.5]}, "delays": {"observation_steps": [0, 4]}}).unwrapped
+    env = make(
+        "balance/Balance-v0", options={"physics": {"mass_scale": [0.5, 1.5]}, "delays": {"observation_steps": [0, 4]}}
+    ).unwrapped
     robots = []
     for seed in (1, None, None, 1, None):
         env.reset(seed=seed)
@@ -127,8 +129,8 @@ def test_every_reset_draws_another_robot_and_a_seed_repeats_it():
 
 def test_the_start_and_the_targets_of_a_seed_do_not_depend_on_the_options():
     for options in (None, EVERYTHING, {"pushes": {"impulse_n_s": 0.1}}):
-        _, info = make("Env01-v1", options=options).reset(seed=5)
-        assert info == make("Env01-v1").reset(seed=5)[1]
+        _, info = make("balance/Balance-v0", options=options).reset(seed=5)
+        assert info == make("balance/Balance-v0").reset(seed=5)[1]
 
 
 def test_fixing_one_range_leaves_the_other_draws_as_they_were():
@@ -136,7 +138,7 @@ def test_fixing_one_range_leaves_the_other_draws_as_they_were():
     one_fixed = {"physics": {"mass_scale": 1.0, "friction": [0.5, 1.2]}}
     frictions = []
     for options in (ranges, one_fixed):
-        env = make("Env01-v1", options=options).unwrapped
+        env = make("balance/Balance-v0", options=options).unwrapped
         env.reset(seed=3)
         frictions.append(env.robot.drawn.physics.friction)
     assert frictions[0] == frictions[1]

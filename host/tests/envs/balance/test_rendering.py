@@ -9,7 +9,7 @@ from balance_hil.errors import DisplayMissingError
 
 @pytest.fixture
 def env():
-    env = make("Env01-v1", render_mode="rgb_array", width=160, height=90)
+    env = make("balance/Balance-v0", render_mode="rgb_array", width=160, height=90)
     env.reset(seed=0, options={"tilt_rad": 0.0})
     try:
         env.render()
@@ -53,7 +53,7 @@ def test_wheels_are_seen_to_turn(env):
 
 
 def test_rendering_does_not_touch_the_episode(env):
-    plain = make("Env01-v1")
+    plain = make("balance/Balance-v0")
     plain.reset(seed=5)
     env.reset(seed=5)
     for _ in range(5):
@@ -76,7 +76,7 @@ def test_a_broken_opengl_is_named(monkeypatch):
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(mujoco.egl, "GLContext", broken)
-    env = make("Env01-v1", render_mode="rgb_array")
+    env = make("balance/Balance-v0", render_mode="rgb_array")
     env.reset(seed=0)
     with pytest.raises(DisplayMissingError, match="EGL device"):
         env.render()

@@ -14,7 +14,7 @@ from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.options import SIDES, PhysicsOptions, RobotOptions
 
 NOISELESS = BalanceConfig(noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
-STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "yaw_target_rad_s": 0.0}
+STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "wheel_speed_difference_target_rad_s": 0.0}
 ZERO = np.zeros(2, np.float32)
 FULL = np.ones(2, np.float32)
 
@@ -245,7 +245,7 @@ def momentum(env):
     return env.data.subtree_linvel[1, :2] * env.model.body_subtreemass[1]
 
 
-@pytest.mark.parametrize("environment", ["Env03-v1", "Env03-v2"])
+@pytest.mark.parametrize("environment", ["balance/BalanceBlocks-v0", "balance/BalanceBlocksFrontBack-v0"])
 def test_blocks_come_from_their_sides_and_hit(environment):
     env = make(environment, options={"blocks": {"interval_s": 1.0}}).unwrapped
     block = mujoco.mj_name2id(env.model, mujoco.mjtObj.mjOBJ_BODY, "block")
@@ -271,12 +271,12 @@ def test_blocks_come_from_their_sides_and_hit(environment):
                 assert math.hypot(x, y) == pytest.approx(0.4, abs=0.05)
                 sides.add(min(SIDES, key=lambda side: abs(math.remainder(math.atan2(y, x) - SIDE_ANGLES_RAD[side], 2 * math.pi))))
         hits += hit
-    assert sides == (set(SIDES) if environment == "Env03-v1" else {"front", "back"})
+    assert sides == (set(SIDES) if environment == "balance/BalanceBlocks-v0" else {"front", "back"})
     assert hits > 0.9 * thrown
 
 
 def test_a_block_waits_out_of_reach_and_is_taken_away():
-    env = make("Env03-v1", options={"blocks": {"interval_s": 1.0}}).unwrapped
+    env = make("balance/BalanceBlocks-v0", options={"blocks": {"interval_s": 1.0}}).unwrapped
     env.reset(seed=0, options=STILL)
     heights = []
     for _ in range(380):
@@ -290,7 +290,7 @@ def test_a_block_waits_out_of_reach_and_is_taken_away():
 
 @pytest.mark.parametrize(("speed_m_s", "stays"), [(1e3, True), (2e9, False), (-2e9, False)])
 def test_a_block_that_was_shot_away_is_taken_away(speed_m_s, stays):
-    env = make("Env03-v1", options={"blocks": {"interval_s": 1.0}}).unwrapped
+    env = make("balance/BalanceBlocks-v0", options={"blocks": {"interval_s": 1.0}}).unwrapped
     env.reset(seed=0, options=STILL)
     for _ in range(202):
         env.step(ZERO)
@@ -301,7 +301,7 @@ def test_a_block_that_was_shot_away_is_taken_away(speed_m_s, stays):
 
 @pytest.mark.parametrize("then", [None, RobotOptions(physics=PhysicsOptions(friction=0.8))])
 def test_a_block_in_flight_at_a_reset_is_out_of_reach_after_it(then):
-    batch = BalanceBatch("Env01-v1", 1, options={"blocks": {"sides": ["front"], "interval_s": 1.0}})
+    batch = BalanceBatch("balance/Balance-v0", 1, options={"blocks": {"sides": ["front"], "interval_s": 1.0}})
     batch.reset(0, 0, STILL)
     for _ in range(210):
         batch.step(np.zeros((1, 2), np.float32))

@@ -14,7 +14,7 @@ from balance_hil.envs.balance.config import SensorNoise
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.symmetry import mirror_of, mirror_rows
 
-MIRROR = mirror_of(spec_for("Env01-v1"))
+MIRROR = mirror_of(spec_for("balance/Balance-v0"))
 SIDEWAYS, FORE_AND_AFT, BOTH = 1, 2, 3
 
 
@@ -48,15 +48,19 @@ def test_images_go_round_and_twice_is_the_original(rows):
 @pytest.mark.parametrize(
     ("which", "start"),
     [
-        (SIDEWAYS, {"tilt_rad": 0.1, "speed_target_rad_s": 5.0, "yaw_target_rad_s": -3.0}),
-        (FORE_AND_AFT, {"tilt_rad": -0.1, "speed_target_rad_s": -5.0, "yaw_target_rad_s": -3.0}),
-        (BOTH, {"tilt_rad": -0.1, "speed_target_rad_s": -5.0, "yaw_target_rad_s": 3.0}),
+        (SIDEWAYS, {"tilt_rad": 0.1, "speed_target_rad_s": 5.0, "wheel_speed_difference_target_rad_s": -3.0}),
+        (FORE_AND_AFT, {"tilt_rad": -0.1, "speed_target_rad_s": -5.0, "wheel_speed_difference_target_rad_s": -3.0}),
+        (BOTH, {"tilt_rad": -0.1, "speed_target_rad_s": -5.0, "wheel_speed_difference_target_rad_s": 3.0}),
     ],
 )
 def test_the_simulation_agrees(which, start):
-    quiet = replace(config_for("Env01-v1"), noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
+    quiet = replace(
+        config_for("balance/Balance-v0"), noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0)
+    )
     one, other = BalanceEnv(config=quiet), BalanceEnv(config=quiet)
-    observation, _ = one.reset(seed=0, options={"tilt_rad": 0.1, "speed_target_rad_s": 5.0, "yaw_target_rad_s": 3.0})
+    observation, _ = one.reset(
+        seed=0, options={"tilt_rad": 0.1, "speed_target_rad_s": 5.0, "wheel_speed_difference_target_rad_s": 3.0}
+    )
     image, _ = other.reset(seed=0, options=start)
     rng = np.random.default_rng(0)
     for _ in range(100):

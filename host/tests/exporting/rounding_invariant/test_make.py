@@ -9,7 +9,7 @@ from balance_hil.bundle import INT8_MODEL
 from balance_hil.checkpoint import Actor
 from balance_hil.errors import ExportError
 from balance_hil.exporting import ExportConfig, export
-from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_proof, prove, samples
+from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_invariant, prove, samples
 from balance_hil.exporting.rounding_invariant.agreement import check_agreement, differing_outputs
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -62,7 +62,7 @@ def made(activation="RELU", per_channel=True, squash=False):
     model = ordinary(activation, per_channel, squash)
     teacher = float_actor(model, activation, "tanh" if squash else "clip")
     rows = np.random.default_rng(1).normal(0.0, 0.7, (3000, 5)).astype(np.float32)
-    return make_rounding_proof(teacher, model, Samples(rows[:2000], teacher.act_batch(rows[:2000])), rows[2000:], 0)
+    return make_rounding_invariant(teacher, model, Samples(rows[:2000], teacher.act_batch(rows[:2000])), rows[2000:], 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_network_unlike_the_written_model_is_refused(monkeypatch):
         made.__wrapped__()
 
 
-# --- models that are not rounding-proof --------------------------------------------------------------------------------
+# --- models that are not rounding-invariant --------------------------------------------------------------------------------
 
 
 def edited(model, change):
@@ -188,7 +188,7 @@ def test_each_broken_condition_is_named(change, message):
         prove(edited(model, change))
 
 
-def test_an_ordinary_model_is_not_rounding_proof_and_runtimes_show_it():
+def test_an_ordinary_model_is_not_rounding_invariant_and_runtimes_show_it():
     model = ordinary("RELU", True, False)
     with pytest.raises(ExportError, match="no power of two"):
         prove(model)
@@ -238,22 +238,22 @@ def test_export_records_what_was_made(tmp_path, ppo_bundle, converted, monkeypat
     converted(float_from=ppo_bundle, int8_from=ppo_bundle)
     monkeypatch.setattr(samples, "RECORDED_ROWS", 200)
     told = []
-    config = ExportConfig(source=ppo_bundle.path, output=tmp_path / "proof", episodes=1, max_steps=100, rounding_proof=True)
+    config = ExportConfig(source=ppo_bundle.path, output=tmp_path / "proof", episodes=1, max_steps=100, rounding_invariant=True)
     bundle = export(config, lambda name, done: told.append(name)).bundle
-    recorded = bundle.metrics["rounding_proof"]
+    recorded = bundle.metrics["rounding_invariant"]
     assert recorded["outputs_unlike_tflm"] == {"int8-xnnpack": 0, "int8-builtin": 0, "int8-reference": 0}
     assert recorded["smallest_shift"] >= 3
     assert 0 < recorded["validation_rms_error"] <= recorded["validation_rms_error_before_fine_tuning"]
     assert recorded["fine_tuning_rows"] == 200 * 4 + 10
     prove(bundle.file(INT8_MODEL).read_bytes())
     assert "fine-tuning" in told
-    assert "--rounding-proof" in bundle.file("README.md").read_text()
+    assert "--rounding-invariant" in bundle.file("README.md").read_text()
 
 
-def test_the_shipped_model_is_rounding_proof(ppo_bundle):
+def test_the_shipped_model_is_rounding_invariant(ppo_bundle):
     from balance_hil.bundle import Bundle
 
-    shipped = Bundle.load(ppo_bundle.path.parent / "ppo-rounding-proof")
+    shipped = Bundle.load(ppo_bundle.path.parent / "ppo-rounding-invariant")
     prove(shipped.int8_model())
-    recorded = shipped.metrics["rounding_proof"]
+    recorded = shipped.metrics["rounding_invariant"]
     assert recorded["validation_rms_error"] < 1.5 * recorded["validation_rms_error_ordinary"]

@@ -28,7 +28,7 @@ DEFAULT_LOADS_KG_M2 = (0.0, 1e-4)  # bare wheels, then for example a steel disc 
 
 
 def record(options: RobotOptions | None = None, loads_kg_m2: Sequence[float] = DEFAULT_LOADS_KG_M2, seed: int = 0) -> list[Run]:
-    """Runs the pattern once per load on ``Cal01-v1``. The right wheel turns the other way.
+    """Runs the pattern once per load on ``balance/MotorStand-v0``. The right wheel turns the other way.
 
     Raises:
         ConfigError: the options ask for something that a robot on a stand does not have.

@@ -174,7 +174,7 @@ def test_a_picture_needs_the_ending_of_one(tmp_path, runs, result):
 def test_gymnasium_accepts_the_calibration():
     from gymnasium.utils.env_checker import check_env
 
-    env = make("Cal01-v1")
+    env = make("balance/MotorStand-v0")
     assert env.spec.max_episode_steps == 6000
     check_env(env.unwrapped, skip_render_check=True)
 
@@ -183,25 +183,25 @@ def test_the_calibration_is_not_for_training():
     from balance_hil.envs.balance.batch import BalanceBatch
 
     with pytest.raises(UsageError, match="nothing to balance"):
-        BalanceBatch("Cal01-v1", 1)
-    with pytest.raises(UnknownEnvironmentError, match="did you mean 'Cal01-v1'"):
+        BalanceBatch("balance/MotorStand-v0", 1)
+    with pytest.raises(UnknownEnvironmentError, match="did you mean 'balance/MotorStand-v0'"):
         make("Cal1-v1")
 
 
 @pytest.mark.parametrize("options", [{"physics": {"friction": 0.5}}, {"motor": {"lag_s": 0.01}}])
 def test_options_that_do_nothing_on_a_stand_are_refused(options):
     with pytest.raises(ConfigError):
-        make("Cal01-v1", options=options)
+        make("balance/MotorStand-v0", options=options)
 
 
 @pytest.mark.parametrize("options", [{"load": 1e-4}, {"load_kg_m2": -1}, {"load_kg_m2": "heavy"}])
 def test_a_bad_load_is_refused(options):
     with pytest.raises(UsageError, match="load"):
-        make("Cal01-v1").reset(options=options)
+        make("balance/MotorStand-v0").reset(options=options)
 
 
 def test_a_coasting_wheel_has_no_torque_and_a_load_slows_it():
-    env = make("Cal01-v1").unwrapped
+    env = make("balance/MotorStand-v0").unwrapped
     speeds = []
     for load in (0.0, 1e-4):
         env.reset(seed=0, options={"load_kg_m2": load})

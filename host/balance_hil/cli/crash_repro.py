@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stdout
-from balance_hil.envs.balance.crash_repro import Incident, load, rerun
+from balance_hil.envs.balance.crash_repro import CrashRepro, load, rerun
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
 from balance_hil.files import new_run_folder
 
@@ -25,20 +25,20 @@ def kept_for_replay(what: str) -> Iterator[None]:
     try:
         yield
     except (SimulationDivergedError, NonFiniteInputError) as exc:
-        if exc.incident is not None:
-            exc.hint += f"; {_keep(exc.incident, what)}"
+        if exc.crash_repro is not None:
+            exc.hint += f"; {_keep(exc.crash_repro, what)}"
         raise
 
 
-def _keep(incident: Incident, what: str) -> str:
+def _keep(crash_repro: CrashRepro, what: str) -> str:
     """Writes the episode into a folder of its own and returns what a hint says about it."""
     try:
         path = new_run_folder(RUNS, what) / "diverged.npz"
         with path.open("wb") as file:
-            np.savez(file, **incident.to_arrays())
+            np.savez(file, **crash_repro.to_arrays())
     except (OSError, UsageError) as exc:
         return f"its episode could not be kept: {exc}"
-    return f"run the episode again, {len(incident.actions)} steps: hil replay {path}"
+    return f"run the episode again, {len(crash_repro.actions)} steps: hil replay {path}"
 
 
 def rerun_episode(path: Path, as_json: bool) -> int:
@@ -47,18 +47,18 @@ def rerun_episode(path: Path, as_json: bool) -> int:
     Raises:
         RecordingError, UsageError: the file holds no such episode.
     """
-    incident = load(path)
-    result = rerun(incident)
-    repeats = result.error == incident.message
+    crash_repro = load(path)
+    result = rerun(crash_repro)
+    repeats = result.error == crash_repro.message
     if as_json:
         print_json(
             {
                 "episode": str(path),
-                "environment": incident.environment,
-                "steps": len(incident.actions),
-                "options": incident.options,
+                "environment": crash_repro.environment,
+                "steps": len(crash_repro.actions),
+                "options": crash_repro.options,
                 "robot": result.robot,
-                "recorded_error": incident.message,
+                "recorded_error": crash_repro.message,
                 "error": result.error,
                 "repeats": repeats,
                 "moments": [moment._asdict() for moment in result.moments[-SHOWN:]],
@@ -69,16 +69,16 @@ def rerun_episode(path: Path, as_json: bool) -> int:
     for heading in ("step", "pitch rad", "speed error rad/s", "yaw error rad/s", "action"):
         table.add_column(heading, justify="right")
     for moment in result.moments[-SHOWN:]:
-        numbers = (f"{v:.4g}" for v in (moment.pitch_rad, moment.speed_error_rad_s, moment.yaw_error_rad_s))
+        numbers = (f"{v:.4g}" for v in (moment.pitch_rad, moment.speed_error_rad_s, moment.wheel_speed_difference_error_rad_s))
         table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))
     stdout.print(table)
     if result.robot:
         stdout.print(f"robot: {json.dumps(result.robot)}", soft_wrap=True, markup=False)
     stdout.print(
-        f"step {len(result.moments)} of {incident.environment}: {result.error or 'nothing went wrong'}",
+        f"step {len(result.moments)} of {crash_repro.environment}: {result.error or 'nothing went wrong'}",
         soft_wrap=True,
         markup=False,
     )
     if not repeats:
-        stdout.print(f"recorded: {incident.message}", soft_wrap=True, markup=False)
+        stdout.print(f"recorded: {crash_repro.message}", soft_wrap=True, markup=False)
     return 0 if repeats else 1
