@@ -54,7 +54,7 @@ def _summary(bundle: Bundle) -> str:
         f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
         f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. Executed by "
         f"TensorFlow Lite Micro it survives {int8['survival']:.0%} of {metrics['episodes']} episodes of "
-        f"{metrics['episode_steps']} steps, with an action rate (mean change of an action per step) of {int8['action_rate']:.4f}; "
+        f"{metrics['episode_steps']} steps, with an action rate (mean change per step) of {int8['action_rate']:.4f}; "
         f"its actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
     )
 

@@ -12,8 +12,7 @@ from balance_hil.envs.balance.env import BalanceEnv
 class NoisySensorsEnv(BalanceEnv):
     r"""``balance/BalanceNoisy-v0``: sensors as a robot has them.
 
-    The action and observation spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``; the observation
-    is made from sensors that are worse:
+    Spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``; the observation is made from sensors that are worse:
 
     | Option                                | Drawn per reset | Unit       | Effect                                       |
     |---------------------------------------|-----------------|------------|----------------------------------------------|
@@ -71,8 +70,8 @@ class RandomPhysicsEnv(BalanceEnv):
 class ThrownBlocksEnv(BalanceEnv):
     r"""``balance/BalanceBlocks-v0``: wooden blocks are thrown at the robot from any side.
 
-    The action and observation spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``. A block is a solid
-    cube with the inertia of one, $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
+    Spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``. A block is a solid
+    cube, inertia $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
     robot will be if it goes on as it goes, and is taken away 0.8 s later. Mass and size are drawn per reset; time, side,
     direction, height and speed for each block; all from `self.np_random`.
 
