@@ -8,7 +8,7 @@ from pathlib import Path
 def add_build_info(env, processor, board):
     """Writes build_info.h, only when it changes: a new commit recompiles the one file that includes it."""
     sys.path.insert(0, env.subst("$PROJECT_DIR/host"))
-    from balance_hil.boards.build import firmware_commit  # one definition, needs nothing but Python
+    from balance_hil.firmware_build import firmware_commit  # one definition, needs nothing but Python
 
     facts = {
         "HIL_FIRMWARE_COMMIT": firmware_commit(),

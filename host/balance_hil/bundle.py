@@ -5,7 +5,7 @@
     model.h                C array of the int8 model    golden.npz      inputs, every layer's tensor and outputs (TFLM)
     bundle.json            manifest (this module)       README.md       model card
 
-``id`` is the first 12 hex digits of the SHA-256 of ``policy_int8.tflite``; the board reports the same.
+``id`` is the first 12 hex digits of the SHA-256 of ``policy_int8.tflite`` and its normalization; the board reports the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from balance_hil.errors import BundleError
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import Normalization, QuantParams
 from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INT8_MODEL = "policy_int8.tflite"
 FLOAT_MODEL = "policy_float32.tflite"
 ONNX_MODEL = "actor.onnx"
@@ -37,9 +37,9 @@ MODEL_CARD = "README.md"
 REQUIRED_FILES = (ONNX_MODEL, FLOAT_MODEL, INT8_MODEL, HEADER, GOLDEN)
 
 
-def model_id(model: bytes) -> str:
-    """First 12 hex digits of the SHA-256 of an int8 ``.tflite``."""
-    return hashlib.sha256(model).hexdigest()[:12]
+def model_id(model: bytes, normalization: Normalization | None = None) -> str:
+    """First 12 hex digits of the SHA-256 of an int8 ``.tflite``, followed by its normalization where it has one."""
+    return hashlib.sha256(model + (normalization.to_bytes() if normalization else b"")).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class Bundle:
     spec: PolicySpec
     input_quant: QuantParams
     output_quant: QuantParams
+    normalization: Normalization | None = None  # of observations, on the board before quantization; part of the id
     calibration: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Bundle:
                 spec=PolicySpec.from_dict(manifest["spec"]),
                 input_quant=QuantParams(**manifest["quantization"]["input"]),
                 output_quant=QuantParams(**manifest["quantization"]["output"]),
+                normalization=Normalization.from_dict(manifest["normalization"]) if manifest["normalization"] else None,
                 calibration=manifest["calibration"],
                 training=manifest["training"],
                 versions=manifest["versions"],
@@ -82,7 +84,7 @@ class Bundle:
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
-        if model_id(bundle.int8_model()) != bundle.id:
+        if model_id(bundle.int8_model(), bundle.normalization) != bundle.id:
             raise _broken(folder, f"{INT8_MODEL} does not have the id {bundle.id}")
         return bundle
 
@@ -102,6 +104,7 @@ class Bundle:
             "algorithm": self.algorithm,
             "spec": self.spec.to_dict(),
             "quantization": {"input": _quant(self.input_quant), "output": _quant(self.output_quant)},
+            "normalization": self.normalization.to_dict() if self.normalization else None,
             "calibration": dict(self.calibration),
             "training": dict(self.training),
             "versions": dict(self.versions),

@@ -96,8 +96,8 @@ def _compiler() -> Check:
 
 
 def _native_firmware() -> Check:
-    from balance_hil.boards.build import native_is_current
     from balance_hil.errors import HarnessError
+    from balance_hil.firmware_build import native_is_current
 
     try:
         current = native_is_current()

@@ -1,4 +1,6 @@
-"""Affine int8 quantization with the rounding of TensorFlow Lite Micro.
+"""What surrounds an int8 model: per-feature normalization, and affine quantization with TensorFlow Lite Micro's rounding.
+
+    n = clip(float32(float32(x - mean) * inverse_std), -clip, clip)         before quantization, where a policy has it
 
     q = clip(round_half_away(float32(x / float32(scale))) + zero_point, -128, 127)
     x = float32(float64(scale) * (q - zero_point))
@@ -8,12 +10,16 @@ Source: ``AffineQuantize`` and ``Dequantize`` of tflite-micro (kernels/internal/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balance_hil.errors import NonFiniteInputError
+
+Float32Array = NDArray[np.float32]
 
 INT8_MIN = -128
 INT8_MAX = 127
@@ -25,6 +31,63 @@ class QuantParams:
 
     scale: float
     zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """Per-feature normalization of observations: subtract, multiply, clip, each in float32 and in this order.
+
+    The order matters: scale and offset in one step would become a fused multiply-add on a board and differ in the last bit.
+
+    Args:
+        mean: float32 [n_obs].
+        inverse_std: float32 [n_obs], > 0.
+        clip: the result stays within plus and minus this; a finite float32 > 0.
+
+    Raises:
+        ValueError: the arrays differ in shape, are not finite, or a factor is not positive.
+    """
+
+    mean: Float32Array
+    inverse_std: Float32Array
+    clip: float
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "inverse_std"):
+            array = np.array(getattr(self, name), np.float32)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "clip", float(np.float32(self.clip)))
+        if self.mean.ndim != 1 or self.mean.shape != self.inverse_std.shape or not self.mean.size:
+            raise ValueError("mean and inverse_std of a normalization must be vectors of one length")
+        finite = np.isfinite(self.mean).all() and np.isfinite(self.inverse_std).all() and np.isfinite(self.clip)
+        if not finite or not (self.inverse_std > 0).all() or self.clip <= 0:
+            raise ValueError("a normalization needs finite means, and finite factors and a clip above 0")
+
+    def apply(self, observations: ArrayLike) -> Float32Array:
+        """Normalized observations, float32 [..., n_obs]; the same bits as on a board."""
+        with np.errstate(over="ignore"):  # a difference beyond float32 is infinite and clipped, as on the board
+            scaled = (np.asarray(observations, np.float32) - self.mean) * self.inverse_std
+        return np.asarray(np.clip(scaled, np.float32(-self.clip), np.float32(self.clip)), np.float32)
+
+    def to_bytes(self) -> bytes:
+        """What goes over the wire and into the model's id: mean, inverse_std, clip as little-endian float32."""
+        return b"".join(np.asarray(v, "<f4").tobytes() for v in (self.mean, self.inverse_std, self.clip))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"mean": self.mean.tolist(), "inverse_std": self.inverse_std.tolist(), "clip": self.clip}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_dict``. Raises KeyError, TypeError or ValueError on a malformed table."""
+        return cls(np.asarray(data["mean"], np.float32), np.asarray(data["inverse_std"], np.float32), float(data["clip"]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Normalization) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.to_bytes())
 
 
 def quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.int8]:

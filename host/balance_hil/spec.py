@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Terminated = Literal["", "failure", "success"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,22 +19,64 @@ class Signal:
     index: int
     name: str  # snake_case, one spelling in Python, C++ and the recording
     unit: str  # of the physical quantity, before scaling
-    min: float  # of the scaled number that the policy sees
-    max: float
+    min: float | None  # of the scaled number that the policy sees; None: unbounded
+    max: float | None
     scale: float = 1.0  # physical value = scaled number * scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySpec:
-    """What a policy reads and writes, and how often.
+class ActionMap:
+    """From the policy's outputs, float32 [n_act], to the action that the environment takes.
 
-    ``observation`` describes float32 [n_obs], ``action`` float32 [n_act].
+    A box: ``clip(offset + scale * output, low, high)``, reshaped in C order. Discrete: the index of the largest output,
+    the lowest of equals.
     """
 
-    environment: str  # Gymnasium id
+    kind: Literal["box", "discrete"] = "box"
+    scale: tuple[float, ...] = ()  # of a box, one for each output
+    offset: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()  # of the environment's action
+    dtype: str = "float32"
+
+    @classmethod
+    def of_box(cls, low: NDArray[Any], high: NDArray[Any], *, scaled: bool = True) -> ActionMap:
+        """The map onto a box with finite limits: of outputs within -1..1, or, not ``scaled``, in the environment's own units."""
+        bottom, top = np.asarray(low, np.float64).ravel(), np.asarray(high, np.float64).ravel()
+        half = (top - bottom) / 2
+        return cls(
+            scale=tuple((half if scaled else np.ones_like(half)).tolist()),
+            offset=tuple((bottom + half if scaled else np.zeros_like(half)).tolist()),
+            low=tuple(bottom.tolist()),
+            high=tuple(top.tolist()),
+            shape=tuple(np.shape(low)),
+            dtype=str(np.asarray(low).dtype),
+        )
+
+    def __call__(self, outputs: NDArray[np.float32]) -> NDArray[Any]:
+        """Actions of the environment, ``dtype`` [n, *shape] or int64 [n], for outputs, float32 [n, n_act]."""
+        if self.kind == "discrete":
+            return np.asarray(np.argmax(outputs, axis=1))
+        values = np.clip(np.asarray(self.offset) + np.asarray(self.scale) * outputs, self.low, self.high)
+        return np.asarray(values, self.dtype).reshape(len(outputs), *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """What a policy reads and writes, how often, and what its environment makes of it.
+
+    ``observation`` describes float32 [n_obs] as the environment gives it, flattened in C order; ``action`` the policy's outputs,
+    float32 [n_act], which is what a board returns.
+    """
+
+    environment: str  # Gymnasium id as the user typed it, "module:Id" included; "" for a model without an environment
     observation: tuple[Signal, ...]
     action: tuple[Signal, ...]
     control_period_s: float
+    action_map: ActionMap = field(default_factory=ActionMap)
+    episode_steps: int = 0  # control steps after which an episode is truncated; 0: without an environment
+    terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` says, or nothing is a failure
 
     @property
     def n_obs(self) -> int:
@@ -55,6 +102,8 @@ class PolicySpec:
             for a, b in zip(mine, theirs, strict=True):
                 if a != b:
                     return f"{kind} {a.index}, {a.name} (1.0 = {a.scale:g} {a.unit}) and {b.name} (1.0 = {b.scale:g} {b.unit})"
+        if self.action_map != other.action_map:
+            return "what the environment makes of the policy's outputs"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +118,21 @@ class PolicySpec:
             observation=_signals(data["observation"]),
             action=_signals(data["action"]),
             control_period_s=float(data["control_period_s"]),
+            action_map=_action_map(data["action_map"]),
+            episode_steps=int(data["episode_steps"]),
+            terminated=_one_of(data["terminated"], get_args(Terminated)),
         )
+
+
+def _action_map(table: Mapping[str, Any]) -> ActionMap:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return ActionMap(**fields)
+
+
+def _one_of(value: Any, allowed: Sequence[Any]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is none of {', '.join(map(repr, allowed))}")
+    return value
 
 
 def _signals(rows: Sequence[dict[str, Any]]) -> tuple[Signal, ...]:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from balance_hil.boards import BoardDefinition, load_definitions
-from balance_hil.boards.build import HEADERS, REPOSITORY, TFLM_LIBRARY
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.qemu import check_installation
-from balance_hil.boards.model_header import write_header
 from balance_hil.bundle import HEADER, INT8_MODEL, model_id
+from balance_hil.firmware_build import HEADERS, REPOSITORY, TFLM_LIBRARY
+from balance_hil.model_image import write_header
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.tflite.builder import typical_policy
 from balance_hil.tflite.graph import read_graph

@@ -96,7 +96,7 @@ def draw(environment: str, act: Act) -> Path:
         axes.set_axis_off()
         figure.text((index + 0.5) / len(pictures), 0.19, caption, ha="center", va="top", fontsize=7)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{environment}.png"
+    path = FOLDER / (environment.removeprefix("balance/").removesuffix("-v0") + ".png")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=150)
     with Image.open(buffer) as image:  # a third of the bytes, and nobody sees the difference

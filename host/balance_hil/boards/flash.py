@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition, flash_tool
-from balance_hil.boards.build import firmware_commit
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.bundle import Bundle
@@ -30,6 +29,7 @@ from balance_hil.errors import (
     UsageError,
     WrongBoardError,
 )
+from balance_hil.firmware_build import firmware_commit
 from balance_hil.link import SerialPort, list_serial_ports
 
 ENGINES = ("tflm", "int8")

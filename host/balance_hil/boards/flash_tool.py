@@ -12,8 +12,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from balance_hil.boards.build import REPOSITORY, build_lock, platformio_settings, prepare_platformio, why_it_failed
 from balance_hil.errors import FirmwareBuildError, FlashFailedError, FlashToolMissingError
+from balance_hil.firmware_build import REPOSITORY, build_lock, platformio_settings, prepare_platformio, why_it_failed
 
 BUILD_TIMEOUT_S = 1800.0  # the first build of a board downloads its platform
 UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board for ever

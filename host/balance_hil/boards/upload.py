@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.handshake import refused_model_error
-from balance_hil.boards.model_header import SELF_TEST_ROWS
 from balance_hil.boards.session import MIN_WINDOW_BYTES, Session
 from balance_hil.bundle import GOLDEN, Bundle, model_id
 from balance_hil.errors import BoardRebootedError, BoardStatusError, LinkError, ReplyTimeoutError
+from balance_hil.model_image import SELF_TEST_ROWS
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OVERHEAD, encode
 from balance_hil.protocol.messages import Status

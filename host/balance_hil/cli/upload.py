@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from balance_hil.boards import Board, find_definition
-from balance_hil.boards.build import REPOSITORY
 from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.cli.console import stderr
 from balance_hil.cli.progress import ProgressBars
+from balance_hil.firmware_build import REPOSITORY
 
 SHIPPED = REPOSITORY / "models" / "ppo"  # what an image is built with where nobody says otherwise
 

@@ -144,7 +144,7 @@ def _push(env: BalanceEnv, rng: np.random.Generator) -> None:
 def _disturbed_and_uniform(act_batch: ActBatch, spec: PolicySpec, seed: list[int], rows: int) -> Float32Array:
     recorded = record_disturbed(act_batch, spec.environment, seed, rows)
     uniform_rows = round(rows * UNIFORM_SHARE / (1.0 - UNIFORM_SHARE))
-    low, high = [s.min for s in spec.observation], [s.max for s in spec.observation]
+    low, high = [s.min or -1.0 for s in spec.observation], [s.max or 1.0 for s in spec.observation]
     uniform = np.random.default_rng([*seed, 0]).uniform(low, high, (uniform_rows, spec.n_obs)).astype(np.float32)
     return np.concatenate([recorded, uniform])
 

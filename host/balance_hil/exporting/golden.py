@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.boards.model_header import SELF_TEST_ROWS
+from balance_hil.model_image import SELF_TEST_ROWS
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
 

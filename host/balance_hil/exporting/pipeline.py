@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import balance_hil
-from balance_hil.boards.model_header import write_header
 from balance_hil.bundle import (
     FLOAT_MODEL,
     GOLDEN,
@@ -45,6 +44,7 @@ from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
+from balance_hil.model_image import write_header
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from balance_hil import firmware_build
 from balance_hil.boards import Board, connect, find_definition
-from balance_hil.boards import build as firmware_build
 from balance_hil.boards.kinds import qemu
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.qemu import QemuMachine

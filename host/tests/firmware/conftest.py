@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from balance_hil.boards.build import build, build_native
+from balance_hil.firmware_build import build, build_native
 
 from .engine_build import Compile, compiler
 from .probe import Probe

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import Board
-from balance_hil.boards.build import build, firmware_commit
 from balance_hil.bundle import Bundle
+from balance_hil.firmware_build import build, firmware_commit
 from balance_hil.link import open_link
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode

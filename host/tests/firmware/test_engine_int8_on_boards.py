@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import load_definitions
-from balance_hil.boards.build import build
 from balance_hil.boards.kinds.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
+from balance_hil.firmware_build import build
 from balance_hil.tflite.builder import typical_policy
 from balance_hil.tflite.graph import read_graph
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil.boards import BoardDefinition, load_definitions
-from balance_hil.boards.build import REPOSITORY, build_lock, platformio_settings, prepare_platformio
+from balance_hil.firmware_build import REPOSITORY, build_lock, platformio_settings, prepare_platformio
 
 PHYSICAL = ("teensy41", "esp32s3", "nucleo_h743zi", "nucleo_f446re", "nano33ble", "pico")
 LIBRARY = os.environ.get("HIL_TFLM_LIB", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from balance_hil.boards import build as firmware_build
+from balance_hil import firmware_build
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
 
 PLATFORM = Path(__file__).parents[3] / "firmware/platform"
@@ -153,7 +153,7 @@ def test_failing_compiler_is_quoted(repository: Path) -> None:
     (repository / "platformio.ini").write_text(
         f"[platformio]\nsrc_dir = firmware/src\n[env:native]\nplatform = symlink://{PLATFORM}\nboard = native\n"
     )
-    (repository / "host/balance_hil/boards.build.py").write_text("def firmware_commit():\n    return 'x'\n")
+    (repository / "host/balance_hil/firmware_build.py").write_text("def firmware_commit():\n    return 'x'\n")
     (repository / "host/balance_hil/__init__.py").write_text("")
     (repository / "firmware/src/main.cpp").write_text("int main() { return nonsense; }\n")
     with pytest.raises(FirmwareBuildError, match=r"nonsense. was not declared") as caught:

@@ -17,8 +17,8 @@ import serial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from balance_hil.boards.build import firmware_commit
 from balance_hil.bundle import model_id
+from balance_hil.firmware_build import firmware_commit
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode, seal
 from balance_hil.protocol.messages import Status

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from balance_hil.boards.build import build_image
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.qemu import emulator, image_environment
 from balance_hil.errors import BoardBootError
+from balance_hil.firmware_build import build_image
 
 LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # what of an image is its engine
 TIMEOUT_S = 60.0

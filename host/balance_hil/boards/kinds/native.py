@@ -23,9 +23,9 @@ from typing import IO
 
 import numpy as np
 
-from balance_hil.boards.build import build_native, native_is_current
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.errors import UsageError, require
+from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
 from balance_hil.runtimes.tflm import wheel_exists
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from balance_hil.boards.build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.boards.model_header import write_header
 from balance_hil.bundle import model_id
 from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+from balance_hil.model_image import write_header
 
 QEMU = "qemu-system-arm"
 ENGINES = ("int8", "tflm")

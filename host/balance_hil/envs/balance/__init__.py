@@ -13,12 +13,12 @@ from typing import Any
 import gymnasium as gym
 
 from balance_hil.envs.balance.catalog import CATALOG
+from balance_hil.envs.balance.config import EPISODE_STEPS as EPISODE_STEPS
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.motor_stand import CALIBRATION, CalibrationConfig
 from balance_hil.errors import EnvironmentMismatchError, UnknownEnvironmentError, UsageError
 from balance_hil.spec import PolicySpec
 
-EPISODE_STEPS = 6000  # 30 s
 ENVIRONMENTS: dict[str, BalanceConfig] = {environment: entry.config for environment, entry in CATALOG.items()}
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from balance_hil.envs.balance.options import IDEAL, RobotOptions
-from balance_hil.spec import PolicySpec, Signal
+from balance_hil.spec import ActionMap, PolicySpec, Signal
+
+EPISODE_STEPS = 6000  # 30 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,8 @@ class BalanceConfig:
             observation=_signals(observation),
             action=_signals(action),
             control_period_s=self.control_period_s,
+            action_map=ActionMap.of_box(-np.ones(len(action), np.float32), np.ones(len(action), np.float32)),
+            episode_steps=EPISODE_STEPS,
         )
 
 

@@ -1,8 +1,8 @@
 """How a robot differs from the ideal one: physics, motors, battery, sensors, delays, pushes and thrown blocks.
 
 ``RobotOptions`` is one frozen dataclass and one YAML form. The default of every field is the nominal robot, and a group
-at its defaults costs nothing. A quantity is a number, or a range ``[low, high]`` from which it is sampled uniformly: once per reset,
- those of ``pushes`` and ``blocks`` once per event. Nothing else decides: the same seed and options give the same episode.
+at its defaults costs nothing. A quantity is a number, or a range ``[low, high]`` from which it is sampled uniformly: once per
+reset, those of ``pushes`` and ``blocks`` once per event. Nothing else decides: the same seed and options give the same episode.
 
     physics:
       mass_scale: [0.85, 1.15]

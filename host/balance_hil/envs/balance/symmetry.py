@@ -25,9 +25,9 @@ def mirror_of(spec: PolicySpec) -> dict[str, list[Any]]:
     observation, action = _places(spec.observation), _places(spec.action)
     return {
         "observation": observation,
-        "observation_sign": [-1.0 if "yaw" in signal.name else 1.0 for signal in spec.observation],
+        "observation_sign": [-1.0 if "difference" in signal.name else 1.0 for signal in spec.observation],
         "action": action,
-        "action_sign": [-1.0 if "yaw" in signal.name else 1.0 for signal in spec.action],
+        "action_sign": [-1.0 if "difference" in signal.name else 1.0 for signal in spec.action],
     }
 
 

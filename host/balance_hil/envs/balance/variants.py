@@ -12,7 +12,8 @@ from balance_hil.envs.balance.env import BalanceEnv
 class NoisySensorsEnv(BalanceEnv):
     r"""``balance/BalanceNoisy-v0``: sensors as a robot has them.
 
-    Spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``; the observation is made from sensors that are worse:
+    Spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``; the observation is made from
+    worse sensors:
 
     | Option                                | Drawn per reset | Unit       | Effect                                       |
     |---------------------------------------|-----------------|------------|----------------------------------------------|

@@ -304,7 +304,7 @@ def test_a_variant_needs_only_another_config():
 
 @pytest.mark.parametrize("call", [make, spec_for])
 @pytest.mark.parametrize(
-    ("name", "guess"), [("Env1-v1", "did you mean 'balance/Balance-v0'"), ("env01-v1", "did you mean"), ("Pong", "")]
+    ("name", "guess"), [("balance/Balance-v1", "did you mean 'balance/Balance-v0'"), ("Balance-v0", "did you mean"), ("Pong", "")]
 )
 def test_an_unknown_environment_is_named(call, name, guess):
     with pytest.raises(UnknownEnvironmentError, match=f"unknown environment '{name}'.*{guess}"):

@@ -57,8 +57,9 @@ def test_every_environment_takes_the_policies_of_every_other(environment):
 @pytest.mark.parametrize("environment", [*ENVIRONMENTS, CALIBRATION])
 def test_every_environment_is_in_the_document_with_its_picture(environment):
     assert f"| `{environment}` |" in DOCUMENT
-    assert (ROOT / "docs" / "pictures" / "envs" / f"{environment}.png").is_file()
-    assert f"pictures/envs/{environment}.png" in DOCUMENT
+    picture = environment.removeprefix("balance/").removesuffix("-v0") + ".png"
+    assert (ROOT / "docs" / "pictures" / "envs" / picture).is_file()
+    assert f"pictures/envs/{picture}" in DOCUMENT
 
 
 def test_the_table_of_options_is_that_of_the_dataclass():

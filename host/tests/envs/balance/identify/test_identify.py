@@ -185,7 +185,7 @@ def test_the_calibration_is_not_for_training():
     with pytest.raises(UsageError, match="nothing to balance"):
         BalanceBatch("balance/MotorStand-v0", 1)
     with pytest.raises(UnknownEnvironmentError, match="did you mean 'balance/MotorStand-v0'"):
-        make("Cal1-v1")
+        make("balance/MotorStand-v1")
 
 
 @pytest.mark.parametrize("options", [{"physics": {"friction": 0.5}}, {"motor": {"lag_s": 0.01}}])

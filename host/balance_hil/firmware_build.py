@@ -17,7 +17,7 @@ from pathlib import Path
 
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # What a build depends on. The identity of a firmware is the last commit that touched one of these.
 SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini")
 _SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
