@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,15 +127,13 @@ def _hostile(upload: Upload) -> Upload:
 
 def _other_operator(upload: Upload) -> Upload:
     """Its first operator code is one that no engine here knows (120, WHERE's neighborhood)."""
-    from ai_edge_litert import schema_py_generated as schema
-    from flatbuffers import Builder
+    from balance_hil.tflite.codec import edit, schema
 
-    model = schema.ModelT.InitFromPackedBuf(upload.model, 0)
-    for code in model.operatorCodes:
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.EXP
-    builder = Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return Upload.of_model(bytes(builder.Output()), upload.inputs, upload.outputs)
+    def change(model: Any) -> None:
+        for code in model.operatorCodes:
+            code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.EXP
+
+    return Upload.of_model(edit(upload.model, change), upload.inputs, upload.outputs)
 
 
 def _wrong_shape(upload: Upload) -> Upload:

@@ -24,7 +24,7 @@ from balance_hil.bundle import HEADER, INT8_MODEL, model_id
 from balance_hil.firmware_build import HEADERS, REPOSITORY, TFLM_LIBRARY
 from balance_hil.model_image import write_header
 from balance_hil.runtimes.tflm import TflmModel
-from balance_hil.tflite.builder import typical_policy
+from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 
 SHIPPED = REPOSITORY / "models/ppo"
@@ -75,7 +75,7 @@ def run() -> list[dict[str, Any]]:
 
 def typical(activation: str) -> Policy:
     """A policy of 6-64-64-2 with made-up weights."""
-    model = typical_policy(activation)
+    model = actor((6, 64, 64, 2), activation, per_channel=True, seed=7, squash=None)
     reference = TflmModel(model)
     inputs = np.random.default_rng(0).integers(-128, 128, (8, reference.n_obs), dtype=np.int8)
     header = HEADERS / model_id(model) / "model.h"

@@ -19,12 +19,12 @@ from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.tflite import KERNELS, Session
 from balance_hil.runtimes.tflm import run_whole
-from balance_hil.tflite.core import Ends
+from balance_hil.tflite.edit import WholeModel
 from balance_hil.tflite.graph import Operator
 
 
 def compare_ends(
-    ends: Ends, runtimes: Sequence[Int8Runtime], variants: Mapping[str, Variant], observations: Float32Array
+    ends: WholeModel, runtimes: Sequence[Int8Runtime], variants: Mapping[str, Variant], observations: Float32Array
 ) -> tuple[EndsDifference, ...]:
     """One entry for each desktop runtime.
 
@@ -40,7 +40,7 @@ def compare_ends(
     return tuple(_ends(ends, runtime, variants[runtime.name], observations) for runtime in runtimes if runtime.name in variants)
 
 
-def _ends(ends: Ends, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> EndsDifference:
+def _ends(ends: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> EndsDifference:
     right = quantize(observations, runtime.input_quant)
     given, codes = (observations, _each(ends, ends.quantize, variant, observations)) if ends.quantize else (right, right)
     codes = np.asarray(codes, np.int8)
@@ -58,7 +58,7 @@ def _ends(ends: Ends, runtime: Int8Runtime, variant: Variant, observations: Floa
     )
 
 
-def _each(ends: Ends, operator: Operator, variant: Variant, rows: NDArray[Any]) -> NDArray[Any]:
+def _each(ends: WholeModel, operator: Operator, variant: Variant, rows: NDArray[Any]) -> NDArray[Any]:
     """An operator of the ends, row by row: some kernels compute what is left over from their vector loop otherwise."""
     run = compile_operator(ends.graph, operator, variant).run
     shape = ends.graph.tensors[operator.inputs[0]].shape

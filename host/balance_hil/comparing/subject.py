@@ -9,9 +9,8 @@ from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
 from balance_hil.runtimes.base import Runtime
-from balance_hil.tflite.core import Ends, int8_core
+from balance_hil.tflite.edit import WholeModel, int8_core, select_output
 from balance_hil.tflite.graph import TfliteGraph, read_graph
-from balance_hil.tflite.outputs import select_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,9 @@ class Subject:
     id: str  # of the model, as a board reports it
     model: bytes  # the int8 ``.tflite``
     graph: TfliteGraph
-    ends: Ends | None  # of a model with a float input or output: what surrounds the int8 core, which ``model`` and ``graph`` are
+    ends: (
+        WholeModel | None
+    )  # of a model with a float input or output: what surrounds the int8 core, which ``model`` and ``graph`` are
     bundle: Bundle | None  # None: a model alone, without observations and float versions
 
     @property

@@ -1,7 +1,7 @@
-"""Small int8 ``.tflite`` models written operator by operator, without a converter.
+"""Small int8 ``.tflite`` models written operator by operator, in milliseconds and without a converter.
 
 Every quantization parameter is free, so that they reach operators, shapes and parameters that a converter seldom writes: what
-an emulator is verified on, and what a test can make in milliseconds.
+an emulator is verified on, and what a test can make.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import require
 from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.tflite.codec import pack, schema
+
+TANH_QUANT = (1 / 128, 0)  # the only parameters that kernels accept for these outputs
+LOGISTIC_QUANT = (1 / 256, INT8_MIN)
+ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")  # that FULLY_CONNECTED fuses
 
 # Lowest operator versions whose kernels take int8 (tensorflow/lite/tools/versioning/op_version.cc).
 _VERSIONS = {
@@ -27,6 +31,7 @@ _VERSIONS = {
     "QUANTIZE": 2,
     "DEQUANTIZE": 2,
     "CONCATENATION": 2,
+    "SOFTMAX": 2,
 }
 _OPTIONS = {
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -37,25 +42,25 @@ _OPTIONS = {
     "QUANTIZE": "QuantizeOptions",
     "DEQUANTIZE": "DequantizeOptions",
     "HARD_SWISH": "HardSwishOptions",
+    "SOFTMAX": "SoftmaxOptions",
 }
 
 
 class ModelBuilder:
-    """Collects tensors and operators of one subgraph; ``bytes`` packs them.
+    """Collects tensors and operators of one subgraph; ``build`` packs them.
+
+    ``tensors`` and ``operators`` are the schema's objects, for tests that spoil them.
 
     Raises:
-        MissingExtraError: ``ai_edge_litert`` (which carries the flatbuffer schema) is not installed.
+        MissingExtraError: ``ai_edge_litert`` is not installed.
     """
 
     def __init__(self) -> None:
-        require("ai_edge_litert", "int8")
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._schema = schema
-        self._graph = schema.SubGraphT()
-        self._graph.tensors, self._graph.operators = [], []
-        self._buffers = [schema.BufferT()]
+        self._schema = schema()
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
         self._codes: list[Any] = []
+        self._buffers: list[Any] = [self._schema.BufferT()]
 
     def tensor(
         self,
@@ -66,59 +71,75 @@ class ModelBuilder:
         data: NDArray[Any] | None = None,
         kind: str = "INT8",
     ) -> int:
-        """Adds a tensor and returns its index. Several scales mean one per entry of dimension 0 (per channel)."""
-        schema = self._schema
-        tensor = schema.TensorT()
-        tensor.name = f"t{len(self._graph.tensors)}"
+        """Adds a tensor and returns its number. Several scales mean one per entry of dimension 0 (per channel)."""
+        tensor = self._schema.TensorT()
+        tensor.name = f"t{len(self.tensors)}"
         tensor.shape = list(shape)
-        tensor.type = getattr(schema.TensorType, kind)
+        tensor.type = getattr(self._schema.TensorType, kind)
         tensor.buffer = 0
-        scales = [scale] if isinstance(scale, int | float) else list(scale)
-        if scales:
-            tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale = [float(np.float32(s)) for s in scales]
+        scales = np.atleast_1d(np.asarray(scale, np.float32))
+        if scales.size:
+            tensor.quantization = self._schema.QuantizationParametersT()
+            tensor.quantization.scale = scales.tolist()
             tensor.quantization.zeroPoint = [zero_point] * len(scales)
         if data is not None:
-            buffer = schema.BufferT()
+            buffer = self._schema.BufferT()
             buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
             tensor.buffer = len(self._buffers)
             self._buffers.append(buffer)
-        self._graph.tensors.append(tensor)
-        return len(self._graph.tensors) - 1
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
 
     def operator(self, name: str, inputs: Sequence[int], output: int, *, activation: str = "NONE", axis: int = 0) -> int:
         """Adds an operator that computes tensor ``output``; returns ``output``."""
-        schema = self._schema
-        operator = schema.OperatorT()
+        operator = self._schema.OperatorT()
         operator.opcodeIndex = self._code(name)
         operator.inputs, operator.outputs = list(inputs), [output]
         if name in _OPTIONS:
-            options = getattr(schema, _OPTIONS[name] + "T")()
+            options = getattr(self._schema, _OPTIONS[name] + "T")()
             if hasattr(options, "fusedActivationFunction"):
-                options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
+                options.fusedActivationFunction = getattr(self._schema.ActivationFunctionType, activation)
             if name == "CONCATENATION":
                 options.axis = axis
             if name == "RESHAPE":
-                options.newShape = list(self._graph.tensors[output].shape)
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[name])
+                options.newShape = list(self.tensors[output].shape)
+            if name == "SOFTMAX":
+                options.beta = 1.0
+            operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, _OPTIONS[name])
             operator.builtinOptions = options
-        self._graph.operators.append(operator)
+        self.operators.append(operator)
         return output
 
-    def bytes(self, input_tensor: int, output_tensor: int | Sequence[int]) -> bytes:
-        """The finished model, of one output or several."""
-        import flatbuffers
+    def dense(
+        self,
+        source: int,
+        weights: NDArray[np.int8],
+        weight_scales: float | Sequence[float],
+        output: tuple[float, int],
+        bias: NDArray[Any] | None = None,
+        activation: str = "NONE",
+    ) -> int:
+        """FULLY_CONNECTED; ``weights`` is int8 [rows, columns], ``output`` scale and zero point. Returns the output's number."""
+        inputs = [source, self.tensor(weights.shape, weight_scales, data=weights)]
+        if bias is not None:
+            scales = np.float32(self.tensors[source].quantization.scale[0]) * np.atleast_1d(np.asarray(weight_scales, np.float32))
+            inputs.append(self.tensor(bias.shape, scales.tolist(), data=bias.astype(np.int32), kind="INT32"))
+        return self.operator("FULLY_CONNECTED", inputs, self.tensor((1, len(weights)), *output), activation=activation)
 
-        outputs = [output_tensor] if isinstance(output_tensor, int) else list(output_tensor)
-        self._graph.inputs, self._graph.outputs = [input_tensor], outputs
-        self._graph.name = "main"
+    def elementwise(self, name: str, source: int, output: tuple[float, int] | None = None, kind: str = "INT8") -> int:
+        """An operator with one input and an output of the same shape, without scale if None; returns the output's number."""
+        return self.operator(name, (source,), self.tensor(self.tensors[source].shape, *(output or ()), kind=kind))
+
+    def build(self, inputs: int | Sequence[int], outputs: int | Sequence[int]) -> bytes:
+        """The finished model."""
+        graph = self._schema.SubGraphT()
+        graph.tensors, graph.operators, graph.name = self.tensors, self.operators, "main"
+        graph.inputs, graph.outputs = ([ends] if isinstance(ends, int) else list(ends) for ends in (inputs, outputs))
         model = self._schema.ModelT()
         model.version = 3
         model.description = "balance_hil synthetic"
-        model.operatorCodes, model.subgraphs, model.buffers = self._codes, [self._graph], self._buffers
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        model.operatorCodes, model.subgraphs, model.buffers = self._codes, [graph], self._buffers
+        return pack(model)
 
     def _code(self, name: str) -> int:
         number = getattr(self._schema.BuiltinOperator, name)
@@ -126,7 +147,7 @@ class ModelBuilder:
             if code.builtinCode == number:
                 return index
         code = self._schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = number
+        code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
         code.version = _VERSIONS.get(name, 1)
         self._codes.append(code)
         return len(self._codes) - 1
@@ -149,8 +170,8 @@ def actor(
     rng = np.random.default_rng(seed)
     build = ModelBuilder()
     x = rng.normal(0.0, 1.0, (512, sizes[0])) * rng.uniform(0.3, 3.0)
-    tensor, quant = _calibrated(build, x)
-    first = tensor
+    quant = _range(x)
+    first = tensor = build.tensor((1, sizes[0]), *quant)
     for layer, units in enumerate(sizes[1:], start=1):
         last = layer == len(sizes) - 1
         inline = fused if last else (activation if activation.startswith("RELU") else "NONE")
@@ -162,7 +183,7 @@ def actor(
         if after is not None:
             x = _apply(after, x)
             tensor, quant = _unary(build, after, tensor, x)
-    return build.bytes(first, tensor)
+    return build.build(first, tensor)
 
 
 def _dense(
@@ -177,40 +198,22 @@ def _dense(
 ) -> tuple[int, tuple[float, int]]:
     peak = np.max(np.abs(weights), axis=1) if per_channel else np.full(len(weights), np.max(np.abs(weights)))
     scales = (peak / INT8_MAX).astype(np.float32)
-    bias_scales = np.float32(quant[0]) * scales
-    kernel = build.tensor(
-        weights.shape,
-        scales.tolist() if per_channel else float(scales[0]),
-        data=np.rint(weights / scales[:, np.newaxis]).astype(np.int8),
-    )
-    offset = build.tensor(
-        bias.shape,
-        bias_scales.tolist() if per_channel else float(bias_scales[0]),
-        data=np.rint(bias / bias_scales).astype(np.int32),
-        kind="INT32",
-    )
-    output, output_quant = _calibrated(build, outputs)
-    build.operator("FULLY_CONNECTED", (source, kernel, offset), output, activation=fused)
-    return output, output_quant
+    codes = np.rint(weights / scales[:, np.newaxis]).astype(np.int8)
+    output = _range(outputs)
+    given = scales.tolist() if per_channel else float(scales[0])
+    return build.dense(source, codes, given, output, np.rint(bias / (np.float32(quant[0]) * scales)), fused), output
 
 
 def _unary(build: ModelBuilder, name: str, source: int, outputs: NDArray[np.float64]) -> tuple[int, tuple[float, int]]:
-    fixed = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, INT8_MIN)}  # the only parameters that kernels accept
-    if name in fixed:
-        quant = fixed[name]
-        output = build.tensor((1, outputs.shape[1]), *quant)
-    else:
-        output, quant = _calibrated(build, outputs)
-    build.operator(name, (source,), output)
-    return output, quant
+    quant = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}.get(name) or _range(outputs)
+    return build.elementwise(name, source, quant), quant
 
 
-def _calibrated(build: ModelBuilder, values: NDArray[np.float64]) -> tuple[int, tuple[float, int]]:
-    """A tensor [1, size] whose range covers ``values``, [n, size], and 0, as the converter's calibrator chooses it."""
+def _range(values: NDArray[np.float64]) -> tuple[float, int]:
+    """Scale and zero point whose range covers ``values`` and 0, as the converter's calibrator chooses them."""
     low, high = min(0.0, float(np.min(values))), max(1e-3, float(np.max(values)))
     scale = float(np.float32((high - low) / (INT8_MAX - INT8_MIN)))
-    quant = (scale, int(np.rint(INT8_MIN - low / scale)))
-    return build.tensor((1, values.shape[1]), *quant), quant
+    return scale, int(np.rint(INT8_MIN - low / scale))
 
 
 def _apply(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -224,3 +227,70 @@ def _apply(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
         "HARD_SWISH": lambda v: v * np.clip(v + 3.0, 0.0, 6.0) / 6.0,
     }
     return functions[name](x)
+
+
+def random_dense(
+    builder: ModelBuilder,
+    rng: np.random.Generator,
+    source: int,
+    rows: int,
+    *,
+    per_channel: bool,
+    activation: str = "NONE",
+    bias: bool = True,
+) -> int:
+    """A dense layer with random weights and scales whose outputs fill the int8 range, saturating now and then.
+
+    Args:
+        builder: of the model.
+        rng: source of weights, bias and scales.
+        source: number of the input tensor.
+        rows: outputs.
+        per_channel: a weight scale for each row, and not one for all.
+        activation: fused.
+        bias: whether there is one.
+
+    Returns:
+        Number of the output tensor.
+    """
+    columns = int(builder.tensors[source].shape[-1])
+    input_scale = float(builder.tensors[source].quantization.scale[0])
+    weights = rng.integers(-127, 128, (rows, columns), dtype=np.int8)
+    scales = 10 ** rng.uniform(-4, -1) * (rng.uniform(0.1, 1, rows) if per_channel else np.ones(1))
+    sum_scale = input_scale * float(np.max(scales)) * 73 * 73 * np.sqrt(columns)  # of a typical sum
+    scale = sum_scale / 127 * 10 ** rng.uniform(-0.5, 1)
+    rectified = activation in ("RELU", "RELU6") and rng.random() < 0.5
+    zero_point = INT8_MIN if rectified else int(rng.integers(INT8_MIN, INT8_MAX + 1))
+    values = rng.normal(0, rng.choice([1e1, 1e3, 1e5]), rows) if bias else None
+    return builder.dense(source, weights, scales.tolist(), (scale, zero_point), values, activation)
+
+
+def random_policy(seed: int) -> bytes:
+    """A feed-forward model that no converter would write, of operators that the compact engine and TFLM have."""
+    rng = np.random.default_rng(seed)
+    build = ModelBuilder()
+    first = build.tensor((1, int(rng.integers(1, 40))), 10 ** rng.uniform(-4, 0), int(rng.integers(INT8_MIN, INT8_MAX + 1)))
+    current = first
+    for _ in range(int(rng.integers(1, 4))):
+        fused, bias, per_channel = str(rng.choice(ACTIVATIONS)), bool(rng.random() < 0.9), bool(rng.random() < 0.7)
+        rows = int(rng.integers(1, 70))
+        current = random_dense(build, rng, current, rows, per_channel=per_channel, activation=fused, bias=bias)
+        current = _random_activation(build, rng, current)
+    return build.build(first, current)
+
+
+def _random_activation(build: ModelBuilder, rng: np.random.Generator, source: int) -> int:
+    shape, params = build.tensors[source].shape, build.tensors[source].quantization
+    quant = float(params.scale[0]), int(params.zeroPoint[0])
+    other = quant[0] * 10 ** rng.uniform(-0.5, 0.5), int(rng.integers(INT8_MIN, INT8_MAX + 1))
+    kind = str(rng.choice(["NONE", "TANH", "TANH", "LOGISTIC", "RELU", "RELU6", "QUANTIZE", "RESHAPE", "FLOAT"]))
+    if kind == "NONE":
+        return source
+    if kind == "FLOAT":
+        return build.elementwise("QUANTIZE", build.elementwise("DEQUANTIZE", source, kind="FLOAT32"), other)
+    if kind == "RESHAPE":  # and back
+        for form in (shape[::-1], shape):
+            to = build.tensor((2,), data=np.asarray(form, np.int32), kind="INT32")
+            source = build.operator("RESHAPE", (source, to), build.tensor(form, *quant))
+        return source
+    return build.elementwise(kind, source, {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT, "RELU6": quant}.get(kind, other))

@@ -1,6 +1,6 @@
 """What is inside a ``.tflite`` file: operators, tensors, shapes and quantization parameters.
 
-Reads the flatbuffer with the schema that ships with ``ai_edge_litert``; nothing is typed by hand anywhere else.
+A graph that was read is sound: numbers of tensors are in range, every tensor is computed before it is read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import BundleError, ModelNotInt8Error, require
-from balance_hil.quantize import QuantParams
+from balance_hil.errors import BundleError, MissingExtraError, ModelNotInt8Error
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.tflite.codec import schema, unpack
+
+_LARGEST_TENSOR = 1 << 24  # elements of one that is computed
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Tensor:
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     constant: bool  # weights and biases, as opposed to what an operator computes
+    variable: bool = False  # state that operators keep from one inference to the next
     data: NDArray[Any] | None = field(default=None, compare=False, repr=False)  # of a constant, in its shape and type
 
     @property
@@ -96,52 +100,57 @@ def read_graph(model: bytes) -> TfliteGraph:
         BundleError: not a TensorFlow Lite model, or not one with a single input and a single output.
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
-    require("ai_edge_litert", "int8")
-    from ai_edge_litert import schema_py_generated as schema
-
-    if len(model) < 8 or model[4:8] != b"TFL3":
-        raise BundleError("this is not a TensorFlow Lite model", "point at a .tflite file, or export one: hil export models/ppo")
+    parsed = unpack(model)
+    graph = parsed.subgraphs[0]
     try:
-        parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-        subgraph = parsed.subgraphs[0]
-        tensors = tuple(_tensor(i, t, parsed.buffers, schema) for i, t in enumerate(subgraph.tensors))
-        operators = tuple(_operator(i, op, parsed.operatorCodes, schema) for i, op in enumerate(subgraph.operators))
-        inputs, outputs = list(subgraph.inputs), list(subgraph.outputs)
-    except Exception as exc:  # flatbuffers raises struct.error, TypeError, IndexError, ... on a cut or garbled file
-        raise BundleError(f"this TensorFlow Lite model is cut off or garbled ({exc})", "export it again: hil export") from exc
+        tensors = tuple(_tensor(i, tensor, parsed.buffers) for i, tensor in enumerate(graph.tensors))
+        operators = tuple(_operator(i, op, parsed.operatorCodes, len(tensors)) for i, op in enumerate(graph.operators or ()))
+        inputs, outputs = (_indices(ends, 0, len(tensors)) for ends in (graph.inputs, graph.outputs))
+        _check_order(tensors, operators, inputs, outputs)
+        if not all(tensors[i].size for i in (*inputs, *outputs)):
+            raise ValueError("an input or output without elements")
+    except Exception as exc:  # a number of any table that cannot be right, in as many ways as there are tables
+        raise BundleError(f"this TensorFlow Lite model is garbled ({exc})", "export it again: hil export") from exc
     if len(inputs) != 1 or len(outputs) != 1:
         raise BundleError(
             f"a policy has one input and one output, this model has {len(inputs)} and {len(outputs)}",
-            "export the deterministic actor alone: hil export",
+            "export the deterministic actor alone: hil export; of several outputs --output chooses one",
         )
     return TfliteGraph(tensors, operators, tensors[inputs[0]], tensors[outputs[0]])
+
+
+def tensor_name(tensor: Any, index: int) -> str:
+    """Name of a ``TensorT``, or its number where names have been stripped."""
+    return str(tensor.name.decode(errors="replace")) if tensor.name else f"tensor {index}"
 
 
 def builtin_name(code: int) -> str:
     """Name of a builtin operator, "EXP" for 47; "operator code 47" where nothing that knows it is installed."""
     try:
-        from ai_edge_litert.schema_py_generated import BuiltinOperator
-    except ImportError:
+        return _name_of(schema().BuiltinOperator, code)
+    except MissingExtraError:
         return f"operator code {code}"
-    return _name_of(BuiltinOperator, code)
 
 
-def _tensor(index: int, tensor: Any, buffers: list[Any], schema: Any) -> Tensor:
+def _tensor(index: int, tensor: Any, buffers: list[Any]) -> Tensor:
     quant = tensor.quantization
     scales = () if quant is None or quant.scale is None else tuple(float(s) for s in quant.scale)
     zero_points = () if quant is None or quant.zeroPoint is None else tuple(int(z) for z in quant.zeroPoint)
     shape = tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
-    kind = _name_of(schema.TensorType, tensor.type)
-    data = buffers[tensor.buffer].data
+    name, kind = tensor_name(tensor, index), _name_of(schema().TensorType, tensor.type)
+    data = buffers[_within(tensor.buffer, 0, len(buffers))].data
     constant = data is not None and len(data) > 0
+    if any(n < 0 for n in shape) or (not constant and math.prod(shape) > _LARGEST_TENSOR):
+        raise ValueError(f"the tensor {name} has the shape {list(shape)}")
     return Tensor(
         index=index,
-        name=tensor.name.decode(),
+        name=name,
         shape=shape,
         type=kind,
         scales=scales,
         zero_points=zero_points,
         constant=constant,
+        variable=bool(tensor.isVariable),
         data=_constant(data, kind, shape) if constant else None,
     )
 
@@ -155,21 +164,50 @@ def _constant(data: Any, kind: str, shape: tuple[int, ...]) -> NDArray[Any] | No
     return raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
-def _operator(index: int, operator: Any, codes: list[Any], schema: Any) -> Operator:
-    code = codes[operator.opcodeIndex]
+def _operator(index: int, operator: Any, codes: list[Any], tensors: int) -> Operator:
+    code = codes[_within(operator.opcodeIndex, 0, len(codes))]
     # Old files keep the code in an int8 field, new ones in an int32 field; the larger one is right (schema.fbs).
-    name = _name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
+    name = _name_of(schema().BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
     if name == "CUSTOM":
-        name = (code.customCode or b"CUSTOM").decode()
+        name = (code.customCode or b"CUSTOM").decode(errors="replace")
     fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+    outputs = _indices(operator.outputs, 0, tensors)
+    if not outputs:
+        raise ValueError(f"operator {index} ({name}) has no output")
     return Operator(
         index=index,
         name=name,
-        activation=_name_of(schema.ActivationFunctionType, fused),
-        inputs=tuple(int(i) for i in operator.inputs),
-        outputs=tuple(int(i) for i in operator.outputs),
+        activation=_name_of(schema().ActivationFunctionType, fused),
+        inputs=_indices(operator.inputs, -1, tensors),
+        outputs=outputs,
         axis=int(getattr(operator.builtinOptions, "axis", 0)),
     )
+
+
+def _indices(values: Any, low: int, count: int) -> tuple[int, ...]:
+    return tuple(_within(int(value), low, count) for value in (() if values is None else values))
+
+
+def _within(value: int, low: int, count: int) -> int:
+    """``value``, which python would count from the end if it were negative."""
+    if not low <= value < count:
+        raise ValueError(f"number {value} of {count}")
+    return value
+
+
+def _check_order(
+    tensors: tuple[Tensor, ...], operators: tuple[Operator, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> None:
+    """Every tensor is there before an operator reads it, and is computed once."""
+    known = {-1, *inputs, *(tensor.index for tensor in tensors if tensor.constant or tensor.variable)}
+    for operator in operators:
+        if not known.issuperset(operator.inputs):
+            raise ValueError(f"operator {operator.index} ({operator.name}) reads what nothing before it computes")
+        if not known.isdisjoint(operator.outputs):
+            raise ValueError(f"operator {operator.index} ({operator.name}) writes a tensor that is there already")
+        known.update(operator.outputs)
+    if not known.issuperset(outputs):
+        raise ValueError("nothing computes the output")
 
 
 def _name_of(enum: Any, value: int) -> str:
@@ -180,9 +218,11 @@ def _name_of(enum: Any, value: int) -> str:
 
 
 def _quant(tensor: Tensor, role: str) -> QuantParams:
-    if tensor.type != "INT8" or len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
+    one = tensor.type == "INT8" and len(tensor.scales) == len(tensor.zero_points) == 1
+    if not one or not 0 < tensor.scales[0] < math.inf or not INT8_MIN <= tensor.zero_points[0] <= INT8_MAX:
+        what = f"{tensor.type} with scales {list(tensor.scales[:3])} and zero points {list(tensor.zero_points[:3])}"
         raise ModelNotInt8Error(
-            f"the model's {role} {tensor.name!r} is {tensor.type}, not int8 with one scale",
+            f"the model's {role} {tensor.name!r} is {what}, not int8 with one scale",
             "export an int8 model: hil export models/ppo (it writes policy_int8.tflite)",
         )
     return QuantParams(tensor.scales[0], tensor.zero_points[0])

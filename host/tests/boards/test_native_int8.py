@@ -16,13 +16,13 @@ from balance_hil.bundle import Bundle
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmModel
-from balance_hil.tflite.builder import ModelBuilder, typical_policy
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "policy.tflite"
-    path.write_bytes(typical_policy("TANH"))
+    path.write_bytes(actor((6, 64, 64, 2), "TANH", per_channel=True, seed=7, squash=None))
     return path
 
 
@@ -41,7 +41,7 @@ def test_board_with_the_compact_engine_equals_tflm(model: Path):
 
 def test_an_operator_that_the_engine_lacks_is_named(tmp_path: Path, linear_bundle: Bundle):
     builder = ModelBuilder()
-    source = builder.tensor((1, 4), scales=0.1)
+    source = builder.tensor((1, 4), scale=0.1)
     path = tmp_path / "exp.tflite"
     path.write_bytes(builder.build([source], [builder.elementwise("EXP", source, (0.1, 0))]))
     with connect("native", engine="int8", model=path) as board:

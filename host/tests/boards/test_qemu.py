@@ -33,7 +33,7 @@ from balance_hil.errors import (
 )
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
-from balance_hil.tflite.builder import typical_policy
+from balance_hil.testing.synthetic_models import actor
 
 DEADLINE_S = 60.0
 NAME = "qemu-m4"
@@ -208,7 +208,7 @@ def test_an_exception_ends_the_board(ppo_bundle: Bundle):
 
 def test_another_model_than_the_bundle_says_is_refused(ppo_bundle: Bundle, tmp_path: Path):
     other = tmp_path / "other.tflite"
-    other.write_bytes(typical_policy("TANH"))
+    other.write_bytes(actor((6, 64, 64, 2), "TANH", per_channel=True, seed=7, squash=None))
     with pytest.raises(ModelMismatchError, match=f"this run needs {ppo_bundle.id}"):
         connect(NAME, ppo_bundle, model=other)
 

@@ -14,7 +14,7 @@ from balance_hil.errors import ModelNotInt8Error
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
 from balance_hil.testing.synthetic_models import ModelBuilder
-from balance_hil.tflite.core import int8_core
+from balance_hil.tflite.edit import int8_core
 from balance_hil.tflite.graph import read_graph
 
 SHAPES = {"row": (1, 6), "two dimensions": (1, 2, 3), "no batch": (6,)}
@@ -40,7 +40,7 @@ def _model(
         )
         last = build.operator(activation, (dense,), build.tensor((1, units), 1 / 128, 0))
         found.append(build.operator("DEQUANTIZE", (last,), build.tensor((1, units), kind="FLOAT32")) if float_output else last)
-    return build.bytes(source, found if outputs > 1 else found[0])
+    return build.build(source, found if outputs > 1 else found[0])
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_float_network_is_refused():
     build = ModelBuilder()
     source, target = build.tensor((1, 6), kind="FLOAT32"), build.tensor((1, 6), kind="FLOAT32")
     with pytest.raises(ModelNotInt8Error, match="float input 't0' goes to TANH"):
-        int8_core(build.bytes(source, build.operator("TANH", (source,), target)))
+        int8_core(build.build(source, build.operator("TANH", (source,), target)))
 
 
 @pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)

@@ -84,7 +84,7 @@ def test_product_precision():
     x = build.tensor((1, 1), 0.0999, 0)
     weights = build.tensor((3, 1), 0.0333, data=np.array([[127], [90], [45]], np.int8))
     bias = build.tensor((3,), 0.0999 * 0.0333, data=np.array([2**21, -(2**21), 3], np.int32), kind="INT32")
-    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 3), 61.7, 0)))
+    model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 3), 61.7, 0)))
     graph, inputs = read_graph(model), np.arange(-128, 128, dtype=np.int8)[:, np.newaxis]
     wide = replace(TFLM, rounding=Rounding.SINGLE)
     observed = [
@@ -100,7 +100,7 @@ def test_activation_table():
     """A scale at which one of the 256 inputs of LOGISTIC is 8e-6 steps from a tie: the fixed-point function misses it."""
     build = ModelBuilder()
     x = build.tensor((1, 1), 0.006399080157279968, -51)
-    model = build.bytes(x, build.operator("LOGISTIC", (x,), build.tensor((1, 1), 1 / 256, -128)))
+    model = build.build(x, build.operator("LOGISTIC", (x,), build.tensor((1, 1), 1 / 256, -128)))
     graph, inputs = read_graph(model), np.arange(-128, 128, dtype=np.int8)[:, np.newaxis]
     found = attribute(graph, inputs, *(_observed(v.name, v, graph=graph, inputs=inputs) for v in (TFLM, BUILTIN)))
     _adds_up(found)
@@ -113,7 +113,7 @@ def test_clamp_bound():
     x = build.tensor((1, 1), 0.5, 0)
     weights = build.tensor((1, 1), 1.0, data=np.array([[1]], np.int8))
     scale = 6 / 24.5
-    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 1), scale, 0), activation="RELU6"))
+    model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 1), scale, 0), activation="RELU6"))
     graph, inputs = read_graph(model), np.array([[100]], np.int8)
     board = replace(TFLM, kernels=Kernels.XNNPACK)
     found = attribute(graph, inputs, *(_observed(v.kernels.name, v, graph=graph, inputs=inputs) for v in (TFLM, board)))
@@ -124,7 +124,7 @@ def test_clamp_bound():
 def test_elementwise_rounding():
     build = ModelBuilder()
     x = build.tensor((1, 16), 0.1, 0)
-    model = build.bytes(x, build.operator("ADD", (x, x), build.tensor((1, 16), 0.377, 0)))
+    model = build.build(x, build.operator("ADD", (x, x), build.tensor((1, 16), 0.377, 0)))
     graph, inputs = read_graph(model), random_inputs(2000, 16, 1)
     found = attribute(graph, inputs, *(_observed(v.name, v, graph=graph, inputs=inputs) for v in (TFLM, XNNPACK)))
     _adds_up(found)

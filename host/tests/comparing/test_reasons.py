@@ -27,6 +27,7 @@ from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import KNOWN_VARIANTS, REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_SINGLE_ROUNDING
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
+from balance_hil.tflite.codec import edit
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "discrepancies.md"
 
@@ -188,17 +189,13 @@ def test_a_board_that_runs_another_model_is_not_compared(lone_model: Path, plug)
 
 
 def two_outputs() -> bytes:
-    from ai_edge_litert import schema_py_generated as schema
-    from flatbuffers import Builder
+    def change(parsed) -> None:
+        graph = parsed.subgraphs[0]
+        graph.outputs = [graph.operators[1].outputs[0], *graph.outputs]  # the hidden layer, too
+        for index, name in zip(graph.outputs, (b"features", b"action"), strict=True):
+            graph.tensors[index].name = name
 
-    parsed = schema.ModelT.InitFromPackedBuf(actor((4, 16, 2), "TANH", per_channel=True, seed=1), 0)
-    graph = parsed.subgraphs[0]
-    graph.outputs = [graph.operators[1].outputs[0], *graph.outputs]  # the hidden layer, too
-    for index, name in zip(graph.outputs, (b"features", b"action"), strict=True):
-        graph.tensors[index].name = name
-    builder = Builder(1024)
-    builder.Finish(parsed.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return edit(actor((4, 16, 2), "TANH", per_channel=True, seed=1), change)
 
 
 @pytest.mark.parametrize(("output", "size"), [("features", 16), ("1", 2)])
@@ -239,7 +236,7 @@ def test_an_operator_without_emulator_is_named_and_its_differences_are_unexplain
     weights = build.tensor((64, 8), 0.01, data=rng.integers(-127, 128, (64, 8)).astype(np.int8))
     dense = build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 64), 0.07, -5))
     path = tmp_path / "maximum.tflite"
-    path.write_bytes(build.bytes(x, build.operator("MAXIMUM", (dense, dense), build.tensor((1, 64), 0.07, -5))))
+    path.write_bytes(build.build(x, build.operator("MAXIMUM", (dense, dense), build.tensor((1, 64), 0.07, -5))))
     result = run(path, samples=2000)
     assert result.exit_code == 2
     assert "causes could not be looked for: the emulator does not know the operator MAXIMUM" in result.stdout

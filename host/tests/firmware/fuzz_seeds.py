@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 from balance_hil.protocol.wire import Message
-from balance_hil.tflite.builder import LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.testing.synthetic_models import LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 
 FUZZ = Path(__file__).resolve().parents[3] / "firmware" / "test" / "fuzz"
 RIGHT = 3  # of the upload target: sizes and vectors are those of the model
@@ -26,12 +26,12 @@ def model(kind: str, *, per_channel: bool = True) -> bytes:
     """A policy of six inputs and two outputs with one hidden layer of four and what ``kind`` names."""
     rng = np.random.default_rng(7)
     builder = ModelBuilder()
-    source = builder.tensor((1, 6), scales=1 / 64, zero_points=3)
+    source = builder.tensor((1, 6), scale=1 / 64, zero_point=3)
     hidden = random_dense(builder, rng, source, 4, per_channel=per_channel, activation="RELU" if kind == "RELU" else "NONE")
     if kind == "LOGISTIC":
         hidden = builder.elementwise("LOGISTIC", hidden, LOGISTIC_QUANT)
     elif kind == "FLOAT":
-        hidden = builder.elementwise("QUANTIZE", builder.elementwise("DEQUANTIZE", hidden, None, "FLOAT32"), (0.05, 1))
+        hidden = builder.elementwise("QUANTIZE", builder.elementwise("DEQUANTIZE", hidden, kind="FLOAT32"), (0.05, 1))
     elif kind in ("RELU6", "QUANTIZE"):
         hidden = builder.elementwise(kind, hidden, (0.02, -128))
     out = builder.elementwise("TANH", random_dense(builder, rng, hidden, 2, per_channel=False), TANH_QUANT)

@@ -20,12 +20,22 @@ from balance_hil.boards.kinds.tflm_worker import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 
 from .native_board import DEADLINE_S, NativeBoard, PlayedEngine
-from .tiny_model import N_ACT, N_OBS, tiny_model
 
 INIT, INFER, TENSOR = 1, 2, 3
 AMPLE = bytes(4)  # arena of the helper's own choice
+N_OBS, N_ACT = 6, 2
+
+
+def tiny_model(operator: str = "TANH", input_type: str = "INT8") -> bytes:
+    """int8 [1, 6] -> FULLY_CONNECTED -> ``operator`` -> int8 [1, 2]."""
+    build = ModelBuilder()
+    source = build.tensor((1, N_OBS), 1 / 64, 3, kind=input_type)
+    weights = np.arange(-6, 6, dtype=np.int8).reshape(N_ACT, N_OBS) * np.int8(9)
+    hidden = build.dense(source, weights, 1 / 128, (1 / 32, -5), np.array([100, -300]))
+    return build.build(source, build.elementwise(operator, hidden, TANH_QUANT))
 
 
 def call(host: EngineHost, command: int, data: bytes, number: int = 0) -> tuple[Status, int, bytes]:

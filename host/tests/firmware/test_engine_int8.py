@@ -11,12 +11,18 @@ import pytest
 
 from balance_hil.quantize import QuantParams, quantize
 from balance_hil.runtimes.tflm import TflmModel
-from balance_hil.tflite.builder import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.testing.synthetic_models import (
+    ACTIVATIONS,
+    LOGISTIC_QUANT,
+    TANH_QUANT,
+    ModelBuilder,
+    random_dense,
+    random_policy,
+)
 from balance_hil.tflite.graph import read_graph
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine
-from .random_models import random_policy
 
 ALL_VALUES = np.arange(-128, 128, dtype=np.int8).reshape(-1, 1)
 
@@ -33,7 +39,7 @@ def random_inputs(n_obs: int, rows: int, seed: int = 0) -> np.ndarray:
 
 def elementwise_model(name: str, input_quant: tuple[float, int], output: tuple[float, int]) -> bytes:
     builder = ModelBuilder()
-    source = builder.tensor((1, 1), scales=input_quant[0], zero_points=input_quant[1])
+    source = builder.tensor((1, 1), scale=input_quant[0], zero_point=input_quant[1])
     return builder.build([source], [builder.elementwise(name, source, output)])
 
 
@@ -81,7 +87,7 @@ def test_relu_n1_to_1_clamps_to_one_which_tflm_cannot_do_alone(run: RunCheck, tm
 def test_dense_layers_of_every_width_equal_tflm(run: RunCheck, tmp_path: Path, columns: int, rows: int):
     rng = np.random.default_rng(columns)
     builder = ModelBuilder()
-    source = builder.tensor((1, columns), scales=0.03, zero_points=int(rng.integers(-128, 128)))
+    source = builder.tensor((1, columns), scale=0.03, zero_point=int(rng.integers(-128, 128)))
     activation = ACTIVATIONS[columns % len(ACTIVATIONS)]
     out = random_dense(builder, rng, source, rows, per_channel=columns % 2 == 0, activation=activation)
     assert_equals_tflm(run, builder.build([source], [out]), random_inputs(columns, 50), tmp_path)
@@ -91,7 +97,7 @@ def test_dense_layers_of_every_width_equal_tflm(run: RunCheck, tmp_path: Path, c
 def test_multipliers_outside_the_fast_path_equal_tflm(run: RunCheck, tmp_path: Path, gain: float):
     rng = np.random.default_rng(3)
     builder = ModelBuilder()
-    source = builder.tensor((1, 9), scales=1.0, zero_points=-7)
+    source = builder.tensor((1, 9), scale=1.0, zero_point=-7)
     weights = rng.integers(-2, 3, (6, 9), dtype=np.int8)
     out = builder.dense(source, weights, list(np.float32(gain * rng.uniform(0.5, 1, 6))), (1.0, 4), rng.integers(-9, 9, 6))
     assert_equals_tflm(run, builder.build([source], [out]), random_inputs(9, 300), tmp_path)
@@ -99,7 +105,7 @@ def test_multipliers_outside_the_fast_path_equal_tflm(run: RunCheck, tmp_path: P
 
 def test_large_bias_leaves_the_fast_path_and_equals_tflm(run: RunCheck, tmp_path: Path):
     builder = ModelBuilder()
-    source = builder.tensor((1, 8), scales=0.5, zero_points=0)
+    source = builder.tensor((1, 8), scale=0.5, zero_point=0)
     weights = random_inputs(8, 4, seed=5)
     bias = np.asarray([2**30 - 1, -(2**30), 2**31 - 2**19, -(2**31) + 2**19])
     out = builder.dense(source, weights, 0.001, (float(np.float32(0.0005 * 2**31 / 100)), 0), bias)
@@ -116,7 +122,7 @@ def test_per_tensor_multiplier_is_a_product_of_doubles(run: RunCheck, tmp_path: 
     bias = np.asarray([x for x in ties if _requantize(x, *new) != _requantize(x, *old)])
     assert len(bias) > 100
     builder = ModelBuilder()
-    source = builder.tensor((1, 1), scales=float(input_scale))
+    source = builder.tensor((1, 1), scale=float(input_scale))
     weights = np.zeros((len(bias), 1), np.int8)
     out = builder.dense(source, weights, float(weight_scale), (float(output_scale), 0), bias)
     model = builder.build([source], [out])

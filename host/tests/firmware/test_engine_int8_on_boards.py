@@ -14,11 +14,10 @@ from balance_hil.boards import load_definitions
 from balance_hil.boards.kinds.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build
-from balance_hil.tflite.builder import typical_policy
+from balance_hil.testing.synthetic_models import actor, random_policy
 from balance_hil.tflite.graph import read_graph
 
 from .engine_check import tflm_layers
-from .random_models import random_policy
 
 ROWS = 60
 # Where firmware/test/engine_int8/on_board.cpp looks for its cases.
@@ -68,7 +67,8 @@ def run_on(machine: str, image: Path, cases: Path, wanted: int) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(BOARDS))
 def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
-    models = [typical_policy("TANH"), typical_policy("RELU"), *(random_policy(seed) for seed in range(100, 108))]
+    typical = [actor((6, 64, 64, 2), kind, per_channel=True, seed=7, squash=None) for kind in ("TANH", "RELU")]
+    models = [*typical, *(random_policy(seed) for seed in range(100, 108))]
     pairs = [case_and_answer(model, seed) for seed, model in enumerate(models)]
     cases = tmp_path / "cases.bin"
     cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))

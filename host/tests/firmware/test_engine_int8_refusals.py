@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from balance_hil.tflite.builder import ModelBuilder
+from balance_hil.testing.synthetic_models import ModelBuilder
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, run_engine
@@ -28,7 +28,7 @@ def run(compile_engine: Compile) -> RunCheck:
 def small(change: Callable[[ModelBuilder], Any] = lambda builder: None, **ends: list[int]) -> bytes:
     """A 4-3 dense layer (tensors 0: input, 1: weights, 2: bias, 3: output), changed before it is written."""
     builder = ModelBuilder()
-    source = builder.tensor((1, 4), scales=0.1)
+    source = builder.tensor((1, 4), scale=0.1)
     builder.dense(source, np.ones((3, 4), np.int8), [0.1, 0.2, 0.3], (0.2, 0), np.zeros(3, np.int32))
     change(builder)
     return builder.build(ends.get("inputs", [0]), ends.get("outputs", [3]))
@@ -76,7 +76,7 @@ REFUSED = {
     "empty shape": (small(set_tensor(0, shape=[1, 0])), MODEL_INVALID, ""),
     "unknown batch": (small(set_tensor(0, shape=[-1, 4])), MODEL_INVALID, ""),
     "two inputs": (small(inputs=[0, 0]), MODEL_INVALID, ""),
-    "output nobody computes": (small(lambda b: b.tensor((1, 3), scales=0.1), outputs=[4]), MODEL_INVALID, ""),
+    "output nobody computes": (small(lambda b: b.tensor((1, 3), 0.1), outputs=[4]), MODEL_INVALID, ""),
     "output is the input": (small(outputs=[0]), MODEL_INVALID, ""),
     "no operators": (small(lambda b: b.operators.clear()), MODEL_INVALID, ""),
     "unknown operator": (small(add_exp, outputs=[4]), UNSUPPORTED_OPERATOR, "unknown"),

@@ -12,10 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from balance_hil.tflite.builder import TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder, random_dense, random_policy
 
 from .engine_build import REPOSITORY, SANITIZERS
-from .random_models import random_policy
 
 FUZZ = REPOSITORY / "firmware" / "test" / "fuzz"
 TARGETS = ("frame", "model", "server", "upload")
@@ -82,7 +81,7 @@ def test_every_target_has_a_source_and_inputs(fuzz: ModuleType) -> None:
 def test_mutated_models_never_leave_their_memory(target: Callable[[str], Path], tmp_path: Path) -> None:
     """Models that are made anew: whatever the corpus holds. Small, so that most mutations hit the structure, not the weights."""
     builder = ModelBuilder()
-    source = builder.tensor((1, 3), scales=0.1, zero_points=-3)
+    source = builder.tensor((1, 3), scale=0.1, zero_point=-3)
     hidden = random_dense(builder, np.random.default_rng(0), source, 4, per_channel=True, activation="RELU6")
     hidden = builder.elementwise("TANH", hidden, TANH_QUANT)
     out = random_dense(builder, np.random.default_rng(1), hidden, 2, per_channel=False)

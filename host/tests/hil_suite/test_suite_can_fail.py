@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from balance_hil import boards
@@ -23,6 +22,7 @@ from balance_hil.errors import ModelMismatchError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.runtimes import load_runtime
+from balance_hil.tflite.codec import unpack
 
 from .harness import Suite, only_failure
 from .saboteur import Saboteur, on_action, output_plus_one_once, stale, wrong_quantizer
@@ -235,7 +235,7 @@ def flipped(ppo_bundle: Bundle, tmp_path: Path) -> Bundle:
 
 def first_weight(model: bytes) -> int:
     """Offset in the file of the first weight of the first layer."""
-    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    parsed = unpack(model)
     graph = parsed.subgraphs[0]
     weights = parsed.buffers[graph.tensors[graph.operators[0].inputs[1]].buffer].data
     return model.index(bytes(weights))

@@ -9,6 +9,7 @@ from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelNotIn
 from balance_hil.runtimes import tflm
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.tflite.codec import edit, schema
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: pip install 'balance-hil[int8]' (Linux x86-64 only)")
 
@@ -26,16 +27,14 @@ def golden(ppo_bundle):
 
 def with_operator(model, old, new):
     """The same flatbuffer with another operator in the place of ``old``."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    numbers = schema().BuiltinOperator
 
-    tree = schema.ModelT.InitFromPackedBuf(model, 0)
-    code = next(c for c in tree.operatorCodes if c.builtinCode == getattr(schema.BuiltinOperator, old))
-    code.builtinCode = getattr(schema.BuiltinOperator, new)
-    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(tree.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    def change(parsed):
+        code = next(c for c in parsed.operatorCodes if c.builtinCode == getattr(numbers, old))
+        code.builtinCode = getattr(numbers, new)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+
+    return edit(model, change)
 
 
 def test_outputs_and_layers_are_the_golden_ones(model, golden):

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import require
 from balance_hil.exporting.rounding_invariant.layout import Grid, ProofModel, Step
+from balance_hil.tflite.codec import pack, unpack
 from balance_hil.tflite.graph import TfliteGraph
-
-_BUFFER_ALIGNMENT = 16  # schema.fbs asks for it; kernels on microcontrollers load whole words
-_INITIAL_BYTES = 1 << 14
 
 
 def write_flatbuffer(ordinary: bytes, graph: TfliteGraph, steps: tuple[Step, ...], model: ProofModel) -> bytes:
@@ -21,10 +18,7 @@ def write_flatbuffer(ordinary: bytes, graph: TfliteGraph, steps: tuple[Step, ...
     Raises:
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
-    require("ai_edge_litert", "int8")
-    from ai_edge_litert import schema_py_generated as schema
-
-    parsed = schema.ModelT.InitFromPackedBuf(ordinary, 0)
+    parsed = unpack(ordinary)
     tensors = parsed.subgraphs[0].tensors
     _set_grid(tensors[graph.input.index], model.input)
     layers, given = iter(model.layers), model.input
@@ -37,9 +31,7 @@ def write_flatbuffer(ordinary: bytes, graph: TfliteGraph, steps: tuple[Step, ...
             _set_constant(parsed, tensors[step.weight], layer.weights, scales[kept])
             _set_constant(parsed, tensors[step.bias], layer.bias, (scales * given.scale)[kept])
         given = grid
-    builder = _aligned_builder()
-    builder.Finish(parsed.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return pack(parsed)
 
 
 def _set_grid(tensor: Any, grid: Grid) -> None:
@@ -62,14 +54,3 @@ def _set_constant(parsed: Any, tensor: Any, values: NDArray[Any], scales: NDArra
 def _set_scales(tensor: Any, scales: NDArray[np.float64]) -> None:
     tensor.quantization.scale = scales.astype(np.float32)
     tensor.quantization.min = tensor.quantization.max = None  # of the ordinary model; nothing reads them
-
-
-def _aligned_builder() -> Any:
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
-        def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803  # its names
-            # The generated code asks for an alignment of 1 for the bytes of constants.
-            return super().StartVector(elemSize, numElems, _BUFFER_ALIGNMENT if elemSize == 1 else alignment)
-
-    return Builder(_INITIAL_BYTES)

@@ -14,6 +14,7 @@ from balance_hil.exporting.rounding_invariant.agreement import check_agreement, 
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
+from balance_hil.tflite.codec import edit, schema
 from balance_hil.tflite.graph import read_graph
 
 ACTIVATIONS = {"RELU": "relu", "TANH": "tanh", "LOGISTIC": "sigmoid"}
@@ -93,10 +94,8 @@ def test_operators_names_and_shapes_stay_and_constants_are_aligned():
 
 
 def test_constants_are_aligned_to_16_bytes():
-    from ai_edge_litert import schema_py_generated as schema
-
     model = made().model
-    root = schema.Model.GetRootAs(model, 0)
+    root = schema().Model.GetRootAs(model, 0)
     lengths = []
     for i in range(root.BuffersLength()):
         buffer = root.Buffers(i)
@@ -138,15 +137,12 @@ def test_a_network_unlike_the_written_model_is_refused(monkeypatch):
 
 def edited(model, change):
     """The model with one tensor changed: ``change(tensors, buffers)`` through the schema's objects."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
 
-    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-    graph = parsed.subgraphs[0]
-    change(graph, lambda index: parsed.buffers[graph.tensors[index].buffer])
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(parsed.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    def inside(parsed):
+        graph = parsed.subgraphs[0]
+        change(graph, lambda index: parsed.buffers[graph.tensors[index].buffer])
+
+    return edit(model, inside)
 
 
 def add_to_constant(which, amount):
@@ -201,7 +197,7 @@ def test_an_operator_that_is_not_known_is_named():
     first, second = build.tensor([1, 4], 0.5), build.tensor([1, 4], 0.5)
     build.operator("HARD_SWISH", [first], second)
     with pytest.raises(ExportError, match="operator 0 is HARD_SWISH"):
-        prove(build.bytes(first, second))
+        prove(build.build(first, second))
 
 
 @pytest.mark.parametrize(("kind", "exponent"), [("TANH", -8), ("TANH", 1), ("LOGISTIC", -7)])
@@ -211,7 +207,7 @@ def test_table_functions_with_entries_near_a_tie_are_refused(kind, exponent):
     first, second = build.tensor([1, 4], 2.0**exponent), build.tensor([1, 4], scale, zero_point)
     build.operator(kind, [first], second)
     with pytest.raises(ExportError, match="input scale"):
-        prove(build.bytes(first, second))
+        prove(build.build(first, second))
 
 
 @pytest.mark.parametrize("zero_point", [-128, 0, 127])
@@ -225,7 +221,7 @@ def test_table_functions_on_allowed_grids_agree_on_every_code(kind, exponents, z
         build = ModelBuilder()
         first, second = build.tensor([1, 256], 2.0**exponent, zero_point), build.tensor([1, 256], scale, offset)
         build.operator(kind, [first], second)
-        model = build.bytes(first, second)
+        model = build.build(first, second)
         expected = TflmRuntime(model).infer_int8_batch(codes)
         for name in ("int8-xnnpack", "int8-builtin", "int8-reference"):
             assert np.array_equal(TfliteInt8Runtime(name, model).infer_int8_batch(codes), expected), (name, exponent)

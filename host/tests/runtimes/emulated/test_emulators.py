@@ -48,7 +48,7 @@ def _unary(name, rng):
     if name == "HARD_SWISH":
         target = (source[0] * rng.uniform(0.01, 1.5), target[1])  # kernels accept no more
     x, y = build.tensor((1, 256), *source), build.tensor((1, 256), *target)
-    return build.bytes(x, build.operator(name, (x,), y)), np.arange(-128, 128, dtype=np.int8)[np.newaxis]
+    return build.build(x, build.operator(name, (x,), y)), np.arange(-128, 128, dtype=np.int8)[np.newaxis]
 
 
 def _binary(name, rng, other):
@@ -64,7 +64,7 @@ def _binary(name, rng, other):
     operands = (x, y) if rng.random() < 0.5 else (y, x)
     activation = str(rng.choice(["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]))
     z = build.operator(name, operands, build.tensor((1, width), *_quant(rng)), activation=activation)
-    return build.bytes(x, z), random_inputs(int(rng.integers(1, 40)), width, 0)
+    return build.build(x, z), random_inputs(int(rng.integers(1, 40)), width, 0)
 
 
 @SUBJECTS
@@ -97,7 +97,7 @@ def test_equals_the_runtime_where_tables_differ(subject, name, scale, zero_point
     build = ModelBuilder()
     x = build.tensor((1, 256), scale, zero_point)
     target = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, -128)}[name]
-    model = build.bytes(x, build.operator(name, (x,), build.tensor((1, 256), *target)))
+    model = build.build(x, build.operator(name, (x,), build.tensor((1, 256), *target)))
     inputs = np.arange(-128, 128, dtype=np.int8)[np.newaxis]
     _assert_equal(subject, model, inputs)
 
@@ -114,7 +114,7 @@ def _tied_dense(rng):
     bias = build.tensor((units,), biases, data=rng.integers(-3000, 3000, units).astype(np.int32), kind="INT32")
     target = build.tensor((1, units), 2.0 ** rng.integers(-5, 4), int(rng.integers(-128, 128)))
     activation = str(rng.choice(["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]))
-    return build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), target, activation=activation)), width
+    return build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), target, activation=activation)), width
 
 
 @SUBJECTS
@@ -158,7 +158,7 @@ def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, widt
         x = build.tensor((1, width), *source)
         size = (1, width if shape == "row" else 1)
         y = build.tensor(size, *other, data=rng.integers(-128, 128, size).astype(np.int8))
-        model = build.bytes(x, build.operator(name, (y, x), build.tensor((1, width), *target)))
+        model = build.build(x, build.operator(name, (y, x), build.tensor((1, width), *target)))
         _assert_equal(subject, model, random_inputs(3, width, int(rng.integers(1000))))
 
 
@@ -167,7 +167,7 @@ def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, widt
 def test_requantizes_like_the_runtime_at_extreme_scales(subject, scales):
     build = ModelBuilder()
     x = build.tensor((1, 256), scales[0], 7)
-    model = build.bytes(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
+    model = build.build(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
     _assert_equal(subject, model, np.arange(-128, 128, dtype=np.int8)[np.newaxis])
 
 
@@ -178,7 +178,7 @@ def _floats_model(rng):
     x = build.tensor((1, width), scale, int(rng.integers(-128, 128)))
     floats = build.operator("DEQUANTIZE", (x,), build.tensor((1, width), kind="FLOAT32"))
     target = build.tensor((1, width), scale * int(rng.choice([1, 2, 3, 4, 8])), int(rng.integers(-128, 128)))
-    return build.bytes(x, build.operator("QUANTIZE", (floats,), target)), width
+    return build.build(x, build.operator("QUANTIZE", (floats,), target)), width
 
 
 @SUBJECTS
@@ -199,7 +199,7 @@ def _shapes_model():
     joined = build.operator("CONCATENATION", (tanh, tanh), build.tensor((1, 4, 11), 1 / 128, 0), axis=1)
     floats = build.operator("DEQUANTIZE", (joined,), build.tensor((1, 4, 11), kind="FLOAT32"))
     narrow = build.operator("QUANTIZE", (floats,), build.tensor((1, 4, 11), 0.0173, -9))
-    return build.bytes(x, build.operator("RESHAPE", (narrow,), build.tensor((1, 44), 0.0173, -9)))
+    return build.build(x, build.operator("RESHAPE", (narrow,), build.tensor((1, 44), 0.0173, -9)))
 
 
 @SUBJECTS
@@ -232,7 +232,7 @@ def test_deep_layers_are_summed_exactly():
     x = build.tensor((1, 2000), 0.02, -128)
     weights = build.tensor((2, 2000), (0.01, 0.02), data=np.full((2, 2000), 127, np.int8))
     bias = build.tensor((2,), (0.0002, 0.0004), data=np.array([-1, 12345], np.int32), kind="INT32")
-    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
+    model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
     inputs = random_inputs(1100, 2000, 2)
     for subject in LITERT_SUBJECTS:
         _assert_equal(subject, model, inputs)
@@ -258,7 +258,7 @@ def test_family_is_distinct_and_named():
 def test_unknown_operator_is_named():
     build = ModelBuilder()
     x = build.tensor((1, 4), 0.1, 0)
-    model = build.bytes(x, build.operator("SOFTMAX", (x,), build.tensor((1, 4), 1 / 256, -128)))
+    model = build.build(x, build.operator("SOFTMAX", (x,), build.tensor((1, 4), 1 / 256, -128)))
     with pytest.raises(UnsupportedOperatorError, match="SOFTMAX") as caught:
         EmulatedRuntime(model, TFLM)
     assert "FULLY_CONNECTED" in caught.value.hint
@@ -267,7 +267,7 @@ def test_unknown_operator_is_named():
 def test_unknown_fused_activation_is_named():
     build = ModelBuilder()
     x = build.tensor((1, 4), 0.1, 0)
-    model = build.bytes(x, build.operator("ADD", (x, x), build.tensor((1, 4), 0.1, 0), activation="SIGN_BIT"))
+    model = build.build(x, build.operator("ADD", (x, x), build.tensor((1, 4), 0.1, 0), activation="SIGN_BIT"))
     with pytest.raises(UnsupportedOperatorError, match=r"ADD .*SIGN_BIT"):
         EmulatedRuntime(model, BUILTIN)
 
@@ -276,7 +276,7 @@ def test_concatenation_of_several_scales_is_refused():
     build = ModelBuilder()
     x = build.tensor((1, 4), 0.1, 0)
     tanh = build.operator("TANH", (x,), build.tensor((1, 4), 1 / 128, 0))
-    model = build.bytes(x, build.operator("CONCATENATION", (x, tanh), build.tensor((1, 8), 0.1, 0), axis=1))
+    model = build.build(x, build.operator("CONCATENATION", (x, tanh), build.tensor((1, 8), 0.1, 0), axis=1))
     with pytest.raises(UnsupportedOperatorError, match="CONCATENATION"):
         EmulatedRuntime(model, TFLM)
 
@@ -297,7 +297,7 @@ def test_a_requantization_beyond_compiled_code_is_computed_by_the_rule():
     build = ModelBuilder()
     x = build.tensor((1, 6), 0.5, 3)
     weights = build.tensor((2, 6), 0.5, data=np.arange(-6, 6, dtype=np.int8).reshape(2, 6))
-    model = build.bytes(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 2), 0.1, 0)))
+    model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 2), 0.1, 0)))
     inputs = random_inputs(1100, 6, 0)
     assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
 
@@ -309,7 +309,7 @@ def _forked():
     tanh = build.operator("TANH", (x,), build.tensor((1, 24), 1 / 128, 0))
     both = build.operator("ADD", (x, tanh), build.tensor((1, 24), 0.03, 1))
     weights = build.tensor((17, 24), 0.01, data=random_inputs(17, 24, 1))
-    return build.bytes(x, build.operator("FULLY_CONNECTED", (both, weights), build.tensor((1, 17), 0.2, 0)))
+    return build.build(x, build.operator("FULLY_CONNECTED", (both, weights), build.tensor((1, 17), 0.2, 0)))
 
 
 def test_blocks_and_threads_change_nothing(monkeypatch):
@@ -375,6 +375,6 @@ def test_rows_of_a_wrong_size_are_refused():
 def test_a_model_without_dense_layers_runs_in_compiled_code():
     build = ModelBuilder()
     x = build.tensor((1, 7), 0.02, 3)
-    model = build.bytes(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
+    model = build.build(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
     inputs = random_inputs(1100, 7, 0)
     assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))

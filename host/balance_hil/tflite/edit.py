@@ -1,0 +1,127 @@
+"""A model made smaller: one of its outputs alone, or its int8 core without the float ends that many converters write around it.
+
+What a board's firmware runs is the core: it converts observations and actions itself. What a desktop user runs is the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
+from balance_hil.tflite.codec import pack, unpack
+from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph, tensor_name
+
+_EXPORT = "export an int8 model: hil export models/ppo (it writes policy_int8.tflite)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModel:
+    """A model with a float input or output, and the operators that its int8 core lacks."""
+
+    model: bytes
+    graph: TfliteGraph
+    quantize: Operator | None  # from the float input; None: the input is int8
+    dequantize: Operator | None  # to the float output; None: the output is int8
+
+
+def select_output(model: bytes, wanted: str | None) -> bytes:
+    """``model`` with one of its outputs alone, and the operators that this output depends on.
+
+    Args:
+        model: bytes of a ``.tflite``.
+        wanted: name or position (from 0) of the output; None: the only one.
+
+    Raises:
+        BundleError: not a TensorFlow Lite model.
+        UsageError: no such output, or several and none chosen; the hint names them.
+        MissingExtraError: ``ai_edge_litert`` is not installed.
+    """
+    parsed = unpack(model)
+    graph = parsed.subgraphs[0]
+    outputs = [int(index) for index in _listed(graph.outputs)]
+    if not all(0 <= index < len(graph.tensors) for index in outputs):
+        raise BundleError("an output of this model is a tensor that it does not have", "export it again: hil export")
+    output = outputs[_position([tensor_name(graph.tensors[index], index) for index in outputs], wanted)]
+    if len(outputs) == 1:
+        return model
+    needed, kept = {output}, []
+    for operator in reversed(_listed(graph.operators)):
+        if needed.intersection(int(index) for index in _listed(operator.outputs)):
+            needed.update(int(index) for index in _listed(operator.inputs))
+            kept.append(operator)
+    graph.operators = kept[::-1]  # a runtime need not compute the others, and then cannot show them
+    graph.outputs = [output]
+    parsed.signatureDefs = []  # they name outputs that are gone
+    return pack(parsed)
+
+
+def _listed(values: Any) -> list[Any]:
+    return [] if values is None else list(values)
+
+
+def _position(names: list[str], wanted: str | None) -> int:
+    choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
+    if not names:
+        raise BundleError("this model has no output", "export the deterministic actor: hil export models/ppo")
+    if wanted is None:
+        if len(names) == 1:
+            return 0
+        raise UsageError(f"the model has {len(names)} outputs", f"choose one with --output: {choices}")
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    raise UsageError(f"the model has no output {wanted!r}", f"choose one of {choices}")
+
+
+def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
+    """``model`` without a QUANTIZE of its float input and a DEQUANTIZE to its float output; and the whole, where there are any.
+
+    Args:
+        model: bytes of a ``.tflite`` with one input and one output.
+
+    Raises:
+        BundleError: not a TensorFlow Lite model, or with several inputs or outputs.
+        ModelNotInt8Error: a float input that is not quantized at once, or a float output that no DEQUANTIZE computes.
+        MissingExtraError: ``ai_edge_litert`` is not installed.
+    """
+    graph = read_graph(model)
+    quantize = dequantize = None
+    if graph.input.type == "FLOAT32":
+        readers = [operator for operator in graph.operators if graph.input.index in operator.inputs]
+        quantize = _only(readers, "QUANTIZE", f"input {graph.input.name!r} goes to", graph.output_of)
+    if graph.output.type == "FLOAT32":
+        writers = [operator for operator in graph.operators if graph.output.index in operator.outputs]
+        dequantize = _only(
+            writers, "DEQUANTIZE", f"output {graph.output.name!r} comes from", lambda op: graph.tensors[op.inputs[0]]
+        )
+    if quantize is None and dequantize is None:
+        return model, None
+    whole = WholeModel(model=model, graph=graph, quantize=quantize, dequantize=dequantize)
+    return _without_ends(whole), whole
+
+
+def _only(operators: list[Operator], name: str, where: str, int8_end: Any) -> Operator:
+    """The one operator there should be at a float end, with int8 on its other side."""
+    if len(operators) == 1 and operators[0].name == name:
+        tensor: Tensor = int8_end(operators[0])
+        if tensor.type == "INT8":
+            return operators[0]
+    found = ", ".join(dict.fromkeys(operator.name for operator in operators)) or "nothing"
+    raise ModelNotInt8Error(f"the model's float {where} {found}, not one {name} of int8", _EXPORT)
+
+
+def _without_ends(whole: WholeModel) -> bytes:
+    parsed = unpack(whole.model)
+    subgraph = parsed.subgraphs[0]
+    if whole.quantize is not None:
+        subgraph.inputs = [whole.quantize.outputs[0]]
+    if whole.dequantize is not None:
+        subgraph.outputs = [whole.dequantize.inputs[0]]
+    if list(subgraph.inputs) == list(subgraph.outputs):
+        raise BundleError("this model does nothing but quantize and dequantize", "point at a model with operators in int8")
+    gone = {operator.index for operator in (whole.quantize, whole.dequantize) if operator is not None}
+    subgraph.operators = [operator for index, operator in enumerate(subgraph.operators) if index not in gone]
+    parsed.signatureDefs = []  # they name inputs and outputs that are gone
+    return pack(parsed)
