@@ -20,8 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from balance_hil.errors import BundleError
-from balance_hil.quantize import Normalization, QuantParams
+from balance_hil.quantize import Normalization, QuantParams, quantize
 from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
@@ -95,6 +98,15 @@ class Bundle:
     def int8_model(self) -> bytes:
         """Bytes of the int8 ``.tflite``."""
         return self.file(INT8_MODEL).read_bytes()
+
+    def to_int8(self, observations: NDArray[np.float32]) -> NDArray[np.int8]:
+        """What the model is given for observations, float32 [..., n_obs]: normalized where it says so, quantized.
+
+        Raises:
+            NonFiniteInputError: a value is NaN or infinite.
+        """
+        values = self.normalization.apply(observations) if self.normalization else observations
+        return quantize(values, self.input_quant)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest without the file table, as plain JSON types."""

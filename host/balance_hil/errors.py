@@ -184,6 +184,10 @@ class UnknownEnvironmentError(HarnessError, KeyError):
     __str__ = HarnessError.__str__
 
 
+class UnsupportedEnvironmentError(HarnessError, TypeError):
+    """An environment cannot be the plant of a policy on a board: its spaces, its limits, or no control period."""
+
+
 class CheckpointError(HarnessError, ValueError):
     """A checkpoint cannot be read, or not without running its code."""
 

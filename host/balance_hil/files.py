@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from balance_hil.errors import UsageError
+from balance_hil.errors import ConfigError, UsageError, require
 
 
 def new_run_folder(runs: Path, name: str) -> Path:
@@ -25,3 +26,26 @@ def new_run_folder(runs: Path, name: str) -> Path:
             raise UsageError(f"cannot make the folder {folder}: {exc.strerror}", "choose another one: --runs") from exc
         return folder
     raise UsageError(f"{runs} is full", "remove old runs")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The table of keys and values in a YAML file; an empty file is an empty table.
+
+    Raises:
+        ConfigError: no such file, not YAML, or no table.
+        MissingExtraError: PyYAML is not installed.
+    """
+    require("yaml", "train")
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read {path}: {exc}", "check the path") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", "keys and values: docs/environments.md") from exc
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a table of keys and values", "keys and values: docs/environments.md")
+    return values

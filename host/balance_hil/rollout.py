@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.envs.balance import EPISODE_STEPS
-from balance_hil.envs.balance.batch import BalanceBatch
-from balance_hil.envs.balance.options import RobotOptions
+from balance_hil.environment import Environment, open_batch, require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 
@@ -22,12 +20,12 @@ EVALUATION_SEED_BASE = 10_000
 
 
 class RolloutStep(NamedTuple):
-    """One control step of the episodes that are still up, handed to ``on_step``."""
+    """One control step of the episodes that go on, handed to ``on_step``."""
 
     step: int  # 0, 1, ...
     episodes: list[int]  # indices into ``seeds``
     observations: Float32Array  # float32 [n, n_obs], what the policy saw
-    actions: Float32Array  # float32 [n, n_act], what it answered, clipped to +-1
+    outputs: Float32Array  # float32 [n, n_act], what it answered, within the limits of its signals
 
 
 def evaluation_seeds(episodes: int) -> list[int]:
@@ -37,53 +35,57 @@ def evaluation_seeds(episodes: int) -> list[int]:
 
 def rollout(
     act_batch: ActBatch,
-    environment: str,
+    environment: Environment,
     seeds: Sequence[int],
     *,
     max_steps: int | None = None,
     on_step: Callable[[RolloutStep], None] | None = None,
-    reset_options: Mapping[str, Any] | None = None,
+    reset_options: Sequence[Mapping[str, Any]] | None = None,
     n_threads: int = 0,
-    options: RobotOptions | Mapping[str, Any] | None = None,
 ) -> list[EpisodeMetrics]:
     """Runs one episode per seed and returns their metrics in the order of ``seeds``.
 
     Args:
-        act_batch: policy, float32 [n, n_obs] to float32 [n, n_act]; n shrinks as episodes end in a fall.
-        environment: Gymnasium id of one of our environments.
+        act_batch: policy, float32 [n, n_obs] to float32 [n, n_act]; n shrinks as episodes end.
+        environment: which one; it stays open, and its own episode is lost.
         seeds: one per episode; see ``evaluation_seeds``.
-        max_steps: control steps after which an episode has survived; by default the environment's 6000.
+        max_steps: control steps after which an episode is truncated; by default the environment's own.
         on_step: called after every policy call, before the physics; what it raises ends the rollout.
-        reset_options: passed to every reset.
-        n_threads: threads of the physics; 0 takes every core.
-        options: how the robot differs from the ideal one; None: the environment's own.
+        reset_options: one for each seed.
+        n_threads: threads of the physics where an environment has a batch of its own; 0 takes every core.
 
     Raises:
-        UnknownEnvironmentError: no such environment.
-        ConfigError: an unknown option or a value out of range.
         NonFiniteInputError: the policy gave a NaN or an infinity.
         SimulationDivergedError: the physics is no longer finite.
-        UsageError: no seed, or ``max_steps`` below 1.
+        UsageError: no seed, ``max_steps`` below 1, or an environment without an episode length.
+        What ``open_batch`` raises.
     """
-    limit = EPISODE_STEPS if max_steps is None else max_steps
-    if not seeds or limit < 1:
+    if not seeds or (max_steps is not None and max_steps < 1):
         raise UsageError("a rollout needs at least one episode and one step", "give --episodes 1 or more")
-    batch = BalanceBatch(environment, len(seeds), n_threads, options)
-    accumulators = [EpisodeAccumulator(seed) for seed in seeds]
-    observations = np.stack([batch.reset(i, seed, reset_options) for i, seed in enumerate(seeds)])
-    alive = list(range(len(seeds)))
+    limit = require_control_steps(environment, max_steps)
+    batch = open_batch(environment, len(seeds), n_threads)
+    accumulators = [EpisodeAccumulator(seed, environment.metrics) for seed in seeds]
+    options = reset_options or [{}] * len(seeds)
+    observations = np.stack([batch.reset(i, seed, options[i]) for i, seed in enumerate(seeds)])
+    results: list[EpisodeMetrics | None] = [None] * len(seeds)
+    running = list(range(len(seeds)))
     for step in range(limit):
-        actions = np.clip(np.asarray(act_batch(observations), dtype=np.float32), -1.0, 1.0)
+        outputs = environment.spec.clip(act_batch(observations))
         if on_step is not None:
-            on_step(RolloutStep(step, alive, observations, actions))
-        outcomes = batch.step(actions, alive)
-        for i, action, outcome in zip(alive, actions.tolist(), outcomes, strict=True):
-            accumulators[i].add(action, outcome[4])
-        if any(outcome[2] for outcome in outcomes):
-            pairs = [(i, outcome) for i, outcome in zip(alive, outcomes, strict=True) if not outcome[2]]
-            alive, outcomes = [i for i, _ in pairs], [outcome for _, outcome in pairs]
-            if not alive:
-                break
-        observations = np.stack([outcome[0] for outcome in outcomes])
-    survivors = set(alive)
-    return [accumulator.finish(i in survivors) for i, accumulator in enumerate(accumulators)]
+            on_step(RolloutStep(step, running, observations, outputs))
+        following, still = [], []
+        for i, row, (observation, reward, terminated, truncated, info) in zip(
+            running, outputs.tolist(), batch.step(outputs, running), strict=True
+        ):
+            accumulators[i].add(row, reward, info)
+            if terminated or truncated or step == limit - 1:
+                results[i] = accumulators[i].finish(environment.failed(terminated, truncated or step == limit - 1, info))
+            else:
+                following.append(observation)
+                still.append(i)
+        running = still
+        if not running:
+            break
+        observations = np.stack(following)
+    batch.close()
+    return [result for result in results if result is not None]

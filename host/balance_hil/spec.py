@@ -88,6 +88,12 @@ class PolicySpec:
         """Length of the action vector."""
         return len(self.action)
 
+    def clip(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs, float32 [..., n_act], within the limits of ``action``."""
+        low = [-np.inf if signal.min is None else signal.min for signal in self.action]
+        high = [np.inf if signal.max is None else signal.max for signal in self.action]
+        return np.clip(np.asarray(outputs, np.float32), np.asarray(low, np.float32), np.asarray(high, np.float32))
+
     def difference(self, other: PolicySpec) -> str | None:
         """What keeps a policy made for this table from running on ``other``; None when nothing does.
 

@@ -88,7 +88,7 @@ def run() -> list[dict[str, Any]]:
         OneEpisode("balance/Balance-v0, no wrappers", envs.make("balance/Balance-v0").unwrapped),
         SideBySide("balance/Balance-v0"),
     ]
-    for environment in envs.ENVIRONMENTS:
+    for environment in envs.CATALOG:
         if environment != "balance/Balance-v0":
             contenders += [OneEpisode(environment, envs.make(environment)), SideBySide(environment)]
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}

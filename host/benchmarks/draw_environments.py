@@ -150,7 +150,7 @@ def main() -> None:
     with load_runtime("tflm", Bundle.load(ROOT / "models" / "ppo")) as policy:
         for environment in sys.argv[1:] or STRIPS:
             act: Act = (
-                policy.act if environment != envs.CALIBRATION else lambda observation: np.array([0.5, -0.5, 1.0], np.float32)
+                policy.act if environment != envs.MOTOR_STAND else lambda observation: np.array([0.5, -0.5, 1.0], np.float32)
             )
             sys.stdout.write(f"{draw(environment, act)}\n")
 

@@ -8,7 +8,7 @@ import pytest
 
 from balance_hil.bundle import Bundle
 from balance_hil.checkpoint import import_sb3
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.errors import MissingExtraError
 from balance_hil.quantize import QuantParams
 
@@ -20,7 +20,7 @@ def linear_bundle():
         path=Path("models/linear"),
         id="0123456789ab",
         algorithm="linear",
-        spec=spec_for("balance/Balance-v0"),
+        spec=config_for("balance/Balance-v0").policy_spec("balance/Balance-v0"),
         input_quant=QuantParams(1 / 128, 0),
         output_quant=QuantParams(1 / 128, 0),
     )

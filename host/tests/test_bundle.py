@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.errors import BundleError
 from balance_hil.quantize import QuantParams
 
@@ -20,7 +20,7 @@ def stage(target, content=b"model"):
         path=target,
         id=model_id(content),
         algorithm="ppo",
-        spec=spec_for("balance/Balance-v0"),
+        spec=config_for("balance/Balance-v0").policy_spec("balance/Balance-v0"),
         input_quant=QuantParams(0.007836868055164814, 3),
         output_quant=QuantParams(0.0078125, -1),
         calibration={"rows": 10},
@@ -146,7 +146,7 @@ def test_the_model_card_may_be_edited(written):
 
 
 def test_the_shipped_bundle_is_whole(ppo_bundle):
-    assert ppo_bundle.spec == spec_for("balance/Balance-v0")
+    assert ppo_bundle.spec == config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
     assert all(ppo_bundle.file(name).is_file() for name in (*REQUIRED_FILES, "policy.zip", "training.json", MODEL_CARD))
 

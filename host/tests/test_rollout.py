@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance import make
 from balance_hil.errors import NonFiniteInputError, UnknownEnvironmentError, UsageError
 from balance_hil.metrics import EpisodeAccumulator
@@ -22,8 +23,8 @@ def faller(observations):
 
 
 def test_a_balancer_survives_and_a_faller_does_not():
-    up = rollout(balancer, "balance/Balance-v0", [1, 2, 3], max_steps=400)
-    down = rollout(faller, "balance/Balance-v0", [1, 2, 3], max_steps=400)
+    up = rollout(balancer, open_environment("balance/Balance-v0"), [1, 2, 3], max_steps=400)
+    down = rollout(faller, open_environment("balance/Balance-v0"), [1, 2, 3], max_steps=400)
     assert [(m.seed, m.steps, m.survived) for m in up] == [(1, 400, True), (2, 400, True), (3, 400, True)]
     assert all(not m.survived and 10 < m.steps < 400 and m.action_rate == 0.0 for m in down)
 
@@ -33,7 +34,7 @@ def test_it_is_the_same_as_stepping_the_environment():
         """Keeps up who tracks a positive speed, gives three times too much, and lets the others fall."""
         return balancer(observations) * 3.0 * (observations[:, 4:5] > 0)
 
-    got = rollout(balancer_of_some, "balance/Balance-v0", evaluation_seeds(6), max_steps=300)
+    got = rollout(balancer_of_some, open_environment("balance/Balance-v0"), evaluation_seeds(6), max_steps=300)
     steps = [metrics.steps for metrics in got]
     assert steps != sorted(steps) != steps[::-1]  # they fall in no order, so that mixing them up would show
     for metrics in got:
@@ -50,13 +51,15 @@ def test_it_is_the_same_as_stepping_the_environment():
 
 
 def test_the_number_of_threads_changes_nothing():
-    one, two = (rollout(balancer, "balance/Balance-v0", [5, 6, 7, 8], max_steps=60, n_threads=n) for n in (1, 2))
+    one, two = (
+        rollout(balancer, open_environment("balance/Balance-v0"), [5, 6, 7, 8], max_steps=60, n_threads=n) for n in (1, 2)
+    )
     assert one == two
 
 
 def test_on_step_sees_what_the_policy_saw_and_only_episodes_that_are_up():
     seen = []
-    metrics = rollout(faller, "balance/Balance-v0", [1, 2, 3, 4], max_steps=400, on_step=seen.append)
+    metrics = rollout(faller, open_environment("balance/Balance-v0"), [1, 2, 3, 4], max_steps=400, on_step=seen.append)
     assert [s.step for s in seen] == list(range(max(m.steps for m in metrics)))
     for step in seen:
         assert step.episodes == [i for i, m in enumerate(metrics) if m.steps > step.step]
@@ -87,7 +90,7 @@ def test_an_exception_of_on_step_ends_the_rollout():
             raise StopNowError
 
     with pytest.raises(StopNowError):
-        rollout(balancer, "balance/Balance-v0", [1], on_step=stop)
+        rollout(balancer, open_environment("balance/Balance-v0"), [1], on_step=stop)
 
 
 def test_a_policy_that_answers_nan_is_refused():
@@ -98,7 +101,7 @@ def test_a_policy_that_answers_nan_is_refused():
 @pytest.mark.parametrize(("seeds", "steps"), [([], 10), ([1], 0)])
 def test_a_rollout_of_nothing_is_refused(seeds, steps):
     with pytest.raises(UsageError):
-        rollout(balancer, "balance/Balance-v0", seeds, max_steps=steps)
+        rollout(balancer, open_environment("balance/Balance-v0"), seeds, max_steps=steps)
 
 
 def test_an_unknown_environment_is_named():

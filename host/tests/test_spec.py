@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.spec import PolicySpec, Signal
 
 
 def test_a_spec_survives_json():
-    spec = spec_for("balance/Balance-v0")
+    spec = config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     assert PolicySpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert (spec.n_obs, spec.n_act) == (6, 2)
 
@@ -24,14 +24,14 @@ def test_a_spec_survives_json():
     ],
 )
 def test_a_garbled_table_is_refused(change, error):
-    table = json.loads(json.dumps(spec_for("balance/Balance-v0").to_dict()))
+    table = json.loads(json.dumps(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0").to_dict()))
     change(table)
     with pytest.raises(error):
         PolicySpec.from_dict(table)
 
 
 def test_signals_of_the_shipped_environment_are_named_once_with_unit_and_limits():
-    spec = spec_for("balance/Balance-v0")
+    spec = config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     signals = (*spec.observation, *spec.action)
     assert len({signal.name for signal in signals}) == len(signals)
     assert all(signal.unit and signal.min < signal.max and signal.scale > 0 for signal in signals)

@@ -18,6 +18,7 @@ from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
 from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Parting
+from balance_hil.environment import open_for
 from balance_hil.errors import UsageError
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
 from balance_hil.runtimes.base import Runtime
@@ -44,7 +45,7 @@ class Device(NamedTuple):
 def main(
     pair: str | None, folder: Path, device: Device, *, episodes: int | None, steps: int | None, seed: int, as_json: bool
 ) -> NoReturn:
-    """Runs and prints the comparison, and exits: 0 when neither survival nor tracking differs, 1 otherwise.
+    """Runs and prints the comparison, and exits: 0 when neither success nor a metric differs, 1 otherwise.
 
     Raises:
         UsageError: options that do not go together.
@@ -64,7 +65,8 @@ def main(
             else:
                 runtimes.append(stack.enter_context(load_runtime(name, bundle)))
         watch = stack.enter_context(ProgressBars())
-        result = closed_loop(bundle, runtimes[0], runtimes[1], config, on_progress=watch)
+        env = stack.enter_context(open_for(bundle.spec))
+        result = closed_loop(bundle, env, runtimes[0], runtimes[1], config, on_progress=watch)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -109,8 +111,8 @@ def _print(result: ClosedLoop) -> None:
         f"{result.seeds[-1]}, a = {result.a}, b = {result.b}",
         soft_wrap=True,
     )
-    tables = [*([_parting_table(result)] if result.partings else []), _survival_table(result)]
-    tables += [_tracking_table(result)] if result.tracking else []
+    tables = [*([_parting_table(result)] if result.partings else []), _success_table(result)]
+    tables += [_metrics_table(result)] if result.metrics else []
     for table in tables:
         stdout.print()
         stdout.print(table)
@@ -122,9 +124,9 @@ def _print(result: ClosedLoop) -> None:
 def _print_notes(result: ClosedLoop) -> None:
     steps = [parting.step for parting in result.partings]
     notes = [f"first differing answer: step {min(steps)} at the earliest, {median(steps):g} in the median"] if steps else []
-    bound = result.survival.discordant_bound
+    bound = result.success.discordant_bound
     if bound is not None:
-        notes.append(f"no episode was survived by one alone: with 95 % confidence at most {bound:.1%} of all episodes are")
+        notes.append(f"in no episode one alone failed: with 95 % confidence at most {bound:.1%} of all episodes are")
     for note in (*notes, f"method: {METHOD}"):
         stdout.print(note, soft_wrap=True, markup=False)
 
@@ -157,17 +159,17 @@ def _who(parting: Parting, result: ClosedLoop) -> str:
     return {None: "", "a": result.a, "b": result.b, "both": "both"}[parting.departed]
 
 
-def _survival_table(result: ClosedLoop) -> Table:
-    survival = result.survival
-    table = _table("Survival of the same seeds", (), ("both", "a alone", "b alone", "neither", "p"))
-    counts = (survival.both, survival.only_a, survival.only_b, survival.neither)
-    table.add_row(*(f"{count}" for count in counts), f"{survival.p_value:.3g}", style="red" if survival.differs else "")
+def _success_table(result: ClosedLoop) -> Table:
+    success = result.success
+    table = _table("Same seeds without failure", (), ("both", "a alone", "b alone", "neither", "p"))
+    counts = (success.both, success.only_a, success.only_b, success.neither)
+    table.add_row(*(f"{count}" for count in counts), f"{success.p_value:.3g}", style="red" if success.differs else "")
     return table
 
 
-def _tracking_table(result: ClosedLoop) -> Table:
-    rows = result.tracking
-    title = f"Tracking over the {rows[0].pairs} seeds that both survived; interval of {rows[0].confidence:.2%}"
+def _metrics_table(result: ClosedLoop) -> Table:
+    rows = result.metrics
+    title = f"Metrics over the {rows[0].pairs} seeds in which neither failed; interval of {rows[0].confidence:.2%}"
     table = _table(title, ("metric",), ("a", "b", "b - a", "interval", "p"))
     for row in rows:
         interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.1e} .. {row.interval[1]:+.1e}"

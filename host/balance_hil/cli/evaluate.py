@@ -1,32 +1,32 @@
-"""``hil evaluate``: survival, tracking and action_rate of a policy on any runtime or board."""
+"""``hil evaluate``: episodes of a policy on any runtime or board."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from balance_hil import evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
-from balance_hil.cli.evaluate_stress import stress as print_stress
-from balance_hil.envs import balance as envs
-from balance_hil.envs.balance.options import load_options
+from balance_hil.cli.evaluate_robustness import print_suite
+from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
-from balance_hil.evaluating.stress import load_stresses
-from balance_hil.evaluating.stress_run import StressConfig
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
+from balance_hil.evaluating.robustness import load_suite, own_suite
+from balance_hil.evaluating.robustness_run import RobustnessConfig
+from balance_hil.files import read_yaml
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 from balance_hil.spec import PolicySpec
 
-STRESS_EPISODES = 50
+SUITE_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -34,26 +34,25 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
-@click.option(
-    "--options", type=_PATH, metavar="FILE.yaml", help="How the robot differs from the environment's: docs/environments.md."
-)
+@click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
 @click.option("-b", "--board", default="native", show_default=True, help="For the runtime board: which one; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
-@click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default 6000 (30 s).")
+@click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
 )
 @click.option("--show-io", is_flag=True, help="Print every observation and action.")
-@click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer, at real speed.")
+@click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
-@click.option("--stress", is_flag=True, help="A table instead: every POLICY under every stress, on all cores; 50 episodes each.")
 @click.option(
-    "--stresses", type=_PATH, metavar="FILE.yaml", help="With --stress: a YAML file of your own instead of the shipped one."
-)
-@click.option("-o", "--output", type=_PATH, help="With --stress: also write it as Markdown.")
-@click.option("--picture", type=_PATH, help="With --stress: also draw it, .svg, .png or .pdf.")
-@click.option("--jobs", type=click.IntRange(min=1), help="With --stress: processes; by default one per core.")
+    "--robustness", "--stress", "robustness", is_flag=True,
+    help="A table instead: every POLICY under every condition of a suite, on all cores; 50 episodes each.",
+)  # fmt: skip
+@click.option("--suite", type=_PATH, metavar="FILE.yaml", help="With --robustness: conditions of your own.")
+@click.option("-o", "--output", type=_PATH, help="With --robustness: also write it as Markdown.")
+@click.option("--picture", type=_PATH, help="With --robustness: also draw it, .svg, .png or .pdf.")
+@click.option("--jobs", type=click.IntRange(min=1), help="With --robustness: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -69,8 +68,8 @@ def command(
     show_io: bool,
     view: bool,
     video: Path | None,
-    stress: bool,
-    stresses: Path | None,
+    robustness: bool,
+    suite: Path | None,
     output: Path | None,
     picture: Path | None,
     jobs: int | None,
@@ -79,33 +78,43 @@ def command(
 ) -> None:
     """Run episodes of POLICY (a bundle, or for the runtime torch a checkpoint) and say how it did.
 
-    Exit status 0 when every episode was survived; with --stress when every policy survives at least 95 % under every stress.
+    Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition.
     """
-    if stress:
-        _refuse({"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port}, "--stress")
-        config = StressConfig(
+    if robustness:
+        _refuse({"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port}, "--robustness")
+        config = RobustnessConfig(
             policies=policies,
-            stresses=load_stresses(stresses),
+            conditions=load_suite(suite) if suite else own_suite(policies[0], environment),
             runtime=runtime,
-            environment=environment or evaluating.DEFAULT_ENVIRONMENT,
-            seeds=_seeds(seed, episodes or STRESS_EPISODES),
-            max_steps=steps or envs.EPISODE_STEPS,
+            environment=environment,
+            seeds=_seeds(seed, episodes or SUITE_EPISODES),
+            max_steps=steps,
             jobs=jobs,
             trust=trust,
         )
-        print_stress(config, output, picture, as_json=as_json)
-    _refuse({"--stresses": stresses, "-o": output, "--picture": picture, "--jobs": jobs}, "an evaluation without --stress")
+        print_suite(config, output, picture, as_json=as_json)
+    _refuse({"--suite": suite, "-o": output, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness")
     if len(policies) > 1:
-        raise UsageError("several policies are compared under stress only", "add --stress, or evaluate one after the other")
+        raise UsageError(
+            "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"
+        )
     policy = policies[0]
     if view and video:
         raise UsageError("--view and --video exclude each other", "record first, then watch the film")
     if show_io and as_json:
         raise UsageError("--show-io and --json both write to stdout", "leave one of them out")
     count = episodes or (1 if view or video else 10)
-    with evaluating.open_policy(policy, runtime, environment=environment, board=board, port=port, trust=trust) as opened:
-        if options is not None:
-            opened = replace(opened, options=load_options(options, envs.config_for(opened.environment).options))
+    opening = evaluating.open_policy(
+        policy,
+        runtime,
+        environment=environment,
+        options=read_yaml(options) if options else None,
+        board=board,
+        port=port,
+        trust=trust,
+        render_mode="human" if view else "rgb_array" if video else None,
+    )
+    with opening as opened:
         run: Callable[..., list[EpisodeMetrics]] = evaluating.evaluate
         if view:
             run = evaluating.watch
@@ -113,14 +122,15 @@ def command(
             run = partial(evaluating.film, path=video)
         with kept_for_replay("evaluate"):
             results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
-    summary = summarize(results)
-    if as_json:
-        print_json(_document(policy, opened, runtime, summary, results))
-    else:
-        _print(results, summary, runtime, opened)
+        summary = summarize(results, opened.environment.metrics)
+        verdict = Verdict((f"{summary.failed} of {summary.episodes} episodes failed",) if summary.failed else ())
+        if as_json:
+            print_json(_document(policy, opened, runtime, summary, results, verdict))
+        else:
+            _print(results, summary, runtime, opened, verdict)
     if video:
         stderr.print(f"film: {video}", soft_wrap=True)
-    sys.exit(0 if summary.survived == summary.episodes else 1)
+    sys.exit(0 if verdict.good else 1)
 
 
 def _refuse(given: Mapping[str, object], beside: str) -> None:
@@ -142,8 +152,8 @@ def _with_progress(
     one_by_one: bool,
     show_io: bool,
 ) -> list[EpisodeMetrics]:
-    limit = steps or envs.EPISODE_STEPS
-    spec = envs.spec_for(opened.environment)
+    limit = require_control_steps(opened.environment, steps)
+    spec = opened.environment.spec
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     if show_io:
         print(_io_header(spec))
@@ -154,7 +164,11 @@ def _with_progress(
             if show_io:
                 print("\n".join(_io_rows(step)))
             base = step.episodes[0] * limit if one_by_one else 0
-            up = f"episode {step.episodes[0] + 1} of {len(seeds)}" if one_by_one else f"{len(step.episodes)} of {len(seeds)} up"
+            up = (
+                f"episode {step.episodes[0] + 1} of {len(seeds)}"
+                if one_by_one
+                else f"{len(step.episodes)} of {len(seeds)} running"
+            )
             bars.update(task, completed=base + step.step + 1, description=up)
 
         return run(opened, seeds, max_steps=steps, on_step=on_step)
@@ -167,50 +181,50 @@ def _io_header(spec: PolicySpec) -> str:
 
 def _io_rows(step: RolloutStep) -> list[str]:
     return [
-        f"{episode + 1:>7} {step.step:>5} " + " ".join(f"{v:>21.6f}" for v in (*observation.tolist(), *action.tolist()))
-        for episode, observation, action in zip(step.episodes, step.observations, step.actions, strict=True)
+        f"{episode + 1:>7} {step.step:>5} " + " ".join(f"{v:>21.6f}" for v in (*observation.tolist(), *outputs.tolist()))
+        for episode, observation, outputs in zip(step.episodes, step.observations, step.outputs, strict=True)
     ]
 
 
 def _document(
-    policy: Path, opened: OpenPolicy, runtime: str, summary: EvaluationSummary, results: list[EpisodeMetrics]
+    policy: Path,
+    opened: OpenPolicy,
+    runtime: str,
+    summary: EvaluationSummary,
+    results: list[EpisodeMetrics],
+    verdict: Verdict,
 ) -> dict[str, object]:
     return {
-        "bundle": str(policy),
-        "id": opened.bundle_id,
+        "schema": "balance_hil/evaluate@2",
+        "bundle": {"name": policy.resolve().name, "id": opened.bundle_id, "path": str(policy)},
         "runtime": runtime,
-        "environment": opened.environment,
-        "options": (opened.options or envs.config_for(opened.environment).options).to_dict(),
-        "episodes": summary.episodes,
-        "survival": summary.survival,
-        "action_rate": summary.action_rate,
-        "speed_error_rms": summary.speed_error_rms,
-        "wheel_speed_difference_error_rms": summary.wheel_speed_difference_error_rms,
-        "results": [dict(vars(result)) for result in results],
+        "environment": opened.environment.spec.environment,
+        "options": opened.environment.options,
+        "episodes": [result.to_dict() for result in results],
+        "success_rate": summary.success_rate,
+        "metrics": dict(summary.metrics),
+        "verdict": verdict.to_dict(),
     }
 
 
-def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: str, opened: OpenPolicy) -> None:
+def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: str, opened: OpenPolicy, verdict: Verdict) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("seed", "steps", "survived", "speed rms rad/s", "yaw rms rad/s", "action_rate"):
-        table.add_column(heading, justify="right")
+    metrics = opened.environment.metrics
+    for heading in ("seed", "steps", "failed", *(metric.name for metric in metrics)):
+        table.add_column(Text(heading), justify="right")
     for result in results:
-        table.add_row(
-            str(result.seed),
-            str(result.steps),
-            "yes" if result.survived else "[bold red]no[/]",
-            f"{result.speed_error_rms_rad_s:.2f}",
-            f"{result.wheel_speed_difference_error_rms_rad_s:.2f}",
-            f"{result.action_rate:.4f}",
-        )
+        numbers = (f"{result.metrics[metric.name]:.4g}" for metric in metrics)
+        table.add_row(str(result.seed), str(result.steps), "[bold red]yes[/]" if result.failed else "no", *numbers)
     table.add_section()
-    table.add_row(
-        "all",
-        str(summary.steps),
-        f"{summary.survival:.0%}",
-        f"{summary.speed_error_rms:.2f}",
-        f"{summary.wheel_speed_difference_error_rms:.2f}",
-        f"{summary.action_rate:.4f}",
-    )
+    table.add_row("all", str(summary.steps), str(summary.failed), *(f"{value:.4g}" for value in summary.metrics.values()))
     stdout.print(table)
-    stdout.print(f"{summary.survived} of {summary.episodes} episodes of {opened.environment} survived on the runtime {runtime}")
+    good = summary.episodes - summary.failed
+    spec = opened.environment.spec
+    stdout.print(
+        f"{verdict.line}: {good} of {summary.episodes} episodes of {spec.environment} without failure on the runtime {runtime}"
+        if verdict.good
+        else verdict.line,
+        style="bold green" if verdict.good else "bold red",
+        markup=False,
+        soft_wrap=True,
+    )

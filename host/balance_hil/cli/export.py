@@ -20,7 +20,7 @@ from balance_hil.exporting.config import ExportConfig, ExportResult
 @click.option(
     "-e", "--environment", help="Gymnasium id; by default the one that training.json names, otherwise balance/Balance-v0."
 )
-@click.option("--episodes", default=10, show_default=True, help="Episodes of the survival check, for each stage.")
+@click.option("--episodes", default=10, show_default=True, help="Episodes of the check of each stage.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of such an episode; by default 6000 (30 s).")
 @click.option("--seed", default=0, show_default=True, help="Of calibration and golden vectors.")
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
@@ -86,7 +86,7 @@ class _Bars:
     def update(self, name: str, done: float) -> None:
         if name not in self._tasks:
             # Conversion has no measurable progress: its bar only moves.
-            self._tasks[name] = self._progress.add_task(name, total=1.0 if name.startswith(("survival", "fine-tuning")) else None)
+            self._tasks[name] = self._progress.add_task(name, total=1.0 if name.startswith(("episodes", "fine-tuning")) else None)
         task = self._tasks[name]
         self._progress.update(task, completed=done, total=1.0 if done >= 1.0 else self._progress.tasks[task].total)
 
@@ -109,7 +109,7 @@ def print_result(result: ExportResult) -> None:
     """Prints the table of stages and what the bundle needs to stdout."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for heading in ("bytes", "max error", "RMS error", "survival", "action_rate", "speed rms rad/s", "yaw rms rad/s"):
+    for heading in ("bytes", "max error", "RMS error", "success", *result.stages[0].metrics):
         table.add_column(heading, justify="right")
     for stage in result.stages:
         table.add_row(
@@ -117,22 +117,20 @@ def print_result(result: ExportResult) -> None:
             str(stage.size_bytes),
             "" if stage.max_error is None else f"{stage.max_error:.2g}",
             "" if stage.rms_error is None else f"{stage.rms_error:.2g}",
-            f"{stage.survival:.0%}",
-            f"{stage.action_rate:.4f}",
-            f"{stage.speed_error_rms:.2f}",
-            f"{stage.wheel_speed_difference_error_rms:.2f}",
+            f"{stage.success_rate:.0%}",
+            *(f"{value:.4g}" for value in stage.metrics.values()),
         )
     metrics = result.bundle.metrics
     operators = ", ".join(f"{count} {name}" for name, count in metrics["operators"].items())
     stdout.print(table)
     stdout.print(
-        f"errors: actions against the stage above; survival: {metrics['episodes']} episodes of {metrics['episode_steps']} steps",
+        f"errors: actions against the stage above; success: {metrics['episodes']} episodes of {metrics['episode_steps']} steps",
         style="dim",
     )
     stdout.print(f"int8 operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
     if proof := metrics.get("rounding_invariant"):
         _print_rounding_invariant(proof)
-    stdout.print(f"conversion {result.conversion_s:.1f} s, with the survival checks {result.wall_s:.1f} s")
+    stdout.print(f"conversion {result.conversion_s:.1f} s, with the checks {result.wall_s:.1f} s")
     stdout.print(f"bundle {result.bundle.id} in {result.bundle.path}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``hil run``: the robot in MuJoCo, the policy on a board."""
+"""``hil run``: the plant in simulation, the policy on a board."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import click
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli.console import print_error, print_json, stderr
-from balance_hil.cli.run_output import LiveLine, print_runs, shortcomings
+from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.errors import HarnessError, UsageError
+from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_fault
 
 if TYPE_CHECKING:
-    from balance_hil.envs.balance.options import RobotOptions
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
 BOARD_HELP = "Which board; see hil boards. Repeat it, or separate by commas, to run on several."
 FAULT_HELP = "Disturb the link: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat it for several."
 UPLOAD_HELP = "Bring POLICY to the board over the wire, without flashing; a reset brings the flashed policy back."
-CLOCK_HELP = "realtime: the robot does not wait for the board. lockstep: it does, and the run repeats bit for bit."
+CLOCK_HELP = "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class _Options:
     seed: int
     seconds: float | None
     environment: str | None
-    robot: Path | None
+    options: Path | None
     port: str | None
     baud: int | None
     engine: str | None
@@ -81,10 +81,12 @@ class _Options:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
 )
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default 30.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default the environment's own."
+)
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
-@click.option("--options", "robot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-              help="How the robot differs from the environment's: docs/environments.md.")  # fmt: skip
+@click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+              help="Arguments of the environment: docs/environments.md.")  # fmt: skip
 @click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
 @click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
 @click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
@@ -93,12 +95,12 @@ class _Options:
 @click.option("--no-record", is_flag=True, help="Write no recording.")
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
-@click.option("--view", is_flag=True, help="Watch in MuJoCo's viewer.")
+@click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
-    """Balance the robot with POLICY (a bundle) running on a board.
+    """Run episodes with POLICY (a bundle) on a board as controller.
 
-    Exit status 0 when every episode was survived, nothing differs from TensorFlow Lite Micro and few enough replies were lost.
+    Exit status 0 when no episode failed, nothing differs from TensorFlow Lite Micro and few enough replies were lost.
     """
     # MuJoCo takes a third of a second to load; meanwhile the board boots.
     threading.Thread(target=importlib.import_module, args=("balance_hil.running",)).start()
@@ -121,7 +123,7 @@ def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_j
         print_json(_document(runs))
     else:
         print_runs([run for _, run in runs if not isinstance(run, HarnessError)])
-    sys.exit(0 if all(not isinstance(run, HarnessError) and not shortcomings(run) for _, run in runs) else 1)
+    sys.exit(0 if all(not isinstance(run, HarnessError) and run.verdict.good for _, run in runs) else 1)
 
 
 def _run(name: str, options: _Options, *, live: bool) -> RunResult:
@@ -180,7 +182,7 @@ def _config(name: str, options: _Options, instructions: int | None) -> RunConfig
         clock=options.clock,
         max_steps=None if options.seconds is None else max(1, round(options.seconds / period_s)),
         environment=options.environment,
-        options=_robot(options),
+        options=read_yaml(options.options) if options.options else None,
         max_lost=options.max_lost,
         recording=options.recording(name),
         instructions=instructions,
@@ -188,19 +190,12 @@ def _config(name: str, options: _Options, instructions: int | None) -> RunConfig
     )
 
 
-def _robot(options: _Options) -> RobotOptions | None:
-    if options.robot is None:
-        return None
-    from balance_hil.envs import balance as envs
-    from balance_hil.envs.balance.options import load_options
-
-    return load_options(options.robot, envs.config_for(options.environment or options.policy.spec.environment).options)
-
-
 def _document(runs: Sequence[tuple[str, RunResult | HarnessError]]) -> dict[str, Any]:
-    """The result itself for one board, a list of them for several."""
+    """One shape whatever the number of boards."""
     documents = [
-        {"board": name, "error": run.message, "hint": run.hint} if isinstance(run, HarnessError) else run.to_json()
+        {"board": name, "error": run.message, "hint": run.hint, "verdict": {"good": False, "reasons": [run.message]}}
+        if isinstance(run, HarnessError)
+        else run.to_dict()
         for name, run in runs
     ]
-    return documents[0] if len(documents) == 1 else {"runs": documents}
+    return {"schema": "balance_hil/run@2", "runs": documents}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from balance_hil.cli.console import stderr, stdout
 
 if TYPE_CHECKING:
     from balance_hil.running import RunResult, Tick
-    from balance_hil.running.evidence import Verdict
     from balance_hil.running.result import Spread
+    from balance_hil.running.trace import TflmCheck
 
 SHOW_EVERY_S = 0.1
 TABLE_WIDTH = 160  # where stdout is no terminal
@@ -46,10 +45,10 @@ class LiveLine:
         self._next_s = now + SHOW_EVERY_S
         round_trip = "   held" if tick.round_trip_us is None else f"{tick.round_trip_us / 1e3:4.2f} ms"
         actions = " ".join(f"{value:+.2f}" for value in tick.action)
-        pitch_deg = math.degrees(tick.pitch_rad)
+        plant = "" if tick.plant is None else f"{tick.plant[0]} {tick.plant[1]:+.3f}  "
         text = (
             f"episode {tick.episode + 1}/{self._episodes}  {tick.t_s:5.1f} s  "
-            f"pitch {pitch_deg:+6.2f}\N{DEGREE SIGN}  action {actions}  round trip {round_trip}  misses {tick.misses}"
+            f"misses {tick.misses}  round trip {round_trip}  {plant}action {actions}"
         )
         sys.stderr.write(f"\r{text[: self._width]}\x1b[K")
         sys.stderr.flush()
@@ -70,40 +69,20 @@ def print_runs(runs: Sequence[RunResult]) -> None:
     console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
     console.print(_table(runs))
     for run in runs:
-        for line in shortcomings(run):
-            stderr.print(f"[bold red]{run.board}:[/] ", end="")
-            stderr.print(line, markup=False, soft_wrap=True)
         for line in _remarks(run):
             stderr.print(f"{run.board}: {line}", markup=False, soft_wrap=True)
-
-
-def shortcomings(run: RunResult) -> list[str]:
-    """Why a run that came to its end is no success, one sentence each."""
-    found = []
-    fallen = [episode for episode in run.episodes if not episode.survived]
-    if fallen:
-        steps = ", ".join(f"seed {episode.seed} after {episode.steps} steps" for episode in fallen)
-        found.append(f"the robot fell in {len(fallen)} of {len(run.episodes)} episodes: {steps}")
-    verdict = run.verdict
-    if verdict.differing:
-        found.append(
-            f"{verdict.differing} of {verdict.checked} outputs differ from TensorFlow Lite Micro; see where: hil compare"
-        )
-    if verdict.input_differing or verdict.action_differing:
-        found.append(
-            f"the board quantizes {verdict.input_differing} and dequantizes {verdict.action_differing} of {verdict.checked} "
-            "steps otherwise than the host"
-        )
-    return found
+    for run in runs:
+        style = "bold green" if run.verdict.good else "bold red"
+        console.print(f"{run.board}: {run.verdict.line}", style=style, markup=False, soft_wrap=True)
 
 
 def _remarks(run: RunResult) -> list[str]:
     remarks = []
-    if run.verdict.skipped is not None:
-        remarks.append(f"outputs were not compared with TensorFlow Lite Micro: {run.verdict.skipped}")
+    if run.tflm_check.skipped is not None:
+        remarks.append(f"outputs were not compared with TensorFlow Lite Micro: {run.tflm_check.skipped}")
     if run.stalls_ms:
         count, worst = len(run.stalls_ms), max(run.stalls_ms)
-        remarks.append(f"this computer stalled {count} times (up to {worst:.0f} ms); the robot's clock waited for it")
+        remarks.append(f"this computer stalled {count} times (up to {worst:.0f} ms); the plant's clock waited for it")
     if run.reboots:
         remarks.append(f"the board rebooted {run.reboots} times and was resumed")
     if run.injected_faults:
@@ -118,7 +97,7 @@ def _table(runs: Sequence[RunResult]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("board", no_wrap=True, style="bold")
     for run in runs:
-        table.add_column(run.board, overflow="fold", style="red" if shortcomings(run) else "")
+        table.add_column(run.board, overflow="fold", style="" if run.verdict.good else "red")
     rows = [_facts(run) for run in runs]
     for heading in rows[0]:
         table.add_row(heading, *(row[heading] for row in rows))
@@ -127,10 +106,10 @@ def _table(runs: Sequence[RunResult]) -> Table:
 
 def _facts(run: RunResult) -> dict[str, str]:
     """What is worth knowing about a run, by heading."""
-    summary, verdict, memory = run.summary, run.verdict, run.memory
+    summary, memory = run.summary, run.memory
     misses = run.late + run.lost + run.unsent
     return {
-        "policy": f"{run.policy} ({run.bundle}), {run.environment}",
+        "policy": f"{run.bundle.path.resolve().name} ({run.bundle.id}), {run.environment}",
         "clock": f"{run.clock}, {run.steps} steps at {run.control_rate_hz:.0f} Hz",
         "processor": run.processor,
         "engine": f"{run.engine} {run.engine_version}",
@@ -141,17 +120,16 @@ def _facts(run: RunResult) -> dict[str, str]:
         "round trip, ms p50 / p99 / max": _times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
         "tick jitter, ms p50 / p99 / max": _times(run.jitter_us, ".2f", ("p50", "p99", "max")),
         "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
-        "survived": f"{summary.survived} of {summary.episodes}",
-        "board equals tflm": _equal(verdict),
-        "action_rate": f"{summary.action_rate:.4f}",
-        "tracking error": f"speed {summary.speed_error_rms:.2f}, yaw {summary.wheel_speed_difference_error_rms:.2f} rad/s rms",
+        "episodes without failure": f"{summary.episodes - summary.failed} of {summary.episodes}",
+        "board equals tflm": _equal(run.tflm_check),
+        **{metric.name: f"{summary.metrics[metric.name]:.4g}" for metric in run.metrics},
     }
 
 
-def _equal(verdict: Verdict) -> str:
-    if verdict.differing is None:
+def _equal(check: TflmCheck) -> str:
+    if check.differing is None:
         return "not checked"
-    return f"{verdict.checked - verdict.differing} of {verdict.checked}"
+    return f"{check.checked - check.differing} of {check.checked}"
 
 
 def _bytes(number: int) -> str:

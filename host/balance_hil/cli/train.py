@@ -95,7 +95,7 @@ def command(
     _say_result(result)
     if as_json:
         print_json(_document(result))
-    if result.record.survival != 1.0:
+    if result.record.success_rate != 1.0:
         sys.exit(1)
 
 
@@ -133,11 +133,11 @@ class _Display:
         self._progress = Progress(
             TimeElapsedColumn(),
             BarColumn(bar_width=12),
-            TextColumn("{task.completed}/{task.total} return {task.fields[episode_return]} survival {task.fields[survival]}"),
+            TextColumn("{task.completed}/{task.total} return {task.fields[episode_return]} success {task.fields[success_rate]}"),
             TextColumn("{task.description}", style="dim"),
             console=stderr,
         )
-        self._task = self._progress.add_task("starting", total=None, survival="-", episode_return="-")
+        self._task = self._progress.add_task("starting", total=None, success_rate="-", episode_return="-")
 
     def __enter__(self) -> _Display:
         return self
@@ -153,7 +153,7 @@ class _Display:
             description=f"checking {progress.evaluation_step}" if progress.phase == "evaluating" else progress.phase,
             total=progress.total_steps,
             completed=progress.steps,
-            survival="-" if progress.survival is None else f"{progress.survival:.0%}",
+            success_rate="-" if progress.success_rate is None else f"{progress.success_rate:.0%}",
             episode_return="-" if progress.episode_return is None else f"{progress.episode_return:.0f}",
         )
 
@@ -168,11 +168,9 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "wall_s": record.wall_s,
         "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
-        "survival": record.survival,
+        "success_rate": record.success_rate,
         "episodes": record.evaluation["episodes"],
-        "action_rate": record.evaluation["action_rate"],
-        "speed_error_rms": record.evaluation["speed_error_rms"],
-        "wheel_speed_difference_error_rms": record.evaluation["wheel_speed_difference_error_rms"],
+        "metrics": record.evaluation["metrics"],
         "bundle": str(result.output),
         "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }
@@ -181,15 +179,16 @@ def _document(result: TrainingResult) -> dict[str, object]:
 def _say_result(result: TrainingResult) -> None:
     record, judged = result.record, result.record.evaluation
     stderr.print(
-        f"survives {judged['survived']} of {judged['episodes']} unseen episodes; RMS errors {judged['speed_error_rms']:.1f} rad/s"
-        f" in speed, {judged['wheel_speed_difference_error_rms']:.2f} rad/s in yaw; action_rate {judged['action_rate']:.3f}",
+        f"{judged['episodes'] - judged['failed']} of {judged['episodes']} unseen episodes without failure; "
+        + ", ".join(f"{name} {value:.4g}" for name, value in judged["metrics"].items()),
+        markup=False,
         soft_wrap=True,
     )
     made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"
     stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
     curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
     stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
-    if record.survival == 1.0:
+    if record.success_rate == 1.0:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:
         stderr.print("[bold yellow]warning:[/] the policy falls; train longer (--steps) or with another --seed")

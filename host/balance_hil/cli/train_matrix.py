@@ -84,20 +84,19 @@ def train_and_export(
         "wall_s": record.wall_s,
         "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
-        **{
-            key: record.evaluation[key]
-            for key in ("survival", "episodes", "action_rate", "speed_error_rms", "wheel_speed_difference_error_rms")
-        },
+        "success_rate": record.evaluation["success_rate"],
+        "episodes": record.evaluation["episodes"],
+        **record.evaluation["metrics"],
     }
-    if export and record.survival == 1.0:
+    if export and record.success_rate == 1.0:
         from balance_hil.exporting import export as make_bundle
 
-        on_progress(TrainingProgress(phase="exporting", steps=record.steps, total_steps=record.steps, survival=1.0))
+        on_progress(TrainingProgress(phase="exporting", steps=record.steps, total_steps=record.steps, success_rate=1.0))
         int8 = make_bundle(ExportConfig(source=request.output), lambda name, done: None).stages[-1]
         figures |= {
             "int8_bytes": int8.size_bytes,
-            "int8_survival": int8.survival,
-            "int8_action_rate": int8.action_rate,
+            "int8_success_rate": int8.success_rate,
+            "int8_action_rate": int8.metrics["action_rate"],
             "int8_max_error": int8.max_error,
             "int8_rms_error": int8.rms_error,
         }
@@ -106,12 +105,12 @@ def train_and_export(
 
 def _progress_table(runs: Sequence[Run]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("algorithm", "seed", "state", "steps", "survival", "time s"):
+    for heading in ("algorithm", "seed", "state", "steps", "success_rate", "time s"):
         table.add_column(heading, justify="left" if heading in ("algorithm", "state") else "right")
     for run in runs:
         progress = run.progress
         state = progress.phase if run.state == "running" and progress else run.state
-        survival = run.result.get("survival", progress.survival if progress else None)
+        survival = run.result.get("success_rate", progress.success_rate if progress else None)
         table.add_row(
             run.request.algorithm,
             str(run.request.seed),

@@ -1,4 +1,4 @@
-"""Two runtimes in closed loop on the same seeds: where the trajectories part, and whether survival and tracking differ.
+"""Two runtimes in closed loop on the same seeds: where the trajectories part, and whether success and metrics differ.
 
 The simulation is deterministic, so both episodes of a seed are equal, bit for bit, up to the first action that differs. That
 observation is looked at again, layer by layer, and by TensorFlow Lite Micro as a third opinion.
@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from balance_hil.bundle import Bundle
 from balance_hil.comparing.closed_loop_result import ClosedLoop, Parting
 from balance_hil.comparing.evidence import Progress, no_progress
-from balance_hil.comparing.paired import PairedDifference, paired_difference, survival_difference
+from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import MissingExtraError, UsageError
-from balance_hil.metrics import EpisodeMetrics, summarize
-from balance_hil.quantize import quantize
+from balance_hil.metrics import EpisodeMetrics, Metric, summarize
+from balance_hil.paired import PairedDifference, paired_difference, success_difference
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
 
 REFERENCE = "tflm"
-TRACKING = (("speed_error_rms_rad_s", "rad/s"), ("wheel_speed_difference_error_rms_rad_s", "rad/s"), ("action_rate", "1"))
-TESTS = len(TRACKING) + 1  # and survival
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,9 @@ class _Departure:
     observation: Float32Array  # float32 [n_obs], the same for both
     a: Float32Array  # float32 [n_act], as the runtime gave it
     b: Float32Array
-    applied_step: int | None = None  # first step in which that reached the wheels; None: never, actions beyond +-1 are clipped
+    applied_step: int | None = (
+        None  # first step in which that reached the plant; None: never, outputs beyond their limits are clipped
+    )
 
 
 @dataclass
@@ -61,12 +61,19 @@ class _Watch:
 
 
 def closed_loop(
-    bundle: Bundle, a: Runtime, b: Runtime, config: ClosedLoopConfig, *, on_progress: Progress = no_progress
+    bundle: Bundle,
+    environment: Environment,
+    a: Runtime,
+    b: Runtime,
+    config: ClosedLoopConfig,
+    *,
+    on_progress: Progress = no_progress,
 ) -> ClosedLoop:
     """Runs the same episodes under ``a`` and under ``b`` and compares them.
 
     Args:
         bundle: that both run.
+        environment: in which.
         a: a desktop runtime, or a board's ``as_runtime()``.
         b: another one.
         config: which episodes.
@@ -80,50 +87,49 @@ def closed_loop(
     first = EVALUATION_SEED_BASE + config.seed
     seeds = range(first, first + config.episodes)
     watch = _Watch()
-    episodes_a = _first_pass(bundle, a, seeds, config.max_steps, watch, on_progress)
-    episodes_b = _second_pass(bundle, b, seeds, config.max_steps, watch, on_progress)
-    survival = survival_difference([e.survived for e in episodes_a], [e.survived for e in episodes_b], tests=TESTS)
+    episodes_a = _first_pass(environment, a, seeds, config.max_steps, watch, on_progress)
+    episodes_b = _second_pass(environment, b, seeds, config.max_steps, watch, on_progress)
+    tests = len(environment.metrics) + 1  # and success
+    success = success_difference([not e.failed for e in episodes_a], [not e.failed for e in episodes_b], tests=tests)
     return ClosedLoop(
         bundle=bundle.id,
-        environment=bundle.spec.environment,
+        environment=environment.spec.environment,
         a=a.name,
         b=b.name,
         seeds=tuple(seeds),
         partings=tuple(_look_again(bundle, a, b, seeds, watch)),
-        survival=survival,
-        tracking=tuple(_tracking(episodes_a, episodes_b)),
-        summary_a=summarize(episodes_a),
-        summary_b=summarize(episodes_b),
+        success=success,
+        metrics=tuple(_metrics(environment.metrics, episodes_a, episodes_b, tests)),
+        summary_a=summarize(episodes_a, environment.metrics),
+        summary_b=summarize(episodes_b, environment.metrics),
         episodes_a=tuple(episodes_a),
         episodes_b=tuple(episodes_b),
     )
 
 
 def _first_pass(
-    bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
+    environment: Environment, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
 ) -> list[EpisodeMetrics]:
-    from balance_hil.envs.balance import EPISODE_STEPS
     from balance_hil.rollout import RolloutStep, rollout
 
-    limit = max_steps or EPISODE_STEPS
+    limit = require_control_steps(environment, max_steps)
     answer = _Answer(runtime)
 
     def remember(step: RolloutStep) -> None:
-        row = np.full((len(seeds), bundle.spec.n_act), np.nan, np.float32)
+        row = np.full((len(seeds), environment.spec.n_act), np.nan, np.float32)
         row[step.episodes] = answer.actions
         watch.actions.append(row)
         report(f"{runtime.name}, control steps", step.step + 1, limit)
 
-    return rollout(answer, bundle.spec.environment, seeds, max_steps=limit, on_step=remember)
+    return rollout(answer, environment, seeds, max_steps=limit, on_step=remember)
 
 
 def _second_pass(
-    bundle: Bundle, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
+    environment: Environment, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
 ) -> list[EpisodeMetrics]:
-    from balance_hil.envs.balance import EPISODE_STEPS
     from balance_hil.rollout import RolloutStep, rollout
 
-    limit = max_steps or EPISODE_STEPS
+    limit = require_control_steps(environment, max_steps)
     answer = _Answer(runtime)
     together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not parted
 
@@ -134,23 +140,32 @@ def _second_pass(
         before = watch.actions[step.step]  # as long as one seed is together, both passes have this step
         for place, index in enumerate(step.episodes):
             if index in together and np.any(answer.actions[place] != before[index]):
-                _differ(watch, together, index, step.step, step.observations[place], before[index], answer.actions[place])
+                _differ(
+                    environment, watch, together, index, step.step, step.observations[place], before[index], answer.actions[place]
+                )
 
-    return rollout(answer, bundle.spec.environment, seeds, max_steps=limit, on_step=compare)
+    return rollout(answer, environment, seeds, max_steps=limit, on_step=compare)
 
 
 def _differ(
-    watch: _Watch, together: set[int], index: int, step: int, observation: Float32Array, a: Float32Array, b: Float32Array
+    environment: Environment,
+    watch: _Watch,
+    together: set[int],
+    index: int,
+    step: int,
+    observation: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
 ) -> None:
     """Notes that the answers ``a`` and ``b`` differ; the trajectories part when what the wheels get does."""
     departure = watch.departures.setdefault(index, _Departure(step, observation.copy(), a.copy(), b.copy()))
-    if np.any(np.clip(a, -1.0, 1.0) != np.clip(b, -1.0, 1.0)):
+    if np.any(environment.spec.clip(a) != environment.spec.clip(b)):
         departure.applied_step = step
         together.discard(index)
 
 
 class _Answer:
-    """A policy for ``rollout`` that keeps its latest answer as the runtime gave it, not clipped to +-1."""
+    """A policy for ``rollout`` that keeps its latest answer as the runtime gave it, not clipped."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -205,7 +220,7 @@ def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32A
     found: list[tuple[int, str] | None] = [None] * len(observations)
     if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
         return found
-    inputs = quantize(observations, bundle.input_quant)
+    inputs = bundle.to_int8(observations)
     by_op = {tensor.op: tensor for tensor in b.layers_int8_batch(inputs)}
     for x in a.layers_int8_batch(inputs):
         if x.op not in by_op:  # one of the two fuses it away
@@ -235,11 +250,13 @@ def _who(departure: _Departure, reference: Float32Array) -> str:
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
-def _tracking(a: Sequence[EpisodeMetrics], b: Sequence[EpisodeMetrics]) -> list[PairedDifference]:
-    """Every metric over the seeds that both survived: the errors of a fall say nothing about tracking."""
-    both = [(x, y) for x, y in zip(a, b, strict=True) if x.survived and y.survived]
+def _metrics(
+    metrics: Sequence[Metric], a: Sequence[EpisodeMetrics], b: Sequence[EpisodeMetrics], tests: int
+) -> list[PairedDifference]:
+    """Every metric over the seeds in which neither failed: the errors of a failure say nothing about tracking."""
+    both = [(x.metrics, y.metrics) for x, y in zip(a, b, strict=True) if not (x.failed or y.failed)]
     rows = [
-        paired_difference(name, unit, [getattr(x, name) for x, _ in both], [getattr(y, name) for _, y in both], tests=TESTS)
-        for name, unit in TRACKING
+        paired_difference(m.name, m.unit, [x[m.name] for x, _ in both], [y[m.name] for _, y in both], tests=tests)
+        for m in metrics
     ]
     return [row for row in rows if row is not None]

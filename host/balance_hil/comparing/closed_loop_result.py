@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balance_hil.comparing.paired import PairedDifference, SurvivalDifference
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary
+from balance_hil.paired import PairedDifference, SuccessDifference
 
 METHOD = (
-    "tracking: mean paired difference b - a over the seeds that both survived, sign-flip permutation test, percentile bootstrap "
-    "interval over seeds (10000 resamples); survival: exact McNemar test; all two-sided, family-wise error 5 % by Bonferroni "
-    "over 4 tests"
+    "metrics: mean paired difference b - a over the seeds in which neither failed, "
+    "sign-flip permutation test, percentile bootstrap "
+    "interval over seeds (10000 resamples); success: exact McNemar test; all two-sided, family-wise error 5 % by Bonferroni "
+    "over all tests"
 )
 
 
@@ -31,7 +32,7 @@ class Parting:
     departed: str | None  # who does not answer what tflm answers: "a", "b", "both"; None: unknown
     first_layer: int | None  # operator whose output differs first, on equal int8 inputs; None: none seen
     first_operator: str | None
-    trajectory_step: int | None  # first step in which another action reached the wheels; None: never
+    trajectory_step: int | None  # first step in which another action reached the plant; None: never
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class ClosedLoop:
     b: str
     seeds: tuple[int, ...]
     partings: tuple[Parting, ...]  # of the seeds whose answers differ somewhere, by seed
-    survival: SurvivalDifference
-    tracking: tuple[PairedDifference, ...]  # empty when no seed was survived by both
+    success: SuccessDifference
+    metrics: tuple[PairedDifference, ...]  # empty when in no seed both did without failure
     summary_a: EvaluationSummary
     summary_b: EvaluationSummary
     episodes_a: tuple[EpisodeMetrics, ...]  # by seed
@@ -58,9 +59,9 @@ class ClosedLoop:
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """Names of what differs beyond chance: "survival" and metrics."""
-        survival = ("survival",) if self.survival.differs else ()
-        return survival + tuple(row.metric for row in self.tracking if row.differs)
+        """Names of what differs beyond chance: "success" and metrics."""
+        success = ("success",) if self.success.differs else ()
+        return success + tuple(row.metric for row in self.metrics if row.differs)
 
     @property
     def verdict(self) -> str:
@@ -70,14 +71,14 @@ class ClosedLoop:
         parted = f"trajectories of {self.a} and {self.b} part in {self.parted} of {len(self.seeds)} episodes"
         if self.differs:
             return f"{parted}; what differs beyond chance: {', '.join(self.differs)}"
-        if not self.tracking or self.tracking[0].too_few:
-            return f"{parted}; too few episodes were survived by both to judge tracking"
-        return f"{parted}; survival and tracking do not differ beyond chance"
+        if not self.metrics or self.metrics[0].too_few:
+            return f"{parted}; too few episodes without failure of either to judge the metrics"
+        return f"{parted}; success and metrics do not differ beyond chance"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; docs/replay.md explains the keys."""
         document = asdict(self)
-        for name in ("seeds", "partings", "tracking", "episodes_a", "episodes_b"):
+        for name in ("seeds", "partings", "metrics", "episodes_a", "episodes_b"):
             document[name] = list(document[name])
         return document | {
             "parted": self.parted,

@@ -166,6 +166,6 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
         return golden_observations(bundle, config.samples), "the bundle's golden vectors"
     pilot = next((r for r in runtimes if r.name == REFERENCE), runtimes[-1])
     report("recording observations", 0, config.samples)
-    observations = observe(pilot, bundle.spec.environment, config.samples, config.seed)
+    observations = observe(pilot, bundle.spec, config.samples, config.seed)
     report("recording observations", config.samples, config.samples)
     return observations, f"{bundle.spec.environment} under {pilot.name}, seed {config.seed}"

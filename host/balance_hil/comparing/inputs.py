@@ -13,6 +13,7 @@ from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.errors import BundleError, RecordingError, UsageError
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
+from balance_hil.spec import PolicySpec
 
 _LARGEST = 1e6  # of golden observations
 OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the steady state
@@ -72,11 +73,12 @@ def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> Inpu
     return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
 
 
-def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32Array:
-    """``count`` observations, float32 [count, n_obs], of ``policy`` keeping its own robot up in lockstep.
+def observe(policy: Runtime, spec: PolicySpec, count: int, seed: int) -> Float32Array:
+    """``count`` observations, float32 [count, n_obs], of episodes with ``policy`` as controller, in lockstep.
 
     Deterministic: the same policy, environment, count and seed give the same rows.
     """
+    from balance_hil.environment import open_for
     from balance_hil.rollout import EVALUATION_SEED_BASE, rollout  # MuJoCo loads only where a plant is wanted
 
     if count == 0:
@@ -89,9 +91,10 @@ def observe(policy: Runtime, environment: str, count: int, seed: int) -> Float32
 
     episodes = math.ceil(count / OBSERVED_EPISODE_STEPS)
     first = EVALUATION_SEED_BASE + seed
-    while sum(map(len, seen)) < count:  # again with new seeds when the policy falls over early
-        rollout(act, environment, range(first, first + episodes), max_steps=OBSERVED_EPISODE_STEPS)
-        first += episodes
+    with open_for(spec) as env:
+        while sum(map(len, seen)) < count:  # again with new seeds when episodes end early
+            rollout(act, env, range(first, first + episodes), max_steps=OBSERVED_EPISODE_STEPS)
+            first += episodes
     return spread(np.concatenate(seen), count)
 
 

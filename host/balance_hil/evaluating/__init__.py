@@ -1,21 +1,19 @@
-"""Evaluate: how often a policy keeps the robot up, on any runtime or on a board, watched or not."""
+"""Evaluate: episodes of a policy in simulation, on any runtime or on a board, watched or not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import MANIFEST, POLICY, TRAINING, Bundle
-from balance_hil.envs import balance as envs
-from balance_hil.envs.balance.env import BalanceEnv
-from balance_hil.envs.balance.options import RobotOptions
+from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
@@ -33,12 +31,11 @@ StepCallback = Callable[[RolloutStep], None]
 
 @dataclass(frozen=True)
 class OpenPolicy:
-    """A policy that is ready to act, and the environment that it runs on."""
+    """A policy that is ready to act, and the environment that it acts in."""
 
     runtime: Runtime
-    environment: str
+    environment: Environment
     bundle_id: str  # "" for a checkpoint that was not exported
-    options: RobotOptions | None = None  # None: the environment's own
 
 
 @contextmanager
@@ -47,62 +44,64 @@ def open_policy(
     runtime: str,
     *,
     environment: str | None = None,
-    options: RobotOptions | None = None,
+    options: Mapping[str, Any] | None = None,
     board: str = "native",
     port: str | None = None,
     trust: bool = False,
+    render_mode: str | None = None,
 ) -> Iterator[OpenPolicy]:
     """Opens a policy on a runtime, or on a board that is connected for as long as the ``with`` block runs.
 
     Args:
         path: bundle folder. The runtime ``torch`` also takes a folder with nothing but a checkpoint, or the checkpoint itself.
         runtime: one of RUNTIMES.
-        environment: what to run on; None takes the environment that the policy was made for.
-        options: how the robot differs from the ideal one; None takes the environment's own.
+        environment: what to run in; None takes the environment that the policy was made for.
+        options: of the environment; see ``open_environment``.
         board: for the runtime ``board``: name of a board definition.
         port: for the runtime ``board``: device or URL.
         trust: for a checkpoint that was not exported: it may run pickled code.
+        render_mode: of the environment: "human" or "rgb_array" to watch or to film.
 
     Raises:
         EnvironmentMismatchError: the signals of the environment are not those that the policy was made for.
-        BundleError, CheckpointError, UsageError, MissingExtraError, and what ``boards.connect`` raises.
+        BundleError, CheckpointError, UsageError, MissingExtraError, and what ``open_environment`` and ``boards.connect`` raise.
     """
     if runtime == "torch" and not (path / MANIFEST).is_file():
-        yield replace(_open_checkpoint(path, environment, trust), options=options)
+        with _checkpoint_environment(path, environment, options, render_mode) as env:
+            yield OpenPolicy(_open_checkpoint(path, env, trust), env, "")
         return
     bundle = Bundle.load(path)
-    chosen = environment or bundle.spec.environment
-    envs.require_same_signals(bundle.spec, chosen)  # before a board is started
-    if runtime == BOARD_RUNTIME:
-        from balance_hil.boards import connect
+    with open_for(bundle.spec, environment, options, render_mode=render_mode) as env:  # before a board is started
+        if runtime == BOARD_RUNTIME:
+            from balance_hil.boards import connect
 
-        with connect(board, bundle, port=port) as connected:
-            yield OpenPolicy(connected.as_runtime(), chosen, bundle.id, options)
-    else:
-        with load_runtime(runtime, bundle) as loaded:
-            yield OpenPolicy(loaded, chosen, bundle.id, options)
+            with connect(board, bundle, port=port) as connected:
+                yield OpenPolicy(connected.as_runtime(), env, bundle.id)
+        else:
+            with load_runtime(runtime, bundle) as loaded:
+                yield OpenPolicy(loaded, env, bundle.id)
 
 
 def evaluate(
     policy: OpenPolicy, seeds: Sequence[int], *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
     """Runs one episode per seed, all side by side. Raises what the runtime and ``rollout`` raise."""
-    return rollout(
-        policy.runtime.act_batch, policy.environment, seeds, max_steps=max_steps, on_step=on_step, options=policy.options
-    )
+    return rollout(policy.runtime.act_batch, policy.environment, seeds, max_steps=max_steps, on_step=on_step)
 
 
 def watch(
     policy: OpenPolicy, seeds: Sequence[int], *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
-    """Runs the episodes one after the other in MuJoCo's viewer, at real speed. Raises DisplayMissingError."""
-    return _one_by_one(policy, seeds, max_steps, on_step, render_mode="human")
+    """Runs the episodes one after the other in a window; ``policy`` is opened with render mode "human"."""
+    return _one_by_one(policy, seeds, max_steps, on_step)
 
 
 def film(
     policy: OpenPolicy, seeds: Sequence[int], path: Path, *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
-    """Runs the episodes one after the other and writes them as one film of 25 frames per second, without a display.
+    """Runs the episodes one after the other and writes them as one film of at most 25 frames per second, without a display.
+
+    ``policy`` is opened with render mode "rgb_array".
 
     The file appears when it is complete.
 
@@ -121,8 +120,15 @@ def film(
         raise UsageError(f"no such folder: {path.parent}", f"make it: mkdir -p {path.parent}")
     partial = path.with_name(f".{path.stem}.part.mp4")
     try:
-        with imageio.get_writer(partial, fps=VIDEO_FRAMES_PER_S, macro_block_size=1, quality=7) as writer:
-            episodes = _one_by_one(policy, seeds, max_steps, on_step, render_mode="rgb_array", on_frame=writer.append_data)
+        steps_per_frame = max(1, round(1.0 / (VIDEO_FRAMES_PER_S * policy.environment.spec.control_period_s)))
+        fps = 1.0 / (steps_per_frame * policy.environment.spec.control_period_s)
+        with imageio.get_writer(partial, fps=fps, macro_block_size=1, quality=7) as writer:
+
+            def on_frame(frame: NDArray[np.uint8]) -> None:
+                # Video needs even sizes.
+                writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+
+            episodes = _one_by_one(policy, seeds, max_steps, on_step, on_frame=on_frame, steps_per_frame=steps_per_frame)
         partial.replace(path)
     except OSError as exc:
         if isinstance(exc, HarnessError):  # a board's errors are OSErrors, too
@@ -139,51 +145,53 @@ def _one_by_one(
     max_steps: int | None,
     on_step: StepCallback | None,
     *,
-    render_mode: str,
     on_frame: Callable[[NDArray[np.uint8]], None] | None = None,
+    steps_per_frame: int = 1,
 ) -> list[EpisodeMetrics]:
-    env = cast(BalanceEnv, envs.make(policy.environment, render_mode=render_mode, options=policy.options).unwrapped)
-    steps_per_frame = round(1.0 / (VIDEO_FRAMES_PER_S * env.control_period_s))
+    env = policy.environment
+    limit = require_control_steps(env, max_steps)
     episodes = []
-    try:
-        for index, seed in enumerate(seeds):
-            accumulator, fallen = EpisodeAccumulator(seed), False
-            observation, _ = env.reset(seed=seed)
-            for step in range(max_steps or envs.EPISODE_STEPS):
-                action = np.clip(policy.runtime.act(observation), -1.0, 1.0)
-                if on_step is not None:
-                    on_step(RolloutStep(step, [index], observation[np.newaxis, :], action[np.newaxis, :]))
-                observation, _, fallen, _, info = env.step(action)
-                accumulator.add(action, info)
-                if on_frame is not None and step % steps_per_frame == 0:
-                    frame = env.render()
-                    assert frame is not None
+    for index, seed in enumerate(seeds):
+        accumulator, failed = EpisodeAccumulator(seed, env.metrics), False
+        observation = env.reset(seed)
+        for step in range(limit):
+            outputs = env.spec.clip(policy.runtime.act(observation))
+            if on_step is not None:
+                on_step(RolloutStep(step, [index], observation[np.newaxis, :], outputs[np.newaxis, :]))
+            observation, reward, terminated, truncated, info = env.step(outputs)
+            accumulator.add(outputs, reward, info)
+            if step % steps_per_frame == 0 and (on_frame is not None or env.is_watched):
+                frame = env.render()
+                if on_frame is not None:
                     on_frame(frame)
-                if fallen:
-                    break
-            episodes.append(accumulator.finish(not fallen))
-    finally:
-        env.close()
+            if terminated or truncated or step == limit - 1:
+                failed = env.failed(terminated, truncated or step == limit - 1, info)
+                break
+        episodes.append(accumulator.finish(failed))
     return episodes
 
 
-def _open_checkpoint(path: Path, environment: str | None, trust: bool) -> OpenPolicy:
+def _checkpoint_environment(
+    path: Path, environment: str | None, options: Mapping[str, Any] | None, render_mode: str | None
+) -> Environment:
+    folder = path if path.is_dir() else path.parent
+    trained_for = _training_spec(folder / TRAINING)
+    if trained_for is not None:
+        return open_for(trained_for, environment, options, render_mode=render_mode)
+    return open_environment(environment or DEFAULT_ENVIRONMENT, options, render_mode=render_mode)
+
+
+def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
     from balance_hil.runtimes.torch import TorchRuntime
 
-    checkpoint = path / POLICY if path.is_dir() else path
-    trained_for = _training_spec(checkpoint.parent / TRAINING)
-    chosen = environment or (trained_for.environment if trained_for else DEFAULT_ENVIRONMENT)
-    if trained_for is not None:
-        envs.require_same_signals(trained_for, chosen)
-    spec = envs.spec_for(chosen)
-    runtime = TorchRuntime.from_checkpoint(checkpoint, trust=trust)
-    if (runtime.n_obs, runtime.n_act) != (spec.n_obs, spec.n_act):
+    runtime = TorchRuntime.from_checkpoint(path / POLICY if path.is_dir() else path, trust=trust)
+    if (runtime.n_obs, runtime.n_act) != (env.spec.n_obs, env.spec.n_act):
         raise EnvironmentMismatchError(
-            f"the policy takes {runtime.n_obs} observations and gives {runtime.n_act} actions, {chosen} has {spec.n_obs} and "
-            f"{spec.n_act}",
+            f"the policy takes {runtime.n_obs} observations and gives {runtime.n_act} outputs, {env.spec.environment} has "
+            f"{env.spec.n_obs} and {env.spec.n_act}",
             "name the environment that it was trained in: -e ENVIRONMENT",
         )
-    return OpenPolicy(runtime, chosen, "")
+    return runtime
 
 
 def _training_spec(path: Path) -> PolicySpec | None:

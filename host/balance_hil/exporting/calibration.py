@@ -7,14 +7,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.envs import balance as envs
-from balance_hil.envs.balance.env import BalanceEnv
-from balance_hil.envs.balance.task import PITCH_RATE
+from balance_hil.environment import open_environment
 from balance_hil.errors import ExportError
 from balance_hil.spec import PolicySpec
 
@@ -28,12 +26,6 @@ _MIN_FILE_ROWS = 16
 
 _STEPS_PER_ROW = 4  # neighbors in time differ by little more than noise
 _EPISODE_STEPS = 1000
-_PUSH_INTERVAL_STEPS = 200
-_TILT_RAD = 0.35
-_SPEED_TARGET_RAD_S = 40.0  # twice what the task asks for: large errors, saturated actions
-_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S = 20.0
-_PUSH_M_S = 0.3
-_PUSH_RAD_S = 2.0
 _HELD_OUT_STREAM = 1  # of the seed sequence; calibration is stream 0
 
 
@@ -99,46 +91,23 @@ def load_calibration(path: Path, act_batch: ActBatch, spec: PolicySpec, seed: in
 
 
 def record_disturbed(act_batch: ActBatch, environment: str, seed: list[int], rows: int) -> Float32Array:
-    """Observations, float32 [rows, n_obs], of episodes with steep starts, far targets and pushes. A fall starts the next one."""
+    """Observations, float32 [rows, n_obs], of episodes that excite the plant. The end of one starts the next."""
     rng = np.random.default_rng(seed)
-    env = cast(BalanceEnv, envs.make(environment).unwrapped)
-    recorded = np.empty((rows, env.policy_spec.n_obs), np.float32)
-    count = step = 0
-    over = True
-    while count < rows:
-        if over:
-            observation, step = _start(env, rng), 0
-        if step % _STEPS_PER_ROW == 0:
-            recorded[count] = observation
-            count += 1
-        observation, _, fallen, _, _ = env.step(act_batch(observation[np.newaxis, :])[0])
-        step += 1
-        if step % _PUSH_INTERVAL_STEPS == 0:
-            _push(env, rng)
-        over = fallen or step >= _EPISODE_STEPS
-    env.close()
+    with open_environment(environment) as env:
+        recorded = np.empty((rows, env.spec.n_obs), np.float32)
+        count = step = 0
+        over = True
+        while count < rows:
+            if over:
+                observation, step = env.reset(int(rng.integers(2**31)), env.excite(rng)), 0
+            if step % _STEPS_PER_ROW == 0:
+                recorded[count] = observation
+                count += 1
+            result = env.step(env.spec.clip(act_batch(observation[np.newaxis, :])[0]))
+            observation = result.observation
+            step += 1
+            over = result.terminated or result.truncated or step >= _EPISODE_STEPS
     return recorded
-
-
-def _start(env: BalanceEnv, rng: np.random.Generator) -> Float32Array:
-    options: dict[str, float] = {"tilt_rad": rng.uniform(-_TILT_RAD, _TILT_RAD)}
-    # Half of the episodes hold a far target; the others keep the task's own targets, which jump.
-    far = {
-        "speed_target_rad_s": rng.uniform(-_SPEED_TARGET_RAD_S, _SPEED_TARGET_RAD_S),
-        "wheel_speed_difference_target_rad_s": rng.uniform(
-            -_WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S, _WHEEL_SPEED_DIFFERENCE_TARGET_RAD_S
-        ),
-    }
-    if rng.random() < 0.5:
-        options |= far
-    observation, _ = env.reset(seed=int(rng.integers(2**31)), options=options)
-    return observation
-
-
-def _push(env: BalanceEnv, rng: np.random.Generator) -> None:
-    """A shove: a jump of the body's horizontal velocity and of its pitch rate."""
-    env.data.qvel[:2] += rng.uniform(-_PUSH_M_S, _PUSH_M_S, 2)
-    env.data.qvel[PITCH_RATE] += rng.uniform(-_PUSH_RAD_S, _PUSH_RAD_S)
 
 
 def _disturbed_and_uniform(act_batch: ActBatch, spec: PolicySpec, seed: list[int], rows: int) -> Float32Array:

@@ -20,7 +20,7 @@ class ExportConfig:
     source: Path  # folder with a policy.zip, or a checkpoint file
     output: Path | None = None  # bundle folder; None: the folder of the checkpoint
     environment: str | None = None  # Gymnasium id; None: what training.json says, otherwise balance/Balance-v0
-    episodes: int = 10  # of the survival check, for each stage
+    episodes: int = 10  # of the check of each stage
     max_steps: int | None = None  # of an episode of the check; None: the environment's full length
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
@@ -41,10 +41,8 @@ class Stage:
     size_bytes: int
     max_error: float | None
     rms_error: float | None
-    survival: float  # 0..1
-    speed_error_rms: float  # rad/s
-    wheel_speed_difference_error_rms: float  # rad/s
-    action_rate: float
+    success_rate: float  # 0..1, of episodes that did not fail
+    metrics: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

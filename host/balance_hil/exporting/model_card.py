@@ -53,8 +53,8 @@ def _summary(bundle: Bundle) -> str:
     return (
         f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
         f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. Executed by "
-        f"TensorFlow Lite Micro it survives {int8['survival']:.0%} of {metrics['episodes']} episodes of "
-        f"{metrics['episode_steps']} steps, with an action rate (mean change per step) of {int8['action_rate']:.4f}; "
+        f"TensorFlow Lite Micro {int8['success_rate']:.0%} of {metrics['episodes']} episodes of "
+        f"{metrics['episode_steps']} steps do not fail; "
         f"its actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
     )
 
@@ -68,12 +68,8 @@ def _training(training: Mapping[str, Any]) -> str:
     if training.get("cpu_s"):
         rows.append(("processor time of training", f"{training['cpu_s']:.0f} s"))
     rows += [
-        ("survival of the float policy", f"{judged['survived']} of {judged['episodes']} unseen episodes"),
-        ("action_rate", f"{judged['action_rate']:.4f}"),
-        (
-            "speed error, yaw error",
-            f"{judged['speed_error_rms']:.2f}, {judged['wheel_speed_difference_error_rms']:.2f} rad/s RMS",
-        ),
+        ("float policy", f"{judged['episodes'] - judged['failed']} of {judged['episodes']} unseen episodes without failure"),
+        *((name, f"{value:.4g}") for name, value in judged["metrics"].items()),
     ]
     table = _table(("what", "value"), rows)
     settings = training.get("hyper_parameters", {})
@@ -103,26 +99,15 @@ def _stages(bundle: Bundle) -> str:
             stage["runtime"],
             _number(stage["max_error"]),
             _number(stage["rms_error"]),
-            f"{stage['survival']:.0%}",
-            f"{stage['action_rate']:.4f}",
-            f"{stage['speed_error_rms']:.2f}",
-            f"{stage['wheel_speed_difference_error_rms']:.2f}",
+            f"{stage['success_rate']:.0%}",
+            *(f"{value:.4g}" for value in stage["metrics"].values()),
         )
         for stage in bundle.metrics["stages"]
     ]
-    header = (
-        "stage",
-        "executed by",
-        "max error",
-        "RMS error",
-        "survival",
-        "action_rate",
-        "speed error, rad/s RMS",
-        "yaw error, rad/s RMS",
-    )
+    header = ("stage", "executed by", "max error", "RMS error", "success", *bundle.metrics["stages"][0]["metrics"])
     note = (
         "Errors are differences of actions (-1..1) from the stage above, on calibration and held-out observations. "
-        "Survival, action_rate and tracking errors are of the same episodes for every stage."
+        "Success and metrics are of the same episodes for every stage."
     )
     return _table(header, rows) + "\n\n" + note
 

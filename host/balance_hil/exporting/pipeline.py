@@ -28,7 +28,7 @@ from balance_hil.bundle import (
     write_bundle,
 )
 from balance_hil.checkpoint import Actor, read_checkpoint
-from balance_hil.envs import balance as envs
+from balance_hil.environment import open_environment
 from balance_hil.errors import ExportError, HarnessError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
@@ -71,7 +71,7 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
         MissingExtraError: a package of the extras ``train``, ``export`` or ``int8`` is not installed.
     """
     if config.episodes < 1:
-        raise UsageError(f"a survival check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
+        raise UsageError(f"a check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
     source = find_source(config)
     try:
         staging = staging_folder(source.target)
@@ -113,10 +113,12 @@ class _Export:
             proof = self._make_rounding_invariant(actor, calibration, samples) if samples else None
             conversion_s = time.perf_counter() - self.started_s
             # Not before: they would take from the conversion the core that it needs.
-            survival = {name: self._check(checks, name) for name in STAGES}
+            episodes = {name: self._check(checks, name) for name in STAGES}
             model = self._artifacts(calibration)
             errors = self._errors(np.concatenate([calibration.observations, calibration.held_out]))
-            stages = tuple(self._stage(name, errors[name], summarize(survival[name].result())) for name in STAGES)
+            with open_environment(self.spec.environment) as env:
+                summaries = {name: summarize(episodes[name].result(), env.metrics) for name in STAGES}
+            stages = tuple(self._stage(name, errors[name], summaries[name]) for name in STAGES)
         _compare_survival(stages)
         bundle = self._bundle(actor, model, calibration, stages, proof)
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)
@@ -181,11 +183,11 @@ class _Export:
             trust=self.config.trust,
             environment=self.spec.environment,
             seeds=evaluation_seeds(self.config.episodes),
-            max_steps=self.config.max_steps or envs.EPISODE_STEPS,
+            max_steps=self.config.max_steps or self.spec.episode_steps,
         )
-        self.progress(f"survival {name}", 0.0)
-        future = checks.submit(request, lambda done: self.progress(f"survival {name}", done))
-        future.add_done_callback(lambda _: self.progress(f"survival {name}", 1.0))
+        self.progress(f"episodes {name}", 0.0)
+        future = checks.submit(request, lambda done: self.progress(f"episodes {name}", done))
+        future.add_done_callback(lambda _: self.progress(f"episodes {name}", 1.0))
         return future
 
     def _artifacts(self, calibration: Calibration) -> TflmModel:
@@ -223,10 +225,8 @@ class _Export:
             size_bytes=(self.staging / file).stat().st_size,
             max_error=None if difference is None else float(np.max(np.abs(difference))),
             rms_error=None if difference is None else float(np.sqrt(np.mean(difference**2))),
-            survival=summary.survival,
-            speed_error_rms=summary.speed_error_rms,
-            wheel_speed_difference_error_rms=summary.wheel_speed_difference_error_rms,
-            action_rate=summary.action_rate,
+            success_rate=summary.success_rate,
+            metrics=dict(summary.metrics),
         )
 
     def _bundle(
@@ -250,7 +250,7 @@ class _Export:
             metrics={
                 "stages": [stage.to_dict() for stage in stages],
                 "episodes": self.config.episodes,
-                "episode_steps": self.config.max_steps or envs.EPISODE_STEPS,
+                "episode_steps": self.config.max_steps or self.spec.episode_steps,
                 "operators": model.graph.operator_counts(),
                 "parameters": sum(w.size for w in actor.weights) + sum(b.size for b in actor.biases),
                 "arena_used_bytes": model.arena_used_bytes,
@@ -263,9 +263,9 @@ class _Export:
 def _compare_survival(stages: tuple[Stage, ...]) -> None:
     by_name = {stage.name: stage for stage in stages}
     int8, floating = by_name["int8"], by_name["float32"]
-    if int8.survival < floating.survival:
+    if int8.success_rate < floating.success_rate:
         raise ExportError(
-            f"the int8 policy survives {int8.survival:.0%} of the episodes, the float one {floating.survival:.0%}",
+            f"the int8 policy succeeds in {int8.success_rate:.0%} of the episodes, the float one in {floating.success_rate:.0%}",
             "calibrate with rows that cover more (leave --calibration and --per-tensor out), or train longer: hil train --resume",
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.checkpoint import Actor
-from balance_hil.envs import balance as envs
+from balance_hil.environment import open_environment
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.spec import PolicySpec
@@ -76,7 +76,8 @@ def find_source(config: ExportConfig) -> ExportSource:
     # "." and ".." have no name to put on a staging folder and a model card.
     target = target.resolve() if target.name in ("", "..") else target
     training = _read_training(checkpoint.parent / TRAINING)
-    spec = envs.spec_for(_environment(config, training))
+    with open_environment(_environment(config, training)) as env:
+        spec = env.spec
     _compare_spec(training, spec)
     return ExportSource(checkpoint, target, training, spec)
 

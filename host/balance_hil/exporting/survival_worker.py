@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from balance_hil.environment import open_environment
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes.base import Runtime
@@ -59,11 +60,12 @@ def run_episodes(request: SurvivalRequest) -> list[EpisodeMetrics]:
         if step.step % _PROGRESS_STEPS == 0:
             _say({"progress": step.step / request.max_steps})
 
-    with load_stage(request.runtime, Path(request.model), trust=request.trust) as runtime:
+    with (
+        load_stage(request.runtime, Path(request.model), trust=request.trust) as runtime,
+        open_environment(request.environment) as env,
+    ):
         # One thread: the stages already run side by side.
-        return rollout(
-            runtime.act_batch, request.environment, request.seeds, max_steps=request.max_steps, on_step=report, n_threads=1
-        )
+        return rollout(runtime.act_batch, env, request.seeds, max_steps=request.max_steps, on_step=report, n_threads=1)
 
 
 def _say(message: dict[str, object]) -> None:

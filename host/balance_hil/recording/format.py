@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from balance_hil.spec import PolicySpec, Signal
 
-FORMAT = 1
+FORMAT = 2
 STEP, FAULT, EPISODE = "/step", "/fault", "/episode"
 RUN, END = "run", "end"  # metadata records
 TIMINGS = ("round_trip_us", "inference_us", "jitter_us")
@@ -20,11 +21,9 @@ class Step(NamedTuple):
     episode: int  # counts from 0
     step: int  # of the episode, counts from 0
     observation: Sequence[float]  # what was sent
-    action: Sequence[float]  # that took effect; a held step repeats the one before it
-    held: bool  # no reply took effect: the commanded wheel speed stayed where it was
-    pitch_rad: float  # at the end of the step, without sensor noise
-    speed_error_rad_s: float
-    wheel_speed_difference_error_rad_s: float
+    action: Sequence[float]  # of the policy, that took effect; a held step repeats the one before it
+    held: bool  # no reply took effect: the action in force stayed
+    plant: Sequence[float]  # what the environment traces, at the end of the step
     reward: float
     input_int8: Sequence[int] | None = None  # None when held
     output_int8: Sequence[int] | None = None
@@ -33,27 +32,33 @@ class Step(NamedTuple):
     jitter_us: float | None = None  # how late the control step began
 
 
-def step_encoder(spec: PolicySpec) -> Callable[[Step], bytes]:
-    """A function that turns a Step into JSON.
+def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], bytes]:
+    """A function that turns a Step into JSON; ``trace`` names the elements of ``plant``.
 
     A format string filled in takes a fifth of what the json module takes, and this is called between two control deadlines. Nine
     digits tell every float32 from its neighbors.
     """
+    observations, actions = names(spec.observation), names(spec.action)
     head = (
-        '{"t_s":%.9g,"episode":%d,"step":%d,"observation":'
-        + _object(spec.observation, "%.9g")
+        '{"t_s":%.9g,"episode":%d,"step":%d,"held":%s,"reward":%.9g,"observation":'
+        + _object(observations, "%.9g")
         + ',"action":'
-        + _object(spec.action, "%.9g")
-        + ',"held":%s,"pitch_rad":%.9g,"speed_error_rad_s":%.9g,"wheel_speed_difference_error_rad_s":%.9g,"reward":%.9g'
+        + _object(actions, "%.9g")
+        + ',"plant":'
+        + _object(trace, "%.9g")
     )
-    raw = ',"input_int8":' + _object(spec.observation, "%d") + ',"output_int8":' + _object(spec.action, "%d")
+    raw = ',"input_int8":' + _object(observations, "%d") + ',"output_int8":' + _object(actions, "%d")
 
     def encode(step: Step) -> bytes:
         held = "true" if step.held else "false"
-        text = head % (*step[:3], *step.observation, *step.action, held, *step[6:10])
+        text = head % (step.t_s, step.episode, step.step, held, step.reward, *step.observation, *step.action, *step.plant)
         if step.input_int8 is not None and step.output_int8 is not None:
             text += raw % (*step.input_int8, *step.output_int8)
-        for name, value in zip(TIMINGS, step[12:], strict=True):
+        for name, value in (
+            ("round_trip_us", step.round_trip_us),
+            ("inference_us", step.inference_us),
+            ("jitter_us", step.jitter_us),
+        ):
             if value is not None:
                 text += f',"{name}":{value:.1f}'
         return (text + "}").encode()
@@ -61,34 +66,38 @@ def step_encoder(spec: PolicySpec) -> Callable[[Step], bytes]:
     return encode
 
 
-def schemas(spec: PolicySpec) -> dict[str, dict[str, Any]]:
+def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]:
     """JSON Schema of each topic."""
     number, integer, boolean, text = ({"type": name} for name in ("number", "integer", "boolean", "string"))
-    step = {
+    step: dict[str, Any] = {
         "t_s": number,
         "episode": integer,
         "step": integer,
+        "held": boolean,
+        "reward": number,
         "observation": _vector(spec.observation, "number"),
         "action": _vector(spec.action, "number"),
-        "held": boolean,
-        "pitch_rad": number,
-        "speed_error_rad_s": number,
-        "wheel_speed_difference_error_rad_s": number,
-        "reward": number,
+        "plant": {"type": "object", "properties": dict.fromkeys(trace, number)},
         "input_int8": _vector(spec.observation, "integer"),
         "output_int8": _vector(spec.action, "integer"),
         **dict.fromkeys(TIMINGS, number),
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
-    episode = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "survived": boolean}
-    episode |= dict.fromkeys(("speed_error_rms_rad_s", "wheel_speed_difference_error_rms_rad_s", "action_rate"), number)
+    episode: dict[str, Any] = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "failed": boolean}
+    episode["metrics"] = {"type": "object", "additionalProperties": number}
     return {
         topic: {"type": "object", "properties": fields} for topic, fields in ((STEP, step), (FAULT, fault), (EPISODE, episode))
     }
 
 
-def _object(signals: Sequence[Signal], pattern: str) -> str:
-    return "{" + ",".join(f'"{signal.name}":{pattern}' for signal in signals) + "}"
+def names(signals: Sequence[Signal]) -> list[str]:
+    """Of the signals, in order."""
+    return [signal.name for signal in signals]
+
+
+def _object(keys: Sequence[str], pattern: str) -> str:
+    # A name may come from anybody's environment: quotes and percent signs stay text.
+    return "{" + ",".join(json.dumps(key).replace("%", "%%") + ":" + pattern for key in keys) + "}"
 
 
 def _vector(signals: Sequence[Signal], kind: str) -> dict[str, Any]:

@@ -28,9 +28,7 @@ class Recording:
     output_int8: NDArray[np.int8]  # [n, n_act]; 0 where held
     action: NDArray[np.float32]  # [n, n_act]; repeats the one before it where held
     held: NDArray[np.bool_]  # [n], no reply took effect in this step
-    pitch_rad: NDArray[np.float64]  # [n], at the end of the step, without sensor noise
-    speed_error_rad_s: NDArray[np.float64]  # [n]
-    wheel_speed_difference_error_rad_s: NDArray[np.float64]  # [n]
+    plant: dict[str, NDArray[np.float64]]  # what the environment traced, each [n], at the end of the step
     reward: NDArray[np.float64]  # [n]
     round_trip_us: NDArray[np.float64]  # [n]
     inference_us: NDArray[np.float64]  # [n]
@@ -115,9 +113,7 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
         output_int8=_matrix(steps, "output_int8", spec.action, np.int8),
         action=_matrix(steps, "action", spec.action, np.float32),
         held=column("held").astype(bool),
-        pitch_rad=column("pitch_rad"),
-        speed_error_rad_s=column("speed_error_rad_s"),
-        wheel_speed_difference_error_rad_s=column("wheel_speed_difference_error_rad_s"),
+        plant={name: np.array([step["plant"][name] for step in steps], np.float64) for name in meta["trace"]},
         reward=column("reward"),
         meta=meta,
         spec=spec,

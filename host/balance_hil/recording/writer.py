@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,26 +26,29 @@ class RecordingWriter:
         path: of the finished file; its folder is created.
         meta: who ran what, JSON types. Nothing in it may change between two equal lockstep runs.
         spec: tables of observation and action.
+        trace: names of what the environment traces in each step.
         start_ns: time stamp of simulated time 0; 0 for lockstep, the wall clock for realtime.
 
     Raises:
         RecordingError: the file cannot be written; so do all methods.
     """
 
-    def __init__(self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, *, start_ns: int = 0) -> None:
+    def __init__(
+        self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, trace: Sequence[str] = (), *, start_ns: int = 0
+    ) -> None:
         self.path = path
         self._partial = path.with_name(path.name + ".partial")
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._closed = False
-        self._encode = step_encoder(spec)
+        self._encode = step_encoder(spec, trace)
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("wb")
             self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
             self._writer.start(profile="", library=f"balance_hil {__version__}")
-            self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec).items()}
-            run = {"format": FORMAT, **meta, "spec": spec.to_dict()}
+            self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec, trace).items()}
+            run = {"format": FORMAT, **meta, "spec": spec.to_dict(), "trace": list(trace)}
             self._writer.add_metadata(RUN, {key: json.dumps(value, allow_nan=False) for key, value in run.items()})
 
     def step(self, run_s: float, step: Step) -> None:

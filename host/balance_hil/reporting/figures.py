@@ -44,7 +44,7 @@ _STYLE = {
 
 
 def draw_run(recording: Recording, episode: int | None = None) -> Figure:
-    """Pitch, action and, unless it was recorded in lockstep, round trip over time, of one episode or of all end to end.
+    """Plant, action and, unless it was recorded in lockstep, round trip over time, of one episode or of all end to end.
 
     Raises:
         UsageError: the recording has no such episode, or no step at all.
@@ -58,18 +58,22 @@ def draw_run(recording: Recording, episode: int | None = None) -> Figure:
         raise UsageError(f"the recording holds no {what}", f"it has {len(np.unique(recording.episode))} episodes, counted from 0")
     time_s = run_time(recording)[rows]
     time_s -= time_s[0]
-    panels = 3 if has_timings(recording) else 2
+    timed = has_timings(recording)
+    traced = next(iter(recording.plant), None)
+    panels = 1 + (traced is not None) + timed
     with rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 2.0 * panels), layout="constrained")
-        axes = figure.subplots(panels, 1, sharex=True)
-        _band(axes[0], time_s, np.degrees(recording.pitch_rad[rows]), LINES[0], "")
-        axes[0].set_ylabel("pitch (°)")
+        axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+        if traced is not None:
+            _band(axes[0], time_s, recording.plant[traced][rows], LINES[0], "")
+            axes[0].set_ylabel(traced)
+        actions = axes[int(traced is not None)]
         for index, signal in enumerate(recording.spec.action):
-            _band(axes[1], time_s, recording.action[rows, index], LINES[index % len(LINES)], signal.name.replace("_", " "))
-        axes[1].set_ylabel("action")
-        _legend_above(axes[1])
-        if panels == 3:
-            _draw_round_trip(axes[2], recording, rows, time_s)
+            _band(actions, time_s, recording.action[rows, index], LINES[index % len(LINES)], signal.name.replace("_", " "))
+        actions.set_ylabel("action")
+        _legend_above(actions)
+        if timed:
+            _draw_round_trip(axes[-1], recording, rows, time_s)
         for panel in axes:
             for start_s in time_s[1:][np.diff(recording.episode[rows]) != 0]:
                 panel.axvline(start_s, color=TEXT, linewidth=0.8, linestyle=":")

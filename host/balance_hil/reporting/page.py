@@ -35,7 +35,7 @@ def render_page(recording: Recording, name: str) -> str:
     return template.render(
         title=name,
         lead=_lead(recording),
-        run_title="Pitch, action and round trip" if timed else "Pitch and action",
+        run_title="Plant, action and round trip" if timed else "Plant and action",
         tiles=list(_tiles(recording)),
         timing={"columns": list(SHARES), "rows": list(_timing_rows(recording))},
         losses=sorted(Counter(str(fault["kind"]) for fault in recording.faults).items()),
@@ -58,20 +58,17 @@ def _lead(recording: Recording) -> str:
 
 def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
     finished = recording.episodes
-    survived = sum(bool(episode.get("survived")) for episode in finished)
-    verdict = "good" if finished and survived == len(finished) else "bad"
-    yield {"name": "episodes survived", "value": f"{survived} of {len(finished)}", "verdict": verdict}
+    passed = sum(not episode.get("failed", True) for episode in finished)
+    verdict = "good" if finished and passed == len(finished) else "bad"
+    yield {"name": "episodes without failure", "value": f"{passed} of {len(finished)}", "verdict": verdict}
     yield {"name": "control steps", "value": f"{len(recording)}", "verdict": ""}
     held = int(recording.held.sum())
     yield {"name": "steps without a new action", "value": f"{held}", "verdict": "bad" if held else "good"}
     if len(recording):
-        yield {"name": "largest pitch", "value": f"{np.degrees(np.abs(recording.pitch_rad).max()):.1f}°", "verdict": ""}
-        yield {"name": "speed error, RMS", "value": f"{_rms(recording.speed_error_rad_s):.2f} rad/s", "verdict": ""}
-        yield {
-            "name": "action_rate, mean |Δaction|",
-            "value": f"{_action_rate(recording.action, recording.episode):.4f}",
-            "verdict": "",
-        }
+        for name, values in recording.plant.items():
+            yield {"name": f"{name}, RMS", "value": f"{_rms(values):.4g}", "verdict": ""}
+        rate = _action_rate(recording.action, recording.episode)
+        yield {"name": "action rate, mean |Δaction|", "value": f"{rate:.4f}", "verdict": ""}
     yield from _board_tiles(recording.meta)
     if has_timings(recording):
         p50, p99 = np.nanpercentile(recording.round_trip_us, (50, 99)) / 1e3
@@ -112,12 +109,12 @@ def _episode_rows(recording: Recording) -> Iterable[dict[str, str]]:
     for number in np.unique(recording.episode):
         rows = recording.episode == number
         result = results.get(int(number), {})
-        outcome = "not finished" if not result else "survived" if result.get("survived") else "fell"
+        outcome = "not finished" if not result else "failed" if result.get("failed", True) else "good"
         yield {
             "seed": str(result.get("seed", "")),
             "steps": f"{int(rows.sum())}",
             "outcome": outcome,
-            "pitch": f"{np.degrees(np.abs(recording.pitch_rad[rows]).max()):.1f}°",
+            "return": f"{recording.reward[rows].sum():.4g}",
             "held": f"{int(recording.held[rows].sum())}",
             "action_rate": f"{_action_rate(recording.action[rows], recording.episode[rows]):.4f}",
         }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from balance_hil.errors import UsageError
 
 if TYPE_CHECKING:
     from balance_hil.boards.definition import Timing
-    from balance_hil.envs.balance.options import RobotOptions
 
 Clock = Literal["realtime", "lockstep"]
 # Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a
@@ -29,15 +28,15 @@ class RunConfig:
 
     seeds: Sequence[int]  # one per episode
     clock: Clock = "realtime"
-    max_steps: int | None = None  # control steps of an episode; None: the environment's 6000
+    max_steps: int | None = None  # control steps of an episode; None: the environment's own
     environment: str | None = None  # its signal tables must be the bundle's; None: the bundle's environment
-    options: RobotOptions | None = None  # how the robot differs from the ideal one; None: the environment's own
+    options: Mapping[str, Any] | None = None  # of the environment's constructor and, under "reset", of its reset()
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``patience_s``
     recording: Path | None = None  # None: none is written
     instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
-    view: bool = False  # MuJoCo's viewer
+    view: bool = False  # in a window
 
     def __post_init__(self) -> None:
         if self.clock not in get_args(Clock):
@@ -68,7 +67,7 @@ class Tick(NamedTuple):
     episode: int
     step: int
     t_s: float  # simulated time within the episode
-    pitch_rad: float
+    plant: tuple[str, float] | None  # first of what the environment traces: name and value
     action: Sequence[float]
     round_trip_us: float | None  # None: no reply took effect in this step
     misses: int  # late and lost replies and requests not sent, so far

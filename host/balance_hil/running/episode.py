@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from balance_hil.envs.balance.env import BalanceEnv, Float32Array
+from balance_hil.environment import Environment, Float32Array
+from balance_hil.environment import Step as PlantStep
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import RecordingWriter, Step
 from balance_hil.running.config import Tick
@@ -23,13 +24,14 @@ class Journal:
         self.timed = timed
         self.before_s = 0.0  # simulated time of the episodes before the current one
 
-    def step(self, env: BalanceEnv, step: Step, round_trip_us: float | None, misses: int) -> None:
+    def step(self, env: Environment, step: Step, round_trip_us: float | None, misses: int) -> None:
         """Writes and shows a finished control step."""
         if self._writer is not None:
             self._writer.step(self.before_s + step.t_s, step)
         if self._on_tick is not None:
-            self._on_tick(Tick(step.episode, step.step, step.t_s, step.pitch_rad, step.action, round_trip_us, misses))
-        if env.render_mode == "human" and step.step % VIEW_EVERY == 0:
+            plant = (env.trace[0], step.plant[0]) if step.plant else None
+            self._on_tick(Tick(step.episode, step.step, step.t_s, plant, step.action, round_trip_us, misses))
+        if env.is_watched and step.step % VIEW_EVERY == 0:
             env.render()
 
     def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str) -> None:
@@ -41,88 +43,77 @@ class Journal:
         """Writes the result of a finished episode."""
         self.before_s += t_s
         if self._writer is not None:
-            result = {
-                "episode": index,
-                "seed": metrics.seed,
-                "steps": metrics.steps,
-                "survived": metrics.survived,
-                "speed_error_rms_rad_s": metrics.speed_error_rms_rad_s,
-                "wheel_speed_difference_error_rms_rad_s": metrics.wheel_speed_difference_error_rms_rad_s,
-                "action_rate": metrics.action_rate,
-            }
-            self._writer.episode(self.before_s, result)
+            self._writer.episode(self.before_s, {"episode": index, **metrics.to_dict()})
 
 
 class Episode:
     """One episode. ``begin``, then for each control step the physics and ``finish_step``; ``report`` when there is time."""
 
     def __init__(
-        self, env: BalanceEnv, index: int, seed: int, max_steps: int, journal: Journal, exchange: Exchange, stop: Interrupt
+        self, env: Environment, index: int, seed: int, max_steps: int, journal: Journal, exchange: Exchange, stop: Interrupt
     ) -> None:
         self.env = env
         self.index = index
         self.step = 0
-        self.fallen = False
+        self.failed = False
+        self._over = False  # the environment ended it
         self._seed = seed
         self._max_steps = max_steps
         self._journal = journal
         self._exchange = exchange
         self._stop = stop
-        self._metrics = EpisodeAccumulator(seed)
-        self._action = [0.0] * env.policy_spec.n_act
+        self._metrics = EpisodeAccumulator(seed, env.metrics)
+        self._action = self._outputs = [0.0] * env.spec.n_act  # as the board returned it; within its limits
         self._unreported: tuple[Step, float | None] | None = None
         self.held_steps = 0
         self.longest_hold = 0
         self._hold = 0
 
     def goes_on(self) -> bool:
-        """Whether another control step follows: the robot is up and there is time. Raises KeyboardInterrupt after Ctrl-C."""
+        """Whether another control step follows. Raises KeyboardInterrupt after Ctrl-C."""
         self._stop.check()
-        return not self.fallen and self.step < self._max_steps
-
-    @property
-    def survived(self) -> bool:
-        """Whether the robot stayed up to the end."""
-        return not self.fallen and self.step >= self._max_steps
+        return not self._over and self.step < self._max_steps
 
     def begin(self) -> Float32Array:
         """Resets the plant; returns the first observation."""
-        observation, _ = self.env.reset(seed=self._seed)
-        return observation
+        return self.env.reset(self._seed)
 
-    def finish_step(self, observation: Float32Array, reply: Reply | None, jitter_us: float | None = None) -> Float32Array:
+    def finish_step(
+        self, observation: Float32Array, result: PlantStep, reply: Reply | None, jitter_us: float | None = None
+    ) -> Float32Array:
         """Ends a control step of which ``reply`` took effect, None when the action was held; returns the next observation."""
-        following, reward, self.fallen, _, info = self.env.finish_step()
         held = reply is None
         if reply is not None:
-            self._action = reply.action.action.tolist()
+            self._action, self._outputs = reply.action.action.tolist(), reply.outputs.tolist()
             self._hold = 0
         else:
             self.held_steps += 1
             self._hold += 1
             self.longest_hold = max(self.longest_hold, self._hold)
-        self._metrics.add(self._action, info)
+        info = result.info
+        self._metrics.add(self._outputs, result.reward, info)
+        self._over = result.terminated or result.truncated
+        if self._over or self.step + 1 >= self._max_steps:
+            self.failed = self.env.failed(result.terminated, not result.terminated, info)
         timed = self._journal.timed
         step = Step(
-            self.step * self.env.control_period_s,
-            self.index,
-            self.step,
-            observation.tolist(),
-            self._action,
-            held,
-            info["pitch_rad"],
-            info["speed_error_rad_s"],
-            info["wheel_speed_difference_error_rad_s"],
-            reward,
-            reply.action.input.tolist() if reply else None,
-            reply.action.output.tolist() if reply else None,
-            reply.round_trip_us if reply and timed else None,
-            reply.action.inference_us if reply and timed else None,
-            jitter_us if timed else None,
+            t_s=self.step * self.env.spec.control_period_s,
+            episode=self.index,
+            step=self.step,
+            observation=observation.tolist(),
+            action=self._action,
+            held=held,
+            plant=[float(info[name]) for name in self.env.trace],
+            reward=result.reward,
+            input_int8=reply.action.input.tolist() if reply else None,
+            output_int8=reply.action.output.tolist() if reply else None,
+            round_trip_us=reply.round_trip_us if reply and timed else None,
+            inference_us=reply.action.inference_us if reply and timed else None,
+            jitter_us=jitter_us if timed else None,
         )
         self._unreported = (step, reply.round_trip_us if reply else None)
         self.step += 1
-        return following
+        return result.observation
 
     def report(self) -> None:
         """Writes down and shows the latest finished step, once."""
@@ -133,11 +124,11 @@ class Episode:
 
     def fault(self, kind: str, detail: str) -> None:
         """Writes down something that went wrong now."""
-        self._journal.fault(self.step * self.env.control_period_s, self.index, self.step, kind, detail)
+        self._journal.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail)
 
     def finish(self) -> EpisodeMetrics:
         """Ends the episode, whole or not; returns its metrics."""
         self.report()
-        metrics = self._metrics.finish(self.survived)
-        self._journal.episode(self.step * self.env.control_period_s, self.index, metrics)
+        metrics = self._metrics.finish(self.failed)
+        self._journal.episode(self.step * self.env.spec.control_period_s, self.index, metrics)
         return metrics

@@ -16,7 +16,8 @@ from balance_hil.errors import BoardRebootedError, TooManyLostError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
-from balance_hil.running.evidence import Evidence
+from balance_hil.running.trace import Trace
+from balance_hil.spec import PolicySpec
 
 RECOVERY_TIMEOUT_S = 3.0  # a board that rebooted must have said who it is by then
 BYTES_PER_REQUEST = 17  # of an INFER frame besides its observation, rounded up
@@ -26,6 +27,7 @@ class Reply(NamedTuple):
     """An ACTION that arrived in time to matter."""
 
     action: Action
+    outputs: NDArray[np.float32]  # of the policy, float32 [n_act], within the limits of its signals
     round_trip_us: float
 
 
@@ -42,6 +44,7 @@ class Exchange:
 
     Args:
         board: identified.
+        spec: signals of the policy.
         reply_timeout_s: a reply that takes longer is lost.
         max_lost: misses beyond this end the run.
         on_fault: told of everything that goes wrong.
@@ -49,9 +52,17 @@ class Exchange:
     """
 
     def __init__(
-        self, board: Board, *, reply_timeout_s: float, max_lost: int, on_fault: FaultSink, asks_again: bool = False
+        self,
+        board: Board,
+        spec: PolicySpec,
+        *,
+        reply_timeout_s: float,
+        max_lost: int,
+        on_fault: FaultSink,
+        asks_again: bool = False,
     ) -> None:
         self._board = board
+        self._spec = spec
         self._reply_timeout_s = reply_timeout_s
         self._max_lost = max_lost
         self._on_fault = on_fault
@@ -67,7 +78,7 @@ class Exchange:
         self.reboots = 0
         self.round_trips_us: list[float] = []
         self.inferences_us: list[float] = []
-        self.evidence = Evidence()
+        self.trace = Trace()
 
     @property
     def misses(self) -> int:
@@ -92,7 +103,7 @@ class Exchange:
             return False
         seq = self._board.send(messages.Infer(observation))
         self._in_flight[seq] = _Request(now, self.step)
-        self.evidence.observed(seq, observation)
+        self.trace.observed(seq, observation)
         return True
 
     def poll(self, timeout_s: float) -> Reply | None:
@@ -151,12 +162,12 @@ class Exchange:
         round_trip_us = (time.perf_counter() - request.sent_s) * 1e6
         self.round_trips_us.append(round_trip_us)
         self.inferences_us.append(action.inference_us)
-        self.evidence.computed(seq, action)
+        self.trace.computed(seq, action)
         if request.step != self.step:  # that control step is over
             self.late += 1
             self._on_fault("late", f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms")
             self._check_bound()
-        return Reply(action, round_trip_us)
+        return Reply(action, self._spec.clip(action.action), round_trip_us)
 
     def _rebooted(self, sign: str) -> None:
         if self._recovery is not None and sign != "READY":
@@ -186,7 +197,7 @@ class Exchange:
 
     def _drop(self, seq: int) -> None:
         del self._in_flight[seq]
-        self.evidence.forget(seq)
+        self.trace.forget(seq)
 
     def _check_bound(self) -> None:
         if self.misses > self._max_lost:

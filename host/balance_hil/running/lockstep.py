@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from balance_hil.envs.balance.env import Float32Array
+from balance_hil.environment import Float32Array
 from balance_hil.errors import BoardRebootedError
 from balance_hil.running.episode import Episode
 from balance_hil.running.exchange import Exchange, Reply
@@ -17,16 +17,14 @@ MAX_ATTEMPTS = 3  # at one observation
 
 
 def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) -> None:
-    """Runs one episode. A step whose reply is lost leaves the wheel-speed command where it is."""
+    """Runs one episode. A step whose reply is lost holds the action in force."""
     env = episode.env
     observation = episode.begin()
     while episode.goes_on():
         exchange.step = episode.step
         reply = _ask(episode, exchange, observation, reply_timeout_s)
-        if reply is not None:
-            env.apply_action(reply.action.action)
-        env.advance(env.substeps_per_step)
-        observation = episode.finish_step(observation, reply)
+        result = env.step(None if reply is None else reply.outputs)
+        observation = episode.finish_step(observation, result, reply)
     episode.report()
 
 

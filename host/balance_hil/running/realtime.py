@@ -1,8 +1,9 @@
 """The realtime clock: the plant advances on the wall clock, whatever the board does, so that the board's true latency acts on it.
 
 Control step k is due at start + k * period, on a schedule that never drifts. Its observation goes out; then the physics advances
-one substep at each millisecond of the schedule, and an action takes effect in the substep in which it arrives. Until then, and
-for good when the reply is lost, the commanded wheel speed stays where it is.
+substep by substep on the schedule, and an action takes effect in the substep in which it arrives. Until then, and when
+the reply is lost, the action in force is held. An environment without substeps is stepped at the end of the period, with the
+action that arrived in it: there a latency below the period does not act on the plant.
 
 When this computer is late itself, substeps that are overdue run back to back until the schedule is reached again; each late
 control step is counted as jitter. Further behind than one control period the plant would run on without the board ever having had
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from balance_hil.environment import Float32Array
 from balance_hil.running.episode import Episode
 from balance_hil.running.exchange import Exchange, Reply
 
@@ -37,7 +39,7 @@ class Punctuality:
 def run_episode(episode: Episode, exchange: Exchange, punctuality: Punctuality) -> None:
     """Runs one episode on the wall clock. Raises what ``Exchange.poll`` raises."""
     env = episode.env
-    period_s, substep_s, substeps = env.control_period_s, env.physics_timestep_s, env.substeps_per_step
+    period_s = env.spec.control_period_s
     observation = episode.begin()
     due_s = time.perf_counter() + LEAD_S
     _wait_until(due_s, episode, exchange)
@@ -50,34 +52,50 @@ def run_episode(episode: Episode, exchange: Exchange, punctuality: Punctuality) 
             due_s += late_s
         exchange.step = episode.step
         exchange.send(observation)
-        applied: Reply | None = None
-        for substep in range(1, substeps + 1):
-            if substep == substeps:
-                episode.report()  # at the latest; see _wait_until
-            applied = _wait_until(due_s + substep * substep_s, episode, exchange) or applied
-            env.advance(1)
-        observation = episode.finish_step(observation, applied, late_s * 1e6)
+        substeps = _Substeps(due_s, episode, exchange)
+        result = env.step(None, substeps.before)
+        observation = episode.finish_step(observation, result, substeps.applied, late_s * 1e6)
         due_s += period_s
     exchange.step = episode.step
     episode.report()
     exchange.settle()
 
 
+class _Substeps:
+    """The substeps of one control step on the schedule that began at ``due_s``."""
+
+    def __init__(self, due_s: float, episode: Episode, exchange: Exchange) -> None:
+        self._due_s, self._episode, self._exchange = due_s, episode, exchange
+        self._begun = 0
+        self.applied: Reply | None = None  # the last reply that took effect
+
+    def before(self) -> Float32Array | None:
+        """Waits for the next substep's time; returns the outputs that take effect in it."""
+        env = self._episode.env
+        self._begun += 1
+        if self._begun == env.substeps:
+            self._episode.report()  # at the latest; see _wait_until
+        reply = _wait_until(self._due_s + self._begun * env.substep_s, self._episode, self._exchange)
+        if reply is None:
+            return None
+        self.applied = reply
+        return reply.outputs
+
+
 def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Reply | None:
-    """Deals with what arrives up to ``boundary_s``; returns the last reply that took effect.
+    """Deals with what arrives up to ``boundary_s``; returns the last reply that counts.
 
     As soon as a reply is there the step before it is written down and shown: then there is time for it.
     """
-    applied: Reply | None = None
+    latest: Reply | None = None
     while True:
         left_s = boundary_s - time.perf_counter()
         reply = exchange.poll(left_s if left_s > 0 else 0.0)
         if reply is not None:
-            episode.env.apply_action(reply.action.action)
             episode.report()
-            applied = reply
+            latest = reply
         elif left_s <= 0 or time.perf_counter() >= boundary_s:
-            return applied
+            return latest
 
 
 @contextlib.contextmanager

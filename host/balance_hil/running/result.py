@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from balance_hil.boards import BoardInfo
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
+from balance_hil.bundle import Bundle
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
-from balance_hil.running.evidence import Verdict
+from balance_hil.running.trace import TflmCheck
 
 Priority = Literal["real-time", "normal"]
 
@@ -23,6 +24,7 @@ class Spread:
 
     p50: float
     p99: float
+    p999: float
     max: float
     count: int
 
@@ -31,12 +33,12 @@ class Spread:
         """The distribution of ``values``; None when there are none."""
         if not len(values):
             return None
-        p50, p99, top = np.percentile(np.asarray(values, np.float64), [50, 99, 100]).tolist()
-        return cls(p50=p50, p99=p99, max=top, count=len(values))
+        p50, p99, p999, top = np.percentile(np.asarray(values, np.float64), [50, 99, 99.9, 100]).tolist()
+        return cls(p50=p50, p99=p99, p999=p999, max=top, count=len(values))
 
     def to_json(self) -> dict[str, float]:
         """Plain JSON types, rounded to a tenth."""
-        return {"p50": round(self.p50, 1), "p99": round(self.p99, 1), "max": round(self.max, 1)}
+        return {name: round(getattr(self, name), 1) for name in ("p50", "p99", "p999", "max")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,7 @@ class Memory:
 class RunResult:
     """One run. Timings are microseconds of this computer's clock, but for ``inference_us``, which is the board's."""
 
-    bundle: str
-    policy: str  # name of the bundle's folder
+    bundle: Bundle
     board: str
     processor: str
     engine: str
@@ -81,6 +82,7 @@ class RunResult:
     instructions: int | None  # of one inference; None: not known
     environment: str
     clock: Clock
+    metrics: Sequence[Metric]
     episodes: Sequence[EpisodeMetrics]
     round_trip_us: Spread | None
     inference_us: Spread | None
@@ -97,13 +99,13 @@ class RunResult:
     longest_hold: int
     bad_frames: int
     injected_faults: dict[str, int]
-    verdict: Verdict
+    tflm_check: TflmCheck
     recording: Path | None
 
     @property
     def summary(self) -> EvaluationSummary:
-        """Survival, tracking errors and action_rate over all episodes."""
-        return summarize(self.episodes)
+        """Success and metrics over all episodes."""
+        return summarize(self.episodes, self.metrics)
 
     @property
     def control_rate_hz(self) -> float:
@@ -111,16 +113,31 @@ class RunResult:
         return self.steps / self.wall_s if self.wall_s > 0 else 0.0
 
     @property
-    def good(self) -> bool:
-        """Whether every episode was survived and nothing differs from tflm. (Too many losses end a run with an error.)"""
-        return bool(self.episodes) and all(episode.survived for episode in self.episodes) and self.verdict.good
+    def verdict(self) -> Verdict:
+        """Good when no episode failed and nothing differs from tflm. (Too many losses end a run with an error.)"""
+        reasons = []
+        if failed := [episode for episode in self.episodes if episode.failed]:
+            which = ", ".join(f"seed {episode.seed} after {episode.steps} steps" for episode in failed)
+            reasons.append(f"{len(failed)} of {len(self.episodes)} episodes failed: {which}")
+        if not self.episodes:
+            reasons.append("no episode was run")
+        check = self.tflm_check
+        if check.differing:
+            reasons.append(
+                f"{check.differing} of {check.checked} outputs differ from TensorFlow Lite Micro; see where: hil compare"
+            )
+        if check.input_differing or check.action_differing:
+            reasons.append(
+                f"the board quantizes {check.input_differing} and dequantizes {check.action_differing} of {check.checked} "
+                "steps otherwise than the host"
+            )
+        return Verdict(tuple(reasons))
 
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``hil run --json``."""
-        summary = self.summary
+    def to_dict(self) -> dict[str, Any]:
+        """One run of the document of ``hil run --json``."""
+        summary, check = self.summary, self.tflm_check
         return {
-            "bundle": self.bundle,
-            "policy": self.policy,
+            "bundle": {"name": self.bundle.path.resolve().name, "id": self.bundle.id, "path": str(self.bundle.path)},
             "board": self.board,
             "processor": self.processor,
             "engine": self.engine,
@@ -131,8 +148,9 @@ class RunResult:
             "instructions_per_inference": self.instructions,
             "environment": self.environment,
             "clock": self.clock,
-            "episodes": [{"seed": e.seed, "steps": e.steps, "survived": e.survived} for e in self.episodes],
-            "survival": summary.survival,
+            "episodes": [episode.to_dict() for episode in self.episodes],
+            "success_rate": summary.success_rate,
+            "metrics": dict(summary.metrics),
             "round_trip_us": _json(self.round_trip_us),
             "inference_us": _json(self.inference_us),
             "jitter_us": _json(self.jitter_us),
@@ -145,25 +163,17 @@ class RunResult:
             "stalls": {"count": len(self.stalls_ms), "total_ms": round(sum(self.stalls_ms), 1)},
             "bad_frames": self.bad_frames,
             "injected_faults": self.injected_faults,
-            "action_rate": summary.action_rate,
-            "speed_error_rms": summary.speed_error_rms,
-            "wheel_speed_difference_error_rms": summary.wheel_speed_difference_error_rms,
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
-            "equals_tflm": self._equals_tflm(),
+            "equals_tflm": None if check.differing is None else {"checked": check.checked, "differing": check.differing},
             "conversions": {
-                "checked": self.verdict.checked,
-                "input_differing": self.verdict.input_differing,
-                "action_differing": self.verdict.action_differing,
+                "checked": check.checked,
+                "input_differing": check.input_differing,
+                "action_differing": check.action_differing,
             },
             "recording": str(self.recording) if self.recording else None,
-            "good": self.good,
+            "verdict": self.verdict.to_dict(),
         }
-
-    def _equals_tflm(self) -> dict[str, int] | None:
-        if self.verdict.differing is None:
-            return None
-        return {"checked": self.verdict.checked, "differing": self.verdict.differing}
 
 
 def _json(spread: Spread | None) -> dict[str, float] | None:

@@ -11,9 +11,8 @@ from typing import Any
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.envs import balance as envs
-from balance_hil.envs.balance.env import BalanceEnv
-from balance_hil.errors import EnvironmentMismatchError, LinkError
+from balance_hil.environment import Environment, open_for, require_control_steps
+from balance_hil.errors import LinkError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime
@@ -39,7 +38,7 @@ class _Outcome:
 
 
 def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
-    """Has the board balance the robot for some episodes.
+    """Runs episodes with the board as controller.
 
     The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C,
     SIGTERM and a closed terminal end the run at the next control step.
@@ -53,39 +52,21 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
     Raises:
         EnvironmentMismatchError: the bundle was made for other tables of observation and action.
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
-        TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: the board let us down.
+        TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
         RecordingError: the recording cannot be written.
+        What ``open_environment`` raises.
         KeyboardInterrupt: Ctrl-C.
     """
-    environment = check_environment(bundle, config.environment)
     board.bundle = bundle
     board.accept(board.info)
     with (
-        contextlib.closing(_make(environment, config)) as env,
+        open_for(bundle.spec, config.environment, config.options, render_mode="human" if config.view else None) as env,
         Interrupt() as stop,
         _journal(board, bundle, config, env, on_tick) as journal,
     ):
         this_run = _Run(board, bundle, config, env, journal, stop)
         this_run.execute()
     return this_run.result()
-
-
-def check_environment(bundle: Bundle, wanted: str | None) -> str:
-    """The environment to run in: the wanted one, or the bundle's.
-
-    Raises:
-        EnvironmentMismatchError: its tables of observation and action are not those of the bundle.
-        UnknownEnvironmentError: this program does not know it.
-    """
-    made_for = bundle.spec.environment
-    chosen = wanted or made_for
-    if chosen == made_for and bundle.spec.difference(envs.spec_for(made_for)):
-        raise EnvironmentMismatchError(
-            f"{bundle.path} was made for another version of {made_for}: its tables of observation and action differ",
-            f"export it again: hil export {bundle.path}",
-        )
-    envs.require_same_signals(bundle.spec, chosen)
-    return chosen
 
 
 def identity(board: Board) -> dict[str, Any]:
@@ -98,18 +79,19 @@ class _Run:
     """The episodes of one run."""
 
     def __init__(
-        self, board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, journal: Journal, stop: Interrupt
+        self, board: Board, bundle: Bundle, config: RunConfig, env: Environment, journal: Journal, stop: Interrupt
     ) -> None:
         self._board, self._bundle, self._config = board, bundle, config
         self._env, self._journal, self._stop = env, journal, stop
-        self._max_steps = config.max_steps or envs.EPISODE_STEPS
+        self._max_steps = require_control_steps(env, config.max_steps)
         self._episode: Episode | None = None
         self.outcome = _Outcome()
         self._patience_s = config.patience_s(board.definition.timing)
         self.exchange = Exchange(
             board,
+            env.spec,
             reply_timeout_s=self._patience_s,
-            max_lost=config.lost_bound(envs.EPISODE_STEPS),
+            max_lost=config.lost_bound(self._max_steps),
             on_fault=self._on_fault,
             asks_again=config.clock == "lockstep",
         )
@@ -123,8 +105,7 @@ class _Run:
         """What they found, checked against tflm."""
         exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
         return RunResult(
-            bundle=self._bundle.id,
-            policy=self._bundle.path.resolve().name,
+            bundle=self._bundle,
             board=board.name,
             processor=board.info.processor,
             engine=board.info.engine,
@@ -133,7 +114,7 @@ class _Run:
             port=board.port,
             memory=_memory(board),
             instructions=config.instructions,
-            environment=self._env.policy_spec.environment,
+            environment=self._env.spec.environment,
             clock=config.clock,
             episodes=outcome.episodes,
             round_trip_us=Spread.of(exchange.round_trips_us),
@@ -151,7 +132,8 @@ class _Run:
             longest_hold=outcome.longest_hold,
             bad_frames=board.bad_frames,
             injected_faults=board.injected_faults,
-            verdict=exchange.evidence.check(self._bundle, with_tflm=config.check_tflm),
+            metrics=self._env.metrics,
+            tflm_check=exchange.trace.check(self._bundle, with_tflm=config.check_tflm),
             recording=config.recording,
         )
 
@@ -187,7 +169,7 @@ def _memory(board: Board) -> Memory:
 
 @contextlib.contextmanager
 def _journal(
-    board: Board, bundle: Bundle, config: RunConfig, env: BalanceEnv, on_tick: Callable[[Tick], None] | None
+    board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
 ) -> Iterator[Journal]:
     realtime_clock = config.clock == "realtime"
     if config.recording is None:
@@ -195,21 +177,17 @@ def _journal(
         return
     meta = {
         "bundle": bundle.id,
-        "environment": env.policy_spec.environment,
-        "options": env.config.options.to_dict(),
+        "environment": env.spec.environment,
+        "options": env.options,
         "clock": config.clock,
         "seeds": list(config.seeds),
-        "max_steps": config.max_steps or envs.EPISODE_STEPS,
+        "max_steps": require_control_steps(env, config.max_steps),
         "board": identity(board),
         "instructions_per_inference": config.instructions,
     }
     if realtime_clock:
         meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")
-    with RecordingWriter(config.recording, meta, bundle.spec, start_ns=time.time_ns() if realtime_clock else 0) as writer:
+    with RecordingWriter(
+        config.recording, meta, bundle.spec, env.trace, start_ns=time.time_ns() if realtime_clock else 0
+    ) as writer:
         yield Journal(writer, on_tick, timed=realtime_clock)
-
-
-def _make(environment: str, config: RunConfig) -> BalanceEnv:
-    env = envs.make(environment, render_mode="human" if config.view else None, options=config.options).unwrapped
-    assert isinstance(env, BalanceEnv)  # all of ours are
-    return env

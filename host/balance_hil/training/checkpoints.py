@@ -52,7 +52,7 @@ class TrainingRecord:
     steps: int  # environment steps behind these weights
     wall_s: float  # training alone
     evaluation_wall_s: float
-    survival: float | None  # 0..1 over ``evaluation["episodes"]`` episodes; None when not yet evaluated
+    success_rate: float | None  # 0..1 over ``evaluation["episodes"]`` episodes; None when not yet evaluated
     evaluation: Mapping[str, Any]  # EvaluationSummary and first seed; empty when not yet evaluated
     hyper_parameters: Mapping[str, Any]
     versions: Mapping[str, str]

@@ -32,7 +32,7 @@ class EvaluationConfig:
     from_steps: int  # no check before this many training steps
     check_episodes: int  # full-length episodes of a check, on seeds of their own
     episodes: int  # full-length episodes that confirm a check that survived, and that the result is reported on
-    stop_when_survival_full: bool  # and action_rate and tracking are within these limits:
+    stop_when_good: bool  # and action_rate and tracking are within these limits:
     max_action_rate: float = 0.05  # mean change of an action per step
     max_speed_error_rms_rad_s: float = 10.0
     max_wheel_speed_difference_error_rms_rad_s: float = 5.0

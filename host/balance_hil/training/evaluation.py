@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance.options import RobotOptions
 from balance_hil.metrics import EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
@@ -45,12 +46,11 @@ class Evaluator:
         options: RobotOptions | None = None,
     ) -> None:
         self.wall_s = self.cpu_s = 0.0
-        self._environment = environment
+        self._environment = open_environment(environment, {"options": options} if options is not None else None)
         self._config = config
         self._stop_requested = stop_requested
         self._on_step = on_step
         self._n_threads = n_threads
-        self._options = options
 
     def check(self, model: Any) -> EvaluationSummary:
         """A few episodes on the check seeds."""
@@ -61,13 +61,13 @@ class Evaluator:
         return self._run(model, evaluation_seeds(self._config.episodes))
 
     def is_good(self, summary: EvaluationSummary) -> bool:
-        """Whether every episode was survived, with action_rate and tracking errors within the limits."""
+        """Whether no episode failed, with action_rate and tracking errors within the limits."""
         limits = self._config
         return (
-            summary.survival == 1.0
-            and summary.action_rate <= limits.max_action_rate
-            and summary.speed_error_rms <= limits.max_speed_error_rms_rad_s
-            and summary.wheel_speed_difference_error_rms <= limits.max_wheel_speed_difference_error_rms_rad_s
+            summary.success_rate == 1.0
+            and summary.metrics["action_rate"] <= limits.max_action_rate
+            and summary.metrics["speed_error_rms_rad_s"] <= limits.max_speed_error_rms_rad_s
+            and summary.metrics["wheel_speed_difference_error_rms_rad_s"] <= limits.max_wheel_speed_difference_error_rms_rad_s
         )
 
     def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
@@ -82,18 +82,17 @@ class Evaluator:
 
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         try:
-            return summarize(
-                rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads, options=self._options)
-            )
+            episodes = rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads)
+            return summarize(episodes, self._environment.metrics)
         finally:
             self.wall_s += time.perf_counter() - start_s
             self.cpu_s += time.process_time() - start_cpu_s
 
 
-def rank(check: EvaluationSummary, confirmed_survival: float | None, good: bool) -> tuple[float, ...]:
+def rank(check: EvaluationSummary, confirmed_success: float | None, good: bool) -> tuple[float, ...]:
     """Larger is better: survival of the check, of the confirmation, ``good``, steps before the falls, tracking; in this order.
 
     So of two policies that survive every episode the one with the smaller RMS of speed and yaw error together is better.
     """
-    tracking_error = math.hypot(check.speed_error_rms, check.wheel_speed_difference_error_rms)
-    return check.survival, confirmed_survival or 0.0, good, check.steps, -tracking_error
+    tracking_error = math.hypot(check.metrics["speed_error_rms_rad_s"], check.metrics["wheel_speed_difference_error_rms_rad_s"])
+    return check.success_rate, confirmed_success or 0.0, good, check.steps, -tracking_error

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.envs.balance import config_for, spec_for
+from balance_hil.environment import open_environment
+from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.linear import linearize
 from balance_hil.errors import ConfigError, UsageError, require
@@ -114,7 +115,7 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         if getattr(request, option) is not None:
             option = option.replace("_", "-")
             raise UsageError(f"--{option} means nothing to lqr, which is computed, not learned", "drop it")
-    spec = spec_for(request.environment)
+    spec = config_for(request.environment).policy_spec(request.environment)
     config = load_config(LqrConfig, LQR, request.config)
     require_writable(request.output)
     for module in ("torch", "stable_baselines3"):
@@ -132,7 +133,8 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         (hidden, offsets), (output, constant) = layers
         return np.clip(np.maximum(observations @ hidden.T + offsets, 0.0) @ output.T + constant, -1.0, 1.0)
 
-    summary = summarize(rollout(act, request.environment, evaluation_seeds(config.episodes), on_step=report))
+    with open_environment(request.environment) as env:
+        summary = summarize(rollout(act, env, evaluation_seeds(config.episodes), on_step=report), env.metrics)
     record = TrainingRecord(
         algorithm=LQR,
         environment=request.environment,
@@ -140,7 +142,7 @@ def design(request: TrainingRequest, on_progress: Callable[[TrainingProgress], N
         steps=0,
         wall_s=round(designed_s - start_s, 3),
         evaluation_wall_s=round(time.perf_counter() - designed_s, 3),
-        survival=summary.survival,
+        success_rate=summary.success_rate,
         evaluation={**summary.to_dict(), "first_seed": EVALUATION_SEED_BASE},
         hyper_parameters=vars(config),
         versions=package_versions(),

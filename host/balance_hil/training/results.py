@@ -17,14 +17,14 @@ MAX_INT8_BYTES = 8192
 
 # key of a result, heading, how to print it, and which end is the worst
 _COLUMNS: tuple[tuple[str, str, Callable[[float], str], Callable[[Sequence[float]], float]], ...] = (
-    ("survival", "survival", lambda v: f"{v:.0%}", min),
+    ("success_rate", "success_rate", lambda v: f"{v:.0%}", min),
     ("wall_s", "training s", lambda v: f"{v:.0f}", max),
     ("cpu_s", "processor s", lambda v: f"{v:.0f}", max),
     ("steps", "steps", lambda v: f"{v:,.0f}", max),
-    ("action_rate", "action_rate", lambda v: f"{v:.3f}", max),
-    ("speed_error_rms", "speed error, rad/s RMS", lambda v: f"{v:.1f}", max),
-    ("wheel_speed_difference_error_rms", "yaw error, rad/s RMS", lambda v: f"{v:.1f}", max),
-    ("int8_survival", "int8 survival", lambda v: f"{v:.0%}", min),
+    ("action_rate", "action rate", lambda v: f"{v:.3f}", max),
+    ("speed_error_rms_rad_s", "speed error, rad/s RMS", lambda v: f"{v:.1f}", max),
+    ("wheel_speed_difference_error_rms_rad_s", "wheel-speed-difference error, rad/s RMS", lambda v: f"{v:.1f}", max),
+    ("int8_success_rate", "int8 success", lambda v: f"{v:.0%}", min),
     ("int8_max_error", "int8 max error", lambda v: f"{v:.3f}", max),
     ("int8_bytes", "int8 bytes", lambda v: f"{v:,.0f}", max),
 )
@@ -33,10 +33,10 @@ _COLUMNS: tuple[tuple[str, str, Callable[[float], str], Callable[[Sequence[float
 def good(result: Mapping[str, Any]) -> bool:
     """Whether a finished run did what is asked of every policy."""
     return bool(
-        result["survival"] == 1.0
+        result["success_rate"] == 1.0
         and result["action_rate"] <= MAX_ACTION_RATE
-        and result["wheel_speed_difference_error_rms"] <= MAX_WHEEL_SPEED_DIFFERENCE_ERROR_RMS_RAD_S
-        and result.get("int8_survival", 1.0) == 1.0
+        and result["wheel_speed_difference_error_rms_rad_s"] <= MAX_WHEEL_SPEED_DIFFERENCE_ERROR_RMS_RAD_S
+        and result.get("int8_success_rate", 1.0) == 1.0
         and result.get("int8_bytes", 0) <= MAX_INT8_BYTES
     )
 

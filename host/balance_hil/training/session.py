@@ -161,7 +161,7 @@ class TrainingSession:
             self._check()
         best = self._best
         assert best is not None
-        if best.record.survival is None:
+        if best.record.success_rate is None:
             self._model.set_parameters(best.parameters())
             best, _ = self._confirmed(best)
         best = Checkpoint(best.policy, self._timed(best.record))
@@ -174,25 +174,25 @@ class TrainingSession:
             raise self._diverged("the weights are NaN or infinite")
         self._checked_steps = self._model.num_timesteps
         summary = self._evaluator.check(self._model)
-        self._progress = replace(self._progress, survival=summary.survival)
-        for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
-            self._model.logger.record(f"evaluation/{name}", getattr(summary, name))
+        self._progress = replace(self._progress, success_rate=summary.success_rate)
+        for name, value in {"success_rate": summary.success_rate, **summary.metrics}.items():
+            self._model.logger.record(f"evaluation/{name}", value)
         self._model.logger.dump(self._model.num_timesteps)
         candidate = self._pack()
         good = self._evaluator.is_good(summary)
-        if good and self._config.evaluation.stop_when_survival_full:
+        if good and self._config.evaluation.stop_when_good:
             candidate, confirmation = self._confirmed(candidate)
             self._full = self._evaluator.is_good(confirmation)
-        candidate_rank = rank(summary, candidate.record.survival, good)
+        candidate_rank = rank(summary, candidate.record.success_rate, good)
         if candidate_rank > self._best_rank:
             self._best, self._best_rank = candidate, candidate_rank
         return self._full
 
     def _confirmed(self, checkpoint: Checkpoint) -> tuple[Checkpoint, EvaluationSummary]:
         summary = self._evaluator.confirm(self._model)
-        self._progress = replace(self._progress, survival=summary.survival)
+        self._progress = replace(self._progress, success_rate=summary.success_rate)
         evaluation = {**summary.to_dict(), "first_seed": EVALUATION_SEED_BASE}
-        record = replace(checkpoint.record, survival=summary.survival, evaluation=evaluation)
+        record = replace(checkpoint.record, success_rate=summary.success_rate, evaluation=evaluation)
         return Checkpoint(checkpoint.policy, record), summary
 
     def _pack(self, *, with_replay: bool = False) -> Checkpoint:
@@ -200,7 +200,7 @@ class TrainingSession:
         record = replace(
             self._timed(self._plan.record),
             steps=self._model.num_timesteps,
-            survival=None,
+            success_rate=None,
             evaluation={},
             return_statistics={"mean": float(returns.mean), "variance": float(returns.var), "count": float(returns.count)},
         )

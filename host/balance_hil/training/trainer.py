@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.errors import UsageError, require
 from balance_hil.files import new_run_folder
 from balance_hil.training.algorithms import LQR, Algorithm, algorithm_for
@@ -46,7 +46,7 @@ class TrainingProgress:
     steps: int
     total_steps: int
     episode_return: float | None = None  # mean of the latest episodes
-    survival: float | None = None  # of the latest check, 0..1
+    success_rate: float | None = None  # of the latest check, 0..1
     evaluation_step: int = 0  # control step that the episodes of an evaluation have reached
 
 
@@ -81,7 +81,7 @@ def plan(request: TrainingRequest) -> Plan:
         UsageError, UnknownEnvironmentError, ConfigError, CheckpointError, EnvironmentMismatchError, MissingExtraError.
     """
     algorithm = algorithm_for(request.algorithm)
-    spec = spec_for(request.environment)
+    spec = config_for(request.environment).policy_spec(request.environment)
     if request.resume is not None and request.config is not None:
         raise UsageError(
             "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
@@ -150,7 +150,7 @@ def _new_record(algorithm: Algorithm, request: TrainingRequest, config: CommonCo
         steps=0,
         wall_s=0.0,
         evaluation_wall_s=0.0,
-        survival=None,
+        success_rate=None,
         evaluation={},
         hyper_parameters=config.to_dict(),
         versions=package_versions(),

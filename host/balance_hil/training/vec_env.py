@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.env import spaces
 from balance_hil.envs.balance.options import RobotOptions
@@ -62,7 +62,7 @@ class BatchVecEnv(VecEnv):  # type: ignore[misc]
         self._far_starts = far_starts
         self._entropy = tuple(entropy)
         self._starts = np.random.default_rng((*self._entropy, n))
-        self.policy_spec = spec_for(environment)
+        self.policy_spec = config_for(environment).policy_spec(environment)
         scales = {signal.name: signal.scale for signal in self.policy_spec.observation}
         self._ranges = (
             (scales["speed_error"], scales["wheel_speed_difference_error"]) if end_out_of_range else (math.inf, math.inf)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.envs import balance as envs
+from balance_hil.environment import open_for
 from balance_hil.errors import CheckpointError
 from balance_hil.training.checkpoints import Checkpoint, load
 
@@ -30,7 +30,7 @@ def load_warm_start(path: Path, algorithm: str, environment: str) -> Checkpoint:
             f"the checkpoint {path} is of {checkpoint.record.algorithm}, its weights are no start for {algorithm}",
             f"start from one of {algorithm}: --init-from models/{algorithm}",
         )
-    envs.require_same_signals(checkpoint.record.spec, environment)
+    open_for(checkpoint.record.spec, environment).close()
     return checkpoint
 
 

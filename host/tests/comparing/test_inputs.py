@@ -8,7 +8,7 @@ import pytest
 
 from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.comparing.inputs import golden_observations, observe, recorded_observations, spread
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.errors import BundleError, RecordingError
 from balance_hil.runtimes import load_runtime
 
@@ -17,7 +17,7 @@ from .fakes import FakeFloat, fake_bundle
 
 def test_observations_of_a_rollout_are_those_of_the_environment_and_repeat() -> None:
     first = observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3)
-    assert first.shape == (500, spec_for("balance/Balance-v0").n_obs)
+    assert first.shape == (500, config_for("balance/Balance-v0").policy_spec("balance/Balance-v0").n_obs)
     assert first.dtype == np.float32
     assert np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3))
     assert not np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=4))

@@ -69,7 +69,7 @@ def float_only(tmp_path, ppo_bundle):
 
 @pytest.fixture
 def two_environments(monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig())
+    monkeypatch.setitem(envs.CATALOG, "balance/BalanceRandomized-v0", BalanceConfig())
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_policy_runs_on_another_environment_with_the_same_signals(ppo_bundle, 
 
 
 def test_a_policy_is_refused_by_an_environment_with_other_signals(ppo_bundle, float_only, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
+    monkeypatch.setitem(envs.CATALOG, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
     for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
         with (
             pytest.raises(

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from balance_hil.checkpoint import read_checkpoint
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.errors import ExportError
 from balance_hil.exporting import calibration
 from balance_hil.exporting.calibration import load_calibration, record_calibration, record_disturbed
 
-SPEC = spec_for("balance/Balance-v0")
+SPEC = config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def edit_training(folder, change):
 
 def test_the_bundle_tells_how_it_was_made(tiny_bundle):
     assert tiny_bundle.algorithm == "sac"
-    assert tiny_bundle.spec == envs.spec_for("balance/Balance-v0")
+    assert tiny_bundle.spec == envs.config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     assert tiny_bundle.calibration["weights"] == "per-tensor"
     assert tiny_bundle.calibration["seed"] == 3
     assert tiny_bundle.calibration["uniform_rows"] / tiny_bundle.calibration["rows"] == pytest.approx(0.05, abs=0.001)
@@ -225,14 +225,14 @@ def test_an_unknown_environment_is_answered_with_the_nearest(folder):
 
 
 def test_a_policy_trained_elsewhere_is_refused(folder, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig())
+    monkeypatch.setitem(envs.CATALOG, "balance/BalanceRandomized-v0", BalanceConfig())
     with pytest.raises(EnvironmentMismatchError, match=r"trained in balance/Balance-v0, not in balance/BalanceRandomized-v0"):
         export(quick(folder, environment="balance/BalanceRandomized-v0"))
 
 
 def test_an_environment_that_changed_since_the_training_is_refused(folder, monkeypatch):
-    changed = replace(envs.ENVIRONMENTS["balance/Balance-v0"], pitch_scale_rad=0.7)
-    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/Balance-v0", changed)
+    changed = replace(envs.CATALOG["balance/Balance-v0"], pitch_scale_rad=0.7)
+    monkeypatch.setitem(envs.CATALOG, "balance/Balance-v0", changed)
     with pytest.raises(EnvironmentMismatchError, match="changed: pitch"):
         export(quick(folder))
 

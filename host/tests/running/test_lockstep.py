@@ -100,7 +100,7 @@ def test_a_held_step_leaves_the_wheel_command_where_it_is(board, firmware, linea
     env.reset(seed=3)
     for action in back.action[:10]:
         env.step(action)
-    env.advance(env.substeps_per_step)
+    env.advance(env.substeps)
     observation, *_ = env.finish_step()
     assert np.array_equal(back.observation[11], observation)
 
@@ -241,7 +241,7 @@ def test_the_policy_runs_on_another_environment_or_robot_with_the_same_signals(b
 
 
 def test_the_environment_must_have_the_signals_of_the_bundle(board, linear_bundle, monkeypatch):
-    monkeypatch.setitem(envs.ENVIRONMENTS, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
+    monkeypatch.setitem(envs.CATALOG, "balance/BalanceRandomized-v0", BalanceConfig(pitch_scale_rad=0.7))
     with pytest.raises(EnvironmentMismatchError, match="made for balance/Balance-v0 cannot run on balance/BalanceRandomized-v0"):
         run(board, linear_bundle, config(environment="balance/BalanceRandomized-v0"))
     spec = replace(linear_bundle.spec, control_period_s=0.01)

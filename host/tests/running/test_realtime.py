@@ -55,7 +55,7 @@ def test_an_action_takes_effect_in_the_substep_in_which_it_arrives(clock, board,
     for step in range(49):
         env.advance(before) if before else None
         env.apply_action(back.action[step])
-        env.advance(env.substeps_per_step - before)
+        env.advance(env.substeps - before)
         observation, *_ = env.finish_step()
         assert np.array_equal(observation, back.observation[step + 1]), f"step {step}"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.envs.balance import spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.task import REWARD_TERMS
 from balance_hil.errors import (
     CheckpointError,
@@ -33,7 +33,7 @@ def test_a_training_leaves_a_policy_and_its_record(finished):
     assert values["survival"] == values["evaluation"]["survived"] / 3
     assert values["evaluation"]["first_seed"] == 10_000
     assert values["hyper_parameters"]["policy_layers"] == [8]
-    assert values["spec"] == json.loads(json.dumps(spec_for("balance/Balance-v0").to_dict()))
+    assert values["spec"] == json.loads(json.dumps(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0").to_dict()))
     assert {"torch", "stable-baselines3", "mujoco"} <= set(values["versions"])
     assert not result.interrupted
 

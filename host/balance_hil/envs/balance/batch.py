@@ -147,6 +147,9 @@ class BalanceBatch:
             raise
         return outcomes
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _make_robots(self) -> list[Robot]:
         """A robot for every episode; none when all are the ideal one."""
         options = self.config.options

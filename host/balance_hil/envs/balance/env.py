@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +24,7 @@ from balance_hil.envs.balance.rendering import OffscreenView, ViewerWindow, requ
 from balance_hil.envs.balance.robot import Robot
 from balance_hil.envs.balance.task import N_ACT, N_OBS, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Step, start_pose
 from balance_hil.errors import UsageError
+from balance_hil.metrics import Metric
 
 Float32Array = NDArray[np.float32]
 
@@ -126,6 +128,19 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     * v1: initial version.
     """
 
+    policy_metrics = (
+        Metric(name="speed_error_rms_rad_s", unit="rad/s", source="speed_error_rad_s", reduction="rms", better="lower"),
+        Metric(
+            name="wheel_speed_difference_error_rms_rad_s",
+            unit="rad/s",
+            source="wheel_speed_difference_error_rad_s",
+            reduction="rms",
+            better="lower",
+        ),
+        Metric(name="action_rate", unit="1", source="action_rate", better="lower"),
+    )
+    robustness_suite = Path(__file__).with_name("robustness.yaml")
+    policy_trace = ("pitch_rad", "speed_error_rad_s", "wheel_speed_difference_error_rad_s")
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 200}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
 
     def __init__(
@@ -136,15 +151,17 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         width: int = 960,
         height: int = 540,
         options: RobotOptions | Mapping[str, Any] | None = None,
+        **groups: Mapping[str, Any],
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
         if render_mode == "human":
             require_display()
-        self.config = with_options(config or config_for(environment), options)
+        self.config = with_options(config or config_for(environment), groups or None if options is None else options)
+        self.environment = environment
         self.policy_spec = self.config.policy_spec(environment)
         self.physics_timestep_s = self.config.physics_timestep_s
-        self.substeps_per_step = self.config.substeps_per_step
+        self.substeps = self.config.substeps_per_step
         self.control_period_s = self.config.control_period_s
         self.observation_space, self.action_space = spaces()
         self.render_mode = render_mode
@@ -192,12 +209,46 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
             SimulationDivergedError: the physics is no longer finite.
         """
         self.apply_action(action)
-        self.advance(self.substeps_per_step)
+        self.advance(self.substeps)
         outcome = self.finish_step()
         if self.render_mode == "human":
             self._pace()
             self.render()
         return outcome
+
+    def step_substeps(self, action: Float32Array | None, before_substep: Callable[[], Float32Array | None]) -> Step:
+        """One control step with a call before each physics substep, which may return a new action.
+
+        None holds: the wheel-speed command stays where it is. Raises what ``step`` and ``before_substep`` raise.
+        """
+        if action is not None:
+            self.apply_action(action)
+        for _ in range(self.substeps):
+            new = before_substep()
+            if new is not None:
+                self.apply_action(new)
+            self.advance(1)
+        return self.finish_step()
+
+    def failed(self, terminated: bool, truncated: bool, info: Mapping[str, Any]) -> bool:
+        """Whether the robot fell."""
+        return terminated
+
+    def excite(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Reset options that excite the plant: a steep start, and in half of the episodes far targets that hold."""
+        options: dict[str, Any] = {"tilt_rad": rng.uniform(-0.35, 0.35)}
+        # Twice what the task asks for: large errors, saturated actions.
+        far = {
+            "speed_target_rad_s": rng.uniform(-40.0, 40.0),
+            "wheel_speed_difference_target_rad_s": rng.uniform(-20.0, 20.0),
+        }
+        return options | far if rng.random() < 0.5 else options
+
+    def batch(self, n: int, n_threads: int) -> Any:
+        """``n`` episodes of this environment side by side."""
+        from balance_hil.envs.balance.batch import BalanceBatch
+
+        return BalanceBatch(self.environment, n, n_threads, self.config.options)
 
     def apply_action(self, action: Sequence[float] | Float32Array) -> None:
         """Moves the wheel-speed command by one action, float [2]; the physics sees it from the next substep on."""

@@ -20,9 +20,9 @@ from balance_hil.envs.balance.options import IDEAL, N_DRAWN, RobotOptions, fixed
 from balance_hil.envs.balance.plant import MODEL_FIELDS, write_motor
 from balance_hil.envs.balance.rendering import OffscreenView
 from balance_hil.errors import ConfigError, NonFiniteInputError, SimulationDivergedError, UsageError
-from balance_hil.spec import PolicySpec, Signal
+from balance_hil.spec import ActionMap, PolicySpec, Signal
 
-CALIBRATION = "balance/MotorStand-v0"
+MOTOR_STAND = "balance/MotorStand-v0"
 N_OBS, N_ACT = 2, 3
 _WHEELS = slice(0, 2)
 _STAND_M = 0.08
@@ -32,7 +32,7 @@ Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationConfig:
+class MotorStandConfig:
     """Physics and sensors of the stand. The physics step is short, because a bare wheel answers within a millisecond."""
 
     model: str = "balance.xml"
@@ -64,11 +64,12 @@ class CalibrationConfig:
             observation=_signals(speeds),
             action=_signals(commands),
             control_period_s=self.control_period_s,
+            action_map=ActionMap.of_box(-np.ones(N_ACT, np.float32), np.ones(N_ACT, np.float32)),
         )
 
 
 @cache
-def _load_model(config: CalibrationConfig, looks: bool) -> mujoco.MjModel:
+def _load_model(config: MotorStandConfig, looks: bool) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_string((resources.files("balance_hil.envs.balance") / "assets" / config.model).read_text())
     spec.compiler.discardvisual = not looks
     spec.option.timestep = config.physics_timestep_s
@@ -82,7 +83,7 @@ def _load_model(config: CalibrationConfig, looks: bool) -> mujoco.MjModel:
     return spec.compile()
 
 
-class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
+class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
     r"""``balance/MotorStand-v0``: motor calibration.
 
     The robot is held on a stand, its wheels turn freely, their step response is recorded.
@@ -129,17 +130,18 @@ class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
 
     def __init__(
         self,
-        environment: str = CALIBRATION,
-        config: CalibrationConfig | None = None,
+        environment: str = MOTOR_STAND,
+        config: MotorStandConfig | None = None,
         render_mode: str | None = None,
         width: int = 960,
         height: int = 540,
         options: RobotOptions | Mapping[str, Any] | None = None,
+        **groups: Any,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
-        self.config = config or CalibrationConfig()
-        self.options = _checked(self.config.options if options is None else options)
+        self.config = config or MotorStandConfig()
+        self.options = _checked(options or groups or self.config.options)
         self.policy_spec = self.config.policy_spec(environment)
         self.control_period_s = self.config.control_period_s
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (N_OBS,), np.float32)
@@ -172,9 +174,7 @@ class CalibrationEnv(gym.Env[Float32Array, Float32Array]):
         """One sample of 1 ms. Raises NonFiniteInputError, SimulationDivergedError, UsageError."""
         values = np.asarray(action, np.float64).reshape(-1)
         if values.size != N_ACT:
-            raise UsageError(
-                f"an action has {N_ACT} elements, this one has {values.size}", "see the table in envs/calibration.py"
-            )
+            raise UsageError(f"an action has {N_ACT} elements, this one has {values.size}", "see its table: docs/environments.md")
         if not np.isfinite(values).all():
             raise NonFiniteInputError(f"the action is not finite: {values.tolist()}", "check what commands the motors")
         left, right, drive = np.clip(values, -1.0, 1.0)
@@ -220,11 +220,11 @@ def _checked(options: RobotOptions | Mapping[str, Any]) -> RobotOptions:
     for group in fields(RobotOptions):
         if group.name not in _OPTION_GROUPS and getattr(checked, group.name) != getattr(IDEAL, group.name):
             raise ConfigError(
-                f"options of {group.name!r} do nothing to a robot on a stand ({CALIBRATION})",
+                f"options of {group.name!r} do nothing to a robot on a stand ({MOTOR_STAND})",
                 f"leave them out; it takes {' and '.join(_OPTION_GROUPS)}",
             )
     if checked.motor.lag_s != 0.0 or checked.motor.dead_band_rad_s != 0.0:
-        raise ConfigError(f"{CALIBRATION} has no lag_s and no dead_band_rad_s", "leave them out")
+        raise ConfigError(f"{MOTOR_STAND} has no lag_s and no dead_band_rad_s", "leave them out")
     return checked
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import balance_hil.envs.balance
-from balance_hil.envs.balance import ENVIRONMENTS, make, spec_for
+from balance_hil.envs.balance import CATALOG, config_for, make
 from balance_hil.envs.balance.config import BalanceConfig, SensorNoise
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.task import REWARD_TERMS
@@ -44,7 +44,7 @@ def same(a, b):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_gymnasium_accepts_it(environment):
     from gymnasium.utils.env_checker import check_env
 
@@ -58,14 +58,14 @@ def test_stable_baselines_accepts_it():
     checker.check_env(make("balance/Balance-v0"))
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_the_same_seed_gives_the_same_episode(environment):
     first, again, other = (episode(make(environment), seed, 120) for seed in (3, 3, 4))
     assert same(first, again)
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_an_episode_does_not_depend_on_the_one_before(environment):
     env = make(environment)
     episode(env, 9, 437)
@@ -189,7 +189,7 @@ def test_it_ends_when_the_robot_falls_beyond_50_degrees():
         assert steps < 1000
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_it_is_cut_off_after_6000_steps(environment):
     assert gym.spec(environment).max_episode_steps == 6000
 
@@ -268,7 +268,7 @@ def test_the_halves_of_a_step_make_a_step():
         got = halves.finish_step()
         np.testing.assert_array_equal(got[0], expected[0])
         assert got[1:] == expected[1:]
-    assert halves.substeps_per_step * halves.physics_timestep_s == halves.control_period_s == 0.005
+    assert halves.substeps * halves.physics_timestep_s == halves.control_period_s == 0.005
 
 
 def test_what_is_only_seen_changes_no_number():
@@ -277,15 +277,15 @@ def test_what_is_only_seen_changes_no_number():
 
 def test_the_docstring_has_the_numbers_of_the_spec():
     rows = re.findall(r"\| (\d) +\| .+?\| -1 +\| 1 +\| ([\d.]+) rad(?:/s)? +\|", BalanceEnv.__doc__)
-    spec = spec_for("balance/Balance-v0")
+    spec = config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     expected = [(str(s.index), f"{s.scale:g}") for s in (*spec.action, *spec.observation)]
     assert rows == expected
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_the_spec_fits_the_spaces(environment):
     env = make(environment)
-    spec = spec_for(environment)
+    spec = config_for(environment).policy_spec(environment)
     assert env.unwrapped.policy_spec == spec
     assert env.observation_space.shape == (spec.n_obs,)
     assert env.action_space.shape == (spec.n_act,)
@@ -302,7 +302,7 @@ def test_a_variant_needs_only_another_config():
     assert env.policy_spec.environment == "Slow-v1"
 
 
-@pytest.mark.parametrize("call", [make, spec_for])
+@pytest.mark.parametrize("call", [config_for])
 @pytest.mark.parametrize(
     ("name", "guess"), [("balance/Balance-v1", "did you mean 'balance/Balance-v0'"), ("Balance-v0", "did you mean"), ("Pong", "")]
 )
@@ -325,7 +325,7 @@ def test_a_window_without_a_display_is_refused(monkeypatch):
 
 def test_gymnasium_can_write_its_spec_down_and_make_it_again():
     spec = gym.envs.registration.EnvSpec.from_json(make("balance/Balance-v0").spec.to_json())
-    assert gym.make(spec).unwrapped.policy_spec == spec_for("balance/Balance-v0")
+    assert gym.make(spec).unwrapped.policy_spec == config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
 
 
 def test_registering_twice_is_harmless():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from balance_hil.envs.balance import CALIBRATION, ENVIRONMENTS, make, spec_for
-from balance_hil.envs.balance.catalog import CATALOG
+from balance_hil.envs import ENTRY_POINTS
+from balance_hil.envs.balance import CATALOG, config_for, make
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.motor_stand import MOTOR_STAND, MotorStandConfig
 from balance_hil.envs.balance.options import IDEAL, Uniform, _quantities
 
 ROOT = Path(__file__).parents[4]
@@ -18,7 +19,7 @@ DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
 
 
 def docstring(environment):
-    module, name = CATALOG[environment].entry_point.split(":")
+    module, name = ENTRY_POINTS[environment].split(":")
     return getattr(import_module(module), name).__doc__
 
 
@@ -31,8 +32,8 @@ def written(value):
 @pytest.mark.parametrize("environment", [e for e in CATALOG if e != "balance/Balance-v0"])
 def test_a_docstring_has_the_options_and_settings_of_its_environment(environment):
     rows = dict(re.findall(r"\| `([\w.]+)` *\| ([^|]+?) +\|", docstring(environment)))
-    config = CATALOG[environment].config
-    parent = BalanceConfig() if environment != "balance/BalanceBlocksFrontBack-v0" else CATALOG["balance/BalanceBlocks-v0"].config
+    config = CATALOG[environment]
+    parent = BalanceConfig() if environment != "balance/BalanceBlocksFrontBack-v0" else CATALOG["balance/BalanceBlocks-v0"]
     changed, values = set(), {}
     for group, content in vars(config.options).items():
         for key, value in vars(content).items():
@@ -47,14 +48,24 @@ def test_a_docstring_has_the_options_and_settings_of_its_environment(environment
     assert rows == {key: written(values[key]) for key in rows}
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", CATALOG)
 def test_every_environment_takes_the_policies_of_every_other(environment):
-    assert spec_for("balance/Balance-v0").difference(spec_for(environment)) is None
+    assert (
+        config_for("balance/Balance-v0")
+        .policy_spec("balance/Balance-v0")
+        .difference(config_for(environment).policy_spec(environment))
+        is None
+    )
     assert isinstance(make(environment).unwrapped, BalanceEnv)
-    assert spec_for("balance/Balance-v0").difference(spec_for(CALIBRATION)).startswith("control period")
+    assert (
+        config_for("balance/Balance-v0")
+        .policy_spec("balance/Balance-v0")
+        .difference(MotorStandConfig().policy_spec(MOTOR_STAND))
+        .startswith("control period")
+    )
 
 
-@pytest.mark.parametrize("environment", [*ENVIRONMENTS, CALIBRATION])
+@pytest.mark.parametrize("environment", [*CATALOG, MOTOR_STAND])
 def test_every_environment_is_in_the_document_with_its_picture(environment):
     assert f"| `{environment}` |" in DOCUMENT
     picture = environment.removeprefix("balance/").removesuffix("-v0") + ".png"

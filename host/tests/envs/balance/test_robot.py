@@ -260,7 +260,7 @@ def test_blocks_come_from_their_sides_and_hit(environment):
             env.data.qvel[:6] = 0.0  # held upright
             env.data.qpos[:7] = (0.0, 0.0, 0.034, 1.0, 0.0, 0.0, 0.0)
             env.apply_action(ZERO)
-            for _ in range(env.substeps_per_step):  # a glancing hit is over within a control step
+            for _ in range(env.substeps):  # a glancing hit is over within a control step
                 env.advance(1)
                 pairs = {frozenset(env.model.geom_bodyid[list(pair)].tolist()) for pair in env.data.contact.geom}
                 hit = hit or any(block in pair and 0 not in pair for pair in pairs)

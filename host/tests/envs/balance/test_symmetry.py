@@ -9,12 +9,12 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'balanc
 
 import torch
 
-from balance_hil.envs.balance import config_for, spec_for
+from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.config import SensorNoise
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.symmetry import mirror_of, mirror_rows
 
-MIRROR = mirror_of(spec_for("balance/Balance-v0"))
+MIRROR = mirror_of(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0"))
 SIDEWAYS, FORE_AND_AFT, BOTH = 1, 2, 3
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.identify.log import Run
-from balance_hil.envs.balance.motor_stand import CalibrationEnv
+from balance_hil.envs.balance.motor_stand import MotorStandEnv
 from balance_hil.envs.balance.options import RobotOptions
 
 # (duration s, commanded speed rad/s, drive). Steps that saturate the servo give torque over inertia, coasting gives damping over
@@ -34,11 +34,11 @@ def record(options: RobotOptions | None = None, loads_kg_m2: Sequence[float] = D
         ConfigError: the options ask for something that a robot on a stand does not have.
         UsageError: a load out of range.
     """
-    env = CalibrationEnv(options=options)
+    env = MotorStandEnv(options=options)
     return [_record(env, load, np.random.SeedSequence((seed, index))) for index, load in enumerate(loads_kg_m2)]
 
 
-def _record(env: CalibrationEnv, load: float, seed: np.random.SeedSequence) -> Run:
+def _record(env: MotorStandEnv, load: float, seed: np.random.SeedSequence) -> Run:
     command, drive = _pattern(env.control_period_s)
     _, info = env.reset(seed=int(seed.generate_state(1)[0]), options={"load_kg_m2": load})
     scale = env.config.command_scale_rad_s

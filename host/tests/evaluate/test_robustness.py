@@ -1,4 +1,4 @@
-"""The stress table: its YAML, its processes, what the command prints and refuses."""
+"""The condition table: its YAML, its processes, what the command prints and refuses."""
 
 import json
 from dataclasses import replace
@@ -8,35 +8,35 @@ import pytest
 from balance_hil.cli import hil
 from balance_hil.envs.balance.options import IDEAL, Uniform
 from balance_hil.errors import BundleError, ConfigError, UsageError
-from balance_hil.evaluating.stress import Stress, load_stresses, stresses_from_dict
-from balance_hil.evaluating.stress_run import StressConfig, run_stresses
-from balance_hil.evaluating.stress_table import StressedPolicy, StressTable
+from balance_hil.evaluating.robustness import Condition, load_suite, suite_from_dict
+from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
+from balance_hil.evaluating.robustness_table import RobustnessTable, TestedPolicy
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import EVALUATION_SEED_BASE
 
 TWO = "nominal: {options: {}}\nweak: {title: no torque, options: {motor: {torque_limit_nm: 0.001}}}\n"
 
 
-def test_the_shipped_stresses_are_those_that_are_promised():
-    stresses = {stress.name: stress.options for stress in load_stresses()}
-    assert stresses["nominal"] == IDEAL
-    assert stresses["mass"].physics.mass_scale == Uniform(low=0.85, high=1.15)
-    assert stresses["friction"].physics.friction == Uniform(low=0.5, high=1.2)
-    assert stresses["servo"].motor.servo_gain_scale == Uniform(low=0.6, high=1.4)
-    assert stresses["center-of-mass"].physics.com_offset_x_m == Uniform(low=-0.006, high=0.006)
-    assert stresses["pitch-bias"].sensors.pitch_bias_rad == Uniform(low=-0.02, high=0.02)
-    assert stresses["delay"].delays.observation_steps == Uniform(low=1, high=4)
-    assert stresses["pushes"].pushes.impulse_n_s.high > 0
-    assert stresses["blocks"].blocks.sides == ("front", "back", "left", "right")
+def test_the_shipped_conditions_are_those_that_are_promised():
+    conditions = {condition.name: condition.options for condition in load_suite()}
+    assert conditions["nominal"] == IDEAL
+    assert conditions["mass"].physics.mass_scale == Uniform(low=0.85, high=1.15)
+    assert conditions["friction"].physics.friction == Uniform(low=0.5, high=1.2)
+    assert conditions["servo"].motor.servo_gain_scale == Uniform(low=0.6, high=1.4)
+    assert conditions["center-of-mass"].physics.com_offset_x_m == Uniform(low=-0.006, high=0.006)
+    assert conditions["pitch-bias"].sensors.pitch_bias_rad == Uniform(low=-0.02, high=0.02)
+    assert conditions["delay"].delays.observation_steps == Uniform(low=1, high=4)
+    assert conditions["pushes"].pushes.impulse_n_s.high > 0
+    assert conditions["blocks"].blocks.sides == ("front", "back", "left", "right")
 
 
 def test_all_together_is_each_of_them():
-    stresses = {stress.name: stress.options for stress in load_stresses()}
-    together = stresses["all"]
+    conditions = {condition.name: condition.options for condition in load_suite()}
+    together = conditions["all"]
     assert together.physics == replace(
-        stresses["mass"].physics,
-        friction=stresses["friction"].physics.friction,
-        com_offset_x_m=stresses["center-of-mass"].physics.com_offset_x_m,
+        conditions["mass"].physics,
+        friction=conditions["friction"].physics.friction,
+        com_offset_x_m=conditions["center-of-mass"].physics.com_offset_x_m,
     )
     for name, group in {
         "servo": "motor",
@@ -45,7 +45,7 @@ def test_all_together_is_each_of_them():
         "pushes": "pushes",
         "blocks": "blocks",
     }.items():
-        assert getattr(together, group) == getattr(stresses[name], group)
+        assert getattr(together, group) == getattr(conditions[name], group)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_all_together_is_each_of_them():
 )
 def test_a_wrong_table_is_refused_with_the_place_named(table, complaint):
     with pytest.raises(ConfigError) as error:
-        stresses_from_dict(table)
+        suite_from_dict(table)
     assert complaint in error.value.message
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
-        load_stresses(tmp_path / "none.yaml")
+        load_suite(tmp_path / "none.yaml")
     file = tmp_path / "list.yaml"
     file.write_text("- a\n")
     with pytest.raises(ConfigError, match="no table"):
-        load_stresses(file)
+        load_suite(file)
 
 
 def metrics(seed, steps, survived, error):
@@ -90,12 +90,12 @@ def metrics(seed, steps, survived, error):
 def table():
     good = [metrics(i, 100, True, 5.0) for i in range(10)]
     bad = [metrics(i, 100 if i else 1, bool(i), 5.0 if i else 50.0) for i in range(10)]
-    return StressTable(
+    return RobustnessTable(
         runtime="torch",
         environment="balance/Balance-v0",
         max_steps=100,
-        policies=(StressedPolicy(name="a", path="models/a", id="123"), StressedPolicy(name="b", path="models/b", id="")),
-        stresses=(Stress("nominal", "nominal", IDEAL), Stress("wind", "wind", IDEAL)),
+        policies=(TestedPolicy(name="a", path="models/a", id="123"), TestedPolicy(name="b", path="models/b", id="")),
+        conditions=(Condition("nominal", "nominal", IDEAL), Condition("wind", "wind", IDEAL)),
         episodes={("a", "nominal"): good, ("a", "wind"): good, ("b", "nominal"): good, ("b", "wind"): bad},
     )
 
@@ -110,13 +110,13 @@ def test_a_cell_has_survival_with_its_interval_and_errors_weighted_by_steps(tabl
 def test_markdown_and_json_say_the_same(table):
     markdown, document = table.to_markdown(), json.loads(json.dumps(table.to_dict()))
     assert "| wind | 100 (72-100) | 90 (60-98) |" in markdown
-    assert [(c["policy"], c["stress"], c["survived"]) for c in document["cells"]][-1] == ("b", "wind", 9)
+    assert [(c["policy"], c["condition"], c["survived"]) for c in document["cells"]][-1] == ("b", "wind", 9)
     assert document["policies"][0] == {"name": "a", "path": "models/a", "id": "123"}
 
 
 def test_the_picture_shows_every_cell(table, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'balance-hil[report]'")
-    from balance_hil.evaluating.stress_picture import check_picture, save_picture
+    from balance_hil.evaluating.robustness_picture import check_picture, save_picture
 
     file = tmp_path / "table.svg"
     check_picture(file)
@@ -130,11 +130,11 @@ def test_the_picture_shows_every_cell(table, tmp_path):
 @pytest.fixture
 def command(capsys, tmp_path):
     """Runs ``hil evaluate`` and returns exit status, stdout and stderr."""
-    stresses = tmp_path / "two.yaml"
-    stresses.write_text(TWO)
+    conditions = tmp_path / "two.yaml"
+    conditions.write_text(TWO)
 
     def run(*arguments):
-        words = [str(stresses) if word == "TWO" else str(word) for word in arguments]
+        words = [str(conditions) if word == "TWO" else str(word) for word in arguments]
         with pytest.raises(SystemExit) as ended:
             hil(["evaluate", *words], standalone_mode=False)
         printed = capsys.readouterr()
@@ -147,8 +147,8 @@ def test_the_command_writes_the_table_and_fails_where_a_policy_falls(command, pp
     output = tmp_path / "table.md"
     words = (
         ppo_bundle.path,
-        "--stress",
-        "--stresses",
+        "--robustness",
+        "--suite",
         "TWO",
         "--episodes",
         2,
@@ -161,7 +161,7 @@ def test_the_command_writes_the_table_and_fails_where_a_policy_falls(command, pp
         "--json",
     )
     status, out, _ = command(*words, "--jobs", 2)
-    cells = {cell["stress"]: cell for cell in json.loads(out)["cells"]}
+    cells = {cell["condition"]: cell for cell in json.loads(out)["cells"]}
     assert status == 1
     assert cells["nominal"]["survival"] == 1.0
     assert cells["weak"]["survival"] == 0.0
@@ -170,11 +170,11 @@ def test_the_command_writes_the_table_and_fails_where_a_policy_falls(command, pp
     assert json.loads(again) == json.loads(out)
 
 
-def test_the_same_episodes_as_without_stress(command, ppo_bundle):
+def test_the_same_episodes_as_without_condition(command, ppo_bundle):
     words = (ppo_bundle.path, "--episodes", 2, "--steps", 200, "-r", "torch", "--json")
     status, plain, _ = command(*words)
-    _, stressed, _ = command(*words, "--stress", "--stresses", "TWO", "--jobs", 1)
-    nominal = json.loads(stressed)["cells"][0]
+    _, conditioned, _ = command(*words, "--robustness", "--suite", "TWO", "--jobs", 1)
+    nominal = json.loads(conditioned)["cells"][0]
     assert status == 0
     for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
         assert nominal[name] == pytest.approx(json.loads(plain)[name])
@@ -183,10 +183,10 @@ def test_the_same_episodes_as_without_stress(command, ppo_bundle):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("models/a", "models/b"), "add --stress"),
-        (("models/a", "--stress", "--view"), "leave --view out"),
+        (("models/a", "models/b"), "add --condition"),
+        (("models/a", "--robustness", "--view"), "leave --view out"),
         (("models/a", "--jobs", "2"), "leave --jobs out"),
-        (("models/a", "--stress", "--runtime", "board"), "in simulation"),
+        (("models/a", "--robustness", "--runtime", "board"), "in simulation"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words, complaint):
@@ -196,9 +196,9 @@ def test_what_does_not_go_together_is_refused(words, complaint):
 
 
 def config(*policies):
-    return StressConfig(
+    return RobustnessConfig(
         policies=policies,
-        stresses=load_stresses()[:1],
+        conditions=load_suite()[:1],
         runtime="torch",
         environment="balance/Balance-v0",
         seeds=range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + 1),
@@ -208,11 +208,11 @@ def config(*policies):
 
 def test_a_policy_that_is_not_there_is_said_before_any_work(ppo_bundle, tmp_path):
     with pytest.raises(BundleError):
-        run_stresses(replace(config(ppo_bundle.path, tmp_path), runtime="tflm"))
+        run_suite(replace(config(ppo_bundle.path, tmp_path), runtime="tflm"))
     with pytest.raises(UsageError, match="same name"):
-        run_stresses(config(ppo_bundle.path, ppo_bundle.path))
+        run_suite(config(ppo_bundle.path, ppo_bundle.path))
 
 
 def test_an_error_of_a_run_arrives(ppo_bundle):
     with pytest.raises(UsageError, match="at least one episode and one step"):
-        run_stresses(replace(config(ppo_bundle.path), max_steps=0, jobs=1))
+        run_suite(replace(config(ppo_bundle.path), max_steps=0, jobs=1))

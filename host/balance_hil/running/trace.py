@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from balance_hil.boards import Action
 from balance_hil.bundle import Bundle
 from balance_hil.errors import MissingExtraError
-from balance_hil.quantize import dequantize, quantize
+from balance_hil.quantize import dequantize
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Int8Runtime
 
@@ -18,13 +18,13 @@ REFERENCE = "tflm"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class TflmCheck:
     """What the check found; counts are of control steps."""
 
     checked: int
     differing: int | None  # int8 outputs that tflm computes otherwise; None: not checked
     skipped: str | None  # why it was not checked
-    input_differing: int  # observations that the board quantizes otherwise than the host
+    input_differing: int  # observations that the board normalizes or quantizes otherwise than the host
     action_differing: int  # outputs that it dequantizes otherwise
 
     @property
@@ -33,7 +33,7 @@ class Verdict:
         return not self.differing and self.input_differing == self.action_differing == 0
 
 
-class Evidence:
+class Trace:
     """Everything that the board computed in a run, for the check against tflm afterwards. Compact: 34 bytes a step."""
 
     def __init__(self) -> None:
@@ -70,15 +70,15 @@ class Evidence:
             np.frombuffer(bytes(self._actions), np.float32).reshape(n, -1),
         )
 
-    def check(self, bundle: Bundle, *, with_tflm: bool) -> Verdict:
+    def check(self, bundle: Bundle, *, with_tflm: bool) -> TflmCheck:
         """Replays every input through the ``tflm`` runtime, and every conversion on the host."""
         observations, inputs, outputs, actions = self.arrays()
         differing, skipped = _against_tflm(bundle, inputs, outputs) if with_tflm else (None, "not asked for")
-        return Verdict(
+        return TflmCheck(
             checked=self.count,
             differing=differing,
             skipped=skipped,
-            input_differing=_rows(quantize(observations, bundle.input_quant) != inputs),
+            input_differing=_rows(bundle.to_int8(observations) != inputs),
             action_differing=_rows(dequantize(outputs, bundle.output_quant) != actions),
         )
 

@@ -1,4 +1,4 @@
-"""A heat map of a stress table: a row for each policy, a column for each stress, the color its survival."""
+"""A heat map of a robustness table: a row for each policy, a column for each condition, the color its success."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from balance_hil.errors import UsageError, require
-from balance_hil.evaluating.stress_table import StressTable
+from balance_hil.evaluating.robustness_table import RobustnessTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".svg", ".png", ".pdf")
 _COLORS = "cividis"  # the same order of lightness for color-blind readers and in print
-_LIGHT = 0.6  # survival above which a cell is light and its text dark
+_LIGHT = 0.6  # share above which a cell is light and its text dark
 
 
 def check_picture(path: Path) -> None:
@@ -32,7 +32,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
 
 
-def save_picture(table: StressTable, path: Path) -> None:
+def save_picture(table: RobustnessTable, path: Path) -> None:
     """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
     temporary = path.with_name(f".{path.name}.part")
     suffix = path.suffix.lower()
@@ -44,25 +44,34 @@ def save_picture(table: StressTable, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def draw(table: StressTable) -> Figure:
-    """The heat map; under each survival the RMS of the speed error."""
+def draw(table: RobustnessTable) -> Figure:
+    """The heat map; under each share the first of the environment's own metrics."""
     require("matplotlib", "report")
     from matplotlib.figure import Figure
 
-    cells = [[table.cell(policy.name, stress.name) for stress in table.stresses] for policy in table.policies]
-    rows, columns = len(table.policies), len(table.stresses)
+    cells = [[table.cell(policy.name, condition.name) for condition in table.conditions] for policy in table.policies]
+    metric = table.metrics[min(1, len(table.metrics) - 1)]
+    rows, columns = len(table.policies), len(table.conditions)
     figure = Figure(figsize=(2.4 + 1.05 * columns, 2.1 + 0.62 * rows), layout="constrained", facecolor="white")
     axes = figure.subplots()
     image = axes.imshow(
-        np.array([[cell.survival.value for cell in row] for row in cells]), cmap=_COLORS, vmin=0.0, vmax=1.0, aspect="auto"
+        np.array([[cell.success_rate.value for cell in row] for row in cells]), cmap=_COLORS, vmin=0.0, vmax=1.0, aspect="auto"
     )
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            ink = "#111111" if cell.survival.value > _LIGHT else "#FFFFFF"
-            share = f"{cell.survival.value:.0%}"
+            ink = "#111111" if cell.success_rate.value > _LIGHT else "#FFFFFF"
+            share = f"{cell.success_rate.value:.0%}"
             axes.text(x, y - 0.12, share, ha="center", va="center", color=ink, fontsize=11, fontweight="bold")
-            axes.text(x, y + 0.25, f"{cell.speed_error_rms.value:.1f} rad/s", ha="center", va="center", color=ink, fontsize=8)
-    axes.set_xticks(range(columns), [_wrapped(stress.title) for stress in table.stresses], fontsize=8.5)
+            axes.text(
+                x,
+                y + 0.25,
+                f"{cell.metrics[metric.name].value:.3g} {metric.unit}",
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=8,
+            )
+    axes.set_xticks(range(columns), [_wrapped(condition.title) for condition in table.conditions], fontsize=8.5)
     axes.set_yticks(range(rows), [policy.name for policy in table.policies], fontsize=10)
     axes.set_xticks(np.arange(0.5, columns - 1), minor=True)
     axes.set_yticks(np.arange(0.5, rows - 1), minor=True)
@@ -74,7 +83,7 @@ def draw(table: StressTable) -> Figure:
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     bar.outline.set_visible(False)
     axes.set_xlabel(
-        f"survival of {table.n_episodes} episodes of {table.max_steps} steps, and RMS of the speed error, on {table.runtime}",
+        f"success in {table.n_episodes} episodes of {table.max_steps} steps, and {metric.name}, on {table.runtime}",
         fontsize=9,
     )
     return figure

@@ -1,8 +1,8 @@
 """Paired statistics over seeds: does the second of two runtimes do worse on the same episodes?
 
 Continuous metrics: a sign-flip permutation test of the mean paired difference decides, which holds its level for any number of
-seeds; a percentile bootstrap interval over seeds says how large the difference is. Survival: the exact McNemar test on the seeds
-that only one of the two survived. The family-wise error is held at 5 % by Bonferroni over the tests made.
+seeds; a percentile bootstrap interval over seeds says how large the difference is. Success: the exact McNemar test on the seeds
+in which only one of the two failed. The family-wise error is held at 5 % by Bonferroni over the tests made.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class PairedDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurvivalDifference:
-    """Which of the same episodes ``a`` and ``b`` survived."""
+class SuccessDifference:
+    """In which of the same episodes ``a`` and ``b`` did not fail."""
 
     pairs: int  # episodes
     both: int
@@ -134,12 +134,12 @@ def sign_flip_test(differences: NDArray[np.float64]) -> float:
     return (as_large + 1) / (RESAMPLES + 1)  # the flip that was observed is one of them
 
 
-def survival_difference(a: Sequence[bool], b: Sequence[bool], *, tests: int = 1) -> SurvivalDifference:
-    """Compares the survival of the same episodes, given in the same order; ``tests`` as for ``paired_difference``."""
+def success_difference(a: Sequence[bool], b: Sequence[bool], *, tests: int = 1) -> SuccessDifference:
+    """Compares the success of the same episodes, given in the same order; ``tests`` as for ``paired_difference``."""
     pairs = list(zip(a, b, strict=True))
     only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
     discordant = only_a + only_b
-    return SurvivalDifference(
+    return SuccessDifference(
         pairs=len(pairs),
         both=pairs.count((True, True)),
         only_a=only_a,

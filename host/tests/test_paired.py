@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.comparing.paired import (
+from balance_hil.paired import (
     bootstrap_interval,
     mcnemar_exact,
     paired_difference,
     sign_flip_test,
-    survival_difference,
+    success_difference,
 )
 
 
@@ -25,16 +25,16 @@ def test_mcnemar(only_a: int, only_b: int, p: float) -> None:
 def test_survival_is_counted_pair_by_pair() -> None:
     a = [True] * 9 + [False] * 3
     b = [True] * 2 + [False] * 7 + [True] + [False] * 2
-    found = survival_difference(a, b, tests=4)
+    found = success_difference(a, b, tests=4)
     assert (found.both, found.only_a, found.only_b, found.neither) == (2, 7, 1, 2)
     assert found.p_value == pytest.approx(2 * 9 / 256)
     assert not found.differs, "0.07 is not below 0.05 / 4"
     assert found.discordant_bound is None
-    assert survival_difference([True] * 20, [False] * 20, tests=4).differs
+    assert success_difference([True] * 20, [False] * 20, tests=4).differs
 
 
 def test_nothing_seen_is_not_nothing_there() -> None:
-    found = survival_difference([True] * 59, [True] * 59)
+    found = success_difference([True] * 59, [True] * 59)
     assert found.p_value == 1.0
     assert found.discordant_bound == pytest.approx(0.0495, abs=1e-3)  # the rule of three: 3 / 59
 

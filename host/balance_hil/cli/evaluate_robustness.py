@@ -1,4 +1,4 @@
-"""``hil evaluate --stress``: what a robustness run prints and writes."""
+"""``hil evaluate --condition``: what a robustness run prints and writes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.intervals import LEVEL
-from balance_hil.evaluating.stress_run import StressConfig, run_stresses
-from balance_hil.evaluating.stress_table import StressTable, show_survival
+from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
+from balance_hil.evaluating.robustness_table import RobustnessTable, show_share
 
-ENOUGH = 0.95  # survival that a policy needs under every stress for exit status 0
+ENOUGH = 0.95  # share of episodes without failure that a policy needs under every condition for exit status 0
 
 
-def stress(config: StressConfig, output: Path | None, picture: Path | None, *, as_json: bool) -> None:
+def print_suite(config: RobustnessConfig, output: Path | None, picture: Path | None, *, as_json: bool) -> None:
     """Runs, prints the table (or the JSON document), writes the files and exits with 0 or 1."""
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", f"make it: mkdir -p {output.parent}")
     if picture is not None:
-        from balance_hil.evaluating.stress_picture import check_picture
+        from balance_hil.evaluating.robustness_picture import check_picture
 
         check_picture(picture)
     table = _with_progress(config)
@@ -32,7 +32,7 @@ def stress(config: StressConfig, output: Path | None, picture: Path | None, *, a
         partial.write_text(table.to_markdown() + "\n", encoding="utf-8")
         partial.replace(output)
     if picture is not None:
-        from balance_hil.evaluating.stress_picture import save_picture
+        from balance_hil.evaluating.robustness_picture import save_picture
 
         save_picture(table, picture)
     if as_json:
@@ -42,10 +42,10 @@ def stress(config: StressConfig, output: Path | None, picture: Path | None, *, a
     for path in (output, picture):
         if path is not None:
             stderr.print(f"wrote {path}", soft_wrap=True)
-    sys.exit(0 if all(cell.survival.value >= ENOUGH for cell in table.cells()) else 1)
+    sys.exit(0 if all(cell.success_rate.value >= ENOUGH for cell in table.cells()) else 1)
 
 
-def _with_progress(config: StressConfig) -> StressTable:
+def _with_progress(config: RobustnessConfig) -> RobustnessTable:
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
@@ -56,25 +56,25 @@ def _with_progress(config: StressConfig) -> StressTable:
     )
     with kept_for_replay("evaluate"), Progress(*columns, console=stderr, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
-        return run_stresses(config, lambda done, what: bars.update(task, completed=done, description=what))
+        return run_suite(config, lambda done, what: bars.update(task, completed=done, description=what))
 
 
-def _print(table: StressTable) -> None:
+def _print(table: RobustnessTable) -> None:
     shown = Table(box=None, pad_edge=False, show_lines=False)
-    shown.add_column("stress")
+    shown.add_column("condition")
     for policy in table.policies:
         shown.add_column(policy.name, justify="right")
-    for each in table.stresses:
+    for each in table.conditions:
         cells = [table.cell(policy.name, each.name) for policy in table.policies]
         row = []
         for cell in cells:
-            errors = f"{cell.speed_error_rms.value:4.1f} {cell.wheel_speed_difference_error_rms.value:4.1f}"
-            text = f"{show_survival(cell.survival)}  {errors}"
-            row.append(text if cell.survival.value >= ENOUGH else f"[bold red]{text}[/]")
+            numbers = " ".join(f"{metric.value:.3g}" for metric in cell.metrics.values())
+            text = f"{show_share(cell.success_rate)}  {numbers}"
+            row.append(text if cell.success_rate.value >= ENOUGH else f"[bold red]{text}[/]")
         shown.add_row(each.title, *row)
     stdout.print(shown)
     stdout.print(
-        f"% of {table.n_episodes} episodes of {table.max_steps} steps survived ({LEVEL:.0%} confidence); "
-        f"RMS of speed and yaw error, rad/s; {table.environment} on the runtime {table.runtime}",
+        f"% of {table.n_episodes} episodes of {table.max_steps} steps without failure ({LEVEL:.0%} confidence); "
+        f"{', '.join(metric.name for metric in table.metrics)}; {table.environment} on the runtime {table.runtime}",
         style="dim",
     )

@@ -1,4 +1,4 @@
-"""Runs policies under stresses, one batch of episodes per process, on every core."""
+"""Runs policies under conditions, one batch of episodes per process, on every core."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import BOARD_RUNTIME, open_policy
-from balance_hil.evaluating.stress import Stress
-from balance_hil.evaluating.stress_table import StressedPolicy, StressTable
+from balance_hil.evaluating.robustness import Condition
+from balance_hil.evaluating.robustness_table import RobustnessTable, TestedPolicy
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import rollout
 
@@ -22,15 +23,15 @@ _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer 
 
 
 @dataclass(frozen=True, kw_only=True)
-class StressConfig:
+class RobustnessConfig:
     """What to run."""
 
     policies: tuple[Path, ...]
-    stresses: tuple[Stress, ...]
+    conditions: tuple[Condition, ...]
     runtime: str
-    environment: str
+    environment: str | None  # None: each policy's own
     seeds: range
-    max_steps: int
+    max_steps: int | None = None  # control steps of an episode; None: the environment's own
     jobs: int | None = None  # processes; None: one per core
     trust: bool = False
 
@@ -38,16 +39,16 @@ class StressConfig:
 @dataclass(frozen=True)
 class _Work:
     policy: Path
-    stress: Stress
+    condition: Condition
     runtime: str
-    environment: str
+    environment: str | None
     seeds: Sequence[int]
-    max_steps: int
+    max_steps: int | None
     trust: bool
 
 
-def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> StressTable:
-    """Every policy under every stress, in the same episodes.
+def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> RobustnessTable:
+    """Every policy under every condition, in the same episodes.
 
     Args:
         config: what to run.
@@ -59,24 +60,27 @@ def run_stresses(config: StressConfig, on_progress: Callable[[float, str], None]
     """
     if config.runtime == BOARD_RUNTIME:
         raise UsageError(
-            "a stress table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes"
+            "a robustness table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes"
         )
-    policies = tuple(_inspect(path, config) for path in config.policies)
+    inspected = [_inspect(path, config) for path in config.policies]
+    policies = tuple(policy for policy, _, _ in inspected)
+    _, environment, steps = inspected[0]
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
         raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
     episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
     work = _split(config)
     for count, (item, results) in enumerate(_results(work, config.jobs or len(os.sched_getaffinity(0))), start=1):
-        cell = episodes.setdefault((policy_name(item.policy), item.stress.name), {})
+        cell = episodes.setdefault((policy_name(item.policy), item.condition.name), {})
         cell.update({episode.seed: episode for episode in results})
-        on_progress(count / len(work), f"{policy_name(item.policy)}, {item.stress.title}")
-    return StressTable(
+        on_progress(count / len(work), f"{policy_name(item.policy)}, {item.condition.title}")
+    return RobustnessTable(
         runtime=config.runtime,
-        environment=config.environment,
-        max_steps=config.max_steps,
+        environment=environment.spec.environment,
+        metrics=environment.metrics,
+        max_steps=steps,
         policies=policies,
-        stresses=config.stresses,
+        conditions=config.conditions,
         episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
     )
 
@@ -113,26 +117,33 @@ def policy_name(path: Path) -> str:
     return folder.resolve().name
 
 
-def _inspect(path: Path, config: StressConfig) -> StressedPolicy:
-    """Opens a policy once in this process: what is wrong with it is said before any work begins."""
-    with open_policy(path, config.runtime, environment=config.environment, trust=config.trust) as opened:
-        return StressedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
+def _inspect(path: Path, config: RobustnessConfig) -> tuple[TestedPolicy, Environment, int]:
+    """Opens a policy under every condition in this process: what is wrong is said before any work begins."""
+    for condition in config.conditions:
+        with open_policy(
+            path, config.runtime, environment=config.environment, options=condition.options, trust=config.trust
+        ) as opened:
+            policy = TestedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
+            environment, steps = opened.environment, require_control_steps(opened.environment, config.max_steps)
+    return policy, environment, steps
 
 
-def _split(config: StressConfig) -> list[_Work]:
+def _split(config: RobustnessConfig) -> list[_Work]:
     seeds = list(config.seeds)
     batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
     return [
-        _Work(policy, stress, config.runtime, config.environment, batch, config.max_steps, config.trust)
+        _Work(policy, condition, config.runtime, config.environment, batch, config.max_steps, config.trust)
         for policy in config.policies
-        for stress in config.stresses
+        for condition in config.conditions
         for batch in batches
     ]
 
 
 def _run(work: _Work) -> list[EpisodeMetrics]:
     """In a process of its own."""
-    with open_policy(work.policy, work.runtime, environment=work.environment, trust=work.trust) as opened:
+    with open_policy(
+        work.policy, work.runtime, environment=work.environment, options=work.condition.options, trust=work.trust
+    ) as opened:
         if "torch" in sys.modules:  # the processes are the parallelism; torch's own threads would get in their way
             sys.modules["torch"].set_num_threads(1)
         return rollout(
@@ -140,6 +151,5 @@ def _run(work: _Work) -> list[EpisodeMetrics]:
             opened.environment,
             work.seeds,
             max_steps=work.max_steps,
-            options=work.stress.options,
             n_threads=1,
         )

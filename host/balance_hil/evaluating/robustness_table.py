@@ -1,0 +1,129 @@
+"""The outcome of a condition run: one cell per policy and condition, as numbers with intervals, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from balance_hil.evaluating.intervals import LEVEL, Interval, bootstrap_mean, bootstrap_rms, wilson
+from balance_hil.evaluating.robustness import Condition
+from balance_hil.metrics import EpisodeMetrics, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestedPolicy:
+    """One column of the table."""
+
+    name: str
+    path: str
+    id: str  # of the bundle; "" for a checkpoint that was not exported
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessCell:
+    """One policy under one condition."""
+
+    policy: str
+    condition: str
+    episodes: int
+    failed: int
+    success_rate: Interval  # 0..1; Wilson
+    metrics: Mapping[str, Interval]  # bootstrap over episodes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; an interval is a value with ``_low`` and ``_high`` beside it."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in ("policy", "condition", "episodes", "failed")}
+        for name, interval in {"success_rate": self.success_rate, **self.metrics}.items():
+            values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessTable:
+    """Everything that was run. ``episodes`` has the metrics of every (policy name, condition name)."""
+
+    runtime: str
+    environment: str
+    metrics: Sequence[Metric]
+    max_steps: int
+    policies: tuple[TestedPolicy, ...]
+    conditions: tuple[Condition, ...]
+    episodes: Mapping[tuple[str, str], Sequence[EpisodeMetrics]]
+
+    def cell(self, policy: str, condition: str) -> RobustnessCell:
+        """The numbers of one policy under one condition."""
+        episodes = self.episodes[policy, condition]
+        failed = sum(episode.failed for episode in episodes)
+        return RobustnessCell(
+            policy=policy,
+            condition=condition,
+            episodes=len(episodes),
+            failed=failed,
+            success_rate=wilson(len(episodes) - failed, len(episodes)),
+            metrics={metric.name: _interval(metric, episodes) for metric in self.metrics},
+        )
+
+    def cells(self) -> list[RobustnessCell]:
+        """Every cell, policy by policy."""
+        return [self.cell(policy.name, condition.name) for policy in self.policies for condition in self.conditions]
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of a cell."""
+        return len(next(iter(self.episodes.values())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "runtime": self.runtime,
+            "environment": self.environment,
+            "episodes": self.n_episodes,
+            "steps": self.max_steps,
+            "confidence": LEVEL,
+            "policies": [vars(policy) for policy in self.policies],
+            "conditions": [
+                {"name": condition.name, "title": condition.title, "options": dict(condition.options)}
+                for condition in self.conditions
+            ],
+            "cells": [cell.to_dict() for cell in self.cells()],
+        }
+
+    def to_markdown(self) -> str:
+        """One table for success and one for each metric, conditions down and policies across."""
+        names = ", ".join(f"{policy.name} `{policy.id}`" if policy.id else policy.name for policy in self.policies)
+        parts = [
+            f"Success, % of {self.n_episodes} episodes of {self.max_steps} steps ({LEVEL:.0%} confidence, Wilson):",
+            self._table(lambda cell: show_share(cell.success_rate)),
+        ]
+        for metric in self.metrics:
+            unit = f", {metric.unit}" if metric.unit else ""
+            parts.append(f"{metric.name}{unit} ({LEVEL:.0%} confidence, bootstrap over episodes):")
+            parts.append(self._table(partial(_show_metric, metric.name)))
+        parts.append(f"Environment {self.environment}, runtime {self.runtime}; policies: {names}.")
+        return "\n\n".join(parts)
+
+    def _table(self, show: Callable[[RobustnessCell], str]) -> str:
+        lines = ["| condition | " + " | ".join(policy.name for policy in self.policies) + " |"]
+        lines.append("|---|" + "---|" * len(self.policies))
+        for condition in self.conditions:
+            shown = [show(self.cell(policy.name, condition.name)) for policy in self.policies]
+            lines.append(f"| {condition.title} | " + " | ".join(shown) + " |")
+        return "\n".join(lines)
+
+
+def show_share(share: Interval) -> str:
+    """``98 (90-100)``, in per cent."""
+    return f"{100 * share.value:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})"
+
+
+def _show_metric(name: str, cell: RobustnessCell) -> str:
+    metric = cell.metrics[name]
+    return f"{metric.value:.3g} ({metric.low:.3g}-{metric.high:.3g})"
+
+
+def _interval(metric: Metric, episodes: Sequence[EpisodeMetrics]) -> Interval:
+    values = [episode.metrics[metric.name] for episode in episodes]
+    weights = [episode.steps for episode in episodes] if metric.reduction in ("mean", "rms") else [1] * len(episodes)
+    return bootstrap_rms(values, weights) if metric.reduction == "rms" else bootstrap_mean(values, weights)
