@@ -1,7 +1,7 @@
 """A bundle: the folder under ``models/`` that carries one policy from training to the board.
 
-    policy.zip             SB3 checkpoint               training.json   settings and results of the training
-    actor.onnx             deterministic actor          policy_float32.tflite, policy_int8.tflite
+    policy.zip             SB3 checkpoint, if it came so    training.json   settings and results of the training
+    actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite
     model.h                C array of the int8 model    golden.npz      inputs, every layer's tensor and outputs (TFLM)
     bundle.json            manifest (this module)       README.md       model card
 
@@ -37,7 +37,8 @@ TRAINING = "training.json"
 HEADER = "model.h"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
-REQUIRED_FILES = (ONNX_MODEL, FLOAT_MODEL, INT8_MODEL, HEADER, GOLDEN)
+REQUIRED_FILES = (FLOAT_MODEL, INT8_MODEL, HEADER, GOLDEN)
+FROM_CALIBRATION = "calibration"  # origin of a normalization that the export added, to suit int8
 
 
 def model_id(model: bytes, normalization: Normalization | None = None) -> str:
@@ -56,6 +57,8 @@ class Bundle:
     input_quant: QuantParams
     output_quant: QuantParams
     normalization: Normalization | None = None  # of observations, on the board before quantization; part of the id
+    source: Mapping[str, Any] = field(default_factory=dict)  # kind, file, sha256, and where the normalization came from
+    checked_against: Mapping[str, Any] = field(default_factory=dict)  # the source's own answers: what, rows, error; or why not
     calibration: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +83,8 @@ class Bundle:
                 input_quant=QuantParams(**manifest["quantization"]["input"]),
                 output_quant=QuantParams(**manifest["quantization"]["output"]),
                 normalization=Normalization.from_dict(manifest["normalization"]) if manifest["normalization"] else None,
+                source=manifest.get("source", {}),
+                checked_against=manifest.get("checked_against", {}),
                 calibration=manifest["calibration"],
                 training=manifest["training"],
                 versions=manifest["versions"],
@@ -108,6 +113,11 @@ class Bundle:
         values = self.normalization.apply(observations) if self.normalization else observations
         return quantize(values, self.input_quant)
 
+    @property
+    def source_normalization(self) -> Normalization | None:
+        """The normalization that the policy was trained behind: None where it was the export that added one."""
+        return None if self.source.get("normalization") == FROM_CALIBRATION else self.normalization
+
     def manifest(self) -> dict[str, Any]:
         """The manifest without the file table, as plain JSON types."""
         return {
@@ -117,6 +127,8 @@ class Bundle:
             "spec": self.spec.to_dict(),
             "quantization": {"input": _quant(self.input_quant), "output": _quant(self.output_quant)},
             "normalization": self.normalization.to_dict() if self.normalization else None,
+            "source": dict(self.source),
+            "checked_against": dict(self.checked_against),
             "calibration": dict(self.calibration),
             "training": dict(self.training),
             "versions": dict(self.versions),

@@ -65,7 +65,13 @@ class Normalization:
             raise ValueError("a normalization needs finite means, and finite factors and a clip above 0")
 
     def apply(self, observations: ArrayLike) -> Float32Array:
-        """Normalized observations, float32 [..., n_obs]; the same bits as on a board."""
+        """Normalized observations, float32 [..., n_obs]; the same bits as on a board.
+
+        Raises:
+            NonFiniteInputError: a value is NaN or infinite; the clip would hide an infinity.
+        """
+        if not np.all(np.isfinite(observations)):
+            raise NonFiniteInputError("an observation is NaN or infinite", "check the sensor or the environment")
         with np.errstate(over="ignore"):  # a difference beyond float32 is infinite and clipped, as on the board
             scaled = (np.asarray(observations, np.float32) - self.mean) * self.inverse_std
         return np.asarray(np.clip(scaled, np.float32(-self.clip), np.float32(self.clip)), np.float32)

@@ -6,7 +6,6 @@ no Exp), every name is ours, and the same weights give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ OPSET = 17  # what onnx2tf 1.29 is tested with most
 IR_VERSION = 9
 INPUT_NAME = "observation"
 OUTPUT_NAME = "action"
-ALLOWED_OPERATORS = frozenset({"Gemm", "Relu", "Tanh", "Sigmoid", "Clip"})
-_ACTIVATION_OPERATORS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+_OPERATORS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "elu": "Elu", "leaky_relu": "LeakyRelu"}
 
 
 def write_onnx(actor: Actor, path: Path) -> None:
@@ -34,19 +32,30 @@ def write_onnx(actor: Actor, path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants, value = [], [], INPUT_NAME
-    for i, (weight, bias) in enumerate(zip(actor.weights, actor.biases, strict=True)):
-        layer = f"layer_{i}"
-        constants += [numpy_helper.from_array(weight, f"{layer}_weight"), numpy_helper.from_array(bias, f"{layer}_bias")]
-        nodes.append(helper.make_node("Gemm", [value, f"{layer}_weight", f"{layer}_bias"], [layer], name=layer, transB=1))
-        value = layer
-        if i < len(actor.weights) - 1:
-            value = f"{layer}_{actor.activation}"
-            nodes.append(helper.make_node(_ACTIVATION_OPERATORS[actor.activation], [layer], [value], name=value))
-    if actor.bound == "tanh":
-        nodes.append(helper.make_node("Tanh", [value], [OUTPUT_NAME], name=OUTPUT_NAME))
-    else:
-        constants += [numpy_helper.from_array(np.float32(v), n) for n, v in (("action_min", -1.0), ("action_max", 1.0))]
-        nodes.append(helper.make_node("Clip", [value, "action_min", "action_max"], [OUTPUT_NAME], name=OUTPUT_NAME))
+    for i, layer in enumerate(actor.layers):
+        name, activation, is_last = f"layer_{i}", layer.activation, i == len(actor.layers) - 1
+        constants += [
+            numpy_helper.from_array(layer.weight, f"{name}_weight"),
+            numpy_helper.from_array(layer.bias, f"{name}_bias"),
+        ]
+        dense = OUTPUT_NAME if is_last and not activation else name
+        nodes.append(helper.make_node("Gemm", [value, f"{name}_weight", f"{name}_bias"], [dense], name=name, transB=1))
+        value = dense
+        if not activation:
+            continue
+        output = OUTPUT_NAME if is_last else f"{name}_{activation}"
+        if activation == "clip":
+            limits = ["action_min", "action_max"]
+            if not any(constant.name in limits for constant in constants):
+                constants += [numpy_helper.from_array(np.float32(v), n) for n, v in zip(limits, (-1.0, 1.0), strict=True)]
+            nodes.append(helper.make_node("Clip", [dense, *limits], [output], name=output))
+        elif activation == "silu":
+            nodes.append(helper.make_node("Sigmoid", [dense], [f"{output}_gate"], name=f"{output}_gate"))
+            nodes.append(helper.make_node("Mul", [dense, f"{output}_gate"], [output], name=output))
+        else:
+            alpha = {"alpha": 0.01} if activation == "leaky_relu" else {}
+            nodes.append(helper.make_node(_OPERATORS[activation], [dense], [output], name=output, **alpha))
+        value = output
     graph = helper.make_graph(
         nodes,
         "actor",
@@ -60,12 +69,4 @@ def write_onnx(actor: Actor, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ExportError(f"onnx's checker refuses the actor: {exc}", "report this with the checkpoint attached") from exc
-    check_operators(node.op_type for node in nodes)
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def check_operators(operators: Iterable[str]) -> None:
-    """Raises ExportError for an operator that a deterministic actor has no use for, such as Exp."""
-    foreign = sorted(set(operators) - ALLOWED_OPERATORS)
-    if foreign:
-        raise ExportError(f"the ONNX graph holds {', '.join(foreign)}", "export the deterministic actor alone")

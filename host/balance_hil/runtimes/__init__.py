@@ -35,6 +35,8 @@ def load_runtime(name: str, bundle: Bundle) -> Runtime:
         raise UsageError(f"there is no runtime {name!r}", hint)
     module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
     runtime: Runtime = module.load(name, bundle)
+    # policy.zip takes observations as they are where the export has added the normalization, to suit int8.
+    runtime.normalization = bundle.source_normalization if name == "torch" else bundle.normalization
     return runtime
 
 

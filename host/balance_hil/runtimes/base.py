@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 
 Float32Array = NDArray[np.float32]
 Int8Array = NDArray[np.int8]
@@ -22,10 +22,16 @@ class Runtime(ABC):
     name: str
     n_obs: int
     n_act: int
+    normalization: Normalization | None = None  # applied to every observation first
 
     @abstractmethod
     def act_batch(self, observations: Float32Array) -> Float32Array:
-        """Actions, float32 [n, n_act], for observations, float32 [n, n_obs]."""
+        """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs], as the environment gives them."""
+
+    def normalized(self, observations: Float32Array) -> Float32Array:
+        """What the network takes, float32 [n, n_obs]."""
+        rows = np.asarray(observations, np.float32)
+        return rows if self.normalization is None else self.normalization.apply(rows)
 
     def act(self, observation: Float32Array) -> Float32Array:
         """Action, float32 [n_act], for one observation, float32 [n_obs]."""
@@ -75,5 +81,9 @@ class Int8Runtime(Runtime):
         return outputs
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
-        """Quantize, infer, dequantize. Raises NonFiniteInputError on NaN or infinity."""
-        return dequantize(self.infer_int8_batch(quantize(observations, self.input_quant)), self.output_quant)
+        """Normalize, quantize, infer, dequantize. Raises NonFiniteInputError on NaN or infinity."""
+        return dequantize(self.infer_int8_batch(self.quantized(observations)), self.output_quant)
+
+    def quantized(self, observations: Float32Array) -> Int8Array:
+        """Raw inputs, int8 [n, n_obs], for observations, float32 [n, n_obs]. Raises NonFiniteInputError on NaN or infinity."""
+        return quantize(self.normalized(observations), self.input_quant)

@@ -36,11 +36,13 @@ class OnnxRuntime(Runtime):
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """See Runtime."""
-        rows = np.ascontiguousarray(observations, dtype=np.float32)
+        rows = np.ascontiguousarray(self.normalized(observations))
         actions: Float32Array = self._session.run([self._output], {self._input: rows})[0]
         return actions
 
 
 def load(name: str, bundle: Bundle) -> OnnxRuntime:
-    """The runtime ``onnx`` for a bundle."""
+    """The runtime ``onnx`` for a bundle. Raises BundleError where the policy came as a Keras model."""
+    if not bundle.file(ONNX_MODEL).is_file():
+        raise BundleError(f"the bundle {bundle.path} holds no {ONNX_MODEL}", "choose another runtime: --runtime float32")
     return OnnxRuntime(bundle.file(ONNX_MODEL).read_bytes())

@@ -125,7 +125,7 @@ class TfliteFloatRuntime(Runtime):
         """See Runtime."""
         if len(observations) == 0:
             return np.empty((0, self.n_act), np.float32)
-        return np.asarray(self._session.run(np.asarray(observations, np.float32))[0], np.float32)
+        return np.asarray(self._session.run(self.normalized(observations))[0], np.float32)
 
 
 class TfliteInt8Runtime(Int8Runtime):

@@ -9,7 +9,7 @@ import numpy as np
 
 from balance_hil.bundle import POLICY, Bundle
 from balance_hil.checkpoint import Actor, read_checkpoint
-from balance_hil.errors import require
+from balance_hil.errors import BundleError, require
 from balance_hil.runtimes.base import Float32Array, Runtime
 
 
@@ -32,7 +32,7 @@ class TorchRuntime(Runtime):
         import torch
 
         with torch.inference_mode():
-            actions = self._module(torch.from_numpy(np.ascontiguousarray(observations, dtype=np.float32)))
+            actions = self._module(torch.from_numpy(np.ascontiguousarray(self.normalized(observations))))
         return np.asarray(actions.numpy(), np.float32)
 
 
@@ -42,18 +42,28 @@ def build_module(actor: Actor) -> Any:
     import torch
     from torch import nn
 
-    hidden = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[actor.activation]
-    layers: list[nn.Module] = []
-    for weight, bias in zip(actor.weights, actor.biases, strict=True):
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    activations = {
+        "clip": lambda: nn.Hardtanh(-1.0, 1.0),
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "elu": nn.ELU,
+        "leaky_relu": nn.LeakyReLU,
+        "silu": nn.SiLU,
+    }
+    modules: list[nn.Module] = []
+    for layer in actor.layers:
+        dense = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
         with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.copy_(torch.from_numpy(bias))
-        layers += [layer, hidden()]
-    layers[-1] = nn.Tanh() if actor.bound == "tanh" else nn.Hardtanh(-1.0, 1.0)
-    return nn.Sequential(*layers).eval()
+            dense.weight.copy_(torch.from_numpy(layer.weight))
+            dense.bias.copy_(torch.from_numpy(layer.bias))
+        modules += [dense, *([activations[layer.activation]()] if layer.activation else [])]
+    return nn.Sequential(*modules).eval()
 
 
 def load(name: str, bundle: Bundle) -> TorchRuntime:
-    """The runtime ``torch`` for a bundle."""
-    return TorchRuntime.from_checkpoint(bundle.file(POLICY))
+    """The runtime ``torch`` for a bundle. Raises BundleError where the policy is not one of Stable-Baselines3."""
+    file = bundle.file(POLICY)
+    if not file.is_file():
+        raise BundleError(f"the bundle {bundle.path} holds no {POLICY}", "choose another runtime: --runtime float32")
+    return TorchRuntime.from_checkpoint(file)

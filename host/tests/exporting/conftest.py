@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL
-from balance_hil.checkpoint import Actor
+from balance_hil.checkpoint import Actor, Layer
 from balance_hil.exporting import pipeline
+from balance_hil.spec import ActionMap
 
 
 @pytest.fixture
@@ -26,13 +27,15 @@ def make_actor():
     def make(activation="relu", bound="clip", layers=(6, 8, 8, 2)):
         rng = np.random.default_rng(0)
         shapes = list(zip(layers[1:], layers[:-1], strict=True))
+        kinds = [activation] * (len(shapes) - 1) + [bound]
+        ones = np.ones(layers[-1], np.float32)
         return Actor(
             algorithm="ppo",
-            weights=tuple(rng.normal(0, 1, shape).astype(np.float32) for shape in shapes),
-            biases=tuple(rng.normal(0, 1, shape[0]).astype(np.float32) for shape in shapes),
-            activation=activation,
-            bound=bound,
-            sb3_version="",
+            layers=tuple(
+                Layer(rng.normal(0, 1, shape).astype(np.float32), rng.normal(0, 1, shape[0]).astype(np.float32), kind)
+                for shape, kind in zip(shapes, kinds, strict=True)
+            ),
+            action_map=ActionMap.of_box(-ones, ones),
         )
 
     return make

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from balance_hil.bundle import INT8_MODEL
-from balance_hil.checkpoint import Actor
+from balance_hil.checkpoint import Actor, Layer
 from balance_hil.errors import ExportError
 from balance_hil.exporting import ExportConfig, export
 from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_invariant, prove, samples
 from balance_hil.exporting.rounding_invariant.agreement import check_agreement, differing_outputs
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.spec import ActionMap
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.codec import edit, schema
 from balance_hil.tflite.graph import read_graph
@@ -36,13 +37,12 @@ def float_actor(model, activation, bound):
                 tensor = graph.tensors[index]
                 scales = np.array(tensor.scales).reshape(-1, *[1] * (tensor.data.ndim - 1))
                 store.append((tensor.data * scales).astype(np.float32))
+    kinds = [ACTIVATIONS[activation]] * (len(weights) - 1) + [bound]
+    ones = np.ones(len(weights[-1]), np.float32)
     return Actor(
         algorithm="ppo",
-        weights=tuple(weights),
-        biases=tuple(biases),
-        activation=ACTIVATIONS[activation],
-        bound=bound,
-        sb3_version="",
+        layers=tuple(Layer(*parts) for parts in zip(weights, biases, kinds, strict=True)),
+        action_map=ActionMap.of_box(-ones, ones),
     )
 
 
