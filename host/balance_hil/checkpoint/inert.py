@@ -33,14 +33,15 @@ class Inert:
 
     path = ""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        made = super().__new__(cls)
-        made.args, made.state, made.items = args, None, []
-        return made
-
     args: tuple[Any, ...]
     state: Any
     items: list[Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        """Takes any arguments: what the class would do with them is not known."""
+        made = super().__new__(cls)
+        made.args, made.state, made.items = args, None, []
+        return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 

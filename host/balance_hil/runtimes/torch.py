@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.bundle import POLICY, Bundle
-from balance_hil.checkpoint import Actor, read_checkpoint
+from balance_hil.checkpoint import Actor, open_checkpoint, read_checkpoint, read_surroundings
 from balance_hil.errors import BundleError, require
 from balance_hil.runtimes.base import Float32Array, Runtime
 
@@ -24,8 +24,11 @@ class TorchRuntime(Runtime):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, trust: bool = False) -> TorchRuntime:
-        """The actor of a ``policy.zip``; raises CheckpointError."""
-        return cls(read_checkpoint(path, trust=trust))
+        """The actor of a checkpoint, behind the ``vecnormalize.pkl`` beside it where there is one; raises CheckpointError."""
+        opened = open_checkpoint(path, trust=trust)
+        runtime = cls(opened.actor)
+        runtime.normalization = read_surroundings(opened.path, opened.actor.n_obs).normalization
+        return runtime
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """See Runtime."""
@@ -66,4 +69,4 @@ def load(name: str, bundle: Bundle) -> TorchRuntime:
     file = bundle.file(POLICY)
     if not file.is_file():
         raise BundleError(f"the bundle {bundle.path} holds no {POLICY}", "choose another runtime: --runtime float32")
-    return TorchRuntime.from_checkpoint(file)
+    return TorchRuntime(read_checkpoint(file))

@@ -19,7 +19,7 @@ def test_the_graph_computes_the_actor(tmp_path, make_actor, activation, bound, l
     assert (runtime.n_obs, runtime.n_act) == (6, 2)
     expected = actor.act_batch(OBSERVATIONS)
     assert np.max(np.abs(runtime.act_batch(OBSERVATIONS) - expected)) < 1e-5
-    assert np.max(np.abs(expected)) > 0.95  # the bound was at work
+    assert np.max(np.abs(expected)) > 0.9  # the bound was at work
 
 
 def test_the_graph_holds_the_actor_and_nothing_else(tmp_path, make_actor):
