@@ -5,7 +5,7 @@ import pytest
 
 from balance_hil.environment import open_environment
 from balance_hil.envs.balance import make
-from balance_hil.errors import NonFiniteInputError, UnknownEnvironmentError, UsageError
+from balance_hil.errors import NonFiniteInputError, UsageError
 from balance_hil.metrics import EpisodeAccumulator
 from balance_hil.rollout import EVALUATION_SEED_BASE, evaluation_seeds, rollout
 
@@ -25,8 +25,8 @@ def faller(observations):
 def test_a_balancer_survives_and_a_faller_does_not():
     up = rollout(balancer, open_environment("balance/Balance-v0"), [1, 2, 3], max_steps=400)
     down = rollout(faller, open_environment("balance/Balance-v0"), [1, 2, 3], max_steps=400)
-    assert [(m.seed, m.steps, m.survived) for m in up] == [(1, 400, True), (2, 400, True), (3, 400, True)]
-    assert all(not m.survived and 10 < m.steps < 400 and m.action_rate == 0.0 for m in down)
+    assert [(m.seed, m.steps, m.failed) for m in up] == [(1, 400, False), (2, 400, False), (3, 400, False)]
+    assert all(m.failed and 10 < m.steps < 400 and m.metrics["action_rate"] == 0.0 for m in down)
 
 
 def test_it_is_the_same_as_stepping_the_environment():
@@ -40,14 +40,14 @@ def test_it_is_the_same_as_stepping_the_environment():
     for metrics in got:
         env = make("balance/Balance-v0", max_episode_steps=300)
         observation, _ = env.reset(seed=metrics.seed)
-        accumulator = EpisodeAccumulator(metrics.seed)
+        accumulator = EpisodeAccumulator(metrics.seed, open_environment("balance/Balance-v0").metrics)
         done = terminated = False
         while not done:
             action = np.clip(balancer_of_some(observation[np.newaxis])[0], -1, 1)
-            observation, _, terminated, truncated, info = env.step(action)
-            accumulator.add(action, info)
+            observation, reward, terminated, truncated, info = env.step(action)
+            accumulator.add(action, reward, info)
             done = terminated or truncated
-        assert metrics == accumulator.finish(not terminated)
+        assert metrics == accumulator.finish(terminated)
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -64,21 +64,21 @@ def test_on_step_sees_what_the_policy_saw_and_only_episodes_that_are_up():
     for step in seen:
         assert step.episodes == [i for i, m in enumerate(metrics) if m.steps > step.step]
         assert step.observations.shape == (len(step.episodes), 6)
-        assert step.observations.dtype == step.actions.dtype == np.float32
-        assert step.actions.shape == (len(step.episodes), 2)
+        assert step.observations.dtype == step.outputs.dtype == np.float32
+        assert step.outputs.shape == (len(step.episodes), 2)
 
 
 def test_reset_options_reach_every_episode():
     tilts = []
     rollout(
         faller,
-        "balance/Balance-v0",
+        open_environment("balance/Balance-v0"),
         [1, 2],
         max_steps=1,
-        reset_options={"tilt_rad": -0.3},
+        reset_options=[{"tilt_rad": -0.3}, {"tilt_rad": 0.2}],
         on_step=lambda step: tilts.extend(step.observations[:, 0].tolist()),
     )
-    assert tilts == pytest.approx([-0.3 / 0.35] * 2, abs=0.1)
+    assert tilts == pytest.approx([-0.3 / 0.35, 0.2 / 0.35], abs=0.1)
 
 
 def test_an_exception_of_on_step_ends_the_rollout():
@@ -95,18 +95,13 @@ def test_an_exception_of_on_step_ends_the_rollout():
 
 def test_a_policy_that_answers_nan_is_refused():
     with pytest.raises(NonFiniteInputError):
-        rollout(lambda o: np.full((len(o), 2), np.nan, np.float32), "balance/Balance-v0", [1])
+        rollout(lambda o: np.full((len(o), 2), np.nan, np.float32), open_environment("balance/Balance-v0"), [1])
 
 
 @pytest.mark.parametrize(("seeds", "steps"), [([], 10), ([1], 0)])
 def test_a_rollout_of_nothing_is_refused(seeds, steps):
     with pytest.raises(UsageError):
         rollout(balancer, open_environment("balance/Balance-v0"), seeds, max_steps=steps)
-
-
-def test_an_unknown_environment_is_named():
-    with pytest.raises(UnknownEnvironmentError):
-        rollout(balancer, "Env01", [1])
 
 
 def test_evaluation_seeds_start_where_training_never_is():

@@ -30,11 +30,11 @@ def test_its_training_reached_what_is_asked(bundle):
     judged = bundle.training["evaluation"]
     assert judged["episodes"] == 50
     # Trained with a curriculum, it is judged at the curriculum's hard end: docs/robustness.md.
-    assert judged["survived"] == 50 or bundle.training["hyper_parameters"].get("curriculum")
-    assert judged["action_rate"] <= 0.05
-    assert judged["wheel_speed_difference_error_rms"] <= 5.0
+    assert judged["failed"] == 0 or bundle.training["hyper_parameters"].get("curriculum")
+    assert judged["metrics"]["action_rate"] <= 0.05
+    assert judged["metrics"]["wheel_speed_difference_error_rms_rad_s"] <= 5.0
     int8 = bundle.metrics["stages"][-1]
-    assert (int8["name"], int8["survival"]) == ("int8", 1.0)
+    assert (int8["name"], int8["success_rate"]) == ("int8", 1.0)
 
 
 def test_tensorflow_lite_micro_gives_its_golden_outputs(bundle):

@@ -15,7 +15,7 @@ from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import BOARD_RUNTIME, open_policy
 from balance_hil.evaluating.robustness import Condition
-from balance_hil.evaluating.robustness_table import RobustnessTable, TestedPolicy
+from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import rollout
 
@@ -117,13 +117,13 @@ def policy_name(path: Path) -> str:
     return folder.resolve().name
 
 
-def _inspect(path: Path, config: RobustnessConfig) -> tuple[TestedPolicy, Environment, int]:
+def _inspect(path: Path, config: RobustnessConfig) -> tuple[SuitePolicy, Environment, int]:
     """Opens a policy under every condition in this process: what is wrong is said before any work begins."""
     for condition in config.conditions:
         with open_policy(
             path, config.runtime, environment=config.environment, options=condition.options, trust=config.trust
         ) as opened:
-            policy = TestedPolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
+            policy = SuitePolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
             environment, steps = opened.environment, require_control_steps(opened.environment, config.max_steps)
     return policy, environment, steps
 

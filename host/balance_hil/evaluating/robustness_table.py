@@ -13,7 +13,7 @@ from balance_hil.metrics import EpisodeMetrics, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestedPolicy:
+class SuitePolicy:
     """One column of the table."""
 
     name: str
@@ -48,7 +48,7 @@ class RobustnessTable:
     environment: str
     metrics: Sequence[Metric]
     max_steps: int
-    policies: tuple[TestedPolicy, ...]
+    policies: tuple[SuitePolicy, ...]
     conditions: tuple[Condition, ...]
     episodes: Mapping[tuple[str, str], Sequence[EpisodeMetrics]]
 

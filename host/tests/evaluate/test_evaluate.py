@@ -9,6 +9,7 @@ import pytest
 import balance_hil.boards
 from balance_hil import evaluating
 from balance_hil.cli import hil
+from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.errors import (
@@ -21,7 +22,7 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
-from balance_hil.evaluating import OpenPolicy, evaluate, film, open_policy, watch
+from balance_hil.evaluating import OpenPolicy, evaluate, film, open_policy
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Runtime
@@ -91,13 +92,17 @@ def headless(ppo_bundle):
 @pytest.mark.parametrize("runtime", ["torch", "float32", "tflm"])
 def test_a_bundle_opens_on_a_runtime(ppo_bundle, runtime):
     with open_policy(ppo_bundle.path, runtime, environment="balance/Balance-v0") as policy:
-        assert (policy.runtime.name, policy.environment, policy.bundle_id) == (runtime, "balance/Balance-v0", ppo_bundle.id)
+        assert (policy.runtime.name, policy.environment.spec.environment, policy.bundle_id) == (
+            runtime,
+            "balance/Balance-v0",
+            ppo_bundle.id,
+        )
 
 
 def test_a_folder_that_was_not_exported_opens_on_torch_alone(float_only):
     for path in (float_only, float_only / "policy.zip"):
         with open_policy(path, "torch") as policy:
-            assert (policy.environment, policy.bundle_id) == ("balance/Balance-v0", "")
+            assert (policy.environment.spec.environment, policy.bundle_id) == ("balance/Balance-v0", "")
             assert evaluate(policy, SEEDS, max_steps=20)[0].steps == 20
     with pytest.raises(BundleError, match="nothing was exported") as caught, open_policy(float_only, "tflm"):
         pass
@@ -107,8 +112,8 @@ def test_a_folder_that_was_not_exported_opens_on_torch_alone(float_only):
 def test_a_policy_runs_on_another_environment_with_the_same_signals(ppo_bundle, float_only, two_environments):
     for path, runtime in ((ppo_bundle.path, "tflm"), (ppo_bundle.path, "torch"), (float_only, "torch")):
         with open_policy(path, runtime, environment="balance/BalanceRandomized-v0") as policy:
-            assert policy.environment == "balance/BalanceRandomized-v0"
-            assert evaluate(policy, SEEDS, max_steps=5)[0].survived
+            assert policy.environment.spec.environment == "balance/BalanceRandomized-v0"
+            assert evaluate(policy, SEEDS, max_steps=5)[0].failed is False
 
 
 def test_a_policy_is_refused_by_an_environment_with_other_signals(ppo_bundle, float_only, monkeypatch):
@@ -171,7 +176,7 @@ def test_a_board_is_connected_for_as_long_as_it_is_used(ppo_bundle, monkeypatch)
 
     monkeypatch.setattr(balance_hil.boards, "connect", connect)
     with open_policy(ppo_bundle.path, "board", board="teensy41", port="/dev/ttyACM0") as policy:
-        assert evaluate(policy, SEEDS, max_steps=5)[0].survived
+        assert evaluate(policy, SEEDS, max_steps=5)[0].failed is False
         assert events == [("teensy41", ppo_bundle.id, "/dev/ttyACM0")]
     assert events[-1] == "closed"
 
@@ -180,14 +185,14 @@ def test_a_board_is_connected_for_as_long_as_it_is_used(ppo_bundle, monkeypatch)
 
 
 def test_side_by_side_and_one_by_one_are_the_same_episodes(ppo_bundle, headless, tmp_path):
-    with open_policy(ppo_bundle.path, "tflm") as policy:
+    with open_policy(ppo_bundle.path, "tflm", render_mode="rgb_array") as policy:
         together = evaluate(policy, SEEDS, max_steps=20)
         filmed = film(policy, SEEDS, tmp_path / "run.mp4", max_steps=20)
     assert filmed == together
 
 
 def test_a_film_has_25_frames_a_second(ppo_bundle, headless, tmp_path):
-    with open_policy(ppo_bundle.path, "tflm") as policy:
+    with open_policy(ppo_bundle.path, "tflm", render_mode="rgb_array") as policy:
         film(policy, SEEDS[:1], tmp_path / "run.mp4", max_steps=17)
     frames = imageio.mimread(tmp_path / "run.mp4", memtest=False)
     assert len(frames) == 3  # steps 0, 8 and 16
@@ -197,7 +202,7 @@ def test_a_film_has_25_frames_a_second(ppo_bundle, headless, tmp_path):
 
 @pytest.mark.parametrize("error", [CableUnpluggedError("the cable was pulled", "plug it in"), KeyboardInterrupt()])
 def test_a_film_that_breaks_off_leaves_no_file(headless, tmp_path, error):
-    policy = OpenPolicy(Upset(10, error), "balance/Balance-v0", "")
+    policy = OpenPolicy(Upset(10, error), open_environment("balance/Balance-v0", render_mode="rgb_array"), "")
     with pytest.raises(type(error)):
         film(policy, SEEDS[:1], tmp_path / "run.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -206,14 +211,14 @@ def test_a_film_that_breaks_off_leaves_no_file(headless, tmp_path, error):
 @pytest.mark.parametrize(("name", "message"), [("run.gif", r"\.mp4"), ("none/run.mp4", "no such folder")])
 def test_a_film_needs_a_place_and_a_known_ending(tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
-        film(OpenPolicy(Upset(10, ValueError()), "balance/Balance-v0", ""), SEEDS[:1], tmp_path / name)
+        film(OpenPolicy(Upset(10, ValueError()), open_environment("balance/Balance-v0"), ""), SEEDS[:1], tmp_path / name)
 
 
 def test_watching_needs_a_display(ppo_bundle, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with open_policy(ppo_bundle.path, "tflm") as policy, pytest.raises(DisplayMissingError) as caught:
-        watch(policy, SEEDS[:1], max_steps=5)
+    with pytest.raises(DisplayMissingError) as caught, open_policy(ppo_bundle.path, "tflm", render_mode="human"):
+        pass
     assert "--video" in caught.value.hint
 
 
@@ -224,29 +229,25 @@ def test_json_has_the_promised_keys(ppo_bundle, command):
     status, out, _ = command(ppo_bundle.path, "--episodes", 2, "--steps", 40, "--json")
     document = json.loads(out)
     assert status == 0
-    assert {
-        "bundle",
-        "runtime",
-        "environment",
-        "survival",
-        "action_rate",
-        "speed_error_rms",
-        "wheel_speed_difference_error_rms",
-    } <= document.keys()
-    assert (document["runtime"], document["episodes"], document["survival"]) == ("tflm", 2, 1.0)
-    assert [episode["seed"] for episode in document["results"]] == [10_000, 10_001]
+    assert next(iter(document)) == "schema"
+    assert document["schema"] == "balance_hil/evaluate@2"
+    assert document["bundle"] == {"name": ppo_bundle.path.name, "id": ppo_bundle.id, "path": str(ppo_bundle.path)}
+    assert (document["runtime"], document["environment"], document["success_rate"]) == ("tflm", "balance/Balance-v0", 1.0)
+    assert document["verdict"] == {"good": True, "reasons": []}
+    assert document["metrics"].keys() == document["episodes"][0]["metrics"].keys() >= {"return", "action_rate"}
+    assert [(episode["seed"], episode["failed"]) for episode in document["episodes"]] == [(10_000, False), (10_001, False)]
 
 
 def test_the_seed_moves_the_episodes(ppo_bundle, command):
     _, out, _ = command(ppo_bundle.path, "--episodes", 1, "--steps", 5, "--seed", 7, "--json")
-    assert json.loads(out)["results"][0]["seed"] == 10_007
+    assert json.loads(out)["episodes"][0]["seed"] == 10_007
 
 
 def test_a_policy_that_falls_gives_exit_status_1(tiny_bundle, command):
     status, out, err = command(tiny_bundle.path, "--episodes", 2, "--steps", 2000)
     assert status == 1
-    assert "0 of 2 episodes of balance/Balance-v0 survived on the runtime tflm" in out
-    assert "survived on" not in err
+    assert "FAIL: 2 of 2 episodes failed" in out
+    assert "FAIL" not in err
 
 
 def test_show_io_prints_every_observation_and_action(ppo_bundle, command):

@@ -6,19 +6,21 @@ from dataclasses import replace
 import pytest
 
 from balance_hil.cli import hil
-from balance_hil.envs.balance.options import IDEAL, Uniform
+from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.options import IDEAL, Uniform, options_from_dict
 from balance_hil.errors import BundleError, ConfigError, UsageError
-from balance_hil.evaluating.robustness import Condition, load_suite, suite_from_dict
+from balance_hil.evaluating.robustness import Condition, load_suite, own_suite, suite_from_dict
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
-from balance_hil.evaluating.robustness_table import RobustnessTable, TestedPolicy
-from balance_hil.metrics import EpisodeMetrics
+from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
+from balance_hil.metrics import RETURN, EpisodeMetrics, Metric
 from balance_hil.rollout import EVALUATION_SEED_BASE
 
+SHIPPED = BalanceEnv.robustness_suite
 TWO = "nominal: {options: {}}\nweak: {title: no torque, options: {motor: {torque_limit_nm: 0.001}}}\n"
 
 
 def test_the_shipped_conditions_are_those_that_are_promised():
-    conditions = {condition.name: condition.options for condition in load_suite()}
+    conditions = {condition.name: options_from_dict(condition.options) for condition in load_suite(SHIPPED)}
     assert conditions["nominal"] == IDEAL
     assert conditions["mass"].physics.mass_scale == Uniform(low=0.85, high=1.15)
     assert conditions["friction"].physics.friction == Uniform(low=0.5, high=1.2)
@@ -31,7 +33,7 @@ def test_the_shipped_conditions_are_those_that_are_promised():
 
 
 def test_all_together_is_each_of_them():
-    conditions = {condition.name: condition.options for condition in load_suite()}
+    conditions = {condition.name: options_from_dict(condition.options) for condition in load_suite(SHIPPED)}
     together = conditions["all"]
     assert together.physics == replace(
         conditions["mass"].physics,
@@ -54,7 +56,6 @@ def test_all_together_is_each_of_them():
         ({"a": {"optoins": {}}}, "did you mean 'options'"),
         ({"a": {"title": "x"}}, "needs either"),
         ({"a": {"options": {}, "together": []}}, "needs either"),
-        ({"a": {"options": {"physics": {"mas_scale": 1}}}}, "mas_scale"),
         ({"a": {"options": []}, "b": 3}, "'b'"),
         ({"mass": {"options": {}}, "a": {"together": ["mas"]}}, "did you mean 'mass'"),
         ({"m": {"options": {}}, "a": {"together": ["m"]}, "b": {"together": ["a"]}}, "itself joins"),
@@ -71,46 +72,43 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         load_suite(tmp_path / "none.yaml")
     file = tmp_path / "list.yaml"
     file.write_text("- a\n")
-    with pytest.raises(ConfigError, match="no table"):
+    with pytest.raises(ConfigError, match="is not a table"):
         load_suite(file)
 
 
-def metrics(seed, steps, survived, error):
-    return EpisodeMetrics(
-        seed=seed,
-        steps=steps,
-        survived=survived,
-        speed_error_rms_rad_s=error,
-        wheel_speed_difference_error_rms_rad_s=1.0,
-        action_rate=0.02,
-    )
+ERROR = Metric(name="error_rms_rad", unit="rad", source="error_rad", reduction="rms")
+
+
+def metrics(seed, steps, failed, error):
+    return EpisodeMetrics(seed=seed, steps=steps, failed=failed, metrics={"return": 1.0, "error_rms_rad": error})
 
 
 @pytest.fixture
 def table():
-    good = [metrics(i, 100, True, 5.0) for i in range(10)]
-    bad = [metrics(i, 100 if i else 1, bool(i), 5.0 if i else 50.0) for i in range(10)]
+    good = [metrics(i, 100, False, 5.0) for i in range(10)]
+    bad = [metrics(i, 100 if i else 1, not i, 5.0 if i else 50.0) for i in range(10)]
     return RobustnessTable(
         runtime="torch",
         environment="balance/Balance-v0",
+        metrics=(RETURN, ERROR),
         max_steps=100,
-        policies=(TestedPolicy(name="a", path="models/a", id="123"), TestedPolicy(name="b", path="models/b", id="")),
-        conditions=(Condition("nominal", "nominal", IDEAL), Condition("wind", "wind", IDEAL)),
+        policies=(SuitePolicy(name="a", path="models/a", id="123"), SuitePolicy(name="b", path="models/b", id="")),
+        conditions=(Condition("nominal", "nominal", {}), Condition("wind", "wind", {"wind_m_s": 3.0})),
         episodes={("a", "nominal"): good, ("a", "wind"): good, ("b", "nominal"): good, ("b", "wind"): bad},
     )
 
 
-def test_a_cell_has_survival_with_its_interval_and_errors_weighted_by_steps(table):
+def test_a_cell_has_success_with_its_interval_and_errors_weighted_by_steps(table):
     cell = table.cell("b", "wind")
-    assert (cell.survived, cell.episodes, cell.survival.value) == (9, 10, 0.9)
-    assert (cell.survival.low, cell.survival.high) == pytest.approx((0.5958, 0.9821), abs=1e-4)
-    assert cell.speed_error_rms.value == pytest.approx(((900 * 25 + 2500) / 901) ** 0.5)
+    assert (cell.failed, cell.episodes, cell.success_rate.value) == (1, 10, 0.9)
+    assert (cell.success_rate.low, cell.success_rate.high) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    assert cell.metrics["error_rms_rad"].value == pytest.approx(((900 * 25 + 2500) / 901) ** 0.5)
 
 
 def test_markdown_and_json_say_the_same(table):
     markdown, document = table.to_markdown(), json.loads(json.dumps(table.to_dict()))
     assert "| wind | 100 (72-100) | 90 (60-98) |" in markdown
-    assert [(c["policy"], c["condition"], c["survived"]) for c in document["cells"]][-1] == ("b", "wind", 9)
+    assert [(c["policy"], c["condition"], c["failed"]) for c in document["cells"]][-1] == ("b", "wind", 1)
     assert document["policies"][0] == {"name": "a", "path": "models/a", "id": "123"}
 
 
@@ -163,8 +161,8 @@ def test_the_command_writes_the_table_and_fails_where_a_policy_falls(command, pp
     status, out, _ = command(*words, "--jobs", 2)
     cells = {cell["condition"]: cell for cell in json.loads(out)["cells"]}
     assert status == 1
-    assert cells["nominal"]["survival"] == 1.0
-    assert cells["weak"]["survival"] == 0.0
+    assert cells["nominal"]["success_rate"] == 1.0
+    assert cells["weak"]["success_rate"] == 0.0
     assert "no torque" in output.read_text()
     status, again, _ = command(*words, "--jobs", 1)
     assert json.loads(again) == json.loads(out)
@@ -176,14 +174,15 @@ def test_the_same_episodes_as_without_condition(command, ppo_bundle):
     _, conditioned, _ = command(*words, "--robustness", "--suite", "TWO", "--jobs", 1)
     nominal = json.loads(conditioned)["cells"][0]
     assert status == 0
-    for name in ("survival", "speed_error_rms", "wheel_speed_difference_error_rms", "action_rate"):
-        assert nominal[name] == pytest.approx(json.loads(plain)[name])
+    document = json.loads(plain)
+    for name, value in {"success_rate": document["success_rate"], **document["metrics"]}.items():
+        assert nominal[name] == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("models/a", "models/b"), "add --condition"),
+        (("models/a", "models/b"), "add --robustness"),
         (("models/a", "--robustness", "--view"), "leave --view out"),
         (("models/a", "--jobs", "2"), "leave --jobs out"),
         (("models/a", "--robustness", "--runtime", "board"), "in simulation"),
@@ -198,7 +197,7 @@ def test_what_does_not_go_together_is_refused(words, complaint):
 def config(*policies):
     return RobustnessConfig(
         policies=policies,
-        conditions=load_suite()[:1],
+        conditions=load_suite(SHIPPED)[:1],
         runtime="torch",
         environment="balance/Balance-v0",
         seeds=range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + 1),
@@ -215,4 +214,15 @@ def test_a_policy_that_is_not_there_is_said_before_any_work(ppo_bundle, tmp_path
 
 def test_an_error_of_a_run_arrives(ppo_bundle):
     with pytest.raises(UsageError, match="at least one episode and one step"):
-        run_suite(replace(config(ppo_bundle.path), max_steps=0, jobs=1))
+        run_suite(replace(config(ppo_bundle.path), max_steps=-1, jobs=1))
+
+
+def test_an_option_that_the_environment_does_not_know_is_said_before_any_work(ppo_bundle):
+    conditions = (Condition("nominal", "nominal", {}), Condition("a", "a", {"physics": {"mas_scale": 1}}))
+    with pytest.raises(ConfigError, match=r"physics\.mas_scale"):
+        run_suite(replace(config(ppo_bundle.path), conditions=conditions))
+
+
+def test_an_environment_without_a_suite_says_how_to_name_one(command, tmp_path):
+    with pytest.raises(UsageError, match="CartPole-v1 brings no robustness suite"):
+        own_suite(tmp_path, "CartPole-v1")
