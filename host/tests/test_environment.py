@@ -24,7 +24,7 @@ from balance_hil.rollout import rollout
 
 from .robots import write_robot
 
-MUJOCO = ("InvertedPendulum-v5", "HalfCheetah-v5", "Hopper-v5", "Swimmer-v5")
+MUJOCO = ("InvertedPendulum-v5", "HalfCheetah-v5", "Hopper-v5", "Swimmer-v5", "Ant-v5")
 
 
 @pytest.fixture(scope="module", params=["Euler", "RK4"])
@@ -273,6 +273,20 @@ def test_an_environment_that_scales_its_actions_is_not_taken_apart(robot):
         calls = []
         env.step(None, lambda: calls.append(1))
         assert calls == [1]
+
+
+def test_an_environment_with_a_physics_of_its_own_is_not_taken_apart(robot, registered):
+    import importlib
+
+    class WindyEnv(importlib.import_module(robot).CartEnv):
+        def do_simulation(self, ctrl, n_frames):
+            self.data.xfrc_applied[1, 0] = 0.1
+            super().do_simulation(ctrl, n_frames)
+
+    with open_environment(registered("toy/Windy-v0", WindyEnv)) as env:
+        assert env.substeps == 1
+        still = env.reset(0)
+        assert env.step(np.zeros(1, np.float32)).observation[2] > still[2]  # the wind is there
 
 
 # --- names and aliases ------------------------------------------------------------------------------------------------
