@@ -13,11 +13,11 @@ FIGURES = {
     "steps": 1000,
     "wall_s": 2.0,
     "evaluation_wall_s": 1.0,
-    "survival": 1.0,
+    "success_rate": 1.0,
     "episodes": 50,
     "action_rate": 0.03,
-    "speed_error_rms": 8.0,
-    "wheel_speed_difference_error_rms": 1.0,
+    "speed_error_rms_rad_s": 8.0,
+    "wheel_speed_difference_error_rms_rad_s": 1.0,
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from balance_hil.checkpoint import read_checkpoint
+from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.linear import linearize
 from balance_hil.errors import CheckpointError, ConfigError, UsageError
@@ -79,8 +80,9 @@ def test_the_gain_balances_the_simulation_and_no_gain_does_not(gain):
     weights = observation_gain(gain, envs.config_for("balance/Balance-v0"))
 
     def survival(scale):
-        episodes = rollout(lambda o: np.clip(o @ (scale * weights).T, -1, 1), "balance/Balance-v0", range(8), max_steps=600)
-        return summarize(episodes).survival
+        with open_environment("balance/Balance-v0") as env:
+            episodes = rollout(lambda o: np.clip(o @ (scale * weights).T, -1, 1), env, range(8), max_steps=600)
+        return summarize(episodes, env.metrics).success_rate
 
     assert survival(1.0) == 1.0
     assert survival(0.0) == 0.0
@@ -111,7 +113,7 @@ def test_the_policy_is_the_gain_on_a_limited_speed_error(designed, gain):
 def test_the_record_says_what_it_is(designed):
     record = json.loads((designed[0].output / "training.json").read_text())
     assert record["algorithm"] == "lqr"
-    assert record["survival"] == 1.0
+    assert record["success_rate"] == 1.0
     assert record["rebuild"].startswith("hil train lqr -e balance/Balance-v0 --config ")
     assert designed[1].tensorboard is None
 

@@ -70,7 +70,7 @@ def test_the_table_has_median_and_worst_and_names_what_is_missed(tmp_path):
     runs = [
         finished("ppo", 0, wall_s=10.0, int8_bytes=5000),
         finished("ppo", 1, wall_s=30.0, int8_bytes=5000),
-        finished("ppo", 2, wall_s=20.0, wheel_speed_difference_error_rms=44.0, survival=0.98),
+        finished("ppo", 2, wall_s=20.0, wheel_speed_difference_error_rms_rad_s=44.0, success_rate=0.98),
         lost,
     ]
     document = results.document(runs, {"cores": 2})
@@ -79,7 +79,7 @@ def test_the_table_has_median_and_worst_and_names_what_is_missed(tmp_path):
     summary = document["algorithms"]["ppo"]
     assert (summary["runs"], summary["finished"], summary["good"]) == (3, 3, 2)
     assert summary["metrics"]["wall_s"] == {"median": 20.0, "worst": 30.0}
-    assert summary["metrics"]["survival"] == {"median": 1.0, "worst": 0.98}
+    assert summary["metrics"]["success_rate"] == {"median": 1.0, "worst": 0.98}
     text = (tmp_path / "results.md").read_text()
     assert "| ppo | 2 of 3 | 100% / 98% | 20 / 30 | 1,000 | 0.030 | 8.0 | 1.0 / 44.0 | 5,000 |" in text
     assert re.search(r"\| ppo \| 2 \|.*misses a target \|", text)
@@ -90,16 +90,16 @@ def test_the_table_has_median_and_worst_and_names_what_is_missed(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"survival": 0.98},
+        {"success_rate": 0.98},
         {"action_rate": 0.06},
-        {"wheel_speed_difference_error_rms": 5.1},
+        {"wheel_speed_difference_error_rms_rad_s": 5.1},
         {"int8_bytes": 8193},
-        {"int8_survival": 0.9},
+        {"int8_success_rate": 0.9},
     ],
 )
 def test_what_counts_as_good(changes):
-    assert results.good(FIGURES | {"int8_bytes": 8192, "int8_survival": 1.0})
-    assert not results.good(FIGURES | {"int8_bytes": 8192, "int8_survival": 1.0} | changes)
+    assert results.good(FIGURES | {"int8_bytes": 8192, "int8_success_rate": 1.0})
+    assert not results.good(FIGURES | {"int8_bytes": 8192, "int8_success_rate": 1.0} | changes)
 
 
 def test_seeds_are_read():

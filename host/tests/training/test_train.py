@@ -30,7 +30,7 @@ def test_a_training_leaves_a_policy_and_its_record(finished):
     assert 0 < values["steps"] <= 1024
     assert values["wall_s"] > 0
     assert values["evaluation_wall_s"] > 0
-    assert values["survival"] == values["evaluation"]["survived"] / 3
+    assert values["success_rate"] == 1 - values["evaluation"]["failed"] / 3
     assert values["evaluation"]["first_seed"] == 10_000
     assert values["hyper_parameters"]["policy_layers"] == [8]
     assert values["spec"] == json.loads(json.dumps(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0").to_dict()))
@@ -48,7 +48,7 @@ def test_progress_tells_steps_survival_and_return(finished):
     assert {p.phase for p in progress} == {"starting", "training", "evaluating"}
     assert [p.steps for p in progress] == sorted(p.steps for p in progress)
     assert progress[-1].total_steps == 1024
-    assert progress[-1].survival is not None
+    assert progress[-1].success_rate is not None
     assert any(p.episode_return for p in progress)
 
 
@@ -59,7 +59,7 @@ def test_tensorboard_has_every_reward_term_and_the_evaluation(finished):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {f"reward/{term}" for term in REWARD_TERMS} <= tags
-    assert {"evaluation/survival", "rollout/ep_rew_mean", "train/loss"} <= tags
+    assert {"evaluation/success_rate", "rollout/ep_rew_mean", "train/loss"} <= tags
     assert events.Scalars("reward/alive")[0].value == pytest.approx(0.2)
 
 
@@ -84,21 +84,21 @@ def test_training_stops_when_survival_is_full(tiny, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     result = train(replace(tiny, steps=100_000))
     assert signal.getsignal(signal.SIGINT) is handler
-    assert result.record.survival == 1.0
+    assert result.record.success_rate == 1.0
     assert result.record.steps == 512
 
 
 def test_the_best_policy_is_kept(tiny, monkeypatch):
     from balance_hil.training.session import Evaluator
 
-    survivals = iter([0.5, 0.9, 0.0])  # at 512, 768 and, at the end, 1024 steps
+    rates = iter([0.5, 0.9, 0.0])  # at 512, 768 and, at the end, 1024 steps
     check, confirm = Evaluator.check, Evaluator.confirm
-    monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), survival=next(survivals)))
+    monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), success_rate=next(rates)))
     confirmed = []
 
     def observed(evaluator, model):
         confirmed.append({name: value.numpy().copy() for name, value in model.policy.state_dict().items()})
-        return replace(confirm(evaluator, model), survival=2 / 3)
+        return replace(confirm(evaluator, model), success_rate=2 / 3)
 
     monkeypatch.setattr(Evaluator, "confirm", observed)
     config = tiny.config.parent / "more_checks.yaml"
@@ -107,7 +107,7 @@ def test_the_best_policy_is_kept(tiny, monkeypatch):
     )
     result = train(replace(tiny, config=config))
     assert result.record.steps == 768
-    assert result.record.survival == pytest.approx(2 / 3)
+    assert result.record.success_rate == pytest.approx(2 / 3)
     assert len(confirmed) == 1
     for name, value in load(result.output).parameters()["policy"].items():
         np.testing.assert_array_equal(confirmed[0][name], value.numpy())
@@ -117,16 +117,9 @@ def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
     from balance_hil.metrics import EvaluationSummary
     from balance_hil.training.evaluation import rank
 
-    def summary(survival, speed, yaw, steps=24_000):
-        return EvaluationSummary(
-            episodes=4,
-            survived=0,
-            survival=survival,
-            steps=steps,
-            speed_error_rms=speed,
-            wheel_speed_difference_error_rms=yaw,
-            action_rate=0.0,
-        )
+    def summary(success_rate, speed, yaw, steps=24_000):
+        metrics = {"speed_error_rms_rad_s": speed, "wheel_speed_difference_error_rms_rad_s": yaw, "action_rate": 0.0}
+        return EvaluationSummary(episodes=4, failed=0, success_rate=success_rate, steps=steps, metrics=metrics)
 
     worst_to_best = [
         rank(summary(0.5, 1.0, 1.0, steps=12_000), None, False),
@@ -167,7 +160,7 @@ def test_resuming_restores_weights_optimizer_and_statistics(finished, resumable)
     ("changes", "error", "message"),
     [
         ({"algorithm": "ppoo"}, UsageError, "did you mean 'ppo'"),
-        ({"environment": "Env1"}, UnknownEnvironmentError, "did you mean 'balance/Balance-v0'"),
+        ({"environment": "balance/Balance-v1"}, UnknownEnvironmentError, "did you mean 'balance/Balance-v0'"),
         ({"seed": -1}, UsageError, "seed is -1"),
         ({"steps": 0}, ConfigError, "'steps' is 0"),
         ({"device": "abacus"}, UsageError, "cannot train on 'abacus'"),
@@ -194,15 +187,18 @@ def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(tiny,
     assert plan(replace(tiny, device="auto")).request.device == "cuda"
 
 
-def test_a_spinning_or_action_rateing_policy_does_not_end_training(tiny, monkeypatch):
+def test_a_spinning_or_chattering_policy_does_not_end_training(tiny, monkeypatch):
     from balance_hil.training.session import Evaluator
 
     check = Evaluator.check
     confirmed = []
-    monkeypatch.setattr(Evaluator, "confirm", lambda *args: confirmed.append(args) or replace(check(*args), survival=1.0))
-    for name in ("action_rate", "speed_error_rms", "wheel_speed_difference_error_rms"):
-        good = {"survival": 1.0, "action_rate": 0.0, "speed_error_rms": 0.0, "wheel_speed_difference_error_rms": 0.0}
-        monkeypatch.setattr(Evaluator, "check", lambda *args, bad=name, good=good: replace(check(*args), **(good | {bad: 1e3})))
+    monkeypatch.setattr(Evaluator, "confirm", lambda *args: confirmed.append(args) or replace(check(*args), success_rate=1.0))
+    names = ("action_rate", "speed_error_rms_rad_s", "wheel_speed_difference_error_rms_rad_s")
+    for name in names:
+        metrics = dict.fromkeys(names, 0.0) | {name: 1e3}
+        monkeypatch.setattr(
+            Evaluator, "check", lambda *args, metrics=metrics: replace(check(*args), success_rate=1.0, metrics=metrics)
+        )
         result = train(replace(tiny, output=tiny.output / name))
         assert load(result.checkpoint).record.steps == 1024
         assert len(confirmed) == 1  # at the end, to be reported

@@ -108,8 +108,8 @@ def test_an_interrupted_confirmation_leaves_the_latest_weights_not_the_best(tiny
         signal.raise_signal(signal.SIGINT)
         raise StopRequestedError
 
-    check, survivals = Evaluator.check, iter([0.9, 0.1])  # at 512 and, at the end, 1024 steps
-    monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), survival=next(survivals)))
+    check, rates = Evaluator.check, iter([0.9, 0.1])  # at 512 and, at the end, 1024 steps
+    monkeypatch.setattr(Evaluator, "check", lambda *args: replace(check(*args), success_rate=next(rates)))
     monkeypatch.setattr(Evaluator, "confirm", interrupted)
     through = train(tiny)
     monkeypatch.undo()
@@ -200,9 +200,9 @@ def run_cli(*arguments):
 def test_the_command_prints_one_json_document_and_fails_when_the_policy_falls(tiny):
     outcome = run_cli("ppo", "--config", tiny.config, "-o", tiny.output, "--runs", tiny.runs, "--json")
     document = json.loads(outcome.stdout)
-    assert {"algorithm", "environment", "seed", "steps", "wall_s", "survival", "bundle"} <= set(document)
+    assert {"algorithm", "environment", "seed", "steps", "wall_s", "success_rate", "bundle"} <= set(document)
     assert document["bundle"] == str(tiny.output)
-    assert document["survival"] < 1.0
+    assert document["success_rate"] < 1.0
     assert outcome.exit_code == 1
     assert "the policy falls" in outcome.stderr
 

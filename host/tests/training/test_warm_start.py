@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from balance_hil.checkpoint import read_checkpoint
+from balance_hil.environment import open_environment
 from balance_hil.errors import CheckpointError, ConfigError, EnvironmentMismatchError, UsageError
 from balance_hil.metrics import summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, rollout
@@ -51,8 +52,9 @@ def test_the_result_is_judged_on_the_robot_of_the_evaluation(frozen, tmp_path):
     result = train(replace(frozen, config=config))
     actor = read_checkpoint(result.output / "policy.zip")
     seeds = range(EVALUATION_SEED_BASE, EVALUATION_SEED_BASE + result.record.evaluation["episodes"])
-    again = summarize(rollout(actor.act_batch, "balance/Balance-v0", seeds, options=robot))
-    assert result.record.evaluation["speed_error_rms"] == pytest.approx(again.speed_error_rms)
+    with open_environment("balance/Balance-v0", {"options": robot}) as env:
+        again = summarize(rollout(actor.act_batch, env, seeds), env.metrics)
+    assert result.record.evaluation["metrics"] == pytest.approx(again.metrics)
     config.write_text(settings.replace("com_offset", "kom_offset"))
     with pytest.raises(ConfigError, match="kom_offset"):
         plan(replace(frozen, config=config))
