@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from balance_hil.boards import Board, Upload
+from balance_hil.boards import Board
 from balance_hil.boards.upload import transfer
 from balance_hil.bundle import GOLDEN, Bundle, model_id
 from balance_hil.errors import BoardStatusError, HarnessError, ReplyTimeoutError
 from balance_hil.link import Fault
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
+from balance_hil.quantize import Normalization
 from balance_hil.runtimes.tflm import TflmModel
 
 ROWS = 200
@@ -33,14 +35,15 @@ def inputs(hil_bundle: Bundle) -> NDArray[np.int8]:
 
 
 @pytest.fixture(scope="module")
-def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> Upload:
+def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
     """The bundle's model with other weights: same shape, same arena, another policy."""
     model = _other_weights(hil_bundle.int8_model())
     try:
         runtime = TflmModel(model)
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
-    return Upload.of_model(model, inputs[:8], runtime.infer_int8_batch(inputs[:8]))
+    outputs = runtime.infer_int8_batch(inputs[:8])
+    return ModelImage(model=model, normalization=hil_bundle.normalization, inputs=inputs[:8], outputs=outputs)
 
 
 def _other_weights(model: bytes) -> bytes:
@@ -72,7 +75,7 @@ def outputs(board: Board, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
-    board: Board, other: Upload, inputs: NDArray[np.int8], hil_bundle: Bundle, hil_measure: Callable[..., None]
+    board: Board, other: ModelImage, inputs: NDArray[np.int8], hil_bundle: Bundle, hil_measure: Callable[..., None]
 ) -> None:
     before = outputs(board, inputs)
     result = transfer(board, other)
@@ -91,9 +94,9 @@ def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
     assert np.array_equal(outputs(board, inputs), before)
 
 
-def test_uploads_follow_one_another(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+def test_uploads_follow_one_another(board: Board, other: ModelImage, hil_bundle: Bundle) -> None:
     board.bundle = None
-    for upload in (other, Upload.of(hil_bundle), other):
+    for upload in (other, ModelImage.of(hil_bundle), other):
         transfer(board, upload)
         info = board.identify()
         assert (info.model_id, info.uploaded) == (upload.id, 1)
@@ -107,7 +110,7 @@ def test_a_model_that_runs_already_is_not_sent(board: Board, hil_bundle: Bundle)
     assert board.stats().requests <= before.requests + 4, "HELLO and STATS_REQUEST, nothing else"
 
 
-def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: Upload, inputs: NDArray[np.int8]) -> None:
+def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: ModelImage, inputs: NDArray[np.int8]) -> None:
     transfer(board, other)
     board.bundle = None
     board.identify()
@@ -116,16 +119,16 @@ def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: Upl
         assert np.array_equal(layer.values, want), layer.name
 
 
-def _cut(upload: Upload) -> Upload:
-    return Upload.of_model(upload.model[: len(upload.model) // 2], upload.inputs, upload.outputs)
+def _cut(upload: ModelImage) -> ModelImage:
+    return replace(upload, model=upload.model[: len(upload.model) // 2], id="")
 
 
-def _hostile(upload: Upload) -> Upload:
+def _hostile(upload: ModelImage) -> ModelImage:
     """The root table is somewhere else."""
-    return Upload.of_model(struct.pack("<I", 0x7FFFFFF0) + upload.model[4:], upload.inputs, upload.outputs)
+    return replace(upload, model=struct.pack("<I", 0x7FFFFFF0) + upload.model[4:], id="")
 
 
-def _other_operator(upload: Upload) -> Upload:
+def _other_operator(upload: ModelImage) -> ModelImage:
     """Its first operator code is one that no engine here knows (120, WHERE's neighborhood)."""
     from balance_hil.tflite.codec import edit, schema
 
@@ -133,18 +136,20 @@ def _other_operator(upload: Upload) -> Upload:
         for code in model.operatorCodes:
             code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.EXP
 
-    return Upload.of_model(edit(upload.model, change), upload.inputs, upload.outputs)
+    return replace(upload, model=edit(upload.model, change), id="")
 
 
-def _wrong_shape(upload: Upload) -> Upload:
-    return Upload.of_model(upload.model, upload.inputs[:, :-1], upload.outputs)
+def _wrong_shape(upload: ModelImage) -> ModelImage:
+    by = upload.normalization
+    shorter = Normalization(by.mean[:-1], by.inverse_std[:-1], by.clip) if by is not None else None
+    return replace(upload, inputs=upload.inputs[:, :-1], normalization=shorter, id="")
 
 
-def _wrong_vectors(upload: Upload) -> Upload:
+def _wrong_vectors(upload: ModelImage) -> ModelImage:
     return replace(upload, outputs=(upload.outputs ^ 1).astype(np.int8))
 
 
-def _wrong_id(upload: Upload) -> Upload:
+def _wrong_id(upload: ModelImage) -> ModelImage:
     return replace(upload, id=model_id(b""))
 
 
@@ -161,10 +166,10 @@ def _wrong_id(upload: Upload) -> Upload:
 )
 def test_a_model_that_is_not_right_leaves_the_one_that_runs(
     board: Board,
-    other: Upload,
+    other: ModelImage,
     inputs: NDArray[np.int8],
     hil_bundle: Bundle,
-    spoil: Callable[[Upload], Upload],
+    spoil: Callable[[ModelImage], ModelImage],
     statuses: set[str],
 ) -> None:
     before = outputs(board, inputs)
@@ -180,7 +185,7 @@ def test_a_model_that_is_not_right_leaves_the_one_that_runs(
     assert board.self_test().mismatches == 0
 
 
-def test_an_upload_that_is_too_large_is_refused_with_the_limit(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+def test_an_upload_that_is_too_large_is_refused_with_the_limit(board: Board, other: ModelImage, hil_bundle: Bundle) -> None:
     limit = board.info.upload_size
     begin = replace(other.begin(1), model_size=limit)
     with pytest.raises(BoardStatusError) as refused:
@@ -189,7 +194,7 @@ def test_an_upload_that_is_too_large_is_refused_with_the_limit(board: Board, oth
     assert board.identify().model_id == hil_bundle.id
 
 
-def test_damaged_memory_shows_in_the_checksum_of_the_whole(board: Board, other: Upload, hil_bundle: Bundle) -> None:
+def test_damaged_memory_shows_in_the_checksum_of_the_whole(board: Board, other: ModelImage, hil_bundle: Bundle) -> None:
     begin = replace(other.begin(77), crc=0xDEADBEEF)
     board.request(begin)
     board.pipeline([messages.LoadData(77, at, other.data()[at : at + 90]) for at in range(0, len(other.data()), 90)])
@@ -200,7 +205,7 @@ def test_damaged_memory_shows_in_the_checksum_of_the_whole(board: Board, other: 
 
 
 def test_an_upload_that_stops_half_way_changes_nothing(
-    board: Board, other: Upload, inputs: NDArray[np.int8], hil_bundle: Bundle
+    board: Board, other: ModelImage, inputs: NDArray[np.int8], hil_bundle: Bundle
 ) -> None:
     before = outputs(board, inputs)
     board.request(other.begin(5))
@@ -217,7 +222,7 @@ def test_an_upload_that_stops_half_way_changes_nothing(
     assert board.identify().model_id == hil_bundle.id
 
 
-def test_an_uploaded_model_wants_a_new_greeting(board: Board, other: Upload) -> None:
+def test_an_uploaded_model_wants_a_new_greeting(board: Board, other: ModelImage) -> None:
     transfer(board, other)
     with pytest.raises(BoardStatusError, match="not_identified"):
         board.infer(np.zeros(board.info.n_obs, np.float32))
@@ -225,7 +230,11 @@ def test_an_uploaded_model_wants_a_new_greeting(board: Board, other: Upload) -> 
 
 
 def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
-    hil_board: Board, hil_connect: Callable[..., Board], other: Upload, inputs: NDArray[np.int8], hil_measure: Callable[..., None]
+    hil_board: Board,
+    hil_connect: Callable[..., Board],
+    other: ModelImage,
+    inputs: NDArray[np.int8],
+    hil_measure: Callable[..., None],
 ) -> None:
     if not hil_board.info.upload_size:
         pytest.skip(f"{hil_board.name} has no room for uploads")

@@ -110,8 +110,7 @@ class Bundle:
         Raises:
             NonFiniteInputError: a value is NaN or infinite.
         """
-        values = self.normalization.apply(observations) if self.normalization else observations
-        return quantize(values, self.input_quant)
+        return quantize(observations, self.input_quant, self.normalization)
 
     @property
     def source_normalization(self) -> Normalization | None:

@@ -1,31 +1,96 @@
-"""``model.h``: the C header that carries a model, and some golden vectors, into a firmware image."""
+"""What a board is given to run: a model, its normalization, and vectors that its engine must reproduce.
+
+One ``ModelImage`` has three forms: ``model.h`` (compiled into a firmware image), a file (the native board), and an upload (LOAD).
+"""
 
 from __future__ import annotations
 
+import struct
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import model_id
+from balance_hil.bundle import GOLDEN, Bundle, model_id
+from balance_hil.protocol import messages
+from balance_hil.quantize import Normalization
 
-SELF_TEST_ROWS = 8  # the first of the golden vectors
+SELF_TEST_ROWS = 8  # of the golden vectors that an image carries
 _BYTES_PER_LINE = 16
+_NUMBERS_PER_LINE = 8
 
 
-def write_header(path: Path, model: bytes, inputs: NDArray[np.int8], outputs: NDArray[np.int8]) -> None:
-    """Writes ``model.h``: the model as an aligned array, its length and id, and vectors for the board's self-test.
+def normalization_crc(normalization: Normalization | None) -> int:
+    """What INFO calls a normalization: its CRC-32; 0 for none."""
+    return zlib.crc32(normalization.to_bytes()) if normalization else 0
+
+
+def _no_rows() -> NDArray[np.int8]:
+    return np.zeros((0, 0), np.int8)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelImage:
+    """A model and what belongs to it.
 
     Args:
-        path: of the header.
         model: bytes of the int8 ``.tflite``.
-        inputs: int8 [n, n_obs]; the first 8 rows go into the header, or fewer where there are fewer.
-        outputs: int8 [n, n_act] that TFLM gives for them.
+        normalization: of observations, before quantization; None: none.
+        inputs: int8 [n, n_obs], vectors for the self-test; none are allowed but for an upload.
+        outputs: int8 [n, n_act] that TensorFlow Lite Micro gives for them.
+        id: what the board reports; by default that of model and normalization.
     """
-    count = min(SELF_TEST_ROWS, len(inputs))
-    lines = [", ".join(f"0x{b:02x}" for b in model[i : i + _BYTES_PER_LINE]) for i in range(0, len(model), _BYTES_PER_LINE)]
-    array = ",\n    ".join(lines)
-    text = f"""// Written by `hil export`. Do not edit: the board reports kModelId and the host refuses any other model.
+
+    model: bytes
+    normalization: Normalization | None = None
+    inputs: NDArray[np.int8] = field(default_factory=_no_rows)
+    outputs: NDArray[np.int8] = field(default_factory=_no_rows)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", model_id(self.model, self.normalization))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """What a board that runs ``bundle`` carries."""
+        with np.load(bundle.file(GOLDEN)) as golden:
+            inputs, outputs = (golden[name][:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
+        return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
+
+    def begin(self, transfer: int) -> messages.LoadBegin:
+        """The announcement of an upload."""
+        return messages.LoadBegin(
+            transfer,
+            len(self.model),
+            int(self.normalization is not None),
+            len(self.inputs),
+            self.inputs.shape[1] or (len(self.normalization.mean) if self.normalization else 0),
+            self.outputs.shape[1],
+            zlib.crc32(self.data()),
+            self.id,
+        )
+
+    def data(self) -> bytes:
+        """The bytes of an upload."""
+        normalization = self.normalization.to_bytes() if self.normalization else b""
+        return self.model + normalization + self.inputs.astype(np.int8).tobytes() + self.outputs.astype(np.int8).tobytes()
+
+    def file(self) -> bytes:
+        """The file that the native board starts with: size and payload of the announcement, then the data."""
+        announcement = self.begin(0).pack()
+        return struct.pack("<H", len(announcement)) + announcement + self.data()
+
+    def header(self) -> str:
+        """``model.h``: the model as an aligned array, its length and id, its normalization, the vectors."""
+        size = _BYTES_PER_LINE
+        lines = [", ".join(f"0x{b:02x}" for b in self.model[i : i + size]) for i in range(0, len(self.model), size)]
+        array = ",\n    ".join(lines)
+        inputs, outputs = self.inputs[:SELF_TEST_ROWS], self.outputs[:SELF_TEST_ROWS]
+        return f"""// Written by `hil export`. Do not edit: the board reports kModelId and the host refuses any other model.
 #pragma once
 
 #include <cstddef>
@@ -33,28 +98,48 @@ def write_header(path: Path, model: bytes, inputs: NDArray[np.int8], outputs: ND
 
 namespace hil_model {{
 
-/// First 12 hex digits of the SHA-256 of kModel.
-constexpr char kModelId[] = "{model_id(model)}";
+/// First 12 hex digits of the SHA-256 of kModel{" and its normalization" if self.normalization else ""}.
+constexpr char kModelId[] = "{self.id}";
 
-constexpr std::size_t kModelSize = {len(model)};
+constexpr std::size_t kModelSize = {len(self.model)};
 
 /// int8 TensorFlow Lite flatbuffer. TFLM wants it aligned to 16 bytes.
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
-
+{_normalization(self.normalization) if self.normalization else ""}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
-constexpr int kSelfTestCount = {count};
-constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1]}] = {{
-{_rows(inputs[:SELF_TEST_ROWS])}
+constexpr int kSelfTestCount = {len(inputs)};
+constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
+{_rows(inputs)}
 }};
-constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1]}] = {{
-{_rows(outputs[:SELF_TEST_ROWS])}
+constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] = {{
+{_rows(outputs)}
 }};
 
 }}  // namespace hil_model
 """
-    path.write_text(text)
+
+    def write_header(self, path: Path) -> None:
+        """Writes ``model.h``."""
+        path.write_text(self.header())
+
+
+def _normalization(by: Normalization) -> str:
+    """Hexadecimal floats: the bits, whatever the compiler."""
+
+    def array(values: NDArray[np.float32]) -> str:
+        words = [f"{float(v).hex()}f" for v in values]
+        lines = [", ".join(words[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(words), _NUMBERS_PER_LINE)]
+        return "{\n    " + ",\n    ".join(lines) + ",\n}"
+
+    return f"""
+/// Observations: (value - mean) * inverse_std, within plus and minus the clip; in float32, before quantization.
+#define HIL_MODEL_NORMALIZED 1
+constexpr float kNormalizationMean[] = {array(by.mean)};
+constexpr float kNormalizationInverseStd[] = {array(by.inverse_std)};
+constexpr float kNormalizationClip = {float(by.clip).hex()}f;
+"""
 
 
 def _rows(values: NDArray[np.int8]) -> str:

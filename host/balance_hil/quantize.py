@@ -96,8 +96,8 @@ class Normalization:
         return hash(self.to_bytes())
 
 
-def quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.int8]:
-    """Converts physical values, float [...], to int8 [...].
+def quantize(values: ArrayLike, params: QuantParams, normalization: Normalization | None = None) -> NDArray[np.int8]:
+    """Converts physical values, float [...], to int8 [...]; observations, float [..., n_obs], are normalized first.
 
     Raises:
         NonFiniteInputError: a value is NaN or infinite. The firmware refuses those as well.
@@ -105,6 +105,8 @@ def quantize(values: ArrayLike, params: QuantParams) -> NDArray[np.int8]:
     x = np.asarray(values, dtype=np.float32)
     if not np.all(np.isfinite(x)):
         raise NonFiniteInputError("cannot quantize a NaN or an infinity", "check the observation that produced it")
+    if normalization is not None:
+        x = normalization.apply(x)
     # A huge finite value divided by a small scale is infinite and saturates below, like in the C++ code.
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = x / np.float32(params.scale)

@@ -27,9 +27,11 @@ import numpy as np
 import serial
 
 from balance_hil.boards import Board, connect
-from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import Bundle
 from balance_hil.envs import balance as envs
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 
@@ -77,7 +79,7 @@ class Contender:
 def run() -> list[dict[str, Any]]:
     """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
     bundle = Bundle.load(BUNDLE)
-    text_machine = NativeMachine(NativeConfig.for_bundle(bundle))
+    text_machine = NativeMachine(EmulationConfig(image=ModelImage.of(bundle)))
     with contextlib.closing(text_machine), connect("native", bundle) as board:
         observation = np.zeros(bundle.spec.n_obs, np.float32)
         request = len(encode(messages.Infer(observation), 1))

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "board/built_config.h"
 #include "board_engine/board_engine.h"
 #include "hal_mps/hal_mps.h"
 #include "model.h"
@@ -12,7 +13,6 @@
 
 namespace {
 
-constexpr uint32_t kBaud = 921'600;
 constexpr uint32_t kRounds = 256;
 
 hil::mps::CmsdkUart uart;
@@ -57,10 +57,11 @@ void Measure(hil::Engine* engine) {
 }  // namespace
 
 int main() {
-  uart.Open(kBaud);
-  hil::Engine* const engine = hil::BoardEngine();
+  uart.Open(HIL_BAUD);
+  const hil::Place place = hil::FirstPlace();
+  hil::Engine* const engine = place.engine;
   const hil::mps::InstructionCounter loading;
-  const hil::Status status = engine->Init({hil_model::kModel, hil_model::kModelSize}, hil::BoardArena());
+  const hil::Status status = engine->Init({hil_model::kModel, hil_model::kModelSize}, place.arena);
   Report("load_instructions", static_cast<uint32_t>(loading.Elapsed()));
   Report("status", static_cast<uint32_t>(status));
   if (status == hil::Status::kOk) {

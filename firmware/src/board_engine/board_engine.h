@@ -1,16 +1,29 @@
 // The engines of this image. platformio.ini compiles one of the files beside this one.
 #pragma once
 
-#include "engine/engine.h"
+#include "server/models.h"
 
 namespace hil {
 
-/// The engine of the flashed model, not loaded yet, and the memory that it works in.
-Engine* BoardEngine();
-Arena BoardArena();
+/// The place of the flashed model, and the one for a model that is uploaded: engine and arena, no memory for an upload. What is
+/// not called takes no memory.
+Place FirstPlace();
+Place SecondPlace();
 
-/// The same once more, for a model that is uploaded. What is not called takes no memory.
-Engine* SecondEngine();
-Arena SecondArena();
+namespace board_engine {
 
+inline constexpr size_t kArenaBytes = 16 * 1024;
+
+/// One engine of this type with an arena; another one for each number.
+template <typename EngineType, int kNumber>
+Place StaticPlace() {
+  alignas(16) static uint8_t arena[kArenaBytes];
+  static EngineType engine;
+  Place place;
+  place.engine = &engine;
+  place.arena = {arena, sizeof arena};
+  return place;
+}
+
+}  // namespace board_engine
 }  // namespace hil

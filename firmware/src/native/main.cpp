@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -12,15 +13,14 @@
 #include <getopt.h>
 #include <unistd.h>
 
-#include "build_info.h"
+#include "board/board.h"
+#include "board/built_config.h"
 #include "engine_int8/int8_engine.h"
 #include "engine_remote/engine_remote.h"
 #include "faults/fault.h"
 #include "faults/faulty_conversion.h"
 #include "faults/faulty_engine.h"
 #include "hal_native/hal_native.h"
-#include "model_id/model_id.h"
-#include "server/server.h"
 
 namespace {
 
@@ -30,8 +30,7 @@ constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal takes before its
 struct Options {
   int fd = -1;
   int engine_fd = -1;
-  std::string model;
-  std::string self_test;
+  std::string image;
   std::string engine = "tflm";
   std::string board_name = "native";
   uint32_t watchdog_ms = hil::protocol::kWatchdogMs;
@@ -68,12 +67,17 @@ hil::faults::Fault ParseFault(const char* name) {
 
 Options ParseOptions(int argc, char** argv) {
   static const option kOptions[] = {
-      {"fd", required_argument, nullptr, 'f'},           {"engine-fd", required_argument, nullptr, 'e'},
-      {"model", required_argument, nullptr, 'm'},        {"self-test", required_argument, nullptr, 's'},
-      {"engine", required_argument, nullptr, 'n'},       {"board-name", required_argument, nullptr, 'b'},
-      {"watchdog-ms", required_argument, nullptr, 'w'},  {"arena-bytes", required_argument, nullptr, 'a'},
-      {"upload-bytes", required_argument, nullptr, 'u'}, {"fault", required_argument, nullptr, 'x'},
-      {"list-faults", no_argument, nullptr, 'l'},        {nullptr, 0, nullptr, 0},
+      {"fd", required_argument, nullptr, 'f'},
+      {"engine-fd", required_argument, nullptr, 'e'},
+      {"image", required_argument, nullptr, 'i'},
+      {"engine", required_argument, nullptr, 'n'},
+      {"board-name", required_argument, nullptr, 'b'},
+      {"watchdog-ms", required_argument, nullptr, 'w'},
+      {"arena-bytes", required_argument, nullptr, 'a'},
+      {"upload-bytes", required_argument, nullptr, 'u'},
+      {"fault", required_argument, nullptr, 'x'},
+      {"list-faults", no_argument, nullptr, 'l'},
+      {nullptr, 0, nullptr, 0},
   };
   Options options;
   int chosen = 0;
@@ -85,11 +89,8 @@ Options ParseOptions(int argc, char** argv) {
       case 'e':
         options.engine_fd = static_cast<int>(ParseNumber("engine-fd", optarg));
         break;
-      case 'm':
-        options.model = optarg;
-        break;
-      case 's':
-        options.self_test = optarg;
+      case 'i':
+        options.image = optarg;
         break;
       case 'n':
         options.engine = optarg;
@@ -124,39 +125,6 @@ Options ParseOptions(int argc, char** argv) {
   return options;
 }
 
-std::vector<uint8_t> ReadFile(const std::string& path) {
-  if (path.empty()) return {};
-  std::ifstream file(path, std::ios::binary);
-  std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.is_open() || file.bad()) Fail("cannot read " + path);
-  return bytes;
-}
-
-/// Golden vectors as they lie in memory: all inputs, then all outputs.
-class GoldenFile {
- public:
-  explicit GoldenFile(const std::string& path) : rows_(ReadFile(path)) {}
-
-  /// Splits rows of n_obs inputs and n_act outputs.
-  hil::GoldenVectors Split(const hil::EngineInfo& model) {
-    const size_t row = static_cast<size_t>(model.n_obs) + model.n_act;
-    if (rows_.empty() || row == 0) return {};
-    if (rows_.size() % row != 0) Fail("the self-test file does not hold whole rows of inputs and outputs of this model");
-    const size_t count = rows_.size() / row;
-    for (size_t i = 0; i < count; ++i) {
-      const auto start = rows_.begin() + static_cast<std::ptrdiff_t>(i * row);
-      inputs_.insert(inputs_.end(), start, start + model.n_obs);
-      outputs_.insert(outputs_.end(), start + model.n_obs, start + static_cast<std::ptrdiff_t>(row));
-    }
-    return {inputs_.data(), outputs_.data(), static_cast<uint16_t>(count)};
-  }
-
- private:
-  std::vector<uint8_t> rows_;
-  std::vector<int8_t> inputs_;
-  std::vector<int8_t> outputs_;
-};
-
 constexpr size_t kArenaBytes = 64 * 1024;  // of the compact engine, for an uploaded model
 
 /// Memory aligned for anything.
@@ -166,43 +134,68 @@ Memory Allocate(size_t bytes) { return Memory((bytes + sizeof(std::max_align_t) 
 
 uint8_t* BytesOf(Memory* memory) { return reinterpret_cast<uint8_t*>(memory->data()); }
 
-/// One place for a model: engine, conversion and memory.
-class Place {
+/// The model that the board starts with, from a file: size u16 and payload of LOAD_BEGIN, then the data of the upload.
+class ImageFile {
  public:
-  Place(const Options& options, uint8_t number, const hil::hal::Clock* clock)
+  explicit ImageFile(const std::string& path) {
+    if (path.empty()) return;
+    std::ifstream file(path, std::ios::binary);
+    bytes_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    if (!file.is_open() || file.bad()) Fail("cannot read " + path);
+    uint16_t size = 0;
+    hil::PayloadReader reader(bytes_.data(), bytes_.size());
+    if (!reader.Read(&size) || bytes_.size() < sizeof size + size) Fail(path + " holds no announcement of a model");
+    hil::PayloadReader payload(bytes_.data() + sizeof size, size);
+    hil::protocol::LoadBegin announced;
+    const size_t start = sizeof size + size;
+    if (!announced.Read(&payload) || bytes_.size() - start != hil::UploadSize(announced)) Fail(path + " is cut off");
+    aligned_ = Allocate(bytes_.size() - start);
+    if (!aligned_.empty()) std::memcpy(aligned_.data(), bytes_.data() + start, bytes_.size() - start);
+    id_.assign(announced.model_id.data, announced.model_id.size);
+    image_ = hil::UploadedImage(announced, BytesOf(&aligned_), id_.c_str());
+  }
+
+  const hil::ModelImage& image() const { return image_; }
+
+ private:
+  std::vector<uint8_t> bytes_;
+  Memory aligned_;
+  std::string id_;
+  hil::ModelImage image_;
+};
+
+/// One place for a model: engine, conversion and memory.
+class NativePlace {
+ public:
+  /// `flashed`: the model that is loaded here at the start; empty for the place of the first upload.
+  NativePlace(const Options& options, uint8_t number, const hil::ByteSpan& flashed)
       : options_(options),
         remote_engine_(options.engine.c_str(), options.engine_fd, number),
         engine_(IsCompact() ? static_cast<hil::Engine*>(&compact_engine_) : &remote_engine_),
         faulty_engine_(options.fault, engine_),
         faulty_conversion_(options.fault, engine_),
-        inference_(IsHealthy() ? engine_ : &faulty_engine_, clock,
-                   IsHealthy() ? static_cast<hil::Conversion*>(&hil::exact_conversion) : &faulty_conversion_),
+        arena_bytes_(ArenaBytes(flashed)),
+        arena_(Allocate(arena_bytes_)),
         upload_(Allocate(options.upload_bytes)) {}
 
-  /// Loads the model that the board starts with, in an arena of just what it needs, or of --arena-bytes.
-  void Load(const hil::ByteSpan& model) {
-    size_t bytes = options_.arena_bytes;
-    if (IsCompact() && bytes == 0) hil::Int8Engine::RequiredArena(model, &bytes);  // a refusal comes up again in Load()
-    Reserve(bytes);
-    inference_.Load(model, {BytesOf(&arena_), bytes});
+  hil::Place place() {
+    const bool healthy = options_.fault == hil::faults::Fault::kNone;
+    return {healthy ? engine_ : &faulty_engine_,
+            {BytesOf(&arena_), arena_bytes_},
+            BytesOf(&upload_),
+            options_.upload_bytes,
+            healthy ? &hil::exact_conversion : static_cast<hil::Conversion*>(&faulty_conversion_)};
   }
-
-  /// For an uploaded model.
-  hil::ModelSlot Slot() {
-    const size_t bytes = IsCompact() && options_.arena_bytes == 0 ? kArenaBytes : options_.arena_bytes;
-    Reserve(bytes);
-    return {&inference_, {BytesOf(&arena_), bytes}, BytesOf(&upload_), options_.upload_bytes};
-  }
-
-  const hil::Inference& inference() const { return inference_; }
 
  private:
   bool IsCompact() const { return options_.engine == "int8"; }
-  bool IsHealthy() const { return options_.fault == hil::faults::Fault::kNone; }
 
-  /// Room for any upload, or for more where the model that the board starts with needs it.
-  void Reserve(size_t bytes) {
-    if (arena_.empty()) arena_ = Allocate(IsCompact() && bytes < kArenaBytes ? kArenaBytes : bytes);
+  /// --arena-bytes; else what the flashed model needs, and room for any upload.
+  size_t ArenaBytes(const hil::ByteSpan& flashed) const {
+    size_t bytes = options_.arena_bytes;
+    if (!IsCompact() || bytes != 0) return bytes;
+    if (flashed.size > 0) hil::Int8Engine::RequiredArena(flashed, &bytes);  // a refusal comes up again when it is loaded
+    return bytes > kArenaBytes ? bytes : kArenaBytes;
   }
 
   const Options& options_;
@@ -211,7 +204,7 @@ class Place {
   hil::Engine* engine_;
   hil::faults::FaultyEngine faulty_engine_;
   hil::faults::FaultyConversion faulty_conversion_;
-  hil::Inference inference_;
+  size_t arena_bytes_;
   Memory arena_;
   Memory upload_;
 };
@@ -224,8 +217,7 @@ int main(int argc, char** argv) {
   std::signal(SIGTERM, [](int) { _exit(EXIT_SUCCESS); });
 
   const Options options = ParseOptions(argc, argv);
-  const std::vector<uint8_t> model = ReadFile(options.model);
-  GoldenFile golden(options.self_test);
+  const ImageFile file(options.image);
 
   hil::native::FdUart uart(options.fd);
   hil::native::MonotonicClock clock;
@@ -233,31 +225,26 @@ int main(int argc, char** argv) {
   hil::native::ProcessSystem system(argv);
   if (!uart.Open()) Fail("--fd " + std::to_string(options.fd) + " is not an open descriptor");
 
-  Place first(options, 0, &clock);
-  Place second(options, 1, &clock);
-  first.Load({model.data(), model.size()});
-
-  const hil::ModelId model_id = hil::ComputeModelId(model.data(), model.size());
-  hil::ServerConfig config;
-  config.identity.firmware_commit = HIL_FIRMWARE_COMMIT;
+  hil::ServerConfig config = hil::BuiltConfig();
   config.identity.board = options.board_name.c_str();
-  config.identity.processor = HIL_PROCESSOR;
   config.identity.rx_buffer = kRxBuffer;
   config.identity.ram = hil::native::StaticRamBytes();
   config.identity.flash = hil::native::ImageBytes();
   config.watchdog_ms = options.watchdog_ms;
 
-  hil::Models models(first.Slot(), second.Slot(), model_id.text, golden.Split(first.inference().info()));
-  static hil::Server server(config, {&uart, &clock, &actuator, &system}, &models);
-  server.Boot(hil::native::ProcessSystem::Cause());
+  NativePlace first(options, 0, file.image().model);
+  NativePlace second(options, 1, {});
+  static hil::Board board(config, {&uart, &clock, &actuator, &system}, first.place(), second.place());
+  // A board with a fault is there to be found out by others.
+  board.Start(file.image(), hil::native::ProcessSystem::Cause(), options.fault == hil::faults::Fault::kNone);
 
   uint8_t received[kRxBuffer];
   bool closed = false;
   while (!closed) {
-    const auto wake = uart.Wait(server.MsToNextEvent());
+    const auto wake = uart.Wait(board.MsToNextEvent());
     if (wake == hil::native::FdUart::Wake::kClosed) break;
     const size_t size = wake == hil::native::FdUart::Wake::kData ? uart.Read(received, sizeof(received), &closed) : 0;
-    server.Step(received, size);
+    board.Step(received, size);
   }
   return EXIT_SUCCESS;
 }

@@ -42,23 +42,21 @@ void Machine::Apply(const float* action, size_t count) {
 }
 
 Board::Board() {
+  Place places[2];
   for (size_t i = 0; i < 2; ++i) {
-    inferences_[i] = std::make_unique<Inference>(&engines_[i], &machine_);
     arenas_[i] = std::make_unique<uint8_t[]>(kArenaBytes);
     uploads_[i] = std::make_unique<uint8_t[]>(kUploadBytes);
+    places[i] = {&engines_[i], {arenas_[i].get(), kArenaBytes}, uploads_[i].get(), kUploadBytes};
   }
-  const ByteSpan model{kSeedModel, sizeof kSeedModel};
-  const Outcome loaded = inferences_[0]->Load(model, {arenas_[0].get(), kArenaBytes});
-  Require(loaded.ok(), "the target's own model loads");
   static const ModelId kId = ComputeModelId(kSeedModel, sizeof kSeedModel);
-  models_ =
-      std::make_unique<Models>(ModelSlot{inferences_[0].get(), {arenas_[0].get(), kArenaBytes}, uploads_[0].get(), kUploadBytes},
-                               ModelSlot{inferences_[1].get(), {arenas_[1].get(), kArenaBytes}, uploads_[1].get(), kUploadBytes},
-                               kId.text, GoldenVectors{});
+  ModelImage image;
+  image.model = {kSeedModel, sizeof kSeedModel};
+  image.id = kId.text;
   ServerConfig config;
   config.identity.board = "fuzz";
-  server_ = std::make_unique<Server>(config, Peripherals{&machine_, &machine_, &machine_, &machine_}, models_.get());
-  server_->Boot(hal::ResetCause::kPowerOn);
+  board_ = std::make_unique<hil::Board>(config, Peripherals{&machine_, &machine_, &machine_, &machine_}, places[0], places[1]);
+  board_->Start(image, hal::ResetCause::kPowerOn);
+  Require(board_->policy().load_outcome().ok(), "the target's own model loads");
   Require(machine_.safe && machine_.replies == 1, "a board says READY and is safe");
 }
 
@@ -79,13 +77,13 @@ void Board::Send(uint8_t type, const uint8_t* payload, size_t size) {
   Require(machine_.last.seq == seq_, "a reply carries the number of its request");
 }
 
-void Board::Step(const uint8_t* data, size_t size) { server_->Step(data, size); }
+void Board::Step(const uint8_t* data, size_t size) { board_->Step(data, size); }
 
 std::vector<int8_t> Board::Fingerprint() {
-  const Inference& running = *inferences_[&models_->running() == inferences_[1].get() ? 1 : 0];
+  const Policy& running = board_->policy();
   std::vector<int8_t> output(running.info().n_act);
   const std::vector<int8_t> input(running.info().n_obs, 3);
-  Engine& engine = engines_[&models_->running() == inferences_[1].get() ? 1 : 0];
+  Engine& engine = engines_[&running.info() == &engines_[1].info() ? 1 : 0];
   Require(engine.Infer(input.data(), output.data()) == Status::kOk, "the model that runs runs");
   return output;
 }

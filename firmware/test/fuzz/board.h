@@ -7,10 +7,10 @@
 #include <memory>
 #include <vector>
 
+#include "board/board.h"
 #include "engine_int8/int8_engine.h"
 #include "frame/decoder.h"
 #include "frame/encoder.h"
-#include "server/server.h"
 
 namespace hil::fuzz {
 
@@ -47,8 +47,8 @@ class Board {
   Board();
 
   Machine& machine() { return machine_; }
-  Server& server() { return *server_; }
-  const Models& models() const { return *models_; }
+  const hil::Board& board() const { return *board_; }
+  const ModelImage& image() const { return board_->policy().image(); }
 
   /// Sends one good frame of any type and payload.
   void Send(uint8_t type, const uint8_t* payload, size_t size);
@@ -70,12 +70,10 @@ class Board {
  private:
   Machine machine_;
   Int8Engine engines_[2];
-  std::unique_ptr<Inference> inferences_[2];
   // On the heap and of exactly the size promised, so that the address sanitizer sees every byte beyond.
   std::unique_ptr<uint8_t[]> arenas_[2];
   std::unique_ptr<uint8_t[]> uploads_[2];
-  std::unique_ptr<Models> models_;
-  std::unique_ptr<Server> server_;
+  std::unique_ptr<hil::Board> board_;
   uint16_t seq_ = 0;
 };
 

@@ -42,15 +42,9 @@ void ReadAs(const hil::FrameView& frame) {
 
 void ReadAsEverything(const hil::FrameView& frame) {
   using namespace hil::protocol;
-  ReadAs<Hello>(frame);
-  ReadAs<Infer>(frame);
-  ReadAs<InferInt8>(frame);
-  ReadAs<Tensor>(frame);
-  ReadAs<SetWatchdog>(frame);
-  ReadAs<Echo>(frame);
-  ReadAs<LoadBegin>(frame);
-  ReadAs<LoadData>(frame);
-  ReadAs<LoadCommit>(frame);
+  for (int type = 0x80; type < 0xC0; ++type) {
+    VisitRequest(static_cast<uint8_t>(type), [&](auto request) { ReadAs<decltype(request)>(frame); });
+  }
   ReadAs<Info>(frame);
   ReadAs<Action>(frame);
   ReadAs<TensorData>(frame);

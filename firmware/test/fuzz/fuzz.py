@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 FIRMWARE = HERE.parents[1]
 CORPUS = HERE / "corpus"
 BUILD = FIRMWARE.parent / "build" / "fuzz"
-BOARD = ["frame", "quantize", "model_id", "engine_int8", "server"]  # libraries
+BOARD = ["frame", "quantize", "model_id", "engine_int8", "policy", "server"]  # libraries
 TARGETS = {"frame": ["frame"], "model": ["engine_int8", "quantize"], "server": BOARD, "upload": BOARD}
 MAX_INPUT = {"frame": 2600, "model": 6000, "server": 4000, "upload": 6000}  # bytes
 CORPUS_BUDGET = 45_000  # bytes for each target in the repository
@@ -35,7 +35,7 @@ def sources(target: str) -> list[Path]:
 
 def includes() -> list[str]:
     """Include paths of every library that the targets use."""
-    return [f"-I{FIRMWARE / 'lib' / lib / 'include'}" for lib in (*BOARD, "engine", "hal")] + [f"-I{HERE}"]
+    return [f"-I{FIRMWARE / 'lib' / lib / 'include'}" for lib in (*BOARD, "board", "engine", "hal", "status")] + [f"-I{HERE}"]
 
 
 def corpus(target: str) -> list[Path]:

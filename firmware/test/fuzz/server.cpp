@@ -57,7 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         board.machine().blocked = (kind & 0x80) != 0;
         break;
       default:
-        Require(board.server().MsToNextEvent() > 0 || board.machine().now_us > 0, "nothing is due before any time has passed");
+        Require(board.board().MsToNextEvent() > 0 || board.machine().now_us > 0, "nothing is due before any time has passed");
         break;
     }
   }

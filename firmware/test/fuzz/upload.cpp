@@ -28,12 +28,15 @@ constexpr uint8_t kRightVectors = 2;  // what the engine computes
 constexpr uint8_t kWrongCrc = 4;
 constexpr uint8_t kWrongId = 8;
 constexpr uint8_t kTwice = 16;  // upload it again afterwards, into the other place
+constexpr uint8_t kNormalized = 32;
+constexpr uint8_t kWrongNormalization = 64;  // a factor of it is negative
 
 struct Plan {
   std::vector<uint8_t> model;
   std::vector<uint8_t> data;
   LoadBegin begin;  // its id points to `id`
   hil::ModelId id;
+  size_t identified = 0;  // bytes of `data` that the id names
   size_t piece = 1;
   uint8_t disorder = 0;
 };
@@ -63,6 +66,14 @@ void Describe(uint8_t how, Plan* plan) {
     }
   }
   plan->data = plan->model;
+  if ((how & kNormalized) != 0) {
+    std::vector<float> numbers(2 * size_t{plan->begin.n_obs} + 1, 0.75f);
+    if ((how & kWrongNormalization) != 0) numbers[plan->begin.n_obs] = -1.0f;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(numbers.data());
+    plan->data.insert(plan->data.end(), bytes, bytes + numbers.size() * sizeof(float));
+    plan->begin.normalized = 1;
+  }
+  plan->identified = plan->data.size();
   plan->data.insert(plan->data.end(), inputs.begin(), inputs.end());
   plan->data.insert(plan->data.end(), outputs.begin(), outputs.end());
 }
@@ -79,7 +90,7 @@ void MakePlan(uint8_t how, Input* input, Plan* made) {
   const uint8_t* model = input->Bytes(input->left(), &size);
   plan.model.assign(model, model + size);
   Describe(how, &plan);
-  plan.id = hil::ComputeModelId(plan.model.data(), plan.model.size());
+  plan.id = hil::ComputeModelId(plan.data.data(), plan.identified);
   if ((how & kWrongId) != 0 && size > 0) plan.id.text[0] = 'x';
   plan.begin.model_size = static_cast<uint32_t>(size);
   plan.begin.crc = hil::Crc32(plan.data.data(), plan.data.size(), 0) ^ ((how & kWrongCrc) != 0 ? 1u : 0u);
@@ -111,7 +122,7 @@ bool SendPieces(Board* board, const Plan& plan, uint8_t disorder) {
 /// Uploads once and checks what runs afterwards.
 void UploadOnce(Board* board, const Plan& plan, uint8_t disorder, uint8_t how) {
   const std::vector<int8_t> before = board->Fingerprint();
-  const std::vector<char> id_before(board->models().model_id(), board->models().model_id() + hil::kModelIdSize);
+  const std::vector<char> id_before(board->image().id, board->image().id + hil::kModelIdSize);
   board->Send(Hello{1});
   board->Send(plan.begin);
   const bool begun = Got(board, MessageType::kLoadProgress);
@@ -124,13 +135,14 @@ void UploadOnce(Board* board, const Plan& plan, uint8_t disorder, uint8_t how) {
   const bool runs = answered && result.Read(&reader) && result.status == static_cast<uint8_t>(hil::Status::kOk);
   if (runs) {
     Require((how & (kWrongCrc | kWrongId)) == 0, "nothing runs whose checksum or identity is wrong");
-    Require(std::memcmp(board->models().model_id(), plan.id.text, hil::kModelIdSize) == 0, "what runs has the id announced");
-    Require(board->models().running().info().n_act == plan.begin.n_act, "and its sizes");
+    Require((how & kNormalized) == 0 || (how & kWrongNormalization) == 0, "nothing runs with a negative factor");
+    Require(std::memcmp(board->image().id, plan.id.text, hil::kModelIdSize) == 0, "what runs has the id announced");
+    Require(board->board().policy().info().n_act == plan.begin.n_act, "and its sizes");
     board->Fingerprint();
     return;
   }
   Require(board->Fingerprint() == before, "a model that was not taken leaves the one that ran");
-  Require(std::memcmp(board->models().model_id(), id_before.data(), id_before.size()) == 0, "and its name");
+  Require(std::memcmp(board->image().id, id_before.data(), id_before.size()) == 0, "and its name");
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "board/board.h"
 #include "hex.h"
-#include "server/server.h"
 
 namespace hil::probe {
 
@@ -95,56 +95,54 @@ class FakeBoard {
 
   void Boot(uint32_t watchdog_ms, int load_status) {
     machine_ = std::make_unique<FakeMachine>();
-    engine_ = std::make_unique<FakeEngine>(&machine_->now_us);
-    second_engine_ = std::make_unique<FakeEngine>(&machine_->now_us);
-    inference_ = std::make_unique<Inference>(engine_.get(), machine_.get());
-    second_inference_ = std::make_unique<Inference>(second_engine_.get(), machine_.get());
-    SetEngineStatus(load_status);
+    for (auto& engine : engines_) engine = std::make_unique<FakeEngine>(&machine_->now_us);
+    const bool self_test_fails = load_status == static_cast<int>(Status::kSelfTestFailed);
+    SetEngineStatus(self_test_fails ? 0 : load_status);
     static const uint8_t kModel[4] = {};
-    // "No model" is what the server itself makes of an empty one.
-    inference_->Load({kModel, load_status == static_cast<int>(Status::kNoModel) ? 0u : sizeof(kModel)}, {nullptr, 4096});
-    const GoldenVectors golden{kGoldenInputs, kGoldenOutputs, 3};
-    if (load_status == static_cast<int>(Status::kSelfTestFailed)) {
-      SetEngineStatus(static_cast<int>(Status::kOk));
-      inference_->Load({kModel, sizeof(kModel)}, {nullptr, 4096});
-      inference_->Verify(golden);
-    }
+    ModelImage image;
+    // "No model" is what the policy itself makes of an empty one.
+    image.model = {kModel, load_status == static_cast<int>(Status::kNoModel) ? 0u : sizeof(kModel)};
+    image.id = "cafe00000000";
+    image.golden = {kGoldenInputs, kGoldenOutputs, 3};
+    if (normalized_) image.normalization = {{kMean, 3}, {kInverseStd, 3}, 2.0f};
     ServerConfig config;
     config.identity = {"0123456789ab", "fake board", "none", 600, 1, 3, 4};
     config.watchdog_ms = watchdog_ms;
-    // Of exactly the size promised, so that the sanitizer sees every byte beyond.
-    for (auto& memory : upload_) memory = std::make_unique<uint8_t[]>(kUploadBytes);
-    const ModelSlot first{inference_.get(), {nullptr, 4096}, upload_[0].get(), kUploadBytes};
-    const ModelSlot second{second_inference_.get(), {nullptr, 4096}, upload_[1].get(), kUploadBytes};
-    models_ = std::make_unique<Models>(first, has_room_ ? second : ModelSlot{}, "cafe00000000", golden);
-    server_ = std::make_unique<Server>(config, Peripherals{machine_.get(), machine_.get(), machine_.get(), machine_.get()},
-                                       models_.get());
-    server_->Boot(hal::ResetCause::kPowerOn);
+    board_ = std::make_unique<Board>(config, Peripherals{machine_.get(), machine_.get(), machine_.get(), machine_.get()}, At(0),
+                                     has_room_ ? At(1) : Place{});
+    board_->Start(image, hal::ResetCause::kPowerOn, self_test_fails);
   }
 
-  void Feed(const std::vector<uint8_t>& bytes) { server_->Step(bytes.data(), bytes.size()); }
+  void Feed(const std::vector<uint8_t>& bytes) { board_->Step(bytes.data(), bytes.size()); }
   void SetTime(uint64_t now_us) { machine_->now_us = now_us; }
-  uint32_t NextMs() const { return server_->MsToNextEvent(); }
+  uint32_t NextMs() const { return board_->MsToNextEvent(); }
   void BlockUart(bool blocked) { machine_->blocked = blocked; }
-  void SetEngineStatus(int status) { engine_->SetStatus(static_cast<Status>(status)); }
+  void SetEngineStatus(int status) { engines_[0]->SetStatus(static_cast<Status>(status)); }
 
-  /// Takes effect with the next Boot().
+  /// Take effect with the next Boot().
   void SetRoom(bool has_room) { has_room_ = has_room; }
+  void SetNormalized(bool normalized) { normalized_ = normalized; }
 
  private:
   // The second vector is wrong on purpose.
   static constexpr int8_t kGoldenInputs[] = {1, 2, 3, 4, 5, 6, -128, -128, -128};
   static constexpr int8_t kGoldenOutputs[] = {3, -3, 9, 6, -128, 127};
 
+  static constexpr float kMean[] = {1.0f, -2.0f, 0.25f};
+  static constexpr float kInverseStd[] = {0.5f, 3.0f, 1e30f};
+
+  Place At(size_t number) {
+    // Of exactly the size promised, so that the sanitizer sees every byte beyond.
+    upload_[number] = std::make_unique<uint8_t[]>(kUploadBytes);
+    return {engines_[number].get(), {nullptr, 4096}, upload_[number].get(), kUploadBytes};
+  }
+
   bool has_room_ = true;
+  bool normalized_ = false;
   std::unique_ptr<FakeMachine> machine_;
-  std::unique_ptr<FakeEngine> engine_;
-  std::unique_ptr<FakeEngine> second_engine_;
-  std::unique_ptr<Inference> inference_;
-  std::unique_ptr<Inference> second_inference_;
+  std::unique_ptr<FakeEngine> engines_[2];
   std::unique_ptr<uint8_t[]> upload_[2];
-  std::unique_ptr<Models> models_;
-  std::unique_ptr<Server> server_;
+  std::unique_ptr<Board> board_;
 };
 
 }  // namespace hil::probe

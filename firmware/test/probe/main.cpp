@@ -5,10 +5,12 @@
 //   frames BYTES                    events and counters of the decoder
 //   quantize SCALE ZERO FLOATS      int8 values              dequantize SCALE ZERO BYTES   floats
 //   parse BYTES                     status, floats           format FLOATS                 text, one number a line
-//   model_id BYTES                  the id
+//   model_id BYTES                  the id                   checksum BYTES                what TakeChecksum and AddChecksum do
 //   server WATCHDOG_MS LOAD_STATUS  a new server on a fake machine (fake_board.h), booted
 //   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS
 //   room yes|no                     whether the next server takes uploads
+//   normalized yes|no               whether the model of the next server has a normalization
+//   normalize MEAN FACTOR CLIP FLOATS
 
 #include <cstring>
 #include <functional>
@@ -23,6 +25,7 @@
 #include "frame/decoder.h"
 #include "hex.h"
 #include "model_id/model_id.h"
+#include "quantize/normalize.h"
 #include "quantize/quantize.h"
 #include "server/text_line.h"
 
@@ -72,6 +75,13 @@ void QuantizeAll(const Arguments& arguments) {
   std::cout << ToHex(results.data(), results.size()) << '\n';
 }
 
+void NormalizeAll(const Arguments& arguments) {
+  const auto number = [&](size_t i) { return Elements<float>(arguments[i])[0]; };
+  std::vector<float> results;
+  for (const float value : Elements<float>(arguments[3])) results.push_back(Normalize(value, number(0), number(1), number(2)));
+  std::cout << ToHex(results.data(), results.size() * sizeof(float)) << '\n';
+}
+
 void DequantizeAll(const Arguments& arguments) {
   std::vector<float> results;
   for (const int8_t value : Elements<int8_t>(arguments[2])) results.push_back(Dequantize(value, Params(arguments)));
@@ -83,7 +93,7 @@ void Parse(const Arguments& arguments) {
   float values[8];
   size_t count = 0;
   const Status status = ParseLine({reinterpret_cast<const char*>(line.data()), line.size()}, values, 8, &count);
-  std::cout << protocol::StatusName(status) << ' ' << (status == Status::kOk ? ToHex(values, count * sizeof(float)) : "") << '\n';
+  std::cout << StatusName(status) << ' ' << (status == Status::kOk ? ToHex(values, count * sizeof(float)) : "") << '\n';
 }
 
 void Format(const Arguments& arguments) {
@@ -91,6 +101,16 @@ void Format(const Arguments& arguments) {
     const std::unique_ptr<char[]> text(new char[kMaxNumberText]);
     std::cout << std::string(text.get(), FormatFloat(value, text.get())) << '\n';
   }
+}
+
+void ChecksumOf(const Arguments& arguments) {
+  std::vector<uint8_t> line = FromHex(arguments[0]);
+  StringView text(reinterpret_cast<const char*>(line.data()), line.size());
+  bool present = false;
+  const Status status = TakeChecksum(&text, &present);
+  line.resize(line.size() + 3);
+  AddChecksum(reinterpret_cast<char*>(line.data()), line.size() - 3);
+  std::cout << StatusName(status) << ' ' << present << ' ' << text.size << ' ' << ToHex(line.data(), line.size()) << '\n';
 }
 
 void ModelIdOf(const Arguments& arguments) {
@@ -108,15 +128,18 @@ int main() {
       {"frames", Frames},
       {"quantize", QuantizeAll},
       {"dequantize", DequantizeAll},
+      {"normalize", NormalizeAll},
       {"parse", Parse},
       {"format", Format},
       {"model_id", ModelIdOf},
+      {"checksum", ChecksumOf},
       {"server", [&](const Arguments& a) { board.Boot(static_cast<uint32_t>(std::stoul(a[0])), std::stoi(a[1])); }},
       {"feed", [&](const Arguments& a) { board.Feed(FromHex(a[0])); }},
       {"idle", [&](const Arguments&) { board.Feed({}); }},
       {"time", [&](const Arguments& a) { board.SetTime(std::stoull(a[0])); }},
       {"next", [&](const Arguments&) { std::cout << board.NextMs() << '\n'; }},
       {"uart", [&](const Arguments& a) { board.BlockUart(a[0] == "blocked"); }},
+      {"normalized", [&](const Arguments& a) { board.SetNormalized(a[0] == "yes"); }},
       {"room", [&](const Arguments& a) { board.SetRoom(a[0] == "yes"); }},
       {"engine", [&](const Arguments& a) { board.SetEngineStatus(std::stoi(a[0])); }},
   };
@@ -126,7 +149,7 @@ int main() {
     words >> name;
     Arguments arguments;
     for (std::string word; words >> word;) arguments.push_back(word);
-    arguments.resize(3);  // no bytes are no word
+    arguments.resize(4);  // no bytes are no word
     const auto command = commands.find(name);
     if (command == commands.end()) {
       std::cerr << "no such command: " << line << '\n';

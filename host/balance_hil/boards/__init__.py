@@ -10,7 +10,7 @@ from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.boards.session import BoardInfo
-from balance_hil.boards.upload import Upload, UploadResult
+from balance_hil.boards.upload import UploadResult
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError
 from balance_hil.link import Fault, open_link
@@ -21,7 +21,6 @@ __all__ = [
     "Board",
     "BoardDefinition",
     "BoardInfo",
-    "Upload",
     "UploadResult",
     "connect",
     "find_definition",

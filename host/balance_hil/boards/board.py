@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from balance_hil.boards.runtime import BoardRuntime, operator_names
 from balance_hil.boards.session import Session
-from balance_hil.boards.upload import Progress, Upload, UploadResult, transfer
+from balance_hil.boards.upload import Progress, UploadResult, transfer
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ReplyTimeoutError
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
 from balance_hil.protocol.wire import Message
@@ -94,7 +95,7 @@ class Board(Session):
         if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
             result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
         else:
-            result = transfer(self, Upload.of(bundle), on_progress)
+            result = transfer(self, ModelImage.of(bundle), on_progress)
         self.bundle = bundle
         self.identify()
         return result

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from balance_hil.link import Link
+from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode
 from balance_hil.protocol.wire import Message
 
 RAW_TAIL_BYTES = 512
+
+M = TypeVar("M", bound=Message)
 
 
 class Channel:
@@ -50,9 +55,31 @@ class Channel:
             data = self.link.read(timeout_s)
             if data:
                 self.raw_tail = (self.raw_tail + data)[-RAW_TAIL_BYTES:]
-                self._frames.extend(self.decoder.feed(data))
+                self._frames.extend(_literal(frame) for frame in self.decoder.feed(data))
                 if self._frames:
                     return self._frames.popleft()
             timeout_s = deadline - time.perf_counter()
             if timeout_s <= 0 and not data:
                 return None
+
+    def await_kind(self, kind: type[M], timeout_s: float) -> M | None:
+        """The next message of one kind, waiting at most ``timeout_s``; what comes before it is dropped. None when none came."""
+        deadline = time.monotonic() + timeout_s
+        while (frame := self.poll(max(0.0, deadline - time.monotonic()))) is not None:
+            if isinstance(frame.message, kind):
+                return frame.message
+        return None
+
+
+def printable(text: str) -> str:
+    """Text from a board as it may be shown: control characters, and whatever else does not print, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _literal(frame: Frame) -> Frame:
+    """The frame with all its text printable: the one place where text from a board enters."""
+    message = frame.message
+    if not isinstance(message, messages.Info | messages.LoadResult):
+        return frame
+    texts: dict[str, Any] = {name: printable(value) for name, value in vars(message).items() if isinstance(value, str)}
+    return Frame(frame.seq, replace(message, **texts))

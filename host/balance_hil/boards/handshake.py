@@ -25,51 +25,86 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
     WrongBaudError,
 )
+from balance_hil.model_image import normalization_crc
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
+from balance_hil.protocol.wire import Message
 from balance_hil.tflite.graph import builtin_name
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; that it died is noticed at once all the same
 HELLO_INTERVAL_S = 0.25
+BOOT_LOG_FACTOR = 5  # times the usual patience with a board that prints text
 BOOTED_GRACE_S = 0.05  # a board that has just booted may still have the HELLO before it
 READABLE_SHARE = 0.85  # of printable bytes: text; noise of a wrong baud rate has 40 %
 
 
+class Greeting:
+    """Says HELLO until the board says who it is. Once sent, it never waits: ``urge`` and ``answer`` fit into any loop."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._nonce = secrets.randbits(32)
+        self.since = time.monotonic()
+        self.next_hello = self.since
+
+    def urge(self) -> None:
+        """Sends HELLO when it is time."""
+        now = time.monotonic()
+        if now >= self.next_hello:
+            self._channel.link.write(b"\x00")  # ends whatever half frame a previous session left in the board's buffer
+            self._channel.send(messages.Hello(self._nonce))
+            self.next_hello = now + HELLO_INTERVAL_S
+
+    def answer(self, message: Message) -> messages.Info | None:
+        """The board's INFO, when ``message`` is that; else None. Raises ProtocolMismatchError."""
+        match message:
+            case messages.Info(nonce=answered) as info if answered == self._nonce:
+                return info
+            case messages.Ready():
+                self.next_hello = time.monotonic() + BOOTED_GRACE_S  # then what was said before it booted is lost
+            case OtherSchema() as other:
+                raise _protocol_mismatch(self._channel, other)
+        return None
+
+
 def identify(channel: Channel, *, timeout_s: float = HANDSHAKE_TIMEOUT_S, baud: int | None = None) -> messages.Info:
-    """Greets the board until it says who it is.
+    """Greets the board until it says who it is. While it prints text, a boot log perhaps, it is waited for five times as long.
 
     Raises:
         ProtocolMismatchError, SilentBoardError, NotOurFirmwareError, WrongBaudError, ReplyTimeoutError: why it did not.
         CableUnpluggedError: the port vanished.
     """
-    nonce = secrets.randbits(32)
-    start = time.monotonic()
-    next_hello = start
-    while (now := time.monotonic()) < start + timeout_s:
-        if now >= next_hello:
-            channel.link.write(b"\x00")  # ends whatever half frame a previous session left in the board's buffer
-            channel.send(messages.Hello(nonce))
-            next_hello = now + HELLO_INTERVAL_S
-        frame = channel.poll(min(next_hello, start + timeout_s) - now)
-        match frame.message if frame else None:
-            case messages.Info(nonce=answered) as info if answered == nonce:
-                return info
-            case messages.Ready():
-                next_hello = time.monotonic() + BOOTED_GRACE_S  # then what was said before it booted is lost
-            case OtherSchema() as other:
-                raise _protocol_mismatch(channel, other)
-    raise _diagnosis(channel, timeout_s, baud)
+    greeting = Greeting(channel)
+    deadline = greeting.since + timeout_s
+    seen = 0
+    while (now := time.monotonic()) < deadline:
+        greeting.urge()
+        frame = channel.poll(max(0.0, min(greeting.next_hello, deadline) - now))
+        if frame is not None and (info := greeting.answer(frame.message)) is not None:
+            return info
+        if channel.decoder.bytes_seen > seen:
+            seen = channel.decoder.bytes_seen
+            if _readable(channel.raw_tail):
+                deadline = min(time.monotonic() + timeout_s, greeting.since + BOOT_LOG_FACTOR * timeout_s)
+    raise _diagnosis(channel, time.monotonic() - greeting.since, baud)
 
 
 def check_model(info: messages.Info, bundle: Bundle, where: str, definition: BoardDefinition) -> None:
     """Raises unless the board runs the bundle's model and its engine accepted it.
 
     Raises:
-        ModelMismatchError: another model, or the same one with other tables.
+        ModelMismatchError: another model, another normalization, or the same ones with other tables.
         UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error, BoardStatusError: the engine refuses the model.
     """
+    ours, theirs = normalization_crc(bundle.normalization), info.normalization_crc
+    if info.model_id and ours != theirs:
+        raise ModelMismatchError(
+            f"the board on {where} runs policy {info.model_id}, which {_normalizes(theirs)}; this run needs {bundle.id}, which "
+            f"{_normalizes(ours)}",
+            _remedy(info, bundle, definition),
+        )
     if info.model_id and info.model_id != bundle.id:
         raise ModelMismatchError(
             f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", _remedy(info, bundle, definition)
@@ -87,6 +122,10 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
             f"{board} there and {wanted} in the bundle",
             "its firmware misreads the model: build and flash it again",
         )
+
+
+def _normalizes(crc: int) -> str:
+    return f"normalizes its observations by {crc:08x}" if crc else "takes observations without normalization"
 
 
 def _remedy(info: messages.Info, bundle: Bundle, definition: BoardDefinition) -> str:
@@ -185,25 +224,25 @@ def _protocol_mismatch(channel: Channel, other: OtherSchema) -> ProtocolMismatch
     return ProtocolMismatchError(fact, "build the firmware from the same checkout as this program and flash it again")
 
 
-def _diagnosis(channel: Channel, timeout_s: float, baud: int | None) -> LinkError:
+def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError:
     """Why nobody answered, from what arrived."""
     where, decoder = channel.link.description, channel.decoder
     if decoder.bytes_seen == 0:
         return SilentBoardError(
-            f"the board on {where} is silent: not one byte in {timeout_s:g} s",
+            f"the board on {where} is silent: not one byte in {waited_s:.2g} s",
             "does it have power, is it flashed, is this its port? What is plugged in where: hil boards",
         )
     if decoder.frames:
         return ReplyTimeoutError(
-            f"the board on {where} sends frames but did not say who it is in {timeout_s:g} s "
+            f"the board on {where} sends frames but did not say who it is in {waited_s:.2g} s "
             f"({decoder.frames} good, {decoder.bad_frames} damaged)",
             "reset it; if frames arrive damaged, look at cable, hub and baud rate",
         )
     text = _readable(channel.raw_tail)
     if text is not None:
         return NotOurFirmwareError(
-            f"the board on {where} does not run this project's firmware: it says {text!r}",
-            "flash it: hil flash models/ppo --board NAME; hil boards lists the names",
+            f"the board on {where} does not run this project's firmware: for {waited_s:.2g} s it says {text!r}",
+            "if it still boots, try again later; else flash it: hil flash models/ppo --board NAME (names: hil boards)",
         )
     rate = f" at {baud} baud" if baud else ""
     return WrongBaudError(

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
-from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, check_model, identify, status_error
+from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Greeting, check_model, identify, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link
@@ -181,11 +181,13 @@ class Session:
         return self._machine
 
     def _back_from(self, what: str) -> BoardInfo:
-        deadline = time.perf_counter() + self._handshake_timeout_s
-        while (frame := self.poll(deadline - time.perf_counter())) is not None:
-            if isinstance(frame.message, messages.Ready):
-                return self.identify()
-        raise ReplyTimeoutError(f"the board on {self.port} did not come back after {what}", "switch it off and on")
+        try:
+            ready = self._channel.await_kind(messages.Ready, self._handshake_timeout_s)
+        except CableUnpluggedError as exc:
+            raise self._explained(exc) from exc
+        if ready is None:
+            raise ReplyTimeoutError(f"the board on {self.port} did not come back after {what}", "switch it off and on")
+        return self.identify()
 
     @property
     def name(self) -> str:
@@ -232,6 +234,10 @@ class Session:
             return identify(self._channel, timeout_s=self._handshake_timeout_s, baud=self._baud)
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
+
+    def greeting(self) -> Greeting:
+        """A greeting for a loop of one's own, in which other messages may come: see ``accept`` for the INFO that it yields."""
+        return Greeting(self._channel)
 
     def next_seq(self) -> int:
         """The number of a frame that goes out through ``send_raw``."""

@@ -12,19 +12,14 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from balance_hil.boards.handshake import refused_model_error
 from balance_hil.boards.session import MIN_WINDOW_BYTES, Session
-from balance_hil.bundle import GOLDEN, Bundle, model_id
 from balance_hil.errors import BoardRebootedError, BoardStatusError, LinkError, ReplyTimeoutError
-from balance_hil.model_image import SELF_TEST_ROWS
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OVERHEAD, encode
 from balance_hil.protocol.messages import Status
@@ -43,47 +38,16 @@ Progress = Callable[[int, int], None]  # bytes there, bytes in all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
-    """What goes to the board: a model, and vectors that its engine must reproduce."""
-
-    model: bytes
-    inputs: NDArray[np.int8]  # [n, n_obs], at least one row
-    outputs: NDArray[np.int8]  # [n, n_act]
-    id: str
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> Upload:
-        """The bundle's model with as many golden vectors as an image carries."""
-        with np.load(bundle.file(GOLDEN)) as golden:
-            inputs, outputs = (golden[name][:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
-        return cls(model=bundle.int8_model(), inputs=inputs, outputs=outputs, id=bundle.id)
-
-    @classmethod
-    def of_model(cls, model: bytes, inputs: NDArray[np.int8], outputs: NDArray[np.int8]) -> Upload:
-        """Any bytes, under their own id."""
-        return cls(model=model, inputs=inputs, outputs=outputs, id=model_id(model))
-
-    def data(self) -> bytes:
-        """The bytes on the wire."""
-        return self.model + self.inputs.astype(np.int8).tobytes() + self.outputs.astype(np.int8).tobytes()
-
-    def begin(self, transfer: int) -> messages.LoadBegin:
-        """Its announcement."""
-        (count, n_obs), n_act = self.inputs.shape, self.outputs.shape[1]
-        return messages.LoadBegin(transfer, len(self.model), count, n_obs, n_act, zlib.crc32(self.data()), self.id)
-
-
-@dataclass(frozen=True, kw_only=True)
 class UploadResult:
     """What ``Board.load`` did."""
 
     uploaded: bool  # False: the board ran the model already
-    size_bytes: int  # of model and vectors
+    size_bytes: int  # of model, normalization and vectors
     wall_s: float
     resent: int  # how often something had to be sent again
 
 
-def transfer(session: Session, upload: Upload, on_progress: Progress | None = None) -> UploadResult:
+def transfer(session: Session, image: ModelImage, on_progress: Progress | None = None) -> UploadResult:
     """Brings a model to the board. Then the board wants a HELLO before it infers: see ``Board.load``.
 
     Raises:
@@ -91,7 +55,7 @@ def transfer(session: Session, upload: Upload, on_progress: Progress | None = No
         ReplyTimeoutError: it stopped answering. BoardRebootedError: it restarted. CableUnpluggedError: the port vanished.
     """
     start = time.perf_counter()
-    sender = _Sender(session, upload, on_progress)
+    sender = _Sender(session, image, on_progress)
     try:
         sender.run()
     except BoardRebootedError:
@@ -105,11 +69,11 @@ def transfer(session: Session, upload: Upload, on_progress: Progress | None = No
 class _Sender:
     """One upload. Goes back to where the board is whenever a piece is refused or nothing comes back."""
 
-    def __init__(self, session: Session, upload: Upload, on_progress: Progress | None) -> None:
-        self.data = upload.data()
+    def __init__(self, session: Session, image: ModelImage, on_progress: Progress | None) -> None:
+        self.data = image.data()
         self.resent = 0
         self._session = session
-        self._upload = upload
+        self._image = image
         self._on_progress = on_progress
         self._number = 1 + secrets.randbelow(0xFFFF_FFFF)
         self._received = 0
@@ -119,7 +83,7 @@ class _Sender:
         self._piece = min(MAX_PIECE, max(MIN_PIECE, self._window // 2 - PIECE_OVERHEAD))
 
     def run(self) -> None:
-        self._insist(self._upload.begin(self._number))
+        self._insist(self._image.begin(self._number))
         while self._received < len(self.data):
             self._send_pieces()
         self._commit()
@@ -227,7 +191,7 @@ class _Sender:
                 return
 
     def _error(self, status: int, detail: int, message: str) -> Exception:
-        return refused_model_error(self._session.info, self._session.port, self._upload.id, status, detail, message)
+        return refused_model_error(self._session.info, self._session.port, self._image.id, status, detail, message)
 
     def _rebooted(self) -> BoardRebootedError:
         return BoardRebootedError(

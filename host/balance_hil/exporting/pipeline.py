@@ -44,7 +44,7 @@ from balance_hil.exporting.survival import SurvivalChecks
 from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
 from balance_hil.exporting.tensorflow_worker import ConversionRequest
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
-from balance_hil.model_image import write_header
+from balance_hil.model_image import ModelImage
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.tflm import TflmModel
 
@@ -195,7 +195,8 @@ class _Export:
         model = TflmModel(int8_model)
         observations = golden_observations(model.input_quant, calibration.held_out, self.config.seed)
         golden = write_golden(self.staging / GOLDEN, model, observations)
-        write_header(self.staging / HEADER, int8_model, golden["input_int8"], golden["output_int8"])
+        image = ModelImage(model=int8_model, inputs=golden["input_int8"], outputs=golden["output_int8"])
+        image.write_header(self.staging / HEADER)
         return model
 
     def _errors(self, observations: NDArray[np.float32]) -> dict[str, NDArray[np.float64] | None]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from balance_hil.errors import ConfigError, HarnessError, require
-from balance_hil.protocol.generate_cpp import cpp_header
+from balance_hil.protocol.generate_cpp import messages_header, status_header
 from balance_hil.protocol.generate_markdown import fill_tables
 from balance_hil.protocol.generate_python import python_source
 from balance_hil.protocol.schema import Schema, load_schema
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MESSAGES = REPOSITORY / "host/balance_hil/protocol/messages.py"
+STATUS_HEADER = REPOSITORY / "firmware/lib/status/include/status/status.h"
 HEADER = REPOSITORY / "firmware/lib/frame/include/frame/messages.h"
 DOCUMENT = REPOSITORY / "firmware/PROTOCOL.md"
 
@@ -34,7 +35,12 @@ def outputs(schema: Schema) -> dict[Path, str]:
         text=True,
         check=True,
     ).stdout
-    return {MESSAGES: formatted, HEADER: cpp_header(schema), DOCUMENT: fill_tables(schema, DOCUMENT.read_text())}
+    return {
+        MESSAGES: formatted,
+        STATUS_HEADER: status_header(schema),
+        HEADER: messages_header(schema),
+        DOCUMENT: fill_tables(schema, DOCUMENT.read_text()),
+    }
 
 
 def stale(schema: Schema) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Writes the C++ header ``frame/messages.h`` from the schema."""
+"""Writes the C++ headers ``status/status.h`` and ``frame/messages.h`` from the schema."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ _CPP_SCALAR = {
     "i32": "int32_t",
     "f32": "float",
 }
-_HEADER = """// Messages of the wire protocol.
+_PREAMBLE = """// {title}
 // Generated from schema.toml by `python -m balance_hil.protocol.generate`: do not edit.
 // clang-format off
 #pragma once
 
 #include <cstdint>
-
-#include "frame/payload.h"
-
+"""
+_STATUS = """
 namespace hil {
 
 /// Result of a request, and of every function that can fail.
 enum class Status : uint8_t {
 %(statuses)s};
-
-namespace protocol {
 
 /// The status as it is spelled in schema.toml.
 constexpr const char* StatusName(Status status) {
@@ -36,6 +33,14 @@ constexpr const char* StatusName(Status status) {
 %(names)s  }
   return "unknown";
 }
+
+}  // namespace hil
+"""
+_MESSAGES = """
+#include "frame/payload.h"
+#include "status/status.h"
+
+namespace hil::protocol {
 
 %(constants)s
 enum class MessageType : uint8_t {
@@ -51,21 +56,38 @@ constexpr bool IsGated(uint8_t type) {
   return %(gated)s;
 }
 %(messages)s
-}  // namespace protocol
-}  // namespace hil
+/// Calls `visit` with an empty request of this type, to be filled by its Read(). Returns false where no request has the type.
+template <typename Visitor>
+bool VisitRequest(uint8_t type, const Visitor& visit) {
+  switch (static_cast<MessageType>(type)) {
+%(visits)s    default:
+      return false;
+  }
+  return true;
+}
+
+}  // namespace hil::protocol
 """
 
 
-def cpp_header(schema: Schema) -> str:
-    """The text of ``frame/messages.h``."""
-    return _HEADER % {
+def status_header(schema: Schema) -> str:
+    """The text of ``status/status.h``."""
+    return _PREAMBLE.format(title="What a request, or a function that can fail, returns.") + _STATUS % {
         "statuses": "".join(f"  k{_camel(s.name)} = {s.value},  ///< {s.doc}\n" for s in schema.statuses),
         "names": "".join(f'    case Status::k{_camel(s.name)}:\n      return "{s.name}";\n' for s in schema.statuses),
+    }
+
+
+def messages_header(schema: Schema) -> str:
+    """The text of ``frame/messages.h``."""
+    requests = [m.class_name for m in schema.messages if m.sender == "host"]
+    return _PREAMBLE.format(title="Messages of the wire protocol.") + _MESSAGES % {
         "constants": _constants(schema),
         "types": "".join(f"  k{m.class_name} = 0x{m.type:02X},  ///< {m.sender}: {m.doc}\n" for m in schema.messages),
         "handshake": _any_of([m for m in schema.messages if m.handshake]),
         "gated": _any_of([m for m in schema.messages if m.gated]),
         "messages": "".join(_message(m) for m in schema.messages),
+        "visits": "".join(f"    case MessageType::k{r}:\n      visit({r}{{}});\n      break;\n" for r in requests),
     }
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from balance_hil.protocol import wire
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_PAYLOAD = 1024
-MAX_TEXT = 256
+MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x3BE122F7
+SCHEMA_CRC = 0x52896779
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -30,6 +30,7 @@ REPLY_TYPES = {
     0x84: 0xC4,  # SELF_TEST: SELF_TEST_RESULT
     0x85: 0xC5,  # STATS_REQUEST: STATS
     0x86: 0xC6,  # SET_WATCHDOG: WATCHDOG
+    0x8D: 0xCB,  # SET_TEXT_LINE: TEXT_LINE
     0x87: 0xC7,  # ECHO: ECHO_REPLY
     0x88: 0xC0,  # RESET: READY
     0x89: 0xC9,  # LOAD_BEGIN: LOAD_PROGRESS
@@ -71,6 +72,8 @@ class Status(IntEnum):
     UPLOAD_DAMAGED = 24  # what was received has another CRC than announced; detail: its CRC
     OTHER_MODEL = 25  # the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
     VECTORS_DIFFER = 26  # the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
+    LINE_DAMAGED = 27  # the checksum of a text line is wrong
+    TEXT_LINE_OFF = 28  # text lines are switched off
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +99,10 @@ class Hello(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Infer(wire.Message):
-    """Host to board: quantize, infer, dequantize. Answered by ACTION."""
+    """Host to board: normalize, quantize, infer, dequantize. Answered by ACTION."""
 
     TYPE: ClassVar[int] = 0x81
-    observation: NDArray[np.float32]  # [n_obs], scaled as the policy sees it
+    observation: NDArray[np.float32]  # [n_obs], as the environment gives it
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -193,7 +196,7 @@ class SetWatchdog(wire.Message):
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x86
-    timeout_ms: int  # ms; 0 switches the watchdog off
+    timeout_ms: int  # ms; 0 switches the watchdog off; ends with the session
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -206,6 +209,27 @@ class SetWatchdog(wire.Message):
         end = cls._S0.size
         wire.expect_end(payload, end)
         return cls(timeout_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class SetTextLine(wire.Message):
+    """Host to board: switches text lines on or off. Answered by TEXT_LINE."""
+
+    _S0: ClassVar = struct.Struct("<B")
+    TYPE: ClassVar[int] = 0x8D
+    enabled: int  # 0 switches them off; ends with the session
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "SetTextLine", self.enabled)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (enabled,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(enabled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,22 +272,31 @@ class Reset(wire.Message):
 class LoadBegin(wire.Message):
     """Host to board: announces a model and its vectors; repeated, it asks how far the upload is. Answered by LOAD_PROGRESS."""
 
-    _S0: ClassVar = struct.Struct("<IIHHHI")
+    _S0: ClassVar = struct.Struct("<IIBHHHI")
     TYPE: ClassVar[int] = 0x89
     transfer: int  # not 0
     model_size: int  # B; bytes of the .tflite
+    normalized: int  # 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
     n_self_test: int  # golden vectors behind it, at least 1
     n_obs: int  # elements of the model's input
     n_act: int  # elements of its output
-    crc: int  # CRC-32 (zlib) of the upload: model, inputs int8 [n_self_test, n_obs], outputs int8 [n_self_test, n_act]
-    model_id: str  # first 12 hex digits of the SHA-256 of the model
+    crc: int  # CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
+    model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
         return b"".join(
             (
                 wire.pack_scalars(
-                    self._S0, "LoadBegin", self.transfer, self.model_size, self.n_self_test, self.n_obs, self.n_act, self.crc
+                    self._S0,
+                    "LoadBegin",
+                    self.transfer,
+                    self.model_size,
+                    self.normalized,
+                    self.n_self_test,
+                    self.n_obs,
+                    self.n_act,
+                    self.crc,
                 ),
                 wire.pack_string(self.model_id),
             )
@@ -275,6 +308,7 @@ class LoadBegin(wire.Message):
         (
             transfer,
             model_size,
+            normalized,
             n_self_test,
             n_obs,
             n_act,
@@ -283,7 +317,7 @@ class LoadBegin(wire.Message):
         end = cls._S0.size
         model_id, end = wire.unpack_string(payload, end)
         wire.expect_end(payload, end)
-        return cls(transfer, model_size, n_self_test, n_obs, n_act, crc, model_id)
+        return cls(transfer, model_size, normalized, n_self_test, n_obs, n_act, crc, model_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +422,7 @@ class Info(wire.Message):
 
     _S0: ClassVar = struct.Struct("<HII")
     _S6: ClassVar = struct.Struct("<BI")
-    _S9: ClassVar = struct.Struct("<HHHfbfbHIIIIHIIIIBI")
+    _S9: ClassVar = struct.Struct("<IHHHfbfbHIIIIHHIIIIBI")
     TYPE: ClassVar[int] = 0xC1
     protocol: int  # protocol version
     schema_crc: int  # CRC of the canonical schema text
@@ -401,11 +435,12 @@ class Info(wire.Message):
     engine_status: int  # status of loading the model; not ok: every inference is refused with it
     engine_detail: int  # the detail that belongs to engine_status
     engine_message: str  # what the engine says about it; empty when ok
-    model_id: str  # first 12 hex digits of the SHA-256 of the model
+    model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
+    normalization_crc: int  # CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
     n_obs: int  # elements of the observation
     n_act: int  # elements of the action
     n_ops: int  # operators of the model
-    input_scale: float  # quantization of the observation
+    input_scale: float  # quantization of the (normalized) observation
     input_zero_point: int
     output_scale: float  # quantization of the action
     output_zero_point: int
@@ -415,12 +450,13 @@ class Info(wire.Message):
     clock_hz: int  # Hz; processor clock; 0 = unknown
     rx_buffer: int  # B; bytes that may be in flight to the board
     max_payload: int  # B; longest payload that the board takes
+    max_text: int  # B; longest text line that the board takes, without its line end; 0 = switched off
     watchdog_ms: int  # ms; 0 = off
     stack: int  # B; most stack used so far; 0 = unknown
     ram: int  # B; static RAM of the image; 0 = unknown
     flash: int  # B; size of the image; 0 = unknown
     uploaded: int  # 1: the model came by LOAD and is gone after a reset
-    upload_size: int  # B; longest upload that the board takes, model and vectors; 0 = none
+    upload_size: int  # B; longest upload that the board takes: model, normalization and vectors; 0 = none
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -438,6 +474,7 @@ class Info(wire.Message):
                 wire.pack_scalars(
                     self._S9,
                     "Info",
+                    self.normalization_crc,
                     self.n_obs,
                     self.n_act,
                     self.n_ops,
@@ -451,6 +488,7 @@ class Info(wire.Message):
                     self.clock_hz,
                     self.rx_buffer,
                     self.max_payload,
+                    self.max_text,
                     self.watchdog_ms,
                     self.stack,
                     self.ram,
@@ -483,6 +521,7 @@ class Info(wire.Message):
         engine_message, end = wire.unpack_string(payload, end)
         model_id, end = wire.unpack_string(payload, end)
         (
+            normalization_crc,
             n_obs,
             n_act,
             n_ops,
@@ -496,6 +535,7 @@ class Info(wire.Message):
             clock_hz,
             rx_buffer,
             max_payload,
+            max_text,
             watchdog_ms,
             stack,
             ram,
@@ -518,6 +558,7 @@ class Info(wire.Message):
             engine_detail,
             engine_message,
             model_id,
+            normalization_crc,
             n_obs,
             n_act,
             n_ops,
@@ -531,6 +572,7 @@ class Info(wire.Message):
             clock_hz,
             rx_buffer,
             max_payload,
+            max_text,
             watchdog_ms,
             stack,
             ram,
@@ -742,6 +784,27 @@ class Watchdog(wire.Message):
 
 
 @dataclass(frozen=True, eq=False)
+class TextLine(wire.Message):
+    """Board to host: whether text lines are answered now."""
+
+    _S0: ClassVar = struct.Struct("<H")
+    TYPE: ClassVar[int] = 0xCB
+    max_text: int  # B; longest line that the board takes; 0 = switched off
+
+    def pack(self) -> bytes:
+        """Payload; raises UsageError when a value does not fit."""
+        return wire.pack_scalars(self._S0, "TextLine", self.max_text)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Inverse of ``pack``; raises MalformedPayloadError."""
+        (max_text,) = wire.unpack_scalars(cls._S0, payload, 0)
+        end = cls._S0.size
+        wire.expect_end(payload, end)
+        return cls(max_text)
+
+
+@dataclass(frozen=True, eq=False)
 class EchoReply(wire.Message):
     """Board to host: what ECHO sent."""
 
@@ -851,6 +914,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     SelfTest.TYPE: SelfTest,
     StatsRequest.TYPE: StatsRequest,
     SetWatchdog.TYPE: SetWatchdog,
+    SetTextLine.TYPE: SetTextLine,
     Echo.TYPE: Echo,
     Reset.TYPE: Reset,
     LoadBegin.TYPE: LoadBegin,
@@ -864,6 +928,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     SelfTestResult.TYPE: SelfTestResult,
     Stats.TYPE: Stats,
     Watchdog.TYPE: Watchdog,
+    TextLine.TYPE: TextLine,
     EchoReply.TYPE: EchoReply,
     LoadProgress.TYPE: LoadProgress,
     LoadResult.TYPE: LoadResult,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards import Action, Board
-from balance_hil.boards.handshake import HELLO_INTERVAL_S, status_error
+from balance_hil.boards.handshake import HELLO_INTERVAL_S, Greeting, status_error
 from balance_hil.errors import BoardRebootedError, TooManyLostError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
@@ -69,7 +68,7 @@ class Exchange:
         self._asks_again = asks_again
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
-        self._recovery: _Recovery | None = None
+        self._recovery: Greeting | None = None
         self._damaged = board.bad_frames
         self.step = 0  # control step now being run: a reply to an earlier one is late
         self.late = 0
@@ -94,8 +93,7 @@ class Exchange:
         """
         self._give_up(older_than_s=self._reply_timeout_s)
         now = time.perf_counter()
-        if self._recovery is not None:
-            self._recovery.urge(now)
+        self._urge()
         if self._recovery is not None or len(self._in_flight) >= self._most_in_flight:
             self.unsent += 1
             self._on_fault("unsent", "the board is rebooting" if self._recovery else "its receive buffer is full")
@@ -125,8 +123,7 @@ class Exchange:
         """Waits until a board that rebooted has said who it is. Raises what ``poll`` raises."""
         while self._recovery is not None:
             self.poll(HELLO_INTERVAL_S)
-            if self._recovery is not None:
-                self._recovery.urge(time.perf_counter())
+            self._urge()
 
     def settle(self) -> None:
         """Waits until every request is answered or lost: at the end of an episode, so that the next starts clean."""
@@ -149,7 +146,7 @@ class Exchange:
                 self._rebooted("a request refused as not identified")
             case messages.Error(status=status, detail=detail):
                 raise status_error(status, detail, f"the board on {self._board.port} refused an observation")
-            case messages.Info() as info if self._recovery is not None and info.nonce == self._recovery.nonce:
+            case message if self._recovery is not None and (info := self._recovery.answer(message)) is not None:
                 self._recovery = None
                 self._board.accept(info)
                 self._on_fault("identified", f"policy {info.model_id}")
@@ -178,8 +175,21 @@ class Exchange:
             self._forget_in_flight()
         else:
             self.give_up()
-        self._recovery = _Recovery(self._board, self._recovery)
-        self._recovery.urge(time.perf_counter())
+        since = self._recovery.since if self._recovery is not None else None
+        self._recovery = self._board.greeting()
+        self._recovery.since = since or self._recovery.since
+        self._urge()
+
+    def _urge(self) -> None:
+        """Greets a board that rebooted, when it is time. Raises BoardRebootedError when it had long enough."""
+        if self._recovery is None:
+            return
+        if time.monotonic() > self._recovery.since + RECOVERY_TIMEOUT_S:
+            raise BoardRebootedError(
+                f"the board on {self._board.port} restarted and did not say who it is within {RECOVERY_TIMEOUT_S:g} s",
+                "its supply may sag or its firmware crash: look at the reset cause",
+            )
+        self._recovery.urge()
 
     def _give_up(self, *, older_than_s: float) -> None:
         now = time.perf_counter()
@@ -206,24 +216,3 @@ class Exchange:
                 f"{self._max_lost} are allowed",
                 "look at cable, hub and load of this computer, or allow more: --max-lost",
             )
-
-
-class _Recovery:
-    """Greets a board that rebooted until it says who it is."""
-
-    def __init__(self, board: Board, previous: _Recovery | None) -> None:
-        self._board = board
-        self.nonce = secrets.randbits(32)
-        self._since: float = previous._since if previous else time.perf_counter()
-        self._next_hello = 0.0
-
-    def urge(self, now: float) -> None:
-        """Sends HELLO when it is time. Raises BoardRebootedError when the board had long enough."""
-        if now > self._since + RECOVERY_TIMEOUT_S:
-            raise BoardRebootedError(
-                f"the board on {self._board.port} restarted and did not say who it is within {RECOVERY_TIMEOUT_S:g} s",
-                "its supply may sag or its firmware crash: look at the reset cause",
-            )
-        if now >= self._next_hello:
-            self._next_hello = now + HELLO_INTERVAL_S
-            self._board.send(messages.Hello(self.nonce))

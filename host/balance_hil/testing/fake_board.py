@@ -17,11 +17,12 @@ import numpy as np
 from balance_hil.boards.board import Board
 from balance_hil.bundle import Bundle
 from balance_hil.errors import CableUnpluggedError
+from balance_hil.model_image import normalization_crc
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, encode
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 from balance_hil.runtimes.base import Int8Array
 
 Policy = Callable[[Int8Array], Int8Array]  # int8 [n_obs] to int8 [n_act]
@@ -33,6 +34,7 @@ class FakeFirmware:
 
     info: messages.Info
     policy: Policy
+    normalization: Normalization | None = None
     layers: list[Policy] = field(default_factory=list)  # output of each operator; default: the policy alone is one operator
     lose: Container[int] = ()  # inferences whose reply never leaves
     reboot_at: Container[int] = ()  # inferences that the board reboots at instead of answering
@@ -49,7 +51,9 @@ class FakeFirmware:
         self._identified = False
         self._last: Int8Array | None = None
         self._watchdog_ms = self.info.watchdog_ms
-        self._flashed: tuple[messages.Info, Policy, list[Policy]] | None = None  # while something uploaded runs
+        self._flashed: tuple[messages.Info, Policy, list[Policy], Normalization | None] | None = (
+            None  # while something uploaded runs
+        )
         self._upload: messages.LoadBegin | None = None
         self._received = b""
         self._finished: messages.LoadResult | None = None
@@ -68,7 +72,7 @@ class FakeFirmware:
         """Switches it on; returns what it says, as (delay in seconds, frame)."""
         self.boots += 1
         if self._flashed is not None:
-            self.info, self.policy, self.layers = self._flashed
+            self.info, self.policy, self.layers, self.normalization = self._flashed
             self._flashed = None
         self._upload = None
         self._decoder = Decoder()
@@ -104,7 +108,10 @@ class FakeFirmware:
             return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
         if not np.all(np.isfinite(values)):
             return messages.Error(Status.NON_FINITE, int(np.argmin(np.isfinite(values))), request.TYPE)
-        self._last = quantize(values, self.input_quant) if isinstance(request, messages.Infer) else request.input
+        if isinstance(request, messages.Infer):
+            self._last = quantize(request.observation, self.input_quant, self.normalization)
+        else:
+            self._last = request.input
         output = self.policy(self._last)
         return messages.Action(Status.OK, self._last, output, dequantize(output, self.output_quant), 7, 9)
 
@@ -129,6 +136,8 @@ class FakeFirmware:
             case messages.SetWatchdog(timeout_ms=timeout_ms):
                 self._watchdog_ms = timeout_ms
                 return messages.Watchdog(timeout_ms)
+            case messages.SetTextLine(enabled=enabled):
+                return messages.TextLine(messages.MAX_TEXT if enabled else 0)
             case messages.SelfTest():
                 return messages.Error(Status.NO_GOLDEN_VECTORS, 0, request.TYPE)
             case messages.LoadBegin() | messages.LoadData() | messages.LoadCommit() | messages.LoadAbort():
@@ -139,7 +148,8 @@ class FakeFirmware:
         """LOAD as the firmware does it, for models of ``uploads``."""
         number = request.transfer
         if isinstance(request, messages.LoadBegin):
-            size = request.model_size + request.n_self_test * (request.n_obs + request.n_act)
+            numbers = 4 * (2 * request.n_obs + 1) if request.normalized else 0
+            size = request.model_size + numbers + request.n_self_test * (request.n_obs + request.n_act)
             if size > self.info.upload_size:
                 return messages.Error(Status.NO_ROOM, self.info.upload_size, request.TYPE)
             if self._upload != request:
@@ -167,9 +177,15 @@ class FakeFirmware:
             return messages.LoadResult(upload.transfer, Status.UPLOAD_DAMAGED, zlib.crc32(self._received), "")
         if model not in self.uploads:
             return messages.LoadResult(upload.transfer, Status.MODEL_INVALID, 0, "this fake board does not know that model")
-        self._flashed = self._flashed or (self.info, self.policy, self.layers)
-        self.policy, self.layers = self.uploads[model], []
-        self.info = replace(self.info, model_id=upload.model_id, n_obs=upload.n_obs, n_act=upload.n_act, uploaded=1)
+        self._flashed = self._flashed or (self.info, self.policy, self.layers, self.normalization)
+        self.policy, self.layers, self.normalization = self.uploads[model], [], None
+        if upload.normalized:
+            numbers = np.frombuffer(self._received, "<f4", 2 * upload.n_obs + 1, upload.model_size)
+            mean, inverse_std = numbers[:-1].reshape(2, -1)
+            self.normalization = Normalization(mean, inverse_std, numbers[-1])
+        crc = normalization_crc(self.normalization)
+        self.info = replace(self.info, n_obs=upload.n_obs, n_act=upload.n_act, normalization_crc=crc)
+        self.info = replace(self.info, model_id=upload.model_id, uploaded=1)
         self._identified, self._last = False, None
         return messages.LoadResult(upload.transfer, Status.OK, 0, "")
 
@@ -230,6 +246,7 @@ def fake_info(bundle: Bundle) -> messages.Info:
         engine_detail=0,
         engine_message="",
         model_id=bundle.id,
+        normalization_crc=normalization_crc(bundle.normalization),
         n_obs=bundle.spec.n_obs,
         n_act=bundle.spec.n_act,
         n_ops=1,
@@ -243,6 +260,7 @@ def fake_info(bundle: Bundle) -> messages.Info:
         clock_hz=0,
         rx_buffer=512,
         max_payload=messages.MAX_PAYLOAD,
+        max_text=messages.MAX_TEXT,
         watchdog_ms=messages.WATCHDOG_MS,
         stack=0,
         ram=0,

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import connect
-from balance_hil.boards.kinds.native import NativeConfig, NativeMachine, firmware_faults
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine, firmware_faults
 from balance_hil.errors import BoardStatusError, UsageError
+from balance_hil.model_image import ModelImage
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.synthetic_models import actor
@@ -121,7 +123,7 @@ def test_arithmetic_fault_changes_the_outputs_alone(fault, exchange, tflm, obser
 
 def test_an_unknown_fault_is_refused_with_the_list(model_file):
     with pytest.raises(UsageError, match="no fault 'input-trunc'") as caught:
-        NativeMachine(NativeConfig(model=model_file, fault="input-trunc"))
+        NativeMachine(EmulationConfig(image=ModelImage(model=model_file.read_bytes()), fault="input-trunc"))
     assert "input-truncate" in caught.value.hint
 
 

@@ -13,7 +13,8 @@ import serial
 
 from balance_hil.boards import Board, connect
 from balance_hil.boards.kinds import native
-from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import model_id
 from balance_hil.envs import balance as envs
 from balance_hil.errors import (
@@ -27,6 +28,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.link import Fault
+from balance_hil.model_image import SELF_TEST_ROWS, ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes import load_runtime
@@ -70,7 +72,7 @@ def test_identity(board, ppo_bundle):
     assert board.info.board == "native"
     assert board.info.engine == "tflm"
     assert board.info.model_id == ppo_bundle.id
-    assert board.info.n_self_test == native.SELF_TEST_VECTORS
+    assert board.info.n_self_test == SELF_TEST_ROWS
     assert board.unexpected_frames == 0
 
 
@@ -190,7 +192,7 @@ def test_a_board_without_a_model_still_talks(ppo_bundle):
 
 
 def test_an_arena_that_is_too_small(ppo_bundle):
-    machine = NativeMachine(replace(NativeConfig.for_bundle(ppo_bundle), arena_bytes=512))
+    machine = NativeMachine(EmulationConfig(image=ModelImage.of(ppo_bundle), arena_bytes=512))
     with pytest.raises(ArenaTooSmallError, match=r"the model needs \d+ bytes, there were 512") as caught:
         Board(machine.start(), ppo_bundle, machine=machine)
     assert caught.value.needed_bytes > 512
@@ -230,7 +232,7 @@ def test_faults_on_the_way_to_a_real_board(ppo_bundle):
 @pytest.mark.parametrize(("baud", "steps"), [(115_200, 400), (9600, 20), (1_000_000, 20)])
 def test_the_reference_projects_host_program_drives_the_board_unchanged(ppo_bundle, baud, steps):
     env = envs.make("balance/Balance-v0")
-    machine = NativeMachine(NativeConfig.for_bundle(ppo_bundle))
+    machine = NativeMachine(EmulationConfig(image=ModelImage.of(ppo_bundle)))
     with contextlib.closing(machine), contextlib.closing(env), load_runtime("tflm", ppo_bundle) as tflm:
         port = machine.start_unopened()
         with serial.Serial(port, baud, timeout=PATIENCE_S) as ser:

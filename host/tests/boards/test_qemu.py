@@ -31,6 +31,7 @@ from balance_hil.errors import (
     ReplyTimeoutError,
     UsageError,
 )
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.testing.synthetic_models import actor
@@ -215,7 +216,7 @@ def test_another_model_than_the_bundle_says_is_refused(ppo_bundle: Bundle, tmp_p
 
 def test_other_programs_reach_it_by_a_url(ppo_bundle: Bundle):
     definition = find_definition(NAME)
-    machine = QemuMachine(definition, EmulationConfig.for_bundle(ppo_bundle, name=NAME, engine="int8"))
+    machine = QemuMachine(definition, EmulationConfig(image=ModelImage.of(ppo_bundle), name=NAME, engine="int8"))
     try:
         port = machine.start_unopened()
         for _ in range(2):  # one after the other
@@ -228,7 +229,7 @@ def test_other_programs_reach_it_by_a_url(ppo_bundle: Bundle):
 
 def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle):
     definition = replace(find_definition(NAME), machine="mps2-an999")
-    machine = QemuMachine(definition, EmulationConfig.for_bundle(ppo_bundle, name=NAME, engine="int8"))
+    machine = QemuMachine(definition, EmulationConfig(image=ModelImage.of(ppo_bundle), name=NAME, engine="int8"))
     try:
         with pytest.raises(BoardBootError, match="unsupported machine type"):
             machine.start_unopened()

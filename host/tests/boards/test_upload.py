@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.boards import Board, Upload, upload
+from balance_hil.boards import Board, upload
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.handshake import check_model, refused_model_error
 from balance_hil.boards.upload import transfer
@@ -22,6 +22,7 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
 )
 from balance_hil.link import Fault
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder
 from balance_hil.protocol.messages import Status
@@ -56,7 +57,7 @@ def test_a_bundle_is_loaded_and_its_progress_told(firmware: FakeFirmware, ppo_bu
         result = board.load(ppo_bundle, lambda there, size: told.append((there, size)))
         assert (result.uploaded, result.resent, result.size_bytes) == (True, 0, told[-1][0])
         assert [there for there, _ in told] == sorted({there for there, _ in told})
-        assert {size for _, size in told} == {len(Upload.of(ppo_bundle).data())}
+        assert {size for _, size in told} == {len(ModelImage.of(ppo_bundle).data())}
         assert (board.info.model_id, board.info.uploaded) == (ppo_bundle.id, 1)
         assert output(board) == [3, 4]
 
@@ -79,7 +80,7 @@ def test_pieces_fit_the_buffer_of_the_board(firmware: FakeFirmware, ppo_bundle: 
             super().write(data)
 
     with Board(Listening(firmware), handshake_timeout_s=0.5) as board:
-        assert transfer(board, Upload.of(ppo_bundle)).resent == 0
+        assert transfer(board, ModelImage.of(ppo_bundle)).resent == 0
     assert max(sent) <= max(rx_buffer, 64)
     assert 2 * max(sent) <= max(rx_buffer, 64) or rx_buffer < 100, "two fit, so that the line does not idle"
 
@@ -106,7 +107,7 @@ def test_a_lossy_wire_delays_it_and_nothing_else(
     monkeypatch.setattr(upload, "QUIET_TRIES", 100)
     board = Board(FakeLink(firmware), faults=faults, fault_seed=seed, handshake_timeout_s=5)
     with board:
-        transfer(board, Upload.of(ppo_bundle))
+        transfer(board, ModelImage.of(ppo_bundle))
         assert sum(board.injected_faults.values()) > 0
         assert board.greet().model_id == ppo_bundle.id
     assert firmware.policy is new
@@ -120,7 +121,7 @@ def test_a_board_that_falls_silent_is_given_up(
     board = fake_board(firmware)
     monkeypatch.setattr(firmware, "feed", lambda data: [])
     with board, pytest.raises(ReplyTimeoutError, match=r"LoadBegin went unanswered 10 times, with 0 of \d+ bytes there"):
-        transfer(board, Upload.of(ppo_bundle))
+        transfer(board, ModelImage.of(ppo_bundle))
 
 
 def test_a_board_that_restarts_is_told_so(firmware: FakeFirmware, ppo_bundle: Bundle) -> None:

@@ -51,9 +51,11 @@ def conversation() -> list[Message]:
         messages.SelfTest(),
         messages.StatsRequest(),
         messages.SetWatchdog(20),
+        messages.SetTextLine(0),
+        messages.SetTextLine(1),
         messages.Echo(b"abc"),
         messages.Reset(),
-        messages.LoadBegin(7, 8, 1, 6, 2, 0, "0123456789ab"),
+        messages.LoadBegin(7, 8, 1, 1, 6, 2, 0, "0123456789ab"),
         messages.LoadData(7, 0, bytes(16)),
         messages.LoadCommit(7),
         messages.LoadAbort(7),
@@ -63,7 +65,7 @@ def conversation() -> list[Message]:
 def moves() -> bytes:
     """The conversation as moves of the server target, then text, silence and a reader that does not read."""
     frames = b"".join(bytes([0, m.TYPE & 0x7F]) + struct.pack("<H", len(m.pack())) + m.pack() for m in conversation())
-    line = b"0.1,-2e-1,.3,0,1,-1\n"
+    line = b"0.1,-2e-1,.3,0,1,-1*65\n"
     text = bytes([3, len(line)]) + line
     return frames + text + bytes([5, 200, 0, 7, 6 | 0x80]) + text + bytes([6, 3, 3, 5, 0x81, 1, 5, 44, 1])
 
@@ -85,7 +87,9 @@ def main() -> None:
         write("model", f"seed-{kind.lower()}", data)
         write("upload", f"seed-{kind.lower()}", bytes([RIGHT, 2, 6, 2, 100, 0]) + data)
     data = model("NONE")
-    for name, how, disorder in (("wrong-crc", 7, 0), ("wrong-id", 11, 0), ("wrong-vectors", 1, 0), ("disorder", 3, 0b10100110)):
+    spoiled = {"wrong-crc": (7, 0), "wrong-id": (11, 0), "wrong-vectors": (1, 0), "disorder": (3, 0b10100110)}
+    spoiled |= {"normalized": (35, 0), "wrong-normalization": (99, 0)}
+    for name, (how, disorder) in spoiled.items():
         write("upload", f"seed-{name}", bytes([how, 2, 6, 2, 30, disorder]) + data)
     write("upload", "seed-twice", bytes([RIGHT | 16, 1, 6, 2, 200, 1]) + data)
     write("upload", "seed-wrong-shape", bytes([0, 1, 5, 2, 200, 0]) + data)

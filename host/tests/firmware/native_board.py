@@ -12,9 +12,12 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode
 from balance_hil.protocol.messages import Status
@@ -22,6 +25,14 @@ from balance_hil.protocol.wire import Message
 
 DEADLINE_S = 30.0
 N_OBS, N_ACT = 6, 2
+
+
+def image_file(path: Path, model: bytes, rows: NDArray[np.int8] | None = None, **parts: Any) -> Path:
+    """The file that the program starts with; ``rows``: vectors, int8 [n, n_obs + n_act]."""
+    if rows is not None:
+        parts |= {"inputs": rows[:, :N_OBS], "outputs": rows[:, N_OBS:]}
+    path.write_bytes(ModelImage(model=model, **parts).file())
+    return path
 
 
 class PlayedEngine(threading.Thread):

@@ -49,6 +49,11 @@ class Probe:
         (line,) = self.ask("quantize", _hex(scale), zero_point, values.astype("<f4").tobytes().hex())
         return np.frombuffer(bytes.fromhex(line), np.int8)
 
+    def normalize(self, values: NDArray[np.float32], mean: float, inverse_std: float, clip: float) -> NDArray[np.float32]:
+        numbers = [_hex(number) for number in (mean, inverse_std, clip)]
+        (line,) = self.ask("normalize", *numbers, values.astype("<f4").tobytes().hex())
+        return np.frombuffer(bytes.fromhex(line), "<f4")
+
     def dequantize(self, values: NDArray[np.int8], scale: float, zero_point: int) -> NDArray[np.float32]:
         (line,) = self.ask("dequantize", _hex(scale), zero_point, values.astype(np.int8).tobytes().hex())
         return np.frombuffer(bytes.fromhex(line), "<f4")

@@ -22,7 +22,7 @@ from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 
-from .native_board import DEADLINE_S, NativeBoard, PlayedEngine
+from .native_board import DEADLINE_S, NativeBoard, PlayedEngine, image_file
 
 INIT, INFER, TENSOR = 1, 2, 3
 AMPLE = bytes(4)  # arena of the helper's own choice
@@ -167,11 +167,10 @@ class RealEngine(PlayedEngine):
 
 def test_whole_native_board_with_tflm(native_program: Path, tmp_path: Path) -> None:
     """Firmware, engine host and all: what the port answers equals the runtime."""
-    path = tmp_path / "policy_int8.tflite"
-    path.write_bytes(tiny_model())
+    path = image_file(tmp_path / "image", tiny_model())
     model = TflmModel(tiny_model())
     rows = np.random.default_rng(6).integers(-128, 128, (50, N_OBS)).astype(np.int8)
-    with NativeBoard(native_program, "--model", str(path), engine=RealEngine()) as board:
+    with NativeBoard(native_program, "--image", str(path), engine=RealEngine()) as board:
         board.ready()
         assert board.hello().engine_status == Status.OK
         for row in rows:

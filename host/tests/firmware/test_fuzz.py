@@ -103,7 +103,7 @@ def test_models_cut_anywhere_never_leave_their_memory(target: Callable[[str], Pa
 
 def test_a_target_can_fail(fuzz: ModuleType, tmp_path: Path) -> None:
     """The board of the targets looks at what is sent: a server whose answers lose their number is found with the first input."""
-    right, wrong = "encoder_.Encode(message, frame.seq, out_ + 1)", "encoder_.Encode(message, 0, out_ + 1)"
+    right, wrong = "encoder_.Encode(message, frame_.seq, out_ + 1)", "encoder_.Encode(message, 0, out_ + 1)"
     sources = []
     for path in fuzz.sources("server"):
         text = path.read_text()

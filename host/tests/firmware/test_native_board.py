@@ -22,22 +22,21 @@ from balance_hil.firmware_build import firmware_commit
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode, seal
 from balance_hil.protocol.messages import Status
+from balance_hil.quantize import Normalization, QuantParams, quantize
 
-from .native_board import DEADLINE_S, N_ACT, N_OBS, NativeBoard, PlayedEngine
+from .native_board import DEADLINE_S, N_ACT, N_OBS, NativeBoard, PlayedEngine, image_file
 
 MODEL = b"the engine is played by the test, so any bytes are a model"
 
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.tflite"
-    path.write_bytes(MODEL)
-    return path
+    return image_file(tmp_path / "image", MODEL)
 
 
 @pytest.fixture
 def board(native_program: Path, model_file: Path):
-    with NativeBoard(native_program, "--model", str(model_file)) as started:
+    with NativeBoard(native_program, "--image", str(model_file)) as started:
         assert started.ready().reset_cause == 0
         yield started
 
@@ -79,14 +78,38 @@ def test_every_refusal(board: NativeBoard) -> None:
     assert error(board, seal(messages.Echo.TYPE, 1, b"\x01" * 3000)) == (Status.OVERSIZED, messages.MAX_PAYLOAD)
 
 
-def test_golden_vectors_are_replayed(native_program: Path, model_file: Path, tmp_path: Path) -> None:
-    rows = np.array([[1, 2, 3, 4, 5, 6, 1, 2], [9, 8, 7, 6, 5, 4, 9, 0], [0, 0, 0, 0, 0, 0, 0, 0]], np.int8)
-    vectors = tmp_path / "vectors"
-    vectors.write_bytes(rows.tobytes())
-    with NativeBoard(native_program, "--model", str(model_file), "--self-test", str(vectors)) as board:
+GOLDEN = np.array([[1, 2, 3, 4, 5, 6, 1, 2], [9, 8, 7, 6, 5, 4, 9, 8], [0, 0, 0, 0, 0, 0, 0, 0]], np.int8)
+
+
+def test_golden_vectors_are_replayed(native_program: Path, tmp_path: Path) -> None:
+    with NativeBoard(native_program, "--image", str(image_file(tmp_path / "image", MODEL, GOLDEN))) as board:
         board.ready()
         assert board.hello().n_self_test == 3
-        assert board.ask(messages.SelfTest()) == messages.SelfTestResult(Status.OK, 3, 1, 1)
+        assert board.ask(messages.SelfTest()) == messages.SelfTestResult(Status.OK, 3, 0, 0xFFFF)
+
+
+def test_an_engine_that_misses_the_golden_vectors_serves_nothing(native_program: Path, tmp_path: Path) -> None:
+    wrong = GOLDEN ^ np.array([0] * N_OBS + [1] * N_ACT, np.int8)
+    with NativeBoard(native_program, "--image", str(image_file(tmp_path / "image", MODEL, wrong))) as board:
+        board.ready()
+        info = board.hello()
+        assert (info.engine_status, info.engine_detail) == (Status.SELF_TEST_FAILED, 3)
+        assert isinstance(board.infer(), messages.Error)
+
+
+def test_observations_are_normalized_before_they_are_quantized(sanitized_program: Path, tmp_path: Path) -> None:
+    by = Normalization(np.arange(N_OBS, dtype=np.float32), np.full(N_OBS, 0.3, np.float32), 0.7)
+    path = image_file(tmp_path / "image", MODEL, normalization=by)
+    with NativeBoard(sanitized_program, "--image", str(path)) as board:
+        board.ready()
+        info = board.hello()
+        assert (info.model_id, info.normalization_crc) == (model_id(MODEL, by), zlib.crc32(by.to_bytes()))
+        observation = np.array([0.1, 2.5, 1.7, 3.4028235e38, -3.4028235e38, 1e-45], np.float32)
+        action = board.ask(messages.Infer(observation))
+        assert isinstance(action, messages.Action)
+        assert np.array_equal(action.input, quantize(by.apply(observation), QuantParams(1 / 64, 3)))
+        raw = board.ask(messages.InferInt8(np.arange(N_OBS, dtype=np.int8)))
+        assert raw.input.tolist() == list(range(N_OBS)), "raw inputs are not normalized"
 
 
 def test_reset_reboots_the_process(board: NativeBoard) -> None:
@@ -106,7 +129,7 @@ def test_reset_reboots_the_process(board: NativeBoard) -> None:
 
 
 def test_options_reach_where_they_belong(native_program: Path, model_file: Path) -> None:
-    options = ["--model", str(model_file), "--board-name", "bench 3", "--watchdog-ms", "1234", "--arena-bytes", "4096"]
+    options = ["--image", str(model_file), "--board-name", "bench 3", "--watchdog-ms", "1234", "--arena-bytes", "4096"]
     with NativeBoard(native_program, *options) as board:
         board.ready()
         info = board.hello()
@@ -114,7 +137,7 @@ def test_options_reach_where_they_belong(native_program: Path, model_file: Path)
 
 
 def test_watchdog_trips_by_itself(native_program: Path, model_file: Path) -> None:
-    with NativeBoard(native_program, "--model", str(model_file), "--watchdog-ms", "1") as board:
+    with NativeBoard(native_program, "--image", str(model_file), "--watchdog-ms", "1") as board:
         board.ready()
         board.hello()
         board.infer()
@@ -138,7 +161,7 @@ def test_board_without_a_model_still_talks(native_program: Path) -> None:
 def test_what_the_engine_says_about_the_model_reaches_the_host(native_program: Path, model_file: Path, status: Status) -> None:
     engine = PlayedEngine()
     engine.init_status, engine.init_reply = status, b"what is wrong, in words"
-    with NativeBoard(native_program, "--model", str(model_file), engine=engine) as board:
+    with NativeBoard(native_program, "--image", str(model_file), engine=engine) as board:
         board.ready()
         info = board.hello()
         assert (info.engine_status, info.engine_detail, info.engine_message) == (status, 1456, "what is wrong, in words")
@@ -204,9 +227,8 @@ def test_no_bytes_kill_it(sanitized_board: NativeBoard, pieces: list[bytes], seq
 
 @pytest.fixture(scope="module")
 def sanitized_board(sanitized_program: Path, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp("model") / "model.tflite"
-    path.write_bytes(MODEL)
-    with NativeBoard(sanitized_program, "--model", str(path)) as board:
+    path = image_file(tmp_path_factory.mktemp("model") / "image", MODEL)
+    with NativeBoard(sanitized_program, "--image", str(path)) as board:
         board.ready()
         board.hello()
         yield board
@@ -229,7 +251,7 @@ def test_host_program_of_the_reference_project(board: NativeBoard, baud: int) ->
 
 
 def test_ends_when_the_last_host_hangs_up(native_program: Path, model_file: Path) -> None:
-    with NativeBoard(native_program, "--model", str(model_file)) as board:
+    with NativeBoard(native_program, "--image", str(model_file)) as board:
         board.ready()
         os.close(board.slave)
         assert board.process.wait(DEADLINE_S) == 0
@@ -251,7 +273,7 @@ def test_ends_on_sigterm_and_not_on_ctrl_c(board: NativeBoard) -> None:
         (["--fd", "x"], "--fd takes a number"),
         (["--fd", "-1"], "--fd takes a number"),
         (["--fd", "0", "--engine-fd", "0", "--engine", "abacus"], "no such engine: abacus"),
-        (["--fd", "0", "--engine-fd", "0", "--model", "/nowhere/x.tflite"], "cannot read /nowhere/x.tflite"),
+        (["--fd", "0", "--engine-fd", "0", "--image", "/nowhere/x.tflite"], "cannot read /nowhere/x.tflite"),
         (["--fd", "0", "stray"], "unexpected argument: stray"),
         (["--speed", "9"], "unrecognized option"),
     ],
@@ -264,19 +286,28 @@ def test_wrong_options_are_named(native_program: Path, options: list[str], compl
     assert complaint in done.stderr
 
 
-def test_golden_vectors_of_another_shape_are_refused(native_program: Path, model_file: Path, tmp_path: Path) -> None:
-    vectors = tmp_path / "vectors"
-    vectors.write_bytes(bytes(13))
-    with NativeBoard(native_program, "--model", str(model_file), "--self-test", str(vectors)) as board:
+@pytest.mark.parametrize("cut", [0, 1, 20, 60, 100])
+def test_an_image_that_is_cut_off_is_refused(native_program: Path, tmp_path: Path, cut: int) -> None:
+    path = image_file(tmp_path / "image", MODEL, GOLDEN)
+    path.write_bytes(path.read_bytes()[:cut])
+    with NativeBoard(native_program, "--image", str(path)) as board:
         assert board.process.wait(DEADLINE_S) == 2
-        assert b"does not hold whole rows" in board.process.stderr.read()
+        assert f"error: {path}".encode() in board.process.stderr.read()
+
+
+def test_an_image_for_a_model_of_another_size_serves_nothing(native_program: Path, tmp_path: Path) -> None:
+    by = Normalization(np.zeros(N_OBS + 1), np.ones(N_OBS + 1), 1.0)
+    with NativeBoard(native_program, "--image", str(image_file(tmp_path / "image", MODEL, normalization=by))) as board:
+        board.ready()
+        info = board.hello()
+        assert (info.engine_status, info.engine_detail) == (Status.OTHER_MODEL, N_OBS << 16 | N_ACT)
 
 
 def test_a_board_without_memory_for_uploads_says_so(sanitized_program: Path, model_file: Path) -> None:
-    with NativeBoard(sanitized_program, "--model", str(model_file), "--upload-bytes", "0") as board:
+    with NativeBoard(sanitized_program, "--image", str(model_file), "--upload-bytes", "0") as board:
         board.ready()
         assert board.hello().upload_size == 0
-        refused = board.ask(messages.LoadBegin(1, 100, 1, N_OBS, N_ACT, 0, "0" * 12))
+        refused = board.ask(messages.LoadBegin(1, 100, 0, 1, N_OBS, N_ACT, 0, "0" * 12))
         assert refused == messages.Error(Status.NO_ROOM, 0, messages.LoadBegin.TYPE)
 
 
@@ -285,14 +316,14 @@ def test_a_model_goes_through_to_the_engine_and_takes_over(sanitized_program: Pa
     model, vector = b"another model", np.arange(N_OBS, dtype=np.int8)
     data = model + vector.tobytes() + vector[:N_ACT].tobytes()
     name = hashlib.sha256(model).hexdigest()[:12]
-    with NativeBoard(sanitized_program, "--model", str(model_file)) as board:
+    with NativeBoard(sanitized_program, "--image", str(model_file)) as board:
         board.ready()
         first = board.hello()
-        assert board.ask(messages.LoadBegin(9, len(model), 1, N_OBS, N_ACT, zlib.crc32(data), name)) == messages.LoadProgress(
+        assert board.ask(messages.LoadBegin(9, len(model), 0, 1, N_OBS, N_ACT, zlib.crc32(data), name)) == messages.LoadProgress(
             9, 0
         )
         assert board.ask(messages.LoadData(9, 0, data)) == messages.LoadProgress(9, len(data))
-        assert board.engine.model == model_file.read_bytes(), "nothing is loaded before the upload is whole"
+        assert board.engine.model == MODEL, "nothing is loaded before the upload is whole"
         assert board.ask(messages.LoadCommit(9)) == messages.LoadResult(9, Status.OK, 0, "")
         assert board.engine.model == model
         info = board.hello()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 
 from .probe import Probe
 
@@ -42,3 +42,15 @@ def test_dequantize_every_value(probe: Probe, scale: float, zero_point: int) -> 
     values = np.arange(-128, 128).astype(np.int8)
     expected = dequantize(values, QuantParams(scale, zero_point))
     assert probe.dequantize(values, scale, zero_point).tobytes() == expected.tobytes()
+
+
+@given(
+    mean=finite,
+    inverse_std=st.floats(min_value=2.0**-149, max_value=2.0**127, width=32),
+    clip=st.floats(min_value=2.0**-149, max_value=2.0**127, width=32),
+    values=st.lists(finite, min_size=1, max_size=50),
+)
+def test_normalize_any_value(probe: Probe, mean: float, inverse_std: float, clip: float, values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    by = Normalization(np.full(len(values), mean), np.full(len(values), inverse_std), clip)
+    assert probe.normalize(array, mean, inverse_std, clip).tobytes() == by.apply(array).tobytes()

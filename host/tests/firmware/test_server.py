@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +14,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode, seal
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
+from balance_hil.quantize import Normalization, QuantParams, quantize
 
 from .probe import Probe
 
@@ -21,6 +25,7 @@ REQUESTS = [
     messages.Tensor(0),
     messages.SelfTest(),
     messages.SetWatchdog(5),
+    messages.SetTextLine(1),
 ]
 
 
@@ -52,8 +57,8 @@ class FakeBoard:
     def ask(self, *requests: Message) -> list[Message]:
         return self.feed(b"".join(encode(r, seq) for seq, r in enumerate(requests))).messages()
 
-    def hello(self) -> messages.Info:
-        (info,) = self.ask(messages.Hello(0xCAFE))
+    def hello(self, nonce: int = 0xCAFE) -> messages.Info:
+        (info,) = self.ask(messages.Hello(nonce))
         assert isinstance(info, messages.Info)
         return info
 
@@ -110,6 +115,7 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
         engine_detail=0,
         engine_message="",
         model_id="cafe00000000",
+        normalization_crc=0,
         n_obs=3,
         n_act=2,
         n_ops=3,
@@ -123,6 +129,7 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
         clock_hz=600,
         rx_buffer=1,
         max_payload=messages.MAX_PAYLOAD,
+        max_text=messages.MAX_TEXT,
         watchdog_ms=100,
         stack=2,
         ram=3,
@@ -192,12 +199,12 @@ def test_wrong_number_of_elements_is_refused_with_the_right_one(identified: Fake
 
 
 @pytest.mark.parametrize("kind", sorted(messages.REPLY_TYPES))
-@pytest.mark.parametrize("excess", [b"\x01", b"\xff\xff\x01"])
+@pytest.mark.parametrize("excess", [b"\x01\x02\x03", b"\xff\xff\x01"])
 def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBoard, kind: int, excess: bytes) -> None:
     assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
 
 
-@pytest.mark.parametrize("kind", [0x8D, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+@pytest.mark.parametrize("kind", [0x8E, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
 def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
     payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
     assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
@@ -283,7 +290,7 @@ def test_text_line_needs_no_handshake(board: FakeBoard) -> None:
         (b"1,2,nan\n", "non_finite"),
         (b"1,2,1e39\n", "non_finite"),
         (b"help\n", "malformed_line"),
-        (b"1" * 257 + b"\n", "oversized"),
+        (b"1" * (messages.MAX_TEXT + 1) + b"\n", "oversized"),
     ],
 )
 def test_bad_text_line_is_answered_by_a_line(board: FakeBoard, line: bytes, status: str) -> None:
@@ -342,10 +349,107 @@ def test_other_requests_do_not_feed_the_watchdog(identified: FakeBoard) -> None:
 def test_watchdog_time_can_be_set_and_switched_off(identified: FakeBoard) -> None:
     assert identified.ask(INPUT, messages.SetWatchdog(1000))[1] == messages.Watchdog(1000)
     assert identified.idle(1_000_039).events == []
-    assert identified.hello().watchdog_ms == 1000
+    assert identified.hello().watchdog_ms == 1000, "the same session"
     assert identified.ask(messages.SetWatchdog(0)) == [messages.Watchdog(0)]
     assert identified.next_ms() == 2**32 - 1
     assert identified.idle(10**12).events == []
+
+
+def test_settings_end_with_their_session(identified: FakeBoard) -> None:
+    identified.ask(messages.SetWatchdog(0), messages.SetTextLine(0))
+    info = identified.hello()
+    assert (info.watchdog_ms, info.max_text) == (0, 0), "HELLO with the same nonce is the same session"
+    info = identified.hello(nonce=1)
+    assert (info.watchdog_ms, info.max_text) == (100, messages.MAX_TEXT)
+
+
+def test_text_lines_can_be_switched_off_and_on(identified: FakeBoard) -> None:
+    assert identified.ask(messages.SetTextLine(0)) == [messages.TextLine(0)]
+    happened = identified.feed(b"1,2,3\n")
+    assert (happened.sent.lstrip(b"\0"), happened.events) == (b"error: text_line_off\n", [])
+    assert identified.ask(messages.SetTextLine(1)) == [messages.TextLine(messages.MAX_TEXT)]
+    assert identified.feed(b"1.0,-2.25,0.25\n").sent == b"0.5,0.25\n"
+
+
+def test_a_line_does_not_end_the_safe_state_of_a_session(identified: FakeBoard) -> None:
+    identified.ask(INPUT)
+    assert identified.idle(200_000).events == ["safe"]
+    happened = identified.feed(b"1.0,-2.25,0.25\n")
+    assert (happened.sent, happened.events) == (b"0.5,0.25\n", []), "answered, and not acted upon"
+    assert identified.stats().safe_state == 1
+    identified.hello(nonce=2)
+    assert identified.feed(b"1.0,-2.25,0.25\n").events == [], "a new session does not end it either"
+    identified.ask(INPUT)
+    assert identified.feed(b"1.0,-2.25,0.25\n").events == ["apply 0.5 0.25"]
+
+
+def test_a_line_ends_the_safe_state_that_no_session_brought(board: FakeBoard) -> None:
+    line = b"1.0,-2.25,0.25\n"
+    assert board.feed(line).events == ["apply 0.5 0.25"]
+    assert board.idle(200_000).events == ["safe"]
+    assert board.feed(line).events == ["apply 0.5 0.25"]
+
+
+def with_checksum(line: bytes) -> bytes:
+    return line + b"*%02X" % functools.reduce(operator.xor, line, 0)
+
+
+def test_a_line_with_a_checksum_is_answered_by_one_with_a_checksum(board: FakeBoard) -> None:
+    assert board.feed(with_checksum(b"1.0,-2.25,0.25") + b"\r\n").sent == with_checksum(b"0.5,0.25").lower() + b"\n"
+    assert board.feed(with_checksum(b"1,2") + b"\n").sent == with_checksum(b"error: wrong_count").lower() + b"\n"
+
+
+@pytest.mark.parametrize("end", [b"*01", b"*0g", b"*zz", b"* 4"])
+def test_a_line_whose_checksum_is_wrong_is_refused(board: FakeBoard, end: bytes) -> None:
+    happened = board.feed(b"1.0,-2.25,0.25" + end + b"\n")
+    assert happened.sent == with_checksum(b"error: line_damaged").lower() + b"\n"
+    assert happened.events == []
+
+
+@pytest.mark.parametrize("line", [b"1,2,3*", b"1,2,3*1", b"1*,2,3", b"*"])
+def test_a_star_elsewhere_is_no_checksum(board: FakeBoard, line: bytes) -> None:
+    assert board.feed(line + b"\n").sent == b"error: malformed_line\n"
+
+
+def test_a_long_line_of_numbers_is_read(board: FakeBoard) -> None:
+    line = b",".join([b"0." + b"0" * 1000 + b"1e1001"] * 3)
+    assert board.feed(line + b"\n").sent == board.feed(b"1,1,1\n").sent
+
+
+class TestNormalization:
+    """Mean 1, -2, 0.25, factor 0.5, 3, 1e30, clip 2: see firmware/test/probe/fake_board.h."""
+
+    @pytest.fixture
+    def normalized(self, probe: Probe) -> FakeBoard:
+        probe.ask("normalized", "yes")
+        try:
+            board = FakeBoard(probe)
+        finally:
+            probe.ask("normalized", "no")
+        return board
+
+    BY = Normalization(np.array([1, -2, 0.25], np.float32), np.array([0.5, 3, 1e30], np.float32), 2.0)
+
+    def test_it_comes_before_quantization(self, normalized: FakeBoard) -> None:
+        assert normalized.hello().normalization_crc == zlib.crc32(self.BY.to_bytes())
+        for values in ([1, -2, 0.25], [3, -1.5, 0.2500001], [-9, -2.0001, 3.4e38], [3.4e38, -3.4e38, 0]):
+            observation = np.array(values, np.float32)
+            (action,) = normalized.ask(messages.Infer(observation))
+            assert np.array_equal(action.input, quantize(observation, QuantParams(0.5, 1), self.BY)), values
+
+    def test_raw_inputs_are_not_normalized(self, normalized: FakeBoard) -> None:
+        normalized.hello()
+        assert normalized.ask(INPUT)[0].input.tolist() == INPUT.input.tolist()
+
+    def test_a_text_line_is_normalized(self, normalized: FakeBoard) -> None:
+        # 0, 1.5, 0 normalized; 1, 4, 1 quantized; 5 and -1 the fake engine's outputs.
+        assert normalized.feed(b"1.0,-1.5,0.25\n").sent == b"2,0.5\n"
+
+    def test_non_finite_is_refused_though_the_clip_would_hide_it(self, normalized: FakeBoard) -> None:
+        normalized.hello()
+        for value in (np.nan, np.inf, -np.inf):
+            refused = normalized.ask(messages.Infer(np.array([0, value, 0], np.float32)))
+            assert refused == [error(Status.NON_FINITE, 1, messages.Infer.TYPE)]
 
 
 def test_half_a_frame_is_given_up_after_silence(board: FakeBoard) -> None:

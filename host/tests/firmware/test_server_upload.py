@@ -19,23 +19,37 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
+from balance_hil.quantize import Normalization, QuantParams, quantize
 
 from .probe import Probe
 from .test_server import INPUT, FakeBoard, error
 
 TRANSFER = 0xC0FFEE
 ROOM = 64
+BY = Normalization(np.array([1, -2, 0.25], np.float32), np.array([0.5, 3, 1e30], np.float32), 2.0)
 VECTORS = [((1, 2, 3), (3, -3)), ((-128, -128, -128), (-128, 127))]
 
 
-def upload(model: bytes = b"a model", vectors=VECTORS, **changes: object) -> tuple[messages.LoadBegin, bytes]:
-    """An announcement and the bytes that belong to it; ``changes`` make it lie."""
+def upload(
+    model: bytes = b"a model", vectors=VECTORS, normalization: Normalization | None = None, spoil=None, **changes: object
+) -> tuple[messages.LoadBegin, bytes]:
+    """An announcement and the bytes that belong to it; ``changes`` make it lie. ``spoil``: a number of the normalization."""
     inputs = b"".join(np.array(row, np.int8).tobytes() for row, _ in vectors)
     outputs = b"".join(np.array(row, np.int8).tobytes() for _, row in vectors)
-    data = model + inputs + outputs
-    name = hashlib.sha256(model).hexdigest()[:12]
-    begin = messages.LoadBegin(TRANSFER, len(model), len(vectors), 3, 2, zlib.crc32(data), name)
+    numbers = normalization.to_bytes() if normalization else b""
+    if spoil:
+        floats = np.frombuffer(numbers, "<f4").copy()
+        floats[spoil[0]] = spoil[1]
+        numbers = floats.tobytes()
+    data = model + numbers + inputs + outputs
+    name = hashlib.sha256(model + numbers).hexdigest()[:12]
+    begin = messages.LoadBegin(TRANSFER, len(model), int(bool(normalization)), len(vectors), 3, 2, zlib.crc32(data), name)
     return replace(begin, **changes), data
+
+
+def unnormalized_id(normalization: Normalization) -> tuple[messages.LoadBegin, bytes]:
+    """The id of the model alone: as a host of another version would announce it."""
+    return upload(normalization=normalization, model_id=upload()[0].model_id)
 
 
 def pieces(data: bytes, size: int = 16) -> list[messages.LoadData]:
@@ -77,6 +91,38 @@ def test_an_upload_takes_over(board: FakeBoard) -> None:
     info = board.hello()
     assert (info.model_id, info.uploaded, info.n_self_test) == (begin.model_id, 1, 2)
     assert board.ask(messages.SelfTest()) == [messages.SelfTestResult(Status.OK, count=2, mismatches=0, first_mismatch=0xFFFF)]
+
+
+@pytest.mark.parametrize("model", [b"a model", b"a model."], ids=["unaligned", "aligned"])
+def test_an_upload_carries_its_normalization(board: FakeBoard, model: bytes) -> None:
+    begin, data = upload(model, normalization=BY)
+    assert result(board, begin, data).status == Status.OK
+    info = board.hello()
+    assert (info.model_id, info.normalization_crc) == (begin.model_id, zlib.crc32(BY.to_bytes()))
+    observation = np.array([2.5, -1.9, 7], np.float32)
+    (action,) = board.ask(messages.Infer(observation))
+    assert np.array_equal(action.input, quantize(observation, QuantParams(0.5, 1), BY))
+    begin, data = upload(b"and one without")
+    assert result(board, begin, data).status == Status.OK
+    assert board.hello().normalization_crc == 0
+
+
+def test_a_line_does_not_end_the_safe_state_of_an_upload(board: FakeBoard) -> None:
+    board.ask(INPUT)
+    begin, data = upload()
+    result(board, begin, data)
+    assert board.feed(b"1.0,-2.25,0.25\n").events == []
+    board.hello()
+    assert board.feed(b"1.0,-2.25,0.25\n").events == []
+    board.ask(INPUT)
+    assert board.feed(b"1.0,-2.25,0.25\n").events == ["apply 0.5 0.25"]
+
+
+def test_an_upload_ends_the_settings_of_the_session(board: FakeBoard) -> None:
+    board.ask(messages.SetWatchdog(0))
+    begin, data = upload()
+    result(board, begin, data)
+    assert board.hello().watchdog_ms == 100
 
 
 def test_the_next_upload_goes_to_the_other_place_and_the_one_after_to_the_first(board: FakeBoard) -> None:
@@ -163,12 +209,18 @@ def test_a_board_without_room_says_so(probe: Probe) -> None:
     ("make", "status", "detail", "words"),
     [
         (lambda: upload(crc=0x12345678), Status.UPLOAD_DAMAGED, zlib.crc32(upload()[1]), ""),
-        (lambda: upload(model_id="0" * 12), Status.OTHER_MODEL, 3 << 16 | 2, ""),
+        (lambda: upload(model_id="0" * 12), Status.OTHER_MODEL, 0, ""),
         (lambda: upload(b"X has an input more"), Status.OTHER_MODEL, 4 << 16 | 2, ""),
         (lambda: upload(b"O has too many"), Status.MODEL_INVALID, 0, "more of them than the protocol carries"),
         (lambda: upload(b"Z has no scale"), Status.MODEL_INVALID, 0, "a scale of the model is not positive"),
         (lambda: upload(b"H has a huge one"), Status.MODEL_INVALID, 0, "so large that its values are infinite"),
         (lambda: upload(b"R is refused"), Status.UNSUPPORTED_OPERATOR, 77, "as the test wants it"),
+        (lambda: unnormalized_id(BY), Status.OTHER_MODEL, 0, ""),
+        (lambda: upload(normalization=BY, spoil=(0, np.nan)), Status.MODEL_INVALID, 0, "normalization"),
+        (lambda: upload(normalization=BY, spoil=(3, 0.0)), Status.MODEL_INVALID, 0, "normalization"),
+        (lambda: upload(normalization=BY, spoil=(5, -1.0)), Status.MODEL_INVALID, 0, "normalization"),
+        (lambda: upload(normalization=BY, spoil=(6, 0.0)), Status.MODEL_INVALID, 0, "normalization"),
+        (lambda: upload(normalization=BY, spoil=(6, np.inf)), Status.MODEL_INVALID, 0, "normalization"),
         (lambda: upload(b"W computes wrongly"), Status.VECTORS_DIFFER, 2, "golden vectors"),
         (lambda: upload(vectors=[VECTORS[0], ((1, 1, 1), (2, 0))]), Status.VECTORS_DIFFER, 1, "golden vectors"),
     ],

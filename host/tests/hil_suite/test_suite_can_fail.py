@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from balance_hil import boards
 from balance_hil.boards import Board
-from balance_hil.boards.kinds.native import NativeConfig, NativeMachine
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
 from balance_hil.errors import ModelMismatchError
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.runtimes import load_runtime
@@ -33,7 +35,7 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(scope="module")
 def shared_board(ppo_bundle: Bundle) -> Iterator[tuple[Board, Saboteur]]:
     """A real native board whose link can be told to lie."""
-    machine = NativeMachine(NativeConfig.for_bundle(ppo_bundle))
+    machine = NativeMachine(EmulationConfig(image=ModelImage.of(ppo_bundle)))
     saboteur = Saboteur(machine.start())
     with Board(saboteur, ppo_bundle, machine=machine) as board:
         yield board, saboteur

@@ -43,7 +43,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
     floats = st.lists(f32, max_size=50).map(lambda v: np.array(v, np.float32))
     text = st.text(max_size=20)
     header = (st.just(messages.PROTOCOL_VERSION), st.just(messages.SCHEMA_CRC))
-    info_tail = (text, text, text, text, text, u8, u32, text, text, u16, u16, u16, f32, i8, f32, i8, u16)
+    info_tail = (text, text, text, text, text, u8, u32, text, text, u32, u16, u16, u16, f32, i8, f32, i8, u16)
     fields: dict[type[Message], tuple[st.SearchStrategy, ...]] = {
         messages.Hello: (u32,),
         messages.Infer: (floats,),
@@ -52,19 +52,21 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.SelfTest: (),
         messages.StatsRequest: (),
         messages.SetWatchdog: (u32,),
+        messages.SetTextLine: (u8,),
         messages.Echo: (st.binary(max_size=messages.MAX_PAYLOAD - 2),),
         messages.Reset: (),
-        messages.LoadBegin: (u32, u32, u16, u16, u16, u32, text),
+        messages.LoadBegin: (u32, u32, u8, u16, u16, u16, u32, text),
         messages.LoadData: (u32, u32, st.binary(max_size=messages.MAX_PAYLOAD - 10)),
         messages.LoadCommit: (u32,),
         messages.LoadAbort: (u32,),
         messages.Ready: (*header, u8),
-        messages.Info: (*header, u32, *info_tail, u32, u32, u32, u32, u16, u32, u32, u32, u32, u8, u32),
+        messages.Info: (*header, u32, *info_tail, u32, u32, u32, u32, u16, u16, u32, u32, u32, u32, u8, u32),
         messages.Action: (u8, int8s, int8s, floats, u32, u32),
         messages.TensorData: (u16, int8s),
         messages.SelfTestResult: (u8, u16, u16, u16),
         messages.Stats: (*[u32] * 9, u8, u32, u32, u32, u32, u32),
         messages.Watchdog: (u32,),
+        messages.TextLine: (u16,),
         messages.EchoReply: (st.binary(max_size=100),),
         messages.LoadProgress: (u32, u32),
         messages.LoadResult: (u32, u8, u32, text),
@@ -129,7 +131,7 @@ def test_frame_of_another_schema_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [messages.Ready, messages.Info])
-@pytest.mark.parametrize(("version", "crc"), [(2, messages.SCHEMA_CRC), (messages.PROTOCOL_VERSION, 1)])
+@pytest.mark.parametrize(("version", "crc"), [(1, 0x3BE122F7), (3, messages.SCHEMA_CRC), (messages.PROTOCOL_VERSION, 1)])
 def test_handshake_of_another_schema_is_named(kind: type[Message], version: int, crc: int) -> None:
     payload = version.to_bytes(2, "little") + crc.to_bytes(4, "little") + b"fields that we do not know"
     assert Decoder().feed(seal(kind.TYPE, 0, payload)) == [Frame(0, OtherSchema(kind.TYPE, version, crc))]

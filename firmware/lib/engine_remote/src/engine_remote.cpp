@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "frame/payload.h"
+
 namespace hil {
 namespace {
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "server/text_line.h"
+#include "frame/crc32.h"
 
 namespace hil {
 namespace {
@@ -16,7 +16,11 @@ constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs
 constexpr size_t kNameLimit = 80;
 constexpr size_t kMessageLimit = 240;
 
-uint16_t CountOf(size_t count) { return static_cast<uint16_t>(count); }
+uint32_t CrcOf(const Normalization& by) {
+  if (by.none()) return 0;
+  const uint32_t crc = Crc32(by.inverse_std.bytes(), by.inverse_std.byte_size(), Crc32(by.mean.bytes(), by.mean.byte_size(), 0));
+  return Crc32(reinterpret_cast<const uint8_t*>(&by.clip), sizeof(by.clip), crc);
+}
 
 }  // namespace
 
@@ -35,7 +39,10 @@ void Server::Boot(hal::ResetCause cause) {
 
 void Server::Step(const uint8_t* data, size_t size) {
   const uint64_t now_us = hw_.clock->NowUs();
-  if (watchdog_.Trips(now_us)) hw_.actuator->EnterSafeState();
+  if (watchdog_.Trips(now_us)) {
+    hw_.actuator->EnterSafeState();
+    held_ = identified_;
+  }
   if (size == 0) {
     if (decoder_.InsideFrame() && now_us - received_us_ >= kPartialFrameUs) decoder_.Reset();
     return;
@@ -57,65 +64,37 @@ uint32_t Server::MsToNextEvent() const {
 
 void Server::HandleEvent(Decoder::Event event) {
   ++requests_;
+  frame_ = decoder_.frame();
   switch (event) {
     case Decoder::Event::kFrame:
-      return HandleFrame(decoder_.frame());
+      return HandleFrame();
     case Decoder::Event::kLine:
       return HandleLine(decoder_.line());
     case Decoder::Event::kOversized:
-      return ReplyError({Status::kOversized, protocol::kMaxPayload}, decoder_.frame());
+      return ReplyError({Status::kOversized, protocol::kMaxPayload});
     case Decoder::Event::kLongLine:
-      return ReplyLineError(Status::kOversized);
+      return ReplyLineError(Status::kOversized, false);
     case Decoder::Event::kNone:
       return;
   }
 }
 
-void Server::HandleFrame(const FrameView& frame) {
-  if (protocol::IsGated(frame.type) && !identified_) return ReplyError({Status::kNotIdentified, 0}, frame);
-  switch (static_cast<protocol::MessageType>(frame.type)) {
-    case protocol::MessageType::kHello:
-      return Dispatch<protocol::Hello>(frame);
-    case protocol::MessageType::kInfer:
-      return Dispatch<protocol::Infer>(frame);
-    case protocol::MessageType::kInferInt8:
-      return Dispatch<protocol::InferInt8>(frame);
-    case protocol::MessageType::kTensor:
-      return Dispatch<protocol::Tensor>(frame);
-    case protocol::MessageType::kSelfTest:
-      return Dispatch<protocol::SelfTest>(frame);
-    case protocol::MessageType::kStatsRequest:
-      return Dispatch<protocol::StatsRequest>(frame);
-    case protocol::MessageType::kSetWatchdog:
-      return Dispatch<protocol::SetWatchdog>(frame);
-    case protocol::MessageType::kEcho:
-      return Dispatch<protocol::Echo>(frame);
-    case protocol::MessageType::kReset:
-      return Dispatch<protocol::Reset>(frame);
-    case protocol::MessageType::kLoadBegin:
-      return Dispatch<protocol::LoadBegin>(frame);
-    case protocol::MessageType::kLoadData:
-      return Dispatch<protocol::LoadData>(frame);
-    case protocol::MessageType::kLoadCommit:
-      return Dispatch<protocol::LoadCommit>(frame);
-    case protocol::MessageType::kLoadAbort:
-      return Dispatch<protocol::LoadAbort>(frame);
-    default:
-      return ReplyError({Status::kUnknownType, frame.type}, frame);
-  }
+void Server::HandleFrame() {
+  if (protocol::IsGated(frame_.type) && !identified_) return ReplyError({Status::kNotIdentified, 0});
+  const bool known = protocol::VisitRequest(frame_.type, [this](auto request) {
+    PayloadReader reader(frame_.payload, frame_.payload_size);
+    if (request.Read(&reader)) return Handle(request);
+    ReplyError({Status::kWrongLength, static_cast<uint32_t>(frame_.payload_size)});
+  });
+  if (!known) ReplyError({Status::kUnknownType, frame_.type});
 }
 
-template <typename Request>
-void Server::Dispatch(const FrameView& frame) {
-  Request request;
-  PayloadReader reader(frame.payload, frame.payload_size);
-  if (!request.Read(&reader)) return ReplyError({Status::kWrongLength, static_cast<uint32_t>(frame.payload_size)}, frame);
-  Handle(request, frame);
-}
-
-void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
-  const Inference& running = models_.running();
+void Server::Handle(const protocol::Hello& request) {
+  const Policy& running = models_.running();
   const EngineInfo& engine = running.info();
+  if (!identified_ || request.nonce != session_) BeginSession();
+  identified_ = true;
+  session_ = request.nonce;
   protocol::Info info;
   info.protocol = static_cast<uint16_t>(protocol::kVersion);
   info.schema_crc = protocol::kSchemaCrc;
@@ -128,7 +107,8 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.engine_status = static_cast<uint8_t>(running.load_outcome().status);
   info.engine_detail = running.load_outcome().detail;
   info.engine_message = StringView::FromC(running.message(), kMessageLimit);
-  info.model_id = StringView::FromC(models_.model_id(), kNameLimit);
+  info.model_id = StringView::FromC(running.image().id, kNameLimit);
+  info.normalization_crc = running.load_outcome().ok() ? CrcOf(running.image().normalization) : 0;
   info.n_obs = engine.n_obs;
   info.n_act = engine.n_act;
   info.n_ops = engine.n_ops;
@@ -136,46 +116,51 @@ void Server::Handle(const protocol::Hello& request, const FrameView& frame) {
   info.input_zero_point = engine.input.zero_point;
   info.output_scale = engine.output.scale;
   info.output_zero_point = engine.output.zero_point;
-  info.n_self_test = models_.golden().count;
+  info.n_self_test = running.image().golden.count;
   info.arena_used = engine.arena_used;
   info.arena_size = engine.arena_size;
   info.clock_hz = config_.identity.clock_hz;
   info.rx_buffer = config_.identity.rx_buffer;
   info.max_payload = static_cast<uint16_t>(protocol::kMaxPayload);
+  info.max_text = MaxText();
   info.watchdog_ms = watchdog_.timeout_ms();
   info.stack = hw_.system->StackHighWater();
   info.ram = config_.identity.ram;
   info.flash = config_.identity.flash;
   info.uploaded = models_.uploaded() ? 1 : 0;
   info.upload_size = static_cast<uint32_t>(models_.upload_capacity());
-  identified_ = true;
-  Reply(info, frame);
+  Reply(info);
 }
 
-void Server::Handle(const protocol::Infer& request, const FrameView& frame) {
-  ReplyAction(models_.running().Run(request.observation), frame);
+void Server::BeginSession() {
+  watchdog_.SetTimeout(config_.watchdog_ms);
+  text_line_ = config_.text_line;
 }
 
-void Server::Handle(const protocol::InferInt8& request, const FrameView& frame) {
-  ReplyAction(models_.running().RunInt8(request.input), frame);
-}
+void Server::Handle(const protocol::Infer& request) { ReplyAction(models_.running().Run(request.observation)); }
 
-void Server::Handle(const protocol::Tensor& request, const FrameView& frame) {
+void Server::Handle(const protocol::InferInt8& request) { ReplyAction(models_.running().RunInt8(request.input)); }
+
+void Server::Handle(const protocol::Tensor& request) {
   protocol::TensorData reply;
   reply.op = request.op;
   const Outcome outcome = models_.running().Tensor(request.op, &reply.values);
-  if (!outcome.ok()) return ReplyError(outcome, frame);
-  Reply(reply, frame);
+  if (!outcome.ok()) return ReplyError(outcome);
+  Reply(reply);
 }
 
-void Server::Handle(const protocol::SelfTest&, const FrameView& frame) {
+void Server::Handle(const protocol::SelfTest&) {
+  Policy::SelfTestCount count;
+  const Outcome outcome = models_.running().SelfTest(&count);
+  if (!outcome.ok()) return ReplyError(outcome);
   protocol::SelfTestResult reply;
-  const Outcome outcome = models_.running().SelfTest(models_.golden(), &reply);
-  if (!outcome.ok()) return ReplyError(outcome, frame);
-  Reply(reply, frame);
+  reply.count = models_.running().image().golden.count;
+  reply.mismatches = count.mismatches;
+  reply.first_mismatch = count.first_mismatch;
+  Reply(reply);
 }
 
-void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
+void Server::Handle(const protocol::StatsRequest&) {
   const DecoderCounters& line = decoder_.counters();
   const InferenceTimes& times = models_.running().times();
   protocol::Stats stats;
@@ -194,66 +179,71 @@ void Server::Handle(const protocol::StatsRequest&, const FrameView& frame) {
   stats.inference_max_us = times.max_us;
   stats.arena_used = models_.running().info().arena_used;
   stats.stack = hw_.system->StackHighWater();
-  Reply(stats, frame);
+  Reply(stats);
 }
 
-void Server::Handle(const protocol::SetWatchdog& request, const FrameView& frame) {
+void Server::Handle(const protocol::SetWatchdog& request) {
   watchdog_.SetTimeout(request.timeout_ms);
-  Reply(protocol::Watchdog{watchdog_.timeout_ms()}, frame);
+  Reply(protocol::Watchdog{watchdog_.timeout_ms()});
 }
 
-void Server::Handle(const protocol::Echo& request, const FrameView& frame) { Reply(protocol::EchoReply{request.data}, frame); }
+void Server::Handle(const protocol::SetTextLine& request) {
+  text_line_ = request.enabled != 0;
+  Reply(protocol::TextLine{MaxText()});
+}
 
-void Server::Handle(const protocol::Reset&, const FrameView& frame) {
+void Server::Handle(const protocol::Echo& request) { Reply(protocol::EchoReply{request.data}); }
+
+void Server::Handle(const protocol::Reset&) {
   hw_.system->Reboot();
-  ReplyError({Status::kNotSupported, 0}, frame);
+  ReplyError({Status::kNotSupported, 0});
 }
 
-void Server::Handle(const protocol::LoadBegin& request, const FrameView& frame) {
-  ReplyProgress(upload_.Begin(request), request.transfer, frame);
-}
+void Server::Handle(const protocol::LoadBegin& request) { ReplyProgress(upload_.Begin(request), request.transfer); }
 
-void Server::Handle(const protocol::LoadData& request, const FrameView& frame) {
-  ReplyProgress(upload_.Receive(request), request.transfer, frame);
-}
+void Server::Handle(const protocol::LoadData& request) { ReplyProgress(upload_.Receive(request), request.transfer); }
 
-void Server::Handle(const protocol::LoadCommit& request, const FrameView& frame) {
+void Server::Handle(const protocol::LoadCommit& request) {
   protocol::LoadResult reply;
   const Outcome outcome = upload_.Commit(request, &reply);
-  if (!outcome.ok()) return ReplyError(outcome, frame);
+  if (!outcome.ok()) return ReplyError(outcome);
   if (upload_.TakeSwapped()) {
     // Another policy: no action until it has seen an observation, and none of a host that does not know that it runs.
     watchdog_.Hold();
     hw_.actuator->EnterSafeState();
+    BeginSession();
     identified_ = false;
+    held_ = true;
   }
-  Reply(reply, frame);
+  Reply(reply);
 }
 
-void Server::Handle(const protocol::LoadAbort& request, const FrameView& frame) {
+void Server::Handle(const protocol::LoadAbort& request) {
   upload_.Abort(request);
-  ReplyProgress({}, request.transfer, frame);
+  ReplyProgress({}, request.transfer);
 }
 
-void Server::HandleLine(const StringView& line) {
+void Server::HandleLine(StringView line) {
+  bool checksum = false;
   float observation[kMaxObs];
   size_t count = 0;
-  const Status parsed = ParseLine(line, observation, kMaxObs, &count);
-  if (parsed != Status::kOk) return ReplyLineError(parsed);
-  const Outcome outcome = models_.running().Run({observation, CountOf(count)});
-  if (!outcome.ok()) return ReplyLineError(outcome.status);
-  Act();
+  Status status = text_line_ ? TakeChecksum(&line, &checksum) : Status::kTextLineOff;
+  if (status == Status::kOk) status = ParseLine(line, observation, kMaxObs, &count);
+  Policy& policy = models_.running();
+  if (status == Status::kOk) status = policy.Run({observation, static_cast<uint16_t>(count)}).status;
+  if (status != Status::kOk) return ReplyLineError(status, checksum);
+  if (!held_) Act();
   char* at = reinterpret_cast<char*>(out_);
-  for (uint16_t i = 0; i < models_.running().info().n_act; ++i) {
+  for (uint16_t i = 0; i < policy.info().n_act; ++i) {
     if (i != 0) *at++ = ',';
-    at += FormatFloat(models_.running().action()[i], at);
+    at += FormatFloat(policy.action()[i], at);
   }
-  *at++ = '\n';
-  Send(out_, static_cast<size_t>(at - reinterpret_cast<char*>(out_)));
+  SendLine(static_cast<size_t>(at - reinterpret_cast<char*>(out_)), checksum);
 }
 
-void Server::ReplyAction(const Outcome& outcome, const FrameView& frame) {
-  if (!outcome.ok()) return ReplyError(outcome, frame);
+void Server::ReplyAction(const Outcome& outcome) {
+  if (!outcome.ok()) return ReplyError(outcome);
+  held_ = false;
   Act();
   const EngineInfo& model = models_.running().info();
   protocol::Action reply;
@@ -263,38 +253,42 @@ void Server::ReplyAction(const Outcome& outcome, const FrameView& frame) {
   reply.action = {models_.running().action(), model.n_act};
   reply.inference_us = models_.running().times().last_us;
   reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
-  Reply(reply, frame);
+  Reply(reply);
 }
 
-void Server::ReplyProgress(const Outcome& outcome, uint32_t transfer, const FrameView& frame) {
-  if (!outcome.ok()) return ReplyError(outcome, frame);
-  Reply(protocol::LoadProgress{transfer, upload_.received()}, frame);
+void Server::ReplyProgress(const Outcome& outcome, uint32_t transfer) {
+  if (!outcome.ok()) return ReplyError(outcome);
+  Reply(protocol::LoadProgress{transfer, upload_.received()});
 }
 
-void Server::ReplyError(const Outcome& outcome, const FrameView& frame) {
+void Server::ReplyError(const Outcome& outcome) {
   ++errors_;
-  Reply(protocol::Error{static_cast<uint8_t>(outcome.status), outcome.detail, frame.type}, frame);
+  Reply(protocol::Error{static_cast<uint8_t>(outcome.status), outcome.detail, frame_.type});
 }
 
-void Server::ReplyLineError(Status status) {
+void Server::ReplyLineError(Status status, bool checksum) {
   ++errors_;
   constexpr char kPrefix[] = "error: ";
-  const char* name = protocol::StatusName(status);
   const size_t prefix = sizeof(kPrefix) - 1;
-  const size_t length = std::strlen(name);
+  const size_t length = std::strlen(StatusName(status));
   std::memcpy(out_, kPrefix, prefix);
-  std::memcpy(out_ + prefix, name, length);
-  out_[prefix + length] = '\n';
-  Send(out_, prefix + length + 1);
+  std::memcpy(out_ + prefix, StatusName(status), length);
+  SendLine(prefix + length, checksum);
+}
+
+void Server::SendLine(size_t size, bool checksum) {
+  if (checksum) size = AddChecksum(reinterpret_cast<char*>(out_), size);
+  out_[size] = '\n';
+  Send(out_, size + 1);
 }
 
 template <typename Message>
-void Server::Reply(const Message& message, const FrameView& frame) {
-  size_t size = encoder_.Encode(message, frame.seq, out_ + 1);
+void Server::Reply(const Message& message) {
+  size_t size = encoder_.Encode(message, frame_.seq, out_ + 1);
   if (size == 0) {  // the answer is longer than a frame; this one is not
     ++errors_;
-    const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame.type};
-    size = encoder_.Encode(error, frame.seq, out_ + 1);
+    const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame_.type};
+    size = encoder_.Encode(error, frame_.seq, out_ + 1);
   }
   out_[0] = 0;
   if (needs_delimiter_) return Send(out_, size + 1);

@@ -7,8 +7,9 @@ namespace hil {
 namespace {
 
 constexpr int kSignificantDigits = 9;
-constexpr int kMantissaDigits = 19;  // as many as a uint64_t holds
-constexpr int kExponentLimit = 400;  // beyond it every double is 0 or infinite
+constexpr int kMantissaDigits = 19;     // as many as a uint64_t holds
+constexpr int kExponentLimit = 10'000;  // beyond it every number that fits into a line is 0 or infinite
+constexpr size_t kChecksumSize = 3;
 
 /// Reads one line from left to right.
 class Cursor {
@@ -104,7 +105,7 @@ bool ParseNumber(Cursor* cursor, float* value) {
     cursor->TakeWord("inity");
     magnitude = std::numeric_limits<double>::infinity();
   } else if (ParseMantissa(cursor, &mantissa, &exponent) && ParseExponent(cursor, &exponent)) {
-    // Dividing by a power beyond a double's range would give 0 too early: a line has 256 characters, so both parts are bounded.
+    // Dividing by a power beyond a double's range would give 0 too early: a line is short, so both parts are bounded.
     const int first = exponent < -300 ? -300 : exponent;
     magnitude = mantissa == 0 ? 0.0 : Scale(Scale(static_cast<double>(mantissa), first), exponent - first);
   } else {
@@ -129,7 +130,38 @@ uint32_t Digits(double magnitude, int* exponent) {
   return static_cast<uint32_t>(scaled);
 }
 
+int HexDigit(char character) {
+  if (character >= '0' && character <= '9') return character - '0';
+  const int letter = (character | 0x20) - 'a';
+  return letter >= 0 && letter < 6 ? 10 + letter : -1;
+}
+
+int Checksum(const char* text, size_t size) {
+  int sum = 0;
+  for (size_t i = 0; i < size; ++i) sum ^= text[i];
+  return sum;
+}
+
 }  // namespace
+
+Status TakeChecksum(StringView* line, bool* present) {
+  *present = line->size >= kChecksumSize && line->data[line->size - kChecksumSize] == '*';
+  if (!*present) return Status::kOk;
+  const char* const digits = line->data + line->size - 2;
+  line->size -= kChecksumSize;
+  const int high = HexDigit(digits[0]);
+  const int low = HexDigit(digits[1]);
+  const bool right = high >= 0 && low >= 0 && Checksum(line->data, line->size) == 16 * high + low;
+  return right ? Status::kOk : Status::kLineDamaged;
+}
+
+size_t AddChecksum(char* text, size_t size) {
+  const int sum = Checksum(text, size);
+  text[size] = '*';
+  text[size + 1] = "0123456789abcdef"[sum >> 4 & 0x0F];
+  text[size + 2] = "0123456789abcdef"[sum & 0x0F];
+  return size + kChecksumSize;
+}
 
 Status ParseLine(const StringView& line, float* values, size_t capacity, size_t* count) {
   Cursor cursor(line);

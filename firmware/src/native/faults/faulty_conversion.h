@@ -6,11 +6,11 @@
 
 #include "engine/engine.h"
 #include "fault.h"
-#include "server/conversion.h"
+#include "policy/conversion.h"
 
 namespace hil::faults {
 
-/// Does what ExactConversion does, but for the one fault.
+/// Does what Conversion does, but for the one fault.
 class FaultyConversion final : public Conversion {
  public:
   /// `engine` knows the parameters of the other end of the model.

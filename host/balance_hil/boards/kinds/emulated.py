@@ -7,18 +7,16 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S
-from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle
 from balance_hil.errors import BoardBootError, CableUnpluggedError
 from balance_hil.link import Link, PipeEnds
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Ready
 
 READY_TAIL_S = 0.01  # time between two looks for the line end behind READY
@@ -33,20 +31,10 @@ class EmulationConfig:
 
     name: str = "native"  # reported in INFO
     engine: str = "tflm"
-    model: Path | None = None  # int8 .tflite; None: a board without a model
-    golden: Path | None = None  # golden.npz with the vectors of the self-test
-    header: Path | None = None  # model.h of the same model, with its vectors
+    image: ModelImage | None = None  # None: a board without a model
     watchdog_ms: int | None = None  # None: the firmware's own
     arena_bytes: int | None = None  # of the native board's engine; None: as much as the model needs
     fault: str | None = None  # one of ``native.firmware_faults``, built into the firmware on purpose; None: healthy
-
-    @classmethod
-    def for_bundle(
-        cls, bundle: Bundle, *, name: str = "native", engine: str = "tflm", watchdog_ms: int | None = None
-    ) -> EmulationConfig:
-        """The board as it would be with ``bundle`` flashed."""
-        model, golden, header = (bundle.file(file) for file in (INT8_MODEL, GOLDEN, HEADER))
-        return cls(name=name, engine=engine, watchdog_ms=watchdog_ms, model=model, golden=golden, header=header)
 
 
 class EmulatedMachine(ABC):
@@ -122,13 +110,11 @@ class EmulatedMachine(ABC):
     def _await_ready(self, link: Link) -> None:
         """Takes bytes off ``link`` until the board says READY, then closes it."""
         with contextlib.closing(link), contextlib.suppress(CableUnpluggedError):
-            channel, deadline = Channel(link), time.monotonic() + BOOT_TIMEOUT_S
-            while (left_s := deadline - time.monotonic()) > 0:
-                frame = channel.poll(left_s)
-                if frame is not None and isinstance(frame.message, Ready):
-                    while not channel.raw_tail.endswith(b"\n") and time.monotonic() < deadline:
-                        channel.poll(READY_TAIL_S)  # a line end belongs to READY
-                    return
+            channel = Channel(link)
+            if channel.await_kind(Ready, BOOT_TIMEOUT_S) is not None:
+                while not channel.raw_tail.endswith(b"\n"):  # a line end belongs to READY
+                    channel.raw_tail += link.read(READY_TAIL_S)
+                return
         how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
         raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")
 

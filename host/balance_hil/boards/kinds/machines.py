@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from balance_hil.boards.definition import BoardDefinition
@@ -11,6 +10,7 @@ from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
+from balance_hil.model_image import ModelImage
 
 
 def emulate(
@@ -33,12 +33,10 @@ def emulate(
         raise UsageError(f"the board {definition.name} is not an emulated one", "those that are: hil boards")
     if definition.kind == "native":
         engine = engine or native.engine_or_substitute(definition.engine, progress)
-    config = EmulationConfig(name=definition.name, engine=engine or definition.engine, watchdog_ms=watchdog_ms)
-    if bundle is not None:
-        config = EmulationConfig.for_bundle(bundle, name=config.name, engine=config.engine, watchdog_ms=watchdog_ms)
-    if model is not None:
-        config = replace(config, model=model, header=None)
-    config = replace(config, fault=fault)
+    image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
+    config = EmulationConfig(
+        name=definition.name, engine=engine or definition.engine, image=image, watchdog_ms=watchdog_ms, fault=fault
+    )
     if definition.kind == "qemu":
         return qemu.QemuMachine(definition, config, progress)
     return native.NativeMachine(config, progress)

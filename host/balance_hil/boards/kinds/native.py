@@ -18,20 +18,16 @@ import sys
 import tempfile
 import tty
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
-
-import numpy as np
 
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.errors import UsageError, require
 from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
+from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import wheel_exists
 
-NativeConfig = EmulationConfig
 ENGINES = ("tflm", "int8")
-SELF_TEST_VECTORS = 8  # as many as model.h carries
 
 
 def check_installation() -> None:
@@ -134,15 +130,13 @@ class NativeMachine(EmulatedMachine):
 
     def _spawn(self, master: int) -> None:
         firmware_end, engine_end = socket.socketpair()
-        with firmware_end, engine_end, _vectors(self._config.golden) as vectors:
+        with firmware_end, engine_end, _image_file(self._config.image) as image:
             command = [str(self._program), "--fd", str(master), "--board-name", self._config.name]
             command += ["--engine", self._config.engine]
             if self._config.engine == "tflm":
                 command += ["--engine-fd", str(firmware_end.fileno())]
-            if self._config.model is not None:
-                command += ["--model", str(self._config.model)]
-            if vectors is not None:
-                command += ["--self-test", f"/dev/fd/{vectors.fileno()}"]
+            if image is not None:
+                command += ["--image", f"/dev/fd/{image.fileno()}"]
             options = {
                 "--watchdog-ms": self._config.watchdog_ms,
                 "--arena-bytes": self._config.arena_bytes,
@@ -151,21 +145,19 @@ class NativeMachine(EmulatedMachine):
             for option, value in options.items():
                 if value is not None:
                     command += [option, str(value)]
-            inherited = [master, firmware_end.fileno(), *([vectors.fileno()] if vectors is not None else [])]
+            inherited = [master, firmware_end.fileno(), *([image.fileno()] if image is not None else [])]
             self._processes = [self._popen(command, inherited)]
             if self._config.engine == "tflm":
                 engine_host = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(engine_end.fileno())]
                 self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
 
 
-def _vectors(golden: Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
-    """A file of the self-test's vectors, int8 [n, n_obs + n_act], that is gone when both ends are closed."""
-    if golden is None:
+def _image_file(image: ModelImage | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    """A file of the model, that is gone when both ends are closed."""
+    if image is None:
         return contextlib.nullcontext()
-    with np.load(golden) as arrays:
-        rows = np.hstack([arrays["input_int8"][:SELF_TEST_VECTORS], arrays["output_int8"][:SELF_TEST_VECTORS]])
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.write(rows.astype(np.int8).tobytes())
+    file.write(image.file())
     file.flush()
     file.seek(0)
     return file

@@ -17,16 +17,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.bundle import model_id
 from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
-from balance_hil.model_image import write_header
 
 QEMU = "qemu-system-arm"
 ENGINES = ("int8", "tflm")
@@ -163,16 +159,12 @@ def emulator() -> str:
 
 def _header(config: EmulationConfig) -> Path:
     """``model.h`` of the model that goes into the image."""
-    if config.header is not None:
-        return config.header
-    if config.model is None:
+    if config.image is None:
         raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: models/ppo")
-    model = config.model.read_bytes()
-    header = HEADERS / model_id(model) / "model.h"
+    header = HEADERS / config.image.id / "model.h"
     header.parent.mkdir(parents=True, exist_ok=True)
-    none = np.zeros((0, 1), np.int8)
     partial = header.with_name(f"model.h.{os.getpid()}.partial")
-    write_header(partial, model, none, none)
+    config.image.write_header(partial)
     partial.replace(header)
     return header
 

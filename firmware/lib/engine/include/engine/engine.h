@@ -1,14 +1,15 @@
-// What the server needs of anything that runs an int8 model.
+// What a policy needs of anything that runs an int8 model.
 //
-// Implementations: engine_remote (a helper process, on the native board). TensorFlow Lite Micro and the compact engine fit the
-// same shape: both take the bytes of a .tflite and an arena that the caller owns, and neither allocates.
+// Implementations: engine_int8 (compact), engine_tflm (TensorFlow Lite Micro), engine_remote (a helper process, native board).
+// All take the bytes of a .tflite and an arena that the caller owns.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "frame/messages.h"
 #include "quantize/quantize.h"
+#include "status/status.h"
+#include "status/view.h"
 
 namespace hil {
 

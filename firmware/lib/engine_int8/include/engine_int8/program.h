@@ -5,8 +5,8 @@
 
 #include "engine_int8/fully_connected.h"
 #include "engine_int8/tflite_model.h"
-#include "frame/messages.h"
 #include "quantize/quantize.h"
+#include "status/status.h"
 
 namespace hil::int8 {
 

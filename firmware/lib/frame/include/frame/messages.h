@@ -6,118 +6,26 @@
 #include <cstdint>
 
 #include "frame/payload.h"
+#include "status/status.h"
 
-namespace hil {
+namespace hil::protocol {
 
-/// Result of a request, and of every function that can fail.
-enum class Status : uint8_t {
-  kOk = 0,  ///< done
-  kNotIdentified = 1,  ///< the request came before a HELLO was answered
-  kUnknownType = 2,  ///< no request has this type; detail: the type
-  kWrongLength = 3,  ///< the payload does not have the layout of its type; detail: its length in bytes
-  kWrongCount = 4,  ///< an array or line has the wrong number of elements; detail: how many the model takes
-  kNonFinite = 5,  ///< an observation holds a NaN or an infinity; detail: its index
-  kOversized = 6,  ///< the frame, line or reply is longer than the limit; detail: the limit in bytes
-  kNoSuchOperator = 7,  ///< the model has fewer operators; detail: how many it has
-  kNoInferenceYet = 8,  ///< a tensor was asked for before any inference
-  kNoGoldenVectors = 9,  ///< a self-test was asked for and the image holds no vectors; or an upload carries none
-  kMalformedLine = 10,  ///< a text line is not comma-separated numbers
-  kNotSupported = 11,  ///< this engine cannot do that; detail: the engine's own code
-  kNoModel = 12,  ///< no model was given to the board
-  kModelInvalid = 13,  ///< the model is not a readable .tflite, or not of one input and one output
-  kModelNotInt8 = 14,  ///< the model's input or output is not int8
-  kUnsupportedOperator = 15,  ///< the engine cannot run an operator of the model; INFO's engine_message names it
-  kArenaTooSmall = 16,  ///< the tensor arena is too small; detail: bytes needed (0 = unknown)
-  kInferenceFailed = 17,  ///< the engine reported an error; detail: its own code
-  kEngineLost = 18,  ///< the process that runs the engine is gone
-  kSelfTestFailed = 19,  ///< at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
-  kNoRoom = 20,  ///< the upload is larger than the memory that the board has for it; detail: bytes there are (0: it takes no uploads)
-  kNoUpload = 21,  ///< no upload of this number is open; detail: number of the one that is (0 = none)
-  kWrongOffset = 22,  ///< the piece does not continue what was received; detail: the offset to go on from
-  kUploadIncomplete = 23,  ///< pieces of the upload are missing; detail: bytes received
-  kUploadDamaged = 24,  ///< what was received has another CRC than announced; detail: its CRC
-  kOtherModel = 25,  ///< the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
-  kVectorsDiffer = 26,  ///< the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
-};
-
-namespace protocol {
-
-/// The status as it is spelled in schema.toml.
-constexpr const char* StatusName(Status status) {
-  switch (status) {
-    case Status::kOk:
-      return "ok";
-    case Status::kNotIdentified:
-      return "not_identified";
-    case Status::kUnknownType:
-      return "unknown_type";
-    case Status::kWrongLength:
-      return "wrong_length";
-    case Status::kWrongCount:
-      return "wrong_count";
-    case Status::kNonFinite:
-      return "non_finite";
-    case Status::kOversized:
-      return "oversized";
-    case Status::kNoSuchOperator:
-      return "no_such_operator";
-    case Status::kNoInferenceYet:
-      return "no_inference_yet";
-    case Status::kNoGoldenVectors:
-      return "no_golden_vectors";
-    case Status::kMalformedLine:
-      return "malformed_line";
-    case Status::kNotSupported:
-      return "not_supported";
-    case Status::kNoModel:
-      return "no_model";
-    case Status::kModelInvalid:
-      return "model_invalid";
-    case Status::kModelNotInt8:
-      return "model_not_int8";
-    case Status::kUnsupportedOperator:
-      return "unsupported_operator";
-    case Status::kArenaTooSmall:
-      return "arena_too_small";
-    case Status::kInferenceFailed:
-      return "inference_failed";
-    case Status::kEngineLost:
-      return "engine_lost";
-    case Status::kSelfTestFailed:
-      return "self_test_failed";
-    case Status::kNoRoom:
-      return "no_room";
-    case Status::kNoUpload:
-      return "no_upload";
-    case Status::kWrongOffset:
-      return "wrong_offset";
-    case Status::kUploadIncomplete:
-      return "upload_incomplete";
-    case Status::kUploadDamaged:
-      return "upload_damaged";
-    case Status::kOtherModel:
-      return "other_model";
-    case Status::kVectorsDiffer:
-      return "vectors_differ";
-  }
-  return "unknown";
-}
-
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint32_t kMaxPayload = 1024;
-inline constexpr uint32_t kMaxText = 256;
+inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x3BE122F7u;
+inline constexpr uint32_t kSchemaCrc = 0x52896779u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: asks the board who it is; opens the session
-  kInfer = 0x81,  ///< host: quantize, infer, dequantize
+  kInfer = 0x81,  ///< host: normalize, quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
   kTensor = 0x83,  ///< host: asks for the output of one operator in the last inference
   kSelfTest = 0x84,  ///< host: replays the golden vectors that the image carries
   kStatsRequest = 0x85,  ///< host: asks for the counters
   kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board goes to the safe state
+  kSetTextLine = 0x8D,  ///< host: switches text lines on or off
   kEcho = 0x87,  ///< host: measures the link
   kReset = 0x88,  ///< host: reboots the board
   kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it asks how far the upload is
@@ -131,6 +39,7 @@ enum class MessageType : uint8_t {
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
   kStats = 0xC5,  ///< board: counters since boot
   kWatchdog = 0xC6,  ///< board: the watchdog time now in force
+  kTextLine = 0xCB,  ///< board: whether text lines are answered now
   kEchoReply = 0xC7,  ///< board: what ECHO sent
   kLoadProgress = 0xC9,  ///< board: how far the upload is
   kLoadResult = 0xCA,  ///< board: whether the uploaded model runs now; if it does, HELLO is due again
@@ -151,6 +60,7 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x83 ||
          type == 0x84 ||
          type == 0x86 ||
+         type == 0x8D ||
          type == 0x89 ||
          type == 0x8A ||
          type == 0x8B ||
@@ -171,10 +81,10 @@ struct Hello {
   }
 };
 
-/// Quantize, infer, dequantize.
+/// Normalize, quantize, infer, dequantize.
 struct Infer {
   static constexpr MessageType kType = MessageType::kInfer;
-  ArrayView<float> observation{};  ///< [n_obs], scaled as the policy sees it
+  ArrayView<float> observation{};  ///< [n_obs], as the environment gives it
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -240,7 +150,7 @@ struct StatsRequest {
 /// Sets the time without an observation after which the board goes to the safe state.
 struct SetWatchdog {
   static constexpr MessageType kType = MessageType::kSetWatchdog;
-  uint32_t timeout_ms{};  ///< ms; 0 switches the watchdog off
+  uint32_t timeout_ms{};  ///< ms; 0 switches the watchdog off; ends with the session
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -248,6 +158,20 @@ struct SetWatchdog {
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(timeout_ms);
+  }
+};
+
+/// Switches text lines on or off.
+struct SetTextLine {
+  static constexpr MessageType kType = MessageType::kSetTextLine;
+  uint8_t enabled{};  ///< 0 switches them off; ends with the session
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&enabled) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(enabled);
   }
 };
 
@@ -282,19 +206,21 @@ struct LoadBegin {
   static constexpr MessageType kType = MessageType::kLoadBegin;
   uint32_t transfer{};  ///< not 0
   uint32_t model_size{};  ///< B; bytes of the .tflite
+  uint8_t normalized{};  ///< 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
   uint16_t n_self_test{};  ///< golden vectors behind it, at least 1
   uint16_t n_obs{};  ///< elements of the model's input
   uint16_t n_act{};  ///< elements of its output
-  uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, inputs int8 [n_self_test, n_obs], outputs int8 [n_self_test, n_act]
-  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of the model
+  uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
+  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&transfer) && reader->Read(&model_size) && reader->Read(&n_self_test) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&crc) && reader->Read(&model_id) && reader->AtEnd();
+    return reader->Read(&transfer) && reader->Read(&model_size) && reader->Read(&normalized) && reader->Read(&n_self_test) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&crc) && reader->Read(&model_id) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(transfer);
     writer->Write(model_size);
+    writer->Write(normalized);
     writer->Write(n_self_test);
     writer->Write(n_obs);
     writer->Write(n_act);
@@ -381,11 +307,12 @@ struct Info {
   uint8_t engine_status{};  ///< status of loading the model; not ok: every inference is refused with it
   uint32_t engine_detail{};  ///< the detail that belongs to engine_status
   StringView engine_message{};  ///< what the engine says about it; empty when ok
-  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of the model
+  StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
+  uint32_t normalization_crc{};  ///< CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
   uint16_t n_obs{};  ///< elements of the observation
   uint16_t n_act{};  ///< elements of the action
   uint16_t n_ops{};  ///< operators of the model
-  float input_scale{};  ///< quantization of the observation
+  float input_scale{};  ///< quantization of the (normalized) observation
   int8_t input_zero_point{};
   float output_scale{};  ///< quantization of the action
   int8_t output_zero_point{};
@@ -395,16 +322,17 @@ struct Info {
   uint32_t clock_hz{};  ///< Hz; processor clock; 0 = unknown
   uint32_t rx_buffer{};  ///< B; bytes that may be in flight to the board
   uint16_t max_payload{};  ///< B; longest payload that the board takes
+  uint16_t max_text{};  ///< B; longest text line that the board takes, without its line end; 0 = switched off
   uint32_t watchdog_ms{};  ///< ms; 0 = off
   uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
   uint32_t ram{};  ///< B; static RAM of the image; 0 = unknown
   uint32_t flash{};  ///< B; size of the image; 0 = unknown
   uint8_t uploaded{};  ///< 1: the model came by LOAD and is gone after a reset
-  uint32_t upload_size{};  ///< B; longest upload that the board takes, model and vectors; 0 = none
+  uint32_t upload_size{};  ///< B; longest upload that the board takes: model, normalization and vectors; 0 = none
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->Read(&uploaded) && reader->Read(&upload_size) && reader->AtEnd();
+    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&normalization_crc) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&max_text) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->Read(&uploaded) && reader->Read(&upload_size) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(protocol);
@@ -419,6 +347,7 @@ struct Info {
     writer->Write(engine_detail);
     writer->Write(engine_message);
     writer->Write(model_id);
+    writer->Write(normalization_crc);
     writer->Write(n_obs);
     writer->Write(n_act);
     writer->Write(n_ops);
@@ -432,6 +361,7 @@ struct Info {
     writer->Write(clock_hz);
     writer->Write(rx_buffer);
     writer->Write(max_payload);
+    writer->Write(max_text);
     writer->Write(watchdog_ms);
     writer->Write(stack);
     writer->Write(ram);
@@ -557,6 +487,20 @@ struct Watchdog {
   }
 };
 
+/// Whether text lines are answered now.
+struct TextLine {
+  static constexpr MessageType kType = MessageType::kTextLine;
+  uint16_t max_text{};  ///< B; longest line that the board takes; 0 = switched off
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&max_text) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(max_text);
+  }
+};
+
 /// What ECHO sent.
 struct EchoReply {
   static constexpr MessageType kType = MessageType::kEchoReply;
@@ -625,5 +569,56 @@ struct Error {
   }
 };
 
-}  // namespace protocol
-}  // namespace hil
+/// Calls `visit` with an empty request of this type, to be filled by its Read(). Returns false where no request has the type.
+template <typename Visitor>
+bool VisitRequest(uint8_t type, const Visitor& visit) {
+  switch (static_cast<MessageType>(type)) {
+    case MessageType::kHello:
+      visit(Hello{});
+      break;
+    case MessageType::kInfer:
+      visit(Infer{});
+      break;
+    case MessageType::kInferInt8:
+      visit(InferInt8{});
+      break;
+    case MessageType::kTensor:
+      visit(Tensor{});
+      break;
+    case MessageType::kSelfTest:
+      visit(SelfTest{});
+      break;
+    case MessageType::kStatsRequest:
+      visit(StatsRequest{});
+      break;
+    case MessageType::kSetWatchdog:
+      visit(SetWatchdog{});
+      break;
+    case MessageType::kSetTextLine:
+      visit(SetTextLine{});
+      break;
+    case MessageType::kEcho:
+      visit(Echo{});
+      break;
+    case MessageType::kReset:
+      visit(Reset{});
+      break;
+    case MessageType::kLoadBegin:
+      visit(LoadBegin{});
+      break;
+    case MessageType::kLoadData:
+      visit(LoadData{});
+      break;
+    case MessageType::kLoadCommit:
+      visit(LoadCommit{});
+      break;
+    case MessageType::kLoadAbort:
+      visit(LoadAbort{});
+      break;
+    default:
+      return false;
+  }
+  return true;
+}
+
+}  // namespace hil::protocol

@@ -8,6 +8,7 @@
 #include "frame/encoder.h"
 #include "hal/hal.h"
 #include "server/models.h"
+#include "server/text_line.h"
 #include "server/upload.h"
 #include "server/watchdog.h"
 
@@ -28,6 +29,7 @@ struct Identity {
 struct ServerConfig {
   Identity identity;
   uint32_t watchdog_ms = protocol::kWatchdogMs;
+  bool text_line = true;  ///< whether text lines are answered
 };
 
 /// The machine around the server.
@@ -41,10 +43,14 @@ struct Peripherals {
 /// Answers requests in the order in which they arrive; each gets exactly one reply, with its own sequence number.
 class Server {
  public:
-  /// The model that runs has been loaded, or failed to: then INFO and the answer to every inference say why. `models` outlives
-  /// it.
+  /// The flashed model has been loaded, or failed to: then INFO and the answer to every inference say why. `models` outlives it.
   Server(const ServerConfig& config, const Peripherals& peripherals, Models* models)
-      : config_(config), hw_(peripherals), models_(*models), upload_(models), watchdog_(config.watchdog_ms) {}
+      : config_(config),
+        hw_(peripherals),
+        models_(*models),
+        upload_(models),
+        watchdog_(config.watchdog_ms),
+        text_line_(config.text_line) {}
 
   /// Puts the actuators in the safe state and sends READY, and a line end, so that READY is a line of its own to a host that
   /// reads lines.
@@ -58,32 +64,35 @@ class Server {
 
  private:
   void HandleEvent(Decoder::Event event);
-  void HandleFrame(const FrameView& frame);
-  void HandleLine(const StringView& line);
+  void HandleFrame();
+  void HandleLine(StringView line);
 
-  template <typename Request>
-  void Dispatch(const FrameView& frame);
-  void Handle(const protocol::Hello& request, const FrameView& frame);
-  void Handle(const protocol::Infer& request, const FrameView& frame);
-  void Handle(const protocol::InferInt8& request, const FrameView& frame);
-  void Handle(const protocol::Tensor& request, const FrameView& frame);
-  void Handle(const protocol::SelfTest& request, const FrameView& frame);
-  void Handle(const protocol::StatsRequest& request, const FrameView& frame);
-  void Handle(const protocol::SetWatchdog& request, const FrameView& frame);
-  void Handle(const protocol::Echo& request, const FrameView& frame);
-  void Handle(const protocol::Reset& request, const FrameView& frame);
-  void Handle(const protocol::LoadBegin& request, const FrameView& frame);
-  void Handle(const protocol::LoadData& request, const FrameView& frame);
-  void Handle(const protocol::LoadCommit& request, const FrameView& frame);
-  void Handle(const protocol::LoadAbort& request, const FrameView& frame);
+  // One for each request of the protocol: protocol::VisitRequest() calls them.
+  void Handle(const protocol::Hello& request);
+  void Handle(const protocol::Infer& request);
+  void Handle(const protocol::InferInt8& request);
+  void Handle(const protocol::Tensor& request);
+  void Handle(const protocol::SelfTest& request);
+  void Handle(const protocol::StatsRequest& request);
+  void Handle(const protocol::SetWatchdog& request);
+  void Handle(const protocol::SetTextLine& request);
+  void Handle(const protocol::Echo& request);
+  void Handle(const protocol::Reset& request);
+  void Handle(const protocol::LoadBegin& request);
+  void Handle(const protocol::LoadData& request);
+  void Handle(const protocol::LoadCommit& request);
+  void Handle(const protocol::LoadAbort& request);
 
-  void ReplyAction(const Outcome& outcome, const FrameView& frame);
-  void ReplyProgress(const Outcome& outcome, uint32_t transfer, const FrameView& frame);
-  void ReplyError(const Outcome& outcome, const FrameView& frame);
-  void ReplyLineError(Status status);
+  void BeginSession();
+  void ReplyAction(const Outcome& outcome);
+  void ReplyProgress(const Outcome& outcome, uint32_t transfer);
+  void ReplyError(const Outcome& outcome);
+  void ReplyLineError(Status status, bool checksum);
   template <typename Message>
-  void Reply(const Message& message, const FrameView& frame);
+  void Reply(const Message& message);
+  void SendLine(size_t size, bool checksum);
   void Act();
+  uint16_t MaxText() const { return text_line_ ? static_cast<uint16_t>(protocol::kMaxText) : 0; }
   void Send(const uint8_t* data, size_t size);
 
   ServerConfig config_;
@@ -93,13 +102,21 @@ class Server {
   Watchdog watchdog_;
   Decoder decoder_;
   Encoder encoder_;
+  FrameView frame_;              // the request that is being handled
   uint64_t received_us_ = 0;     // when the bytes that are being handled arrived
-  bool identified_ = false;      // a HELLO has been answered since this model runs
+  bool identified_ = false;      // a HELLO has been answered since this model runs: a session is open
+  uint32_t session_ = 0;         // nonce of its HELLO
+  bool text_line_;               // lines are answered
+  bool held_ = false;            // in the safe state on account of a session or a new model: a line does not end it
   bool needs_delimiter_ = true;  // what was sent last did not end with 0x00
   uint32_t requests_ = 0;
   uint32_t errors_ = 0;
   uint32_t dropped_replies_ = 0;
-  uint8_t out_[1 + kMaxFrame + 2] = {};  // an optional delimiter, a frame and its 0x00, a line end after READY; or a text line
+
+  // A delimiter, a frame and its 0x00, a line end after READY; or a line of numbers with checksum and line end.
+  static constexpr size_t kFrameRoom = 1 + kMaxFrame + 1 + 1;
+  static constexpr size_t kLineRoom = kMaxAct * (kMaxNumberText + 1) + 3 + 1;
+  uint8_t out_[kFrameRoom > kLineRoom ? kFrameRoom : kLineRoom] = {};
 };
 
 }  // namespace hil

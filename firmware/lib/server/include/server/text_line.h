@@ -6,7 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "frame/messages.h"
+#include "status/status.h"
+#include "status/view.h"
 
 namespace hil {
 
@@ -17,6 +18,14 @@ inline constexpr size_t kMaxNumberText = 16;  ///< longest result of FormatFloat
 ///
 /// Returns kOk, kMalformedLine, kWrongCount (more than `capacity`).
 Status ParseLine(const StringView& line, float* values, size_t capacity, size_t* count);
+
+/// Takes a checksum `*hh` off the end of `line`, where there is one: the XOR of the characters before it, in two hex digits.
+///
+/// Returns kOk, kLineDamaged.
+Status TakeChecksum(StringView* line, bool* present);
+
+/// Writes the checksum of `size` characters behind them. Returns the new size, three more.
+size_t AddChecksum(char* text, size_t size);
 
 /// Writes `value` with nine significant digits, which identify a float32, to `out` (kMaxNumberText characters, not terminated).
 /// Returns how many were written. `value` must be finite.

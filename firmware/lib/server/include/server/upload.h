@@ -9,6 +9,13 @@
 
 namespace hil {
 
+/// Bytes of the normalization, and of all that follows an announcement: model, normalization, vectors.
+size_t NormalizationSize(const protocol::LoadBegin& announced);
+uint64_t UploadSize(const protocol::LoadBegin& announced);
+
+/// What was announced, as it lies in `data`, UploadSize() bytes.
+ModelImage UploadedImage(const protocol::LoadBegin& announced, const uint8_t* data, const char* id);
+
 /// One upload at a time, into the place beside the model that runs. Whatever goes wrong, that one is not touched.
 ///
 /// Messages may be lost, doubled and sent again: LOAD_BEGIN with the number of the open upload, LOAD_DATA that is there already,
@@ -25,7 +32,7 @@ class Upload {
   Outcome Receive(const protocol::LoadData& request);
 
   /// Fills `result` when the upload is complete: its status is kOk and the model runs, or why it does not: kUploadDamaged,
-  /// kOtherModel, kVectorsDiffer, or that of Engine::Init() or Engine::Infer(). Then the upload is no longer open.
+  /// kVectorsDiffer, or that of Policy::Load(). Then the upload is no longer open.
   ///
   /// Returns kOk, kNoUpload, kUploadIncomplete.
   Outcome Commit(const protocol::LoadCommit& request, protocol::LoadResult* result);
@@ -43,23 +50,15 @@ class Upload {
   uint32_t received() const { return received_; }
 
  private:
-  struct Announced {
-    uint32_t model_size = 0;
-    uint32_t total = 0;
-    uint16_t n_self_test = 0;
-    uint16_t n_obs = 0;
-    uint16_t n_act = 0;
-    uint32_t crc = 0;
-    ModelId id;
-  };
-
   Outcome Try();
   bool IsOpen(uint32_t transfer) const { return transfer != 0 && transfer == transfer_; }
-  bool IsSame(const Announced& other) const;
+  bool IsSame(const protocol::LoadBegin& other) const;
 
   Models& models_;
-  uint32_t transfer_ = 0;  // of the open upload; 0: none is
-  Announced announced_;
+  uint32_t transfer_ = 0;          // of the open upload; 0: none is
+  protocol::LoadBegin announced_;  // but for its id, which lies in the frame
+  ModelId id_;
+  uint32_t total_ = 0;
   uint32_t received_ = 0;
   uint32_t finished_transfer_ = 0;  // of the upload that was committed last
   Outcome finished_;

@@ -1,11 +1,12 @@
-// One model behind an engine: quantize, infer, dequantize, and the times it took.
+// A policy: normalize, quantize, infer, dequantize. All that a control loop of one's own needs; the server runs it, too.
 #pragma once
 
 #include <cstdint>
 
 #include "engine/engine.h"
 #include "hal/hal.h"
-#include "server/conversion.h"
+#include "policy/conversion.h"
+#include "quantize/normalize.h"
 
 namespace hil {
 
@@ -20,11 +21,21 @@ struct Outcome {
   bool ok() const { return status == Status::kOk; }
 };
 
-/// Golden vectors that an image carries, row-major.
+/// Inputs and the outputs that an engine must give for them, row-major.
 struct GoldenVectors {
   const int8_t* inputs = nullptr;   ///< int8 [count, n_obs]
   const int8_t* outputs = nullptr;  ///< int8 [count, n_act]
   uint16_t count = 0;
+};
+
+/// What a board is given to run: a model and what belongs to it. model.h, the native board's file and an upload carry the same.
+struct ModelImage {
+  ByteSpan model;
+  const char* id = "";  ///< 12 hex digits, terminated
+  uint16_t n_obs = 0;   ///< elements of the model's input; 0: whatever it has
+  uint16_t n_act = 0;   ///< likewise of its output
+  Normalization normalization;
+  GoldenVectors golden;
 };
 
 /// Times of the inferences.
@@ -37,24 +48,22 @@ struct InferenceTimes {
 };
 
 /// Runs a model and holds its latest input, output and action.
-class Inference {
+class Policy {
  public:
-  /// All three outlive it.
-  Inference(Engine* engine, const hal::Clock* clock, Conversion* conversion = &exact_conversion)
+  /// All outlive it. Without a clock no times are taken.
+  explicit Policy(Engine* engine, const hal::Clock* clock = nullptr, Conversion* conversion = &exact_conversion)
       : engine_(engine), clock_(clock), conversion_(conversion) {}
 
-  /// Loads the model into the engine. Returns what Engine::Init() returns, kNoModel for an empty model, and kModelInvalid when
-  /// the model has more inputs or outputs than the protocol carries, or a scale that is not positive or beyond a 256th of the
-  /// largest float.
-  Outcome Load(const ByteSpan& model, const Arena& arena);
-
-  /// Replays golden vectors and takes the model out of service when one comes out wrong: an engine that computes something else
-  /// must not drive a robot. Without vectors there is nothing to verify.
+  /// Loads a model, whose memory must outlive its use, and replays its golden vectors: an engine that computes something else
+  /// must not drive a robot. `verify` false leaves that out.
   ///
-  /// Returns kOk, the status of Load(), kSelfTestFailed (detail: how many vectors came out wrong), or that of Engine::Infer().
-  Outcome Verify(const GoldenVectors& vectors);
+  /// Returns what Engine::Init() and Engine::Infer() return, kNoModel for an empty model, kOtherModel (it has other sizes than
+  /// the image says; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: how many vectors came out wrong), and
+  /// kModelInvalid when it has more inputs or outputs than the protocol carries, a scale that is not positive or beyond a 256th
+  /// of the largest float, or a normalization that is not finite and positive.
+  Outcome Load(const ModelImage& image, const Arena& arena, bool verify = true);
 
-  /// Runs the model on physical values. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
+  /// Runs the model on an observation. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
   Outcome Run(const ArrayView<float>& observation);
 
   /// Runs the model on raw values. Returns kOk, the status of Load(), kWrongCount, or that of Engine::Infer().
@@ -64,28 +73,38 @@ class Inference {
   /// that of Engine::Tensor().
   Outcome Tensor(uint16_t op, TensorView* values);
 
+  /// How many golden vectors come out wrong, and the first of them.
+  struct SelfTestCount {
+    uint16_t mismatches = 0;
+    uint16_t first_mismatch = UINT16_MAX;
+  };
+
   /// Runs every golden vector. Returns kOk whatever they gave, the status of Load(), kNoGoldenVectors, or that of
   /// Engine::Infer().
-  Outcome SelfTest(const GoldenVectors& vectors, protocol::SelfTestResult* result);
+  Outcome SelfTest(SelfTestCount* result);
 
   /// Goes on counting where another model stopped.
   void ContinueCount(uint32_t inferences) { times_.count = inferences; }
 
   const Outcome& load_outcome() const { return load_; }
+  const ModelImage& image() const { return image_; }
   const EngineInfo& info() const { return engine_->info(); }
   const char* message() const { return load_message_; }
   const InferenceTimes& times() const { return times_; }
   const int8_t* input() const { return input_; }
   const int8_t* output() const { return output_; }
-  const float* action() const { return action_; }
+  const float* action() const { return action_; }  ///< float32 [n_act]
 
  private:
-  Outcome CheckLimits();
+  Outcome Check();
+  Outcome Verify();
   Outcome Execute();
+  Outcome Refuse(Status status, uint32_t detail, const char* message);
 
   Engine* engine_;
   const hal::Clock* clock_;
   Conversion* conversion_;
+  ModelImage image_;
   Outcome load_{Status::kNoModel, 0};
   const char* load_message_ = "";
   bool has_result_ = false;

@@ -1,10 +1,8 @@
 // Between physical values and int8: what surrounds the engine.
 #pragma once
 
-#include <cstdint>
-
-#include "frame/payload.h"
 #include "quantize/quantize.h"
+#include "status/view.h"
 
 namespace hil {
 
@@ -24,8 +22,12 @@ class Conversion {
 /// Quantize() and Dequantize() for each element.
 class ExactConversion final : public Conversion {
  public:
-  void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;
-  void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) override;
+  void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override {
+    for (uint16_t i = 0; i < values.size(); ++i) codes[i] = Quantize(values[i], params);
+  }
+  void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) override {
+    for (uint16_t i = 0; i < codes.size(); ++i) values[i] = Dequantize(codes[i], params);
+  }
 };
 
 /// What every board uses. It has no state.

@@ -1,0 +1,22 @@
+// The model that is compiled in: `model.h` of a bundle, which `hil export` writes, as a ModelImage.
+#pragma once
+
+#include "model.h"
+#include "policy/policy.h"
+
+namespace hil {
+
+inline ModelImage FlashedModel() {
+  ModelImage image;
+  image.model = {hil_model::kModel, hil_model::kModelSize};
+  image.id = hil_model::kModelId;
+#ifdef HIL_MODEL_NORMALIZED
+  const uint16_t count = sizeof hil_model::kNormalizationMean / sizeof hil_model::kNormalizationMean[0];
+  image.normalization = {
+      {hil_model::kNormalizationMean, count}, {hil_model::kNormalizationInverseStd, count}, hil_model::kNormalizationClip};
+#endif
+  image.golden = {&hil_model::kSelfTestInput[0][0], &hil_model::kSelfTestOutput[0][0], hil_model::kSelfTestCount};
+  return image;
+}
+
+}  // namespace hil

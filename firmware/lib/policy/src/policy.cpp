@@ -1,0 +1,129 @@
+#include "policy/policy.h"
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+namespace hil {
+namespace {
+
+// A code and its zero point differ by 255 at most.
+constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
+
+}  // namespace
+
+Outcome Policy::Load(const ModelImage& image, const Arena& arena, bool verify) {
+  image_ = image;
+  load_message_ = "";
+  has_result_ = false;
+  times_ = {};
+  if (image.model.size == 0) return load_ = {Status::kNoModel, 0};
+  const Status status = engine_->Init(image.model, arena);
+  load_ = status == Status::kOk ? Check() : Refuse(status, engine_->detail(), engine_->message());
+  if (load_.ok() && verify && image.golden.count > 0) load_ = Verify();
+  return load_;
+}
+
+Outcome Policy::Check() {
+  const EngineInfo& model = info();
+  if (model.n_obs == 0 || model.n_obs > kMaxObs || model.n_act == 0 || model.n_act > kMaxAct) {
+    return Refuse(Status::kModelInvalid, 0, "the model has no input, no output, or more of them than the protocol carries");
+  }
+  for (const QuantParams& params : {model.input, model.output}) {
+    if (!(params.scale > 0.0f && params.scale <= kMaxScale)) {
+      return Refuse(Status::kModelInvalid, 0, "a scale of the model is not positive, or so large that its values are infinite");
+    }
+  }
+  if ((image_.n_obs != 0 && image_.n_obs != model.n_obs) || (image_.n_act != 0 && image_.n_act != model.n_act)) {
+    return Refuse(Status::kOtherModel, uint32_t{model.n_obs} << 16 | model.n_act, "the model has other sizes than announced");
+  }
+  const Normalization& normalization = image_.normalization;
+  if (!normalization.valid() || (!normalization.none() && normalization.mean.size() != model.n_obs)) {
+    return Refuse(Status::kModelInvalid, 0, "the normalization is not finite and positive, or for another number of inputs");
+  }
+  return {};
+}
+
+Outcome Policy::Verify() {
+  SelfTestCount result;
+  const Outcome tested = SelfTest(&result);
+  // What the board did to itself does not count as an inference.
+  times_ = {};
+  has_result_ = false;
+  if (!tested.ok()) return Refuse(tested.status, tested.detail, engine_->message());
+  if (result.mismatches == 0) return {};
+  return Refuse(Status::kSelfTestFailed, result.mismatches, "the engine does not reproduce the golden vectors of this model");
+}
+
+Outcome Policy::Refuse(Status status, uint32_t detail, const char* message) {
+  load_message_ = message;
+  return {status, detail};
+}
+
+Outcome Policy::Run(const ArrayView<float>& observation) {
+  if (!load_.ok()) return load_;
+  if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
+  for (uint16_t i = 0; i < observation.size(); ++i) {
+    if (!std::isfinite(observation[i])) return {Status::kNonFinite, i};
+  }
+  const Normalization& by = image_.normalization;
+  if (by.none()) {
+    conversion_->ToCodes(observation, info().input, input_);
+    return Execute();
+  }
+  float normalized[kMaxObs];
+  for (uint16_t i = 0; i < observation.size(); ++i) {
+    normalized[i] = Normalize(observation[i], by.mean[i], by.inverse_std[i], by.clip);
+  }
+  conversion_->ToCodes({normalized, observation.size()}, info().input, input_);
+  return Execute();
+}
+
+Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
+  if (!load_.ok()) return load_;
+  if (input.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
+  std::memcpy(input_, input.bytes(), input.size());
+  return Execute();
+}
+
+Outcome Policy::Execute() {
+  const uint64_t start_us = clock_ != nullptr ? clock_->NowUs() : 0;
+  const Status status = engine_->Infer(input_, output_);
+  if (status != Status::kOk) {
+    has_result_ = false;
+    return {status, engine_->detail()};
+  }
+  times_.last_us = clock_ != nullptr ? static_cast<uint32_t>(clock_->NowUs() - start_us) : 0;
+  if (times_.timed == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
+  if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
+  ++times_.timed;
+  ++times_.count;
+  has_result_ = true;
+  conversion_->ToValues({output_, info().n_act}, info().output, action_);
+  return {};
+}
+
+Outcome Policy::Tensor(uint16_t op, TensorView* values) {
+  if (!load_.ok()) return load_;
+  if (op >= info().n_ops) return {Status::kNoSuchOperator, info().n_ops};
+  if (!has_result_) return {Status::kNoInferenceYet, 0};
+  const Status status = engine_->Tensor(op, values);
+  return status == Status::kOk ? Outcome{} : Outcome{status, engine_->detail()};
+}
+
+Outcome Policy::SelfTest(SelfTestCount* result) {
+  if (!load_.ok()) return load_;
+  const GoldenVectors& vectors = image_.golden;
+  if (vectors.count == 0) return {Status::kNoGoldenVectors, 0};
+  *result = {};
+  for (uint16_t i = 0; i < vectors.count; ++i) {
+    const Outcome outcome = RunInt8({vectors.inputs + static_cast<size_t>(i) * info().n_obs, info().n_obs});
+    if (!outcome.ok()) return outcome;
+    if (std::memcmp(output_, vectors.outputs + static_cast<size_t>(i) * info().n_act, info().n_act) == 0) continue;
+    if (result->mismatches++ == 0) result->first_mismatch = i;
+  }
+  return {};
+}
+
+}  // namespace hil

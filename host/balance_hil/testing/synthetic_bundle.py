@@ -1,0 +1,73 @@
+"""A bundle made in a second, of random weights: for tests of boards and tools with a policy of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, INT8_MODEL, ONNX_MODEL, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.model_image import ModelImage
+from balance_hil.quantize import Normalization, dequantize, quantize
+from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.spec import PolicySpec, Signal
+from balance_hil.testing.synthetic_models import actor
+
+_ROWS = 256
+
+
+def synthetic_bundle(
+    folder: Path, n_obs: int, n_act: int, *, normalization: Normalization | None = None, hidden: int = 16, seed: int = 0
+) -> Bundle:
+    """Writes a bundle of one hidden layer to ``folder``; its float models are empty, so it is for int8 runtimes and boards.
+
+    Raises:
+        MissingExtraError: TensorFlow Lite Micro or the model builder is not installed.
+    """
+    rng = np.random.default_rng(seed)
+    model = actor((n_obs, hidden, n_act), "RELU", per_channel=True, seed=seed)
+    tflm = TflmModel(model)
+    observations = _observations(rng, tflm, normalization)
+    inputs = quantize(observations, tflm.input_quant, normalization)
+    outputs = tflm.infer_int8_batch(inputs)
+    layers = {f"op_{op}": values for op, values in enumerate(tflm.layers_batch(inputs))}
+    staging = staging_folder(folder)
+    np.savez_compressed(
+        staging / GOLDEN,
+        observations=observations,
+        input_int8=inputs,
+        output_int8=outputs,
+        actions=dequantize(outputs, tflm.output_quant),
+        operators=np.array([operator.name for operator in tflm.graph.operators]),
+        **layers,
+    )
+    (staging / INT8_MODEL).write_bytes(model)
+    for empty in (ONNX_MODEL, FLOAT_MODEL):
+        (staging / empty).touch()
+    ModelImage(model=model, normalization=normalization, inputs=inputs, outputs=outputs).write_header(staging / HEADER)
+    spec = PolicySpec(
+        environment="",
+        observation=tuple(Signal(index=i, name=f"obs_{i}", unit="", min=None, max=None) for i in range(n_obs)),
+        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=-1.0, max=1.0) for i in range(n_act)),
+        control_period_s=0.02,
+    )
+    bundle = Bundle(
+        path=folder,
+        id=model_id(model, normalization),
+        algorithm="",
+        spec=spec,
+        input_quant=tflm.input_quant,
+        output_quant=tflm.output_quant,
+        normalization=normalization,
+    )
+    return write_bundle(staging, bundle)
+
+
+def _observations(rng: np.random.Generator, model: TflmModel, by: Normalization | None) -> NDArray[np.float32]:
+    """Over the whole range of the int8 input and a little beyond, float32 [256, n_obs]."""
+    codes = rng.uniform(-140, 140, (_ROWS, model.n_obs)) - model.input_quant.zero_point
+    values = codes * model.input_quant.scale
+    if by is not None:
+        values = values / by.inverse_std + by.mean
+    return values.astype(np.float32)
