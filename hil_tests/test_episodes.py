@@ -1,46 +1,82 @@
-"""The robot stays up on what the board computes. Equal inputs are judged bit for bit, the closed loop by survival."""
+"""Episodes with the board as controller, on whatever environment the bundle was made for.
 
-from collections.abc import Callable
+In lockstep every number must be that of TensorFlow Lite Micro in simulation. In real time the board's latency acts on the plant:
+there an episode may not fail where the same seed in simulation does not.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
+from balance_hil.environment import open_for, require_control_steps
 from balance_hil.errors import TooManyLostError
-from balance_hil.rollout import evaluation_seeds
+from balance_hil.metrics import EpisodeMetrics
+from balance_hil.rollout import evaluation_seeds, rollout
 from balance_hil.running import RunConfig, RunResult, run
+from balance_hil.runtimes.base import Int8Runtime
 
-EPISODE_STEPS = 6000  # 30 s
 REPEATED_STEPS = 500
 pytestmark = pytest.mark.timeout(1800)  # ten episodes on an emulator beside other programs
 # Share of a real-time episode's steps that may go without a reply in time. A busy computer costs some, which is not the board's
 # fault; a board that is too slow for its control period loses all of them.
 MAX_LOST_SHARE = 0.2
-# Of a board whose real time is the host's (timing = "host" in its file), a fall is judged only below this share of held steps.
+# Of a board whose real time is the host's (timing = "host" in its file), a failure is judged only below this share of held steps.
 MAX_HELD_SHARE = 0.02
 
 
-def report(result: RunResult, measure: Callable[..., None]) -> None:
-    """Survival and equality are the verdict; the rest is written down."""
-    measure("action_rate", result.summary.action_rate, "1")
-    measure("speed_error_rms", result.summary.speed_error_rms, "rad/s")
+@pytest.fixture(scope="module")
+def steps(hil_bundle: Bundle, hil_seconds: float | None) -> int:
+    """Control steps of an episode."""
+    if hil_seconds is not None:
+        return max(1, round(hil_seconds / hil_bundle.spec.control_period_s))
+    with open_for(hil_bundle.spec) as environment:
+        return require_control_steps(environment, None)
+
+
+@pytest.fixture(scope="module")
+def simulated(hil_runtime_tflm: Int8Runtime, hil_bundle: Bundle, hil_episodes: int, steps: int) -> list[EpisodeMetrics]:
+    """The same episodes with TensorFlow Lite Micro on this computer as controller."""
+    with open_for(hil_bundle.spec) as environment:
+        return rollout(hil_runtime_tflm.act_batch, environment, evaluation_seeds(hil_episodes), max_steps=steps)
+
+
+def report(result: RunResult, simulated: Sequence[EpisodeMetrics], measure: Callable[..., None]) -> None:
+    """Failures and equality are the verdict; the rest is written down."""
+    for metric in result.metrics:
+        measure(metric.name, result.summary.metrics[metric.name], metric.unit or "1")
     measure("control_rate", result.control_rate_hz, "Hz")
-    fallen = [f"seed {episode.seed} after {episode.steps} steps" for episode in result.episodes if not episode.survived]
-    assert not fallen, f"the robot fell: {', '.join(fallen)}"
-    measure("survival", result.summary.survival, "1", minimum=1.0)
-    measure("inputs_checked", result.verdict.checked, "1", minimum=1)
-    measure("differing_from_tflm", result.verdict.differing or 0, "1", maximum=0)
+    measure("success_rate", result.summary.success_rate, "1")
+    worse = [
+        f"seed {episode.seed} after {episode.steps} steps"
+        for episode, other in zip(result.episodes, simulated, strict=True)
+        if episode.failed and not other.failed
+    ]
+    assert not worse, f"episodes failed on the board and not in simulation with tflm: {', '.join(worse)}"
+    measure("inputs_checked", result.tflm_check.checked, "1", minimum=1)
+    measure("differing_from_tflm", result.tflm_check.differing or 0, "1", maximum=0)
+    measure("inputs_converted_otherwise", result.tflm_check.input_differing, "1", maximum=0)
+    measure("outputs_converted_otherwise", result.tflm_check.action_differing, "1", maximum=0)
 
 
 def test_lockstep_episodes(
-    hil_board: Board, hil_bundle: Bundle, hil_log_dir: Path, hil_measure: Callable[..., None], hil_episodes: int
+    hil_board: Board,
+    hil_bundle: Bundle,
+    hil_log_dir: Path,
+    hil_measure: Callable[..., None],
+    simulated: list[EpisodeMetrics],
+    steps: int,
 ) -> None:
-    seeds = evaluation_seeds(hil_episodes)
-    config = RunConfig(seeds=seeds, clock="lockstep", max_steps=EPISODE_STEPS, recording=hil_log_dir / "lockstep.mcap")
+    seeds = [episode.seed for episode in simulated]
+    config = RunConfig(seeds=seeds, clock="lockstep", max_steps=steps, recording=hil_log_dir / "lockstep.mcap")
     result = run(hil_board, hil_bundle, config)
     hil_measure("lost", result.lost, "1", maximum=0)
-    report(result, hil_measure)
+    report(result, simulated, hil_measure)
+    assert result.episodes == simulated, (
+        "lockstep gave other episodes than tflm in simulation: hil compare --closed-loop tflm,board"
+    )
 
 
 def test_lockstep_repeats_byte_for_byte(hil_board: Board, hil_bundle: Bundle, hil_log_dir: Path) -> None:
@@ -53,22 +89,26 @@ def test_lockstep_repeats_byte_for_byte(hil_board: Board, hil_bundle: Bundle, hi
 
 
 def test_one_real_time_episode(
-    hil_board: Board, hil_bundle: Bundle, hil_log_dir: Path, hil_measure: Callable[..., None], hil_seconds: float
+    hil_board: Board,
+    hil_bundle: Bundle,
+    hil_log_dir: Path,
+    hil_measure: Callable[..., None],
+    simulated: list[EpisodeMetrics],
+    steps: int,
 ) -> None:
-    steps = round(hil_seconds / hil_bundle.spec.control_period_s)
-    result = run_in_real_time(hil_board, hil_bundle, steps, hil_log_dir / "realtime.mcap")
+    result = run_in_real_time(hil_board, hil_bundle, steps, simulated[0], hil_log_dir / "realtime.mcap")
     assert result.round_trip_us is not None
     hil_measure("round_trip_p50", result.round_trip_us.p50, "us")
     hil_measure("round_trip_p99", result.round_trip_us.p99, "us")
     if result.jitter_us is not None:
         hil_measure("jitter_p99", result.jitter_us.p99, "us")
     hil_measure("held_share", result.held_steps / result.steps, "1")
-    report(result, hil_measure)
+    report(result, simulated[:1], hil_measure)
 
 
-def run_in_real_time(board: Board, bundle: Bundle, steps: int, recording: Path) -> RunResult:
+def run_in_real_time(board: Board, bundle: Bundle, steps: int, simulated: EpisodeMetrics, recording: Path) -> RunResult:
     """One episode; skips the test when a busy computer kept an emulated board from answering."""
-    config = RunConfig(seeds=evaluation_seeds(1), max_steps=steps, max_lost=int(MAX_LOST_SHARE * steps), recording=recording)
+    config = RunConfig(seeds=[simulated.seed], max_steps=steps, max_lost=int(MAX_LOST_SHARE * steps), recording=recording)
     starved = f"the emulator of {board.name} did not get its turn often enough: run it on an idle computer"
     try:
         result = run(board, bundle, config)
@@ -76,7 +116,7 @@ def run_in_real_time(board: Board, bundle: Bundle, steps: int, recording: Path) 
         if board.definition.timing == "host":
             pytest.skip(f"{starved} ({exc.message})")
         raise
-    if board.definition.timing == "host" and result.verdict.good and result.summary.survival < 1:
+    if board.definition.timing == "host" and result.tflm_check.good and result.summary.failed and not simulated.failed:
         held = result.held_steps / result.steps
         if held > MAX_HELD_SHARE:
             pytest.skip(f"{starved} ({held:.0%} of the steps were held)")

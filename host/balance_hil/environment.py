@@ -402,12 +402,16 @@ def _spec(
     own = getattr(env.unwrapped, "policy_spec", None)
     steps = episode_steps or _registered_steps(environment) or registered or 0
     if isinstance(own, PolicySpec):
+        if period_s not in (None, own.control_period_s):
+            raise EnvironmentMismatchError(
+                f"a control step of {environment} lasts {own.control_period_s * 1e3:g} ms, not {period_s * 1e3:g} ms",
+                "leave --period-ms out; a policy that was made for another period has to be trained again",
+            )
         return replace(
             own,
             environment=environment,
             episode_steps=steps or own.episode_steps,
             terminated=terminated or own.terminated,
-            control_period_s=period_s or own.control_period_s,
         )
     if own is not None and not isinstance(own, Mapping):
         raise UnsupportedEnvironmentError(

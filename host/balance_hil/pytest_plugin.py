@@ -5,11 +5,12 @@
 
     pytest --hil-board native,teensy41 --hil-bundle models/ppo
 
-Installed with balance_hil (entry point ``pytest11``). Every option is also a fixture. Every name carries the prefix, nothing
-happens in a test session that uses none of them, and nothing heavy is imported before a fixture is asked for.
+Installed with balance_hil (entry point ``pytest11``). Every option is also a fixture and an ini option (``hil_board = native``
+in pytest.ini); the command line wins. Every name carries the prefix, nothing happens in a test session that uses none of them,
+and nothing heavy is imported before a fixture is asked for.
 
 A default that is missing (no bundle exported, no compiler) skips the test and names what is missing; a board or bundle that was
-named on the command line and is missing is an error. A board that answers wrongly is always an error.
+named and is missing is an error. A board that answers wrongly is always an error.
 """
 
 from __future__ import annotations
@@ -34,33 +35,71 @@ if TYPE_CHECKING:
 
 DEFAULT_BOARD = "native"
 DEFAULT_BUNDLE = "models/ppo"
+DEFAULT_EPISODES = 10
 _log_dir_key = pytest.StashKey[Path]()
 _board_key = pytest.StashKey[str]()
 
 
 # --- options, each of them a fixture ----------------------------------------------------------------------------------
 
+# Name: metavar, type, help. Each is --hil-NAME on the command line, hil_NAME in pytest.ini or pyproject.toml, and a fixture.
+_OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
+    "board": ("NAME", str, f"board to test; repeat it or give a comma-separated list (default: {DEFAULT_BOARD})"),
+    "bundle": ("DIR", str, f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})"),
+    "port": ("PORT", str, "serial port or URL of the board"),
+    "baud": ("BITS_PER_S", int, "baud rate, if not the board's usual one"),
+    "engine": ("NAME", str, "engine of an emulated board, if not its usual one"),
+    "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
+    "seconds": ("S", float, "length of an episode (default: what the environment says)"),
+    "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
+}
+_SEVERAL = ("board", "bundle")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Registers the ``--hil-*`` options."""
+    """Registers the ``--hil-*`` options and the ``hil_*`` ini options."""
     group = parser.getgroup("hil", "hardware in the loop (balance_hil)")
-    group.addoption("--hil-board", action="append", metavar="NAME",
-                    help=f"board to test; repeat it or give a comma-separated list (default: {DEFAULT_BOARD})")  # fmt: skip
-    group.addoption("--hil-port", metavar="PORT", help="serial port or URL of the board")
-    group.addoption("--hil-baud", type=int, metavar="BITS_PER_S", help="baud rate, if not the board's usual one")
-    group.addoption("--hil-engine", metavar="NAME", help="engine of an emulated board, if not its usual one")
-    group.addoption("--hil-bundle", action="append", metavar="DIR",
-                    help=f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})")  # fmt: skip
-    group.addoption("--hil-episodes", type=int, default=10, metavar="N", help="lockstep episodes of 30 s (default: 10)")
-    group.addoption("--hil-seconds", type=float, default=30.0, metavar="S", help="length of a real-time episode (default: 30)")
-    group.addoption("--hil-record", metavar="DIR", help="keep every test's log directory under DIR (default: pytest's own)")
+    for name, (metavar, kind, text) in _OPTIONS.items():
+        if name in _SEVERAL:
+            group.addoption(f"--hil-{name}", action="append", metavar=metavar, help=text)
+        else:
+            group.addoption(f"--hil-{name}", type=kind, metavar=metavar, help=text)
+        parser.addini(f"hil_{name}", text, default=None)
+
+
+def _option(config: pytest.Config, name: str) -> Any:
+    """What the command line says, else the ini file; None where neither says anything. Raises pytest.UsageError."""
+    given = config.getoption(f"--hil-{name}")
+    if given is not None:
+        return given
+    text = config.getini(f"hil_{name}")
+    if not text:
+        return None
+    if name in _SEVERAL:
+        return [text]
+    _, kind, _ = _OPTIONS[name]
+    try:
+        return kind(text)
+    except ValueError:
+        raise pytest.UsageError(f"hil_{name} of {config.inipath} is {text!r}, not a number") from None
+
+
+def _several(config: pytest.Config, name: str) -> list[str]:
+    """What an option that may be repeated, and may hold lists, says; each once."""
+    given = _option(config, name) or []
+    return list(dict.fromkeys(name.strip() for names in given for name in re.split(r"[,\n]", names) if name.strip()))
+
+
+def _path(config: pytest.Config, name: str, given: str) -> Path:
+    """A path of the ini file counts from the folder of that file, one of the command line from here."""
+    return Path(given) if config.getoption(f"--hil-{name}") is not None else config.rootpath / given
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs every test that uses a board once for each board and bundle asked for."""
     if "hil_board_name" in metafunc.fixturenames:
-        metafunc.parametrize("hil_board_name", _several(metafunc.config, "--hil-board") or [DEFAULT_BOARD], scope="session")
-    bundles = _several(metafunc.config, "--hil-bundle")
+        metafunc.parametrize("hil_board_name", _several(metafunc.config, "board") or [DEFAULT_BOARD], scope="session")
+    bundles = _several(metafunc.config, "bundle")
     if "hil_bundle_dir" in metafunc.fixturenames and len(bundles) > 1:
         metafunc.parametrize("hil_bundle_dir", bundles, ids=lambda folder: Path(folder).name, indirect=True, scope="session")
 
@@ -74,50 +113,50 @@ def hil_board_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def hil_port(pytestconfig: pytest.Config) -> str | None:
     """``--hil-port``."""
-    given: str | None = pytestconfig.getoption("--hil-port")
+    given: str | None = _option(pytestconfig, "port")
     return given
 
 
 @pytest.fixture(scope="session")
 def hil_baud(pytestconfig: pytest.Config) -> int | None:
     """``--hil-baud``."""
-    given: int | None = pytestconfig.getoption("--hil-baud")
+    given: int | None = _option(pytestconfig, "baud")
     return given
 
 
 @pytest.fixture(scope="session")
 def hil_engine(pytestconfig: pytest.Config) -> str | None:
     """``--hil-engine``."""
-    given: str | None = pytestconfig.getoption("--hil-engine")
+    given: str | None = _option(pytestconfig, "engine")
     return given
 
 
 @pytest.fixture(scope="session")
 def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``--hil-record``: the folder that holds every test's log directory."""
-    given = pytestconfig.getoption("--hil-record")
-    return Path(given).resolve() if given else tmp_path_factory.mktemp("hil")
+    given = _option(pytestconfig, "record")
+    return _path(pytestconfig, "record", given).resolve() if given else tmp_path_factory.mktemp("hil")
 
 
 @pytest.fixture(scope="session")
 def hil_episodes(pytestconfig: pytest.Config) -> int:
-    """``--hil-episodes``: how many lockstep episodes of 30 s the robot has to stay up."""
-    given: int = pytestconfig.getoption("--hil-episodes")
-    return given
+    """``--hil-episodes``: how many lockstep episodes are run."""
+    given: int | None = _option(pytestconfig, "episodes")
+    return DEFAULT_EPISODES if given is None else given
 
 
 @pytest.fixture(scope="session")
-def hil_seconds(pytestconfig: pytest.Config) -> float:
-    """``--hil-seconds``: how long it has to stay up in real time."""
-    given: float = pytestconfig.getoption("--hil-seconds")
+def hil_seconds(pytestconfig: pytest.Config) -> float | None:
+    """``--hil-seconds``: length of an episode; None: what the environment says."""
+    given: float | None = _option(pytestconfig, "seconds")
     return given
 
 
 @pytest.fixture(scope="session")
 def hil_bundle_dir(request: pytest.FixtureRequest) -> Path:
     """``--hil-bundle``: the bundle's folder in this run of the test."""
-    given = getattr(request, "param", None) or next(iter(_several(request.config, "--hil-bundle")), None)
-    return Path(given) if given else request.config.rootpath / DEFAULT_BUNDLE
+    given = getattr(request, "param", None) or next(iter(_several(request.config, "bundle")), None)
+    return _path(request.config, "bundle", given) if given else request.config.rootpath / DEFAULT_BUNDLE
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +168,7 @@ def hil_bundle(hil_bundle_dir: Path, pytestconfig: pytest.Config) -> Bundle:
     try:
         return Bundle.load(hil_bundle_dir)
     except HarnessError as exc:
-        _missing(exc, asked_for=bool(_several(pytestconfig, "--hil-bundle")))
+        _missing(exc, asked_for=bool(_several(pytestconfig, "bundle")))
 
 
 # --- the board --------------------------------------------------------------------------------------------------------
@@ -197,7 +236,7 @@ def hil_board(hil_bench: HilBench, hil_log_dir: Path, request: pytest.FixtureReq
     try:
         board = hil_bench.board()
     except HarnessError as exc:
-        _missing(exc, asked_for=request.config.getoption("--hil-board") is not None)
+        _missing(exc, asked_for=bool(_several(request.config, "board")))
     _record_identity(request.node, board, hil_log_dir)
     return board
 
@@ -286,12 +325,6 @@ def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:
     }
     item.user_properties.extend(properties.items())
     item.stash[_board_key] = ", ".join(f"{name.removeprefix('hil_')} {value}" for name, value in properties.items())
-
-
-def _several(config: pytest.Config, option: str) -> list[str]:
-    """What an option that may be repeated, and may hold lists, says; each once."""
-    given: list[str] = config.getoption(option) or []
-    return list(dict.fromkeys(name.strip() for names in given for name in names.split(",") if name.strip()))
 
 
 def _missing(exc: HarnessError, *, asked_for: bool) -> NoReturn:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from balance_hil.environment import Environment, Float32Array
 from balance_hil.environment import Step as PlantStep
+from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import RecordingWriter, Step
 from balance_hil.running.config import Tick
 from balance_hil.running.exchange import Exchange, Reply
-from balance_hil.running.interrupt import Interrupt
 
 VIEW_EVERY = 7  # control steps between two pictures: 29 a second
 

@@ -13,13 +13,13 @@ from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.environment import Environment, open_for, require_control_steps
 from balance_hil.errors import LinkError
+from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime
 from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, Journal
 from balance_hil.running.exchange import Exchange
-from balance_hil.running.interrupt import Interrupt
 from balance_hil.running.realtime import Punctuality, undisturbed
 from balance_hil.running.result import Memory, Priority, RunResult, Spread
 from balance_hil.scheduling import real_time_priority

@@ -20,8 +20,8 @@ DEADLINE_S = 60.0
 HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
 # What scripts read: keys may be added, never renamed.
 CONTRACT = {
-    *("bundle", "board", "engine", "engine_version", "clock", "episodes", "survival", "round_trip_us", "inference_us"),
-    *("jitter_us", "late", "lost", "held_steps", "action_rate", "equals_tflm", "recording"),
+    *("bundle", "board", "engine", "engine_version", "clock", "environment", "episodes", "success_rate", "round_trip_us"),
+    *("inference_us", "jitter_us", "late", "lost", "held_steps", "metrics", "equals_tflm", "recording", "verdict"),
 }
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
@@ -48,17 +48,22 @@ def ppo(ppo_bundle):
     return str(ppo_bundle.path)
 
 
-def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, tmp_path):
+def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, ppo_bundle, tmp_path):
     documents = []
     for name in ("a.mcap", "b.mcap"):
         code, out, _ = hil("run", ppo, "--clock", "lockstep", "-n", "2", "--seconds", "1", "--json", "--record", name)
         assert code == 0
         documents.append(json.loads(out))
-    assert set(documents[0]) >= CONTRACT
-    assert set(documents[0]["round_trip_us"]) == {"p50", "p99", "max"}
-    assert documents[0]["episodes"] == [{"seed": seed, "steps": 200, "survived": True} for seed in (10_000, 10_001)]
-    assert documents[0]["equals_tflm"] == {"checked": 400, "differing": 0}
-    assert documents[0]["recording"] == "a.mcap"
+    assert documents[0]["schema"] == "balance_hil/run@2"
+    (found,) = documents[0]["runs"]
+    assert set(found) >= CONTRACT
+    assert set(found["round_trip_us"]) == {"p50", "p99", "p999", "max"}
+    assert found["bundle"] == {"name": "ppo", "id": ppo_bundle.id, "path": ppo}
+    assert [(e["seed"], e["steps"], e["failed"]) for e in found["episodes"]] == [(s, 200, False) for s in (10_000, 10_001)]
+    assert set(found["metrics"]) == set(found["episodes"][0]["metrics"]) >= {"return", "speed_error_rms_rad_s"}
+    assert found["equals_tflm"] == {"checked": 400, "differing": 0}
+    assert found["recording"] == "a.mcap"
+    assert found["verdict"] == {"good": True, "reasons": []}
     assert (tmp_path / "a.mcap").read_bytes() == (tmp_path / "b.mcap").read_bytes()
 
 
@@ -84,7 +89,7 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--clock", "lockstep", "--seconds", "0.2", "--json")
     assert code == 1
     first, second = json.loads(out)["runs"]
-    assert first["survival"] == 1.0
+    assert first["success_rate"] == 1.0
     assert "no board is called" in second["error"]
     assert "no board is called" in err
 
@@ -94,7 +99,7 @@ def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
     length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
     code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
     assert code == 0
-    assert json.loads(out)["equals_tflm"] == {"checked": 200, "differing": 0}
+    assert json.loads(out)["runs"][0]["equals_tflm"] == {"checked": 200, "differing": 0}
     assert f"uploaded policy {other.id} to native: 5376 bytes in " in err
     assert "a reset brings its flashed policy back" in err
     code, _, err = hil("run", ppo, "--engine", "int8", "--upload", *length)
@@ -127,9 +132,13 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--fault", "melt=1"], "no such fault: melt", 1),
         (["--fault", "drop"], "cannot read the fault 'drop'", 1),
         (["--engine", "abacus"], "no engine 'abacus'", 1),
-        (["--environment", "Env07-v1"], "unknown environment 'Env07-v1', did you mean 'balance/Balance-v0'", 1),
-        (["--env", "balance/MotorStand-v0"], "there is nothing to balance", 1),
-        (["--options", "none.yaml"], "cannot read the options none.yaml", 1),
+        (
+            ["--environment", "balance/Balanse-v0"],
+            "unknown environment 'balance/Balanse-v0', did you mean 'balance/Balance-v0'",
+            1,
+        ),
+        (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 1),
+        (["--options", "none.yaml"], "cannot read none.yaml", 1),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
         (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),
         (["--clock", "sundial"], "sundial", 2),

@@ -38,8 +38,7 @@ def write_recording(
             raw = (None, None) if row in held else (inputs[0].tolist(), outputs[0].tolist())
             action = dequantize(outputs, bundle.output_quant)[0].tolist()
             t_s = step * bundle.spec.control_period_s
-            numbers = (0.0, 0.0, 0.0, 0.0)
-            writer.step(row * 0.005, Step(t_s, episode, step, observations[row].tolist(), action, row in held, *numbers, *raw))
+            writer.step(row * 0.005, Step(t_s, episode, step, observations[row].tolist(), action, row in held, (), 0.0, *raw))
             if answered != row:
                 writer.fault(row * 0.005, episode, step, "late", "a reply to an earlier observation")
     return path

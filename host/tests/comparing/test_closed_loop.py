@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import closed_loop as module
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
-from balance_hil.envs.balance import make
+from balance_hil.environment import Environment, open_for
 from balance_hil.errors import MissingExtraError, UsageError
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE
@@ -55,6 +56,12 @@ class LinearInt8(Int8Runtime):
         return [LayerTensor(0, "RELU", inputs), LayerTensor(1, "FULLY_CONNECTED", self.infer_int8_batch(inputs))]
 
 
+@pytest.fixture
+def environment(linear_bundle: Bundle) -> Iterator[Environment]:
+    with open_for(linear_bundle.spec) as environment:
+        yield environment
+
+
 @pytest.fixture(autouse=True)
 def reference(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third opinion: the unspoilt policy."""
@@ -64,31 +71,31 @@ def reference(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 def first_step_above(bundle: Bundle, seed: int, above: int) -> int | None:
     """When the unspoilt policy first meets such an observation, found in the single environment."""
     policy = LinearInt8("one", bundle)
-    env = make(bundle.spec.environment)
-    observation, _ = env.reset(seed=seed)
-    for step in range(120):
-        if quantize(observation, bundle.input_quant)[0] > above:
-            return step
-        observation, _, fallen, _, _ = env.step(np.clip(policy.act(observation), -1, 1))
-        assert not fallen
+    with open_for(bundle.spec) as env:
+        observation = env.reset(seed)
+        for step in range(120):
+            if quantize(observation, bundle.input_quant)[0] > above:
+                return step
+            observation, _, fallen, *_ = env.step(np.clip(policy.act(observation), -1, 1))
+            assert not fallen
     return None
 
 
-def test_equal_runtimes_drive_equal_episodes(linear_bundle: Bundle) -> None:
-    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG)
+def test_equal_runtimes_drive_equal_episodes(environment: Environment, linear_bundle: Bundle) -> None:
+    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG)
     assert result.partings == ()
     assert result.episodes_a == result.episodes_b
     assert [episode.seed for episode in result.episodes_a] == list(range(FIRST_SEED, FIRST_SEED + 4))
-    assert result.survival.both == 4
-    assert [row.mean_difference for row in result.tracking] == [0.0, 0.0, 0.0]
+    assert result.success.both == 4
+    assert [row.mean_difference for row in result.metrics] == [0.0] * len(environment.metrics)
     assert "bit for bit" in result.verdict
 
 
 @pytest.mark.parametrize("spoilt", ["a", "b"])
-def test_the_first_bit_is_found_in_every_seed(linear_bundle: Bundle, spoilt: str) -> None:
+def test_the_first_bit_is_found_in_every_seed(environment: Environment, linear_bundle: Bundle, spoilt: str) -> None:
     above = 8
     a, b = (LinearInt8(name, linear_bundle, above=above if name == spoilt else NEVER, wrong=-2) for name in "ab")
-    result = closed_loop(linear_bundle, a, b, CONFIG)
+    result = closed_loop(linear_bundle, environment, a, b, CONFIG)
     expected = {seed: first_step_above(linear_bundle, seed, above) for seed in result.seeds}
     assert len({step for step in expected.values() if step is not None}) > 1, "the test needs seeds that part at different steps"
     assert {p.seed: p.step for p in result.partings} == {seed: step for seed, step in expected.items() if step is not None}
@@ -103,13 +110,13 @@ def test_the_first_bit_is_found_in_every_seed(linear_bundle: Bundle, spoilt: str
     assert f"part in {result.parted} of 4" in result.verdict
 
 
-def test_a_bit_that_is_clipped_away_parts_no_trajectory(linear_bundle: Bundle) -> None:
+def test_a_bit_that_is_clipped_away_parts_no_trajectory(environment: Environment, linear_bundle: Bundle) -> None:
     """Both answer more than 1: the wheels get the same."""
     bundle = replace(linear_bundle, output_quant=QuantParams(1 / 32, 0))
     always = [[1000.0] * 6] * 2  # +-1 before the spoilt LSB: 32 of them are 1.0
     upright = replace(CONFIG, max_steps=3)
     a, b = (LinearInt8(name, bundle, above=-129, wrong=wrong, gains=always) for name, wrong in (("a", 1), ("b", 2)))
-    result = closed_loop(bundle, a, b, upright)
+    result = closed_loop(bundle, environment, a, b, upright)
     clipped = [parting for parting in result.partings if parting.a > 1.0]
     assert clipped, "the test needs seeds that start with full speed forward"
     assert any(parting.trajectory_step is None for parting in clipped)
@@ -117,35 +124,35 @@ def test_a_bit_that_is_clipped_away_parts_no_trajectory(linear_bundle: Bundle) -
     assert all(parting.departed == "both" for parting in result.partings)
 
 
-def test_a_policy_that_falls_differs_in_survival(linear_bundle: Bundle) -> None:
+def test_a_policy_that_falls_differs_in_survival(environment: Environment, linear_bundle: Bundle) -> None:
     idle = LinearInt8("idle", linear_bundle, gains=[[0.0] * 6] * 2)
     config = ClosedLoopConfig(episodes=10, seed=0, max_steps=400)
-    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), idle, config)
-    assert (result.survival.only_a, result.survival.only_b) == (10, 0)
-    assert result.differs == ("survival",)
-    assert result.tracking == (), "the errors of a fall say nothing about tracking"
+    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), idle, config)
+    assert (result.success.only_a, result.success.only_b) == (10, 0)
+    assert result.differs == ("success",)
+    assert result.metrics == (), "the errors of a fall say nothing about tracking"
     assert max(episode.steps for episode in result.episodes_b) < 400
 
 
-def test_a_worse_tracker_differs_in_tracking(linear_bundle: Bundle) -> None:
+def test_a_worse_tracker_differs_in_tracking(environment: Environment, linear_bundle: Bundle) -> None:
     shaky = LinearInt8("shaky", linear_bundle, above=0, wrong=20)
     config = ClosedLoopConfig(episodes=10, seed=0, max_steps=200)
-    result = closed_loop(linear_bundle, LinearInt8("a", linear_bundle), shaky, config)
-    assert result.survival.both == 10
-    rows = {row.metric: row for row in result.tracking}
+    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), shaky, config)
+    assert result.success.both == 10
+    rows = {row.metric: row for row in result.metrics}
     assert "action_rate" in result.differs
     interval = rows["action_rate"].interval
     assert interval is not None
     assert 0 < interval[0] <= rows["action_rate"].mean_difference <= interval[1]
 
 
-def test_without_tflm_nobody_is_blamed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tflm_nobody_is_blamed(environment: Environment, linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, bundle: Bundle) -> Int8Runtime:
         raise MissingExtraError("this needs tflite_micro", "install it")
 
     monkeypatch.setattr(module, "load_runtime", missing)
     a, b = LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle, above=-129)
-    result = closed_loop(linear_bundle, a, b, replace(CONFIG, max_steps=2))
+    result = closed_loop(linear_bundle, environment, a, b, replace(CONFIG, max_steps=2))
     assert [parting.departed for parting in result.partings] == [None] * 4
 
 
@@ -160,13 +167,13 @@ def test_the_command(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 0, result.exception
     document = json.loads(result.stdout)
     assert (document["a"], document["b"], document["seeds"]) == ("tflm", "int8-reference", [10_001, 10_002, 10_003])
-    assert {"partings", "parted", "survival", "tracking", "differs", "method", "verdict", "episodes_a"} <= set(document)
+    assert {"partings", "parted", "success", "metrics", "differs", "method", "verdict", "episodes_a"} <= set(document)
     assert document["partings"], "the two round differently"
-    keys = {*document, *document["partings"][0], *document["survival"], *document["tracking"][0]}
+    keys = {*document, *document["partings"][0], *document["success"], *document["metrics"][0]}
     assert keys <= set(re.findall(r"`(\w+)`", DOCS.read_text())), "every key is documented"
     assert all(parting["departed"] == "b" and abs(parting["lsb"]) == 1.0 for parting in document["partings"])
     printed = hil_compare(ppo_bundle, *options)
-    for text in ("Where answers first differ", "Survival of the same seeds", "sign-flip", "action_rate"):
+    for text in ("Where answers first differ", "Same seeds without failure", "sign-flip", "action_rate"):
         assert text in printed.stdout
 
 

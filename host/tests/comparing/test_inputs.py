@@ -14,13 +14,15 @@ from balance_hil.runtimes import load_runtime
 
 from .fakes import FakeFloat, fake_bundle
 
+SPEC = config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
+
 
 def test_observations_of_a_rollout_are_those_of_the_environment_and_repeat() -> None:
-    first = observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3)
-    assert first.shape == (500, config_for("balance/Balance-v0").policy_spec("balance/Balance-v0").n_obs)
+    first = observe(FakeFloat("torch"), SPEC, 500, seed=3)
+    assert first.shape == (500, SPEC.n_obs)
     assert first.dtype == np.float32
-    assert np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=3))
-    assert not np.array_equal(first, observe(FakeFloat("torch"), "balance/Balance-v0", 500, seed=4))
+    assert np.array_equal(first, observe(FakeFloat("torch"), SPEC, 500, seed=3))
+    assert not np.array_equal(first, observe(FakeFloat("torch"), SPEC, 500, seed=4))
     assert np.all(np.std(first, axis=0) > 0), "a policy that moves must be seen moving"
 
 

@@ -213,7 +213,8 @@ def test_a_policy_that_steers_the_wrong_way(suite: Suite, sabotaged: tuple[Board
     board, saboteur = sabotaged
     saboteur.reply = on_action(lambda action: replace(action, action=-action.action))
     only_failure(
-        suite.run(board, "test_episodes.py::test_lockstep_episodes"), "*AssertionError: the robot fell: seed 10000 after*"
+        suite.run(board, "test_episodes.py::test_lockstep_episodes"),
+        "*AssertionError: episodes failed on the board and not in simulation with tflm: seed 10000 after*",
     )
 
 

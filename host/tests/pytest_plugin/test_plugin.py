@@ -110,6 +110,42 @@ def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench
     assert '"firmware_commit": "abc"' in (folder / "board.json").read_text()
 
 
+INI = """
+[pytest]
+hil_board = one, two
+hil_bundle = policies/x
+hil_port = socket://x:1
+hil_baud = 115200
+hil_seconds = 2.5
+hil_episodes = 4
+hil_record = logs
+"""
+
+
+def test_options_of_the_ini_file_and_the_command_line_above_them(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makefile(".ini", pytest=INI)
+    pytester.mkdir("sub")
+    (pytester.path / "sub" / "test_it.py").write_text("""def test_it(hil_board, hil_episodes, hil_seconds, hil_record):
+        print("seen", hil_episodes, hil_seconds, hil_record)
+""")
+    pytester.runpytest("-s", "sub").stdout.fnmatch_lines([f"*seen 4 2.5 {pytester.path / 'logs'}*"])
+    opened = [line for line in bench_log if line.startswith("open")]
+    folder = pytester.path / "policies" / "x"
+    assert opened == [f"open {name} bundle=<{folder}> port=socket://x:1 baud=115200" for name in ("one", "two")]
+    bench_log.clear()
+    options = ["--hil-board=three", "--hil-bundle=there", "--hil-seconds=1"]
+    pytester.runpytest("-s", *options).stdout.fnmatch_lines(["*seen 4 1.0 *"])
+    assert bench_log[0].startswith("open three bundle=<there> ")
+
+
+def test_an_ini_option_that_is_no_number_is_named(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makefile(".ini", pytest="[pytest]\nhil_baud = fast\n")
+    pytester.makepyfile("def test_it(hil_board): pass")
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*hil_baud of *pytest.ini is 'fast', not a number*"])
+
+
 def test_a_failure_names_the_board_and_the_log_directory(pytester: pytest.Pytester, bench_log: list[str]) -> None:
     pytester.makepyfile("def test_it(hil_board): assert False, 'on purpose'")
     result = pytester.runpytest("--hil-record=logs", "--junitxml=out.xml")

@@ -19,6 +19,7 @@ SPEC = PolicySpec(
     action=tuple(Signal(index=i, name=name, unit="rad/s", min=-1, max=1, scale=2.0) for i, name in enumerate(("left", "right"))),
     control_period_s=0.005,
 )
+TRACE = ("tilt_rad", "current_A")
 META = {"bundle": "0123456789ab", "clock": "lockstep", "seed": 1, "board": {"board": "fake", "engine": "none"}}
 
 
@@ -26,11 +27,11 @@ def a_step(index, *, timed=False, held=False):
     values = np.random.default_rng(index).uniform(-1, 1, 5).astype(np.float32).tolist()
     raw = (None, None) if held else ((index % 128, -128, 127), (-(index % 128), 3))
     timings = (412.5, 17.0, 3.25) if timed else ()
-    return Step(index * 0.005, index // 50, index % 50, values[:3], values[3:], held, 0.1, -2.0, 3.0, 0.75, *raw, *timings)
+    return Step(index * 0.005, index // 50, index % 50, values[:3], values[3:], held, (0.1, -2.0), 0.75, *raw, *timings)
 
 
 def write(path, steps, meta=META, **options):
-    with RecordingWriter(path, meta, SPEC, **options) as writer:
+    with RecordingWriter(path, meta, SPEC, TRACE, **options) as writer:
         for step in steps:
             writer.step(step.t_s, step)
     return path
@@ -38,11 +39,11 @@ def write(path, steps, meta=META, **options):
 
 def test_everything_comes_back(tmp_path):
     steps = [a_step(i, timed=True, held=i == 7) for i in range(1000)]
-    with RecordingWriter(tmp_path / "sub" / "run.mcap", META, SPEC, start_ns=10**18) as writer:
+    with RecordingWriter(tmp_path / "sub" / "run.mcap", META, SPEC, TRACE, start_ns=10**18) as writer:
         for step in steps:
             writer.step(step.t_s, step)
         writer.fault(0.035, 0, 7, "lost", "request 8")
-        writer.episode(5.0, {"episode": 0, "seed": 10_000, "steps": 1000, "survived": True})
+        writer.episode(5.0, {"episode": 0, "seed": 10_000, "steps": 1000, "failed": False})
     back = read_recording(tmp_path / "sub" / "run.mcap")
     assert len(back) == 1000
     assert back.spec == SPEC
@@ -57,11 +58,12 @@ def test_everything_comes_back(tmp_path):
     assert back.input_int8[8].tolist() == [8, -128, 127]
     assert back.output_int8[8].tolist() == [-8, 3]
     assert back.output_int8.dtype == np.int8
+    assert {name: set(values) for name, values in back.plant.items()} == {"tilt_rad": {0.1}, "current_A": {-2.0}}
     assert set(back.round_trip_us) == {412.5}
     assert set(back.inference_us) == {17.0}
     assert back.episode[[0, 49, 50]].tolist() == [0, 0, 1]
     assert back.faults == [{"t_s": 0.035, "episode": 0, "step": 7, "kind": "lost", "detail": "request 8"}]
-    assert back.episodes[0]["survived"] is True
+    assert back.episodes[0]["failed"] is False
 
 
 def test_lockstep_bytes_are_the_same_and_hold_no_timing(tmp_path):
@@ -93,7 +95,7 @@ def test_it_is_what_viewers_expect(tmp_path):
 
 
 def test_time_never_runs_backwards(tmp_path):
-    with RecordingWriter(tmp_path / "a.mcap", META, SPEC) as writer:
+    with RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE) as writer:
         writer.step(1.0, a_step(0))
         writer.fault(0.5, 0, 0, "late")
     with (tmp_path / "a.mcap").open("rb") as file:
@@ -109,7 +111,7 @@ def test_whatever_happens_the_file_is_whole(tmp_path, error, ended):
             assert not (tmp_path / "a.mcap").exists()
             raise error
 
-    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC)
+    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
     with pytest.raises(type(error)):
         fail(writer)
     back = read_recording(tmp_path / "a.mcap")
@@ -172,13 +174,13 @@ def test_a_place_that_cannot_be_written(tmp_path):
 )
 def test_a_step_is_valid_json_and_exact(floats, raw, held):
     step = replace_step(a_step(0), floats, raw, held)
-    document = json.loads(step_encoder(SPEC)(step))
+    document = json.loads(step_encoder(SPEC, TRACE)(step))
     assert np.array_equal(np.array(list(document["observation"].values()), np.float32), np.array(floats, np.float32))
     assert document["held"] is held
     assert ("input_int8" in document) is not held
     if not held:
         assert [*document["input_int8"].values(), *document["output_int8"].values()] == raw
-    assert set(document) <= set(schemas(SPEC)[STEP]["properties"])
+    assert set(document) <= set(schemas(SPEC, TRACE)[STEP]["properties"])
 
 
 def replace_step(step, floats, raw, held):
@@ -187,8 +189,12 @@ def replace_step(step, floats, raw, held):
 
 
 def test_signal_names_may_not_break_the_format(tmp_path):
-    odd = replace(SPEC, action=(Signal(index=0, name="a", unit="", min=0, max=1),))
-    step = Step(0.0, 0, 0, [0.0, 0.0, 0.0], [1.0], False, 0.0, 0.0, 0.0, 0.0, [1, 2, 3], [4])
-    with RecordingWriter(tmp_path / "a.mcap", META, odd) as writer:
+    name = 'duty "%d" in % (left)'
+    odd = replace(SPEC, action=(Signal(index=0, name=name, unit="", min=0, max=None),))
+    step = Step(0.0, 0, 0, [0.0, 0.0, 0.0], [1.0], False, [2.0], 0.0, [1, 2, 3], [4])
+    with RecordingWriter(tmp_path / "a.mcap", META, odd, [name]) as writer:
         writer.step(0.0, step)
-    assert read_recording(tmp_path / "a.mcap").output_int8.tolist() == [[4]]
+    back = read_recording(tmp_path / "a.mcap")
+    assert back.output_int8.tolist() == [[4]]
+    assert back.plant[name].tolist() == [2.0]
+    assert back.spec == odd

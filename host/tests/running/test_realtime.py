@@ -25,7 +25,7 @@ def kinds(recording):
 
 def test_a_prompt_board_gives_the_lockstep_episode(clock, board, linear_bundle, tmp_path):
     result = run(board, linear_bundle, config(tmp_path))
-    assert result.good
+    assert result.verdict.good
     assert (result.late, result.lost, result.held_steps, list(result.stalls_ms)) == (0, 0, 0, [])
     assert result.jitter_us.max < 1
     realtime = read_recording(result.recording)
@@ -102,7 +102,7 @@ def test_a_reboot_is_recognized_and_the_run_goes_on(clock, board, firmware, line
     firmware.reboot_at = {50}
     result = run(board, linear_bundle, config(tmp_path))
     assert result.reboots == 1
-    assert result.good
+    assert result.verdict.good
     assert 1 <= result.held_steps <= 3
     assert kinds(read_recording(result.recording))[:3] == ["reboot", "lost", "identified"]
 
@@ -112,7 +112,7 @@ def test_a_reboot_whose_ready_is_lost_is_recognized_by_the_refusals(clock, board
     firmware.silent_boot = True
     result = run(board, linear_bundle, config())
     assert result.reboots == 1
-    assert result.good
+    assert result.verdict.good
 
 
 def test_a_board_that_reboots_for_ever_ends_the_run(clock, board, firmware, linear_bundle):
@@ -163,7 +163,7 @@ def test_a_host_that_stalls_moves_the_schedule_and_says_so(clock, board, linear_
 
     start = clock.now_s
     result = run(board, linear_bundle, config(tmp_path), stall)
-    assert result.good
+    assert result.verdict.good
     assert len(result.stalls_ms) == 1
     assert result.stalls_ms[0] == pytest.approx(495, abs=1)
     assert result.held_steps == 0, "the board is not blamed for it"
@@ -196,6 +196,6 @@ def test_ctrl_c_ends_between_two_steps_and_leaves_a_whole_recording(clock, board
 
 def test_on_the_real_clock(board, linear_bundle):
     result = run(board, linear_bundle, config(steps=60, max_lost=1000))
-    assert result.episodes[0].survived
+    assert not result.episodes[0].failed
     assert result.wall_s > 0.25, "it must not run faster than the wall clock"
     assert result.jitter_us.count == 60

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a run: a wish that is granted between two control steps, so that the recording stays whole."""
+"""Ctrl-C in the middle of work: it ends between two steps, so that what is written stays whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 class Interrupt:
-    """While entered, Ctrl-C, SIGTERM and a closed terminal only set ``requested``. Only the main thread may handle signals."""
+    """While entered, the first Ctrl-C, SIGTERM or closed terminal only sets ``requested``; the next one acts as usual.
+
+    Does nothing outside the main thread, where Python delivers no signals.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -28,8 +31,13 @@ class Interrupt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
