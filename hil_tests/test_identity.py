@@ -3,12 +3,15 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ModelMismatchError
+from balance_hil.model_image import normalization_crc
 from balance_hil.protocol import messages
+from balance_hil.quantize import Normalization
 
 
 def test_board_runs_this_bundle(hil_board: Board, hil_bundle: Bundle) -> None:
@@ -17,6 +20,10 @@ def test_board_runs_this_bundle(hil_board: Board, hil_bundle: Bundle) -> None:
     assert (info.n_obs, info.n_act) == (hil_bundle.spec.n_obs, hil_bundle.spec.n_act)
     assert (info.input_scale, info.input_zero_point) == (hil_bundle.input_quant.scale, hil_bundle.input_quant.zero_point)
     assert (info.output_scale, info.output_zero_point) == (hil_bundle.output_quant.scale, hil_bundle.output_quant.zero_point)
+
+
+def test_board_normalizes_as_this_bundle_does(hil_board: Board, hil_bundle: Bundle) -> None:
+    assert hil_board.info.normalization_crc == normalization_crc(hil_bundle.normalization)
 
 
 def test_board_speaks_this_protocol(hil_board: Board) -> None:
@@ -60,6 +67,16 @@ def test_stale_model_is_refused(hil_board: Board, hil_bundle: Bundle) -> None:
     hil_board.bundle = replace(hil_bundle, id="0" * 12)
     try:
         with pytest.raises(ModelMismatchError, match=f"runs policy {hil_bundle.id}, this run needs {'0' * 12}"):
+            hil_board.identify()
+    finally:
+        hil_board.bundle = hil_bundle
+
+
+def test_another_normalization_is_refused(hil_board: Board, hil_bundle: Bundle) -> None:
+    n_obs = hil_bundle.spec.n_obs
+    hil_board.bundle = replace(hil_bundle, normalization=Normalization(np.ones(n_obs), np.ones(n_obs), 9.0))
+    try:
+        with pytest.raises(ModelMismatchError, match="normaliz"):
             hil_board.identify()
     finally:
         hil_board.bundle = hil_bundle

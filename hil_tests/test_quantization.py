@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Board
 from balance_hil.errors import BoardStatusError
-from balance_hil.quantize import dequantize
+from balance_hil.quantize import Normalization, dequantize
 
 
 def expected_int8(observations: NDArray[np.float32], scale: float, zero_point: int) -> NDArray[np.int8]:
@@ -42,17 +42,37 @@ def exact_ties(scale: float, zero_point: int) -> NDArray[np.float32]:
     return np.concatenate(ties)
 
 
+def normalized(observations: NDArray[np.float32], by: Normalization | None) -> NDArray[np.float32]:
+    """Subtract, multiply, clip, each rounded to float32 by exact arithmetic."""
+    if by is None:
+        return observations
+
+    def one(value: np.float32, mean: np.float32, factor: np.float32) -> np.float32:
+        difference = np.float32(np.float64(value) - np.float64(mean))  # exact in float64 for what this suite sends
+        with np.errstate(over="ignore"):
+            product = np.float32(np.float64(difference) * np.float64(factor))  # 24 bits by 24 bits
+        return np.float32(min(max(product, np.float32(-by.clip)), np.float32(by.clip)))
+
+    return np.array([[one(*numbers) for numbers in zip(row, by.mean, by.inverse_std, strict=True)] for row in observations])
+
+
 def check(board: Board, observations: NDArray[np.float32]) -> None:
+    """``observations`` as the policy sees them: where it normalizes, the board is sent what becomes that, or nearly."""
     params = board.input_quant
-    actions = board.infer_batch(observations)
-    got = np.stack([action.input for action in actions])
-    wrong = np.argwhere(got != expected_int8(observations, params.scale, params.zero_point))
+    by = board.bundle.normalization if board.bundle is not None else None
+    if by is not None:
+        with np.errstate(over="ignore"):
+            observations = (observations / by.inverse_std + by.mean).astype(np.float32)
+        observations = np.clip(observations, np.finfo(np.float32).min, np.finfo(np.float32).max)
+    got = np.stack([action.input for action in board.infer_batch(observations)])
+    seen = normalized(observations, by)
+    wrong = np.argwhere(got != expected_int8(seen, params.scale, params.zero_point))
     if len(wrong):
         row, column = wrong[0]
-        value = observations[row, column]
-        expected = expected_int8(observations[row : row + 1], params.scale, params.zero_point)[0, column]
+        value = seen[row, column]
+        expected = expected_int8(seen[row : row + 1], params.scale, params.zero_point)[0, column]
         pytest.fail(
-            f"{len(wrong)} of {got.size} values are quantized otherwise, first observation[{column}] = {value!r} "
+            f"{len(wrong)} of {got.size} values are quantized otherwise, first input {column} = {value!r} "
             f"({value / np.float32(params.scale)!r} steps): {got[row, column]} instead of {expected}"
         )
 

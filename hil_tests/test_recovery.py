@@ -32,10 +32,9 @@ def zeros(board: Board) -> np.ndarray:
 
 @pytest.fixture
 def watchdog(hil_board: Board) -> Iterator[Board]:
-    """The board, whose watchdog time is put back afterwards."""
-    original_ms = hil_board.info.watchdog_ms
+    """The board, whose watchdog time is put back afterwards: it ends with the session."""
     yield hil_board
-    hil_board.set_watchdog(original_ms)
+    hil_board.identify()
 
 
 def test_silence_brings_the_safe_state_and_an_observation_ends_it(watchdog: Board) -> None:
@@ -66,6 +65,12 @@ def test_watchdog_can_be_switched_off(watchdog: Board) -> None:
     later = wait_for(watchdog, lambda stats: stats.uptime_ms > start.uptime_ms + 200, "200 ms more")
     assert later.safe_state == 0
     assert later.watchdog_trips == start.watchdog_trips
+
+
+def test_the_watchdog_time_ends_with_the_session(hil_board: Board) -> None:
+    usual_ms = hil_board.identify().watchdog_ms
+    hil_board.set_watchdog(usual_ms + 1)
+    assert hil_board.identify().watchdog_ms == usual_ms
 
 
 def test_requests_that_carry_no_observation_do_not_feed_the_watchdog(watchdog: Board) -> None:

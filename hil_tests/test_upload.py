@@ -140,9 +140,12 @@ def _other_operator(upload: ModelImage) -> ModelImage:
 
 
 def _wrong_shape(upload: ModelImage) -> ModelImage:
+    """One input less, or more where there is but one."""
+    n_obs = upload.inputs.shape[1]
+    columns = np.arange(n_obs - 1) if n_obs > 1 else np.zeros(2, int)
     by = upload.normalization
-    shorter = Normalization(by.mean[:-1], by.inverse_std[:-1], by.clip) if by is not None else None
-    return replace(upload, inputs=upload.inputs[:, :-1], normalization=shorter, id="")
+    other = Normalization(by.mean[columns], by.inverse_std[columns], by.clip) if by is not None else None
+    return replace(upload, inputs=upload.inputs[:, columns], normalization=other, id="")
 
 
 def _wrong_vectors(upload: ModelImage) -> ModelImage:
