@@ -72,7 +72,7 @@ def check(board: Board, observations: NDArray[np.float32]) -> None:
         value = seen[row, column]
         expected = expected_int8(seen[row : row + 1], params.scale, params.zero_point)[0, column]
         pytest.fail(
-            f"{len(wrong)} of {got.size} values are quantized otherwise, first input {column} = {value!r} "
+            f"{len(wrong)} of {got.size} values are quantized otherwise, first observation[{column}] = {value!r} "
             f"({value / np.float32(params.scale)!r} steps): {got[row, column]} instead of {expected}"
         )
 

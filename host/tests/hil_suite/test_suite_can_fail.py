@@ -19,7 +19,7 @@ from balance_hil.boards import Board
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
-from balance_hil.errors import ModelMismatchError
+from balance_hil.errors import BoardStatusError, ModelMismatchError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
@@ -245,7 +245,7 @@ def first_weight(model: bytes) -> int:
 
 
 def test_a_flipped_weight(suite: Suite, flipped: Bundle) -> None:
-    with boards.connect("native", flipped) as board:
+    with boards.connect("native", flipped, model=flipped.file(INT8_MODEL)) as board:  # without vectors: it would refuse to run
         only_failure(suite.run(board, GOLDEN), "*golden outputs: * values differ*")
         only_failure(suite.run(board, LAYERS), "*layer 0 (FULLY_CONNECTED): * values differ*")
         result = suite.run(board, "test_identity.py::test_board_runs_this_bundle")
@@ -253,8 +253,10 @@ def test_a_flipped_weight(suite: Suite, flipped: Bundle) -> None:
 
 
 def test_a_flipped_weight_is_refused_before_any_test(ppo_bundle: Bundle, flipped: Bundle) -> None:
-    """Nobody has to run a suite: the handshake notices."""
-    with boards.connect("native", flipped) as board:
+    """Nobody has to run a suite: the board notices by its vectors, the handshake by the id."""
+    with pytest.raises(BoardStatusError, match="does not reproduce the golden vectors"):
+        boards.connect("native", flipped)
+    with boards.connect("native", flipped, model=flipped.file(INT8_MODEL)) as board:
         board.bundle = ppo_bundle
         with pytest.raises(ModelMismatchError, match=f"runs policy {flipped.id}, this run needs {ppo_bundle.id}"):
             board.identify()
