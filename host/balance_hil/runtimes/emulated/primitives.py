@@ -60,9 +60,8 @@ def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Arra
     """What ruy's AVX2 and AVX-512 kernels make of an accumulator: two roundings, both with ties up."""
     left, right = np.maximum(shift, 0), np.maximum(np.negative(shift), 0)
     high = (wrap_int32(x << left) * mantissa + (1 << 30)) >> 31
-    half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
-    # The sum is formed in 32 bits and shifted as unsigned, so that it comes out positive where it overflows.
-    return np.where(high + half > INT32_MAX, np.left_shift(np.int64(1), 31 - right), (high + half) >> right)
+    # The sum may exceed int32: ruy shifts it as an unsigned number.
+    return (high + (np.left_shift(np.int64(1), right) >> 1)) >> right
 
 
 def round_half_away(x: NDArray[Any]) -> NDArray[Any]:
