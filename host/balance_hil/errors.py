@@ -155,6 +155,10 @@ class ArenaTooSmallError(HarnessError, MemoryError):
         self.needed_bytes = needed_bytes
 
 
+class ModelTooWideError(HarnessError, ValueError):
+    """Inputs, outputs or a layer of the model do not fit a message to or from the board."""
+
+
 class EmulatorMissingError(HarnessError, FileNotFoundError):
     """The program that emulates a board is not installed."""
 

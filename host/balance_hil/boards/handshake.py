@@ -109,7 +109,7 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
         raise ModelMismatchError(
             f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", _remedy(info, bundle, definition)
         )
-    _check_engine(info, where)
+    check_engine(info, where)
     board = (info.n_obs, info.n_act, info.input_scale, info.input_zero_point, info.output_scale, info.output_zero_point)
     quant_in, quant_out = bundle.input_quant, bundle.output_quant
     wanted = (
@@ -147,7 +147,7 @@ def refused_model_error(
     stays = f"it goes on with policy {info.model_id}" if info.model_id else "it still has none"
     engine_says = replace(info, engine_status=status, engine_detail=detail, engine_message=message)
     try:
-        _check_engine(engine_says, where)
+        check_engine(engine_says, where)
     except BoardStatusError:
         reason = f" ({message})" if message else ""
         return status_error(status, detail, f"the board on {where} does not take policy {wanted}{reason}; {stays}")
@@ -157,8 +157,8 @@ def refused_model_error(
     raise AssertionError("status ok is no refusal")
 
 
-def _check_engine(info: messages.Info, where: str) -> None:
-    """Raises when the board's engine did not accept its model; see ``check_model``."""
+def check_engine(info: messages.Info, where: str) -> None:
+    """Raises when the board's engine did not accept its model, whichever that is; see ``check_model``."""
     if info.engine_status == Status.OK:
         return
     reason = info.engine_message or f"detail {info.engine_detail}"

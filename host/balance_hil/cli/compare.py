@@ -14,8 +14,8 @@ from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, stderr
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
+from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
 from balance_hil.comparing.picture import check_picture, save_picture
-from balance_hil.comparing.subject import Subject, load_subject
 
 
 @click.command(name="compare")
@@ -39,7 +39,7 @@ from balance_hil.comparing.subject import Subject, load_subject
               help="draw the differences of every layer, one color for each cause (.svg, .png or .pdf)")  # fmt: skip
 @click.option("--closed-loop", "loop", metavar="A,B", help="instead: two runtimes (or board) drive the same episodes")
 @click.option("--episodes", type=click.IntRange(min=1), help="with --closed-loop: how many; default: 20")
-@click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: 6000 (30 s)")
+@click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: the environment's")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of tables")
 def command(
     model: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, samples: int, seed: int,
@@ -50,10 +50,12 @@ def command(
 
     MODEL is a bundle (models/ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
 
-    Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
-    for bit; 1 when the board differs; 2 when a difference is unexplained.
+    A runtime that is not installed or refuses MODEL is left out, and why is said.
 
-    With --closed-loop: 0 when neither survival nor tracking differs beyond chance; 1 otherwise.
+    Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
+    for bit and converts as the host does; 1 otherwise.
+
+    With --closed-loop: 0 when neither success nor a metric differs beyond chance; 1 otherwise.
     """
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
@@ -72,11 +74,11 @@ def command(
         raise click.UsageError("--port, --baud and --engine belong to a board: add --board NAME")
     if picture is not None:
         check_picture(picture, layer_samples)
-    subject = load_subject(model, output)
+    under_test = load_model(model, output)
     with ExitStack() as stack:
-        device = _connect(stack, subject, board, port, baud, engine) if board else None
+        device = _connect(stack, under_test, board, port, baud, engine) if board else None
         watch = stack.enter_context(ProgressBars())
-        result = compare(subject, config, board=device, on_progress=watch)
+        result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
         save_picture(result, picture)
         stderr.print(f"wrote {picture}", markup=False)
@@ -84,13 +86,15 @@ def command(
         print_json(result.to_dict())
     else:
         print_comparison(result, layers)
-    sys.exit(result.exit_status)
+    sys.exit(0 if result.verdict.good else 1)
 
 
-def _connect(stack: ExitStack, subject: Subject, board: str, port: str | None, baud: int | None, engine: str | None) -> Board:
+def _connect(
+    stack: ExitStack, model: ModelUnderTest, board: str, port: str | None, baud: int | None, engine: str | None
+) -> Board:
     """The board, closed by ``stack``; an emulated one is given the model when that has no bundle."""
     image = None
-    if subject.bundle is None and port is None:
+    if model.bundle is None and port is None:
         image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="balance-hil-"))) / "model.tflite"
-        image.write_bytes(subject.model)
-    return stack.enter_context(connect(board, subject.bundle, port=port, baud=baud, engine=engine, model=image))
+        image.write_bytes(model.model)
+    return stack.enter_context(connect(board, model.bundle, port=port, baud=baud, engine=engine, model=image))

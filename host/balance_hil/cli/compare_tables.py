@@ -13,14 +13,14 @@ from balance_hil.cli.console import stderr, stdout
 _WIDEST = 1000  # columns
 
 if TYPE_CHECKING:
-    from balance_hil.comparing.comparison import Comparison, EndsDifference, LayerDifference
-    from balance_hil.comparing.diagnosis import Finding
+    from balance_hil.comparing.board_io import Finding
+    from balance_hil.comparing.comparison import Comparison, IoDifference, LayerDifference
 
 
 def print_comparison(result: Comparison, layers: bool) -> None:
     """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs."""
     stdout.print(
-        f"model {result.bundle}: {result.inputs} inputs, {result.random} random over the int8 range (seed {result.seed})"
+        f"model {result.model}: {result.inputs} inputs, {result.random} random over the int8 range (seed {result.seed})"
         + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
         soft_wrap=True,
     )
@@ -38,21 +38,22 @@ def print_comparison(result: Comparison, layers: bool) -> None:
         stdout.print(table, soft_wrap=True)
     stdout.print()
     for name, why in result.skipped.items():
-        stderr.print(f"left out {name}: {why}", markup=False, soft_wrap=True)
+        stderr.print(f"skipped {name}: {why}", markup=False, soft_wrap=True)
     for line in _sentences(result):
         stdout.print(line, markup=False, soft_wrap=True)
-    style = "bold green" if result.exit_status == 0 else "bold red"
-    stdout.print(result.verdict, style=style, markup=False, highlight=False, soft_wrap=True)
+    verdict = result.verdict
+    line, style = (f"PASS: {result.summary}", "bold green") if verdict.good else (verdict.line, "bold red")
+    stdout.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentences(result: Comparison) -> list[str]:
-    """The arithmetic of each runtime, and what is wrong with the ends of the board's pipeline, with its remedy."""
+    """The arithmetic of each runtime, and what is wrong with the board's conversions, with its remedy."""
     lines = [f"causes could not be looked for: {result.not_attributed}"] if result.not_attributed else []
     for found in result.arithmetics:
         lines.append(found.verdict)
         if found.advice:
             lines.append(f"  remedy: {found.advice}")
-    lines += [_ends(end) for end in result.ends]
+    lines += [_float_io(each) for each in result.float_io]
     for finding in result.findings:
         if not finding.healthy:
             lines.append(_finding(finding))
@@ -60,12 +61,12 @@ def _sentences(result: Comparison) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _ends(end: EndsDifference) -> str:
+def _float_io(found: IoDifference) -> str:
     text = (
-        f"{end.runtime}, the whole model on {end.observations} float observations, ties among them: its QUANTIZE makes "
-        f"{end.input_differing} int8 inputs otherwise than the host, and {end.action_differing} outputs differ"
+        f"{found.runtime}, the whole model on {found.observations} float observations, ties among them: its QUANTIZE makes "
+        f"{found.input_differing} int8 inputs otherwise than the host, and {found.action_differing} outputs differ"
     )
-    return text + (f"; {end.unexplained} of them are unexplained" if end.unexplained else "")
+    return text + (f"; {found.unexplained} of them are unexplained" if found.unexplained else "")
 
 
 def _finding(finding: Finding) -> str:

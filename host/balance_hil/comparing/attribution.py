@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.comparing.samples import Progress, Samples, no_progress
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
@@ -91,6 +93,54 @@ class Attribution:
     def first_op(self) -> int | None:
         """First operator with a new or unexplained difference."""
         return next((layer.op for layer in self.layers if layer.differing), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAttribution:
+    """Why two runtimes differ: over all inputs, and in each layer over the evenly spaced ones of which the layers are known."""
+
+    outputs: Attribution
+    layers: Attribution | None  # None where no layers were fetched
+
+
+def attribute_pairs(
+    graph: TfliteGraph, samples: Samples, variants: Mapping[str, Variant], on_progress: Progress = no_progress
+) -> dict[tuple[str, str], PairAttribution]:
+    """Attributes every difference of every two int8 runtimes.
+
+    All outputs are explained with the runtimes' arithmetics, and each of them is checked: a runtime that departs from its
+    arithmetic on one row alone leaves that row unexplained.
+
+    Args:
+        graph: of the model that all of them run.
+        samples: what they computed.
+        variants: by runtime, the arithmetic that was identified.
+        on_progress: told of rows done, counted once for each pair.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
+    """
+    trace = samples.trace
+    even = trace.rows[: trace.even]
+    pairs = list(combinations(samples.outputs, 2))
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_progress("causes", done, len(pairs) * len(samples.inputs))
+
+    count(0)
+    found = {}
+    for pair in pairs:
+        seen = [Observed(name=name, variant=variants[name], outputs=samples.outputs[name]) for name in pair]
+        outputs = attribute(graph, samples.inputs.int8, seen[0], seen[1], on_rows=count)
+        layers = None
+        if len(even):
+            traced = [replace(each, outputs=each.outputs[even], layers=trace.even_tensors(each.name)) for each in seen]
+            layers = attribute(graph, trace.inputs[: trace.even], traced[0], traced[1])
+        found[pair] = PairAttribution(outputs=outputs, layers=layers)
+    return found
 
 
 def attribute(

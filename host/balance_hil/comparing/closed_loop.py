@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.comparing.closed_loop_result import ClosedLoop, Parting
-from balance_hil.comparing.evidence import Progress, no_progress
+from balance_hil.comparing.samples import Progress, no_progress
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import MissingExtraError, UsageError
 from balance_hil.metrics import EpisodeMetrics, Metric, summarize

@@ -1,4 +1,4 @@
-"""One whole comparison: choose inputs, load the runtimes, run them and the board, judge."""
+"""One whole comparison: choose inputs, run them through every runtime and the board, name what makes them differ, judge."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from balance_hil.boards import Board
+from balance_hil.boards.handshake import check_engine
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.comparison import BOARD, REFERENCE, Comparison, EndsDifference
-from balance_hil.comparing.evidence import Progress, collect, no_progress
-from balance_hil.comparing.float_ends import compare_ends
+from balance_hil.comparing.attribution import PairAttribution, attribute_pairs
+from balance_hil.comparing.board_io import inspect_board
+from balance_hil.comparing.comparison import BOARD, REFERENCE, Comparison, IoDifference
+from balance_hil.comparing.conversion_variants import probe_observations
+from balance_hil.comparing.float_io import compare_float_io
+from balance_hil.comparing.identification import Identification, identify_all, separating_inputs
 from balance_hil.comparing.inputs import (
     InputSet,
     golden_observations,
@@ -21,15 +27,16 @@ from balance_hil.comparing.inputs import (
     recorded_observations,
     spread,
 )
-from balance_hil.comparing.inspection import inspect_board
-from balance_hil.comparing.judging import judge
-from balance_hil.comparing.probes import probe_observations
-from balance_hil.comparing.reasons import Reasons, find_reasons, separate
-from balance_hil.comparing.subject import Subject
-from balance_hil.errors import CheckpointError, MissingExtraError, ModelMismatchError, UsageError
+from balance_hil.comparing.model_under_test import ModelUnderTest
+from balance_hil.comparing.samples import Progress, Samples, collect, no_progress
+from balance_hil.comparing.summarize import summarize
+from balance_hil.errors import HarnessError, ModelMismatchError, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.protocol import messages
+from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
-from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
+from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.runtimes.emulated import Variant
 
 ROLLOUT, GOLDEN = "rollout", "golden"
 OBSERVATION_SOURCES = (ROLLOUT, GOLDEN)
@@ -61,99 +68,130 @@ class CompareConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Explanation:
+    """What the emulators say of the samples; empty where they lack an operator of the model."""
+
+    arithmetics: Mapping[str, Identification]  # by runtime
+    pairs: Mapping[tuple[str, str], PairAttribution]
+    missing: str = ""  # why there is nothing here
+
+    def variant(self, runtime: str) -> Variant | None:
+        """The one that a runtime computes like, None where that is not known."""
+        found = self.arithmetics.get(runtime)
+        return found.variant if found else None
+
+
 def compare(
-    subject: Subject, config: CompareConfig, *, board: Board | None = None, on_progress: Progress = no_progress
+    model: ModelUnderTest, config: CompareConfig, *, board: Board | None = None, on_progress: Progress = no_progress
 ) -> Comparison:
     """Gives every runtime, and the board if there is one, the same inputs, counts what differs and says why.
 
-    A desktop runtime that was not asked for by name and is not installed is left out and named in ``Comparison.skipped``.
+    A desktop runtime that was not asked for by name and is not installed, or refuses the model, is left out and named in
+    ``Comparison.skipped``. Whether the board can take the model is checked before any runtime is loaded.
 
     Raises:
         MissingExtraError: a runtime asked for, or the reference of a board, is not installed.
-        UnsupportedOperatorError: a runtime cannot execute the model; the message names the operator.
+        UnsupportedOperatorError: a runtime asked for, or the board, cannot execute the model; the message names the operator.
         ModelMismatchError: the board runs another model.
+        ModelTooWideError: the board's messages have no room for the model's input, output or layers.
         HarnessError: the recording cannot be read, the board is lost, an input is no number.
     """
     if board is not None:
-        _check_model(board, subject)
+        _check_board(board, model, layers=config.layer_samples > 0)
     with ExitStack() as stack:
-        runtimes, skipped = _load(subject, config, board is not None)
+        runtimes, skipped = _load(model, config, board is not None)
         for runtime in runtimes:
             stack.enter_context(runtime)
-        inputs = _inputs(subject, config, runtimes, on_progress)
-        remote = board.as_runtime() if board else None
-        everyone = [*runtimes, remote] if remote else runtimes
-        evidence = collect(everyone, inputs, layer_samples=config.layer_samples, on_progress=on_progress)
-        reasons = find_reasons(subject.graph, evidence, on_progress)
+        inputs = _inputs(model, config, runtimes, on_progress)
+        everyone = [*runtimes, board.as_runtime()] if board else runtimes
+        separating = _separating(model, config.seed) if board and config.layer_samples else None
+        samples = collect(everyone, inputs, layer_samples=config.layer_samples, separating=separating, on_progress=on_progress)
+        explanation = _explain(model, samples, on_progress)
         inspection = None
-        if board is not None and remote is not None:
-            reasons = separate(subject.graph, evidence, reasons, remote)
-            identified = reasons.runtimes.get(BOARD)
-            observations = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
-            inspection = inspect_board(board, subject, observations, identified.variant if identified else None, config.seed)
-        ends = _ends(subject, runtimes, reasons, config.seed)
-    return judge(
-        evidence,
-        bundle_id=subject.id,
+        if board is not None:
+            recorded = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
+            inspection = inspect_board(board, model, recorded, explanation.variant(BOARD), config.seed)
+        float_io = _float_io(model, runtimes, explanation, config.seed)
+    return summarize(
+        samples,
+        model_id=model.id,
         board=board.info.board if board else None,
-        board_io=inspection.io if inspection else None,
         skipped=skipped,
-        reasons=reasons,
-        findings=inspection.findings if inspection else (),
-        ends=ends,
+        arithmetics=explanation.arithmetics,
+        attributions=explanation.pairs,
+        not_attributed=explanation.missing,
+        inspection=inspection,
+        float_io=float_io,
     )
 
 
-def _ends(subject: Subject, runtimes: Sequence[Runtime], reasons: Reasons, seed: int) -> tuple[EndsDifference, ...]:
-    if subject.ends is None:
-        return ()
-    variants = {name: found.closest.variant for name, found in reasons.runtimes.items() if name != BOARD}
-    observations = probe_observations(subject.graph.input_quant, subject.graph.n_obs, seed=seed)
-    return compare_ends(subject.ends, [r for r in runtimes if isinstance(r, Int8Runtime)], variants, observations)
-
-
-def _check_model(board: Board, subject: Subject) -> None:
-    """A bundle's board was checked when it was connected; this one is for a model alone."""
-    if board.info.model_id != subject.id:
+def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
+    """Raises unless the board runs this model, its engine takes it, and its messages have room for what is asked."""
+    info, graph = board.info, model.graph
+    if info.model_id != model.id:
         raise ModelMismatchError(
-            f"the board runs the model {board.info.model_id}, this is {subject.id}",
+            f"the board runs the model {info.model_id}, this is {model.id}",
             "flash this model, or compare the one that the board runs",
         )
+    check_engine(info, board.port)
+    limit = min(info.max_payload, messages.MAX_PAYLOAD)
+    action = np.zeros(graph.n_act, np.int8)
+    needs: dict[str, Message] = {
+        f"its {graph.n_obs} inputs": messages.Infer(np.zeros(graph.n_obs, np.float32)),
+        f"its {graph.n_obs} inputs and {graph.n_act} outputs": messages.Action(
+            0, np.zeros(graph.n_obs, np.int8), action, action.astype(np.float32), 0, 0
+        ),
+    }
+    if layers:
+        largest = max(graph.output_of(operator).size for operator in graph.operators)
+        needs[f"a layer of {largest} values (--layer-samples 0 leaves layers out)"] = messages.TensorData(
+            0, np.zeros(largest, np.int8)
+        )
+    for what, message in needs.items():
+        if (need := len(message.pack())) > limit:
+            raise ModelTooWideError(
+                f"the model is too wide for the board on {board.port}: {what} take {need} bytes, a message holds {limit}",
+                "leave --board out to compare the desktop runtimes, or give the policy fewer inputs",
+            )
 
 
-def _load(subject: Subject, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], Mapping[str, str]]:
-    impossible = [name for name in config.runtimes or () if name not in subject.runtime_names]
+def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], dict[str, str]]:
+    """The runtimes that take part, and why others do not."""
+    impossible = [name for name in config.runtimes or () if name not in model.runtime_names]
     if impossible:
         raise UsageError(
-            f"a .tflite alone cannot run on {', '.join(impossible)}", f"choose from {', '.join(subject.runtime_names)}"
+            f"a .tflite alone cannot run on {', '.join(impossible)}", f"choose from {', '.join(model.runtime_names)}"
         )
-    wanted = [name for name in subject.runtime_names if config.runtimes is None or name in config.runtimes]
-    required = set(config.runtimes or ())
-    if with_board:
-        required.add(REFERENCE)
-        wanted = [name for name in subject.runtime_names if name in wanted or name == REFERENCE]
+    required = {*(config.runtimes or ()), *([REFERENCE] if with_board else [])}
     loaded, skipped = [], {}
-    for name in wanted:
+    for name in model.runtime_names:
+        if config.runtimes is not None and name not in required:
+            continue
         try:
-            loaded.append(subject.load(name))
-        except (MissingExtraError, CheckpointError) as exc:
+            runtime = model.load(name)
+            runtime.act_batch(np.zeros((1, runtime.n_obs), np.float32))  # some refuse a model only when they run it
+        except HarnessError as exc:
             if name in required:
                 raise
             skipped[name] = f"{exc.message}; {exc.hint}"
+        else:
+            loaded.append(runtime)
     if not loaded:
-        raise UsageError("no runtime could be loaded", "install them: pip install 'balance-hil[train,export,int8]'")
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise UsageError(f"no runtime could be loaded: {reasons}", "install them: pip install 'balance-hil[train,export,int8]'")
     return loaded, skipped
 
 
-def _inputs(subject: Subject, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> InputSet:
-    if subject.bundle is None:
+def _inputs(model: ModelUnderTest, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> InputSet:
+    if model.bundle is None:
         if config.recording is not None:
             raise UsageError(
                 "a recording belongs to a bundle, this is a .tflite alone", "compare the bundle: hil compare models/ppo"
             )
-        return random_inputs(subject.graph.n_obs, subject.graph.input_quant, config.samples, config.seed)
-    observations, source = _observations(subject.bundle, config, runtimes, report)
-    return make_inputs(subject.bundle, observations, random=config.samples, seed=config.seed, source=source)
+        return random_inputs(model.graph.n_obs, model.graph.input_quant, config.samples, config.seed)
+    observations, source = _observations(model.bundle, config, runtimes, report)
+    return make_inputs(model.bundle, observations, random=config.samples, seed=config.seed, source=source)
 
 
 def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> tuple[Float32Array, str]:
@@ -162,10 +200,45 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
         recording = read_recording(config.recording)
         observations = recorded_observations(recording.observation, config.samples, str(config.recording))
         return observations, f"recording {config.recording.name}"
-    if config.observations == GOLDEN:
-        return golden_observations(bundle, config.samples), "the bundle's golden vectors"
+    golden = "the bundle's golden vectors"
+    if config.observations == GOLDEN or not bundle.spec.environment:
+        return golden_observations(bundle, config.samples), golden
+    from balance_hil.environment import open_for  # loads Gymnasium
+
+    try:
+        environment = open_for(bundle.spec)
+    except HarnessError as exc:  # a policy of somebody else's robot
+        return golden_observations(bundle, config.samples), f"{golden}, for {exc.message}"
     pilot = next((r for r in runtimes if r.name == REFERENCE), runtimes[-1])
     report("recording observations", 0, config.samples)
-    observations = observe(pilot, bundle.spec, config.samples, config.seed)
+    with environment:
+        observations = observe(pilot, environment, config.samples, config.seed)
     report("recording observations", config.samples, config.samples)
     return observations, f"{bundle.spec.environment} under {pilot.name}, seed {config.seed}"
+
+
+def _separating(model: ModelUnderTest, seed: int) -> Int8Array | None:
+    """Inputs that tell the known arithmetics apart: a board is asked for those as well, for random ones may leave some open."""
+    try:
+        return separating_inputs(model.graph, seed=seed)
+    except UnsupportedOperatorError:
+        return None
+
+
+def _explain(model: ModelUnderTest, samples: Samples, report: Progress) -> _Explanation:
+    try:
+        arithmetics = identify_all(model.graph, samples)
+        variants = {name: found.closest.variant for name, found in arithmetics.items()}
+        return _Explanation(arithmetics=arithmetics, pairs=attribute_pairs(model.graph, samples, variants, report))
+    except UnsupportedOperatorError as exc:
+        return _Explanation(arithmetics={}, pairs={}, missing=exc.message)
+
+
+def _float_io(
+    model: ModelUnderTest, runtimes: Sequence[Runtime], explanation: _Explanation, seed: int
+) -> tuple[IoDifference, ...]:
+    if model.whole is None:
+        return ()
+    variants = {name: found.closest.variant for name, found in explanation.arithmetics.items()}
+    observations = probe_observations(model.graph.input_quant, model.graph.n_obs, seed=seed)
+    return compare_float_io(model.whole, [r for r in runtimes if isinstance(r, Int8Runtime)], variants, observations)

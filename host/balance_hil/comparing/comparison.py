@@ -1,4 +1,4 @@
-"""The verdict of a comparison: what differs between whom, by how much, from which layer on, and why."""
+"""What a comparison found: what differs between whom, by how much, from which layer on, and why; and the verdict."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balance_hil.comparing.diagnosis import MODEL, UNKNOWN, Finding
+from balance_hil.comparing.board_io import BoardIo, Finding
+from balance_hil.metrics import Verdict
 
+SCHEMA = "balance_hil/compare@2"
 BOARD = "board"
 REFERENCE = "tflm"  # the oracle of a board: the official TensorFlow Lite Micro
 FLOAT_LADDER = ("torch", "onnx", "float32")
@@ -82,30 +84,21 @@ class LadderStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardIo:
-    """The board's own quantizer and dequantizer on float32 observations, against the host's."""
-
-    observations: int
-    input_differing: int  # int8 inputs that the board quantized otherwise
-    action_differing: int  # float32 actions that are not its own int8 output dequantized
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndsDifference:
+class IoDifference:
     """A runtime's own QUANTIZE and DEQUANTIZE, where the model has a float input or output, against the host's conversions."""
 
     runtime: str
     observations: int
     input_differing: int  # int8 inputs that its QUANTIZE makes otherwise than the host
     action_differing: int  # outputs of the whole model that are not its int8 core's between the host's conversions
-    unexplained: int  # outputs of the whole model that emulated ends around its core do not give
+    unexplained: int  # outputs of the whole model that emulated conversions around its core do not give
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that one comparison found. ``to_dict`` is the ``--json`` document."""
 
-    bundle: str  # id
+    model: str  # id
     board: str | None
     inputs: int
     random: int
@@ -121,65 +114,52 @@ class Comparison:
     board_io: BoardIo | None
     board_equals_tflm: bool | None  # None: no board took part
     arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
-    findings: tuple[Finding, ...] = ()  # on the board's input, model and output
-    ends: tuple[EndsDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
+    findings: tuple[Finding, ...] = ()  # on each stage of the board's pipeline
+    float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
     not_attributed: str = ""  # why no cause was looked for, "" where they were
 
     @property
     def unexplained(self) -> int:
-        """Differing outputs without a cause over all pairs, and conversions that follow no known recipe."""
-        outputs = sum(pair.unexplained or 0 for pair in self.pairs) + sum(end.unexplained for end in self.ends)
-        return outputs + sum(found.differing for found in self.findings if found.fault == UNKNOWN and found.stage != MODEL)
+        """Differing outputs without a cause over all pairs, and conversions of no known kind."""
+        outputs = sum(pair.unexplained or 0 for pair in self.pairs) + sum(io.unexplained for io in self.float_io)
+        return outputs + sum(found.differing for found in self.findings if found.unknown_conversion)
 
     @property
-    def exit_status(self) -> int:
-        """0: all explained, and a board that took part is right; 1: the board differs; 2: something is unexplained."""
-        if self.unexplained:
-            return 2
-        return 0 if self.passed else 1
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is good: a board that took part equals ``tflm`` and quantizes as the host does."""
-        if self.board_equals_tflm is None:
-            return True
-        io = self.board_io
-        return self.board_equals_tflm and (io is None or io.input_differing == io.action_differing == 0)
-
-    @property
-    def verdict(self) -> str:
-        """One or two sentences for people."""
-        if not self.unexplained:
-            return self._outcome
-        values = f"{self.unexplained} difference{'s are' if self.unexplained > 1 else ' is'} unexplained"
-        return f"{self._outcome}; {values}{f': {self.not_attributed}' if self.not_attributed else ''}"
-
-    @property
-    def _outcome(self) -> str:
-        io = self.board_io
-        if self.board_equals_tflm is None:
-            if self.not_attributed or not self.pairs or self.unexplained:
-                return "no board took part: nothing to pass or fail"
-            return f"every one of {sum(pair.differing for pair in self.pairs)} differing outputs is explained; no board took part"
-        if not self.board_equals_tflm:
+    def verdict(self) -> Verdict:
+        """Good when every difference is explained, and a board that took part equals ``tflm`` and converts as the host does."""
+        reasons = []
+        if self.board_equals_tflm is False:
             pair = next(p for p in self.pairs if {p.a, p.b} == {BOARD, REFERENCE})
             where = f", from layer {pair.first_layer} ({pair.first_operator}) on" if pair.first_layer is not None else ""
             counts = f"{pair.differing} of {pair.outputs} outputs, by up to {pair.max_lsb} LSB"
-            return f"the board differs from {REFERENCE}: {counts}{where}"
-        if io is not None and not self.passed:
-            return (
-                f"the board computes what {REFERENCE} computes, but converts otherwise than the host: "
-                f"{io.input_differing} int8 inputs and {io.action_differing} actions of {io.observations} observations differ"
+            reasons.append(f"the board differs from {REFERENCE}: {counts}{where}")
+        io = self.board_io
+        if io is not None and (io.input_differing or io.action_differing):
+            reasons.append(
+                f"the board converts otherwise than the host: {io.input_differing} int8 inputs and {io.action_differing} actions "
+                f"of {io.observations} observations differ"
             )
-        return f"the board equals {REFERENCE} bit for bit on {self.inputs} equal inputs"
+        if self.unexplained:
+            values = f"{self.unexplained} difference{'s are' if self.unexplained > 1 else ' is'} unexplained"
+            reasons.append(f"{values}: {self.not_attributed}" if self.not_attributed else values)
+        return Verdict(tuple(reasons))
+
+    @property
+    def summary(self) -> str:
+        """One sentence on a comparison whose verdict is good."""
+        if self.board_equals_tflm:
+            return f"the board equals {REFERENCE} bit for bit on {self.inputs} equal inputs"
+        if not self.pairs or self.not_attributed or any(pair.unexplained is None for pair in self.pairs):
+            return "no board took part"
+        return f"every one of {sum(pair.differing for pair in self.pairs)} differing outputs is explained; no board took part"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the keys of DESIGN's ``--json`` contract and some more."""
+        """Plain JSON types; the keys of the ``--json`` contract and some more."""
         document = asdict(self)
-        document["runtimes"] = list(self.runtimes)
-        return document | {
-            "passed": self.passed,
+        return {"schema": SCHEMA, **document} | {
+            "runtimes": list(self.runtimes),
+            "skipped": [{"runtime": name, "why": why} for name, why in self.skipped.items()],
             "unexplained": self.unexplained,
-            "exit_status": self.exit_status,
-            "verdict": self.verdict,
+            "summary": self.summary,
+            "verdict": self.verdict.to_dict(),
         }

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.comparing.samples import Samples
 from balance_hil.quantize import INT8_MAX, INT8_MIN
 from balance_hil.runtimes.base import Int8Array, LayerTensor
-from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family
+from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family, rules
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.tflite.graph import TfliteGraph
 
+# What the installed desktop runtimes use; anything else, a board above all, is searched for in the whole family.
+EXPECTED_VARIANTS: Mapping[str, Variant] = {
+    "tflm": rules.TFLM,
+    "int8-xnnpack": rules.XNNPACK,
+    "int8-builtin": rules.BUILTIN,
+    "int8-reference": rules.REFERENCE,
+}
 _SEARCH_BLOCK_ROWS = 16_384
 
 
@@ -78,6 +86,25 @@ class Identification:
         return self.variant.advice if self.variant else ""
 
 
+def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identification]:
+    """The arithmetic of every int8 runtime: from its layers where they were fetched, else from its outputs.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
+    """
+    found = {}
+    for name, outputs in samples.outputs.items():
+        expected, layers = EXPECTED_VARIANTS.get(name), samples.trace.tensors.get(name)
+        for candidates in ((expected,) if expected else None, None):
+            if layers:
+                found[name] = identify(name, graph, samples.trace.inputs, layers, candidates)
+            else:
+                found[name] = identify_by_outputs(name, graph, samples.inputs.int8, outputs, candidates)
+            if found[name].variant is not None:
+                break
+    return found
+
+
 def identify(
     runtime: str,
     graph: TfliteGraph,
@@ -125,11 +152,11 @@ def identify_by_outputs(
 
 def separating_inputs(
     graph: TfliteGraph,
-    variants: Sequence[Variant],
+    variants: Sequence[Variant] = KNOWN_VARIANTS,
     *,
-    layers: bool = False,
+    layers: bool = True,
     rows: int = 64,
-    search: int = 200_000,
+    search: int = 65_536,
     seed: int = 0,
 ) -> Int8Array:
     """Inputs, int8 [n, n_obs] with n up to ``rows``, that tell ``variants`` apart, found among ``search`` random ones.
@@ -139,11 +166,14 @@ def separating_inputs(
 
     Args:
         graph: of the model.
-        variants: to be told apart, such as the heads of ``Identification.groups``.
+        variants: to be told apart.
         layers: whether the runtime shows its layers; otherwise its outputs alone must differ.
         rows: most rows to return.
         search: how many random inputs to try.
         seed: of the random inputs.
+
+    Raises:
+        UnsupportedOperatorError: an operator that no emulator knows.
     """
     emulators = [EmulatedRuntime(graph, variant) for variant in variants]
     rng = np.random.default_rng(seed)

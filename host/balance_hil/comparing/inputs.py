@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.errors import BundleError, RecordingError, UsageError
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
-from balance_hil.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from balance_hil.environment import Environment
 
 _LARGEST = 1e6  # of golden observations
+_NEIGHBORS = 4  # float32 values on each side that are tried
 OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the steady state
 
 
@@ -44,6 +48,8 @@ class InputSet:
 def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed: int, source: str) -> InputSet:
     """Joins ``random`` uniform int8 rows and the recorded ``observations``, float32 [n, n_obs], into one set.
 
+    The int8 range is that of the model's input: of a bundle with a normalization, what lies beyond its clip is not reached.
+
     Raises:
         UsageError: there would be no input at all, or the observations are of another length than the bundle's.
         NonFiniteInputError: an observation is NaN or infinite.
@@ -56,15 +62,30 @@ def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed
         )
     if random + len(observations) == 0:
         raise UsageError("nothing to compare: no random and no recorded input", "ask for some: --samples 10000")
-    uniform = _uniform(n_obs, random, seed)
-    recorded = np.asarray(observations, dtype=np.float32)
+    uniform = dequantize(_uniform(n_obs, random, seed), bundle.input_quant)
+    rows = np.concatenate([raw_observations(uniform, bundle.normalization), np.asarray(observations, dtype=np.float32)])
     return InputSet(
-        observations=np.concatenate([dequantize(uniform, bundle.input_quant), recorded]),
-        int8=np.concatenate([uniform, quantize(recorded, bundle.input_quant)]),
+        observations=rows,
+        int8=bundle.to_int8(rows),
         random=random,
         seed=seed,
         source=source,
     )
+
+
+def raw_observations(values: Float32Array, normalization: Normalization | None) -> Float32Array:
+    """Observations, float32 [n, n_obs], that a normalization maps to ``values``, or next to one where none maps to it exactly."""
+    if normalization is None:
+        return values
+    near = (values.astype(np.float64) / normalization.inverse_std + normalization.mean).astype(np.float32)
+    found, open_ = near.copy(), normalization.apply(near) != values
+    above = below = near
+    for _ in range(_NEIGHBORS):
+        above, below = np.nextafter(above, np.float32(np.inf)), np.nextafter(below, np.float32(-np.inf))
+        for candidate in (above, below):
+            exact = open_ & (normalization.apply(candidate) == values)
+            found, open_ = np.where(exact, candidate, found), open_ & ~exact
+    return found
 
 
 def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> InputSet:
@@ -73,13 +94,12 @@ def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> Inpu
     return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
 
 
-def observe(policy: Runtime, spec: PolicySpec, count: int, seed: int) -> Float32Array:
+def observe(policy: Runtime, environment: Environment, count: int, seed: int) -> Float32Array:
     """``count`` observations, float32 [count, n_obs], of episodes with ``policy`` as controller, in lockstep.
 
     Deterministic: the same policy, environment, count and seed give the same rows.
     """
-    from balance_hil.environment import open_for
-    from balance_hil.rollout import EVALUATION_SEED_BASE, rollout  # MuJoCo loads only where a plant is wanted
+    from balance_hil.rollout import EVALUATION_SEED_BASE, rollout  # loads the physics
 
     if count == 0:
         return np.empty((0, policy.n_obs), dtype=np.float32)
@@ -91,10 +111,9 @@ def observe(policy: Runtime, spec: PolicySpec, count: int, seed: int) -> Float32
 
     episodes = math.ceil(count / OBSERVED_EPISODE_STEPS)
     first = EVALUATION_SEED_BASE + seed
-    with open_for(spec) as env:
-        while sum(map(len, seen)) < count:  # again with new seeds when episodes end early
-            rollout(act, env, range(first, first + episodes), max_steps=OBSERVED_EPISODE_STEPS)
-            first += episodes
+    while sum(map(len, seen)) < count:  # again with new seeds when episodes end early
+        rollout(act, environment, range(first, first + episodes), max_steps=OBSERVED_EPISODE_STEPS)
+        first += episodes
     return spread(np.concatenate(seen), count)
 
 

@@ -1,4 +1,4 @@
-"""A heat map of a comparison: where in the model two runtimes part, one color for each cause."""
+"""A heat map of a comparison: where in the model two runtimes diverge, one color for each cause."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def draw(result: Comparison) -> Figure:
     for spare in axes.flat[len(panels) :]:
         spare.set_axis_off()
     figure.suptitle(
-        f"Where int8 runtimes differ: model {result.bundle}, {result.layer_inputs} inputs"
+        f"Where int8 runtimes differ: model {result.model}, {result.layer_inputs} inputs"
         + ("" if panels else ": nowhere")
         + "\nfull color: the element differs in every input; faint: in one",
         fontsize=11,

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.evidence import Progress, no_progress
 from balance_hil.comparing.replay_result import FirstDifference, Replay, ReplayRow
+from balance_hil.comparing.samples import Progress, no_progress
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import Recording

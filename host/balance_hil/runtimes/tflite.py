@@ -39,6 +39,9 @@ class Session:
         kernels: name of the interpreter's OpResolverType.
         preserve: keep intermediate tensors.
         package: whose interpreter: LITERT or TENSORFLOW.
+
+    Raises:
+        UnsupportedOperatorError: these kernels refuse the model; so does ``run``.
     """
 
     def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
@@ -47,12 +50,15 @@ class Session:
             interpreter = importlib.import_module(package)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
-            self._interpreter = interpreter.Interpreter(
-                model_content=model,
-                num_threads=1,
-                experimental_op_resolver_type=interpreter.OpResolverType[kernels],
-                experimental_preserve_all_tensors=preserve,
-            )
+            try:
+                self._interpreter = interpreter.Interpreter(
+                    model_content=model,
+                    num_threads=1,
+                    experimental_op_resolver_type=interpreter.OpResolverType[kernels],
+                    experimental_preserve_all_tensors=preserve,
+                )
+            except (RuntimeError, ValueError) as exc:
+                raise _refused(str(exc)) from exc
         details = self._interpreter.get_input_details()[0]
         self._input, self._shape = int(details["index"]), tuple(int(n) for n in details["shape"])
         self._output = int(self._interpreter.get_output_details()[0]["index"])
@@ -79,7 +85,10 @@ class Session:
 
     def _invoke(self, inputs: NDArray[Any], rows: int, tensors: Sequence[int]) -> list[NDArray[Any]]:
         self._interpreter.set_tensor(self._input, inputs)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as exc:
+            raise _refused(str(exc)) from exc
         return [self._interpreter.get_tensor(index).reshape(rows, -1) for index in tensors]
 
     def _resize(self, rows: int) -> None:
@@ -87,9 +96,7 @@ class Session:
         self._one_by_one = self._one_by_one or bool(self._refusal(batch)) or not self._batched(rows)
         refusal = self._refusal(self._shape) if self._one_by_one else ""
         if refusal:
-            raise UnsupportedOperatorError(
-                f"TensorFlow Lite cannot run this model: {refusal}", "export it again: hil export models/ppo"
-            )
+            raise _refused(refusal)
         self._rows = rows
 
     def _refusal(self, shape: tuple[int, ...]) -> str:
@@ -107,6 +114,11 @@ class Session:
     def _batched(self, rows: int) -> bool:
         """Whether the output has grown with the input."""
         return int(self._interpreter.get_output_details()[0]["shape"][0]) == rows
+
+
+def _refused(why: str) -> UnsupportedOperatorError:
+    reason = " ".join(why.split())
+    return UnsupportedOperatorError(f"TensorFlow Lite cannot run this model: {reason}", "choose another runtime: --runtimes tflm")
 
 
 class TfliteFloatRuntime(Runtime):

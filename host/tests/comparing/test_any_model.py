@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from balance_hil.cli.compare import command
-from balance_hil.comparing import float_ends
+from balance_hil.comparing import float_io
 from balance_hil.errors import ModelNotInt8Error
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
@@ -66,7 +66,7 @@ def test_a_float_model_is_compared_on_every_runtime_and_a_board(shape, compared)
     assert set(INT8_RUNTIME_NAMES) <= set(found["runtimes"])
     assert any(pair["differing"] for pair in found["pairs"])
     assert all(pair["unexplained"] == 0 for pair in found["pairs"])
-    ends = {end["runtime"]: end for end in found["ends"]}
+    ends = {end["runtime"]: end for end in found["float_io"]}
     assert set(ends) == set(INT8_RUNTIME_NAMES)
     # The host quantizes like TFLM; XNNPACK and the optimized kernels multiply by the reciprocal and round ties to even.
     assert ends["tflm"]["input_differing"] == ends["tflm"]["action_differing"] == 0
@@ -76,8 +76,8 @@ def test_a_float_model_is_compared_on_every_runtime_and_a_board(shape, compared)
 @pytest.mark.parametrize(("float_input", "float_output"), [(True, False), (False, True)])
 def test_one_end_alone_may_be_float(float_input, float_output, compared):
     status, found = compared(_model(float_input=float_input, float_output=float_output, per_channel=False))
-    assert (status, found["unexplained"], len(found["ends"])) == (0, 0, 4)
-    assert (found["ends"][0]["input_differing"] > 0) == float_input
+    assert (status, found["unexplained"], len(found["float_io"])) == (0, 0, 4)
+    assert (found["float_io"][0]["input_differing"] > 0) == float_input
 
 
 def test_one_of_several_outputs_is_chosen(compared):
@@ -88,16 +88,16 @@ def test_one_of_several_outputs_is_chosen(compared):
 
 
 def test_ends_that_no_emulator_gives_are_unexplained(compared, monkeypatch):
-    whole = float_ends._whole
+    whole = float_io._run_whole
 
     def off_by_one_bit(name, model):
         run = whole(name, model)
         return lambda rows: np.nextafter(run(rows), np.float32(9)) if name == "int8-builtin" else run(rows)
 
-    monkeypatch.setattr(float_ends, "_whole", off_by_one_bit)
+    monkeypatch.setattr(float_io, "_run_whole", off_by_one_bit)
     status, found = compared(_model())
-    assert status == 2
-    assert found["unexplained"] == 9 * found["ends"][0]["observations"]
+    assert status == 1
+    assert found["unexplained"] == 9 * found["float_io"][0]["observations"]
 
 
 def test_a_float_network_is_refused():
@@ -127,5 +127,5 @@ def test_the_core_is_the_model_between_its_ends():
     assert ends.model == whole
     observations = np.random.default_rng(0).normal(0.0, 2.0, (50, 6)).astype(np.float32)
     with load_int8_runtime("tflm", core) as runtime:
-        assert np.array_equal(runtime.act_batch(observations), float_ends.run_whole(whole, observations))
+        assert np.array_equal(runtime.act_batch(observations), float_io.run_whole(whole, observations))
         assert np.array_equal(quantize(observations, runtime.input_quant), quantize(observations, read_graph(core).input_quant))

@@ -17,8 +17,11 @@ from balance_hil.comparing.attribution import (
     SCALE_PRODUCT,
     Observed,
     attribute,
+    attribute_pairs,
 )
-from balance_hil.comparing.explanation import explain
+from balance_hil.comparing.identification import identify_all
+from balance_hil.comparing.inputs import InputSet
+from balance_hil.comparing.samples import Samples, Trace, collect
 from balance_hil.runtimes.emulated import EmulatedRuntime, Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE, XNNPACK
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
@@ -169,28 +172,40 @@ def test_equal_runtimes_have_no_causes():
 @pytest.mark.parametrize("activation", ["TANH", "RELU", "RELU6", "LOGISTIC", "HARD_SWISH"])
 def test_all_pairs_of_real_runtimes_are_explained(activation, per_channel):
     model = actor((6, 24, 24, 2), activation, per_channel=per_channel, seed=8)
-    inputs, rows = random_inputs(1500, 6, 3), np.arange(0, 1500, 15)
-    runtimes = {subject.name: subject.make(model) for subject in LITERT_SUBJECTS}
-    outputs = {name: runtime.infer_int8_batch(inputs) for name, runtime in runtimes.items()}
-    layers = {name: runtime.layers_int8_batch(inputs[rows]) for name, runtime in runtimes.items()}
-    found = explain(read_graph(model), inputs, outputs, rows, layers)
-    assert [pair.unexplained for pair in found.pairs] == [0] * 6
-    assert found.unexplained == 0
-    assert {(p.a, p.b) for p in found.pairs} == set(combinations(runtimes, 2))
-    assert {p.a: p.variant_a for p in found.pairs} | {p.b: p.variant_b for p in found.pairs} == {
-        s.name: s.variant.name for s in LITERT_SUBJECTS
-    }
-    assert all(np.count_nonzero(outputs[p.a] != outputs[p.b]) == p.differing for p in found.pairs)
+    runtimes = [subject.make(model) for subject in LITERT_SUBJECTS]
+    samples = collect(runtimes, _input_set(random_inputs(1500, 6, 3)), layer_samples=100)
+    variants, found = _explained(read_graph(model), samples)
+    assert variants == {subject.name: subject.variant for subject in LITERT_SUBJECTS}
+    assert list(found) == list(combinations(samples.outputs, 2))
+    for (a, b), pair in found.items():
+        assert pair.outputs.unexplained == pair.layers.unexplained == 0
+        assert pair.outputs.differing == np.count_nonzero(samples.outputs[a] != samples.outputs[b])
+        assert (pair.outputs.inputs, pair.layers.inputs) == (1500, 100)
+        for over in (pair.outputs, pair.layers):
+            _adds_up(over)
+
+
+def _input_set(inputs) -> InputSet:
+    return InputSet(observations=inputs.astype(np.float32), int8=inputs, random=len(inputs), seed=0, source="")
+
+
+def _explained(graph, samples):
+    variants = {name: found.closest.variant for name, found in identify_all(graph, samples).items()}
+    return variants, attribute_pairs(graph, samples, variants)
 
 
 def test_an_unknown_board_is_searched_for_in_the_family():
     outputs = {
         name: EmulatedRuntime(GRAPH, v).infer_int8_batch(INPUTS) for name, v in (("tflm", TFLM), ("board", TFLM_FIRST_SCALE))
     }
-    found = explain(GRAPH, INPUTS, outputs, np.empty(0, int), {})
-    assert found.runtimes["board"].variant == TFLM_FIRST_SCALE
-    assert len(found.runtimes["tflm"].scores) == 1  # what is expected fits: nothing else was tried
-    assert found.pairs[0].causes == {IGNORED_CHANNEL_SCALES: found.pairs[0].differing}
+    trace = Trace(inputs=INPUTS[:0], rows=np.empty(0, np.intp), even=0, tensors={})
+    samples = Samples(inputs=_input_set(INPUTS), output_quant=GRAPH.output_quant, actions={}, outputs=outputs, trace=trace)
+    identified = identify_all(GRAPH, samples)
+    assert identified["board"].variant == TFLM_FIRST_SCALE
+    assert len(identified["tflm"].scores) == 1  # what is expected fits: nothing else was tried
+    (pair,) = _explained(GRAPH, samples)[1].values()
+    assert pair.layers is None
+    assert pair.outputs.causes == {IGNORED_CHANNEL_SCALES: pair.outputs.differing}
 
 
 @pytest.mark.parametrize("with_layers", [True, False])

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.comparing.comparison import BoardIo, Comparison
-from balance_hil.comparing.evidence import CHUNK_ROWS, collect
+from balance_hil.comparing.board_io import BoardIo
+from balance_hil.comparing.comparison import Comparison
 from balance_hil.comparing.inputs import InputSet, make_inputs, spread_rows
-from balance_hil.comparing.judging import judge
+from balance_hil.comparing.samples import CHUNK_ROWS, collect
+from balance_hil.comparing.summarize import summarize
 from balance_hil.errors import NonFiniteInputError, UsageError
 from balance_hil.runtimes.base import Runtime
 
@@ -22,9 +23,9 @@ def inputs(random: int = 300, recorded: int = 100) -> InputSet:
 
 
 def compare(*runtimes: Runtime, layer_samples: int = 50, data: InputSet | None = None) -> Comparison:
-    evidence = collect(runtimes, data or inputs(), layer_samples=layer_samples)
+    samples = collect(runtimes, data or inputs(), layer_samples=layer_samples)
     board = "fake" if any(r.name == "board" for r in runtimes) else None
-    return judge(evidence, bundle_id="0123456789ab", board=board, board_io=None, skipped={})
+    return summarize(samples, model_id="0123456789ab", board=board)
 
 
 def test_equal_runtimes_do_not_differ() -> None:
@@ -32,8 +33,8 @@ def test_equal_runtimes_do_not_differ() -> None:
     assert [(p.a, p.b) for p in result.pairs] == [("tflm", "int8-reference"), ("tflm", "board"), ("int8-reference", "board")]
     assert all(p.outputs == 800 and p.differing == p.max_lsb == 0 and p.first_layer is None for p in result.pairs)
     assert result.board_equals_tflm is True
-    assert result.passed
-    assert "bit for bit on 400 equal inputs" in result.verdict
+    assert result.verdict.good
+    assert "bit for bit on 400 equal inputs" in result.summary
 
 
 def test_one_wrong_output_in_every_row_is_counted_by_source() -> None:
@@ -43,8 +44,7 @@ def test_one_wrong_output_in_every_row_is_counted_by_source() -> None:
     assert (pair.differing_random, pair.differing_recorded) == (300, 100)
     assert (pair.first_layer, pair.first_operator) == (2, "FULLY_CONNECTED")
     assert result.board_equals_tflm is False
-    assert not result.passed
-    assert "400 of 800 outputs, by up to 3 LSB, from layer 2 (FULLY_CONNECTED) on" in result.verdict
+    assert "400 of 800 outputs, by up to 3 LSB, from layer 2 (FULLY_CONNECTED) on" in result.verdict.line
 
 
 def test_the_first_layer_is_the_one_that_went_wrong_not_the_ones_it_spoils() -> None:
@@ -96,8 +96,8 @@ def test_the_ladder_steps_from_float_to_every_int8_runtime() -> None:
 def test_without_a_board_there_is_nothing_to_fail() -> None:
     result = compare(FakeInt8("tflm"), FakeInt8("int8-builtin", wrong={2: 1}))
     assert result.board_equals_tflm is None
-    assert result.passed
-    assert "no board" in result.verdict
+    assert result.verdict.good
+    assert "no board" in result.summary
 
 
 @pytest.mark.parametrize(("io", "passed"), [(BoardIo(observations=9, input_differing=0, action_differing=0), True),
@@ -105,18 +105,19 @@ def test_without_a_board_there_is_nothing_to_fail() -> None:
                                             (BoardIo(observations=9, input_differing=0, action_differing=1), False)])  # fmt: skip
 def test_a_board_that_converts_otherwise_fails_though_its_model_is_right(io: BoardIo, passed: bool) -> None:
     result = replace(compare(FakeInt8("tflm"), FakeInt8("board")), board_io=io)
-    assert result.passed is passed
-    assert ("converts otherwise" in result.verdict) is not passed
+    assert result.verdict.good is passed
+    assert ("converts otherwise" in result.verdict.line) is not passed
 
 
 def test_the_document_is_json_with_the_agreed_keys() -> None:
     document = json.loads(json.dumps(compare(FakeFloat("torch"), FakeInt8("tflm"), FakeInt8("board")).to_dict(), allow_nan=False))
-    assert {"inputs", "pairs", "layers", "board_equals_tflm"} <= set(document)
+    assert next(iter(document.items())) == ("schema", "balance_hil/compare@2")
+    assert {"inputs", "pairs", "layers", "board_equals_tflm", "skipped"} <= set(document)
     assert {"a", "b", "outputs", "differing", "max_lsb", "causes", "unexplained"} <= set(document["pairs"][0])
     assert document["inputs"] == 400
     assert document["pairs"][0]["causes"] is None
     assert document["board_equals_tflm"] is True
-    assert document["passed"] is True
+    assert document["verdict"] == {"good": True, "reasons": []}
 
 
 def test_a_float_runtime_that_answers_nan_is_named() -> None:

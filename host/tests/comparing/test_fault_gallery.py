@@ -14,7 +14,7 @@ import pytest
 from balance_hil.boards import connect
 from balance_hil.boards.kinds.native import firmware_faults
 from balance_hil.comparing.compare import CompareConfig, compare
-from balance_hil.comparing.subject import load_subject
+from balance_hil.comparing.model_under_test import load_model
 from balance_hil.testing.synthetic_models import actor
 
 PAGE = Path(__file__).parents[3] / "docs" / "faulty-firmware.md"
@@ -84,7 +84,7 @@ def judged(model_file, ppo_bundle):
     """``judged(fault, of_ppo)``: the comparison of a board with that fault."""
 
     def judge(fault, of_ppo=False, engine="int8"):
-        subject = load_subject(ppo_bundle.path if of_ppo else model_file)
+        subject = load_model(ppo_bundle.path if of_ppo else model_file)
         model = None if of_ppo else model_file
         with connect("native", subject.bundle, model=model, engine=engine, firmware_fault=fault) as board:
             return compare(subject, CONFIG, board=board)
@@ -103,7 +103,7 @@ def _named(result):
 def test_a_healthy_board_has_no_fault(engine, of_ppo, judged):
     result = judged(None, of_ppo, engine)
     assert _named(result) == ({}, HEALTHY_ARITHMETIC)
-    assert result.exit_status == 0
+    assert result.verdict.good
 
 
 @pytest.mark.parametrize(("fault", "of_ppo"), CASES)
@@ -112,7 +112,8 @@ def test_a_fault_is_called_by_its_name(fault, of_ppo, judged):
     result = judged(fault, of_ppo)
     found, arithmetic = _named(result)
     assert {stage: cause for stage, (cause, _) in found.items()} == (dict([expected]) if expected else {})
-    assert result.exit_status == (1 if expected else 0)
+    assert result.verdict.good == (expected is None)
+    assert result.unexplained == 0
     # The layers of a board whose ends are faulty are healthy.
     assert (expected or DIAGNOSED[fault])[0] == "model" or arithmetic == HEALTHY_ARITHMETIC
 
@@ -122,7 +123,8 @@ def test_a_fault_is_called_by_its_name(fault, of_ppo, judged):
 def test_a_wrong_arithmetic_is_called_by_its_name(fault, of_ppo, judged):
     result = judged(fault, of_ppo)
     assert _named(result) == ({}, IDENTIFIED[fault])
-    assert result.exit_status == 1
+    assert not result.verdict.good
+    assert result.unexplained == 0
 
 
 def test_a_name_that_is_the_same_function_here_is_given_as_an_alternative(judged):

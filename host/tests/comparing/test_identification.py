@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from balance_hil.comparing import inputs as chosen
-from balance_hil.comparing.evidence import collect
-from balance_hil.comparing.identification import identify, identify_by_outputs, separating_inputs
-from balance_hil.comparing.reasons import find_reasons, separate
+from balance_hil.comparing.identification import identify, identify_all, identify_by_outputs, separating_inputs
+from balance_hil.comparing.inputs import random_inputs as input_set
+from balance_hil.comparing.samples import collect
 from balance_hil.runtimes.base import LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.rules import (
@@ -80,13 +79,14 @@ def test_a_runtime_like_no_other_is_not_named():
 def test_a_choice_that_random_inputs_leave_is_settled_with_more():
     runtime = EmulatedRuntime(GRAPH, XNNPACK)
     runtime.name = "board"
-    evidence = collect([runtime], chosen.random_inputs(GRAPH.n_obs, GRAPH.input_quant, 3, 0), layer_samples=3)
-    reasons = find_reasons(GRAPH, evidence)
-    few = reasons.runtimes["board"]
+    inputs = input_set(GRAPH.n_obs, GRAPH.input_quant, 3, 0)
+    few = identify_all(GRAPH, collect([runtime], inputs, layer_samples=3))["board"]
     assert TFLM in few.unseparated or few.variant == TFLM
     assert "ask for more" in few.verdict
-    found = separate(GRAPH, evidence, reasons, runtime).runtimes["board"]
-    assert found.samples > 3
+    samples = collect([runtime], inputs, layer_samples=3, separating=separating_inputs(GRAPH))
+    assert samples.trace.even_tensors("board")[0].values.shape == (3, 32)
+    found = identify_all(GRAPH, samples)["board"]
+    assert 3 + 1 < found.samples <= 3 + 64
     assert TFLM not in found.unseparated
     assert found.variant != TFLM
 

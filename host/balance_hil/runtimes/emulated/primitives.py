@@ -61,7 +61,8 @@ def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Arra
     left, right = np.maximum(shift, 0), np.maximum(np.negative(shift), 0)
     high = (wrap_int32(x << left) * mantissa + (1 << 30)) >> 31
     # The sum may exceed int32: ruy shifts it as an unsigned number.
-    return (high + (np.left_shift(np.int64(1), right) >> 1)) >> right
+    rounded: Int64Array = (high + (np.left_shift(np.int64(1), right) >> 1)) >> right
+    return rounded
 
 
 def round_half_away(x: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
+from balance_hil.quantize import Normalization
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
 from balance_hil.runtimes.base import Runtime
 from balance_hil.tflite.edit import WholeModel, int8_core, select_output
@@ -14,17 +15,20 @@ from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One int8 model; make it with ``load_subject``."""
+class ModelUnderTest:
+    """One int8 model; make it with ``load_model``."""
 
     path: Path  # of the bundle or of the ``.tflite``
     id: str  # of the model, as a board reports it
     model: bytes  # the int8 ``.tflite``
     graph: TfliteGraph
-    ends: (
-        WholeModel | None
-    )  # of a model with a float input or output: what surrounds the int8 core, which ``model`` and ``graph`` are
+    whole: WholeModel | None  # with its float input or output, where it has one: ``model`` and ``graph`` are its int8 core
     bundle: Bundle | None  # None: a model alone, without observations and float versions
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Of observations, before quantization; None: none."""
+        return self.bundle.normalization if self.bundle else None
 
     @property
     def runtime_names(self) -> tuple[str, ...]:
@@ -42,12 +46,12 @@ class Subject:
         found = {}
         for file in sorted(self.path.resolve().parent.glob("*/policy_int8.tflite")):
             model = file.read_bytes()
-            if model_id(model) != self.id:
+            if model != self.model:
                 found[file.parent.name] = model
         return found
 
 
-def load_subject(path: Path, output: str | None = None) -> Subject:
+def load_model(path: Path, output: str | None = None) -> ModelUnderTest:
     """Reads a bundle folder, or a ``.tflite`` file of which ``output`` is compared.
 
     Raises:
@@ -61,18 +65,20 @@ def load_subject(path: Path, output: str | None = None) -> Subject:
         bundle = Bundle.load(path)
         if output is not None:
             raise UsageError("--output chooses an output of a .tflite; a bundle has one", "leave it out")
-        return _subject(path, bundle.int8_model(), bundle)
+        return _model(path, bundle.int8_model(), bundle)
     try:
         model = path.read_bytes()
     except OSError as exc:
         raise BundleError(f"{path} cannot be read: {exc.strerror}", "check its permissions") from exc
-    if model[4:8] != b"TFL3":
-        raise BundleError(f"{path} is not a TensorFlow Lite model", "point at a .tflite file or at a bundle folder (models/ppo)")
-    return _subject(path, select_output(model, output), None)
+    try:
+        return _model(path, select_output(model, output), None)
+    except BundleError as exc:
+        raise BundleError(f"{path}: {exc.message}", exc.hint) from exc
 
 
-def _subject(path: Path, model: bytes, bundle: Bundle | None) -> Subject:
-    model, ends = int8_core(model) if bundle is None else (model, None)
+def _model(path: Path, model: bytes, bundle: Bundle | None) -> ModelUnderTest:
+    model, whole = int8_core(model) if bundle is None else (model, None)
     graph = read_graph(model)
     _ = graph.input_quant, graph.output_quant  # raise ModelNotInt8Error here, before anything is loaded
-    return Subject(path=path, id=model_id(model), model=model, graph=graph, ends=ends, bundle=bundle)
+    identity = bundle.id if bundle else model_id(model)
+    return ModelUnderTest(path=path, id=identity, model=model, graph=graph, whole=whole, bundle=bundle)

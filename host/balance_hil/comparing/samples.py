@@ -1,4 +1,4 @@
-"""Runs every runtime on equal inputs and keeps what each one computed. Judging is ``comparison.py``'s part."""
+"""Runs every runtime on equal inputs and keeps what each one computed."""
 
 from __future__ import annotations
 
@@ -28,31 +28,42 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerEvidence:
-    """Every operator's output in every int8 runtime, over some rows of the inputs."""
+class Trace:
+    """Every operator's output in every int8 runtime, on some of the inputs and on some that separate known arithmetics."""
 
-    rows: NDArray[np.intp]  # row numbers in the inputs
-    even: int  # the first so many of ``rows`` are evenly spaced; the others were chosen because outputs differ there
-    tensors: Mapping[str, Sequence[LayerTensor]]  # by runtime; values int8 [len(rows), size]
+    inputs: Int8Array  # int8 [n, n_obs]
+    rows: NDArray[np.intp]  # where the first of them are among all inputs; the others, which separate, are not
+    even: int  # the first so many are evenly spaced; the next were chosen because outputs differ there
+    tensors: Mapping[str, Sequence[LayerTensor]]  # by runtime; values int8 [n, size]
+
+    def even_tensors(self, name: str) -> list[LayerTensor]:
+        """Those of one runtime on the evenly spaced rows: counts over the others would be no rates."""
+        return [LayerTensor(t.op, t.operator, t.values[: self.even]) for t in self.tensors.get(name, ())]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Samples:
     """What the runtimes computed. ``actions`` holds every runtime, ``outputs`` the int8 ones, both in the order given."""
 
     inputs: InputSet
     output_quant: QuantParams | None  # None when no runtime is an int8 one
     actions: Mapping[str, Float32Array]  # float32 [n, n_act]
     outputs: Mapping[str, Int8Array]  # int8 [n, n_act]
-    layers: LayerEvidence
+    trace: Trace
 
 
 def collect(
-    runtimes: Sequence[Runtime], inputs: InputSet, *, layer_samples: int, on_progress: Progress = no_progress
-) -> Evidence:
+    runtimes: Sequence[Runtime],
+    inputs: InputSet,
+    *,
+    layer_samples: int,
+    separating: Int8Array | None = None,
+    on_progress: Progress = no_progress,
+) -> Samples:
     """Runs ``inputs`` through every runtime.
 
-    Intermediate tensors are fetched for ``layer_samples`` evenly spaced rows and for a few rows on which two runtimes differ.
+    Intermediate tensors are fetched for ``layer_samples`` evenly spaced rows, for a few rows on which two runtimes differ, and
+    for ``separating`` inputs, int8 [n, n_obs]; for none if ``layer_samples`` is 0.
 
     Raises:
         NonFiniteInputError: a float runtime returned a NaN or an infinity.
@@ -72,30 +83,38 @@ def collect(
                     f"the runtime {runtime.name} answered finite observations with a NaN or an infinity",
                     "the checkpoint is damaged or diverged: train it again (hil train), then export it (hil export)",
                 )
-    return Evidence(
+    return Samples(
         inputs=inputs,
         output_quant=int8_runtimes[0].output_quant if int8_runtimes else None,
         actions=actions,
         outputs=outputs,
-        layers=_layers(int8_runtimes, inputs, outputs, layer_samples, on_progress),
+        trace=_trace(int8_runtimes, inputs, outputs, layer_samples, separating, on_progress),
     )
 
 
-def _layers(
-    runtimes: Sequence[Int8Runtime], inputs: InputSet, outputs: Mapping[str, Int8Array], samples: int, report: Progress
-) -> LayerEvidence:
+def _trace(
+    runtimes: Sequence[Int8Runtime],
+    inputs: InputSet,
+    outputs: Mapping[str, Int8Array],
+    samples: int,
+    separating: Int8Array | None,
+    report: Progress,
+) -> Trace:
     even = spread_rows(len(inputs), samples)
     extra: set[int] = set()
     if samples:
         for a, b in combinations(outputs.values(), 2):
             extra.update(int(row) for row in np.flatnonzero(np.any(a != b, axis=1))[:EXTRA_ROWS_PER_PAIR])
     rows = np.concatenate([even, np.array(sorted(extra - set(even.tolist())), dtype=np.intp)])
+    chosen = inputs.int8[rows]
+    if samples and separating is not None:
+        chosen = np.concatenate([chosen, separating])
     tensors: dict[str, Sequence[LayerTensor]] = {}
-    for runtime in runtimes if len(rows) else ():
-        report(f"{runtime.name}, every layer", 0, len(rows))
-        tensors[runtime.name] = runtime.layers_int8_batch(inputs.int8[rows])
-        report(f"{runtime.name}, every layer", len(rows), len(rows))
-    return LayerEvidence(rows=rows, even=len(even), tensors=tensors)
+    for runtime in runtimes if len(chosen) else ():
+        report(f"{runtime.name}, every layer", 0, len(chosen))
+        tensors[runtime.name] = runtime.layers_int8_batch(chosen)
+        report(f"{runtime.name}, every layer", len(chosen), len(chosen))
+    return Trace(inputs=chosen, rows=rows, even=len(even), tensors=tensors)
 
 
 def _in_chunks(name: str, run: Callable[[NDArray[_In]], NDArray[_Out]], rows: NDArray[_In], report: Progress) -> NDArray[_Out]:

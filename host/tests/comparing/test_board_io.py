@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from balance_hil.comparing.diagnosis import UNKNOWN, Exchange, _wraps, diagnose, diagnose_input, diagnose_model, diagnose_output
-from balance_hil.comparing.probes import probe_observations
-from balance_hil.comparing.recipes import InputRecipe, input_recipes, output_recipes
+from balance_hil.comparing.board_io import UNKNOWN, Exchange, _wraps, diagnose, diagnose_input, diagnose_model, diagnose_output
+from balance_hil.comparing.conversion_variants import InputConversion, input_conversions, output_conversions, probe_observations
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
@@ -56,14 +55,14 @@ FAULTY_INPUTS = {
 
 
 def test_a_healthy_input_has_no_fault():
-    found = diagnose_input(PROBES, quantize(PROBES, QUANT), QUANT, OUT)
+    (found,) = diagnose_input(PROBES, quantize(PROBES, QUANT), QUANT, OUT)
     assert (found.fault, found.healthy, found.differing, found.samples) == ("", True, 0, PROBES.size)
 
 
 @pytest.mark.parametrize("fault", FAULTY_INPUTS)
 def test_faulty_input_is_named(fault):
     inputs = FAULTY_INPUTS[fault](PROBES)
-    found = diagnose_input(PROBES, inputs, QUANT, OUT)
+    (found,) = diagnose_input(PROBES, inputs, QUANT, OUT)
     assert found.fault == fault
     assert found.alternatives == ()
     assert not found.healthy
@@ -77,22 +76,22 @@ def test_every_single_fault_shows_in_the_probes_whatever_the_parameters(scale, z
     probes = probe_observations(quant, 2)
     right = quantize(probes, quant)
     harmless = {"forgets the zero point", "subtracts the zero point"} if zero_point == 0 else set()
-    for recipe in input_recipes(quant):
-        if len(recipe.faults) == 1 and recipe.faults[0] not in harmless:
-            assert np.any(recipe.apply(probes) != right), recipe.faults
+    for conversion in input_conversions(quant):
+        if len(conversion.faults) == 1 and conversion.faults[0] not in harmless:
+            assert np.any(conversion.apply(probes) != right), conversion.faults
 
 
-def test_recipes_come_with_the_fewest_faults_first():
-    recipes = list(input_recipes(QUANT, OUT))
-    assert recipes[0] == InputRecipe(params=QUANT)
-    assert np.array_equal(recipes[0].apply(PROBES), quantize(PROBES, QUANT))
-    assert [len(r.faults) for r in recipes] == sorted(len(r.faults) for r in recipes)
+def test_conversions_come_with_the_fewest_faults_first():
+    conversions = list(input_conversions(QUANT, OUT))
+    assert conversions[0] == InputConversion(params=QUANT)
+    assert np.array_equal(conversions[0].apply(PROBES), quantize(PROBES, QUANT))
+    assert [len(r.faults) for r in conversions] == sorted(len(r.faults) for r in conversions)
 
 
 def test_a_strange_input_is_not_given_a_wrong_name():
     inputs = quantize(PROBES, QUANT)
     inputs[5, 3] ^= 64
-    found = diagnose_input(PROBES, inputs, QUANT, OUT)
+    (found,) = diagnose_input(PROBES, inputs, QUANT, OUT)
     assert (found.fault, found.differing) == (UNKNOWN, 1)
 
 
@@ -163,7 +162,7 @@ def test_forgotten_zero_point_of_the_output():
     quant = QuantParams(0.01, 9)
     actions = (F(0.01) * OUTPUTS.astype(F)).astype(F)
     assert diagnose_output(OUTPUTS, actions, quant).fault == "forgets the zero point"
-    assert next(output_recipes(quant)).fault == "right"
+    assert next(output_conversions(quant)).fault == "right"
 
 
 def test_diagnosis_names_the_faulty_stage_alone():

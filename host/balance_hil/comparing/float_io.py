@@ -1,7 +1,7 @@
-"""What each runtime makes of the float ends of a model: QUANTIZE before its int8 core, DEQUANTIZE behind it.
+"""What each runtime makes of a model's float input and output: QUANTIZE before its int8 core, DEQUANTIZE behind it.
 
 The core is compared like any int8 model. Here the whole model is run, one observation after the other as in a control loop, and
-every number is held against the runtime's own core between emulated ends.
+every number is held against the runtime's own core between emulated conversions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.comparing.comparison import REFERENCE, EndsDifference
+from balance_hil.comparing.comparison import REFERENCE, IoDifference
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Runtime
 from balance_hil.runtimes.emulated import Variant
@@ -23,13 +23,13 @@ from balance_hil.tflite.edit import WholeModel
 from balance_hil.tflite.graph import Operator
 
 
-def compare_ends(
-    ends: WholeModel, runtimes: Sequence[Int8Runtime], variants: Mapping[str, Variant], observations: Float32Array
-) -> tuple[EndsDifference, ...]:
+def compare_float_io(
+    whole: WholeModel, runtimes: Sequence[Int8Runtime], variants: Mapping[str, Variant], observations: Float32Array
+) -> tuple[IoDifference, ...]:
     """One entry for each desktop runtime.
 
     Args:
-        ends: the whole model.
+        whole: the model with its float input or output.
         runtimes: with the core in them.
         variants: by runtime, the arithmetic that was identified.
         observations: float32 [n, n_obs], with ties.
@@ -37,19 +37,21 @@ def compare_ends(
     Raises:
         UnsupportedOperatorError: a runtime cannot run the whole model.
     """
-    return tuple(_ends(ends, runtime, variants[runtime.name], observations) for runtime in runtimes if runtime.name in variants)
+    return tuple(
+        _difference(whole, runtime, variants[runtime.name], observations) for runtime in runtimes if runtime.name in variants
+    )
 
 
-def _ends(ends: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> EndsDifference:
+def _difference(whole: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> IoDifference:
     right = quantize(observations, runtime.input_quant)
-    given, codes = (observations, _each(ends, ends.quantize, variant, observations)) if ends.quantize else (right, right)
+    given, codes = (observations, _each(whole, whole.quantize, variant, observations)) if whole.quantize else (right, right)
     codes = np.asarray(codes, np.int8)
     outputs = runtime.infer_int8_batch(codes)
-    expected = _each(ends, ends.dequantize, variant, outputs) if ends.dequantize else outputs
-    seen = _whole(runtime.name, ends.model)(given).astype(expected.dtype)
+    expected = _each(whole, whole.dequantize, variant, outputs) if whole.dequantize else outputs
+    seen = _run_whole(runtime.name, whole.model)(given).astype(expected.dtype)
     by_host = runtime.infer_int8_batch(right)
-    actions = dequantize(by_host, runtime.output_quant) if ends.dequantize else by_host
-    return EndsDifference(
+    actions = dequantize(by_host, runtime.output_quant) if whole.dequantize else by_host
+    return IoDifference(
         runtime=runtime.name,
         observations=len(observations),
         input_differing=int(np.count_nonzero(codes != right)),
@@ -58,14 +60,14 @@ def _ends(ends: WholeModel, runtime: Int8Runtime, variant: Variant, observations
     )
 
 
-def _each(ends: WholeModel, operator: Operator, variant: Variant, rows: NDArray[Any]) -> NDArray[Any]:
-    """An operator of the ends, row by row: some kernels compute what is left over from their vector loop otherwise."""
-    run = compile_operator(ends.graph, operator, variant).run
-    shape = ends.graph.tensors[operator.inputs[0]].shape
+def _each(whole: WholeModel, operator: Operator, variant: Variant, rows: NDArray[Any]) -> NDArray[Any]:
+    """An operator at a float end, row by row: some kernels compute what is left over from their vector loop otherwise."""
+    run = compile_operator(whole.graph, operator, variant).run
+    shape = whole.graph.tensors[operator.inputs[0]].shape
     return np.concatenate([run([row.reshape(1, *shape)]).reshape(1, -1) for row in rows])
 
 
-def _whole(name: str, model: bytes) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _run_whole(name: str, model: bytes) -> Callable[[NDArray[Any]], NDArray[Any]]:
     if name == REFERENCE:
         return lambda rows: run_whole(model, rows)
     session = Session(model, KERNELS[name])

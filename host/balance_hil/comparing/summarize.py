@@ -1,0 +1,178 @@
+"""Counts what differs in the samples of a comparison and joins it with the causes that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance_hil.comparing.attribution import PairAttribution
+from balance_hil.comparing.board_io import MODEL, UNKNOWN, BoardInspection, Finding
+from balance_hil.comparing.comparison import (
+    BOARD,
+    FLOAT_LADDER,
+    REFERENCE,
+    Arithmetic,
+    Comparison,
+    IoDifference,
+    LadderStep,
+    LayerDifference,
+    PairDifference,
+)
+from balance_hil.comparing.identification import Identification
+from balance_hil.comparing.samples import Samples
+from balance_hil.runtimes.base import Int8Array, LayerTensor
+
+
+def summarize(
+    samples: Samples,
+    *,
+    model_id: str,
+    board: str | None = None,
+    skipped: Mapping[str, str] | None = None,
+    arithmetics: Mapping[str, Identification] | None = None,
+    attributions: Mapping[tuple[str, str], PairAttribution] | None = None,
+    not_attributed: str = "",
+    inspection: BoardInspection | None = None,
+    float_io: Sequence[IoDifference] = (),
+) -> Comparison:
+    """Counts what differs in ``samples``; without ``attributions`` the causes are left open."""
+    inputs, outputs = samples.inputs, samples.outputs
+    equal = bool(np.array_equal(outputs[BOARD], outputs[REFERENCE])) if BOARD in outputs and REFERENCE in outputs else None
+    findings = inspection.findings if inspection else ()
+    return Comparison(
+        model=model_id,
+        board=board,
+        inputs=len(inputs),
+        random=inputs.random,
+        recorded=inputs.recorded,
+        recorded_from=inputs.source,
+        seed=inputs.seed,
+        runtimes=tuple(samples.actions),
+        skipped=dict(skipped or {}),
+        pairs=tuple(_pair(samples, a, b, attributions, findings) for a, b in combinations(outputs, 2)),
+        ladder=tuple(_ladder(samples)),
+        layers=tuple(_layer_differences(samples, attributions or {})),
+        layer_inputs=samples.trace.even,
+        board_io=inspection.io if inspection else None,
+        board_equals_tflm=equal,
+        arithmetics=tuple(_arithmetic(found) for found in (arithmetics or {}).values()),
+        findings=tuple(findings),
+        float_io=tuple(float_io),
+        not_attributed=not_attributed,
+    )
+
+
+def _pair(
+    samples: Samples,
+    a: str,
+    b: str,
+    attributions: Mapping[tuple[str, str], PairAttribution] | None,
+    findings: Sequence[Finding],
+) -> PairDifference:
+    distance = _distance(samples.outputs[a], samples.outputs[b])
+    differing = int(np.count_nonzero(distance))
+    split, seen = samples.inputs.random, len(samples.trace.rows)
+    layers = _same_operators(samples.trace.tensors.get(a, ()), samples.trace.tensors.get(b, ()))
+    first = next((x for x, y in layers if not np.array_equal(x.values[:seen], y.values[:seen])), None)
+    causes, unexplained = (None, None) if attributions is None else _causes((a, b), differing, attributions, findings)
+    return PairDifference(
+        a=a,
+        b=b,
+        outputs=distance.size,
+        differing=differing,
+        max_lsb=int(distance.max(initial=0)),
+        differing_random=int(np.count_nonzero(distance[:split])),
+        differing_recorded=int(np.count_nonzero(distance[split:])),
+        first_layer=first.op if first else None,
+        first_operator=first.operator if first else None,
+        causes=causes,
+        unexplained=unexplained,
+    )
+
+
+def _causes(
+    pair: tuple[str, str],
+    differing: int,
+    attributions: Mapping[tuple[str, str], PairAttribution],
+    findings: Sequence[Finding],
+) -> tuple[Mapping[str, int], int]:
+    """Causes with their counts, and how many values have none."""
+    if pair not in attributions:
+        return {}, differing
+    found = attributions[pair].outputs
+    # What no arithmetic explains may be a fault of the board's that inspection has named.
+    fault = next((f.fault for f in findings if f.stage == MODEL and not f.healthy and f.fault != UNKNOWN), "")
+    if fault and found.unexplained and BOARD in pair:
+        return {**found.causes, f"the board {fault}": found.unexplained}, 0
+    return dict(found.causes), found.unexplained
+
+
+def _arithmetic(found: Identification) -> Arithmetic:
+    return Arithmetic(
+        runtime=found.runtime,
+        variant=found.variant.name if found.variant else None,
+        title=found.variant.title if found.variant else "",
+        samples=found.samples,
+        values=found.closest.values,
+        mismatches=found.closest.mismatches,
+        unseparated=tuple(variant.name for variant in found.unseparated),
+        verdict=found.verdict,
+        advice=found.advice,
+    )
+
+
+def _layer_differences(samples: Samples, attributions: Mapping[tuple[str, str], PairAttribution]) -> Iterator[LayerDifference]:
+    trace = samples.trace
+    for pair in combinations(trace.tensors, 2):
+        why = attributions[pair].layers if pair in attributions else None
+        reasons = {layer.op: layer for layer in why.layers} if why else {}
+        for x, y in _same_operators(*(trace.even_tensors(name) for name in pair)):
+            distance, reason = _distance(x.values, y.values), reasons.get(x.op)
+            yield LayerDifference(
+                a=pair[0],
+                b=pair[1],
+                op=x.op,
+                operator=x.operator,
+                values=distance.size,
+                differing=int(np.count_nonzero(distance)),
+                max_lsb=int(distance.max(initial=0)),
+                channels=tuple(int(n) for n in np.count_nonzero(distance, axis=0)),
+                new=dict(reason.new) if reason else None,
+                propagated=reason.propagated if reason else None,
+                unexplained=reason.unexplained if reason else None,
+                max_new_lsb=reason.max_new_lsb if reason else None,
+                new_channels=reason.new_channels if reason else None,
+            )
+
+
+def _same_operators(a: Sequence[LayerTensor], b: Sequence[LayerTensor]) -> list[tuple[LayerTensor, LayerTensor]]:
+    """Pairs of tensors of the same operator; a runtime that hides an operator (a fused one) leaves a gap."""
+    by_op = {tensor.op: tensor for tensor in b}
+    return [(tensor, by_op[tensor.op]) for tensor in a if tensor.op in by_op]
+
+
+def _ladder(samples: Samples) -> Iterator[LadderStep]:
+    """torch → onnx → float32, then float32 → each int8 runtime; a missing rung is stepped over."""
+    floats = [name for name in FLOAT_LADDER if name in samples.actions]
+    steps = [*pairwise(floats), *((floats[-1], name) for name in samples.outputs if floats)]
+    scale = samples.output_quant.scale if samples.output_quant else None
+    for a, b in steps:
+        x, y = samples.actions[a], samples.actions[b]
+        error = np.abs(x.astype(np.float64) - y.astype(np.float64))
+        worst = float(error.max(initial=0.0))
+        yield LadderStep(
+            a=a,
+            b=b,
+            outputs=error.size,
+            differing=int(np.count_nonzero(x != y)),
+            max_abs=worst,
+            rms=float(np.sqrt(np.mean(error**2))),
+            max_lsb=worst / scale if scale else None,
+        )
+
+
+def _distance(a: Int8Array, b: Int8Array) -> NDArray[np.int16]:
+    return np.asarray(np.abs(a.astype(np.int16) - b.astype(np.int16)))
