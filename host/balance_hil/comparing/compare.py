@@ -134,7 +134,6 @@ def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
             f"the board runs the model {info.model_id}, this is {model.id}",
             "flash this model, or compare the one that the board runs",
         )
-    check_engine(info, board.port)
     limit = min(info.max_payload, messages.MAX_PAYLOAD)
     action = np.zeros(graph.n_act, np.int8)
     needs: dict[str, Message] = {
@@ -154,6 +153,7 @@ def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
                 f"the model is too wide for the board on {board.port}: {what} take {need} bytes, a message holds {limit}",
                 "leave --board out to compare the desktop runtimes, or give the policy fewer inputs",
             )
+    check_engine(info, board.port)
 
 
 def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], dict[str, str]]:

@@ -9,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from balance_hil.cli.compare import command
-from balance_hil.comparing import float_io
-from balance_hil.errors import ModelNotInt8Error
+from balance_hil.comparing import float_io, model_under_test
+from balance_hil.errors import ModelNotInt8Error, ModelTooWideError, UnsupportedOperatorError
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
-from balance_hil.testing.synthetic_models import ModelBuilder
+from balance_hil.testing.synthetic_models import ModelBuilder, random_dense
+from balance_hil.tflite.codec import edit
 from balance_hil.tflite.edit import int8_core
 from balance_hil.tflite.graph import read_graph
 
@@ -129,3 +130,82 @@ def test_the_core_is_the_model_between_its_ends():
     with load_int8_runtime("tflm", core) as runtime:
         assert np.array_equal(runtime.act_batch(observations), float_io.run_whole(whole, observations))
         assert np.array_equal(quantize(observations, runtime.input_quant), quantize(observations, read_graph(core).input_quant))
+
+
+# --- Models that a runtime or a board does not take ---------------------------------------------------------------------------
+
+
+def _small(operator="TANH", *, n_obs=6, bias_shape=None, units=4):
+    """int8 [1, n_obs] -> FULLY_CONNECTED -> ``operator``, in float where no runtime has it in int8."""
+    rng = np.random.default_rng(1)
+    build = ModelBuilder()
+    source = build.tensor((1, n_obs), 0.03, -5)
+    weights = rng.integers(-127, 127, (units, n_obs)).astype(np.int8)
+    inputs = [source, build.tensor(weights.shape, 0.007, data=weights)]
+    if bias_shape is not None:
+        bias = rng.integers(-900, 900, bias_shape).astype(np.int32)
+        inputs.append(build.tensor(bias_shape, 0.03 * 0.007, data=bias, kind="INT32"))
+    hidden = build.operator("FULLY_CONNECTED", inputs, build.tensor((1, units), 0.05, 3))
+    if operator == "ELU":
+        hidden = build.elementwise("ELU", build.elementwise("DEQUANTIZE", hidden, kind="FLOAT32"), kind="FLOAT32")
+        operator = "QUANTIZE"
+    return build.build(source, build.elementwise(operator, hidden, {"SOFTMAX": (1 / 256, -128)}.get(operator, (1 / 128, 0))))
+
+
+def test_a_runtime_that_lacks_an_operator_is_skipped_and_the_others_are_compared(compared):
+    _, found = compared(_small("ELU"))
+    assert [skip["runtime"] for skip in found["skipped"]] == ["int8-reference"]
+    assert "ELU" in found["skipped"][0]["why"]
+    assert found["runtimes"] == ["int8-xnnpack", "int8-builtin", "tflm"]
+    assert len(found["pairs"]) == 3
+
+
+def test_a_runtime_that_was_asked_for_and_refuses_is_an_error(compared):
+    with pytest.raises(UnsupportedOperatorError, match="ELU"):
+        compared(_small("ELU"), "--runtimes", "int8-reference,tflm")
+
+
+def test_a_bias_of_rank_3_is_no_matter_to_those_that_take_it(compared):
+    status, found = compared(_small(bias_shape=(1, 1, 4)))
+    assert (status, found["unexplained"]) == (0, 0)
+    assert "tflm" in found["runtimes"]
+    assert {*found["runtimes"], *(skip["runtime"] for skip in found["skipped"])} == set(INT8_RUNTIME_NAMES)
+
+
+def test_tensors_without_names_are_compared(compared):
+    def strip(parsed):
+        for tensor in parsed.subgraphs[0].tensors:
+            tensor.name = None
+
+    status, found = compared(edit(_model(float_input=False, float_output=False), strip))
+    assert (status, found["unexplained"], len(found["runtimes"])) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "text"),
+    [
+        (_small("SOFTMAX"), UnsupportedOperatorError, r"SOFTMAX \(number 1\)"),
+        (_small(n_obs=300), ModelTooWideError, "its 300 inputs take 1202 bytes, a message holds 1024"),
+        (_small(units=1200), ModelTooWideError, "1200 outputs take"),
+    ],
+)
+def test_what_a_board_does_not_take_is_refused_by_name_before_anything_runs(model, error, text, compared, monkeypatch):
+    def load(name, model):
+        pytest.fail(f"{name} was loaded")
+
+    monkeypatch.setattr(model_under_test, "load_int8_runtime", load)
+    with pytest.raises(error, match=text):
+        compared(model, "--board", "native", "--engine", "int8")
+
+
+def test_a_layer_wider_than_a_message_can_be_left_out(compared):
+    rng = np.random.default_rng(2)
+    build = ModelBuilder()
+    source = build.tensor((1, 6), 0.03, -5)
+    hidden = random_dense(build, rng, source, 1100, per_channel=True)
+    model = build.build(source, random_dense(build, rng, hidden, 2, per_channel=True))
+    options = ("--board", "native", "--engine", "int8", "--runtimes", "tflm")
+    with pytest.raises(ModelTooWideError, match=r"a layer of 1100 values \(--layer-samples 0 leaves layers out\)"):
+        compared(model, *options)
+    status, found = compared(model, *options, "--layer-samples", "0")
+    assert (status, found["board_equals_tflm"]) == (0, True)

@@ -28,6 +28,7 @@ from balance_hil.spec import PolicySpec
 
 from .fakes import fake_bundle
 
+
 class _RandomOutputs(Runtime):
     """A policy of any environment, which moves its plant."""
 

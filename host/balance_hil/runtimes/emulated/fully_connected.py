@@ -29,9 +29,11 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
         raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
     channels, depth = weights.shape
+    if source.size % depth or any(np.asarray(weights.zero_points)):
+        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of another width, or with a zero point")
     offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
     if bias is not None and bias.data is not None:
-        offset = offset + bias.data.astype(np.int64)
+        offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank is of no account
     largest = int(np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset)))
     low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
     scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)

@@ -10,7 +10,7 @@ import numpy as np
 
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
-from balance_hil.runtimes.emulated.kernel import Values
+from balance_hil.runtimes.emulated.kernel import Kernel, Values, unsupported
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
@@ -44,7 +44,23 @@ class EmulatedRuntime(Int8Runtime):
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         widest = max(tensor.size for tensor in self.graph.tensors if not tensor.constant)
         self._block_rows = max(1, _BLOCK_VALUES // widest // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
-        self._kernels = [compile_operator(self.graph, operator, variant) for operator in self.graph.operators]
+        self._kernels: list[Kernel] = []
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compiles every operator and tries it on two rows: shapes and scales of a foreign model need not fit each other."""
+        rows = 2
+        values: dict[int, Values] = {self.graph.input.index: np.zeros((rows, *self.graph.input.shape), np.int8)}
+        for operator in self.graph.operators:
+            target = self.graph.output_of(operator)
+            try:
+                self._kernels.append(compile_operator(self.graph, operator, self.variant))
+                outputs = self.apply(operator, [values[i] for i in computed_inputs(self.graph, operator)])
+                if outputs.shape != (rows, *target.shape):
+                    raise ValueError(f"rows of shape {list(outputs.shape[1:])}, not {list(target.shape)}")
+            except (ArithmeticError, LookupError, ValueError) as exc:
+                raise unsupported(f"{operator.name} (number {operator.index}) with these shapes and scales ({exc})") from exc
+            values[target.index] = outputs
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -9,13 +10,17 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from balance_hil.errors import UnsupportedOperatorError
+from balance_hil.errors import HarnessError, UnsupportedOperatorError
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, compiled, family, interpreter
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
 from balance_hil.runtimes.tflm import TflmRuntime
-from balance_hil.testing.synthetic_models import ModelBuilder, actor
+from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
 from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, agreement, random_inputs
+from balance_hil.tflite.codec import edit
+from balance_hil.tflite.graph import read_graph
 
 SUBJECTS = pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
 ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
@@ -378,3 +383,37 @@ def test_a_model_without_dense_layers_runs_in_compiled_code():
     model = build.build(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
     inputs = random_inputs(1100, 7, 0)
     assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_model_that_fits_nowhere_is_refused(data):
+    """Shapes, scales, types and operands that no converter writes: outputs of the right size, or one kind of error."""
+
+    def change(parsed):
+        graph = parsed.subgraphs[0]
+        for _ in range(data.draw(st.integers(1, 2))):
+            tensor = data.draw(st.sampled_from(graph.tensors))
+            match data.draw(st.integers(0, 4)):
+                case 0:
+                    tensor.shape = data.draw(st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, -1]), max_size=3))
+                case 1 if tensor.quantization is not None:
+                    tensor.quantization.scale = data.draw(
+                        st.lists(st.sampled_from([0.0, -1.0, 1e-30, 1e30, np.nan, np.inf, 0.1]), max_size=3)
+                    )
+                case 2:
+                    tensor.type = data.draw(st.sampled_from([0, 1, 2, 3, 7, 9]))
+                case 3:
+                    operator = data.draw(st.sampled_from(graph.operators))
+                    operator.inputs = data.draw(st.lists(st.integers(-1, len(graph.tensors) - 1), max_size=3))
+                case _:
+                    data.draw(st.sampled_from(parsed.operatorCodes)).builtinCode = data.draw(
+                        st.sampled_from([0, 2, 6, 9, 14, 18, 19, 21, 22, 28, 114, 117])
+                    )
+
+    base = data.draw(st.sampled_from([actor((4, 8, 2), "TANH", per_channel=True, seed=3), random_policy(3), random_policy(5)]))
+    with contextlib.suppress(HarnessError), np.errstate(all="ignore"):
+        graph = read_graph(edit(base, change))
+        variant = data.draw(st.sampled_from(KNOWN_VARIANTS))
+        outputs = EmulatedRuntime(graph, variant, threads=1).infer_int8_batch(np.zeros((40, graph.n_obs), np.int8))
+        assert outputs.shape == (40, graph.n_act)
