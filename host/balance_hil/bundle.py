@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import BundleError
+from balance_hil.files import did_you_mean
+from balance_hil.paths import MODELS, POLICIES
 from balance_hil.quantize import Normalization, QuantParams, quantize
 from balance_hil.spec import PolicySpec
 
@@ -135,14 +137,41 @@ class Bundle:
         }
 
 
-def find_bundle(wanted: str, root: Path) -> Bundle:
-    """The bundle with the id ``wanted`` among the folders of ``root``. Folders that hold no bundle are passed over.
+def bundle_names() -> list[str]:
+    """Names that ``locate`` knows: of the user's policies, and of the shipped ones."""
+    folders = [path.parent for root in (POLICIES, MODELS) for path in root.glob(f"*/{MANIFEST}")]
+    return sorted({folder.name for folder in folders if not folder.name.startswith(".")})
+
+
+def locate(name: str | Path) -> Path:
+    """The path that ``name`` stands for: itself, or by its bare name a folder in ``policies/`` or among the shipped policies.
+
+    Raises:
+        BundleError: a bare name that is none of them.
+    """
+    path = Path(name)
+    if len(path.parts) != 1 or path.is_file() or (path / MANIFEST).is_file():
+        return path
+    for root in (POLICIES, MODELS):
+        if (root / path / MANIFEST).is_file():
+            return root / path
+    if path.exists() or path.suffix:
+        return path
+    known = bundle_names()
+    raise BundleError(
+        f"no policy is called {str(name)!r}, and there is no such file or folder",
+        did_you_mean(name, known, f"policies are {', '.join(known)}; make one: hil train ppo, then hil export policies/ppo"),
+    )
+
+
+def find_bundle(wanted: str, *roots: Path) -> Bundle:
+    """The bundle with the id ``wanted`` among the folders of ``roots``. Folders that hold no bundle are passed over.
 
     Raises:
         BundleError: none of them has that id, or the one that has is incomplete or altered.
     """
     ids = {}
-    for manifest in sorted(root.glob("*/" + MANIFEST)):
+    for manifest in (path for root in roots for path in sorted(root.glob("*/" + MANIFEST))):
         if manifest.parent.name.startswith("."):  # a staging folder
             continue
         with contextlib.suppress(BundleError, KeyError):
@@ -151,7 +180,9 @@ def find_bundle(wanted: str, root: Path) -> Bundle:
         if found == wanted:
             return Bundle.load(folder)
     there = ", ".join(f"{folder.name} ({found})" for folder, found in ids.items()) or "no bundle"
-    raise BundleError(f"no bundle in {root} has the id {wanted}; there is {there}", "name its folder: --bundle FOLDER")
+    raise BundleError(
+        f"no bundle in {' or '.join(map(str, roots))} has the id {wanted}; there is {there}", "name its folder: --bundle FOLDER"
+    )
 
 
 def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
@@ -181,7 +212,11 @@ def staging_folder(target: Path) -> Path:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise BundleError(f"no such bundle: {folder}", "list what is shipped: ls models; make one: hil train ppo")
+        known = bundle_names()
+        raise BundleError(
+            f"no such bundle: {folder}",
+            did_you_mean(folder.name, known, f"policies are {', '.join(known)}; make one: hil train ppo"),
+        )
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:

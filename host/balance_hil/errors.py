@@ -6,7 +6,10 @@ Every error states a fact and carries a ``hint``: what the user can type or do n
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
+
+from balance_hil.paths import IS_CHECKOUT, install_command
 
 
 class HarnessError(Exception):
@@ -256,6 +259,14 @@ def require(module: str, extra: str) -> None:
 
     if find_spec(module) is None:
         raise MissingExtraError(
-            f"this needs the Python package {module!r}, which is not installed",
-            f"install it: pip install 'balance-hil[{extra}]'",
+            f"this needs the Python package {module!r}, which is not installed", f"install it: {install_command(extra)}"
+        )
+
+
+def require_tool(program: str, purpose: str, package: str) -> None:
+    """Raises ``FlashToolMissingError`` unless ``program`` is there; ``package`` is what Debian calls it."""
+    if shutil.which(program) is None:
+        raise FlashToolMissingError(
+            f"{purpose} needs the program {program}, which is not installed",
+            f"install it: {'make setup' if IS_CHECKOUT else f'apt-get install {package}'}",
         )

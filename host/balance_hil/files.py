@@ -1,11 +1,37 @@
-"""Folders of their own for what a training or an evaluation leaves behind."""
+"""Files and names: whole files or none, YAML from outside, a folder for each run, and what a misspelled name may have meant."""
 
 from __future__ import annotations
 
+import difflib
+import os
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from balance_hil.errors import ConfigError, UsageError, require
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint: "did you mean X?" with the name in ``known`` that is most like ``name``; ``otherwise`` where none is like it."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is complete or, whatever happens meanwhile, as it was before. Raises OSError."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor has no path
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(partial).chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
 
 
 def new_run_folder(runs: Path, name: str) -> Path:

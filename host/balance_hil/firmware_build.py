@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -10,14 +10,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+import filelock
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from balance_hil import paths
+from balance_hil.errors import FirmwareBuildError, FlashToolMissingError, require_tool
+
+PROJECT = paths.PROJECT
 # What a build depends on. The identity of a firmware is the last commit that touched one of these.
 SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini")
 _SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
@@ -26,9 +29,9 @@ _LAST_LINES = 12
 _COMPLAINT = re.compile("error|undefined reference|will not fit", re.IGNORECASE)
 _STEPS = ("Compiling ", "Archiving ", "Indexing ", "Linking ")  # a file may be called error_reporter
 
-IMAGES = REPOSITORY / ".pio/images"  # firmware with a model in it, one file for each model
+IMAGES = PROJECT / ".pio/images"  # firmware with a model in it, one file for each model
 TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
-HEADERS = REPOSITORY / ".pio/headers"  # folders of model.h files for models that come without one
+HEADERS = PROJECT / ".pio/headers"  # folders of model.h files for models that come without one
 _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
 
@@ -57,7 +60,7 @@ def build(environment: str, progress: Progress | None = None, *, product: str = 
         FirmwareBuildError: the sources are missing, or the build failed; the message carries the tool's last lines.
         FlashToolMissingError: PlatformIO, SCons or a compiler is not installed.
     """
-    folder = REPOSITORY / ".pio/build" / environment
+    folder = PROJECT / ".pio/build" / environment
     program = folder / product
     if _is_fresh(folder, program):
         return program
@@ -109,7 +112,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         stamp.unlink(missing_ok=True)
         for suffix in (".map", ".elf"):
             partial = image.with_suffix(".partial")
-            shutil.copyfile(REPOSITORY / f".pio/build/{environment}/program{suffix}", partial)
+            shutil.copyfile(PROJECT / f".pio/build/{environment}/program{suffix}", partial)
             partial.replace(image.with_suffix(suffix))
         stamp.write_text(fingerprint)
     return image
@@ -129,7 +132,7 @@ def native_is_current() -> bool:
     Raises:
         FirmwareBuildError, FlashToolMissingError: it is not, and could not be built.
     """
-    folder = REPOSITORY / ".pio/build/native"
+    folder = PROJECT / ".pio/build/native"
     if _is_fresh(folder, folder / "program"):
         return True
     _check_tools()
@@ -137,7 +140,12 @@ def native_is_current() -> bool:
 
 
 def firmware_commit() -> str:
-    """Last commit that touched the firmware: 12 hex digits, "+" appended with local changes; "unknown" outside a repository."""
+    """Last commit that touched the firmware: 12 hex digits, "+" appended with local changes; "unknown" outside a repository.
+
+    Of an installed package it is that of the sources which its wheel was built from, or their hash.
+    """
+    if paths.SOURCES_COMMIT:
+        return paths.SOURCES_COMMIT
     commit = _git("log", "-1", "--format=%H", "--", *SOURCES)[:12]
     if not commit:
         return "unknown"
@@ -146,7 +154,7 @@ def firmware_commit() -> str:
 
 def prepare_platformio() -> None:
     """Makes PlatformIO's folder ready for a build without its registry. Cheap when it is."""
-    core = REPOSITORY / ".platformio"
+    core = PROJECT / ".platformio"
     _drop_stale_platform_link(core / "platforms")
     _provide_scons(core / "packages/tool-scons")
 
@@ -161,21 +169,20 @@ def _is_stamped(program: Path, stamp: Path) -> bool:
 
 def _fingerprint() -> str:
     """Changes when a source or the firmware's identity does."""
-    if not (REPOSITORY / "platformio.ini").exists():
-        raise FirmwareBuildError(
-            "the firmware's sources are not here: balance_hil was installed without them",
-            "install it from a clone of the repository: pip install -e .",
-        )
+    if paths.SOURCES_HASH:
+        return paths.SOURCES_HASH
+    if not (PROJECT / "platformio.ini").exists():
+        raise FirmwareBuildError(f"the firmware's sources are not in {PROJECT}", "restore them: git restore .")
     digest = hashlib.sha256(firmware_commit().encode())
     for path in _source_files():
         status = path.stat()
-        digest.update(f"{path.relative_to(REPOSITORY)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.relative_to(PROJECT)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def _source_files() -> Iterator[Path]:
     for name in SOURCES:
-        path = REPOSITORY / name
+        path = PROJECT / name
         candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (p for p in candidates if p.suffix in _SUFFIXES and "__pycache__" not in p.parts)
 
@@ -185,20 +192,14 @@ def _check_tools() -> None:
         if find_spec(module) is None:
             raise FlashToolMissingError(
                 f"building the firmware needs the Python package {package!r}, which is not installed",
-                "install it: pip install 'balance-hil[firmware]'",
+                f"install it: {paths.install_command('firmware')}",
             )
-    if shutil.which("g++") is None:
-        raise FlashToolMissingError(
-            "building the firmware needs the compiler g++, which is not installed", "install it: make setup"
-        )
+    require_tool("g++", "building the firmware", "g++")
 
 
 def check_cross_tools() -> None:
     """Raises FlashToolMissingError unless the compiler for Cortex-M and its library are installed."""
-    if shutil.which(_CROSS_COMPILER) is None:
-        raise FlashToolMissingError(
-            f"building for a Cortex-M needs the compiler {_CROSS_COMPILER}, which is not installed", "install it: make setup"
-        )
+    require_tool(_CROSS_COMPILER, "building for a Cortex-M", "gcc-arm-none-eabi")
     found = subprocess.run([_CROSS_COMPILER, f"-print-file-name={_CROSS_HEADER}"], capture_output=True, text=True).stdout.strip()
     if found in ("", _CROSS_HEADER):  # the compiler repeats a name that it does not find
         raise FlashToolMissingError(
@@ -207,20 +208,45 @@ def check_cross_tools() -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def build_lock() -> Iterator[None]:
-    """Held while PlatformIO works in this project: two at once would wipe each other's output."""
-    folder = REPOSITORY / ".pio"
-    folder.mkdir(exist_ok=True)
-    with (folder / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file closes, whatever happens to this process
+    """Held while PlatformIO works in its project folder: two at once would wipe each other's output.
+
+    Raises:
+        FirmwareBuildError: the folder cannot be made.
+    """
+    folder = PROJECT / ".pio"
+    try:
+        _provide_sources()
+        folder.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise FirmwareBuildError(
+            f"the firmware cannot be built in {PROJECT}: {exc.strerror}",
+            "make room or give write permission there; XDG_CACHE_HOME names another folder for caches",
+        ) from exc
+    with filelock.FileLock(folder / "build.lock"):  # given back whatever happens to this process
         yield
+
+
+def _provide_sources() -> None:
+    """Copies the firmware's sources of an installed package to PlatformIO's project folder, unless they are there."""
+    if PROJECT.exists():
+        return
+    PROJECT.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{PROJECT.name}-", dir=PROJECT.parent))
+    for name in ("firmware", "platformio.ini"):
+        source = paths.SHIPPED / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, staging / name)
+    with contextlib.suppress(OSError):  # another process was faster
+        staging.rename(PROJECT)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def platformio_settings() -> dict[str, str]:
     """Environment variables for every call of PlatformIO: its folder is the project's, and it asks the network for nothing."""
     return {
-        "PLATFORMIO_CORE_DIR": str(REPOSITORY / ".platformio"),
+        "PLATFORMIO_CORE_DIR": str(PROJECT / ".platformio"),
+        "HIL_FIRMWARE_COMMIT": firmware_commit(),
         "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
         "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build never asks the network for updates
         "NO_COLOR": "1",
@@ -229,7 +255,7 @@ def platformio_settings() -> dict[str, str]:
 
 def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(REPOSITORY)],
+        [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(PROJECT)],
         env=os.environ | platformio_settings() | dict(variables or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -240,7 +266,7 @@ def _run_platformio(environment: str, variables: Mapping[str, str] | None = None
     if done.returncode != 0:
         raise FirmwareBuildError(
             f"building the firmware ({environment}) failed:\n{why_it_failed(done.stdout)}",
-            f"see the whole output: PLATFORMIO_CORE_DIR=.platformio pio run -e {environment}",
+            f"see the whole output: pio run --project-dir {PROJECT} -e {environment}",
         )
 
 
@@ -272,13 +298,13 @@ def _provide_scons(folder: Path) -> None:
 def _drop_stale_platform_link(folder: Path) -> None:
     """PlatformIO remembers where the project was; after it moved the platform would be looked for there."""
     for link in folder.glob("*.pio-link"):
-        if json.loads(link.read_text()).get("cwd") != str(REPOSITORY):
+        if json.loads(link.read_text()).get("cwd") != str(PROJECT):
             link.unlink()
 
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S607
+        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)  # noqa: S607
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()

@@ -3,7 +3,7 @@
     def test_my_board(hil_board, hil_runtime_tflm, hil_measure):
         ...
 
-    pytest --hil-board native,teensy41 --hil-bundle models/ppo
+    pytest --hil-board native,teensy41 --hil-bundle ppo
 
 Installed with balance_hil (entry point ``pytest11``). Every option is also a fixture and an ini option (``hil_board = native``
 in pytest.ini); the command line wins. Every name carries the prefix, nothing happens in a test session that uses none of them,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from balance_hil.runtimes.base import Int8Runtime
 
 DEFAULT_BOARD = "native"
-DEFAULT_BUNDLE = "models/ppo"
+DEFAULT_BUNDLE = "ppo"
 DEFAULT_EPISODES = 10
 _log_dir_key = pytest.StashKey[Path]()
 _board_key = pytest.StashKey[str]()
@@ -45,7 +45,7 @@ _board_key = pytest.StashKey[str]()
 # Name: metavar, type, help. Each is --hil-NAME on the command line, hil_NAME in pytest.ini or pyproject.toml, and a fixture.
 _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "board": ("NAME", str, f"board to test; repeat it or give a comma-separated list (default: {DEFAULT_BOARD})"),
-    "bundle": ("DIR", str, f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})"),
+    "bundle": ("NAME", str, f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})"),
     "port": ("PORT", str, "serial port or URL of the board"),
     "baud": ("BITS_PER_S", int, "baud rate, if not the board's usual one"),
     "engine": ("NAME", str, "engine of an emulated board, if not its usual one"),
@@ -155,8 +155,14 @@ def hil_seconds(pytestconfig: pytest.Config) -> float | None:
 @pytest.fixture(scope="session")
 def hil_bundle_dir(request: pytest.FixtureRequest) -> Path:
     """``--hil-bundle``: the bundle's folder in this run of the test."""
-    given = getattr(request, "param", None) or next(iter(_several(request.config, "bundle")), None)
-    return _path(request.config, "bundle", given) if given else request.config.rootpath / DEFAULT_BUNDLE
+    from balance_hil.bundle import locate
+    from balance_hil.errors import HarnessError
+
+    given = getattr(request, "param", None) or next(iter(_several(request.config, "bundle")), DEFAULT_BUNDLE)
+    try:
+        return _path(request.config, "bundle", str(locate(given)))
+    except HarnessError as exc:
+        _missing(exc, asked_for=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from balance_hil import bundle as bundles
 from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, staging_folder, write_bundle
 from balance_hil.envs.balance import config_for
 from balance_hil.errors import BundleError
@@ -170,3 +171,40 @@ def test_a_bundle_that_is_found_but_altered_is_refused(tmp_path, written):
     written.file(REQUIRED_FILES[0]).write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered after the export"):
         find_bundle(written.id, tmp_path / "models")
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+    """A shipped policy ``ppo``, policies ``ppo`` and ``own`` of the user's, and a folder ``plain`` that is no bundle."""
+    for folder in ("shipped/ppo", "shipped/sac", "policies/ppo", "policies/own", "plain"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "plain":
+            (tmp_path / folder / MANIFEST).write_text("{}")
+    (tmp_path / "model.tflite").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bundles, "MODELS", tmp_path / "shipped")
+    return tmp_path
+
+
+def test_a_policy_is_found_by_its_name(named):
+    assert bundles.locate("ppo") == Path("policies/ppo")
+    assert bundles.locate("own") == Path("policies/own")
+    assert bundles.locate("sac") == named / "shipped/sac"
+    assert bundles.bundle_names() == ["own", "ppo", "sac"]
+
+
+@pytest.mark.parametrize("path", ["shipped/ppo", "model.tflite", "plain", "not/there", "missing.tflite", "."])
+def test_a_path_is_itself(named, path):
+    assert bundles.locate(path) == Path(path)
+
+
+def test_a_misspelled_policy(named):
+    with pytest.raises(BundleError, match="no policy is called 'pppo'") as caught:
+        bundles.locate("pppo")
+    assert caught.value.hint == "did you mean ppo?"
+    with pytest.raises(BundleError, match="no policy is called") as caught:
+        bundles.locate("zzz")
+    assert "policies are own, ppo, sac" in caught.value.hint
+    with pytest.raises(BundleError, match="no such bundle: models/ppo") as caught:
+        Bundle.load("models/ppo")
+    assert caught.value.hint == "did you mean ppo?"

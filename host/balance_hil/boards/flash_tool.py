@@ -12,8 +12,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from balance_hil import paths
 from balance_hil.errors import FirmwareBuildError, FlashFailedError, FlashToolMissingError
-from balance_hil.firmware_build import REPOSITORY, build_lock, platformio_settings, prepare_platformio, why_it_failed
+from balance_hil.firmware_build import PROJECT, build_lock, platformio_settings, prepare_platformio, why_it_failed
 
 BUILD_TIMEOUT_S = 1800.0  # the first build of a board downloads its platform
 UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board for ever
@@ -52,7 +53,7 @@ class FlashTool:
             )
         raise FirmwareBuildError(
             f"building the firmware ({self._environment}) failed:\n{why_it_failed(output)}",
-            f"see the whole output: pio run -e {self._environment}",
+            f"see the whole output: pio run --project-dir {PROJECT} -e {self._environment}",
         )
 
     def upload(self) -> None:
@@ -66,7 +67,7 @@ class FlashTool:
             name = missing.group(1) if missing else "the flash tool"
             raise FlashToolMissingError(
                 f"PlatformIO could not upload: {name} is not installed",
-                f"let it install what it needs: pio pkg install -e {self._environment}",
+                f"let it install what it needs: pio pkg install --project-dir {PROJECT} -e {self._environment}",
             )
         raise FlashFailedError(
             f"flashing {self._environment} failed:\n{why_it_failed(output)}",
@@ -78,7 +79,7 @@ class FlashTool:
             return self._run_alone(options, timeout_s)
 
     def _run_alone(self, options: list[str], timeout_s: float) -> tuple[int, str]:
-        command = [*_platformio(), "run", "--environment", self._environment, "--project-dir", str(REPOSITORY), *options]
+        command = [*_platformio(), "run", "--environment", self._environment, "--project-dir", str(PROJECT), *options]
         process = subprocess.Popen(
             command,
             env=os.environ | self._settings,
@@ -117,5 +118,5 @@ def _platformio() -> list[str]:
     if find_spec("platformio") is not None:
         return [sys.executable, "-m", "platformio"]
     raise FlashToolMissingError(
-        "flashing needs PlatformIO, which is not installed", "install it: pip install 'balance-hil[firmware]'"
+        "flashing needs PlatformIO, which is not installed", f"install it: {paths.install_command('firmware')}"
     )

@@ -1,11 +1,8 @@
-"""``hil bench NAME``: side-by-side benchmarks of ``host/benchmarks/``."""
+"""``hil bench NAME``: side-by-side benchmarks, one module of ``balance_hil.benchmarks`` each."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import importlib
 from typing import Any
 
 import click
@@ -13,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.errors import UsageError
 
 TABLE_WIDTH = 160  # where stdout is no terminal
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
@@ -32,25 +27,12 @@ BENCHMARKS = {
 def command(name: str, as_json: bool) -> None:
     """Measure things side by side in one run and print the ratios."""
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
-        rows = _load(name)()
+        rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run()
     if as_json:
         print_json({"name": name, "rows": rows})
     else:
         console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
         console.print(_table(rows))
-
-
-def _load(name: str) -> Callable[[], list[dict[str, Any]]]:
-    """The function ``run`` of ``host/benchmarks/bench_NAME.py``; benchmarks are not part of the installed package."""
-    path = FOLDER / f"bench_{name}.py"
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError("benchmarks are part of the source checkout, not of the installed package", "run hil from a checkout")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    run: Callable[[], list[dict[str, Any]]] = module.run
-    return run
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

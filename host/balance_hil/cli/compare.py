@@ -12,6 +12,7 @@ import click
 from balance_hil.boards import Board, connect
 from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, stderr
+from balance_hil.cli.params import BOARD, POLICY, RUNTIME
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
@@ -19,15 +20,15 @@ from balance_hil.comparing.picture import check_picture, save_picture
 
 
 @click.command(name="compare")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--board", metavar="NAME", help="also compare this board (native, qemu-m4, teensy41, ...); see hil boards")
+@click.argument("model", type=POLICY)
+@click.option("--board", type=BOARD, metavar="NAME", help="also compare this board (native, qemu-m4, ...); see hil boards")
 @click.option("--port", metavar="PORT", help="serial port or URL of a physical board")
 @click.option("--baud", type=int, metavar="BITS_PER_S", help="baud rate, if not the board's usual one")
 @click.option("--engine", metavar="NAME", help="engine of an emulated board, if not its usual one")
 @click.option("--samples", type=click.IntRange(min=1), default=CompareConfig.samples, show_default=True,
               help="random inputs over the whole int8 range, and as many recorded observations")  # fmt: skip
 @click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="of the random inputs and the rollout")
-@click.option("--runtimes", metavar="A,B,...", help="desktop runtimes; default: every installed one")
+@click.option("--runtimes", type=RUNTIME, metavar="A,B,...", help="desktop runtimes; default: every installed one")
 @click.option("--observations", type=click.Choice(OBSERVATION_SOURCES), default=CompareConfig.observations, show_default=True,
               help="where recorded observations come from: a fresh lockstep rollout, or the bundle's golden vectors")  # fmt: skip
 @click.option("--recording", type=click.Path(path_type=Path), metavar="FILE", help="take them from a recording instead")

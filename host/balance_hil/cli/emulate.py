@@ -15,12 +15,13 @@ from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.machines import emulate
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import stderr
+from balance_hil.cli.params import BOARD, POLICY
 from balance_hil.errors import BoardBootError, UsageError
 
 
 @click.command()
-@click.argument("policy", type=click.Path(path_type=Path))
-@click.option("-b", "--board", default="native", show_default=True, help="Which board; see hil boards.")
+@click.argument("policy", type=POLICY)
+@click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="Which board; see hil boards.")
 @click.option("--engine", help="What runs the model; by default what the board's file says.")
 @click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
 @click.option("--fault", hidden=True, help="A fault of the firmware's gallery, to try the tools that find them.")

@@ -16,6 +16,7 @@ from balance_hil import evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
+from balance_hil.cli.params import BOARD, POLICY
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -31,11 +32,11 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=POLICY)
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
-@click.option("-b", "--board", default="native", show_default=True, help="For the runtime board: which one; see hil boards.")
+@click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="For the runtime board; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")

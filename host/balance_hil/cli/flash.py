@@ -10,11 +10,12 @@ from balance_hil.boards import flash as flashing
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.params import BOARD, POLICY
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-b", "--board", required=True, help="Which kind of board; see hil boards.")
+@click.argument("bundle", type=POLICY)
+@click.option("-b", "--board", type=BOARD, required=True, help="Which kind of board; see hil boards.")
 @click.option("--port", help="Device or URL; by default the one port whose USB numbers fit.")
 @click.option("--engine", type=click.Choice(flashing.ENGINES), help="What runs the model; by default the board's own choice.")
 @click.option(

@@ -14,23 +14,23 @@ from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import rerun_episode
+from balance_hil.cli.params import BOARD, POLICY, RUNTIME
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
 from balance_hil.comparing.replay_result import FirstDifference, Replay
 from balance_hil.errors import UsageError
+from balance_hil.paths import MODELS, POLICIES
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
 from balance_hil.runtimes.base import Runtime
 
-MODELS = Path("models")
-
 
 @click.command(name="replay")
 @click.argument("recording", type=click.Path(path_type=Path))
-@click.option("-r", "--runtime", metavar="NAME", help=f"Desktop runtime: {', '.join(RUNTIME_NAMES)}.")
-@click.option("-b", "--board", metavar="NAME", help="Board; see hil boards. An emulated one is started.")
-@click.option("--bundle", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="The bundle that was recorded; by default the one in models/ with the recording's id.")  # fmt: skip
+@click.option("-r", "--runtime", type=RUNTIME, metavar="NAME", help=f"Desktop runtime: {', '.join(RUNTIME_NAMES)}.")
+@click.option("-b", "--board", type=BOARD, metavar="NAME", help="Board; see hil boards. An emulated one is started.")
+@click.option("--bundle", type=POLICY, metavar="FOLDER",
+              help="The bundle that was recorded; by default the one with the recording's id.")  # fmt: skip
 @click.option("--port", metavar="PORT", help="Serial port or URL of a physical board.")
 @click.option("--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate, if not the board's usual one.")
 @click.option("--engine", metavar="NAME", help="Engine of an emulated board, if not its usual one.")
@@ -53,7 +53,7 @@ def command(
     if board is None and (port or baud or engine):
         raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; what there is: hil boards")
     recorded = read_recording(recording)
-    policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), MODELS)
+    policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), POLICIES, MODELS)
     check_model(recorded, str(recording), policy)  # before a board is started for it
     with ExitStack() as stack:
         subject: Runtime | Board

@@ -17,6 +17,7 @@ import click
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli.console import print_error, print_json, stderr
+from balance_hil.cli.params import BOARD, POLICY
 from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.errors import HarnessError, UsageError
@@ -74,8 +75,8 @@ class _Options:
 
 
 @click.command()
-@click.argument("policy", type=click.Path(path_type=Path))
-@click.option("-b", "--board", "boards", multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
+@click.argument("policy", type=POLICY)
+@click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
 @click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
 @click.option(

@@ -6,9 +6,9 @@ from balance_hil.boards import Board, find_definition
 from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.cli.console import stderr
 from balance_hil.cli.progress import ProgressBars
-from balance_hil.firmware_build import REPOSITORY
+from balance_hil.paths import MODELS
 
-SHIPPED = REPOSITORY / "models" / "ppo"  # what an image is built with where nobody says otherwise
+SHIPPED = MODELS / "ppo"  # what an image is built with where nobody says otherwise
 
 
 def runs_at_first(name: str, bundle: Bundle, port: str | None) -> Bundle | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
-from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError
+from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError, require
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
@@ -200,10 +200,7 @@ def wheel_exists() -> bool:
 def _wheel() -> Any:
     if find_spec("tflite_micro") is None:
         if wheel_exists():
-            raise MissingExtraError(
-                "this needs the Python package 'tflite_micro', which is not installed",
-                "install it: pip install 'balance-hil[int8]'",
-            )
+            require("tflite_micro", "int8")
         here = f"{platform.system()} {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor}"
         raise MissingExtraError(
             f"the tflite-micro wheel exists for Linux x86-64 and Python up to 3.11 only; this is {here}",

@@ -1,6 +1,6 @@
 """Compares the emulators with the real runtimes, value by value: the proof that attribution rests on.
 
-``host/benchmarks/verify_emulators.py`` runs it over many models; a small slice of it is in the tests.
+``balance_hil.benchmarks.verify_emulators`` runs it over many models; a small slice of it is in the tests.
 """
 
 from __future__ import annotations

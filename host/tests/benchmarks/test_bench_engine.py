@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
+from balance_hil.benchmarks import engine
 from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.instruction_count import code_bytes
 from balance_hil.boards.kinds.qemu import check_installation
 from balance_hil.errors import HarnessError
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "bench_engine.py"
 GOALS = {"TANH": 22_000, "RELU": 16_000}  # instructions of one inference, 6-64-64-2
 
 MAP = """
@@ -36,29 +31,18 @@ Linker script and memory map
 """
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_engine_under_test", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_code_is_what_the_linker_kept_of_the_library():
     assert code_bytes(MAP, ("engine",)) == 0x20 + 0x08 + 0x04
     assert code_bytes(MAP, ("engine", "server")) == 0x22C
 
 
 @pytest.mark.parametrize("policy", GOALS)
-def test_goals_on_a_cortex_m4(bench: ModuleType, policy: str):
+def test_goals_on_a_cortex_m4(policy: str):
     try:
         check_installation()
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
-    cost = bench.measure(find_definition("qemu-m4"), "int8", bench.typical(policy)).cost
+    cost = engine.measure(find_definition("qemu-m4"), "int8", engine.typical(policy)).cost
     assert cost.inference_instructions <= GOALS[policy]
     assert cost.code_bytes <= 6_000
     assert cost.arena_bytes + cost.object_bytes <= 2_400

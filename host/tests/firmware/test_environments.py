@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from balance_hil.boards import BoardDefinition, load_definitions
-from balance_hil.firmware_build import REPOSITORY, build_lock, platformio_settings, prepare_platformio
+from balance_hil.firmware_build import PROJECT, build_lock, platformio_settings, prepare_platformio
 
 PHYSICAL = ("teensy41", "esp32s3", "nucleo_h743zi", "nucleo_f446re", "nano33ble", "pico")
 LIBRARY = os.environ.get("HIL_TFLM_LIB", "")
@@ -23,13 +23,13 @@ NO_LIBRARY = "HIL_TFLM_LIB is not set: TFLM's C++ library is not part of this re
 
 @pytest.fixture(scope="module")
 def boards() -> dict[str, BoardDefinition]:
-    return load_definitions(REPOSITORY / "host/balance_hil/boards/definitions")
+    return load_definitions(PROJECT / "host/balance_hil/boards/definitions")
 
 
 @pytest.fixture(scope="module")
 def environments() -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(REPOSITORY / "platformio.ini")
+    parser.read(PROJECT / "platformio.ini")
     return parser
 
 
@@ -59,7 +59,7 @@ def test_a_board_file_is_complete_and_stands_in_the_table(boards, name) -> None:
     board = boards[name]
     assert board.kind == "serial"
     assert all((board.description, board.tflm, board.port_kind, board.tried, board.notes))
-    row, *_ = re.findall(rf"^\| `{name}` \|.*$", (REPOSITORY / "docs/boards.md").read_text(), re.MULTILINE)
+    row, *_ = re.findall(rf"^\| `{name}` \|.*$", (PROJECT / "docs/boards.md").read_text(), re.MULTILINE)
     for text in (
         board.platform,
         board.framework,
@@ -78,7 +78,7 @@ def pio(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 def _pio(build_folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HIL_TFLM_LIB"}
-    command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(REPOSITORY), *arguments]
+    command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(PROJECT), *arguments]
     with build_lock():
         prepare_platformio()
         return subprocess.run(

@@ -26,7 +26,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     schema = tmp_path / "host/balance_hil/protocol/schema.toml"
     schema.parent.mkdir(parents=True)
     schema.write_text("")
-    monkeypatch.setattr(firmware_build, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(firmware_build, "PROJECT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
 
@@ -158,7 +158,7 @@ def test_failing_compiler_is_quoted(repository: Path) -> None:
     (repository / "firmware/src/main.cpp").write_text("int main() { return nonsense; }\n")
     with pytest.raises(FirmwareBuildError, match=r"nonsense. was not declared") as caught:
         firmware_build.build_native()
-    assert "pio run -e native" in caught.value.hint
+    assert f"pio run --project-dir {repository} -e native" in caught.value.hint
     (repository / "firmware/src/main.cpp").write_text("int main() { return 0; }\n")
     assert subprocess.run([firmware_build.build_native()], check=False).returncode == 0
 
@@ -180,7 +180,7 @@ def test_missing_package_is_named(repository: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(firmware_build, "find_spec", lambda name: None if name == module else object())
     with pytest.raises(FlashToolMissingError, match=module.lower()) as caught:
         firmware_build.build_native()
-    assert "pip install" in caught.value.hint
+    assert caught.value.hint == "install it: make setup"
 
 
 def test_missing_compiler_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,11 +189,50 @@ def test_missing_compiler_is_named(repository: Path, monkeypatch: pytest.MonkeyP
         firmware_build.build_native()
 
 
-def test_installation_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firmware_build, "REPOSITORY", tmp_path)
-    with pytest.raises(FirmwareBuildError, match="sources are not here") as caught:
+def test_missing_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firmware_build, "PROJECT", tmp_path)
+    with pytest.raises(FirmwareBuildError, match="sources are not in") as caught:
         firmware_build.build_native()
-    assert "clone" in caught.value.hint
+    assert "git restore" in caught.value.hint
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that carries its sources, and a cache without a project folder; returns that folder."""
+    shipped, project = tmp_path / "shipped", tmp_path / "cache/firmware-0123456789ab"
+    (shipped / "firmware/src").mkdir(parents=True)
+    (shipped / "firmware/src/main.cpp").write_text("int main() {}\n")
+    (shipped / "platformio.ini").write_text("[env:native]\n")
+    for name, value in (("SHIPPED", shipped), ("SOURCES_HASH", "0123456789ab"), ("SOURCES_COMMIT", "c0ffee")):
+        monkeypatch.setattr(firmware_build.paths, name, value)
+    monkeypatch.setattr(firmware_build, "PROJECT", project)
+    return project
+
+
+def test_an_installed_package_copies_its_sources_to_the_cache_once(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def platformio(environment: str) -> None:
+        assert (installed / "platformio.ini").is_file()
+        assert (installed / "firmware/src/main.cpp").is_file()
+        (installed / ".pio/build/native").mkdir(parents=True)
+        (installed / ".pio/build/native/program").write_text("built")
+
+    monkeypatch.setattr(firmware_build, "_run_platformio", platformio)
+    threads = [threading.Thread(target=firmware_build.build_native) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [folder.name for folder in installed.parent.iterdir()] == [installed.name]  # and no half-made copy
+    assert firmware_build.firmware_commit() == "c0ffee"
+    monkeypatch.setattr(firmware_build, "_run_platformio", None)
+    assert firmware_build.build_native() == installed / ".pio/build/native/program"
+
+
+def test_a_cache_that_cannot_be_written(installed: Path) -> None:
+    installed.parent.write_text("a file where a folder should be")
+    with pytest.raises(FirmwareBuildError, match="cannot be built in") as caught:
+        firmware_build.build_native()
+    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 def test_moved_checkout_does_not_look_for_the_platform_where_it_was(repository: Path) -> None:

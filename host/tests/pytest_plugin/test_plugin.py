@@ -212,9 +212,9 @@ def test_a_connection_of_its_own_takes_the_port_and_gives_it_back(pytester: pyte
         def test_own(hil_connect): assert hil_connect(bundle=None, faults="f").info.board == "native"
         def test_b(hil_board): pass
     """)
-    pytester.runpytest("--hil-bundle=x").assert_outcomes(passed=3)
-    assert bench_log == ["open native bundle=<x>", "close native", "open native bundle=None faults=f", "close native",
-                         "open native bundle=<x>", "close native"]  # fmt: skip
+    pytester.runpytest("--hil-bundle=models/x").assert_outcomes(passed=3)
+    assert bench_log == ["open native bundle=<models/x>", "close native", "open native bundle=None faults=f", "close native",
+                         "open native bundle=<models/x>", "close native"]  # fmt: skip
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def test_a_wrong_board_is_an_error_even_by_default(
         pytester.runpytest().assert_outcomes(errors=1)
 
 
-@pytest.mark.parametrize(("options", "outcome"), [([], {"skipped": 1}), (["--hil-bundle=nowhere"], {"errors": 1})])
+@pytest.mark.parametrize(("options", "outcome"), [([], {"skipped": 1}), (["--hil-bundle=models/nowhere"], {"errors": 1})])
 def test_a_missing_bundle(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str], outcome: dict[str, int]
 ) -> None:

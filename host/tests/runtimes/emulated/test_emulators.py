@@ -1,4 +1,4 @@
-"""The emulators against the real runtimes, layer by layer: a small slice of host/benchmarks/verify_emulators.py."""
+"""The emulators against the real runtimes, layer by layer: a small slice of balance_hil.benchmarks.verify_emulators."""
 
 from __future__ import annotations
 

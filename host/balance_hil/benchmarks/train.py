@@ -118,7 +118,7 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
         def _on_rollout_start(self) -> None:
             if self.num_timesteps >= self.next_check:
                 self.next_check += CHECK_EVERY_STEPS
-                self.survived = judge.check(self.model).survival == 1.0 and judge.confirm(self.model).survival == 1.0
+                self.survived = judge.check(self.model).success_rate == 1.0 and judge.confirm(self.model).success_rate == 1.0
 
         def _on_step(self) -> bool:
             return not self.survived
@@ -143,7 +143,8 @@ def _factory(config: BalanceConfig) -> Callable[[], gym.Env[Any, Any]]:
     def make() -> gym.Env[Any, Any]:
         from stable_baselines3.common.monitor import Monitor
 
-        return Monitor(gym.wrappers.TimeLimit(BalanceEnv(config=config), 2000))
+        monitored: gym.Env[Any, Any] = Monitor(gym.wrappers.TimeLimit(BalanceEnv(config=config), 2000))
+        return monitored
 
     return make
 

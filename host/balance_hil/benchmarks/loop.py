@@ -25,6 +25,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import serial
+from numpy.typing import NDArray
 
 from balance_hil.boards import Board, connect
 from balance_hil.boards.kinds.emulated import EmulationConfig
@@ -32,10 +33,10 @@ from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import Bundle
 from balance_hil.envs import balance as envs
 from balance_hil.model_image import ModelImage
+from balance_hil.paths import MODELS
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 
-BUNDLE = "models/ppo"
 BLOCKS = 20
 STEPS_PER_BLOCK = 250
 ECHO_PROGRAM = """
@@ -49,11 +50,13 @@ while True:
         os.write(fd, bytes(reply))
 """
 
+Floats = NDArray[np.float32]
+
 
 class Contender:
     """One way to do a step. Collects round trips and whole steps, in microseconds."""
 
-    def __init__(self, name: str, exchange: Callable[[np.ndarray], Any], bytes_per_step: float = 0.0) -> None:
+    def __init__(self, name: str, exchange: Callable[[Floats], Any], bytes_per_step: float = 0.0) -> None:
         self.name = name
         self.bytes_per_step = bytes_per_step
         self.round_trip_us: list[float] = []
@@ -78,7 +81,7 @@ class Contender:
 
 def run() -> list[dict[str, Any]]:
     """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
-    bundle = Bundle.load(BUNDLE)
+    bundle = Bundle.load(MODELS / "ppo")
     text_machine = NativeMachine(EmulationConfig(image=ModelImage.of(bundle)))
     with contextlib.closing(text_machine), connect("native", bundle) as board:
         observation = np.zeros(bundle.spec.n_obs, np.float32)
@@ -89,7 +92,7 @@ def run() -> list[dict[str, Any]]:
         with EchoProcess(request, reply) as echo:
             idle = np.zeros(bundle.spec.n_act, np.float32)
             bare = Contender("MuJoCo alone", lambda _: idle)
-            echoed = Contender("transport echo", lambda _: echo.exchange() or idle, request + reply)
+            echoed = Contender("transport echo", echo.exchange, request + reply)
             ours = Contender("balance_hil", ours_exchange(board, inference_us), request + reply)
             text = TextLoop(text_machine.start_unopened())
             reference = Contender("text loop", text.exchange)
@@ -106,10 +109,10 @@ def run() -> list[dict[str, Any]]:
     return report(bare, echoed, ours, reference, float(np.median(inference_us)))
 
 
-def ours_exchange(board: Board, inference_us: list[float]) -> Callable[[np.ndarray], np.ndarray]:
+def ours_exchange(board: Board, inference_us: list[float]) -> Callable[[Floats], Floats]:
     """One request and its reply, as the lockstep loop does it."""
 
-    def exchange(observation: np.ndarray) -> np.ndarray:
+    def exchange(observation: Floats) -> Floats:
         reply = board.infer(observation)
         inference_us.append(float(reply.inference_us))
         return reply.action
@@ -131,11 +134,12 @@ class EchoProcess:
         self._process = subprocess.Popen(arguments, pass_fds=[master])
         os.close(master)
 
-    def exchange(self) -> None:
-        """There and back once."""
+    def exchange(self, _: Floats) -> Floats:
+        """There and back once; returns no action that would move the robot."""
         self._port.write(self._request)
         if len(self._port.read(self._reply)) != self._reply:
             raise RuntimeError("the echo process stopped answering")
+        return np.zeros(2, np.float32)
 
     def __enter__(self) -> EchoProcess:
         return self
@@ -154,7 +158,7 @@ class TextLoop:
         self.exchanges = 0
         self._port = serial.Serial(port, 115_200, timeout=1)
 
-    def exchange(self, observation: np.ndarray) -> list[float]:
+    def exchange(self, observation: Floats) -> list[float]:
         """One observation as text, one action as text."""
         line = ",".join(map(str, observation))
         self._port.write(line.encode())

@@ -1,4 +1,4 @@
-"""Draws docs/pictures/envs/ID.png, a strip of frames of each environment: ``python host/benchmarks/draw_environments.py``.
+"""Draws docs/pictures/envs/ID.png, a strip of frames of each environment: ``python docs/draw_environments.py``.
 
 Names of environments as arguments draw those alone. The robot is driven by models/ppo; every frame is rendered without a
 display. Seeds are fixed, so a strip changes only when the environment or the policy does.
@@ -23,7 +23,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.envs import balance as envs
 from balance_hil.runtimes import load_runtime
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures" / "envs"
 WIDTH, HEIGHT = 300, 225
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]

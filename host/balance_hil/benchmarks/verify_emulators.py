@@ -1,4 +1,4 @@
-"""Verifies every emulator against its runtime, layer by layer: ``python host/benchmarks/verify_emulators.py``.
+"""Verifies every emulator against its runtime, layer by layer: ``python -m balance_hil.benchmarks.verify_emulators``.
 
 Then every output in which two of the runtimes differ is attributed to a cause. Exit status 1 when one value differs from its
 emulator's or is left without a cause. A nightly job: a few minutes with the defaults. ``hil bench emulators`` measures speed.

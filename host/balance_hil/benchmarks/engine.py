@@ -21,13 +21,14 @@ from balance_hil.boards import BoardDefinition, load_definitions
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.qemu import check_installation
 from balance_hil.bundle import HEADER, INT8_MODEL, model_id
-from balance_hil.firmware_build import HEADERS, REPOSITORY, TFLM_LIBRARY
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
 from balance_hil.model_image import write_header
+from balance_hil.paths import MODELS
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 
-SHIPPED = REPOSITORY / "models/ppo"
+SHIPPED = MODELS / "ppo"
 # TFLM of August 2026 with CMSIS-NN, -O2, 6-64-64-2, measured the same way: instructions of one inference.
 RECORDED = {
     ("qemu-m3", "TANH"): 71_850,

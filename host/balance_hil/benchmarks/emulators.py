@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.bundle import Bundle
+from balance_hil.paths import MODELS
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
@@ -27,7 +28,7 @@ from balance_hil.testing.synthetic_models import actor
 from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, TENSORFLOW_SUBJECTS, Subject, random_inputs
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
-BUNDLES = ("models/ppo", "models/sac", "models/td3", "models/ddpg", "models/a2c")
+BUNDLES = ("ppo", "sac", "td3", "ddpg", "a2c")
 BLOCKS = 40
 ROWS_ONE_BY_ONE = 200
 ROWS_TOGETHER = 40_000
@@ -37,7 +38,7 @@ Way = Callable[[], object]
 
 def run() -> list[dict[str, Any]]:
     """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
-    models = {bundle: Bundle.load(bundle).int8_model() for bundle in BUNDLES}
+    models = {f"models/{bundle}": Bundle.load(MODELS / bundle).int8_model() for bundle in BUNDLES}
     for activation in ("RELU", "TANH"):
         models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
     subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if find_spec("tensorflow") else ())

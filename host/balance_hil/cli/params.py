@@ -1,0 +1,64 @@
+"""Types of the arguments that name a policy, a board or a runtime: found by name, completed by the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from balance_hil.cli.console import stderr
+from balance_hil.paths import MODELS, POLICIES
+
+
+class PolicyType(click.ParamType[Path]):
+    """A policy: a path, or the bare name of one in ``policies/`` or of a shipped one."""
+
+    name = "policy"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path. Raises BundleError."""
+        from balance_hil.bundle import locate
+
+        path = locate(value)
+        if path.parent == POLICIES and Path(value) != path and (MODELS / path.name).is_dir():
+            stderr.print(f"{value} is your {path}; the shipped one is {MODELS / path.name}", markup=False, soft_wrap=True)
+        return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names, and whatever the shell finds in this folder."""
+        from balance_hil.bundle import bundle_names
+
+        names = [CompletionItem(name) for name in bundle_names() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+
+class NamesType(click.ParamType[str]):
+    """A name out of a list that is read when the shell asks for it; several with commas between them."""
+
+    def __init__(self, name: str, known: Callable[[], Iterable[str]]) -> None:
+        self.name = name
+        self._known = known
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin like what follows the last comma."""
+        before, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(before + comma + name) for name in self._known() if name.startswith(begun)]
+
+
+def _boards() -> Iterable[str]:
+    from balance_hil.boards.definition import load_definitions
+
+    return sorted(load_definitions())
+
+
+def _runtimes() -> Iterable[str]:
+    from balance_hil.runtimes import RUNTIME_NAMES
+
+    return RUNTIME_NAMES
+
+
+POLICY = PolicyType()
+BOARD = NamesType("board", _boards)
+RUNTIME = NamesType("runtime", _runtimes)
