@@ -144,23 +144,22 @@ def bundle_names() -> list[str]:
 
 
 def locate(name: str | Path) -> Path:
-    """The path that ``name`` stands for: itself, or by its bare name a folder in ``policies/`` or among the shipped policies.
-
-    Raises:
-        BundleError: a bare name that is none of them.
-    """
+    """The path that ``name`` stands for: itself, or by its bare name a folder in ``policies/`` or among the shipped policies."""
     path = Path(name)
     if len(path.parts) != 1 or path.is_file() or (path / MANIFEST).is_file():
         return path
     for root in (POLICIES, MODELS):
         if (root / path / MANIFEST).is_file():
             return root / path
-    if path.exists() or path.suffix:
-        return path
+    return path
+
+
+def no_such_bundle(path: Path) -> BundleError:
+    """The error for a path that is not there, or a name that no policy has."""
     known = bundle_names()
-    raise BundleError(
-        f"no policy is called {str(name)!r}, and there is no such file or folder",
-        did_you_mean(name, known, f"policies are {', '.join(known)}; make one: hil train ppo, then hil export policies/ppo"),
+    return BundleError(
+        f"no such bundle: {path}",
+        did_you_mean(path.name, known, f"policies are {', '.join(known)}; make one: hil train ppo, then hil export policies/ppo"),
     )
 
 
@@ -212,11 +211,7 @@ def staging_folder(target: Path) -> Path:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        known = bundle_names()
-        raise BundleError(
-            f"no such bundle: {folder}",
-            did_you_mean(folder.name, known, f"policies are {', '.join(known)}; make one: hil train ppo"),
-        )
+        raise no_such_bundle(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:

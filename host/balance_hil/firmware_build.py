@@ -31,7 +31,8 @@ _STEPS = ("Compiling ", "Archiving ", "Indexing ", "Linking ")  # a file may be 
 
 IMAGES = PROJECT / ".pio/images"  # firmware with a model in it, one file for each model
 TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
-HEADERS = PROJECT / ".pio/headers"  # folders of model.h files for models that come without one
+# Folders of model.h files for models that come without one.
+HEADERS = PROJECT / ".pio/headers" if paths.IS_CHECKOUT else paths.CACHE / "headers"
 _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
 

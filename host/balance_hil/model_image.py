@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import GOLDEN, Bundle, model_id
+from balance_hil.files import write_atomically
 from balance_hil.protocol import messages
 from balance_hil.quantize import Normalization
 
@@ -121,8 +122,9 @@ constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] =
 """
 
     def write_header(self, path: Path) -> None:
-        """Writes ``model.h``."""
-        path.write_text(self.header())
+        """Writes ``model.h``, and makes its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self.header())
 
 
 def _normalization(by: Normalization) -> str:

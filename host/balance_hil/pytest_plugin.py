@@ -156,13 +156,9 @@ def hil_seconds(pytestconfig: pytest.Config) -> float | None:
 def hil_bundle_dir(request: pytest.FixtureRequest) -> Path:
     """``--hil-bundle``: the bundle's folder in this run of the test."""
     from balance_hil.bundle import locate
-    from balance_hil.errors import HarnessError
 
     given = getattr(request, "param", None) or next(iter(_several(request.config, "bundle")), DEFAULT_BUNDLE)
-    try:
-        return _path(request.config, "bundle", str(locate(given)))
-    except HarnessError as exc:
-        _missing(exc, asked_for=True)
+    return _path(request.config, "bundle", str(locate(given)))
 
 
 @pytest.fixture(scope="session")

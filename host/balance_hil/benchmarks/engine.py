@@ -20,9 +20,9 @@ import numpy as np
 from balance_hil.boards import BoardDefinition, load_definitions
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.qemu import check_installation
-from balance_hil.bundle import HEADER, INT8_MODEL, model_id
+from balance_hil.bundle import HEADER, INT8_MODEL
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
-from balance_hil.model_image import write_header
+from balance_hil.model_image import ModelImage
 from balance_hil.paths import MODELS
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.synthetic_models import actor
@@ -79,9 +79,9 @@ def typical(activation: str) -> Policy:
     model = actor((6, 64, 64, 2), activation, per_channel=True, seed=7, squash=None)
     reference = TflmModel(model)
     inputs = np.random.default_rng(0).integers(-128, 128, (8, reference.n_obs), dtype=np.int8)
-    header = HEADERS / model_id(model) / "model.h"
-    header.parent.mkdir(parents=True, exist_ok=True)
-    write_header(header, model, inputs, reference.infer_int8_batch(inputs))
+    image = ModelImage(model=model, inputs=inputs, outputs=reference.infer_int8_batch(inputs))
+    header = HEADERS / image.id / "model.h"
+    image.write_header(header)
     return Policy(activation, model, header)
 
 

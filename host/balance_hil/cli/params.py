@@ -19,9 +19,11 @@ class PolicyType(click.ParamType[Path]):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path. Raises BundleError."""
-        from balance_hil.bundle import locate
+        from balance_hil.bundle import locate, no_such_bundle
 
         path = locate(value)
+        if len(path.parts) == 1 and not path.suffix and not path.exists():
+            raise no_such_bundle(path)
         if path.parent == POLICIES and Path(value) != path and (MODELS / path.name).is_dir():
             stderr.print(f"{value} is your {path}; the shipped one is {MODELS / path.name}", markup=False, soft_wrap=True)
         return path

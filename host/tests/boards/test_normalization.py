@@ -16,14 +16,14 @@ from balance_hil.boards import Board, connect, find_definition
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.bundle import Bundle
 from balance_hil.errors import HarnessError, ModelMismatchError
-from balance_hil.firmware_build import REPOSITORY
+from balance_hil.paths import SHIPPED
 from balance_hil.quantize import Normalization
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
 N_OBS = 12
 ON_NATIVE, ON_EMULATED = 100_000, 5_000
-LIBRARY = REPOSITORY / "firmware" / "lib"
+LIBRARY = SHIPPED / "firmware" / "lib"
 
 
 def normalization(seed: int) -> Normalization:

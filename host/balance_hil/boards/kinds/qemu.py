@@ -162,10 +162,7 @@ def _header(config: EmulationConfig) -> Path:
     if config.image is None:
         raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: models/ppo")
     header = HEADERS / config.image.id / "model.h"
-    header.parent.mkdir(parents=True, exist_ok=True)
-    partial = header.with_name(f"model.h.{os.getpid()}.partial")
-    config.image.write_header(partial)
-    partial.replace(header)
+    config.image.write_header(header)
     return header
 
 
