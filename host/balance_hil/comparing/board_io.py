@@ -109,7 +109,7 @@ def inspect_board(
         outputs=np.stack([action.output for action in actions]),
         actions=np.stack([action.action for action in actions]),
     )
-    right = quantize(normalization.apply(sent) if normalization else sent, quant)
+    right = quantize(sent, quant, normalization)
     io = BoardIo(
         observations=len(sent),
         input_differing=int(np.count_nonzero(exchange.inputs != right)),
@@ -246,14 +246,14 @@ def _rearranged(right: NDArray[np.generic], seen: NDArray[np.generic], what: str
 
 def _misplaced(observations: Float32Array, inputs: Int8Array, quant: QuantParams, by: Normalization | None) -> str:
     """The same of observations, each of which is converted as the element that it is taken for."""
-    right = quantize(by.apply(observations) if by else observations, quant)
+    right = quantize(observations, quant, by)
     if by is None:
         return _rearranged(right, inputs, "input")
     count = observations.shape[1]
 
     def taken_for(target: int) -> Int8Array:
         one = Normalization(np.full(count, by.mean[target]), np.full(count, by.inverse_std[target]), by.clip)
-        return quantize(one.apply(observations), quant)
+        return quantize(observations, quant, one)
 
     return _in_wrong_place(right, taken_for, inputs, "input")
 

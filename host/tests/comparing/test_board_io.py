@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from balance_hil.comparing.board_io import UNKNOWN, Exchange, _wraps, diagnose, diagnose_input, diagnose_model, diagnose_output
-from balance_hil.comparing.conversion_variants import InputConversion, input_conversions, output_conversions, probe_observations
-from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.comparing.conversion_variants import (
+    InputConversion,
+    input_conversions,
+    output_conversions,
+    probe_observations,
+    wrong_normalizations,
+)
+from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.testing.synthetic_models import actor
@@ -93,6 +101,54 @@ def test_a_strange_input_is_not_given_a_wrong_name():
     inputs[5, 3] ^= 64
     (found,) = diagnose_input(PROBES, inputs, QUANT, OUT)
     assert (found.fault, found.differing) == (UNKNOWN, 1)
+
+
+# Means far from 0 and factors far from 1; a clip within int8's range.
+BY = Normalization(
+    mean=np.array([0.3, -2.0, 40.0, 1e-3, 0.0, -7.7]), inverse_std=np.array([3.0, 0.7, 0.02, 90.0, 1.7, 0.013]), clip=2.5
+)
+NORMALIZED = probe_observations(QUANT, 6, normalization=BY)
+
+
+def test_a_healthy_normalization_has_no_fault():
+    found = diagnose_input(NORMALIZED, quantize(NORMALIZED, QUANT, BY), QUANT, OUT, BY)
+    assert [(f.stage, f.fault, f.differing, f.samples) for f in found] == [
+        ("normalization", "", 0, NORMALIZED.size),
+        ("input", "", 0, NORMALIZED.size),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "apply"), list(wrong_normalizations(BY)), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_wrong_normalization_is_named(fault, apply):
+    normalization, after = diagnose_input(NORMALIZED, quantize(apply(NORMALIZED), QUANT), QUANT, OUT, BY)
+    assert normalization.fault == fault
+    assert normalization.alternatives == ()
+    assert normalization.differing > 0
+    assert after.healthy
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTY_INPUTS if not re.match("swaps|permutes|repeats|gives", name)])
+def test_a_faulty_quantizer_behind_a_healthy_normalization_is_named(fault):
+    by = Normalization(BY.mean, BY.inverse_std, 1e5)  # a clip within int8's range would hide what the quantizer does beyond it
+    probes = probe_observations(QUANT, 6, normalization=by)
+    normalization, after = diagnose_input(probes, FAULTY_INPUTS[fault](by.apply(probes)), QUANT, OUT, by)
+    assert normalization.healthy
+    assert after.fault == fault
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTY_INPUTS if re.match("swaps|permutes|repeats|gives", name)])
+def test_observations_in_the_wrong_place_are_seen_through_the_normalization(fault):
+    rearrange = {
+        "swaps": lambda x: np.nan_to_num(x.byteswap(), nan=0, posinf=0, neginf=0),
+        "permutes": lambda x: x[:, [0, 2, 1, 3, 4, 5]],
+        "repeats": lambda x: x[:, [0, 1, 2, 3, 3, 5]],
+        "gives": lambda x: np.roll(x, 1, axis=0),
+    }[fault.split()[0]]
+    normalization, after = diagnose_input(NORMALIZED, quantize(rearrange(NORMALIZED), QUANT, BY), QUANT, OUT, BY)
+    assert normalization.healthy
+    assert after.fault == fault
 
 
 INPUTS = quantize(PROBES, MODEL.input_quant)

@@ -18,11 +18,12 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import model_under_test as module
 from balance_hil.errors import HarnessError, MissingExtraError, UsageError
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import Normalization, QuantParams
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
+from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
 Int8 = NDArray[np.int8]
 
@@ -181,3 +182,39 @@ def test_a_recording_gives_the_observations(ppo_bundle: Bundle, tmp_path: Path) 
     result = run(ppo_bundle, "--runtimes", "tflm,int8-reference", "--recording", str(path), "--json")
     document = json.loads(result.stdout)
     assert (document["random"], document["recorded"], document["recorded_from"]) == (40, 25, "recording run.mcap")
+
+
+# --- A policy with a normalization --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def normalized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    rng = np.random.default_rng(0)
+    deviation = 10.0 ** rng.uniform(-3, 3, 9)
+    by = Normalization(rng.normal(0, 3, 9) * deviation, 1 / deviation, 1.5)
+    return synthetic_bundle(tmp_path_factory.mktemp("bundles") / "normalized", 9, 2, normalization=by)
+
+
+def test_a_normalizing_board_is_compared_behind_the_normalization(normalized: Bundle) -> None:
+    result = run(normalized, "--board", "native", "--engine", "int8", "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["verdict"]["good"], document["unexplained"]) == (0, True, 0)
+    assert document["model"] == normalized.id
+    assert [found["stage"] for found in document["findings"]] == ["normalization", "input", "model", "output"]
+    assert all(found["fault"] == "" for found in document["findings"])
+    assert document["board_io"]["input_differing"] == 0
+    assert {skip["runtime"] for skip in document["skipped"]} >= {"torch", "onnx", "float32"}, "this bundle has no float model"
+
+
+def test_a_board_that_normalizes_otherwise_is_told_how(normalized: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    by, model = normalized.normalization, TflmModel(normalized.int8_model())
+    assert by is not None
+    layers = [lambda values, op=op: model.layers(values)[op] for op in range(len(model.graph.operators))]
+    info = replace(fake_info(normalized), n_ops=len(layers))
+    firmware = FakeFirmware(info, model.infer_int8, Normalization(by.mean, by.inverse_std, 1e30), layers)
+    monkeypatch.setattr(cli, "connect", lambda *_, **__: fake_board(firmware, normalized))
+    result = run(normalized, "--board", "bench", "--runtimes", "tflm")
+    assert result.exit_code == 1
+    assert "the board does not clip (normalization: " in result.stdout
+    assert "remedy: normalize with firmware/lib/quantize" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("FAIL: the board converts otherwise than the host: ")
