@@ -12,7 +12,7 @@ import pytest
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.environment import open_for, require_control_steps
-from balance_hil.errors import TooManyLostError
+from balance_hil.errors import SilentBoardError, TooManyLostError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import evaluation_seeds, rollout
 from balance_hil.running import RunConfig, RunResult, run
@@ -49,6 +49,7 @@ def report(result: RunResult, simulated: Sequence[EpisodeMetrics], measure: Call
         measure(metric.name, result.summary.metrics[metric.name], metric.unit or "1")
     measure("control_rate", result.control_rate_hz, "Hz")
     measure("success_rate", result.summary.success_rate, "1")
+    assert not result.rejected, f"{result.rejected} replies were wrong and not applied; {result.first_rejected}"
     worse = [
         f"seed {episode.seed} after {episode.steps} steps"
         for episode, other in zip(result.episodes, simulated, strict=True)
@@ -57,8 +58,6 @@ def report(result: RunResult, simulated: Sequence[EpisodeMetrics], measure: Call
     assert not worse, f"episodes failed on the board and not in simulation with tflm: {', '.join(worse)}"
     measure("inputs_checked", result.tflm_check.checked, "1", minimum=1)
     measure("differing_from_tflm", result.tflm_check.differing or 0, "1", maximum=0)
-    measure("inputs_converted_otherwise", result.tflm_check.input_differing, "1", maximum=0)
-    measure("outputs_converted_otherwise", result.tflm_check.action_differing, "1", maximum=0)
 
 
 def test_lockstep_episodes(
@@ -112,11 +111,11 @@ def run_in_real_time(board: Board, bundle: Bundle, steps: int, simulated: Episod
     starved = f"the emulator of {board.name} did not get its turn often enough: run it on an idle computer"
     try:
         result = run(board, bundle, config)
-    except TooManyLostError as exc:
+    except (TooManyLostError, SilentBoardError) as exc:
         if board.definition.timing == "host":
             pytest.skip(f"{starved} ({exc.message})")
         raise
-    if board.definition.timing == "host" and result.tflm_check.good and result.summary.failed and not simulated.failed:
+    if board.definition.timing == "host" and not result.tflm_check.differing and result.summary.failed and not simulated.failed:
         held = result.held_steps / result.steps
         if held > MAX_HELD_SHARE:
             pytest.skip(f"{starved} ({held:.0%} of the steps were held)")

@@ -1,4 +1,9 @@
-"""Bookkeeping of a run's requests and replies: what is in flight, what came late or never, what the board computed."""
+"""A run's requests and replies: what is in flight, what came late or never, and which replies take effect.
+
+A reply takes effect only when its sequence number is one that is awaited, its int8 input is what this computer makes of that
+observation, and its action is its dequantized output. A late one never does after a newer one. Whatever else a board sends is
+rejected: the action in force is held, and the verdict of the run is bad.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,16 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Action, Board
 from balance_hil.boards.handshake import HELLO_INTERVAL_S, Greeting, status_error
-from balance_hil.errors import BoardRebootedError, TooManyLostError
+from balance_hil.bundle import Bundle
+from balance_hil.errors import BoardRebootedError, SilentBoardError, TooManyLostError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
+from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.running.trace import Trace
-from balance_hil.spec import PolicySpec
 
 RECOVERY_TIMEOUT_S = 3.0  # a board that rebooted must have said who it is by then
+SILENT_TIMEOUTS = 3  # reply timeouts in a row without a byte from the board: it has stopped
 BYTES_PER_REQUEST = 17  # of an INFER frame besides its observation, rounded up
 
 
@@ -31,8 +38,10 @@ class Reply(NamedTuple):
 
 
 class _Request(NamedTuple):
+    number: int  # counts from 1 over the run
     sent_s: float
     step: int
+    input: bytes  # int8 [n_obs] that the board has to make of the observation
 
 
 FaultSink = Callable[[str, str], None]  # kind, detail
@@ -43,7 +52,7 @@ class Exchange:
 
     Args:
         board: identified.
-        spec: signals of the policy.
+        bundle: that it runs.
         reply_timeout_s: a reply that takes longer is lost.
         max_lost: misses beyond this end the run.
         on_fault: told of everything that goes wrong.
@@ -53,7 +62,7 @@ class Exchange:
     def __init__(
         self,
         board: Board,
-        spec: PolicySpec,
+        bundle: Bundle,
         *,
         reply_timeout_s: float,
         max_lost: int,
@@ -61,7 +70,11 @@ class Exchange:
         asks_again: bool = False,
     ) -> None:
         self._board = board
-        self._spec = spec
+        self._bundle = bundle
+        codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
+        self._dequantized = dequantize(codes, bundle.output_quant)  # float32 [256], by output - INT8_MIN
+        self._applied = bundle.spec.clip(np.repeat(self._dequantized[:, np.newaxis], bundle.spec.n_act, axis=1))
+        self._elements = np.arange(bundle.spec.n_act)
         self._reply_timeout_s = reply_timeout_s
         self._max_lost = max_lost
         self._on_fault = on_fault
@@ -70,10 +83,16 @@ class Exchange:
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
         self._recovery: Greeting | None = None
         self._damaged = board.bad_frames
+        self._sent = 0
+        self._newest = 0  # number of the newest request whose reply was given out
+        self._silence_s = 0.0  # spent waiting for a reply since the board was last heard
+        self._silent_step = 0  # that it waited for first
         self.step = 0  # control step now being run: a reply to an earlier one is late
         self.late = 0
         self.lost = 0
         self.unsent = 0  # the board was rebooting, or had as many requests as it can take
+        self.rejected = 0
+        self.first_rejected = ""  # which and why
         self.reboots = 0
         self.round_trips_us: list[float] = []
         self.inferences_us: list[float] = []
@@ -82,7 +101,12 @@ class Exchange:
     @property
     def misses(self) -> int:
         """Control steps that got no reply in time."""
-        return self.late + self.lost + self.unsent
+        return self.late + self.lost + self.unsent + self.rejected
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a reply may still come."""
+        return bool(self._in_flight)
 
     def send(self, observation: NDArray[np.float32]) -> bool:
         """Sends the observation of the current step, float32 [n_obs]; False when the board cannot take one now.
@@ -100,15 +124,17 @@ class Exchange:
             self._check_bound()
             return False
         seq = self._board.send(messages.Infer(observation))
-        self._in_flight[seq] = _Request(now, self.step)
-        self.trace.observed(seq, observation)
+        self._sent += 1
+        # Quantized only now: meanwhile the board computes.
+        self._in_flight[seq] = _Request(self._sent, now, self.step, self._bundle.to_int8(observation).tobytes())
         return True
 
     def poll(self, timeout_s: float) -> Reply | None:
         """Waits for one frame and deals with it; returns it when it is a reply that counts, else None.
 
         Raises:
-            BoardStatusError: the board refused the observation.
+            BoardStatusError: the board refused the observation, or its inference failed.
+            SilentBoardError: nothing came for three reply timeouts.
             ModelMismatchError: it rebooted and now runs another model.
             BoardRebootedError, TooManyLostError: see ``send``.
             LinkError: the cable is out.
@@ -116,8 +142,14 @@ class Exchange:
         frame = self._board.poll(timeout_s)
         if self._board.bad_frames != self._damaged:
             self._damaged = self._board.bad_frames
+            self._silence_s = 0.0
             self._on_fault("damaged", f"{self._damaged} frames so far")
-        return None if frame is None else self._sort(frame)
+        if frame is not None:
+            self._silence_s = 0.0
+            return self._sort(frame)
+        if self._in_flight and self._recovery is None:
+            self._check_silence(timeout_s)
+        return None
 
     def await_identified(self) -> None:
         """Waits until a board that rebooted has said who it is. Raises what ``poll`` raises."""
@@ -156,15 +188,45 @@ class Exchange:
         request = self._in_flight.pop(seq, None)
         if request is None:  # given up as lost before it came
             return None
+        if action.status != Status.OK:
+            raise status_error(action.status, 0, f"the board on {self._board.port} failed at an observation")
         round_trip_us = (time.perf_counter() - request.sent_s) * 1e6
+        outputs = self._outputs(request, action)
+        if outputs is None:
+            return None
         self.round_trips_us.append(round_trip_us)
         self.inferences_us.append(action.inference_us)
-        self.trace.computed(seq, action)
+        self.trace.add(action)
         if request.step != self.step:  # that control step is over
             self.late += 1
             self._on_fault("late", f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms")
             self._check_bound()
-        return Reply(action, self._spec.clip(action.action), round_trip_us)
+        if request.number < self._newest:
+            return None
+        self._newest = request.number
+        return Reply(action, outputs, round_trip_us)
+
+    def _outputs(self, request: _Request, action: Action) -> NDArray[np.float32] | None:
+        """The outputs that take effect, float32 [n_act]; None when the reply is rejected."""
+        if action.input.tobytes() != request.input:
+            self._reject(request, _other_input(request, action))
+            return None
+        if action.output.shape != self._elements.shape:
+            self._reject(request, f"it has {action.output.size} outputs, the policy {self._elements.size}")
+            return None
+        codes = action.output.astype(np.intp) - INT8_MIN
+        dequantized = self._dequantized[codes]
+        if action.action.tobytes() != dequantized.tobytes():
+            self._reject(request, f"its action is {action.action.tolist()}, its output dequantized {dequantized.tolist()}")
+            return None
+        applied: NDArray[np.float32] = self._applied[codes, self._elements]
+        return applied
+
+    def _reject(self, request: _Request, why: str) -> None:
+        self.rejected += 1
+        self.first_rejected = self.first_rejected or f"the reply of step {request.step}: {why}"
+        self._on_fault("rejected", f"the reply of step {request.step}: {why}")
+        self._check_bound()
 
     def _rebooted(self, sign: str) -> None:
         if self._recovery is not None and sign != "READY":
@@ -172,7 +234,7 @@ class Exchange:
         self.reboots += 1
         self._on_fault("reboot", f"recognized by {sign}")
         if self._asks_again:
-            self._forget_in_flight()
+            self._in_flight.clear()
         else:
             self.give_up()
         since = self._recovery.since if self._recovery is not None else None
@@ -196,23 +258,38 @@ class Exchange:
         for seq, request in list(self._in_flight.items()):
             if now - request.sent_s < older_than_s:
                 break
-            self._drop(seq)
+            del self._in_flight[seq]
             self.lost += 1
             self._on_fault("lost", f"no reply to the observation of step {request.step}")
         self._check_bound()
 
-    def _forget_in_flight(self) -> None:
-        for seq in list(self._in_flight):
-            self._drop(seq)
-
-    def _drop(self, seq: int) -> None:
-        del self._in_flight[seq]
-        self.trace.forget(seq)
+    def _check_silence(self, waited_s: float) -> None:
+        """Time spent waiting, and not time that passed: a computer that was suspended must not blame the board."""
+        if not self._silence_s:
+            self._silent_step = next(iter(self._in_flight.values())).step
+        self._silence_s += waited_s
+        if self._silence_s > SILENT_TIMEOUTS * self._reply_timeout_s * 0.99:  # a wait is rounded down
+            raise SilentBoardError(
+                f"the board on {self._board.port} stopped answering at step {self._silent_step}: nothing came for "
+                f"{self._silence_s:.3g} s",
+                "reset it; if it stops at the same step again, its firmware hangs there: see the recording",
+            )
 
     def _check_bound(self) -> None:
         if self.misses > self._max_lost:
             raise TooManyLostError(
-                f"{self.misses} control steps got no reply in time ({self.late} late, {self.lost} lost, {self.unsent} not sent), "
-                f"{self._max_lost} are allowed",
-                "look at cable, hub and load of this computer, or allow more: --max-lost",
+                f"{self.misses} control steps got no reply in time ({self.late} late, {self.lost} lost, {self.unsent} not sent, "
+                f"{self.rejected} rejected), {self._max_lost} are allowed",
+                f"its firmware computes wrongly: {self.first_rejected}"
+                if self.rejected
+                else "look at cable, hub and load of this computer, or allow more: --max-lost",
             )
+
+
+def _other_input(request: _Request, action: Action) -> str:
+    """In which way the int8 input of a reply is not that of the observation that it answers."""
+    wanted = np.frombuffer(request.input, np.int8)
+    if action.input.shape != wanted.shape:
+        return f"it has {action.input.size} inputs, the observation {wanted.size}"
+    at = int(np.flatnonzero(action.input != wanted)[0])
+    return f"its int8 input {at} is {action.input[at]}, the observation gives {wanted[at]}"

@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 3  # at one observation
 
 
 def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) -> None:
-    """Runs one episode. A step whose reply is lost holds the action in force."""
+    """Runs one episode. A step whose reply is lost or rejected holds the action in force."""
     env = episode.env
     observation = episode.begin()
     while episode.goes_on():
@@ -29,19 +29,17 @@ def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) ->
 
 
 def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeout_s: float) -> Reply | None:
-    """The reply to one observation, None when it is lost. A board that rebooted is asked again, but not for ever."""
+    """The reply to one observation, None when it is lost or rejected. A board that rebooted is asked again, but not for ever."""
     for _ in range(MAX_ATTEMPTS):
         exchange.await_identified()
         reboots = exchange.reboots
         exchange.send(observation)
         episode.report()
         deadline = time.perf_counter() + timeout_s
-        left_s = timeout_s
-        while left_s > 0 and exchange.reboots == reboots:
+        while exchange.is_waiting and (left_s := deadline - time.perf_counter()) > 0:
             reply = exchange.poll(left_s)
             if reply is not None:
                 return reply
-            left_s = deadline - time.perf_counter()
         if exchange.reboots == reboots:
             exchange.give_up()
             return None

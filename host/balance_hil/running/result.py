@@ -94,6 +94,8 @@ class RunResult:
     late: int
     lost: int
     unsent: int
+    rejected: int  # replies that were not applied, because what they say cannot be
+    first_rejected: str
     reboots: int
     held_steps: int
     longest_hold: int
@@ -126,11 +128,8 @@ class RunResult:
             reasons.append(
                 f"{check.differing} of {check.checked} outputs differ from TensorFlow Lite Micro; see where: hil compare"
             )
-        if check.input_differing or check.action_differing:
-            reasons.append(
-                f"the board quantizes {check.input_differing} and dequantizes {check.action_differing} of {check.checked} "
-                "steps otherwise than the host"
-            )
+        if self.rejected:
+            reasons.append(f"{self.rejected} replies were wrong and not applied; {self.first_rejected}")
         return Verdict(tuple(reasons))
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +156,7 @@ class RunResult:
             "late": self.late,
             "lost": self.lost,
             "unsent": self.unsent,
+            "rejected": self.rejected,
             "reboots": self.reboots,
             "held_steps": self.held_steps,
             "longest_hold_steps": self.longest_hold,
@@ -166,11 +166,6 @@ class RunResult:
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": None if check.differing is None else {"checked": check.checked, "differing": check.differing},
-            "conversions": {
-                "checked": check.checked,
-                "input_differing": check.input_differing,
-                "action_differing": check.action_differing,
-            },
             "recording": str(self.recording) if self.recording else None,
             "verdict": self.verdict.to_dict(),
         }

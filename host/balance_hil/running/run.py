@@ -52,7 +52,7 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
     Raises:
         EnvironmentMismatchError: the bundle was made for other tables of observation and action.
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
-        TooManyLostError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
+        TooManyLostError, SilentBoardError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
         RecordingError: the recording cannot be written.
         What ``open_environment`` raises.
         KeyboardInterrupt: Ctrl-C.
@@ -89,7 +89,7 @@ class _Run:
         self._patience_s = config.patience_s(board.definition.timing)
         self.exchange = Exchange(
             board,
-            env.spec,
+            bundle,
             reply_timeout_s=self._patience_s,
             max_lost=config.lost_bound(self._max_steps),
             on_fault=self._on_fault,
@@ -127,6 +127,8 @@ class _Run:
             late=exchange.late,
             lost=exchange.lost,
             unsent=exchange.unsent,
+            rejected=exchange.rejected,
+            first_rejected=exchange.first_rejected,
             reboots=exchange.reboots,
             held_steps=outcome.held_steps,
             longest_hold=outcome.longest_hold,

@@ -18,12 +18,15 @@ from balance_hil import boards
 from balance_hil.boards import Board
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine
+from balance_hil.bundle import GOLDEN as GOLDEN_FILE
 from balance_hil.bundle import INT8_MODEL, MANIFEST, Bundle, model_id
 from balance_hil.errors import BoardStatusError, ModelMismatchError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
+from balance_hil.quantize import dequantize
 from balance_hil.runtimes import load_runtime
+from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.tflite.codec import unpack
 
 from .harness import Suite, only_failure
@@ -211,10 +214,24 @@ def test_a_board_that_restarts_by_itself(suite: Suite, sabotaged: tuple[Board, S
 
 def test_a_policy_that_steers_the_wrong_way(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
     board, saboteur = sabotaged
-    saboteur.reply = on_action(lambda action: replace(action, action=-action.action))
+
+    def other_way(action: messages.Action) -> messages.Action:
+        output = np.clip(-action.output.astype(int), -128, 127).astype(np.int8)
+        return replace(action, output=output, action=dequantize(output, board.output_quant))
+
+    saboteur.reply = on_action(other_way)
     only_failure(
         suite.run(board, "test_episodes.py::test_lockstep_episodes"),
         "*AssertionError: episodes failed on the board and not in simulation with tflm: seed 10000 after*",
+    )
+
+
+def test_an_action_that_is_not_its_output(suite: Suite, sabotaged: tuple[Board, Saboteur]) -> None:
+    board, saboteur = sabotaged
+    saboteur.reply = on_action(lambda action: replace(action, action=-action.action))
+    only_failure(
+        suite.run(board, "test_episodes.py::test_lockstep_episodes"),
+        "*replies were wrong and not applied; the reply of step 0: its action is * its output dequantized *",
     )
 
 
@@ -229,8 +246,12 @@ def flipped(ppo_bundle: Bundle, tmp_path: Path) -> Bundle:
     model = bytearray(ppo_bundle.int8_model())
     model[first_weight(bytes(model))] ^= 0x40
     (folder / INT8_MODEL).write_bytes(model)
+    with np.load(folder / GOLDEN_FILE) as golden:  # a board would refuse a model that does not reproduce its vectors
+        arrays = {**golden, "output_int8": TflmModel(bytes(model)).infer_int8_batch(golden["input_int8"])}
+    np.savez(folder / GOLDEN_FILE, **arrays)
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"][INT8_MODEL] = hashlib.sha256(model).hexdigest()
+    for name in (INT8_MODEL, GOLDEN_FILE):
+        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     manifest["id"] = model_id(bytes(model))
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Bundle.load(folder)

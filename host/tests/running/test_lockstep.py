@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from balance_hil.errors import (
     CableUnpluggedError,
     EnvironmentMismatchError,
     ModelMismatchError,
+    SilentBoardError,
     TooManyLostError,
     UnknownEnvironmentError,
     UsageError,
@@ -105,12 +107,12 @@ def test_a_held_step_leaves_the_wheel_command_where_it_is(board, firmware, linea
 
 
 def test_more_losses_than_allowed_end_the_run(board, firmware, linear_bundle, tmp_path):
-    firmware.lose = range(20, 10_000)
+    firmware.lose = range(20, 10_000, 2)
     with pytest.raises(TooManyLostError, match="6 control steps got no reply in time") as caught:
         run(board, linear_bundle, config(tmp_path, max_lost=5))
     assert "--max-lost" in caught.value.hint
     back = read_recording(tmp_path / "run.mcap")
-    assert len(back) == 25
+    assert len(back) == 30
     assert back.meta["ended"].startswith("TooManyLostError: 6 control steps")
     assert kinds(back) == ["lost"] * 6
 
@@ -212,19 +214,97 @@ def test_duplicated_frames_are_harmless(firmware, linear_bundle):
     assert result.verdict.good
 
 
-def test_a_board_that_converts_otherwise_fails_the_run(firmware, linear_bundle):
+def stale():
+    """Every reply has the input, output and action of the observation before."""
+    kept = []
+
+    def change(reply):
+        kept.append(reply)
+        return kept[max(0, len(kept) - 2)]
+
+    return change
+
+
+WRONG_REPLIES = {
+    "another input": (lambda reply: replace(reply, input=(reply.input ^ 1)), "int8 input 0 is"),
+    "the observation before": (stale(), "int8 input . is"),
+    "an input too many": (lambda reply: replace(reply, input=np.append(reply.input, np.int8(0))), "it has 7 inputs"),
+    "an output too few": (lambda reply: replace(reply, output=reply.output[:1]), "it has 1 outputs, the policy 2"),
+    "an action too few": (lambda reply: replace(reply, action=reply.action[:1]), "its action is"),
+    "another output": (lambda reply: replace(reply, output=(reply.output ^ 1)), "its output dequantized"),
+    "an action out of all bounds": (lambda reply: replace(reply, action=reply.action * np.float32(1e30)), "its action is"),
+    "a slightly other action": (lambda reply: replace(reply, action=np.nextafter(reply.action, np.float32(9))), "its action is"),
+    "no number": (lambda reply: replace(reply, action=np.full(2, np.nan, np.float32)), "its action is .nan"),
+}
+
+
+@pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
+@pytest.mark.parametrize(("change", "why"), WRONG_REPLIES.values(), ids=WRONG_REPLIES)
+def test_a_wrong_reply_is_not_applied(board, firmware, linear_bundle, tmp_path, change, why, clock_kind):
     good = firmware._act
 
-    def off_by_one(request):
+    def wrong(request):
         reply = good(request)
-        return replace(reply, input=(reply.input + 1).astype(np.int8), action=reply.action * np.float32(1.001))
+        changed = change(reply)
+        return changed if firmware.inferences > 21 else reply
 
-    firmware._act = off_by_one
-    result = run(fake_board(firmware, linear_bundle), linear_bundle, config())
-    assert not any(episode.failed for episode in result.episodes)
-    assert result.tflm_check.input_differing == 200
-    assert result.tflm_check.action_differing > 0
+    firmware._act = wrong
+    result = run(board, linear_bundle, config(tmp_path, steps=40, seeds=[3], max_lost=100, clock=clock_kind))
+    back = read_recording(result.recording)
+    assert (result.rejected, result.held_steps) == (19, 19)
+    assert np.all(back.action[21:] == back.action[20]), "the last good action is held"
+    assert kinds(back) == ["rejected"] * 19
     assert not result.verdict.good
+    assert re.search(f"19 replies were wrong and not applied; the reply of step 21: .*{why}", result.verdict.line)
+    assert result.to_dict()["rejected"] == 19
+
+
+def test_too_many_wrong_replies_end_the_run_and_blame_the_firmware(board, firmware, linear_bundle):
+    good = firmware._act
+    firmware._act = lambda request: replace(good(request), action=np.float32([1e30, -1e30]))
+    with pytest.raises(TooManyLostError, match=r"4 control steps .* 4 rejected") as caught:
+        run(board, linear_bundle, config(max_lost=3))
+    assert "its firmware computes wrongly: the reply of step 0: its action is" in caught.value.hint
+
+
+@pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
+def test_an_inference_that_fails_ends_the_run(board, firmware, linear_bundle, clock_kind):
+    good = firmware._act
+    firmware._act = lambda request: replace(good(request), status=messages.Status.INFERENCE_FAILED)
+    with pytest.raises(BoardStatusError, match="failed at an observation: inference_failed"):
+        run(board, linear_bundle, config(clock=clock_kind))
+
+
+@pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
+def test_a_board_that_stops_answering_is_named_within_three_timeouts(clock, board, firmware, linear_bundle, tmp_path, clock_kind):
+    firmware.lose = range(30, 10_000)
+    ticks = []
+
+    def note(tick):
+        if tick.step <= 29:
+            ticks.append(clock.now_s)
+
+    with pytest.raises(SilentBoardError, match=r"stopped answering at step 30: nothing came for 0\.3 s"):
+        run(board, linear_bundle, config(tmp_path, reply_timeout_s=0.1, clock=clock_kind), note)
+    assert clock.now_s - ticks[-1] <= 0.3 + 0.01
+    assert read_recording(tmp_path / "run.mcap").meta["ended"].startswith("SilentBoardError")
+
+
+def test_a_computer_that_was_suspended_does_not_blame_the_board(clock, board, firmware, linear_bundle):
+    read = type(board.link).read
+    slept = []
+
+    def suspended(link, timeout_s):
+        if firmware.inferences == 30 and not slept:
+            slept.append(True)
+            clock.now_s += 60.0
+            return b""
+        return read(link, timeout_s)
+
+    board.link.read = lambda timeout_s: suspended(board.link, timeout_s)
+    result = run(board, linear_bundle, config())
+    assert slept
+    assert result.verdict.good
 
 
 def test_the_policy_runs_on_another_environment_or_robot_with_the_same_signals(board, linear_bundle, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
+from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, run
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
@@ -89,13 +90,38 @@ def test_lost_replies_hold_and_are_counted_once_their_time_is_up(clock, board, f
     assert [fault["step"] for fault in back.faults[:3]] in ([60, 61, 62], [61, 62, 63]), "given up 100 ms later"
 
 
-def test_a_board_that_stops_ends_the_run(clock, board, firmware, linear_bundle, tmp_path):
-    firmware.lose = range(50, 10_000)
+def test_more_losses_than_allowed_end_the_run(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.lose = [number for number in range(50, 10_000) if number % 4]
     with pytest.raises(TooManyLostError):
         run(board, linear_bundle, config(tmp_path, max_lost=30))
     back = read_recording(tmp_path / "run.mcap")
     assert back.meta["ended"].startswith("TooManyLostError")
-    assert 80 <= len(back) <= 110
+    assert 90 <= len(back) <= 120
+
+
+def test_a_late_reply_never_takes_effect_after_a_newer_one(clock, board, firmware, linear_bundle, tmp_path):
+    """The wire brings the reply of step 20 after that of step 21, in the middle of that step."""
+    link, kept = board.link, []
+    read = link.read
+
+    def reordered(timeout_s):
+        data = read(timeout_s)
+        if data and firmware.inferences == 21 and not kept:
+            kept.append(data)
+            return b""
+        if data and firmware.inferences == 22 and len(kept) == 1:
+            kept.append(data)
+            return data + kept[0]
+        return data
+
+    link.read = reordered
+    result = run(board, linear_bundle, config(tmp_path))
+    back = read_recording(result.recording)
+    assert (result.late, result.lost, result.held_steps) == (1, 0, 1)
+    assert [(fault["kind"], fault["step"]) for fault in back.faults] == [("late", 21)]
+    answers = dequantize(firmware.policy(quantize(back.observation[21], linear_bundle.input_quant)), linear_bundle.output_quant)
+    assert np.array_equal(back.action[21], answers)
+    assert back.input_int8[21].tolist() == quantize(back.observation[21], linear_bundle.input_quant).tolist()
 
 
 def test_a_reboot_is_recognized_and_the_run_goes_on(clock, board, firmware, linear_bundle, tmp_path):
