@@ -271,7 +271,7 @@ class Exchange:
         if self._silence_s > SILENT_TIMEOUTS * self._reply_timeout_s * 0.99:  # a wait is rounded down
             raise SilentBoardError(
                 f"the board on {self._board.port} stopped answering at step {self._silent_step}: nothing came for "
-                f"{self._silence_s:.3g} s",
+                f"{self._silence_s:.2g} s",
                 "reset it; if it stops at the same step again, its firmware hangs there: see the recording",
             )
 

@@ -110,7 +110,7 @@ def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fault", "drop=0.5", "--max-lost", "3"], "4 control steps got no reply in time"),
+        (["--fault", "drop=0.05", "--max-lost", "3"], "4 control steps got no reply in time"),
         (["--fault", "drop=1.0"], "stopped answering at step 0: nothing came for 1.5 s"),
         (["--fault", "cut=150"], "fault injection cut the cable"),
     ],
