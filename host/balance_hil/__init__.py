@@ -1,3 +1,72 @@
-"""balance_hil: train a balance policy, run it on a microcontroller and prove that it computes what the desktop computes."""
+"""Train a policy, run it on a microcontroller, and prove that the board computes what the desktop computes.
+
+    import balance_hil as hil
+
+    bundle = hil.Bundle.load("models/ppo")
+    with hil.connect("native", bundle) as board:
+        print(hil.run(board, bundle, hil.RunConfig(seeds=[1], clock="lockstep")).verdict.line)
+
+Every name is imported when it is first used. ``gymnasium.make("balance_hil:balance/Balance-v0")`` imports this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balance_hil.boards import Board as Board
+    from balance_hil.boards import connect as connect
+    from balance_hil.bundle import Bundle as Bundle
+    from balance_hil.comparing.compare import compare as compare
+    from balance_hil.environment import open_environment as open_environment
+    from balance_hil.errors import HarnessError as HarnessError
+    from balance_hil.recording import Recording as Recording
+    from balance_hil.running import RunConfig as RunConfig
+    from balance_hil.running.run import run as run
+    from balance_hil.runtimes import load_runtime as runtime
 
 __version__ = "0.1.0"
+_MODULES = {
+    "Board": "boards",
+    "Bundle": "bundle",
+    "HarnessError": "errors",
+    "Recording": "recording",
+    "RunConfig": "running",
+    "compare": "comparing.compare",
+    "connect": "boards",
+    "open_environment": "environment",
+    "run": "running",
+    "runtime": "runtimes",
+}
+__all__ = [
+    "Board",
+    "Bundle",
+    "HarnessError",
+    "Recording",
+    "RunConfig",
+    "compare",
+    "connect",
+    "open_environment",
+    "run",
+    "runtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'balance_hil' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"balance_hil.{_MODULES[name]}"), "load_runtime" if name == "runtime" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "gymnasium" in sys.modules:
+    from balance_hil.envs import register
+
+    register()  # for gymnasium.make("balance_hil:...")

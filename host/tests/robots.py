@@ -112,3 +112,78 @@ def write_robot(folder: Path, name: str, integrator: str = "Euler") -> str:
     model.write_text(MJCF.format(integrator=integrator))
     (package / "__init__.py").write_text(PACKAGE.format(model=str(model), name=name))
     return name
+
+
+REFERENCE = '''
+"""Of the public project's shape: the same ids as ours of version 1, Box(6) to Box(2), other scales, no word about itself."""
+
+import gymnasium as gym
+import numpy as np
+
+import balance_hil.envs
+
+OURS = np.array([0.35, 4.0, 80.0, 80.0, 60.0, 40.0], np.float32)
+THEIRS = np.array([1.5707964, 10.0, 150.0, 150.0, 200.0, 200.0], np.float32)
+
+
+class Env(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (6,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    metadata = {"render_modes": [], "render_fps": 200}
+    dt = 0.005
+
+    def __init__(self, render_mode=None):
+        self.inner = gym.make("balance/Balance-v0").unwrapped
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.inner.reset(seed=seed, options=options)
+        return observation * OURS / THEIRS, info
+
+    def step(self, action):
+        observation, *rest = self.inner.step(action)
+        return (observation * OURS / THEIRS, *rest)
+
+
+for name in ("Env01-v1", "Env01-v2", "Env01-v3", "Env03-v1"):
+    gym.register(name, Env, max_episode_steps=1000)
+'''
+
+
+def write_reference_project(folder: Path, name: str, ours: Path) -> Path:
+    """Writes a package of the public project's shape, and beside it a ``best_model.zip`` that balances there.
+
+    Args:
+        folder: of the package.
+        name: of the package.
+        ours: a ``policy.zip`` that balances in ``balance/Balance-v0``.
+
+    Returns:
+        The checkpoint: the same network, its first layer scaled to their observations.
+    """
+    import io
+    import zipfile
+
+    import torch
+
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(REFERENCE)
+    scales: dict[str, list[float]] = {}
+    for line in REFERENCE.splitlines():
+        if line.startswith(("OURS", "THEIRS")):
+            scales[line.split()[0]] = [float(v) for v in line.split("[")[1].split("]")[0].split(",")]
+    ratio = torch.tensor(scales["THEIRS"]) / torch.tensor(scales["OURS"])
+    target = folder / "best_model.zip"
+    with zipfile.ZipFile(ours) as source, zipfile.ZipFile(target, "w") as copy:
+        for member in source.namelist():
+            data = source.read(member)
+            if member == "policy.pth":
+                state = torch.load(io.BytesIO(data), weights_only=True)
+                for key in state:
+                    if key.endswith("_net.0.weight") and state[key].shape[1] == len(ratio):
+                        state[key] = state[key] * ratio
+                buffer = io.BytesIO()
+                torch.save(state, buffer)
+                data = buffer.getvalue()
+            copy.writestr(member, data)
+    return target

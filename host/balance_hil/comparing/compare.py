@@ -83,7 +83,11 @@ class _Explanation:
 
 
 def compare(
-    model: ModelUnderTest, config: CompareConfig, *, board: Board | None = None, on_progress: Progress = no_progress
+    model: ModelUnderTest | Bundle,
+    config: CompareConfig = CompareConfig(),
+    *,
+    board: Board | None = None,
+    on_progress: Progress = no_progress,
 ) -> Comparison:
     """Gives every runtime, and the board if there is one, the same inputs, counts what differs and says why.
 
@@ -97,6 +101,8 @@ def compare(
         ModelTooWideError: the board's messages have no room for the model's input, output or layers.
         HarnessError: the recording cannot be read, the board is lost, an input is no number.
     """
+    if isinstance(model, Bundle):
+        model = ModelUnderTest.of(model)
     if board is not None:
         _check_board(board, model, layers=config.layer_samples > 0)
     with ExitStack() as stack:

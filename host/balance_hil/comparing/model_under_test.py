@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
@@ -24,6 +25,12 @@ class ModelUnderTest:
     graph: TfliteGraph
     whole: WholeModel | None  # with its float input or output, where it has one: ``model`` and ``graph`` are its int8 core
     bundle: Bundle | None  # None: a model alone, without observations and float versions
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """The model of a bundle. Raises ModelNotInt8Error."""
+        model = bundle.int8_model()
+        return cls(path=bundle.path, id=bundle.id, model=model, graph=_int8_graph(model), whole=None, bundle=bundle)
 
     @property
     def normalization(self) -> Normalization | None:
@@ -65,20 +72,23 @@ def load_model(path: Path, output: str | None = None) -> ModelUnderTest:
         bundle = Bundle.load(path)
         if output is not None:
             raise UsageError("--output chooses an output of a .tflite; a bundle has one", "leave it out")
-        return _model(path, bundle.int8_model(), bundle)
+        return ModelUnderTest.of(bundle)
     try:
         model = path.read_bytes()
     except OSError as exc:
         raise BundleError(f"{path} cannot be read: {exc.strerror}", "check its permissions") from exc
     try:
-        return _model(path, select_output(model, output), None)
+        return _file(path, select_output(model, output))
     except BundleError as exc:
         raise BundleError(f"{path}: {exc.message}", exc.hint) from exc
 
 
-def _model(path: Path, model: bytes, bundle: Bundle | None) -> ModelUnderTest:
-    model, whole = int8_core(model) if bundle is None else (model, None)
+def _file(path: Path, model: bytes) -> ModelUnderTest:
+    model, whole = int8_core(model)
+    return ModelUnderTest(path=path, id=model_id(model), model=model, graph=_int8_graph(model), whole=whole, bundle=None)
+
+
+def _int8_graph(model: bytes) -> TfliteGraph:
     graph = read_graph(model)
     _ = graph.input_quant, graph.output_quant  # raise ModelNotInt8Error here, before anything is loaded
-    identity = bundle.id if bundle else model_id(model)
-    return ModelUnderTest(path=path, id=identity, model=model, graph=graph, whole=whole, bundle=bundle)
+    return graph

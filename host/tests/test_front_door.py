@@ -1,0 +1,69 @@
+"""The ten names of the front door, and the page about them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import balance_hil as hil
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words, cwd=None):
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd)
+
+
+def test_every_name_is_there_and_documented():
+    assert set(hil.__all__) <= set(dir(hil))
+    for name in hil.__all__:
+        assert getattr(hil, name).__doc__
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Bord'"):
+        _ = hil.Bord
+
+
+def test_importing_it_imports_nothing_heavy():
+    heavy = ("numpy", "mujoco", "gymnasium", "torch", "tensorflow", "serial")
+    code = f"import sys, balance_hil; print([m for m in {heavy} if m in sys.modules])"
+    assert run("-c", code).stdout.strip() == "[]"
+
+
+def test_stages_do_not_hide_the_functions():
+    stages = "import balance_hil.running, balance_hil.comparing.compare"
+    code = f"{stages}\nimport balance_hil as h\nprint(callable(h.run), callable(h.compare))"
+    assert run("-c", code).stdout.split() == ["True", "True"]
+
+
+def test_gymnasium_finds_the_environments_by_the_module():
+    result = run("-c", "import gymnasium; print(gymnasium.make('balance_hil:balance/Balance-v0').unwrapped)")
+    assert "BalanceEnv" in result.stdout, result.stderr
+
+
+def test_the_page_is_that_of_the_docstrings():
+    result = run(str(ROOT / "docs" / "generate_api.py"), "--check")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_an_example_is_short_and_runs(example, ppo_bundle, tmp_path):
+    file = ROOT / "examples" / example
+    assert len(file.read_text().splitlines()) <= 30
+    arguments = {
+        "campaign_over_seeds.py": [str(ppo_bundle.path), "native", "1"],
+        "compare_a_board.py": [str(ppo_bundle.path), "native"],
+        "own_runtime.py": [str(ppo_bundle.path)],
+    }
+    result = run(str(file), *arguments.get(example, []), cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_environment_of_the_example_is_a_plant(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    with hil.open_environment("own_environment:Hover-v0") as env:
+        assert [signal.unit for signal in env.spec.observation] == ["m", "m/s"]
+        env.reset(1)
+        assert not env.failed(*env.step(None)[2:])
