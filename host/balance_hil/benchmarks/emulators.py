@@ -25,7 +25,7 @@ from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflite import KERNELS, LITERT, TENSORFLOW
 from balance_hil.testing.synthetic_models import actor
-from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, TENSORFLOW_SUBJECTS, Subject, random_inputs
+from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, TENSORFLOW_RUNTIMES, RuntimeUnderTest, random_inputs
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 BUNDLES = ("ppo", "sac", "td3", "ddpg", "a2c")
@@ -41,11 +41,11 @@ def run() -> list[dict[str, Any]]:
     models = {f"models/{bundle}": Bundle.load(MODELS / bundle).int8_model() for bundle in BUNDLES}
     for activation in ("RELU", "TANH"):
         models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
-    subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if find_spec("tensorflow") else ())
+    subjects = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
     return [row for name, model in models.items() for subject in subjects for row in _subject(subject, name, model)]
 
 
-def _subject(subject: Subject, title: str, model: bytes) -> list[dict[str, Any]]:
+def _subject(subject: RuntimeUnderTest, title: str, model: bytes) -> list[dict[str, Any]]:
     graph = read_graph(model)
     inputs = random_inputs(ROWS_TOGETHER, graph.n_obs, 0)
     few = inputs[:ROWS_ONE_BY_ONE]
@@ -82,10 +82,10 @@ def _rates(ways: Sequence[Way], rows: Sequence[int]) -> list[float]:
     return [count / min(seen[1:]) for count, seen in zip(rows, times, strict=True)]
 
 
-def _row_by_row(subject: Subject, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
+def _row_by_row(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
     """The loop over ``rows`` with nothing but the interpreter's own functions; copies ``tensors`` of each row."""
     results = [np.empty((len(rows), graph.tensors[tensor].size), np.int8) for tensor in tensors]
-    load = _micro if subject in LITERT_SUBJECTS and subject.name == "tflm" else _lite
+    load = _micro if subject in LITERT_RUNTIMES and subject.name == "tflm" else _lite
     set_input, invoke, get = load(subject, model, graph, preserve=len(tensors) > 1)
 
     def loop() -> list[Int8Array]:
@@ -99,9 +99,9 @@ def _row_by_row(subject: Subject, model: bytes, graph: TfliteGraph, tensors: Seq
     return loop
 
 
-def _lite(subject: Subject, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+def _lite(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
     """What sets the input, invokes and gets a tensor of TensorFlow Lite's interpreter."""
-    package = TENSORFLOW if subject in TENSORFLOW_SUBJECTS else LITERT
+    package = TENSORFLOW if subject in TENSORFLOW_RUNTIMES else LITERT
     kernels = KERNELS["int8-" + subject.name.removeprefix("tf2.19 ").removeprefix("int8-")]
     with captured_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
@@ -117,7 +117,7 @@ def _lite(subject: Subject, model: bytes, graph: TfliteGraph, preserve: bool) ->
     return lambda row: set_tensor(index, row), interpreter.invoke, interpreter.get_tensor
 
 
-def _micro(subject: Subject, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+def _micro(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
     """The same of TensorFlow Lite Micro's."""
     from tflite_micro.python.tflite_micro import runtime
 

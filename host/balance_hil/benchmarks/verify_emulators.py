@@ -21,10 +21,10 @@ from balance_hil.comparing.attribution import Observed, attribute
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.testing.verify_emulators import (
-    LITERT_SUBJECTS,
-    TENSORFLOW_SUBJECTS,
+    LITERT_RUNTIMES,
+    TENSORFLOW_RUNTIMES,
     Agreement,
-    Subject,
+    RuntimeUnderTest,
     agreement,
     converted_models,
     random_inputs,
@@ -42,7 +42,7 @@ DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
 def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
     """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
-    subjects = LITERT_SUBJECTS + (TENSORFLOW_SUBJECTS if converted else ())
+    subjects = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted else ())
     totals = {subject.name: Agreement(0, 0, 0, 0) for subject in subjects}
     attributed: Counter[str] = Counter()
     models = [*converted_models(converted), *synthetic_models(synthetic)]
@@ -65,7 +65,7 @@ def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
     sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()) or attributed[UNEXPLAINED] > 0)
 
 
-def _attributed(subjects: tuple[Subject, ...], model: bytes, rows: Int8Array) -> Counter[str]:
+def _attributed(subjects: tuple[RuntimeUnderTest, ...], model: bytes, rows: Int8Array) -> Counter[str]:
     """Differing outputs over all pairs of runtimes, those of each cause, and those without one."""
     graph = read_graph(model)
     seen = [
@@ -79,7 +79,7 @@ def _attributed(subjects: tuple[Subject, ...], model: bytes, rows: Int8Array) ->
     return counts
 
 
-def _table(subjects: tuple[Subject, ...], totals: dict[str, Agreement], models: int) -> Table:
+def _table(subjects: tuple[RuntimeUnderTest, ...], totals: dict[str, Agreement], models: int) -> Table:
     table = Table("runtime", "emulator", title=f"{models} models; layer values with equal layer inputs")
     for heading in ("outputs", "differing", "layer values", "differing"):
         table.add_column(heading, justify="right")

@@ -203,28 +203,21 @@ def _attribute_block(emulators: _Emulators, inputs: Int8Array, a: Observed, b: O
 
 def _joined(a: Attribution, b: Attribution) -> Attribution:
     """Of two blocks: everything is a count, but for the largest difference."""
-    return replace(
-        a,
-        inputs=a.inputs + b.inputs,
-        outputs=a.outputs + b.outputs,
-        differing=a.differing + b.differing,
-        causes=_sum(a.causes, b.causes),
-        unexplained=a.unexplained + b.unexplained,
-        layers=tuple(_joined_layers(x, y) for x, y in zip(a.layers, b.layers, strict=True)),
+    layers = tuple(
+        replace(
+            _added(x, y, "values", "differing", "propagated", "unexplained"),
+            new=_sum(x.new, y.new),
+            max_new_lsb=max(x.max_new_lsb, y.max_new_lsb),
+            new_channels=tuple(map(sum, zip(x.new_channels, y.new_channels, strict=True))),
+        )
+        for x, y in zip(a.layers, b.layers, strict=True)
     )
+    joined: Attribution = _added(a, b, "inputs", "outputs", "differing", "unexplained")
+    return replace(joined, causes=_sum(a.causes, b.causes), layers=layers)
 
 
-def _joined_layers(a: LayerAttribution, b: LayerAttribution) -> LayerAttribution:
-    return replace(
-        a,
-        values=a.values + b.values,
-        differing=a.differing + b.differing,
-        new=_sum(a.new, b.new),
-        propagated=a.propagated + b.propagated,
-        unexplained=a.unexplained + b.unexplained,
-        max_new_lsb=max(a.max_new_lsb, b.max_new_lsb),
-        new_channels=tuple(x + y for x, y in zip(a.new_channels, b.new_channels, strict=True)),
-    )
+def _added(a: Any, b: Any, *counts: str) -> Any:
+    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in counts})
 
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
-from balance_hil.runtimes.emulated import Variant
 
 ROLLOUT, GOLDEN = "rollout", "golden"
 OBSERVATION_SOURCES = (ROLLOUT, GOLDEN)
@@ -66,20 +65,6 @@ class CompareConfig:
             raise UsageError(
                 f"no such source of observations: {self.observations}", f"choose from {', '.join(OBSERVATION_SOURCES)}"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Explanation:
-    """What the emulators say of the samples; empty where they lack an operator of the model."""
-
-    arithmetics: Mapping[str, Identification]  # by runtime
-    pairs: Mapping[tuple[str, str], PairAttribution]
-    missing: str = ""  # why there is nothing here
-
-    def variant(self, runtime: str) -> Variant | None:
-        """The one that a runtime computes like, None where that is not known."""
-        found = self.arithmetics.get(runtime)
-        return found.variant if found else None
 
 
 def compare(
@@ -113,20 +98,24 @@ def compare(
         everyone = [*runtimes, board.as_runtime()] if board else runtimes
         separating = _separating(model, config.seed) if board and config.layer_samples else None
         samples = collect(everyone, inputs, layer_samples=config.layer_samples, separating=separating, on_progress=on_progress)
-        explanation = _explain(model, samples, on_progress)
+        arithmetics, attributions, not_attributed = _explain(model, samples, on_progress)
         inspection = None
         if board is not None:
             recorded = spread(inputs.observations[inputs.random :], BOARD_IO_SAMPLES)
-            inspection = inspect_board(board, model, recorded, explanation.variant(BOARD), config.seed)
-        float_io = _float_io(model, runtimes, explanation, config.seed)
+            known = arithmetics[BOARD].variant if arithmetics else None
+            inspection = inspect_board(board, model, recorded, known, config.seed)
+        float_io: tuple[IoDifference, ...] = ()
+        if model.whole is not None:
+            probes = probe_observations(model.graph.input_quant, model.graph.n_obs, seed=config.seed)
+            float_io = compare_float_io(model.whole, [r for r in runtimes if isinstance(r, Int8Runtime)], arithmetics, probes)
     return summarize(
         samples,
         model_id=model.id,
         board=board.info.board if board else None,
         skipped=skipped,
-        arithmetics=explanation.arithmetics,
-        attributions=explanation.pairs,
-        not_attributed=explanation.missing,
+        arithmetics=arithmetics,
+        attributions=attributions,
+        not_attributed=not_attributed,
         inspection=inspection,
         float_io=float_io,
     )
@@ -231,20 +220,13 @@ def _separating(model: ModelUnderTest, seed: int) -> Int8Array | None:
         return None
 
 
-def _explain(model: ModelUnderTest, samples: Samples, report: Progress) -> _Explanation:
+def _explain(
+    model: ModelUnderTest, samples: Samples, report: Progress
+) -> tuple[Mapping[str, Identification], Mapping[tuple[str, str], PairAttribution], str]:
+    """The arithmetic of each runtime, the causes of each pair's differences; empty, and why, where an emulator is missing."""
     try:
         arithmetics = identify_all(model.graph, samples)
         variants = {name: found.closest.variant for name, found in arithmetics.items()}
-        return _Explanation(arithmetics=arithmetics, pairs=attribute_pairs(model.graph, samples, variants, report))
+        return arithmetics, attribute_pairs(model.graph, samples, variants, report), ""
     except UnsupportedOperatorError as exc:
-        return _Explanation(arithmetics={}, pairs={}, missing=exc.message)
-
-
-def _float_io(
-    model: ModelUnderTest, runtimes: Sequence[Runtime], explanation: _Explanation, seed: int
-) -> tuple[IoDifference, ...]:
-    if model.whole is None:
-        return ()
-    variants = {name: found.closest.variant for name, found in explanation.arithmetics.items()}
-    observations = probe_observations(model.graph.input_quant, model.graph.n_obs, seed=seed)
-    return compare_float_io(model.whole, [r for r in runtimes if isinstance(r, Int8Runtime)], variants, observations)
+        return {}, {}, exc.message

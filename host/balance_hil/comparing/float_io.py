@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.comparison import REFERENCE, IoDifference
+from balance_hil.comparing.identification import Identification
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Runtime
 from balance_hil.runtimes.emulated import Variant
@@ -24,22 +25,21 @@ from balance_hil.tflite.graph import Operator
 
 
 def compare_float_io(
-    whole: WholeModel, runtimes: Sequence[Int8Runtime], variants: Mapping[str, Variant], observations: Float32Array
+    whole: WholeModel, runtimes: Sequence[Int8Runtime], arithmetics: Mapping[str, Identification], observations: Float32Array
 ) -> tuple[IoDifference, ...]:
-    """One entry for each desktop runtime.
+    """One entry for each desktop runtime whose arithmetic is known.
 
     Args:
         whole: the model with its float input or output.
         runtimes: with the core in them.
-        variants: by runtime, the arithmetic that was identified.
+        arithmetics: by runtime.
         observations: float32 [n, n_obs], with ties.
 
     Raises:
         UnsupportedOperatorError: a runtime cannot run the whole model.
     """
-    return tuple(
-        _difference(whole, runtime, variants[runtime.name], observations) for runtime in runtimes if runtime.name in variants
-    )
+    known = [(runtime, arithmetics[runtime.name].closest.variant) for runtime in runtimes if runtime.name in arithmetics]
+    return tuple(_difference(whole, runtime, variant, observations) for runtime, variant in known)
 
 
 def _difference(whole: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> IoDifference:

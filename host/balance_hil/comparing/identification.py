@@ -134,20 +134,8 @@ def identify_by_outputs(
     runtime: str, graph: TfliteGraph, inputs: Int8Array, outputs: Int8Array, candidates: Iterable[Variant] | None = None
 ) -> Identification:
     """The same from final outputs, int8 [n, n_act], alone: for a runtime that shows no layers. It needs more samples."""
-    last = graph.operators[-1]
-    emulators = [EmulatedRuntime(graph, variant) for variant in (family() if candidates is None else candidates)]
-    scores = []
-    for emulator in emulators:
-        mismatches = int(np.count_nonzero(emulator.infer_int8_batch(inputs) != outputs))
-        scores.append(
-            Score(
-                variant=emulator.variant,
-                mismatches=mismatches,
-                values=outputs.size,
-                first_op=last.index if mismatches else None,
-            )
-        )
-    return _verdict(runtime, len(inputs), emulators, scores)
+    last = next(operator for operator in graph.operators if graph.output.index in operator.outputs)
+    return identify(runtime, graph, inputs, [LayerTensor(last.index, last.name, outputs)], candidates)
 
 
 def separating_inputs(

@@ -25,6 +25,8 @@ from balance_hil.comparing.identification import Identification
 from balance_hil.comparing.samples import Samples
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 
+_REASONS = ("new", "propagated", "unexplained", "max_new_lsb", "new_channels")  # fields of LayerAttribution and LayerDifference
+
 
 def summarize(
     samples: Samples,
@@ -140,11 +142,7 @@ def _layer_differences(samples: Samples, attributions: Mapping[tuple[str, str], 
                 differing=int(np.count_nonzero(distance)),
                 max_lsb=int(distance.max(initial=0)),
                 channels=tuple(int(n) for n in np.count_nonzero(distance, axis=0)),
-                new=dict(reason.new) if reason else None,
-                propagated=reason.propagated if reason else None,
-                unexplained=reason.unexplained if reason else None,
-                max_new_lsb=reason.max_new_lsb if reason else None,
-                new_channels=reason.new_channels if reason else None,
+                **({name: getattr(reason, name) for name in _REASONS} if reason else {}),
             )
 
 

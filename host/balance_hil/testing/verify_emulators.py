@@ -30,7 +30,7 @@ from balance_hil.testing.synthetic_models import actor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class RuntimeUnderTest:
     """A real runtime and the variant that must equal it."""
 
     name: str
@@ -38,16 +38,20 @@ class Subject:
     make: Callable[[bytes], Int8Runtime]
 
 
-LITERT_SUBJECTS = (
-    Subject(name="tflm", variant=rules.TFLM, make=TflmRuntime),
-    Subject(name="int8-xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m)),
-    Subject(name="int8-builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m)),
-    Subject(name="int8-reference", variant=rules.REFERENCE, make=lambda m: TfliteInt8Runtime("int8-reference", m)),
+LITERT_RUNTIMES = (
+    RuntimeUnderTest(name="tflm", variant=rules.TFLM, make=TflmRuntime),
+    RuntimeUnderTest(name="int8-xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m)),
+    RuntimeUnderTest(name="int8-builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m)),
+    RuntimeUnderTest(name="int8-reference", variant=rules.REFERENCE, make=lambda m: TfliteInt8Runtime("int8-reference", m)),
 )
-TENSORFLOW_SUBJECTS = (
-    Subject(name="tf2.19 xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m, TENSORFLOW)),
-    Subject(name="tf2.19 builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m, TENSORFLOW)),
-    Subject(
+TENSORFLOW_RUNTIMES = (
+    RuntimeUnderTest(
+        name="tf2.19 xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m, TENSORFLOW)
+    ),
+    RuntimeUnderTest(
+        name="tf2.19 builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m, TENSORFLOW)
+    ),
+    RuntimeUnderTest(
         name="tf2.19 reference",
         variant=rules.REFERENCE_TF_2_19,
         make=lambda m: TfliteInt8Runtime("int8-reference", m, TENSORFLOW),

@@ -21,7 +21,7 @@ from balance_hil.runtimes.emulated.rules import (
     XNNPACK,
 )
 from balance_hil.testing.synthetic_models import actor
-from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, random_inputs
+from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, random_inputs
 from balance_hil.tflite.graph import read_graph
 
 MODEL = actor((6, 32, 24, 2), "TANH", per_channel=True, seed=2)
@@ -43,7 +43,7 @@ def test_a_known_arithmetic_is_named_from_layers(variant):
     assert f"{found.closest.values} values on 1500 inputs" in found.verdict
 
 
-@pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("subject", LITERT_RUNTIMES, ids=lambda s: s.name)
 def test_a_real_runtime_is_among_the_candidates_left(subject):
     runtime = subject.make(MODEL)
     by_layers = identify(subject.name, GRAPH, INPUTS[:500], runtime.layers_int8_batch(INPUTS[:500]))

@@ -18,11 +18,11 @@ from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Varia
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, TFLM_FIRST_SCALE
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
-from balance_hil.testing.verify_emulators import LITERT_SUBJECTS, agreement, random_inputs
+from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, agreement, random_inputs
 from balance_hil.tflite.codec import edit
 from balance_hil.tflite.graph import read_graph
 
-SUBJECTS = pytest.mark.parametrize("subject", LITERT_SUBJECTS, ids=lambda s: s.name)
+SUBJECTS = pytest.mark.parametrize("subject", LITERT_RUNTIMES, ids=lambda s: s.name)
 ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
 
 
@@ -239,7 +239,7 @@ def test_deep_layers_are_summed_exactly():
     bias = build.tensor((2,), (0.0002, 0.0004), data=np.array([-1, 12345], np.int32), kind="INT32")
     model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
     inputs = random_inputs(1100, 2000, 2)
-    for subject in LITERT_SUBJECTS:
+    for subject in LITERT_RUNTIMES:
         _assert_equal(subject, model, inputs)
 
 
