@@ -12,7 +12,16 @@ import click
 
 from balance_hil import __version__
 from balance_hil.cli.console import print_error
-from balance_hil.errors import HarnessError
+from balance_hil.errors import (
+    ExportError,
+    HarnessError,
+    SimulationDivergedError,
+    TooManyLostError,
+    TrainingError,
+    UnknownBoardError,
+    UnknownEnvironmentError,
+    UsageError,
+)
 
 COMMANDS = {
     "train": "train a policy",
@@ -30,6 +39,24 @@ COMMANDS = {
     "bench": "side-by-side benchmarks",
     "doctor": "check the installation and say what to install",
 }
+
+
+GOOD, BAD, WRONG_USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+# Bad: what was tried is not good. Everything that is not listed is missing or broken here: a port, a board, a file, an extra.
+_STATUSES: dict[type[HarnessError], int] = {
+    ExportError: BAD,
+    SimulationDivergedError: BAD,
+    TooManyLostError: BAD,
+    TrainingError: BAD,
+    UnknownBoardError: WRONG_USAGE,
+    UnknownEnvironmentError: WRONG_USAGE,
+    UsageError: WRONG_USAGE,
+}
+
+
+def exit_status(error: HarnessError) -> int:
+    """Exit status of a command that ended with ``error``."""
+    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), MISSING)
 
 
 class _LazyGroup(click.Group):
@@ -53,6 +80,8 @@ def hil() -> None:
     """Train a balance policy, run it on a microcontroller, compare every bit.
 
     Each command takes --help. Errors go to stderr as "error:" and "hint:"; --json prints one JSON document on stdout.
+
+    Exit status: 0 good, 1 a bad verdict, 2 wrong usage, 3 something is missing or broken here, 130 interrupted.
     """
 
 
@@ -60,13 +89,11 @@ def main() -> None:
     """Entry point: runs ``hil`` and turns errors into messages and an exit status."""
     try:
         hil(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
     except click.ClickException as exc:
         print_error(exc.format_message(), "see the options: hil --help, or hil COMMAND --help")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(WRONG_USAGE)
     except HarnessError as exc:
         print_error(exc.message, exc.hint)
-        sys.exit(1)
+        sys.exit(exit_status(exc))

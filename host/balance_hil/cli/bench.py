@@ -31,7 +31,7 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "rows": rows})
     else:
-        console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
+        console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
         console.print(_table(rows))
 
 

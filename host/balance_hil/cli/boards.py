@@ -75,7 +75,6 @@ def _print_ports(ports: Sequence[SerialPort], boards: Sequence[BoardDefinition])
         if not port.accessible:
             stderr.print(
                 f"you may not open {port.device}: sudo usermod -aG {port.group or 'dialout'} $USER, then log in again",
-                markup=False,
                 soft_wrap=True,
             )
 
@@ -89,9 +88,9 @@ def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
     stdout.print(table)
     for board in boards:
         if board["missing"]:
-            stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", markup=False, soft_wrap=True)
+            stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", soft_wrap=True)
     if not boards:
-        stderr.print(f"no board has a file in {definitions_folder()}", markup=False, soft_wrap=True)
+        stderr.print(f"no board has a file in {definitions_folder()}", soft_wrap=True)
 
 
 def _state(board: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def _refuse_other_options() -> None:
 
 
 def _say(line: str) -> None:
-    stderr.print(line, markup=False)
+    stderr.print(line)
 
 
 def _print(result: ClosedLoop) -> None:
@@ -118,7 +118,7 @@ def _print(result: ClosedLoop) -> None:
         stdout.print(table)
     stdout.print()
     _print_notes(result)
-    stdout.print(result.verdict, style="bold red" if result.differs else "bold green", soft_wrap=True, markup=False)
+    stdout.print(result.verdict, style="bold red" if result.differs else "bold green", soft_wrap=True)
 
 
 def _print_notes(result: ClosedLoop) -> None:
@@ -128,7 +128,7 @@ def _print_notes(result: ClosedLoop) -> None:
     if bound is not None:
         notes.append(f"in no episode one alone failed: with 95 % confidence at most {bound:.1%} of all episodes are")
     for note in (*notes, f"method: {METHOD}"):
-        stdout.print(note, soft_wrap=True, markup=False)
+        stdout.print(note, soft_wrap=True)
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

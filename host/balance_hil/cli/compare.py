@@ -82,7 +82,7 @@ def command(
         result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
         save_picture(result, picture)
-        stderr.print(f"wrote {picture}", markup=False)
+        stderr.print(f"wrote {picture}")
     if as_json:
         print_json(result.to_dict())
     else:

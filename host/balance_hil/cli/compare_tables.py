@@ -38,12 +38,12 @@ def print_comparison(result: Comparison, layers: bool) -> None:
         stdout.print(table, soft_wrap=True)
     stdout.print()
     for name, why in result.skipped.items():
-        stderr.print(f"skipped {name}: {why}", markup=False, soft_wrap=True)
+        stderr.print(f"skipped {name}: {why}", soft_wrap=True)
     for line in _sentences(result):
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(line, soft_wrap=True)
     verdict = result.verdict
     line, style = (f"PASS: {result.summary}", "bold green") if verdict.good else (verdict.line, "bold red")
-    stdout.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    stdout.print(line, style=style, highlight=False, soft_wrap=True)
 
 
 def _sentences(result: Comparison) -> list[str]:

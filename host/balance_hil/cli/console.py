@@ -8,16 +8,23 @@ from typing import Any
 
 from rich.console import Console
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# No markup: names, paths and hints like "balance-hil[int8]" come from outside and are printed as they are.
+stdout = Console(highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
 
 
 def print_error(message: str, hint: str) -> None:
     """Prints the two lines of an error to stderr."""
-    stderr.print("[bold red]error:[/] ", end="")
-    stderr.print(message, markup=False, soft_wrap=True)
-    stderr.print("[bold cyan]hint:[/]  ", end="")
-    stderr.print(hint, markup=False, soft_wrap=True)
+    stderr.print("error: ", style="bold red", end="")
+    stderr.print(message, soft_wrap=True)
+    stderr.print("hint:  ", style="bold cyan", end="")
+    stderr.print(hint, soft_wrap=True)
+
+
+def print_warning(message: str) -> None:
+    """Prints a warning to stderr."""
+    stderr.print("warning: ", style="bold yellow", end="")
+    stderr.print(message, soft_wrap=True)
 
 
 def print_json(document: dict[str, Any]) -> None:

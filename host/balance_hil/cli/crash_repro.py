@@ -73,12 +73,11 @@ def rerun_episode(path: Path, as_json: bool) -> int:
         table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))
     stdout.print(table)
     if result.robot:
-        stdout.print(f"robot: {json.dumps(result.robot)}", soft_wrap=True, markup=False)
+        stdout.print(f"robot: {json.dumps(result.robot)}", soft_wrap=True)
     stdout.print(
         f"step {len(result.moments)} of {crash_repro.environment}: {result.error or 'nothing went wrong'}",
         soft_wrap=True,
-        markup=False,
     )
     if not repeats:
-        stdout.print(f"recorded: {crash_repro.message}", soft_wrap=True, markup=False)
+        stdout.print(f"recorded: {crash_repro.message}", soft_wrap=True)
     return 0 if repeats else 1

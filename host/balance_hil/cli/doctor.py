@@ -6,17 +6,18 @@ import sys
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from balance_hil.cli.console import print_json, stdout
 from balance_hil.doctor import Check, is_healthy, run_checks
 
-MARKS = {"ok": "[green]ok[/]", "missing": "[bold red]missing[/]", "optional": "[yellow]optional[/]"}
+STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(as_json: bool) -> None:
-    """Check the installation and say what to install. Exit status 0 when the main job can run."""
+    """Check the installation and say what to install. Exit status 0 when the main job can run, 3 when not."""
     checks = run_checks()
     healthy = is_healthy(checks)
     if as_json:
@@ -24,7 +25,7 @@ def command(as_json: bool) -> None:
     else:
         stdout.print(_table(checks))
         stdout.print("everything that hil run needs is there" if healthy else "hil run cannot work yet: cure what is missing")
-    sys.exit(0 if healthy else 1)
+    sys.exit(0 if healthy else 3)
 
 
 def _table(checks: list[Check]) -> Table:
@@ -32,5 +33,5 @@ def _table(checks: list[Check]) -> Table:
     for heading in ("check", "state", "found", "cure"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(check.name, MARKS[check.state], check.found, check.hint)
+        table.add_row(check.name, Text(check.state, STYLES[check.state]), check.found, check.hint)
     return table

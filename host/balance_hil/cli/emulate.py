@@ -39,14 +39,14 @@ def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | Non
         engine=engine,
         watchdog_ms=watchdog_ms,
         fault=fault,
-        progress=lambda line: stderr.print(line, markup=False),
+        progress=lambda line: stderr.print(line),
     )
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:
             sys.stdout.write(f"{name}\n")  # the one line of data
             sys.stdout.flush()
-            stderr.print(f"{board} runs {policy}; Ctrl-C ends it", markup=False)
+            stderr.print(f"{board} runs {policy}; Ctrl-C ends it")
             raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
 
 

@@ -155,7 +155,12 @@ def _with_progress(
 ) -> list[EpisodeMetrics]:
     limit = require_control_steps(opened.environment, steps)
     spec = opened.environment.spec
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     if show_io:
         print(_io_header(spec))
     with Progress(*columns, console=stderr, transient=True, disable=show_io) as bars:
@@ -215,7 +220,7 @@ def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: s
         table.add_column(Text(heading), justify="right")
     for result in results:
         numbers = (f"{result.metrics[metric.name]:.4g}" for metric in metrics)
-        table.add_row(str(result.seed), str(result.steps), "[bold red]yes[/]" if result.failed else "no", *numbers)
+        table.add_row(str(result.seed), str(result.steps), Text("yes", "bold red") if result.failed else "no", *numbers)
     table.add_section()
     table.add_row("all", str(summary.steps), str(summary.failed), *(f"{value:.4g}" for value in summary.metrics.values()))
     stdout.print(table)
@@ -226,6 +231,5 @@ def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: s
         if verdict.good
         else verdict.line,
         style="bold green" if verdict.good else "bold red",
-        markup=False,
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
@@ -52,7 +53,7 @@ def _with_progress(config: RobustnessConfig) -> RobustnessTable:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim"),
+        TextColumn("{task.description}", style="dim", markup=False),
     )
     with kept_for_replay("evaluate"), Progress(*columns, console=stderr, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
@@ -70,7 +71,7 @@ def _print(table: RobustnessTable) -> None:
         for cell in cells:
             numbers = " ".join(f"{metric.value:.3g}" for metric in cell.metrics.values())
             text = f"{show_share(cell.success_rate)}  {numbers}"
-            row.append(text if cell.success_rate.value >= ENOUGH else f"[bold red]{text}[/]")
+            row.append(text if cell.success_rate.value >= ENOUGH else Text(text, "bold red"))
         shown.add_row(each.title, *row)
     stdout.print(shown)
     stdout.print(

@@ -28,7 +28,7 @@ def command(bundle: Path, board: str, port: str | None, engine: str | None, forc
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
     config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, force=force)
-    result = flashing.flash(config, lambda line: stderr.print(line, markup=False, soft_wrap=True))
+    result = flashing.flash(config, lambda line: stderr.print(line, soft_wrap=True))
     if as_json:
         print_json(_document(result, config.bundle))
         return
@@ -36,7 +36,6 @@ def command(bundle: Path, board: str, port: str | None, engine: str | None, forc
     stdout.print(
         f"{result.board} on {result.port} {what} policy {result.info.model_id} with the engine {result.info.engine} "
         f"(firmware {result.info.firmware_commit}), {result.wall_s:.1f} s",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import print_json, print_warning, stderr, stdout
 from balance_hil.envs.balance.identify import Identification, identify, read_log
 from balance_hil.envs.balance.identify.output import draw_residuals, write_options
 
@@ -38,7 +38,7 @@ def command(log: Path, output: Path | None, plot: Path | None, as_json: bool) ->
         stdout.print(f"{result.samples} measured speeds, residual {result.residual_rms_rad_s:.3g} rad/s RMS")
     for parameter in result.parameters:
         if not parameter.determined:
-            stderr.print(f"[bold yellow]warning:[/] this log does not determine {parameter.name}", soft_wrap=True)
+            print_warning(f"this log does not determine {parameter.name}")
     if output:
         stderr.print(f"wrote {output}; use it: hil evaluate models/ppo --options {output}", soft_wrap=True)
     if plot:

@@ -25,7 +25,7 @@ class PolicyType(click.ParamType[Path]):
         if len(path.parts) == 1 and not path.suffix and not path.exists():
             raise no_such_bundle(path)
         if path.parent == POLICIES and Path(value) != path and (MODELS / path.name).is_dir():
-            stderr.print(f"{value} is your {path}; the shipped one is {MODELS / path.name}", markup=False, soft_wrap=True)
+            stderr.print(f"{value} is your {path}; the shipped one is {MODELS / path.name}", soft_wrap=True)
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

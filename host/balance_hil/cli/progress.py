@@ -11,7 +11,7 @@ class ProgressBars(Progress):
     """One bar on stderr for each thing that a stage reports: call it with what is running, how much is done, and of how much."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         super().__init__(*columns, console=stderr, transient=True)
         self._bars: dict[str, TaskID] = {}
 

@@ -59,9 +59,7 @@ def command(
         subject: Runtime | Board
         if board is not None:
             subject = stack.enter_context(
-                connect(
-                    board, policy, port=port, baud=baud, engine=engine, progress=lambda line: stderr.print(line, markup=False)
-                )
+                connect(board, policy, port=port, baud=baud, engine=engine, progress=lambda line: stderr.print(line))
             )
         else:
             assert runtime is not None  # one of the two is there
@@ -76,7 +74,7 @@ def command(
 
 
 def _say(line: str) -> None:
-    stderr.print(line, markup=False)
+    stderr.print(line)
 
 
 def _print(result: Replay) -> None:
@@ -86,7 +84,6 @@ def _print(result: Replay) -> None:
         f"{before['clock']} on {before['board']} ({before['engine']} {before['engine_version']}, "
         f"firmware {before['firmware_commit']}); {result.held} held, {result.late} with a late reply",
         soft_wrap=True,
-        markup=False,
     )
     title = f"{result.rows[0].a} against {result.rows[0].b}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -101,8 +98,8 @@ def _print(result: Replay) -> None:
     stdout.print()
     for row in result.rows:
         if row.first is not None:
-            stdout.print(_first(row.what, row.first), soft_wrap=True, markup=False)
-    stdout.print(result.verdict, style="bold green" if result.equal else "bold red", soft_wrap=True, markup=False)
+            stdout.print(_first(row.what, row.first), soft_wrap=True)
+    stdout.print(result.verdict, style="bold green" if result.equal else "bold red", soft_wrap=True)
 
 
 def _first(what: str, first: FirstDifference) -> str:

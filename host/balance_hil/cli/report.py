@@ -46,8 +46,8 @@ def command(recording: Path, output: Path | None, picture: Path | None, episode:
         content = render_page(data, recording.name).encode()
     target = picture or output or recording.with_suffix(".html")
     _write(target, content)
-    stderr.print(f"{len(data)} steps of {recording.name} drawn", markup=False, soft_wrap=True)
-    stdout.print(str(target), markup=False, soft_wrap=True)
+    stderr.print(f"{len(data)} steps of {recording.name} drawn", soft_wrap=True)
+    stdout.print(str(target), soft_wrap=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ import click
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import HEADER, Bundle
+from balance_hil.cli import exit_status
 from balance_hil.cli.console import print_error, print_json, stderr
 from balance_hil.cli.params import BOARD, POLICY
 from balance_hil.cli.run_output import LiveLine, print_runs
@@ -124,7 +125,7 @@ def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_j
         print_json(_document(runs))
     else:
         print_runs([run for _, run in runs if not isinstance(run, HarnessError)])
-    sys.exit(0 if all(not isinstance(run, HarnessError) and run.verdict.good for _, run in runs) else 1)
+    sys.exit(max(exit_status(run) if isinstance(run, HarnessError) else int(not run.verdict.good) for _, run in runs))
 
 
 def _run(name: str, options: _Options, *, live: bool) -> RunResult:
@@ -137,7 +138,7 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
         engine=options.engine,
         faults=options.faults,
         fault_seed=options.seed,
-        progress=lambda line: stderr.print(line, markup=False),
+        progress=lambda line: stderr.print(line),
     )
     with connecting as board:
         from balance_hil.running import run
@@ -150,7 +151,7 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
                 return run(board, options.policy, config, line.show)
         except BaseException:
             if config.recording is not None and config.recording.is_file():
-                stderr.print(f"recording, up to here: {config.recording}", soft_wrap=True, markup=False)
+                stderr.print(f"recording, up to here: {config.recording}", soft_wrap=True)
             raise
 
 
@@ -165,10 +166,10 @@ def _instructions(board: Board, options: _Options) -> int | None:
             board.definition,
             board.info.engine,
             options.policy.file(HEADER),
-            lambda line: stderr.print(f"counting instructions: {line}", markup=False),
+            lambda line: stderr.print(f"counting instructions: {line}"),
         ).inference_instructions
     except HarnessError as exc:
-        stderr.print(f"{board.name}: the instructions of an inference were not counted: {exc.message}", markup=False)
+        stderr.print(f"{board.name}: the instructions of an inference were not counted: {exc.message}")
         return None
 
 

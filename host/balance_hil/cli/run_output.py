@@ -66,14 +66,14 @@ def print_runs(runs: Sequence[RunResult]) -> None:
     """The table to stdout; what went wrong and where the recordings are to stderr."""
     if not runs:
         return
-    console = stdout if stdout.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
+    console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
     console.print(_table(runs))
     for run in runs:
         for line in _remarks(run):
-            stderr.print(f"{run.board}: {line}", markup=False, soft_wrap=True)
+            stderr.print(f"{run.board}: {line}", soft_wrap=True)
     for run in runs:
         style = "bold green" if run.verdict.good else "bold red"
-        console.print(f"{run.board}: {run.verdict.line}", style=style, markup=False, soft_wrap=True)
+        console.print(f"{run.board}: {run.verdict.line}", style=style, soft_wrap=True)
 
 
 def _remarks(run: RunResult) -> list[str]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from balance_hil.cli.console import print_json, stderr
+from balance_hil.cli.console import print_json, print_warning, stderr
 from balance_hil.errors import UsageError
 from balance_hil.training.algorithms import ALGORITHMS
 from balance_hil.training.trainer import TrainingProgress, TrainingRequest, TrainingResult, train
@@ -191,7 +191,7 @@ def _say_result(result: TrainingResult) -> None:
     if record.success_rate == 1.0:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:
-        stderr.print("[bold yellow]warning:[/] the policy falls; train longer (--steps) or with another --seed")
+        print_warning("the policy falls; train longer (--steps) or with another --seed")
 
 
 def _say_interrupted(request: TrainingRequest, result: TrainingResult) -> None:

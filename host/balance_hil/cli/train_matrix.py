@@ -64,7 +64,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
     if as_json:
         print_json(table)
     else:
-        stdout.print(results.markdown(table), markup=False, soft_wrap=True)
+        stdout.print(results.markdown(table), soft_wrap=True)
     stderr.print(f"wrote {folder / 'results.md'} and {folder / 'results.json'}", soft_wrap=True)
     if any(run.state == "interrupted" for run in runs):
         sys.exit(130)

@@ -28,12 +28,11 @@ def upload(board: Board, bundle: Bundle) -> None:
     with bars:
         result = board.load(bundle, lambda there, size: bars(f"uploading to {board.name}", there, size))
     if not result.uploaded:
-        stderr.print(f"{board.name} runs policy {bundle.id} already: nothing to upload", markup=False)
+        stderr.print(f"{board.name} runs policy {bundle.id} already: nothing to upload")
         return
     again = f", {result.resent} times sent again" if result.resent else ""
     stderr.print(
         f"uploaded policy {bundle.id} to {board.name}: {result.size_bytes} bytes in {result.wall_s * 1e3:.0f} ms{again}; "
         "a reset brings its flashed policy back",
-        markup=False,
         soft_wrap=True,
     )

@@ -30,7 +30,15 @@ from balance_hil.comparing.inputs import (
 from balance_hil.comparing.model_under_test import ModelUnderTest
 from balance_hil.comparing.samples import Progress, Samples, collect, no_progress
 from balance_hil.comparing.summarize import summarize
-from balance_hil.errors import HarnessError, ModelMismatchError, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.errors import (
+    HarnessError,
+    MissingExtraError,
+    ModelMismatchError,
+    ModelTooWideError,
+    UnsupportedOperatorError,
+    UsageError,
+)
+from balance_hil.paths import install_command
 from balance_hil.protocol import messages
 from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
@@ -174,7 +182,7 @@ def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tup
             loaded.append(runtime)
     if not loaded:
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
-        raise UsageError(f"no runtime could be loaded: {reasons}", "install them: pip install 'balance-hil[train,export,int8]'")
+        raise MissingExtraError(f"no runtime could be loaded: {reasons}", f"install them: {install_command('train,export,int8')}")
     return loaded, skipped
 
 

@@ -134,7 +134,7 @@ def test_run_drives_an_emulated_board_by_its_port(emulator, hil, ppo_bundle):
         *("run", str(ppo_bundle.path), "--port", port, "--clock", "lockstep", "--seconds", "0.5", "--no-record", "--json")
     )
     assert code == 0, err
-    assert json.loads(out)["port"] == port
+    assert json.loads(out)["runs"][0]["port"] == port
 
 
 def test_a_port_in_use_is_busy(emulator, ppo_bundle):
@@ -168,8 +168,8 @@ def test_emulate_ends_on_sigterm_with_nothing_left(ppo_bundle, tmp_path):
 def test_emulate_refuses_what_it_cannot_do(hil, ppo_bundle, tmp_path):
     (tmp_path / "file").touch()
     code, out, err = hil("emulate", str(ppo_bundle.path), "--board", "serial")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "is not an emulated one" in err
     code, out, err = hil("emulate", str(ppo_bundle.path), "--link", str(tmp_path / "file"))
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "no symbolic link" in err

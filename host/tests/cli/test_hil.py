@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from balance_hil.cli import COMMANDS
+from balance_hil import errors
+from balance_hil.cli import COMMANDS, console, exit_status, main
+from balance_hil.cli import hil as hil_command
 
 HEAVY = (
     "torch",
@@ -30,7 +32,7 @@ def hil(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_error_is_two_lines_on_stderr_and_a_status() -> None:
     done = hil("export", "no/such/folder")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
     assert lines[-2].startswith("error: ")
@@ -69,7 +71,59 @@ def test_help_of_run_imports_nothing_heavy() -> None:
 def test_doctor_reports_json() -> None:
     done = hil("doctor", "--json")
     document = json.loads(done.stdout)
-    assert done.returncode == (0 if document["healthy"] else 1)
+    assert done.returncode == (0 if document["healthy"] else 3)
     states = {check["name"]: check["state"] for check in document["checks"]}
     assert states["numpy"] == "ok"
     assert all(check["hint"] for check in document["checks"] if check["state"] == "missing")
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "balance_hil", "--version"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("hil, version ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (errors.TooManyLostError, 1),
+        (errors.TrainingError, 1),
+        (errors.UsageError, 2),
+        (errors.UnknownBoardError, 2),
+        (errors.PortNotFoundError, 3),
+        (errors.MissingExtraError, 3),
+        (errors.BundleError, 3),
+        (errors.ConfigError, 3),
+        (errors.ModelMismatchError, 3),
+        (errors.HarnessError, 3),
+    ],
+)
+def test_exit_status_by_the_kind_of_error(monkeypatch: pytest.MonkeyPatch, kind: type[errors.HarnessError], status: int) -> None:
+    assert exit_status(kind("a fact", "a remedy")) == status
+
+    def fail() -> None:
+        raise kind("a fact", "a remedy")
+
+    monkeypatch.setattr(hil_command, "main", lambda **_: fail())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == status
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hil_command, "main", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
+def test_what_comes_from_outside_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "balance-hil[int8] [bold]runs[/] in [/tmp/x]"
+    console.print_error(text, text)
+    console.print_warning(text)
+    console.stdout.print(text)
+    captured = capsys.readouterr()
+    assert captured.err.count(text) == 3
+    assert captured.out.strip() == text

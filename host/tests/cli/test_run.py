@@ -87,7 +87,7 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     assert heading.split() == ["board", "native", "native"]
     assert list(tmp_path.iterdir()) == []
     code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--clock", "lockstep", "--seconds", "0.2", "--json")
-    assert code == 1
+    assert code == 2
     first, second = json.loads(out)["runs"]
     assert first["success_rate"] == 1.0
     assert "no board is called" in second["error"]
@@ -108,16 +108,16 @@ def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "status"),
     [
-        (["--fault", "drop=0.05", "--max-lost", "3"], "4 control steps got no reply in time"),
-        (["--fault", "drop=1.0"], "stopped answering at step 0: nothing came for 1.5 s"),
-        (["--fault", "cut=150"], "fault injection cut the cable"),
+        (["--fault", "drop=0.05", "--max-lost", "3"], "4 control steps got no reply in time", 1),
+        (["--fault", "drop=1.0"], "stopped answering at step 0: nothing came for 1.5 s", 3),
+        (["--fault", "cut=150"], "fault injection cut the cable", 3),
     ],
 )
-def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, arguments, message):
+def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, arguments, message, status):
     code, out, err = hil("run", ppo, "--clock", "lockstep", "--seconds", "5", "--record", "bad.mcap", *arguments)
-    assert (code, out) == (1, "")
+    assert (code, out) == (status, "")
     assert message in err
     assert "hint:" in err
     assert "bad.mcap" in err
@@ -127,21 +127,21 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 1),
-        (["--board", "natvie"], "no board is called 'natvie'", 1),
-        (["--board", "serial"], "does not say which port", 1),
-        (["--fault", "melt=1"], "no such fault: melt", 1),
-        (["--fault", "drop"], "cannot read the fault 'drop'", 1),
-        (["--engine", "abacus"], "no engine 'abacus'", 1),
+        (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 3),
+        (["--board", "natvie"], "no board is called 'natvie'", 2),
+        (["--board", "serial"], "does not say which port", 2),
+        (["--fault", "melt=1"], "no such fault: melt", 2),
+        (["--fault", "drop"], "cannot read the fault 'drop'", 2),
+        (["--engine", "abacus"], "no engine 'abacus'", 2),
         (
             ["--environment", "balance/Balanse-v0"],
             "unknown environment 'balance/Balanse-v0', did you mean 'balance/Balance-v0'",
-            1,
+            2,
         ),
-        (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 1),
-        (["--options", "none.yaml"], "cannot read none.yaml", 1),
-        (["--record", "x.mcap", "--no-record"], "exclude each other", 1),
-        (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 1),
+        (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 3),
+        (["--options", "none.yaml"], "cannot read none.yaml", 3),
+        (["--record", "x.mcap", "--no-record"], "exclude each other", 2),
+        (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 2),
         (["--clock", "sundial"], "sundial", 2),
         (["--episodes", "0"], "0", 2),
     ],
@@ -157,7 +157,7 @@ def test_a_mistake_gets_a_message_and_a_hint(hil, ppo, arguments, message, code)
 
 def test_a_bundle_that_is_none(hil, tmp_path):
     code, _, err = hil("run", str(tmp_path / "nothing"))
-    assert code == 1
+    assert code == 3
     assert "no such bundle" in err
 
 

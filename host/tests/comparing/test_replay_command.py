@@ -30,8 +30,8 @@ def tflm(ppo_bundle: Bundle) -> Int8Runtime:
 
 @pytest.fixture
 def run_file(tmp_path: Path, ppo_bundle: Bundle, tflm: Int8Runtime, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recording in a folder where models/ holds the bundle."""
-    shutil.copytree(ppo_bundle.path, tmp_path / "models" / "renamed")
+    """A recording in a folder where policies/ holds the bundle under another name."""
+    shutil.copytree(ppo_bundle.path, tmp_path / "policies" / "renamed")
     monkeypatch.chdir(tmp_path)
     return write_recording(tmp_path / "run.mcap", ppo_bundle, tflm, steps=400)
 
@@ -82,8 +82,9 @@ def test_a_board(run_file: Path, ppo_bundle: Bundle, tflm: Int8Runtime, monkeypa
     assert ("bit for bit" in result.stdout) == (flip == 0)
 
 
-def test_the_bundle_can_be_named(run_file: Path, ppo_bundle: Bundle, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "models")
+def test_the_bundle_can_be_named(run_file: Path, ppo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(tmp_path / "policies")
+    monkeypatch.setattr(cli, "MODELS", tmp_path / "nothing")
     without = hil_replay(run_file, "-r", "tflm")
     assert isinstance(without.exception, BundleError)
     assert "--bundle" in without.exception.hint
