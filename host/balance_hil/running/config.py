@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from balance_hil.errors import UsageError
+from balance_hil.spec import Terminated
 
 if TYPE_CHECKING:
     from balance_hil.boards.definition import Timing
@@ -31,6 +32,7 @@ class RunConfig:
     max_steps: int | None = None  # control steps of an episode; None: the environment's own
     environment: str | None = None  # its signal tables must be the bundle's; None: the bundle's environment
     options: Mapping[str, Any] | None = None  # of the environment's constructor and, under "reset", of its reset()
+    terminated: Terminated = ""  # what termination means; "": what the bundle says
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``patience_s``
     recording: Path | None = None  # None: none is written
@@ -44,7 +46,7 @@ class RunConfig:
         if not self.seeds:
             raise UsageError("a run needs at least one episode", "--episodes 1")
         if self.max_steps is not None and self.max_steps < 1:
-            raise UsageError("an episode needs at least one step", "give a longer --seconds")
+            raise UsageError("an episode needs at least one step", "give more --steps or a longer --seconds")
         if self.reply_timeout_s is not None and self.reply_timeout_s <= 0:
             raise UsageError("the reply timeout must be positive", "leave it out")
 

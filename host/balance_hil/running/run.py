@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,7 +37,32 @@ class _Outcome:
     priority: Priority = "normal"
 
 
-def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick], None] | None = None) -> RunResult:
+def open_plant(bundle: Bundle, config: RunConfig) -> Environment:
+    """Opens the environment of a run, which needs no board: its errors are worth knowing before one is started.
+
+    Raises:
+        EnvironmentMismatchError: the bundle was made for other tables of observation and action.
+        UsageError: the environment has no episode length and none is given.
+        What ``open_environment`` raises.
+    """
+    spec = replace(bundle.spec, terminated=config.terminated or bundle.spec.terminated)
+    env = open_for(spec, config.environment, config.options, render_mode="human" if config.view else None)
+    try:
+        require_control_steps(env, config.max_steps)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def run(
+    board: Board,
+    bundle: Bundle,
+    config: RunConfig,
+    on_tick: Callable[[Tick], None] | None = None,
+    *,
+    environment: Environment | None = None,
+) -> RunResult:
     """Runs episodes with the board as controller.
 
     The recording is closed and whole however the run ends; ``config.recording`` is its path. In the main thread Ctrl-C,
@@ -48,19 +73,19 @@ def run(board: Board, bundle: Bundle, config: RunConfig, on_tick: Callable[[Tick
         bundle: the policy.
         config: what to do.
         on_tick: called once per control step, while the loop waits; it must be quick.
+        environment: from ``open_plant``; it stays open. None: one is opened for this run.
 
     Raises:
-        EnvironmentMismatchError: the bundle was made for other tables of observation and action.
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
         TooManyLostError, SilentBoardError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
         RecordingError: the recording cannot be written.
-        What ``open_environment`` raises.
+        What ``open_plant`` raises.
         KeyboardInterrupt: Ctrl-C.
     """
     board.bundle = bundle
     board.accept(board.info)
     with (
-        open_for(bundle.spec, config.environment, config.options, render_mode="human" if config.view else None) as env,
+        open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
         Interrupt() as stop,
         _journal(board, bundle, config, env, on_tick) as journal,
     ):

@@ -18,17 +18,34 @@ _ROWS = 256
 
 
 def synthetic_bundle(
-    folder: Path, n_obs: int, n_act: int, *, normalization: Normalization | None = None, hidden: int = 16, seed: int = 0
+    folder: Path,
+    n_obs: int,
+    n_act: int,
+    *,
+    spec: PolicySpec | None = None,
+    normalization: Normalization | None = None,
+    hidden: int = 16,
+    seed: int = 0,
 ) -> Bundle:
-    """Writes a bundle of one hidden layer to ``folder``; its float models are empty, so it is for int8 runtimes and boards.
+    """Writes a bundle of one hidden layer with random weights to ``folder``. Without a ``spec`` it is made for no environment.
 
     Raises:
         MissingExtraError: TensorFlow Lite Micro or the model builder is not installed.
     """
-    rng = np.random.default_rng(seed)
     model = actor((n_obs, hidden, n_act), "RELU", per_channel=True, seed=seed)
+    return bundle_of_model(folder, model, spec or _numbered(n_obs, n_act), normalization=normalization, seed=seed)
+
+
+def bundle_of_model(
+    folder: Path, model: bytes, spec: PolicySpec, *, normalization: Normalization | None = None, seed: int = 0
+) -> Bundle:
+    """Writes a bundle of an int8 ``.tflite`` to ``folder``; its float models are empty, so it is for int8 runtimes and boards.
+
+    Raises:
+        MissingExtraError: TensorFlow Lite Micro is not installed.
+    """
     tflm = TflmModel(model)
-    observations = _observations(rng, tflm, normalization)
+    observations = _observations(np.random.default_rng(seed), tflm, normalization)
     inputs = quantize(observations, tflm.input_quant, normalization)
     outputs = tflm.infer_int8_batch(inputs)
     layers = {f"op_{op}": values for op, values in enumerate(tflm.layers_batch(inputs))}
@@ -46,12 +63,6 @@ def synthetic_bundle(
     for empty in (ONNX_MODEL, FLOAT_MODEL):
         (staging / empty).touch()
     ModelImage(model=model, normalization=normalization, inputs=inputs, outputs=outputs).write_header(staging / HEADER)
-    spec = PolicySpec(
-        environment="",
-        observation=tuple(Signal(index=i, name=f"obs_{i}", unit="", min=None, max=None) for i in range(n_obs)),
-        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=-1.0, max=1.0) for i in range(n_act)),
-        control_period_s=0.02,
-    )
     bundle = Bundle(
         path=folder,
         id=model_id(model, normalization),
@@ -62,6 +73,15 @@ def synthetic_bundle(
         normalization=normalization,
     )
     return write_bundle(staging, bundle)
+
+
+def _numbered(n_obs: int, n_act: int) -> PolicySpec:
+    return PolicySpec(
+        environment="",
+        observation=tuple(Signal(index=i, name=f"obs_{i}", unit="", min=None, max=None) for i in range(n_obs)),
+        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=-1.0, max=1.0) for i in range(n_act)),
+        control_period_s=0.02,
+    )
 
 
 def _observations(rng: np.random.Generator, model: TflmModel, by: Normalization | None) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from balance_hil.quantize import INT8_MAX, INT8_MIN
 from balance_hil.tflite.codec import pack, schema
@@ -184,6 +184,16 @@ def actor(
             x = _apply(after, x)
             tensor, quant = _unary(build, after, tensor, x)
     return build.build(first, tensor)
+
+
+def linear(gains: ArrayLike, limit: float, output_limit: float = 1.0) -> bytes:
+    """The int8 form of ``outputs = gains @ observation``, gains [n_act, n_obs]; inputs within ``limit``, outputs saturate."""
+    matrix = np.atleast_2d(np.asarray(gains, np.float64))
+    build = ModelBuilder()
+    source = build.tensor((1, matrix.shape[1]), limit / INT8_MAX)
+    scales = (np.maximum(np.max(np.abs(matrix), axis=1), 1e-6) / INT8_MAX).astype(np.float32)
+    weights = np.rint(matrix / scales[:, np.newaxis]).astype(np.int8)
+    return build.build(source, build.dense(source, weights, scales.tolist(), (output_limit / INT8_MAX, 0)))
 
 
 def _dense(
