@@ -19,7 +19,7 @@ from balance_hil.runtimes.base import Float32Array, Int8Runtime
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.tflite import KERNELS, Session
-from balance_hil.runtimes.tflm import run_whole
+from balance_hil.runtimes.tflm import is_emulated, run_whole
 from balance_hil.tflite.edit import WholeModel
 from balance_hil.tflite.graph import Operator
 
@@ -27,7 +27,7 @@ from balance_hil.tflite.graph import Operator
 def compare_float_io(
     whole: WholeModel, runtimes: Sequence[Int8Runtime], arithmetics: Mapping[str, Identification], observations: Float32Array
 ) -> tuple[IoDifference, ...]:
-    """One entry for each desktop runtime whose arithmetic is known.
+    """One entry for each desktop runtime whose arithmetic is known and that is no emulator itself.
 
     Args:
         whole: the model with its float input or output.
@@ -38,7 +38,11 @@ def compare_float_io(
     Raises:
         UnsupportedOperatorError: a runtime cannot run the whole model.
     """
-    known = [(runtime, arithmetics[runtime.name].closest.variant) for runtime in runtimes if runtime.name in arithmetics]
+    known = [
+        (runtime, arithmetics[runtime.name].closest.variant)
+        for runtime in runtimes
+        if runtime.name in arithmetics and not (runtime.name == REFERENCE and is_emulated())
+    ]
     return tuple(_difference(whole, runtime, variant, observations) for runtime, variant in known)
 
 

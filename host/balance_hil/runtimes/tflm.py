@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
-from balance_hil.errors import ArenaTooSmallError, MissingExtraError, UnsupportedOperatorError, require
+from balance_hil.errors import ArenaTooSmallError, UnsupportedOperatorError, require
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
-from balance_hil.tflite.graph import read_graph
+from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 # More than any policy of ours needs; where even this fails, memory is not the cause.
 _AMPLE_BYTES_PER_MODEL_BYTE = 10
@@ -27,6 +30,8 @@ _SAFE_FACTOR = 2
 
 class TflmModel:
     """One model in one interpreter. Not thread-safe.
+
+    Where no wheel exists, an emulator that computes the same bits stands in, and a warning says so; it has no arenas (0).
 
     Args:
         model: bytes of an int8 ``.tflite``.
@@ -42,6 +47,10 @@ class TflmModel:
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = bytes(model)
         self._preserving: Any = None
+        self._emulator = _stand_in(self.graph) if is_emulated() else None
+        self.arena_bytes = self.arena_used_bytes = 0
+        if self._emulator is not None:
+            return
         self.arena_bytes = _ample(model)
         self._interpreter = _interpreter(self._model, self.arena_bytes)
         self.arena_used_bytes = _arena_used(self._interpreter)  # by the allocator's own count
@@ -52,7 +61,7 @@ class TflmModel:
 
     def needed_arena_bytes(self) -> int:
         """Smallest arena that works, in bytes, found by trial (about a quarter of a second)."""
-        return needed_arena_bytes(self._model, _ample(self._model))
+        return 0 if self._emulator else needed_arena_bytes(self._model, _ample(self._model))
 
     def _check_arena(self, arena_bytes: int) -> None:
         """The wheel may end the process where the arena is too small, so it is never let near such a one."""
@@ -73,6 +82,8 @@ class TflmModel:
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs], one inference after the other."""
+        if self._emulator is not None:
+            return self._emulator.infer_int8_batch(inputs)
         rows = self._shaped(inputs)
         outputs = np.empty((len(rows), self.n_act), np.int8)
         set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
@@ -90,7 +101,10 @@ class TflmModel:
         """Output of every operator in execution order, int8 [n, size] each, for raw inputs, int8 [n, n_obs]."""
         rows = self._shaped(inputs)
         tensors = [self.graph.output_of(operator) for operator in self.graph.operators]
-        layers = [np.empty((len(rows), tensor.size), np.int8) for tensor in tensors]
+        layers = [np.zeros((len(rows), tensor.size), np.int8) for tensor in tensors]
+        if self._emulator is not None:
+            known = {layer.op: layer.values for layer in self._emulator.layers_int8_batch(inputs)}
+            return [known.get(operator.index, zeros) for operator, zeros in zip(self.graph.operators, layers, strict=True)]
         interpreter = self._preserving_interpreter()
         for i in range(len(rows)):
             interpreter.set_input(rows[i], 0)
@@ -192,20 +206,27 @@ def _refused_operator(text: str) -> str:
     return "this model: " + (" / ".join(text.split("\n")[:2]).strip() or "no reason given")
 
 
+def is_emulated() -> bool:
+    """Whether an emulator stands in for TensorFlow Lite Micro: there is no wheel for this kind of computer."""
+    return not wheel_exists() and find_spec("tflite_micro") is None
+
+
 def wheel_exists() -> bool:
     """Whether there is a tflite-micro wheel for this kind of computer, installed or not."""
     return sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 12)
 
 
+def _stand_in(graph: TfliteGraph) -> EmulatedRuntime:
+    here = f"{platform.system()} {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor}"
+    warnings.warn(
+        f"tflm is emulated here, bit for bit: its wheel exists for Linux x86-64 and Python up to 3.11 only, this is {here}",
+        stacklevel=3,
+    )
+    return EmulatedRuntime(graph, TFLM)
+
+
 def _wheel() -> Any:
-    if find_spec("tflite_micro") is None:
-        if wheel_exists():
-            require("tflite_micro", "int8")
-        here = f"{platform.system()} {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor}"
-        raise MissingExtraError(
-            f"the tflite-micro wheel exists for Linux x86-64 and Python up to 3.11 only; this is {here}",
-            "choose another runtime (--runtime int8-reference), or work on Linux x86-64 with Python 3.11",
-        )
+    require("tflite_micro", "int8")
     from tflite_micro.python.tflite_micro import runtime
 
     return runtime

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import sys
 
@@ -8,7 +9,8 @@ from balance_hil.bundle import FLOAT_MODEL, GOLDEN
 from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelNotInt8Error, UnsupportedOperatorError
 from balance_hil.runtimes import tflm
 from balance_hil.runtimes.native_stderr import captured_stderr
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmModel, TflmRuntime
+from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 from balance_hil.tflite.codec import edit, schema
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: pip install 'balance-hil[int8]' (Linux x86-64 only)")
@@ -95,21 +97,46 @@ def test_an_operator_that_tflm_does_not_know_is_named(tiny_bundle):
         TflmModel(with_operator(tiny_bundle.int8_model(), "TANH", "HASHTABLE_LOOKUP"))
 
 
-def test_a_platform_without_the_wheel_is_told_so(ppo_bundle, monkeypatch):
+def without_wheel(monkeypatch):
     monkeypatch.setattr(tflm, "find_spec", lambda name: None)
     monkeypatch.setattr(tflm.platform, "machine", lambda: "arm64")
-    with pytest.raises(MissingExtraError, match=r"Linux x86-64 .* only; this is .*arm64"):
-        TflmModel(ppo_bundle.int8_model())
+
+
+def test_where_no_wheel_exists_an_emulator_stands_in_and_says_so(model, golden, ppo_bundle, monkeypatch):
+    without_wheel(monkeypatch)
+    with pytest.warns(UserWarning, match=r"tflm is emulated here, bit for bit: .* this is .*arm64"):
+        emulated = TflmModel(ppo_bundle.int8_model())
+    assert np.array_equal(emulated.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
+    assert np.array_equal(emulated.infer_int8(golden["input_int8"][0]), golden["output_int8"][0])
+    for k, layer in enumerate(emulated.layers_batch(golden["input_int8"])):
+        assert np.array_equal(layer, golden[f"op_{k}"])
+    assert (emulated.arena_used_bytes, emulated.needed_arena_bytes()) == (0, 0)
+
+
+def test_layers_of_the_stand_in_keep_their_places_beside_float_ones(monkeypatch):
+    build = ModelBuilder()
+    x = build.tensor((1, 4), 0.05, 3)
+    tanh = build.elementwise("TANH", x, TANH_QUANT)
+    back = build.elementwise("QUANTIZE", build.elementwise("DEQUANTIZE", tanh, kind="FLOAT32"), (1 / 64, 1))
+    model, inputs = build.build(x, back), np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    real = TflmRuntime(model).layers_int8_batch(inputs)
+    without_wheel(monkeypatch)
+    with pytest.warns(UserWarning, match="emulated"):
+        found = TflmRuntime(model).layers_int8_batch(inputs)
+    assert [layer.operator for layer in found] == ["TANH", "QUANTIZE"]
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(real, found, strict=True))
 
 
 def test_a_missing_wheel_is_told_how_to_get_it(ppo_bundle, monkeypatch):
-    monkeypatch.setattr(tflm, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == "tflite_micro" else find(name)
+    )
     monkeypatch.setattr(tflm.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(tflm.sys, "platform", "linux")
     monkeypatch.setattr(tflm.sys, "version_info", (3, 11, 0))
-    with pytest.raises(MissingExtraError) as caught:
+    with pytest.raises(MissingExtraError, match="'tflite_micro'") as caught:
         TflmModel(ppo_bundle.int8_model())
-    assert "balance-hil[int8]" in caught.value.hint
+    assert caught.value.hint.startswith("install it: ")
 
 
 def test_capture_takes_what_native_code_writes_and_gives_the_stream_back(capfd):
