@@ -6,14 +6,16 @@
     with hil.connect("native", bundle) as board:
         print(hil.run(board, bundle, hil.RunConfig(seeds=[1], clock="lockstep")).verdict.line)
 
-Every name is imported when it is first used. ``gymnasium.make("balance_hil:balance/Balance-v0")`` imports this module.
+Every name is imported when it is first used. Importing this module registers the environments.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
+
+# Registers them, for gymnasium.make("balance_hil:balance/Balance-v0"). Imports Gymnasium, which takes 0.1 s, and not MuJoCo.
+from balance_hil import envs as envs
 
 if TYPE_CHECKING:
     from balance_hil.boards import Board as Board
@@ -64,9 +66,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-if "gymnasium" in sys.modules:
-    from balance_hil.envs import register
-
-    register()  # for gymnasium.make("balance_hil:...")

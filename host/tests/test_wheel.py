@@ -72,6 +72,13 @@ def test_it_builds_the_firmware_and_balances_the_robot(installed: Run) -> None:
     assert run["verdict"]["good"]
 
 
+@pytest.mark.parametrize("imports", ["", "import balance_hil; "])
+def test_the_environments_are_there_without_another_import(installed: Run, imports: str) -> None:
+    program = "import gymnasium; env = gymnasium.make('balance_hil:balance/Balance-v0'); print(env.reset(seed=0)[0].shape)"
+    done = installed("python", "-c", imports + program)
+    assert done.stdout.strip() == "(6,)", done.stderr
+
+
 def test_boards_and_policies_are_there(installed: Run) -> None:
     boards = json.loads(installed("hil", "boards", "--json").stdout)["boards"]
     assert {"native", "qemu-m4", "teensy41"} <= {board["name"] for board in boards}
