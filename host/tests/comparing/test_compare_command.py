@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from balance_hil.boards import Board
-from balance_hil.bundle import Bundle
+from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import model_under_test as module
 from balance_hil.errors import HarnessError, MissingExtraError, UsageError
@@ -218,3 +219,19 @@ def test_a_board_that_normalizes_otherwise_is_told_how(normalized: Bundle, monke
     assert "the board does not clip (normalization: " in result.stdout
     assert "remedy: normalize with firmware/lib/quantize" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("FAIL: the board converts otherwise than the host: ")
+
+
+def test_observations_of_an_environment_that_is_not_here_are_the_golden_ones(normalized: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    shutil.copytree(normalized.path, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["spec"]["environment"] = "somebody:Robot-v0"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    result = CliRunner().invoke(
+        cli.command, [str(folder), "--samples", "30", "--runtimes", "tflm", "--json"], standalone_mode=False
+    )
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["recorded"]) == (0, 30)
+    assert document["recorded_from"].startswith(
+        "the bundle's golden vectors, for the module of 'somebody:Robot-v0' cannot be imported"
+    )
