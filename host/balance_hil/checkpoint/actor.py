@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,14 @@ class Layer:
     activation: str = ""  # a key of ACTIVATIONS
 
 
+def act_through(layers: Sequence[Layer], inputs: Float32Array) -> Float32Array:
+    """Outputs, float32 [n, n_act], for inputs, float32 [n, n_obs], in plain numpy: what the layers mean."""
+    values = np.asarray(inputs, np.float32)
+    for layer in layers:
+        values = ACTIVATIONS[layer.activation](values @ layer.weight.T + layer.bias)
+    return np.asarray(values, np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Actor:
     """What is left of a policy once exploration and critics are gone: observations to outputs, and outputs to actions.
@@ -76,8 +84,5 @@ class Actor:
         return int(self.layers[-1].weight.shape[0])
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
-        """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs], in plain numpy: what the layers mean."""
-        values = np.asarray(observations, np.float32)
-        for layer in self.layers:
-            values = ACTIVATIONS[layer.activation](values @ layer.weight.T + layer.bias)
-        return np.asarray(values, np.float32)
+        """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs]."""
+        return act_through(self.layers, observations)

@@ -101,7 +101,7 @@ def check_against_predict(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.path} computes something else than a plain MLP: its actions differ from {name} by up to {error:.3g} of "
             "half their range",
-            "train with MlpPolicy and the default features extractor, or save the actor as ONNX and export that: hil export X",
+            "train with MlpPolicy and FlattenExtractor, or save the actor as ONNX and export that file",
         )
 
 

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.bundle import Bundle
+from balance_hil.cli.console import print_json, print_warning, stderr, stdout
 from balance_hil.exporting.config import ExportConfig, ExportResult
+from balance_hil.files import read_yaml
+from balance_hil.spec import Terminated
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder; by default the folder of the checkpoint.")
+@click.argument("source", type=_PATH)
+@click.option("-o", "--output", type=_PATH, help="Bundle folder; by default beside the source, or the folder of a policy.zip.")
 @click.option(
-    "-e", "--environment", help="Gymnasium id; by default the one that training.json names, otherwise balance/Balance-v0."
+    "-e", "--env", "--environment", "environment", metavar="ID",
+    help="Gymnasium id, module:Id included; by default what training.json or the zoo's args.yml says.",
+)  # fmt: skip
+@click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
+@click.option("--period-ms", type=click.FloatRange(min=0, min_open=True), help="Of a control step, where nothing else says.")
+@click.option("--terminated", type=click.Choice(["failure", "success"]), help="What the termination of an episode means.")
+@click.option(
+    "--spec",
+    type=_PATH,
+    metavar="SIGNALS.yaml",
+    help="Names, units and limits of a policy without an environment: docs/policies.md.",
 )
-@click.option("--episodes", default=10, show_default=True, help="Episodes of the check of each stage.")
-@click.option("--steps", type=click.IntRange(min=1), help="Control steps of such an episode; by default 6000 (30 s).")
+@click.option("--episodes", default=10, show_default=True, help="Episodes of the check, for each stage.")
+@click.option("--steps", type=click.IntRange(min=1), help="Control steps of such an episode; by default the environment's own.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of the float policy's return that int8 may lose.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of calibration and golden vectors.")
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
 @click.option(
@@ -29,51 +52,44 @@ from balance_hil.exporting.config import ExportConfig, ExportResult
 )
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
-    help="Rows of your own, .npz with float32 [n, n_obs] under 'observations'; by default recorded from the environment.",
+    type=_PATH,
+    metavar="ROWS.npz",
+    help="Rows of your own, float32 [n, n_obs] under 'observations'; by default recorded from the environment.",
 )
-@click.option("--trust", is_flag=True, help="Let Stable-Baselines3 run code that is pickled in the checkpoint.")
+@click.option("--trust", is_flag=True, help="Let Stable-Baselines3 run code that is pickled in the checkpoint, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    source: Path,
-    output: Path | None,
-    environment: str | None,
-    episodes: int,
-    steps: int | None,
-    seed: int,
-    per_tensor: bool,
-    rounding_invariant: bool,
-    calibration: Path | None,
-    trust: bool,
-    as_json: bool,
+    source: Path, options: Path | None, period_ms: float | None, terminated: str | None, as_json: bool, **settings: Any
 ) -> None:
-    """Turn the checkpoint of SOURCE (a folder or a .zip file) into a bundle.
+    """Turn the policy SOURCE into a bundle.
 
-    Deterministic actor, ONNX, TensorFlow, float32 and int8 TFLite, C array, golden vectors, manifest and model card. Each stage
-    is compared with the one before it and has to keep the robot up as often. An old bundle stays as it was until all has
-    succeeded.
+    SOURCE is a Stable-Baselines3 zip or its folder, an .onnx actor, a Keras model or a SavedModel. A bundle holds the
+    deterministic actor as ONNX, float32 and int8 TFLite, C array, golden vectors, manifest and model card. The float policy is compared
+    with the source's own answers, and each stage must do as well in episodes as the source.
+
+    Exit status 1 when the policy fails in every episode, or does worse in int8 than in float: the bundle then goes to a folder
+    NAME.rejected. An old bundle stays as it was until all has succeeded.
     """
     from balance_hil.exporting import export
 
     config = ExportConfig(
         source=source,
-        output=output,
-        environment=environment,
-        episodes=episodes,
-        max_steps=steps,
-        seed=seed,
-        calibration=calibration,
-        per_tensor=per_tensor,
-        rounding_invariant=rounding_invariant,
-        trust=trust,
+        options=read_yaml(options) if options else {},
+        period_s=period_ms / 1000 if period_ms else None,
+        terminated=cast(Terminated, terminated or ""),
+        max_steps=settings.pop("steps"),
+        **settings,
     )
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, console=stderr) as bars:
         result = export(config, _Bars(bars).update)
+    for warning in result.warnings:
+        print_warning(warning)
     if as_json:
         print_json(_document(result))
     else:
         print_result(result)
+    sys.exit(0 if result.verdict.good else 1)
 
 
 class _Bars:
@@ -92,46 +108,65 @@ class _Bars:
 
 
 def _document(result: ExportResult) -> dict[str, object]:
+    bundle = result.bundle
     return {
-        "bundle": str(result.bundle.path),
-        "id": result.bundle.id,
-        "environment": result.bundle.spec.environment,
+        "schema": "balance_hil/export@2",
+        "bundle": {"name": bundle.path.name, "id": bundle.id, "path": str(bundle.path)},
+        "source": dict(bundle.source),
+        "environment": bundle.spec.environment,
+        "checked_against": dict(bundle.checked_against),
+        "normalized": bundle.normalization is not None,
         "stages": [stage.to_dict() for stage in result.stages],
-        "operators": result.bundle.metrics["operators"],
-        "arena_needed_bytes": result.bundle.metrics["arena_needed_bytes"],
-        "rounding_invariant": result.bundle.metrics.get("rounding_invariant"),
+        "operators": bundle.metrics["operators"],
+        "arena_needed_bytes": bundle.metrics["arena_needed_bytes"],
+        "rounding_invariant": bundle.metrics.get("rounding_invariant"),
+        "warnings": list(result.warnings),
         "conversion_s": round(result.conversion_s, 3),
         "wall_s": round(result.wall_s, 3),
+        "verdict": result.verdict.to_dict(),
     }
 
 
 def print_result(result: ExportResult) -> None:
-    """Prints the table of stages and what the bundle needs to stdout."""
+    """Prints the table of stages, what the bundle needs, and the verdict to stdout."""
+    bundle, metrics = result.bundle, result.bundle.metrics
+    success = ["success"] if metrics["episodes"] else []
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for heading in ("bytes", "max error", "RMS error", "success", *result.stages[0].metrics):
-        table.add_column(heading, justify="right")
+    for heading in ("bytes", "max error", "RMS error", *success, *result.stages[0].metrics):
+        table.add_column(heading, justify="right", overflow="fold")
     for stage in result.stages:
         table.add_row(
             stage.name,
             str(stage.size_bytes),
             "" if stage.max_error is None else f"{stage.max_error:.2g}",
             "" if stage.rms_error is None else f"{stage.rms_error:.2g}",
-            f"{stage.success_rate:.0%}",
+            *([] if stage.success_rate is None else [f"{stage.success_rate:.0%}"]),
             *(f"{value:.4g}" for value in stage.metrics.values()),
         )
-    metrics = result.bundle.metrics
     operators = ", ".join(f"{count} {name}" for name, count in metrics["operators"].items())
     stdout.print(table)
-    stdout.print(
-        f"errors: actions against the stage above; success: {metrics['episodes']} episodes of {metrics['episode_steps']} steps",
-        style="dim",
-    )
+    episodes = f"; success: {metrics['episodes']} episodes of {metrics['episode_steps']} steps" if success else ""
+    stdout.print(f"errors: outputs against the stage above{episodes}", style="dim")
     stdout.print(f"int8 operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
+    if bundle.normalization:
+        stdout.print(f"observations are normalized on the board, by {bundle.source['normalization']}")
+    stdout.print(_checked(bundle), soft_wrap=True)
     if proof := metrics.get("rounding_invariant"):
         _print_rounding_invariant(proof)
     stdout.print(f"conversion {result.conversion_s:.1f} s, with the checks {result.wall_s:.1f} s")
-    stdout.print(f"bundle {result.bundle.id} in {result.bundle.path}", soft_wrap=True)
+    stdout.print(f"bundle {bundle.id} in {bundle.path}", soft_wrap=True)
+    stdout.print(result.verdict.line, style="bold green" if result.verdict.good else "bold red", soft_wrap=True)
+
+
+def _checked(bundle: Bundle) -> str:
+    checked = bundle.checked_against
+    if not checked["by"]:
+        return f"not checked against the source's own answers: {checked['why']}"
+    return (
+        f"checked against {checked['by']}: {checked['rows']} observations, actions differ by {checked['max_error']:.2g} of half "
+        "their range at most"
+    )
 
 
 def _print_rounding_invariant(proof: Mapping[str, Any]) -> None:

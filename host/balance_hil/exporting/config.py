@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from balance_hil.bundle import Bundle
+from balance_hil.metrics import Verdict
+from balance_hil.spec import Terminated
 
 # Called with the name of a step and how much of it is done, 0..1.
 ProgressCallback = Callable[[str, float], None]
@@ -17,11 +19,16 @@ ProgressCallback = Callable[[str, float], None]
 class ExportConfig:
     """One export."""
 
-    source: Path  # folder with a policy.zip, or a checkpoint file
-    output: Path | None = None  # bundle folder; None: the folder of the checkpoint
-    environment: str | None = None  # Gymnasium id; None: what training.json says, otherwise balance/Balance-v0
+    source: Path  # an SB3 zip or its folder, an .onnx actor, a Keras model or a SavedModel
+    output: Path | None = None  # bundle folder; None: beside the source, or the folder of a policy.zip
+    environment: str | None = None  # Gymnasium id; None: what training.json or the zoo's args.yml says
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the environment
+    period_s: float | None = None  # seconds between two actions; None: what the environment says
+    terminated: Terminated = ""  # what termination of an episode means; "": what the environment says
+    spec: Path | None = None  # signals.yaml of a policy without an environment, or with other names than its environment's
     episodes: int = 10  # of the check of each stage
     max_steps: int | None = None  # of an episode of the check; None: the environment's full length
+    margin: float = 0.05  # share of the float policy's return that int8 may lose
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
     per_tensor: bool = False  # one scale for each weight tensor instead of one for each output channel
@@ -33,7 +40,7 @@ class ExportConfig:
 class Stage:
     """One representation of the policy, measured against the one before it.
 
-    Errors are of actions on calibration and held-out observations together; None for the first stage.
+    Errors are of outputs on calibration and held-out observations together; None for the first stage.
     """
 
     name: str  # "torch", "onnx", "float32", "int8"
@@ -41,7 +48,7 @@ class Stage:
     size_bytes: int
     max_error: float | None
     rms_error: float | None
-    success_rate: float  # 0..1, of episodes that did not fail
+    success_rate: float | None  # 0..1, of episodes that did not fail; None: there is no environment
     metrics: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,5 +62,7 @@ class ExportResult:
 
     bundle: Bundle
     stages: tuple[Stage, ...]
-    conversion_s: float  # checkpoint to int8 model, calibration included
+    verdict: Verdict
+    warnings: tuple[str, ...] = ()
+    conversion_s: float  # source to int8 model, calibration included
     wall_s: float  # everything

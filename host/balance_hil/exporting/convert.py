@@ -1,16 +1,21 @@
-"""The parent's side of the conversion: starts the TensorFlow process, feeds it, and reports how it failed."""
+"""The parent's side of TensorFlow: starts its process, feeds it, and reports how it failed."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from balance_hil.errors import ExportError, require
-from balance_hil.exporting.tensorflow_worker import ConversionRequest, quiet_environment
+from balance_hil.exporting.tensorflow_worker import quiet_environment
 
 CONVERSION_TIMEOUT_S = 300.0  # on a machine that is busy otherwise; a free one takes about 12 s
 _LOG_LINES = 12
@@ -34,36 +39,57 @@ class TensorFlowProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "balance_hil.exporting.tensorflow_worker"],
                 stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
                 env={**os.environ, **quiet_environment()},
             )
 
-    def start(self, request: ConversionRequest) -> None:
-        """Hands over the request; the conversion runs while the caller goes on."""
+    def start(self, task: str, **request: Any) -> None:
+        """Asks for one task of the worker; it runs while the caller goes on."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(request.to_line().encode())
-            self._process.stdin.close()
+            self._process.stdin.write(json.dumps({"task": task, **request}) + "\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
-            self._fail(self._process.wait())
+            self._fail()
 
-    def finish(self) -> None:
-        """Waits for the end of the conversion.
+    def finish(self) -> dict[str, Any]:
+        """Waits for the end of the task that was started, and returns its answer.
 
         Raises:
             ExportError: it failed or took too long; the message carries its last lines.
         """
-        try:
-            status = self._process.wait(CONVERSION_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
             self._process.kill()
+
+        timer = threading.Timer(CONVERSION_TIMEOUT_S, stop)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if late.is_set():
             raise ExportError(
                 f"the conversion to TFLite did not end within {CONVERSION_TIMEOUT_S:.0f} s",
                 "try again on a machine that is less busy",
-            ) from None
-        if status != 0:
-            self._fail(status)
+            )
+        if not line:
+            self._fail()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def predict(self, observations: NDArray[np.float32], scratch: Path) -> NDArray[np.float32]:
+        """Outputs, float32 [n, n_act], of the model that the task ``read`` has loaded, for observations, float32 [n, n_obs]."""
+        rows, outputs = scratch / "rows.npy", scratch / "outputs.npy"
+        np.save(rows, observations)
+        self.start("predict", rows=str(rows), outputs=str(outputs))
+        self.finish()
+        return np.asarray(np.load(outputs), np.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -72,10 +98,15 @@ class TensorFlowProcess:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # what was to be written is of no use any more
 
-    def _fail(self, status: int) -> None:
+    def _fail(self) -> None:
+        status = self._process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
         raise ExportError(
             f"the conversion to TFLite failed with status {status}:\n" + "\n".join(lines), "check the installation: hil doctor"

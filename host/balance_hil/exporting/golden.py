@@ -9,38 +9,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.model_image import SELF_TEST_ROWS
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize, quantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
 
 GOLDEN_ROWS = 256
 _RANDOM_INT8_ROWS = 128
+_LARGEST = np.finfo(np.float32).max
 
 Float32Array = NDArray[np.float32]
 
 
-def golden_observations(input_quant: QuantParams, recorded: Float32Array, seed: int) -> Float32Array:
+def golden_observations(
+    input_quant: QuantParams, recorded: Float32Array, seed: int, normalization: Normalization | None = None
+) -> Float32Array:
     """256 observations, float32 [256, n_obs]: edges first, then random int8 codes, then recorded rows.
 
     Args:
         input_quant: of the int8 model.
         recorded: float32 [n, n_obs], n >= 256; taken at equal distances.
         seed: of the random codes.
+        normalization: of the policy: edges and codes are then made for what comes out of it.
     """
-    edges = _edges(input_quant, recorded)
+    inputs = normalization.apply(recorded) if normalization else recorded
+    edges = _edges(input_quant, inputs)
     codes = np.random.default_rng(seed).integers(INT8_MIN, INT8_MAX + 1, (_RANDOM_INT8_ROWS, recorded.shape[1]))
     random = dequantize(codes.astype(np.int8), input_quant)
     rest = GOLDEN_ROWS - len(edges) - len(random)
     picked = recorded[np.linspace(0, len(recorded) - 1, rest).astype(int)]
-    return np.concatenate([edges, random, picked])
+    made = np.concatenate([edges, random])
+    if normalization:  # the observations that normalize to them, as near as float32 comes
+        with np.errstate(over="ignore"):
+            made = made / normalization.inverse_std + normalization.mean
+        made = np.clip(made, -_LARGEST, _LARGEST).astype(np.float32)
+    return np.concatenate([made, picked])
 
 
-def write_golden(path: Path, model: TflmModel, observations: Float32Array) -> dict[str, NDArray[Any]]:
+def write_golden(
+    path: Path, model: TflmModel, observations: Float32Array, normalization: Normalization | None = None
+) -> dict[str, NDArray[Any]]:
     """Writes ``golden.npz`` and returns its arrays (names in the working agreement of ``bundle``).
 
     ``observations`` f32 [n, n_obs], ``input_int8`` [n, n_obs], ``op_<k>`` int8 [n, size] for operator k, ``output_int8``
     [n, n_act], ``actions`` f32 [n, n_act], ``operators`` names.
     """
-    inputs = quantize(observations, model.input_quant)
+    inputs = quantize(normalization.apply(observations) if normalization else observations, model.input_quant)
     outputs = model.infer_int8_batch(inputs)
     arrays: dict[str, NDArray[Any]] = {
         "observations": observations,

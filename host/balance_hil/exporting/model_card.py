@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from balance_hil.bundle import POLICY, Bundle
+from balance_hil.bundle import FROM_CALIBRATION, Bundle
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.spec import Signal
 from balance_hil.tflite.graph import TfliteGraph
@@ -17,13 +17,15 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
     """Writes the card. Every number comes from the bundle or from the int8 model."""
     metrics = bundle.metrics
     sections = [
-        f"# {bundle.path.name}: {bundle.algorithm.upper()} policy for {bundle.spec.environment}",
+        f"# {bundle.path.name}: {_title(bundle)}",
+        *([f"**Rejected: {'; '.join(metrics['verdict']['reasons'])}.**"] if not metrics["verdict"]["good"] else []),
         _summary(bundle),
         *(["## Training\n\n" + _training(bundle.training)] if bundle.training.get("evaluation") else []),
         "## Stages\n\n" + _stages(bundle),
-        "## Signals\n\nObservation, float32, clipped to the limits:\n\n"
+        "## Source\n\n" + _source(bundle),
+        "## Signals\n\nObservation, float32:\n\n"
         + _signals(bundle.spec.observation)
-        + "\n\nAction, float32:\n\n"
+        + "\n\nOutput, float32:\n\n"
         + _signals(bundle.spec.action),
         "## Quantization\n\n" + _quantization(bundle),
         *(
@@ -47,15 +49,39 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
     path.write_text("\n\n".join(sections) + "\n")
 
 
+def _title(bundle: Bundle) -> str:
+    kind = f"{bundle.algorithm.upper()} policy" if bundle.algorithm else "policy"
+    return f"{kind} for {bundle.spec.environment}" if bundle.spec.environment else kind
+
+
+def _source(bundle: Bundle) -> str:
+    source, checked = bundle.source, bundle.checked_against
+    text = f"`{source['file']}` ({source['kind']}{', made by ' + source['made_by'] if source['made_by'] else ''})."
+    if bundle.normalization:
+        origin = source["normalization"]
+        where = "mean and standard deviation of the calibration rows" if origin == FROM_CALIBRATION else f"`{origin}`"
+        text += f" Observations are normalized on the board before they are quantized, by {where}."
+    if checked["by"]:
+        return (
+            f"{text} Its actions on {checked['rows']} recorded and random observations were compared with {checked['by']}: "
+            f"they differ by {checked['max_error']:.2g} of half their range at most (allowed: {checked['tolerance']:g})."
+        )
+    return f"{text} It could not be compared with the source's own answers: {checked['why']}."
+
+
 def _summary(bundle: Bundle) -> str:
     metrics, spec = bundle.metrics, bundle.spec
     int8 = next(stage for stage in metrics["stages"] if stage["name"] == "int8")
+    episodes = "There is no environment to run it in; "
+    if metrics["episodes"]:
+        episodes = (
+            f"Executed by TensorFlow Lite Micro {int8['success_rate']:.0%} of {metrics['episodes']} episodes of "
+            f"{metrics['episode_steps']} steps do not fail; "
+        )
     return (
         f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
-        f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. Executed by "
-        f"TensorFlow Lite Micro {int8['success_rate']:.0%} of {metrics['episodes']} episodes of "
-        f"{metrics['episode_steps']} steps do not fail; "
-        f"its actions differ from the float policy's by {int8['rms_error']:.4f} RMS and {int8['max_error']:.4f} at most."
+        f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. "
+        f"{episodes}its outputs differ from the float policy's by {int8['rms_error']:.4f} RMS, {int8['max_error']:.4f} at most."
     )
 
 
@@ -99,21 +125,22 @@ def _stages(bundle: Bundle) -> str:
             stage["runtime"],
             _number(stage["max_error"]),
             _number(stage["rms_error"]),
-            f"{stage['success_rate']:.0%}",
+            *([f"{stage['success_rate']:.0%}"] if bundle.metrics["episodes"] else []),
             *(f"{value:.4g}" for value in stage["metrics"].values()),
         )
         for stage in bundle.metrics["stages"]
     ]
-    header = ("stage", "executed by", "max error", "RMS error", "success", *bundle.metrics["stages"][0]["metrics"])
+    success = ["success"] if bundle.metrics["episodes"] else []
+    header = ("stage", "executed by", "max error", "RMS error", *success, *bundle.metrics["stages"][0]["metrics"])
     note = (
-        "Errors are differences of actions (-1..1) from the stage above, on calibration and held-out observations. "
+        "Errors are differences of outputs from the stage above, on calibration and held-out observations. "
         "Success and metrics are of the same episodes for every stage."
     )
     return _table(header, rows) + "\n\n" + note
 
 
 def _signals(signals: tuple[Signal, ...]) -> str:
-    rows = [(s.index, s.name, f"{s.min:g}", f"{s.max:g}", f"{s.scale:g} {s.unit}") for s in signals]
+    rows = [(s.index, s.name, _limit(s.min), _limit(s.max), f"{s.scale:g} {s.unit}".strip()) for s in signals]
     return _table(("index", "name", "min", "max", "1.0 means"), rows)
 
 
@@ -128,7 +155,7 @@ def _quantization(bundle: Bundle) -> str:
     calibration = bundle.calibration
     origin = f"{calibration['rows']} calibration rows, {calibration['source']}"
     if "uniform_rows" in calibration:
-        origin += f" ({calibration['recorded_rows']}), plus {calibration['uniform_rows']} uniform over the observation limits"
+        origin += f" ({calibration['recorded_rows']}), plus {calibration['uniform_rows']} uniform over the limits"
     return (
         f"{quant}\n\nWeights {calibration['weights']}. {origin}; seed {calibration['seed']}, SHA-256 `{calibration['sha256']}`."
     )
@@ -164,7 +191,7 @@ def _layers(graph: TfliteGraph) -> str:
 
 
 def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
-    folder = f"models/{bundle.path.name}"
+    folder = f"models/{bundle.path.name}" if bundle.training else str(bundle.source["file"])
     lines = []
     training = bundle.training
     if training.get("rebuild"):
@@ -179,7 +206,11 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
     options += [f"--calibration {config.calibration.name}"] if config.calibration else []
     lines.append(" ".join([f"hil export {folder}", *options]))
     text = "```\n" + "\n".join(lines) + "\n```\n\n"
-    return text + f"The same `{POLICY}` and seed give the same bytes with the versions below."
+    return text + "The same source and seed give the same bytes with the versions below."
+
+
+def _limit(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def _number(value: float | None) -> str:

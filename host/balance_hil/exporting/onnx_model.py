@@ -6,12 +6,15 @@ no Exp), every name is ours, and the same weights give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from balance_hil.checkpoint import Actor
+from balance_hil.checkpoint import Layer
+from balance_hil.checkpoint.onnx_actor import OnnxActor
 from balance_hil.errors import ExportError, require
+from balance_hil.spec import PolicySpec
 
 OPSET = 17  # what onnx2tf 1.29 is tested with most
 IR_VERSION = 9
@@ -20,8 +23,8 @@ OUTPUT_NAME = "action"
 _OPERATORS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "elu": "Elu", "leaky_relu": "LeakyRelu"}
 
 
-def write_onnx(actor: Actor, path: Path) -> None:
-    """Writes the actor as a checked ONNX model: input ``observation`` [batch, n_obs], output ``action`` [batch, n_act].
+def write_onnx(layers: Sequence[Layer], path: Path) -> None:
+    """Writes dense layers as a checked ONNX model: input ``observation`` [batch, n_obs], output ``action`` [batch, n_act].
 
     Raises:
         ExportError: onnx's checker refuses the model.
@@ -32,8 +35,8 @@ def write_onnx(actor: Actor, path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants, value = [], [], INPUT_NAME
-    for i, layer in enumerate(actor.layers):
-        name, activation, is_last = f"layer_{i}", layer.activation, i == len(actor.layers) - 1
+    for i, layer in enumerate(layers):
+        name, activation, is_last = f"layer_{i}", layer.activation, i == len(layers) - 1
         constants += [
             numpy_helper.from_array(layer.weight, f"{name}_weight"),
             numpy_helper.from_array(layer.bias, f"{name}_bias"),
@@ -59,8 +62,8 @@ def write_onnx(actor: Actor, path: Path) -> None:
     graph = helper.make_graph(
         nodes,
         "actor",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", actor.n_obs])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", actor.n_act])],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", layers[0].weight.shape[1]])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", len(layers[-1].bias)])],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="balance_hil")
@@ -69,4 +72,38 @@ def write_onnx(actor: Actor, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ExportError(f"onnx's checker refuses the actor: {exc}", "report this with the checkpoint attached") from exc
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_graph(actor: OnnxActor, spec: PolicySpec, path: Path) -> None:
+    """Writes an ONNX graph as it is, with the limits of the actions behind it: outputs of -1..1 where ``spec`` has limits.
+
+    Raises:
+        ExportError: onnx's checker refuses the result.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(actor.graph)
+    graph = model.graph
+    scaled = spec.action_map.kind == "box" and spec.action[0].min is not None
+    if scaled:
+        last = graph.output[0].name
+        middle, half = (np.array(v, np.float32) for v in (spec.action_map.offset, spec.action_map.scale))
+        steps = [("Sub", middle, np.any(middle != 0)), ("Mul", 1 / half, np.any(half != 1))]
+        for kind, constant, needed in steps:
+            if needed:
+                graph.initializer.append(numpy_helper.from_array(np.asarray(constant, np.float32), f"{OUTPUT_NAME}_{kind}_by"))
+                graph.node.append(helper.make_node(kind, [last, f"{OUTPUT_NAME}_{kind}_by"], [f"{OUTPUT_NAME}_{kind}"]))
+                last = f"{OUTPUT_NAME}_{kind}"
+        limits = {f"{OUTPUT_NAME}_min": -1.0, f"{OUTPUT_NAME}_max": 1.0}
+        graph.initializer.extend(numpy_helper.from_array(np.float32(v), n) for n, v in limits.items())
+        graph.node.append(helper.make_node("Clip", [last, *limits], [OUTPUT_NAME]))
+        shape = graph.output[0].type.tensor_type
+        del graph.output[:]
+        graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, shape.elem_type, [1, actor.n_act]))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ExportError(f"onnx's checker refuses {actor.path}: {exc}", "save it with a newer exporter") from exc
     path.write_bytes(model.SerializeToString(deterministic=True))

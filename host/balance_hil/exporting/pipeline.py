@@ -6,9 +6,13 @@ import platform
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 import balance_hil
 from balance_hil.bundle import (
     FLOAT_MODEL,
+    FROM_CALIBRATION,
     GOLDEN,
     HEADER,
     INT8_MODEL,
@@ -27,25 +32,29 @@ from balance_hil.bundle import (
     staging_folder,
     write_bundle,
 )
-from balance_hil.checkpoint import Actor, read_checkpoint
-from balance_hil.environment import open_environment
+from balance_hil.checkpoint import Layer
+from balance_hil.checkpoint.actor import act_through
+from balance_hil.checkpoint.chain import Network, denormalized
+from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import ExportError, HarnessError, UsageError
-from balance_hil.exporting.calibration import Calibration, load_calibration, record_calibration
+from balance_hil.exporting.calibration import Calibration, load_calibration, normalization_of, record_calibration, record_excited
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
+from balance_hil.exporting.episodes import EpisodeRuns
+from balance_hil.exporting.episodes_worker import EpisodesRequest, StageEpisodes, load_stage
 from balance_hil.exporting.golden import golden_observations, write_golden
+from balance_hil.exporting.keras_source import read_network
 from balance_hil.exporting.model_card import write_model_card
-from balance_hil.exporting.onnx_model import write_onnx
+from balance_hil.exporting.onnx_model import write_graph, write_onnx
+from balance_hil.exporting.reference_check import check_against_source
 from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rounding_invariant
-from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
-from balance_hil.exporting.rounding_invariant.samples import record_samples
-from balance_hil.exporting.source import ExportSource, find_source
-from balance_hil.exporting.survival import SurvivalChecks
-from balance_hil.exporting.survival_worker import SurvivalRequest, load_stage
-from balance_hil.exporting.tensorflow_worker import ConversionRequest
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, summarize
+from balance_hil.exporting.rounding_invariant.samples import RECORDED_ROWS, STREAM, make_samples
+from balance_hil.exporting.source import PolicySource, Reference, open_own_environment, open_source
+from balance_hil.exporting.verdict import judge, saturation_warnings
+from balance_hil.metrics import Verdict, summarize
 from balance_hil.model_image import ModelImage
 from balance_hil.rollout import evaluation_seeds
+from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmModel
 
 # stage name -> runtime that executes it, file in the bundle
@@ -55,229 +64,332 @@ STAGES = {
     "float32": ("float32", FLOAT_MODEL),
     "int8": ("tflm", INT8_MODEL),
 }
-FLOAT_TOLERANCE = 1e-4  # of an action of -1..1: two float32 libraries sum in different orders, and that is all
+FLOAT_TOLERANCE = 1e-4  # of an output of -1..1: two float32 libraries sum in different orders, and that is all
+REJECTED = ".rejected"  # added to the name of a bundle whose verdict is bad
 _PACKAGES = ("torch", "stable-baselines3", "onnx", "onnx2tf", "tensorflow", "tflite-micro", "ai-edge-litert", "mujoco", "numpy")
 
 
 def export(config: ExportConfig, progress: ProgressCallback = lambda name, done: None) -> ExportResult:
-    """Makes a bundle out of a checkpoint. An old bundle stays as it was unless everything has succeeded.
+    """Makes a bundle out of a policy.
+
+    An old bundle stays as it was unless everything has succeeded and the verdict is good. A bundle whose verdict is bad goes to a
+    folder of its own, ``NAME.rejected``, where it can be looked into and is not taken for a good one.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or not without running its code.
+        CheckpointError: the policy cannot be read, or not without running its code.
         EnvironmentMismatchError: the policy does not fit the environment.
-        ExportError: a stage failed, differs from the one before, or int8 survives less than float; the disk is full, or the
-            folder cannot be written.
+        ExportError: a step failed, or a float stage computes something else than its source; the disk is full, or the folder
+            cannot be written.
         UnsupportedOperatorError: TFLM cannot run the int8 model.
         MissingExtraError: a package of the extras ``train``, ``export`` or ``int8`` is not installed.
+        What ``open_environment`` raises.
     """
     if config.episodes < 1:
-        raise UsageError(f"a check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
-    source = find_source(config)
-    try:
-        staging = staging_folder(source.target)
+        raise UsageError(f"the check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
+    started_s = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, _Conversion(Path(scratch)) as conversion:
+        progress("source", 0.0)
+        source = open_source(config, conversion.read_keras)
+        progress("source", 1.0)
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                return _Export(config, progress, source, staging, Path(scratch)).run()
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as exc:
-        if isinstance(exc, HarnessError):  # some of the family are OSErrors, too
-            raise
-        raise ExportError(f"the bundle {source.target} cannot be written: {exc}", "choose another folder: --output") from exc
+            staging = staging_folder(source.target)
+            try:
+                return _Export(config, progress, source, staging, Path(scratch), conversion, started_s).run()
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        except OSError as exc:
+            if isinstance(exc, HarnessError):  # some of the family are OSErrors, too
+                raise
+            raise ExportError(f"the bundle {source.target} cannot be written: {exc}", "choose another folder: --output") from exc
+
+
+class _Conversion:
+    """TensorFlow's process, started when it is first needed. Use it as a context manager."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._process: TensorFlowProcess | None = None
+
+    def process(self) -> TensorFlowProcess:
+        if self._process is None:
+            self._process = TensorFlowProcess(self._scratch / "tensorflow.log")
+        return self._process
+
+    def read_keras(self, model: Path) -> tuple[Network, Reference]:
+        network = read_network(model, self.process(), self._scratch)
+        return network, lambda observations: self.process().predict(observations, self._scratch)
+
+    def __enter__(self) -> _Conversion:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process is not None:
+            self._process.__exit__(None, None, None)
 
 
 class _Export:
     """The state of one export. ``staging`` becomes the bundle, ``scratch`` is thrown away."""
 
     def __init__(
-        self, config: ExportConfig, progress: ProgressCallback, source: ExportSource, staging: Path, scratch: Path
+        self,
+        config: ExportConfig,
+        progress: ProgressCallback,
+        source: PolicySource,
+        staging: Path,
+        scratch: Path,
+        conversion: _Conversion,
+        started_s: float,
     ) -> None:
         self.config, self.progress, self.source, self.staging, self.scratch = config, progress, source, staging, scratch
-        self.spec = source.spec
-        self.started_s = time.perf_counter()
+        self.spec, self.started_s = source.spec, started_s
+        self.tensorflow = conversion.process()
+        self.layers: tuple[Layer, ...] = source.layers
+        self.normalization = source.normalization
+        self.normalization_from = source.normalization_from
+        self.warnings = list(source.notes)
+        self.stage_names = [name for name in STAGES if name != "torch" or source.kind == "sb3"]
 
     def run(self) -> ExportResult:
-        """Everything, in order. TensorFlow and the survival checks run in child processes beside it."""
-        with (
-            TensorFlowProcess(self.scratch / "tensorflow.log") as tensorflow,
-            SurvivalChecks(self.scratch / "survival.log") as checks,
-        ):
-            actor = self._read()
-            write_onnx(actor, self.staging / ONNX_MODEL)
-            calibration = self._calibrate(actor)
-            self._start_conversion(tensorflow, calibration)
+        """Everything, in order. TensorFlow and the episodes of each stage run in child processes beside it."""
+        for name, content in self.source.files.items():
+            (self.staging / name).write_bytes(content)
+        self._write_onnx()
+        with EpisodeRuns(self.scratch / "episodes.log") as runs, self._environment() as env:
+            if env is not None:
+                self.max_steps = require_control_steps(env, self.config.max_steps)
+            calibration, recorded = self._calibrate(env)
+            self._normalize(calibration)
+            rows = self._normalized(calibration.observations)
+            self._start_conversion(rows)
             # While TensorFlow converts.
-            samples = record_samples(actor.act_batch, self.spec, self.config.seed) if self.config.rounding_invariant else None
-            tensorflow.finish()
+            samples = None
+            if self.config.rounding_invariant:
+                if not self.layers:
+                    raise ExportError(
+                        "only a chain of dense layers can be made rounding-invariant", "leave --rounding-invariant out"
+                    )
+                samples = make_samples(partial(act_through, self.layers), self._normalized(recorded), rows, self.config.seed)
+            self.tensorflow.finish()
             self.progress("TFLite", 1.0)
-            proof = self._make_rounding_invariant(actor, calibration, samples) if samples else None
+            with self._stage_runtime("float32") as runtime:
+                checked = check_against_source(runtime.act_batch, self.source, calibration, self.config.seed)
+            proof = self._make_rounding_invariant(rows, samples) if samples else None
             conversion_s = time.perf_counter() - self.started_s
             # Not before: they would take from the conversion the core that it needs.
-            episodes = {name: self._check(checks, name) for name in STAGES}
+            running = {name: self._run_stage(runs, name) for name in self.stage_names} if env is not None else {}
             model = self._artifacts(calibration)
             errors = self._errors(np.concatenate([calibration.observations, calibration.held_out]))
-            with open_environment(self.spec.environment) as env:
-                summaries = {name: summarize(episodes[name].result(), env.metrics) for name in STAGES}
-            stages = tuple(self._stage(name, errors[name], summaries[name]) for name in STAGES)
-        _compare_survival(stages)
-        bundle = self._bundle(actor, model, calibration, stages, proof)
+            ended = {name: future.result() for name, future in running.items()}
+            stages = tuple(self._stage(name, errors[name], ended.get(name), env) for name in self.stage_names)
+        verdict = judge({name: stage.episodes for name, stage in ended.items()}, self.config.margin)
+        if "int8" in ended:
+            saturated = ended["int8"].saturated
+            calibration.origin["saturated"] = saturated
+            self.warnings += saturation_warnings([signal.name for signal in self.spec.observation], saturated)
+        bundle = self._bundle(model, calibration, stages, proof, checked, verdict)
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)
-        published = write_bundle(self.staging, bundle)
         return ExportResult(
-            bundle=published, stages=stages, conversion_s=conversion_s, wall_s=time.perf_counter() - self.started_s
+            bundle=write_bundle(self.staging, bundle),
+            stages=stages,
+            verdict=verdict,
+            warnings=tuple(self.warnings),
+            conversion_s=conversion_s,
+            wall_s=time.perf_counter() - self.started_s,
         )
 
-    def _read(self) -> Actor:
-        self.progress("checkpoint", 0.0)
-        self.source.copy_to(self.staging)
-        actor = read_checkpoint(self.staging / POLICY, trust=self.config.trust)
-        self.source.check_fit(actor)
-        self.progress("checkpoint", 1.0)
-        return actor
+    @contextmanager
+    def _environment(self) -> Iterator[Environment | None]:
+        if not self.spec.environment:
+            yield None
+            return
+        with open_own_environment(self.config, self.spec.environment) as env:
+            yield env
 
-    def _calibrate(self, actor: Actor) -> Calibration:
-        self.progress("calibration", 0.0)
-        config, spec = self.config, self.spec
-        if config.calibration is not None:
-            calibration = load_calibration(config.calibration, actor.act_batch, spec, config.seed)
+    def _write_onnx(self) -> None:
+        path = self.staging / ONNX_MODEL
+        if self.source.graph is not None:
+            write_graph(self.source.graph, self.spec, path)
         else:
-            calibration = record_calibration(actor.act_batch, spec, config.seed)
-        self.progress("calibration", 1.0)
-        return calibration
+            write_onnx(self.layers, path)
 
-    def _start_conversion(self, tensorflow: TensorFlowProcess, calibration: Calibration) -> None:
+    def _calibrate(self, env: Environment | None) -> tuple[Calibration, NDArray[np.float32]]:
+        """Calibration rows, and others that a fine-tuning learns from."""
+        self.progress("calibration", 0.0)
+        config = self.config
+        with self._stage_runtime("onnx") as runtime:
+            if config.calibration is not None:
+                calibration = load_calibration(config.calibration, self.spec, config.seed)
+            else:
+                assert env is not None
+                calibration = record_calibration(runtime.act_batch, env, config.seed)
+            recorded = calibration.observations
+            if config.rounding_invariant and env is not None:
+                recorded = record_excited(runtime.act_batch, env, [config.seed, STREAM], RECORDED_ROWS)
+        self.progress("calibration", 1.0)
+        return calibration, recorded
+
+    def _normalize(self, calibration: Calibration) -> None:
+        """One int8 scale serves all inputs: where they differ widely, they are normalized by what calibration saw."""
+        if self.normalization is not None:
+            return
+        wanted = normalization_of(calibration.observations)
+        if wanted is None:
+            return
+        if not self.layers:
+            self.warnings.append("the observations differ widely in range, and one int8 scale has to serve all of them")
+            return
+        self.normalization, self.normalization_from = wanted, FROM_CALIBRATION
+        self.layers = denormalized(self.layers, wanted)
+        self._write_onnx()
+
+    def _normalized(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.normalization.apply(observations) if self.normalization else observations
+
+    def _stage_runtime(self, name: str) -> Runtime:
+        runtime, file = STAGES[name]
+        normalization = self.source.normalization if name == "torch" else self.normalization
+        return load_stage(runtime, self.staging / file, normalization, trust=self.config.trust)
+
+    def _start_conversion(self, rows: NDArray[np.float32]) -> None:
         self.progress("TFLite", 0.0)
-        rows = self.scratch / "calibration.npy"
-        np.save(rows, calibration.observations)
-        tensorflow.start(
-            ConversionRequest(
-                onnx=str(self.staging / ONNX_MODEL),
-                calibration=str(rows),
-                float_model=str(self.staging / FLOAT_MODEL),
-                int8_model=str(self.staging / INT8_MODEL),
-                per_tensor=self.config.per_tensor,
-                seed=self.config.seed,
-            )
+        calibration = self.scratch / "calibration.npy"
+        np.save(calibration, rows)
+        self.tensorflow.start(
+            "convert",
+            onnx=str(self.staging / ONNX_MODEL),
+            calibration=str(calibration),
+            float_model=str(self.staging / FLOAT_MODEL),
+            int8_model=str(self.staging / INT8_MODEL),
+            per_tensor=self.config.per_tensor,
+            seed=self.config.seed,
         )
 
-    def _make_rounding_invariant(self, actor: Actor, calibration: Calibration, samples: Samples) -> RoundingInvariant:
+    def _make_rounding_invariant(self, rows: NDArray[np.float32], samples: Any) -> RoundingInvariant:
         """Puts a rounding-invariant model in the place of the ordinary one, which it is made from."""
         self.progress("fine-tuning", 0.0)
         file = self.staging / INT8_MODEL
         made = make_rounding_invariant(
-            actor,
-            file.read_bytes(),
-            samples,
-            calibration.observations,
-            self.config.seed,
-            lambda done: self.progress("fine-tuning", done),
+            self.layers, file.read_bytes(), samples, rows, self.config.seed, lambda done: self.progress("fine-tuning", done)
         )
         file.write_bytes(made.model)
         return made
 
-    def _check(self, checks: SurvivalChecks, name: str) -> Future[list[EpisodeMetrics]]:
+    def _run_stage(self, runs: EpisodeRuns, name: str) -> Future[StageEpisodes]:
         runtime, file = STAGES[name]
-        request = SurvivalRequest(
+        normalization = self.source.normalization if name == "torch" else self.normalization
+        request = EpisodesRequest(
             runtime=runtime,
             model=str(self.staging / file),
+            normalization=normalization.to_dict() if normalization else None,
             trust=self.config.trust,
             environment=self.spec.environment,
+            options=self.config.options,
+            period_s=self.config.period_s,
+            terminated=self.config.terminated,
             seeds=evaluation_seeds(self.config.episodes),
-            max_steps=self.config.max_steps or self.spec.episode_steps,
+            max_steps=self.max_steps,
         )
         self.progress(f"episodes {name}", 0.0)
-        future = checks.submit(request, lambda done: self.progress(f"episodes {name}", done))
+        future = runs.submit(request, lambda done: self.progress(f"episodes {name}", done))
         future.add_done_callback(lambda _: self.progress(f"episodes {name}", 1.0))
         return future
 
     def _artifacts(self, calibration: Calibration) -> TflmModel:
         int8_model = (self.staging / INT8_MODEL).read_bytes()
         model = TflmModel(int8_model)
-        observations = golden_observations(model.input_quant, calibration.held_out, self.config.seed)
-        golden = write_golden(self.staging / GOLDEN, model, observations)
-        image = ModelImage(model=int8_model, inputs=golden["input_int8"], outputs=golden["output_int8"])
+        observations = golden_observations(model.input_quant, calibration.held_out, self.config.seed, self.normalization)
+        golden = write_golden(self.staging / GOLDEN, model, observations, self.normalization)
+        image = ModelImage(
+            model=int8_model, normalization=self.normalization, inputs=golden["input_int8"], outputs=golden["output_int8"]
+        )
         image.write_header(self.staging / HEADER)
         return model
 
     def _errors(self, observations: NDArray[np.float32]) -> dict[str, NDArray[np.float64] | None]:
-        """Action differences of each stage from the one before, float64 [n, n_act]; None for the first."""
+        """Output differences of each stage from the one before, float64 [n, n_act]; None for the first."""
         differences: dict[str, NDArray[np.float64] | None] = {}
         previous: NDArray[np.float32] | None = None
-        for name, (runtime, file) in STAGES.items():
-            with load_stage(runtime, self.staging / file, trust=self.config.trust) as loaded:
-                actions = loaded.act_batch(observations)
-            differences[name] = None if previous is None else actions.astype(np.float64) - previous
-            previous = actions
-        for before, name in (("torch", "onnx"), ("onnx", "float32")):
-            difference = differences[name]
-            largest = 0.0 if difference is None else float(np.max(np.abs(difference)))
-            if largest > FLOAT_TOLERANCE:
-                raise ExportError(
-                    f"the {name} policy differs from the {before} one by up to {largest:.3g}, which is more than rounding",
-                    "check the installed versions of onnx2tf and tensorflow: hil doctor",
-                )
+        before = ""
+        for name in self.stage_names:
+            with self._stage_runtime(name) as loaded:
+                outputs = loaded.act_batch(observations)
+            differences[name] = difference = None if previous is None else outputs.astype(np.float64) - previous
+            if difference is not None and name != "int8":
+                largest = float(np.max(np.abs(difference) / np.maximum(1.0, np.abs(outputs))))
+                if largest > FLOAT_TOLERANCE:
+                    raise ExportError(
+                        f"the {name} policy differs from the {before} one by up to {largest:.3g}, which is more than rounding",
+                        "check the installed versions of onnx2tf and tensorflow: hil doctor",
+                    )
+            previous, before = outputs, name
         return differences
 
-    def _stage(self, name: str, difference: NDArray[np.float64] | None, summary: EvaluationSummary) -> Stage:
+    def _stage(
+        self, name: str, difference: NDArray[np.float64] | None, ended: StageEpisodes | None, env: Environment | None
+    ) -> Stage:
         runtime, file = STAGES[name]
+        summary = summarize(ended.episodes, env.metrics) if ended is not None and env is not None else None
         return Stage(
             name=name,
             runtime=runtime,
             size_bytes=(self.staging / file).stat().st_size,
             max_error=None if difference is None else float(np.max(np.abs(difference))),
             rms_error=None if difference is None else float(np.sqrt(np.mean(difference**2))),
-            success_rate=summary.success_rate,
-            metrics=dict(summary.metrics),
+            success_rate=summary.success_rate if summary else None,
+            metrics=dict(summary.metrics) if summary else {},
         )
 
     def _bundle(
         self,
-        actor: Actor,
         model: TflmModel,
         calibration: Calibration,
         stages: tuple[Stage, ...],
         proof: RoundingInvariant | None,
+        checked: Mapping[str, Any],
+        verdict: Verdict,
     ) -> Bundle:
+        target = self.source.target
+        has_environment = bool(self.spec.environment)
         return Bundle(
-            path=self.source.target,
-            id=model_id((self.staging / INT8_MODEL).read_bytes()),
-            algorithm=str(self.source.training.get("algorithm") or actor.algorithm),
+            path=target if verdict.good else target.with_name(target.name + REJECTED),
+            id=model_id((self.staging / INT8_MODEL).read_bytes(), self.normalization),
+            algorithm=self.source.algorithm,
             spec=self.spec,
             input_quant=model.input_quant,
             output_quant=model.output_quant,
+            normalization=self.normalization,
+            source=self.source.to_dict() | {"normalization": self.normalization_from},
+            checked_against=checked,
             calibration=calibration.origin | {"weights": "per-tensor" if self.config.per_tensor else "per-channel"},
             training=self.source.training,
-            versions=_versions(actor),
+            versions=_versions(self.source),
             metrics={
                 "stages": [stage.to_dict() for stage in stages],
-                "episodes": self.config.episodes,
-                "episode_steps": self.config.max_steps or self.spec.episode_steps,
+                "episodes": self.config.episodes if has_environment else 0,
+                "episode_steps": self.max_steps if has_environment else 0,
                 "operators": model.graph.operator_counts(),
-                "parameters": sum(w.size for w in actor.weights) + sum(b.size for b in actor.biases),
+                "parameters": _parameters(model),
                 "arena_used_bytes": model.arena_used_bytes,
                 "arena_needed_bytes": model.needed_arena_bytes(),
+                "verdict": verdict.to_dict(),
+                "warnings": self.warnings,
             }
             | ({"rounding_invariant": proof.to_dict()} if proof else {}),
         )
 
 
-def _compare_survival(stages: tuple[Stage, ...]) -> None:
-    by_name = {stage.name: stage for stage in stages}
-    int8, floating = by_name["int8"], by_name["float32"]
-    if int8.success_rate < floating.success_rate:
-        raise ExportError(
-            f"the int8 policy succeeds in {int8.success_rate:.0%} of the episodes, the float one in {floating.success_rate:.0%}",
-            "calibrate with rows that cover more (leave --calibration and --per-tensor out), or train longer: hil train --resume",
-        )
+def _parameters(model: TflmModel) -> int:
+    return sum(tensor.size for tensor in model.graph.tensors if tensor.constant)
 
 
-def _versions(actor: Actor) -> dict[str, str]:
+def _versions(source: PolicySource) -> dict[str, str]:
     versions = {"balance_hil": balance_hil.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # stable-baselines3 is needed for training only
             continue
-    if actor.sb3_version:
-        versions["stable-baselines3"] = actor.sb3_version  # what wrote the checkpoint
+    maker, _, number = source.made_by.partition(" ")
+    if maker in versions and number:
+        versions[maker] = number  # what wrote the checkpoint
     return versions

@@ -1,10 +1,11 @@
-"""ONNX to TFLite in a process of its own: ``python -m balance_hil.exporting.tensorflow_worker``.
+"""TensorFlow in a process of its own: ``python -m balance_hil.exporting.tensorflow_worker``.
 
 TensorFlow takes seconds to import, logs from C++ past every Python setting, and onnx2tf leaves through ``sys.exit`` when it
 fails. In a child process the import overlaps with the recording of calibration data, the noise goes to the parent's log file,
 and a crash is an exit status.
 
-One JSON line on stdin starts the work; the log goes to stdout and stderr.
+stdin takes JSON lines, each of which asks for one task; a line of JSON on stdout says that it is done. Everything else that is
+printed goes to stderr.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,44 +23,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConversionRequest:
-    """What the parent asks for. Paths are files; ``calibration`` is an ``.npy`` of float32 [n, n_obs]."""
-
-    onnx: str
-    calibration: str
-    float_model: str
-    int8_model: str
-    per_tensor: bool
-    seed: int
-
-    def to_line(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self)) + "\n"
-
-
 def quiet_environment() -> dict[str, str]:
     """Variables that must be set before TensorFlow is imported: less logging, no GPU, repeatable kernels."""
     return {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_DETERMINISTIC_OPS": "1"}
 
 
-def serve(requests: TextIO) -> None:
-    """Imports TensorFlow at once, then converts what the one request asks for."""
-    import onnx2tf
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Imports TensorFlow at once, then does what the requests ask for until there is no more of them."""
     import tensorflow as tf
 
-    line = requests.readline()
-    if not line:  # the parent gave up before it had calibration data
-        return
-    request = ConversionRequest(**json.loads(line))
-    tf.keras.utils.set_random_seed(request.seed)
-    model = _to_keras(onnx2tf, Path(request.onnx))
-    # A graph of its own instead of onnx2tf's SavedModel: that one is written, read and traced again for each conversion.
-    signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32, "observation")]
-    function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
-    Path(request.float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
-    observations = np.load(request.calibration)
-    Path(request.int8_model).write_bytes(_quantize(tf, function, model, observations, request.per_tensor))
+    worker = _Worker(tf)
+    for line in requests:
+        request = json.loads(line)
+        result = getattr(worker, request.pop("task"))(**request)
+        answers.write(json.dumps(result or {}) + "\n")
+        answers.flush()
+
+
+class _Worker:
+    """One method for each task. Paths are files; what an answer refuses with a reason is a mistake of the user's."""
+
+    def __init__(self, tf: Any) -> None:
+        self._tf = tf
+        self._loaded: Any = None
+
+    def convert(self, onnx: str, calibration: str, float_model: str, int8_model: str, per_tensor: bool, seed: int) -> None:
+        """ONNX to float32 and int8 TFLite; ``calibration`` is an ``.npy`` of float32 [n, n_obs], normalized."""
+        import onnx2tf
+
+        tf = self._tf
+        tf.keras.utils.set_random_seed(seed)
+        model = _to_keras(onnx2tf, Path(onnx))
+        # A graph of its own instead of onnx2tf's SavedModel: that one is written, read and traced again for each conversion.
+        signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32, "observation")]
+        function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
+        Path(float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
+        Path(int8_model).write_bytes(_quantize(tf, function, model, np.load(calibration), per_tensor))
+
+    def read(self, model: str, float_model: str) -> dict[str, str]:
+        """A Keras model or SavedModel to float32 TFLite; answers with a reason where it is no policy."""
+        tf = self._tf
+        try:
+            if Path(model).is_dir():
+                _refuse_operators(Path(model) / "saved_model.pb")
+                self._loaded = tf.saved_model.load(model)
+                function = self._loaded.signatures["serving_default"]
+                (name, spec), *others = function.structured_input_signature[1].items()
+                size, call = int(spec.shape[-1]), lambda x: next(iter(function(**{name: x}).values()))
+            else:
+                self._loaded = tf.keras.models.load_model(model, compile=False, safe_mode=True)
+                others = self._loaded.inputs[1:]
+                size, call = int(self._loaded.inputs[0].shape[-1]), lambda x: self._loaded(x, training=False)
+        except Exception as exc:  # Keras and TensorFlow raise ValueError, TypeError, OSError, KeyError, ... for what they refuse
+            return {"refused": " ".join(str(exc).split())[:300]}
+        if others:
+            return {"refused": "it has several inputs"}
+        self._call = tf.function(call, input_signature=[tf.TensorSpec((1, size), tf.float32)])
+        concrete = self._call.get_concrete_function()
+        if isinstance(concrete.structured_outputs, list | tuple | dict):
+            return {"refused": "it has several outputs"}
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], self._loaded)
+        Path(float_model).write_bytes(converter.convert())
+        return {}
+
+    def predict(self, rows: str, outputs: str) -> None:
+        """The model's own answers, ``.npy`` of float32 [n, n_act], to ``rows``, ``.npy`` of float32 [n, n_obs]."""
+        answers = [np.asarray(self._call(row[np.newaxis, :])).reshape(-1) for row in np.load(rows)]
+        np.save(outputs, np.asarray(answers, np.float32))
+
+
+def _refuse_operators(graph: Path) -> None:
+    """A SavedModel is a program: operators that read or write files, or call Python, are none that a policy needs."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    parsed = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+    nodes = [node.op for meta in parsed.meta_graphs for node in meta.graph_def.node]
+    nodes += [
+        node.op for meta in parsed.meta_graphs for function in meta.graph_def.library.function for node in function.node_def
+    ]
+    of_the_saver = {"ShardedFilename", "MergeV2Checkpoints"}  # which is not run
+    foreign = ("PyFunc", "File", "Reader", "Dataset", "Library", "Print", "Socket")
+    for operator in sorted(set(nodes) - of_the_saver):
+        if any(word in operator for word in foreign):
+            raise ValueError(f"it has the operator {operator}, which a policy has no use for")
 
 
 def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
@@ -94,6 +139,14 @@ def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float
     return int8_model
 
 
+def answers_apart() -> TextIO:
+    """The real stdout; everything that is printed from now on goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
 if __name__ == "__main__":
     os.environ.update(quiet_environment())
-    serve(sys.stdin)
+    with answers_apart() as stdout:
+        serve(sys.stdin, stdout)

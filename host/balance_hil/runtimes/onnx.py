@@ -32,13 +32,14 @@ class OnnxRuntime(Runtime):
                 "export the deterministic actor alone: hil export models/ppo",
             )
         self._input, self._output = inputs[0].name, outputs[0].name
+        self._one_by_one = isinstance(inputs[0].shape[0], int)  # a batch of a fixed size, which is 1
         self.n_obs, self.n_act = int(inputs[0].shape[-1]), int(outputs[0].shape[-1])
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """See Runtime."""
         rows = np.ascontiguousarray(self.normalized(observations))
-        actions: Float32Array = self._session.run([self._output], {self._input: rows})[0]
-        return actions
+        parts = [rows[i : i + 1] for i in range(len(rows))] if self._one_by_one else [rows]
+        return np.concatenate([self._session.run([self._output], {self._input: part})[0] for part in parts] or [rows[:, :0]])
 
 
 def load(name: str, bundle: Bundle) -> OnnxRuntime:

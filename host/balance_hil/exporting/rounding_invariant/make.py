@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.checkpoint import Actor
+from balance_hil.checkpoint import Layer
+from balance_hil.checkpoint.actor import act_through
 from balance_hil.errors import ExportError
 from balance_hil.exporting.rounding_invariant.agreement import check_agreement
 from balance_hil.exporting.rounding_invariant.conditions import Proof, prove
@@ -51,7 +52,7 @@ class RoundingInvariant:
 
 
 def make_rounding_invariant(
-    actor: Actor,
+    layers: Sequence[Layer],
     ordinary: bytes,
     training: Samples,
     calibration: NDArray[np.float32],
@@ -61,7 +62,7 @@ def make_rounding_invariant(
     """Makes the model, proves it and tries it.
 
     Args:
-        actor: the float teacher.
+        layers: of the float teacher.
         ordinary: bytes of its ordinary int8 ``.tflite``: gives operators, names and shapes.
         training: rows to fine-tune on.
         calibration: float32 [n, n_obs]: sets the grid and chooses the best network of the run.
@@ -74,9 +75,9 @@ def make_rounding_invariant(
     """
     graph = read_graph(ordinary)
     steps = read_chain(graph)
-    _check_shapes(graph, steps, actor)
-    given, grids, network = _network(steps, actor, calibration)
-    validation = Samples(calibration, actor.act_batch(calibration))
+    _check_shapes(graph, steps, layers)
+    given, grids, network = _network(steps, layers, calibration)
+    validation = Samples(calibration, act_through(layers, calibration))
     tuned = fine_tune(network, given, training, validation, steps=FINE_TUNING_STEPS, seed=seed, progress=progress)
     model = write_flatbuffer(ordinary, graph, steps, ProofModel(given, grids, tuned.layers))
     proof = prove(model)
@@ -87,10 +88,10 @@ def make_rounding_invariant(
 
 
 def _network(
-    steps: tuple[Step, ...], actor: Actor, calibration: NDArray[np.float32]
+    steps: tuple[Step, ...], layers: Sequence[Layer], calibration: NDArray[np.float32]
 ) -> tuple[Grid, tuple[Grid, ...], FakeQuantNetwork]:
-    weights = [np.asarray(w, np.float64) for w in actor.weights]
-    biases = [np.asarray(b, np.float64) for b in actor.biases]
+    weights = [np.asarray(layer.weight, np.float64) for layer in layers]
+    biases = [np.asarray(layer.bias, np.float64) for layer in layers]
     given, grids = choose_grids(steps, weights, biases, calibration.astype(np.float64))
     inputs = [given, *grids]
     dense = [(i, step) for i, step in enumerate(steps) if step.dense]
@@ -101,11 +102,11 @@ def _network(
     return given, grids, FakeQuantNetwork(steps, given, grids, weights, biases, exponents)
 
 
-def _check_shapes(graph: TfliteGraph, steps: tuple[Step, ...], actor: Actor) -> None:
+def _check_shapes(graph: TfliteGraph, steps: tuple[Step, ...], layers: Sequence[Layer]) -> None:
     found = [graph.tensors[step.weight].shape for step in steps if step.dense]
-    if found != [weight.shape for weight in actor.weights]:
+    if found != [layer.weight.shape for layer in layers]:
         raise ExportError(
-            f"the int8 model has dense layers of {found}, the actor of {[w.shape for w in actor.weights]}",
+            f"the int8 model has dense layers of {found}, the actor of {[layer.weight.shape for layer in layers]}",
             "export it without --rounding-invariant",
         )
 

@@ -1,4 +1,4 @@
-"""The parent's side of the survival checks: stages run side by side, each in a child process."""
+"""The parent's side of the episodes of each stage: stages run side by side, each in a child process."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from types import TracebackType
 from typing import Self
 
 from balance_hil.errors import ExportError
-from balance_hil.exporting.survival_worker import SurvivalRequest
+from balance_hil.exporting.episodes_worker import EpisodesRequest, StageEpisodes
 from balance_hil.metrics import EpisodeMetrics
 
 _SIDE_BY_SIDE = 2  # the machine that this has to be quick on has two cores
 _LOG_CHARACTERS = 800
 
 
-class SurvivalChecks:
-    """Runs survival checks in the background. Use it as a context manager: leaving it ends whatever still runs."""
+class EpisodeRuns:
+    """Runs the episodes of stages in the background. Use it as a context manager: leaving it ends whatever still runs."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="survival")
+        self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="episodes")
         self._children: list[subprocess.Popen[str]] = []
         self._closing = False
 
-    def submit(self, request: SurvivalRequest, progress: Callable[[float], None]) -> Future[list[EpisodeMetrics]]:
-        """Starts a check as soon as a core is free. The future raises ExportError when the child fails."""
+    def submit(self, request: EpisodesRequest, progress: Callable[[float], None]) -> Future[StageEpisodes]:
+        """Starts them as soon as a core is free. The future raises ExportError when the child fails."""
         return self._pool.submit(self._run, request, progress)
 
     def __enter__(self) -> Self:
@@ -42,8 +42,8 @@ class SurvivalChecks:
             child.kill()
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, request: SurvivalRequest, progress: Callable[[float], None]) -> list[EpisodeMetrics]:
-        command = [sys.executable, "-m", "balance_hil.exporting.survival_worker"]
+    def _run(self, request: EpisodesRequest, progress: Callable[[float], None]) -> StageEpisodes:
+        command = [sys.executable, "-m", "balance_hil.exporting.episodes_worker"]
         with (
             self._log.open("a") as sink,
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True) as child,
@@ -59,9 +59,7 @@ class SurvivalChecks:
             for line in child.stdout:
                 message = json.loads(line)
                 if "episodes" in message:
-                    return [EpisodeMetrics(**episode) for episode in message["episodes"]]
+                    return StageEpisodes([EpisodeMetrics(**episode) for episode in message["episodes"]], message["saturated"])
                 progress(message["progress"])
         last = self._log.read_text(errors="replace").strip()[-_LOG_CHARACTERS:]
-        raise ExportError(
-            f"the survival check of the {request.runtime} policy failed:\n{last}", "check the installation: hil doctor"
-        )
+        raise ExportError(f"the episodes of the {request.runtime} policy failed:\n{last}", "check the installation: hil doctor")

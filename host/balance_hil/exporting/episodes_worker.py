@@ -1,0 +1,116 @@
+"""Episodes of one stage in a process of its own: ``python -m balance_hil.exporting.episodes_worker``.
+
+stdin takes one JSON line; stdout gives JSON lines: ``{"progress": 0..1}`` while it runs and ``{"episodes": [...], "saturated":
+[...]}`` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balance_hil.environment import open_environment
+from balance_hil.metrics import EpisodeMetrics
+from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization
+from balance_hil.rollout import RolloutStep, rollout
+from balance_hil.runtimes.base import Int8Runtime, Runtime
+from balance_hil.spec import Terminated
+
+_PROGRESS_STEPS = 200
+_ANSWERS = sys.stdout
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesRequest:
+    """Which policy file to run on which runtime, and in which episodes."""
+
+    runtime: str  # "torch", "onnx", "float32" or "tflm"
+    model: str
+    normalization: Mapping[str, Any] | None
+    trust: bool
+    environment: str
+    options: Mapping[str, Any]
+    period_s: float | None
+    terminated: Terminated
+    seeds: list[int]
+    max_steps: int
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+@dataclass(frozen=True)
+class StageEpisodes:
+    """Episodes of one stage, and for an int8 stage the share of steps in which each input left the int8 range."""
+
+    episodes: list[EpisodeMetrics]
+    saturated: list[float]
+
+
+def load_stage(runtime: str, model: Path, normalization: Normalization | None = None, *, trust: bool = False) -> Runtime:
+    """The runtime for a policy file that is not in a finished bundle yet."""
+    loaded: Runtime
+    if runtime == "torch":
+        from balance_hil.checkpoint import read_checkpoint
+        from balance_hil.runtimes.torch import TorchRuntime
+
+        loaded = TorchRuntime(read_checkpoint(model, trust=trust))
+    elif runtime == "onnx":
+        from balance_hil.runtimes.onnx import OnnxRuntime
+
+        loaded = OnnxRuntime(model.read_bytes())
+    elif runtime == "float32":
+        from balance_hil.runtimes.tflite import TfliteFloatRuntime
+
+        loaded = TfliteFloatRuntime(model.read_bytes())
+    else:
+        from balance_hil.runtimes.tflm import TflmRuntime
+
+        loaded = TflmRuntime(model.read_bytes())
+    loaded.normalization = normalization
+    return loaded
+
+
+def run_episodes(request: EpisodesRequest) -> StageEpisodes:
+    """Runs the episodes, reporting progress on stdout."""
+    normalization = Normalization.from_dict(request.normalization) if request.normalization else None
+    with (
+        load_stage(request.runtime, Path(request.model), normalization, trust=request.trust) as runtime,
+        open_environment(request.environment, request.options, period_s=request.period_s, terminated=request.terminated) as env,
+    ):
+        beyond, rows = np.zeros(runtime.n_obs), 0
+
+        def report(step: RolloutStep) -> None:
+            nonlocal rows
+            if isinstance(runtime, Int8Runtime):
+                quant = runtime.input_quant
+                codes = runtime.normalized(step.observations).astype(np.float64) / quant.scale + quant.zero_point
+                beyond[:] += np.sum((codes > INT8_MAX + 0.5) | (codes < INT8_MIN - 0.5), axis=0)
+                rows += len(codes)
+            if step.step % _PROGRESS_STEPS == 0:
+                _say({"progress": step.step / request.max_steps})
+
+        # One thread: the stages already run side by side.
+        episodes = rollout(runtime.act_batch, env, request.seeds, max_steps=request.max_steps, on_step=report, n_threads=1)
+    return StageEpisodes(episodes, (beyond / rows).tolist() if rows else [])
+
+
+def _say(message: dict[str, object]) -> None:
+    _ANSWERS.write(json.dumps(message) + "\n")
+    _ANSWERS.flush()
+
+
+if __name__ == "__main__":
+    _ANSWERS = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the environment prints is none of the parent's answers
+    line = sys.stdin.readline()
+    if line:
+        _say(asdict(run_episodes(EpisodesRequest(**json.loads(line)))))
