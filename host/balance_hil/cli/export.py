@@ -64,8 +64,8 @@ def command(
     """Turn the policy SOURCE into a bundle.
 
     SOURCE is a Stable-Baselines3 zip or its folder, an .onnx actor, a Keras model or a SavedModel. A bundle holds the
-    deterministic actor as ONNX, float32 and int8 TFLite, C array, golden vectors, manifest and model card. The float policy is compared
-    with the source's own answers, and each stage must do as well in episodes as the source.
+    deterministic actor as ONNX, float32 and int8 TFLite, C array, golden vectors, manifest and model card. The float policy is
+    compared with the source's own answers, and each stage must do as well in episodes as the source.
 
     Exit status 1 when the policy fails in every episode, or does worse in int8 than in float: the bundle then goes to a folder
     NAME.rejected. An old bundle stays as it was until all has succeeded.
@@ -160,7 +160,7 @@ def print_result(result: ExportResult) -> None:
 
 
 def _checked(bundle: Bundle) -> str:
-    checked = bundle.checked_against
+    checked = bundle.checked_against or {"by": None, "why": "it was exported by an older version"}
     if not checked["by"]:
         return f"not checked against the source's own answers: {checked['why']}"
     return (

@@ -14,7 +14,7 @@ OBSERVATIONS = np.random.default_rng(1).uniform(-2, 2, (200, 6)).astype(np.float
 def test_the_graph_computes_the_actor(tmp_path, make_actor, activation, bound, layers):
     actor = make_actor(activation, bound, layers)
     path = tmp_path / "actor.onnx"
-    write_onnx(actor, path)
+    write_onnx(actor.layers, path)
     runtime = OnnxRuntime(path.read_bytes())
     assert (runtime.n_obs, runtime.n_act) == (6, 2)
     expected = actor.act_batch(OBSERVATIONS)
@@ -23,7 +23,7 @@ def test_the_graph_computes_the_actor(tmp_path, make_actor, activation, bound, l
 
 
 def test_the_graph_holds_the_actor_and_nothing_else(tmp_path, make_actor):
-    write_onnx(make_actor(), tmp_path / "actor.onnx")
+    write_onnx(make_actor().layers, tmp_path / "actor.onnx")
     graph = onnx.load(tmp_path / "actor.onnx").graph
     assert [node.op_type for node in graph.node] == ["Gemm", "Relu", "Gemm", "Relu", "Gemm", "Clip"]
     assert [value.name for value in graph.input] == ["observation"]
@@ -33,5 +33,5 @@ def test_the_graph_holds_the_actor_and_nothing_else(tmp_path, make_actor):
 
 def test_the_same_weights_give_the_same_bytes(tmp_path, make_actor):
     for name in ("a", "b"):
-        write_onnx(make_actor("tanh"), tmp_path / name)
+        write_onnx(make_actor("tanh").layers, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

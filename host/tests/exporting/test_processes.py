@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL, ONNX_MODEL
-from balance_hil.checkpoint import read_checkpoint
+from balance_hil.environment import open_environment
 from balance_hil.errors import ExportError, MissingExtraError
 from balance_hil.exporting import convert
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
-from balance_hil.exporting.survival import SurvivalChecks
-from balance_hil.exporting.survival_worker import SurvivalRequest
-from balance_hil.exporting.tensorflow_worker import ConversionRequest
+from balance_hil.exporting.episodes import EpisodeRuns
+from balance_hil.exporting.episodes_worker import EpisodesRequest
+from balance_hil.runtimes import load_runtime
 
 
 def request(folder, **changes):
@@ -24,19 +24,23 @@ def request(folder, **changes):
         "per_tensor": True,
         "seed": 3,
     }
-    return ConversionRequest(**values | changes)
+    return values | changes
 
 
-def survival(**changes):
+def stage(**changes):
     values = {
         "runtime": "tflm",
         "model": "",
         "trust": False,
+        "normalization": None,
+        "options": {},
+        "period_s": None,
+        "terminated": "",
         "environment": "balance/Balance-v0",
         "seeds": [10_000, 10_001],
         "max_steps": 30,
     }
-    return SurvivalRequest(**values | changes)
+    return EpisodesRequest(**values | changes)
 
 
 @pytest.fixture
@@ -53,12 +57,12 @@ def interpreter(tmp_path, monkeypatch):
 
 
 def test_the_same_checkpoint_and_seed_give_the_same_models_without_a_word(tmp_path, tiny_bundle, capfd):
-    actor = read_checkpoint(tiny_bundle.file("policy.zip"))
-    rows = record_calibration(actor.act_batch, tiny_bundle.spec, 3)
+    with load_runtime("onnx", tiny_bundle) as runtime, open_environment("balance/Balance-v0") as env:
+        rows = record_calibration(runtime.act_batch, env, 3)
     assert rows.origin["sha256"] == tiny_bundle.calibration["sha256"]
     np.save(tmp_path / "calibration.npy", rows.observations)
     with TensorFlowProcess(tmp_path / "log") as process:
-        process.start(request(tmp_path, onnx=str(tiny_bundle.file(ONNX_MODEL))))
+        process.start("convert", **request(tmp_path, onnx=str(tiny_bundle.file(ONNX_MODEL))))
         process.finish()
     assert (tmp_path / "float.tflite").read_bytes() == tiny_bundle.file(FLOAT_MODEL).read_bytes()
     assert (tmp_path / "int8.tflite").read_bytes() == tiny_bundle.file(INT8_MODEL).read_bytes()
@@ -66,20 +70,20 @@ def test_the_same_checkpoint_and_seed_give_the_same_models_without_a_word(tmp_pa
 
 
 def test_a_failed_conversion_shows_the_last_lines(tmp_path, interpreter):
-    interpreter("cat >/dev/null; echo noise; echo 'the reason' >&2; exit 3")
+    interpreter("read line; echo noise >&2; echo 'the reason' >&2; exit 3")
     with TensorFlowProcess(tmp_path / "log") as process:
-        process.start(request(tmp_path))
+        process.start("convert", **request(tmp_path))
         with pytest.raises(ExportError, match=r"status 3:\n(.*\n)*the reason"):
             process.finish()
 
 
 def test_a_conversion_that_ends_before_it_is_asked_is_an_error(tmp_path, interpreter):
-    interpreter("exec <&-; echo 'no module'; exit 1")
+    interpreter("exec <&-; echo 'no module' >&2; exit 1")
 
     def convert_anyway():
         with TensorFlowProcess(tmp_path / "log") as process:
             process._process.wait()
-            process.start(request(tmp_path))
+            process.start("convert", **request(tmp_path))
             process.finish()
 
     with pytest.raises(ExportError, match="no module"):
@@ -90,7 +94,7 @@ def test_a_conversion_that_hangs_is_ended(tmp_path, interpreter, monkeypatch):
     interpreter("exec sleep 1000")
     monkeypatch.setattr(convert, "CONVERSION_TIMEOUT_S", 0.2)
     with TensorFlowProcess(tmp_path / "log") as process:
-        process.start(request(tmp_path))
+        process.start("convert", **request(tmp_path))
         with pytest.raises(ExportError, match="did not end"):
             process.finish()
     assert process._process.returncode is not None
@@ -113,31 +117,36 @@ def test_a_missing_converter_names_its_extra(tmp_path, monkeypatch):
     assert caught.value.hint == "export"
 
 
-def test_a_survival_check_reports_progress_and_episodes(tmp_path, ppo_bundle):
+def test_a_stage_reports_progress_episodes_and_saturated_inputs(tmp_path, ppo_bundle):
     seen = []
-    with SurvivalChecks(tmp_path / "log") as checks:
-        episodes = checks.submit(survival(model=str(ppo_bundle.file(INT8_MODEL))), seen.append).result()
-    assert [(episode.seed, episode.steps, episode.survived) for episode in episodes] == [(10_000, 30, True), (10_001, 30, True)]
+    with EpisodeRuns(tmp_path / "log") as runs:
+        ended = runs.submit(stage(model=str(ppo_bundle.file(INT8_MODEL))), seen.append).result()
+    assert [(episode.seed, episode.steps, episode.failed) for episode in ended.episodes] == [
+        (10_000, 30, False),
+        (10_001, 30, False),
+    ]
+    assert len(ended.saturated) == 6
+    assert max(ended.saturated) < 0.5
     assert seen == [0.0]
 
 
-def test_a_survival_check_that_fails_says_why(tmp_path):
-    with SurvivalChecks(tmp_path / "log") as checks:
-        future = checks.submit(survival(model=str(tmp_path / "none.tflite")), lambda done: None)
+def test_a_stage_that_fails_says_why(tmp_path):
+    with EpisodeRuns(tmp_path / "log") as runs:
+        future = runs.submit(stage(model=str(tmp_path / "none.tflite")), lambda done: None)
         with pytest.raises(ExportError, match=r"none\.tflite"):
             future.result()
 
 
-def test_leaving_ends_the_checks(tmp_path, ppo_bundle):
-    with SurvivalChecks(tmp_path / "log") as checks:
+def test_leaving_ends_the_stages(tmp_path, ppo_bundle):
+    with EpisodeRuns(tmp_path / "log") as runs:
         futures = [
-            checks.submit(survival(model=str(ppo_bundle.file(INT8_MODEL)), max_steps=10**6), lambda done: None) for _ in range(3)
+            runs.submit(stage(model=str(ppo_bundle.file(INT8_MODEL)), max_steps=10**6), lambda done: None) for _ in range(3)
         ]
     assert all(future.done() for future in futures)
-    assert all(child.returncode is not None for child in checks._children)
+    assert all(child.returncode is not None for child in runs._children)
 
 
-@pytest.mark.parametrize("module", ["tensorflow_worker", "survival_worker"])
+@pytest.mark.parametrize("module", ["tensorflow_worker", "episodes_worker"])
 def test_a_worker_whose_parent_is_gone_ends(module):
     command = [sys.executable, "-m", f"balance_hil.exporting.{module}"]
     if module == "tensorflow_worker":  # TensorFlow's import is not what is tested
@@ -147,6 +156,6 @@ def test_a_worker_whose_parent_is_gone_ends(module):
             "import sys, types, io\n"
             "sys.modules['onnx2tf'] = sys.modules['tensorflow'] = types.ModuleType('stub')\n"
             "from balance_hil.exporting.tensorflow_worker import serve\n"
-            "serve(sys.stdin)",
+            "serve(sys.stdin, sys.stdout)",
         ]
     assert subprocess.run(command, input=b"", capture_output=True, check=True, timeout=60).stdout == b""

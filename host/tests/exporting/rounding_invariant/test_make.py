@@ -8,8 +8,8 @@ import pytest
 from balance_hil.bundle import INT8_MODEL
 from balance_hil.checkpoint import Actor, Layer
 from balance_hil.errors import ExportError
-from balance_hil.exporting import ExportConfig, export
-from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_invariant, prove, samples
+from balance_hil.exporting import ExportConfig, export, pipeline
+from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_invariant, prove
 from balance_hil.exporting.rounding_invariant.agreement import check_agreement, differing_outputs
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -63,7 +63,7 @@ def made(activation="RELU", per_channel=True, squash=False):
     model = ordinary(activation, per_channel, squash)
     teacher = float_actor(model, activation, "tanh" if squash else "clip")
     rows = np.random.default_rng(1).normal(0.0, 0.7, (3000, 5)).astype(np.float32)
-    return make_rounding_invariant(teacher, model, Samples(rows[:2000], teacher.act_batch(rows[:2000])), rows[2000:], 0)
+    return make_rounding_invariant(teacher.layers, model, Samples(rows[:2000], teacher.act_batch(rows[:2000])), rows[2000:], 0)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_table_functions_on_allowed_grids_agree_on_every_code(kind, exponents, z
 
 def test_export_records_what_was_made(tmp_path, ppo_bundle, converted, monkeypatch):
     converted(float_from=ppo_bundle, int8_from=ppo_bundle)
-    monkeypatch.setattr(samples, "RECORDED_ROWS", 200)
+    monkeypatch.setattr(pipeline, "RECORDED_ROWS", 200)
     told = []
     config = ExportConfig(source=ppo_bundle.path, output=tmp_path / "proof", episodes=1, max_steps=100, rounding_invariant=True)
     bundle = export(config, lambda name, done: told.append(name)).bundle
