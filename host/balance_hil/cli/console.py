@@ -27,12 +27,6 @@ def print_warning(message: str) -> None:
     stderr.print(message, soft_wrap=True)
 
 
-def print_warning(message: str) -> None:
-    """Prints a line to stderr about something that is not wrong, but should be known."""
-    stderr.print("[bold yellow]warning:[/] ", end="")
-    stderr.print(message, markup=False, soft_wrap=True)
-
-
 def print_json(document: dict[str, Any]) -> None:
     """Prints the one JSON document of a ``--json`` run to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")

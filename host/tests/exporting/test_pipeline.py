@@ -291,7 +291,7 @@ def test_the_table_names_every_stage_and_the_verdict(ppo_bundle, capsys):
 def test_a_users_mistake_is_two_lines_and_no_traceback(tmp_path):
     command = [sys.executable, "-c", "from balance_hil.cli import main; main()", "export", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert result.stdout == ""
     assert "error:" in result.stderr
     assert "hint:" in result.stderr
