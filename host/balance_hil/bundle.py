@@ -39,7 +39,7 @@ TRAINING = "training.json"
 HEADER = "model.h"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
-REQUIRED_FILES = (FLOAT_MODEL, INT8_MODEL, HEADER, GOLDEN)
+REQUIRED_FILES = (INT8_MODEL, HEADER, GOLDEN)
 FROM_CALIBRATION = "calibration"  # origin of a normalization that the export added, to suit int8
 
 

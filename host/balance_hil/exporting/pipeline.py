@@ -42,7 +42,6 @@ from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCal
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.episodes import EpisodeRuns
 from balance_hil.exporting.episodes_worker import EpisodesRequest, StageEpisodes, load_stage
-from balance_hil.exporting.golden import golden_observations, write_golden
 from balance_hil.exporting.keras_source import read_network
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_graph, write_onnx
@@ -51,6 +50,7 @@ from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rou
 from balance_hil.exporting.rounding_invariant.samples import RECORDED_ROWS, STREAM, make_samples
 from balance_hil.exporting.source import PolicySource, Reference, open_own_environment, open_source
 from balance_hil.exporting.verdict import judge, saturation_warnings
+from balance_hil.golden import golden_observations, write_golden
 from balance_hil.metrics import Verdict, summarize
 from balance_hil.model_image import ModelImage
 from balance_hil.rollout import evaluation_seeds

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import FLOAT_MODEL, Bundle
-from balance_hil.errors import UnsupportedOperatorError, UsageError, require
+from balance_hil.errors import BundleError, UnsupportedOperatorError, UsageError, require
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -187,5 +187,7 @@ class TfliteInt8Runtime(Int8Runtime):
 def load(name: str, bundle: Bundle) -> Runtime:
     """One of this module's four runtimes for a bundle."""
     if name == "float32":
+        if not bundle.file(FLOAT_MODEL).is_file():
+            raise BundleError(f"{bundle.path} holds no float model", "choose another runtime: --runtime tflm")
         return TfliteFloatRuntime(bundle.file(FLOAT_MODEL).read_bytes())
     return TfliteInt8Runtime(name, bundle.int8_model())

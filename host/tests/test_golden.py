@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from balance_hil.bundle import GOLDEN, HEADER
-from balance_hil.exporting.golden import GOLDEN_ROWS, SELF_TEST_ROWS, golden_observations
+from balance_hil.golden import GOLDEN_ROWS, SELF_TEST_ROWS, golden_observations
 from balance_hil.quantize import dequantize, quantize
 
 

@@ -1,0 +1,122 @@
+"""A .tflite beside the bundle route, and tables of signals."""
+
+import numpy as np
+import pytest
+
+from balance_hil import opening
+from balance_hil.bundle import HEADER, Bundle
+from balance_hil.environment import open_environment
+from balance_hil.errors import BundleError, ConfigError, EnvironmentMismatchError, UsageError
+from balance_hil.model_image import ModelImage
+from balance_hil.opening import open_policy
+from balance_hil.runtimes import load_runtime
+from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.signals import read_signals
+from balance_hil.tflite.codec import pack, unpack
+
+SIGNALS = """
+control_period_ms: 5
+observation: [a, b, c, d, e, {name: f, unit: rad, scale: 0.5, min: -1, max: 1}]
+action: [{name: left, min: -1, max: 1}, {name: right, min: -1, max: 1}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "MODELS", tmp_path / "cache")
+
+
+@pytest.fixture
+def model(tmp_path, ppo_bundle):
+    """A model of three outputs, the second of which is the action."""
+    parsed = unpack(ppo_bundle.int8_model())
+    graph = parsed.subgraphs[0]
+    hidden = [operator.outputs[0] for operator in graph.operators]
+    graph.outputs = [hidden[0], hidden[-1], hidden[1]]
+    parsed.signatureDefs = []
+    path = tmp_path / "theirs.tflite"
+    path.write_bytes(pack(parsed))
+    return path
+
+
+@pytest.fixture
+def signals(tmp_path):
+    path = tmp_path / "signals.yaml"
+    path.write_text(SIGNALS)
+    return path
+
+
+def test_a_model_with_three_outputs_opens_as_a_bundle(model, signals, ppo_bundle):
+    bundle = open_policy(model, spec=signals, output="1")
+    assert Bundle.load(bundle.path) == bundle
+    assert bundle.path.name == "theirs"
+    assert (bundle.spec.n_obs, bundle.spec.n_act, bundle.spec.control_period_s) == (6, 2, 0.005)
+    assert bundle.spec.observation[5].unit == "rad"
+    assert bundle.id in bundle.file(HEADER).read_text()
+    image = ModelImage.of(bundle)
+    assert np.array_equal(TflmModel(image.model).infer_int8_batch(image.inputs), image.outputs)
+    rows = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype(np.float32)
+    with load_runtime("tflm", bundle) as mine, load_runtime("tflm", ppo_bundle) as theirs:
+        assert np.array_equal(mine.act_batch(rows), theirs.act_batch(rows))
+    with pytest.raises(BundleError, match="holds no float model"):
+        load_runtime("float32", bundle)
+
+
+def test_an_environment_says_what_the_numbers_are(model, ppo_bundle):
+    with open_environment("balance/Balance-v0") as env:
+        assert open_policy(model, output="1", environment=env.spec).spec == ppo_bundle.spec
+        with pytest.raises(EnvironmentMismatchError, match="gives 32 outputs"):
+            open_policy(model, output="0", environment=env.spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, UsageError, "3 outputs"),
+        ({"output": "7"}, UsageError, "no output '7'"),
+        ({"output": "1"}, UsageError, "nothing says what the numbers"),
+    ],
+)
+def test_what_is_missing_is_said(model, options, error, message):
+    with pytest.raises(error, match=message):
+        open_policy(model, **options)
+
+
+def test_a_bundle_opens_as_ever(ppo_bundle, signals):
+    assert open_policy(ppo_bundle.path) == ppo_bundle
+    with pytest.raises(UsageError, match="alone: a bundle has its own"):
+        open_policy(ppo_bundle.path, spec=signals)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"absent\.tflite cannot be read"):
+        open_policy(tmp_path / "absent.tflite")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SIGNALS.replace("control_period_ms: 5", ""), "control_period_ms must be a time"),
+        (SIGNALS.replace("ms: 5", "ms: no"), "must be a number, not 'no'|must be a number, not False"),
+        (SIGNALS + "colour: red\n", "unknown key 'colour'"),
+        (SIGNALS.replace("a, b", "a"), "observation has 5 rows, the policy has 6"),
+        (SIGNALS.replace("a, b", "a, a"), "two elements of observation have one name"),
+        (SIGNALS.replace("min: -1, max: 1}]\n", "min: 1, max: 1}]\n", 1), "observation 5: min must be below max"),
+        (SIGNALS.replace("unit: rad", "units: rad"), "observation 5 must have a name"),
+        (SIGNALS.replace("[{name: left, min: -1, max: 1}, {name: right, min: -1, max: 1}]", "2"), "action must be a list"),
+        ("[1, 2]", "not a table"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_place_named(signals, text, message):
+    signals.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_signals(signals, 6, 2)
+
+
+def test_a_table_without_limits_leaves_outputs_alone(signals):
+    signals.write_text("control_period_ms: 20\nobservation: [a]\naction: [b]\n")
+    spec = read_signals(signals, 1, 1)
+    outputs = np.array([[-1e6], [0.5], [1e6]], np.float32)
+    assert np.array_equal(spec.action_map(outputs), outputs)
+    assert (spec.action[0].min, spec.action[0].max) == (None, None)
