@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.documents import EpisodeDocument, VerdictDocument
 from balance_hil.errors import UnsupportedEnvironmentError
 
 Reduction = Literal["sum", "mean", "rms", "max", "last"]
@@ -48,7 +49,7 @@ class Verdict:
         """One line for people."""
         return "PASS" if self.good else "FAIL: " + "; ".join(self.reasons)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> VerdictDocument:
         """Plain JSON types."""
         return {"good": self.good, "reasons": list(self.reasons)}
 
@@ -68,9 +69,9 @@ class EpisodeMetrics:
     failed: bool  # as the environment means it: a fall, a crash; not a truncation
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> EpisodeDocument:
         """Plain JSON types."""
-        return {**asdict(self), "metrics": dict(self.metrics)}
+        return {"seed": self.seed, "steps": self.steps, "failed": self.failed, "metrics": dict(self.metrics)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.documents import BENCH
 
 TABLE_WIDTH = 160  # where stdout is no terminal
 BENCHMARKS = {
@@ -29,7 +30,7 @@ def command(name: str, as_json: bool) -> None:
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
         rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run()
     if as_json:
-        print_json({"name": name, "rows": rows})
+        print_json({"schema": BENCH, "name": name, "rows": rows})
     else:
         console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
         console.print(_table(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +28,6 @@ def print_warning(message: str) -> None:
     stderr.print(message, soft_wrap=True)
 
 
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a ``--json`` run to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import sys
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from balance_hil.boards import Board, connect
+from balance_hil.boards import Board, connect, find_definition
 from balance_hil.bundle import HEADER, Bundle
-from balance_hil.cli import exit_status
+from balance_hil.cli import INTERRUPTED, exit_status
 from balance_hil.cli.console import print_error, print_json, stderr
 from balance_hil.cli.params import BOARD, POLICY
 from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
+from balance_hil.documents import RUN, FailedRunDocument, OneRunDocument
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_fault
+from balance_hil.metrics import Verdict
+from balance_hil.spec import Terminated
 
 if TYPE_CHECKING:
+    from balance_hil.environment import Environment
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
 BOARD_HELP = "Which board; see hil boards. Repeat it, or separate by commas, to run on several."
 FAULT_HELP = "Disturb the link: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat it for several."
 UPLOAD_HELP = "Bring POLICY to the board over the wire, without flashing; a reset brings the flashed policy back."
+OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
+TERMINATED_HELP = "What termination means; by default what the environment says."
 CLOCK_HELP = "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit."
 
 
@@ -44,9 +48,11 @@ class _Options:
     episodes: int
     clock: Any
     seed: int
+    steps: int | None
     seconds: float | None
     environment: str | None
     options: Path | None
+    terminated: Terminated | None
     port: str | None
     baud: int | None
     engine: str | None
@@ -60,6 +66,8 @@ class _Options:
     def __post_init__(self) -> None:
         if self.record and self.no_record:
             raise UsageError("--record and --no-record exclude each other", "leave one of them out")
+        if self.steps and self.seconds:
+            raise UsageError("--steps and --seconds exclude each other", "leave one of them out")
         if len(self.boards) > 1 and (self.port or self.record):
             raise UsageError("--port and --record are for one board", "give each board its port in its file: hil boards")
 
@@ -83,12 +91,11 @@ class _Options:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; by default the environment's own."
-)
+@click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="The same in seconds.")
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
-@click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-              help="Arguments of the environment: docs/environments.md.")  # fmt: skip
+@click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
+@click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
 @click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
 @click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
 @click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
@@ -98,37 +105,47 @@ class _Options:
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
 def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
     """Run episodes with POLICY (a bundle) on a board as controller.
 
-    Exit status 0 when no episode failed, nothing differs from TensorFlow Lite Micro and few enough replies were lost.
+    Exit status 0 when no episode failed, nothing differs from TensorFlow Lite Micro, no reply was wrong and few enough were
+    lost. Ctrl-C ends the run at the next control step and prints what was done.
     """
-    # MuJoCo takes a third of a second to load; meanwhile the board boots.
-    threading.Thread(target=importlib.import_module, args=("balance_hil.running",)).start()
     options = _Options(
         policy=Bundle.load(policy),
         boards=[name.strip() for item in boards for name in item.split(",") if name.strip()],
         faults=[parse_fault(text) for text in faults],
         **rest,
     )
-    runs: list[tuple[str, RunResult | HarnessError]] = []
     for name in options.boards:
-        try:
-            runs.append((name, _run(name, options, live=stderr.is_terminal and not as_json)))
-        except HarnessError as exc:
-            if len(options.boards) == 1:
-                raise
-            print_error(f"{name}: {exc.message}", exc.hint)
-            runs.append((name, exc))
+        find_definition(name)
+    from balance_hil.running import RunInterrupted, open_plant
+
+    config = _config(options)
+    runs: list[tuple[str, RunResult | HarnessError]] = []
+    interrupted = False
+    with open_plant(options.policy, config) as plant:  # its errors come before a board is started
+        for name in options.boards:
+            try:
+                runs.append((name, _run(name, options, config, plant, live=stderr.is_terminal and not as_json)))
+            except RunInterrupted as exc:
+                runs.append((name, exc.result))
+                interrupted = True
+                break
+            except HarnessError as exc:
+                print_error(f"{name}: {exc.message}" if len(options.boards) > 1 else exc.message, exc.hint)
+                runs.append((name, exc))
     if as_json:
-        print_json(_document(runs))
+        print_json({"schema": RUN, "runs": [_document(name, run) for name, run in runs]})
     else:
         print_runs([run for _, run in runs if not isinstance(run, HarnessError)])
+    if interrupted:
+        sys.exit(INTERRUPTED)
     sys.exit(max(exit_status(run) if isinstance(run, HarnessError) else int(not run.verdict.good) for _, run in runs))
 
 
-def _run(name: str, options: _Options, *, live: bool) -> RunResult:
+def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *, live: bool) -> RunResult:
     """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
     connecting = connect(
         name,
@@ -145,10 +162,10 @@ def _run(name: str, options: _Options, *, live: bool) -> RunResult:
 
         if options.upload:
             upload(board, options.policy)
-        config = _config(name, options, _instructions(board, options))
+        config = replace(config, recording=options.recording(name), instructions=_instructions(board, options))
         try:
             with LiveLine(len(config.seeds), enabled=live) as line:
-                return run(board, options.policy, config, line.show)
+                return run(board, options.policy, config, line.show, environment=plant)
         except BaseException:
             if config.recording is not None and config.recording.is_file():
                 stderr.print(f"recording, up to here: {config.recording}", soft_wrap=True)
@@ -173,31 +190,27 @@ def _instructions(board: Board, options: _Options) -> int | None:
         return None
 
 
-def _config(name: str, options: _Options, instructions: int | None) -> RunConfig:
+def _config(options: _Options) -> RunConfig:
     from balance_hil.rollout import EVALUATION_SEED_BASE
     from balance_hil.running import RunConfig
 
     first = EVALUATION_SEED_BASE + options.seed
-    period_s = options.policy.spec.control_period_s
+    steps = options.steps
+    if options.seconds is not None:
+        steps = max(1, round(options.seconds / options.policy.spec.control_period_s))
     return RunConfig(
         seeds=range(first, first + options.episodes),
         clock=options.clock,
-        max_steps=None if options.seconds is None else max(1, round(options.seconds / period_s)),
+        max_steps=steps,
         environment=options.environment,
         options=read_yaml(options.options) if options.options else None,
+        terminated=options.terminated or "",
         max_lost=options.max_lost,
-        recording=options.recording(name),
-        instructions=instructions,
         view=options.view,
     )
 
 
-def _document(runs: Sequence[tuple[str, RunResult | HarnessError]]) -> dict[str, Any]:
-    """One shape whatever the number of boards."""
-    documents = [
-        {"board": name, "error": run.message, "hint": run.hint, "verdict": {"good": False, "reasons": [run.message]}}
-        if isinstance(run, HarnessError)
-        else run.to_dict()
-        for name, run in runs
-    ]
-    return {"schema": "balance_hil/run@2", "runs": documents}
+def _document(name: str, run: RunResult | HarnessError) -> OneRunDocument | FailedRunDocument:
+    if not isinstance(run, HarnessError):
+        return run.to_dict()
+    return {"board": name, "error": run.message, "hint": run.hint, "verdict": Verdict((run.message,)).to_dict()}

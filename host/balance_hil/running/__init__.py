@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from balance_hil.running.config import Clock, RunConfig, Tick
 from balance_hil.running.result import RunResult
-from balance_hil.running.run import open_plant, run
+from balance_hil.running.run import RunInterrupted, open_plant, run
 
-__all__ = ["Clock", "RunConfig", "RunResult", "Tick", "open_plant", "run"]
+__all__ = ["Clock", "RunConfig", "RunInterrupted", "RunResult", "Tick", "open_plant", "run"]

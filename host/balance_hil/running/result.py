@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from balance_hil.boards import BoardInfo
 from balance_hil.bundle import Bundle
+from balance_hil.documents import MemoryDocument, OneRunDocument, SpreadDocument
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
 from balance_hil.running.trace import TflmCheck
@@ -36,9 +37,9 @@ class Spread:
         p50, p99, p999, top = np.percentile(np.asarray(values, np.float64), [50, 99, 99.9, 100]).tolist()
         return cls(p50=p50, p99=p99, p999=p999, max=top, count=len(values))
 
-    def to_json(self) -> dict[str, float]:
-        """Plain JSON types, rounded to a tenth."""
-        return {name: round(getattr(self, name), 1) for name in ("p50", "p99", "p999", "max")}
+    def to_document(self) -> SpreadDocument:
+        """Rounded to a tenth."""
+        return {"p50": round(self.p50, 1), "p99": round(self.p99, 1), "p999": round(self.p999, 1), "max": round(self.max, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,15 @@ class Memory:
             flash=info.flash,
         )
 
-    def to_json(self) -> dict[str, int]:
+    def to_document(self) -> MemoryDocument:
         """Plain JSON types."""
-        return asdict(self)
+        return {
+            "arena_used": self.arena_used,
+            "arena_size": self.arena_size,
+            "stack": self.stack,
+            "ram": self.ram,
+            "flash": self.flash,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +109,7 @@ class RunResult:
     bad_frames: int
     injected_faults: dict[str, int]
     tflm_check: TflmCheck
+    interrupted: bool  # by Ctrl-C: this is what was done until then
     recording: Path | None
 
     @property
@@ -117,7 +125,7 @@ class RunResult:
     @property
     def verdict(self) -> Verdict:
         """Good when no episode failed and nothing differs from tflm. (Too many losses end a run with an error.)"""
-        reasons = []
+        reasons = ["interrupted"] if self.interrupted else []
         if failed := [episode for episode in self.episodes if episode.failed]:
             which = ", ".join(f"seed {episode.seed} after {episode.steps} steps" for episode in failed)
             reasons.append(f"{len(failed)} of {len(self.episodes)} episodes failed: {which}")
@@ -132,7 +140,7 @@ class RunResult:
             reasons.append(f"{self.rejected} replies were wrong and not applied; {self.first_rejected}")
         return Verdict(tuple(reasons))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> OneRunDocument:
         """One run of the document of ``hil run --json``."""
         summary, check = self.summary, self.tflm_check
         return {
@@ -143,16 +151,16 @@ class RunResult:
             "engine_version": self.engine_version,
             "firmware_commit": self.firmware_commit,
             "port": self.port,
-            "memory": self.memory.to_json(),
+            "memory_bytes": self.memory.to_document(),
             "instructions_per_inference": self.instructions,
             "environment": self.environment,
             "clock": self.clock,
             "episodes": [episode.to_dict() for episode in self.episodes],
             "success_rate": summary.success_rate,
             "metrics": dict(summary.metrics),
-            "round_trip_us": _json(self.round_trip_us),
-            "inference_us": _json(self.inference_us),
-            "jitter_us": _json(self.jitter_us),
+            "round_trip_us": _document(self.round_trip_us),
+            "inference_us": _document(self.inference_us),
+            "jitter_us": _document(self.jitter_us),
             "late": self.late,
             "lost": self.lost,
             "unsent": self.unsent,
@@ -166,10 +174,11 @@ class RunResult:
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": None if check.differing is None else {"checked": check.checked, "differing": check.differing},
+            "interrupted": self.interrupted,
             "recording": str(self.recording) if self.recording else None,
             "verdict": self.verdict.to_dict(),
         }
 
 
-def _json(spread: Spread | None) -> dict[str, float] | None:
-    return spread.to_json() if spread else None
+def _document(spread: Spread | None) -> SpreadDocument | None:
+    return spread.to_document() if spread else None

@@ -27,6 +27,14 @@ from balance_hil.scheduling import real_time_priority
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended the run; ``result`` is what was done until then."""
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__("the run was interrupted")
+        self.result = result
+
+
 @dataclass
 class _Outcome:
     episodes: list[EpisodeMetrics] = field(default_factory=list)
@@ -80,7 +88,7 @@ def run(
         TooManyLostError, SilentBoardError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
         RecordingError: the recording cannot be written.
         What ``open_plant`` raises.
-        KeyboardInterrupt: Ctrl-C.
+        RunInterrupted: Ctrl-C; it carries what was done.
     """
     board.bundle = bundle
     board.accept(board.info)
@@ -90,7 +98,10 @@ def run(
         _journal(board, bundle, config, env, on_tick) as journal,
     ):
         this_run = _Run(board, bundle, config, env, journal, stop)
-        this_run.execute()
+        try:
+            this_run.execute()
+        except KeyboardInterrupt:
+            raise RunInterrupted(this_run.result(interrupted=True)) from None
     return this_run.result()
 
 
@@ -126,8 +137,8 @@ class _Run:
         for index, seed in enumerate(self._config.seeds):
             self._run_episode(index, seed)
 
-    def result(self) -> RunResult:
-        """What they found, checked against tflm."""
+    def result(self, *, interrupted: bool = False) -> RunResult:
+        """What they found, checked against tflm; of an interrupted run it is not, for that takes time."""
         exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
         return RunResult(
             bundle=self._bundle,
@@ -137,7 +148,7 @@ class _Run:
             engine_version=board.info.engine_version,
             firmware_commit=board.info.firmware_commit,
             port=board.port,
-            memory=_memory(board),
+            memory=Memory.of(board.info) if interrupted else _memory(board),
             instructions=config.instructions,
             environment=self._env.spec.environment,
             clock=config.clock,
@@ -160,7 +171,8 @@ class _Run:
             bad_frames=board.bad_frames,
             injected_faults=board.injected_faults,
             metrics=self._env.metrics,
-            tflm_check=exchange.trace.check(self._bundle, with_tflm=config.check_tflm),
+            tflm_check=exchange.trace.check(self._bundle, with_tflm=config.check_tflm and not interrupted),
+            interrupted=interrupted,
             recording=config.recording,
         )
 

@@ -14,15 +14,17 @@ import pytest
 import balance_hil.boards
 from balance_hil import cli
 from balance_hil.bundle import Bundle
+from balance_hil.cli import run as cli_run
+from balance_hil.environment import open_environment
 from balance_hil.recording import read_recording
+from balance_hil.testing.synthetic_bundle import bundle_of_model
+from balance_hil.testing.synthetic_models import linear
+
+from .. import contract
+from ..robots import write_robot
 
 DEADLINE_S = 60.0
 HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
-# What scripts read: keys may be added, never renamed.
-CONTRACT = {
-    *("bundle", "board", "engine", "engine_version", "clock", "environment", "episodes", "success_rate", "round_trip_us"),
-    *("inference_us", "jitter_us", "late", "lost", "held_steps", "metrics", "equals_tflm", "recording", "verdict"),
-}
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
 
@@ -55,8 +57,8 @@ def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, pp
         assert code == 0
         documents.append(json.loads(out))
     assert documents[0]["schema"] == "balance_hil/run@2"
+    contract.check("run", documents[0])
     (found,) = documents[0]["runs"]
-    assert set(found) >= CONTRACT
     assert set(found["round_trip_us"]) == {"p50", "p99", "p999", "max"}
     assert found["bundle"] == {"name": "ppo", "id": ppo_bundle.id, "path": ppo}
     assert [(e["seed"], e["steps"], e["failed"]) for e in found["episodes"]] == [(s, 200, False) for s in (10_000, 10_001)]
@@ -86,11 +88,17 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     (heading,) = (line for line in out.splitlines() if line.startswith("board  "))
     assert heading.split() == ["board", "native", "native"]
     assert list(tmp_path.iterdir()) == []
-    code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--clock", "lockstep", "--seconds", "0.2", "--json")
+    code, out, err = hil("run", ppo, "-b", "native", "-b", "serial", "--clock", "lockstep", "--steps", "40", "--json")
     assert code == 2
-    first, second = json.loads(out)["runs"]
+    document = json.loads(out)
+    contract.check("run", document)
+    first, second = document["runs"]
     assert first["success_rate"] == 1.0
-    assert "no board is called" in second["error"]
+    assert "does not say which port" in second["error"]
+    assert second["verdict"]["good"] is False
+    assert "serial: " in err
+    code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--json")
+    assert (code, out) == (2, ""), "before anything runs"
     assert "no board is called" in err
 
 
@@ -141,6 +149,7 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 3),
         (["--options", "none.yaml"], "cannot read none.yaml", 3),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 2),
+        (["--steps", "5", "--seconds", "1"], "--steps and --seconds exclude each other", 2),
         (["--board", "native,serial", "--port", "/dev/ttyACM0"], "are for one board", 2),
         (["--clock", "sundial"], "sundial", 2),
         (["--episodes", "0"], "0", 2),
@@ -159,6 +168,85 @@ def test_a_bundle_that_is_none(hil, tmp_path):
     code, _, err = hil("run", str(tmp_path / "nothing"))
     assert code == 3
     assert "no such bundle" in err
+
+
+@pytest.fixture
+def own_robot(tmp_path_factory, monkeypatch):
+    """The bundle of a policy for a robot package that lies in a folder of its own."""
+    folder = tmp_path_factory.mktemp("project")
+    write_robot(folder, "clibots")
+    monkeypatch.syspath_prepend(folder)
+    with open_environment("clibots:clibots/Cart-v0") as env:
+        spec = env.spec
+    yield bundle_of_model(folder / "policies" / "cart", linear([[0.3, 4.0, 0.5, 1.0]], 1.0), spec)
+    sys.modules.pop("clibots", None)
+
+
+def test_a_robot_of_ones_own(hil, own_robot, tmp_path):
+    policy = str(own_robot.path)
+    code, out, err = hil("run", policy, "--clock", "lockstep", "--json", "--no-record")
+    assert code == 0, err
+    document = json.loads(out)
+    contract.check("run", document)
+    (found,) = document["runs"]
+    assert found["environment"] == "clibots:clibots/Cart-v0"
+    assert [(e["steps"], e["failed"]) for e in found["episodes"]] == [(200, False)], "its own episode length"
+    assert set(found["metrics"]) == {"return", "angle_rms_rad"}
+    (tmp_path / "options.yaml").write_text("gain: 0.0\nreset:\n  angle_rad: 0.3\n")
+    length = ("--clock", "lockstep", "--steps", "150", "--no-record")
+    code, out, _ = hil("run", policy, *length, "--options", "options.yaml")
+    assert code == 1
+    assert re.search(r"native: FAIL: 1 of 1 episodes failed: seed 10000 after \d+ steps", out)
+    code, out, _ = hil("run", policy, *length, "-e", "clibots:clibots/OwnLoop-v0")
+    assert code == 0, "another environment with the same signals"
+    assert "clibots:clibots/OwnLoop-v0" in out
+    code, out, _ = hil("run", policy, *length, "--options", "options.yaml", "--terminated", "success", "--json")
+    assert json.loads(out)["runs"][0]["success_rate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-e", "clibots:clibots/Cort-v0"], "did you mean 'clibots/Cart-v0'"),
+        (["-e", "Pendulum-v1"], "cannot run on Pendulum-v1"),
+        (["-e", "nowhere_bots:X-v0"], "No module named 'nowhere_bots'"),
+        (["--options", "options.yaml"], "does not take these options"),
+    ],
+)
+def test_an_environment_is_refused_before_a_board_is_started(hil, own_robot, tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "options.yaml").write_text("gravitas: 3\n")
+    monkeypatch.setattr(cli_run, "connect", lambda *_, **__: pytest.fail("a board was started"))
+    code, out, err = hil("run", str(own_robot.path), *arguments)
+    assert code in (2, 3)
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "hint:" in err
+
+
+def test_ctrl_c_prints_what_was_done_as_json_too(hil, ppo, monkeypatch):
+    class Press:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def show(self, tick):
+            if tick.step == 30:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli_run, "LiveLine", Press)
+    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--no-record", "--json")
+    assert code == 130
+    document = json.loads(out)
+    contract.check("run", document)
+    (found,) = document["runs"]
+    assert found["interrupted"] is True
+    assert found["verdict"] == {"good": False, "reasons": ["interrupted"]}
+    assert 30 <= found["episodes"][0]["steps"] <= 32
 
 
 def children(pid):
@@ -201,7 +289,8 @@ def test_an_interrupt_leaves_a_whole_recording_and_no_process(ppo, tmp_path, num
         run.kill()
         run.wait()
     assert run.returncode == 130
-    assert out == ""
+    assert "native: FAIL: interrupted" in out
+    assert "episodes without failure" in out, "what was done is printed"
     assert "cut.mcap" in err
     assert "Traceback" not in err
     back = read_recording(recording)

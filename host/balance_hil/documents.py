@@ -1,0 +1,258 @@
+"""The ``--json`` contract: what ``hil run``, ``evaluate``, ``compare``, ``export`` and ``bench`` print, one document each.
+
+Keys may be added, never renamed or removed. ``schemas/NAME.json`` is the JSON Schema of each; after a change here:
+``python -m balance_hil.documents`` (needs pydantic, of the extra "dev").
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # typing's own is not enough for pydantic before Python 3.12
+)
+
+from typing_extensions import TypedDict
+
+SCHEMAS = Path(__file__).with_name("schemas")
+RUN: Literal["balance_hil/run@2"] = "balance_hil/run@2"
+BENCH: Literal["balance_hil/bench@2"] = "balance_hil/bench@2"
+
+
+class VerdictDocument(TypedDict):
+    """Whether it is good, and if not, why."""
+
+    good: bool
+    reasons: list[str]
+
+
+class BundleDocument(TypedDict):
+    """Which policy."""
+
+    name: str
+    id: str
+    path: str
+
+
+class EpisodeDocument(TypedDict):
+    """One episode."""
+
+    seed: int
+    steps: int
+    failed: bool
+    metrics: dict[str, float]
+
+
+class SpreadDocument(TypedDict):
+    """Distribution of a timing, microseconds."""
+
+    p50: float
+    p99: float
+    p999: float
+    max: float
+
+
+class MemoryDocument(TypedDict):
+    """Of a board, in bytes; 0 where it does not know."""
+
+    arena_used: int
+    arena_size: int
+    stack: int
+    ram: int
+    flash: int
+
+
+class StallsDocument(TypedDict):
+    """How often this computer fell behind by more than a control period."""
+
+    count: int
+    total_ms: float
+
+
+class EqualsTflmDocument(TypedDict):
+    """Int8 outputs of the board against TensorFlow Lite Micro on equal inputs."""
+
+    checked: int
+    differing: int
+
+
+class OneRunDocument(TypedDict):
+    """A run on one board."""
+
+    bundle: BundleDocument
+    board: str
+    processor: str
+    engine: str
+    engine_version: str
+    firmware_commit: str
+    port: str
+    memory_bytes: MemoryDocument
+    instructions_per_inference: int | None  # emulated processors
+    environment: str
+    clock: Literal["realtime", "lockstep"]
+    episodes: list[EpisodeDocument]
+    success_rate: float  # of episodes that did not fail, 0..1
+    metrics: dict[str, float]  # over all episodes
+    round_trip_us: SpreadDocument | None  # late replies included; None: no reply came
+    inference_us: SpreadDocument | None  # on the board's clock
+    jitter_us: SpreadDocument | None  # how late control steps began; None in lockstep
+    late: int  # replies after their control step was over
+    lost: int  # replies that never came
+    unsent: int  # observations that the board could not take
+    rejected: int  # replies that cannot be right and were not applied
+    reboots: int
+    held_steps: int  # control steps in which the action in force was held
+    longest_hold_steps: int
+    stalls: StallsDocument
+    bad_frames: int
+    injected_faults: dict[str, int]
+    priority: Literal["real-time", "normal"]
+    control_rate_hz: float
+    equals_tflm: EqualsTflmDocument | None  # None: not checked
+    interrupted: bool  # by Ctrl-C: what follows is what was done until then
+    recording: str | None
+    verdict: VerdictDocument
+
+
+class FailedRunDocument(TypedDict):
+    """A board on which no run came to its end."""
+
+    board: str
+    error: str
+    hint: str
+    verdict: VerdictDocument
+
+
+class RunDocument(TypedDict):
+    """``hil run --json``."""
+
+    schema: Literal["balance_hil/run@2"]
+    runs: list[OneRunDocument | FailedRunDocument]  # one for each board
+
+
+class EvaluateDocument(TypedDict):
+    """``hil evaluate --json``."""
+
+    schema: Literal["balance_hil/evaluate@2"]
+    bundle: dict[str, str | None]  # as in a run; the id is null for a checkpoint that was not exported
+    runtime: str
+    environment: str
+    options: dict[str, Any]
+    episodes: list[EpisodeDocument]
+    success_rate: float
+    metrics: dict[str, float]
+    verdict: VerdictDocument
+
+
+class PairDocument(TypedDict):
+    """Int8 outputs of two runtimes on equal int8 inputs."""
+
+    a: str
+    b: str
+    outputs: int
+    differing: int
+    max_lsb: int
+    causes: dict[str, int] | None  # None: not attributed
+    unexplained: int | None
+
+
+class LayerDocument(TypedDict):
+    """Output of one operator in two runtimes."""
+
+    a: str
+    b: str
+    op: int
+    operator: str
+    values: int
+    differing: int
+    max_lsb: int
+
+
+class SkippedDocument(TypedDict):
+    """A runtime that could not take part."""
+
+    runtime: str
+    why: str
+
+
+class CompareDocument(TypedDict):
+    """``hil compare --json``."""
+
+    schema: Literal["balance_hil/compare@2"]
+    inputs: int
+    pairs: list[PairDocument]
+    layers: list[LayerDocument]
+    board_equals_tflm: bool | None  # None: no board took part
+    skipped: list[SkippedDocument]
+    verdict: VerdictDocument
+
+
+class StageDocument(TypedDict):
+    """One form of the policy, from the source to int8."""
+
+    name: str
+    size_bytes: int
+    success_rate: float
+    metrics: dict[str, float]
+
+
+class ExportDocument(TypedDict):
+    """``hil export --json``."""
+
+    schema: Literal["balance_hil/export@2"]
+    bundle: BundleDocument
+    source: dict[str, Any]
+    checked_against: dict[str, Any]
+    stages: list[StageDocument]
+    verdict: VerdictDocument
+
+
+class BenchRowDocument(TypedDict):
+    """One measurement, beside what it is held against."""
+
+    what: str
+    metric: NotRequired[str]
+    value: float
+    unit: str
+    baseline: NotRequired[str | None]
+    ratio: NotRequired[float | None]  # value / the baseline's
+
+
+class BenchDocument(TypedDict):
+    """``hil bench NAME --json``."""
+
+    schema: Literal["balance_hil/bench@2"]
+    name: str
+    rows: list[BenchRowDocument]
+
+
+DOCUMENTS: dict[str, Any] = {
+    "run": RunDocument,
+    "evaluate": EvaluateDocument,
+    "compare": CompareDocument,
+    "export": ExportDocument,
+    "bench": BenchDocument,
+}
+
+
+def render_schema(name: str) -> str:
+    """The JSON Schema of a document, as its file in ``schemas`` has it. Needs pydantic."""
+    from pydantic import TypeAdapter
+
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(DOCUMENTS[name]).json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def main() -> None:
+    """Writes ``schemas``."""
+    SCHEMAS.mkdir(exist_ok=True)
+    for name in DOCUMENTS:
+        (SCHEMAS / f"{name}.json").write_text(render_schema(name))
+    sys.stdout.write(f"{len(DOCUMENTS)} schemas in {SCHEMAS}\n")
+
+
+if __name__ == "__main__":
+    main()
