@@ -16,6 +16,11 @@ BOARD_PRIORITY = 1
 CURRENT_THREAD = 0
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
     """Schedules the calling thread, and then the processes of an emulated board, before every ordinary program.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import rollout
+from balance_hil.scheduling import usable_cores
 
 _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
 
@@ -70,7 +70,7 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
         raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
     episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
     work = _split(config)
-    for count, (item, results) in enumerate(_results(work, config.jobs or len(os.sched_getaffinity(0))), start=1):
+    for count, (item, results) in enumerate(_results(work, config.jobs or usable_cores()), start=1):
         cell = episodes.setdefault((policy_name(item.policy), item.condition.name), {})
         cell.update({episode.seed: episode for episode in results})
         on_progress(count / len(work), f"{policy_name(item.policy)}, {item.condition.title}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def list_serial_ports() -> list[SerialPort]:
             vid=port.vid,
             pid=port.pid,
             serial_number=port.serial_number,
-            accessible=os.access(port.device, os.R_OK | os.W_OK),
+            accessible=sys.platform == "win32" or os.access(port.device, os.R_OK | os.W_OK),
             group=owning_group(port.device),
         )
         for port in sorted(list_ports.comports())

@@ -7,7 +7,6 @@ clean child process (``python -m balance_hil.runtimes.tflm_arena < model``) fork
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -56,6 +55,8 @@ def _allocates(model: bytes, arena_bytes: int) -> bool:
 
 
 def _main() -> None:
+    import resource  # only POSIX systems have it, and the wheel exists for Linux alone
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a fault is an answer here, not something to dump
     sys.stdout.write(str(_smallest(sys.stdin.buffer.read(), int(sys.argv[1]))))
 

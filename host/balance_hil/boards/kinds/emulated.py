@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from typing import IO
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S
-from balance_hil.errors import BoardBootError, CableUnpluggedError
+from balance_hil.errors import BoardBootError, CableUnpluggedError, EmulatorMissingError
 from balance_hil.link import Link, PipeEnds
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Ready
@@ -37,10 +39,20 @@ class EmulationConfig:
     fault: str | None = None  # one of ``native.firmware_faults``, built into the firmware on purpose; None: healthy
 
 
+def check_platform() -> None:
+    """Raises EmulatorMissingError where there are no pseudo-terminals and inherited pipes as on Linux."""
+    if sys.platform != "linux":
+        raise EmulatorMissingError(
+            f"emulated boards run on Linux only, this is {platform.system()}",
+            "take a container or WSL for them; here: hil evaluate, hil compare, and boards that are plugged in (--port)",
+        )
+
+
 class EmulatedMachine(ABC):
     """The processes of one emulated board, the processor first. Call ``start`` or ``start_unopened``, then ``close``."""
 
     def __init__(self, name: str) -> None:
+        check_platform()
         self._name = name
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()

@@ -16,11 +16,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import tty
 from collections.abc import Callable
 from typing import IO
 
-from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.errors import UsageError, require
 from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
@@ -34,8 +33,9 @@ def check_installation() -> None:
     """Raises what keeps the native board from being started here, without starting or building anything.
 
     Raises:
-        MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
+        EmulatorMissingError, MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
     """
+    check_platform()
     if wheel_exists():
         require("tflite_micro", "int8")
     native_is_current()
@@ -119,6 +119,8 @@ class NativeMachine(EmulatedMachine):
         super().close()
 
     def _new_terminal(self) -> tuple[int, str]:
+        import tty  # only POSIX systems have it
+
         master, self._slave = os.openpty()
         tty.setraw(self._slave)  # or the terminal would echo the board's first bytes back to it
         return master, os.ttyname(self._slave)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.boards.kinds.qmp import Qmp
 from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
@@ -39,6 +39,7 @@ def check_installation() -> None:
     Raises:
         EmulatorMissingError, FlashToolMissingError: what is missing.
     """
+    check_platform()
     emulator()
     check_cross_tools()
 

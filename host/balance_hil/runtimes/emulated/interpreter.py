@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dens
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, unsupported
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
+from balance_hil.scheduling import usable_cores
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 # Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
@@ -38,7 +38,7 @@ class EmulatedRuntime(Int8Runtime):
     def __init__(self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None) -> None:
         self.graph = read_graph(model) if isinstance(model, bytes) else model
         self.variant = variant
-        self._threads = _cores() if threads is None else threads
+        self._threads = usable_cores() if threads is None else threads
         self.name = f"emulated-{variant.name}"
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
@@ -153,8 +153,3 @@ class EmulatedRuntime(Int8Runtime):
 def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
     """Tensors that an operator reads and that are not constants."""
     return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
