@@ -203,8 +203,12 @@ class Batch:
     def __init__(self, environments: Sequence[Environment]) -> None:
         self._environments = environments
 
-    def reset(self, index: int, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Float32Array:
-        """Starts episode ``index`` anew; returns its first observation, float32 [n_obs]."""
+    def reset(
+        self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
+    ) -> Float32Array:
+        """Starts episode ``index`` anew, without a seed with the random numbers to come; first observation, float32 [n_obs]."""
+        if isinstance(seed, np.random.SeedSequence):
+            seed = int(seed.generate_state(1, np.uint64)[0])
         return self._environments[index].reset(seed, options)
 
     def step(self, outputs: Float32Array, indices: Sequence[int]) -> list[Step]:

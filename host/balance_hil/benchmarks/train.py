@@ -8,7 +8,7 @@ Two things in one run, a few minutes long:
                 DummyVecEnv of the same robot with the reference's physics: 250 substeps of 20 us instead of 5 of 1 ms
 
 Contenders of the first part take turns in short blocks, and the fastest block of each counts: other programs can only slow one
-down. Both policies of the second part are judged on balance/Balance-v0; the clock stands still meanwhile.
+down. Both policies of the second part are evaluated on balance/Balance-v0; the clock stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 from balance_hil.checkpoint import keep_tensorflow_out
+from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.env import BalanceEnv
@@ -45,8 +46,6 @@ def run() -> list[dict[str, Any]]:
 def _stepping() -> list[dict[str, Any]]:
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    from balance_hil.training.vec_env import BatchVecEnv
-
     cores = os.cpu_count() or 1
     ours, reference = _config(), _config(reference=True)
     # Forked, and before MuJoCo has threads: a benchmark is no module that a new process could import.
@@ -55,10 +54,10 @@ def _stepping() -> list[dict[str, Any]]:
         REFERENCE: DummyVecEnv([_factory(reference)] * EPISODES),
         "1 ms x 5, DummyVecEnv": DummyVecEnv([_factory(ours)] * EPISODES),
         f"1 ms x 5, SubprocVecEnv, {PROCESSES} processes": forked,
-        "1 ms x 5, our batch, 1 thread": BatchVecEnv("balance/Balance-v0", EPISODES, 2000, (0, 0), 1),
+        "1 ms x 5, our batch, 1 thread": _batch(EPISODES, 2000, 1),
     }
     if cores > 1:
-        contenders[f"1 ms x 5, our batch, {cores} threads"] = BatchVecEnv("balance/Balance-v0", EPISODES, 2000, (0, 0), cores)
+        contenders[f"1 ms x 5, our batch, {cores} threads"] = _batch(EPISODES, 2000, cores)
     rates: dict[str, float] = dict.fromkeys(contenders, 0.0)
     try:
         observations = {name: env.reset() for name, env in contenders.items()}
@@ -78,15 +77,12 @@ def _stepping() -> list[dict[str, Any]]:
 def _training() -> list[dict[str, Any]]:
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from balance_hil.training.config import load_config
-    from balance_hil.training.ppo import PpoConfig
-    from balance_hil.training.vec_env import BatchVecEnv
+    from balance_hil.settings import settings_from_dict
+    from balance_hil.training.config import CONFIGS, PpoConfig, read_layers
 
-    config = load_config(PpoConfig, "ppo")
+    config = settings_from_dict(PpoConfig, read_layers("ppo", [CONFIGS, BalanceEnv.training_configs]))
     reference_s, reference_steps = _seconds_to_survival(config, DummyVecEnv([_factory(_config(reference=True))] * config.n_envs))
-    ours_s, our_steps = _seconds_to_survival(
-        config, BatchVecEnv("balance/Balance-v0", config.n_envs, config.episode_steps, (0, 0))
-    )
+    ours_s, our_steps = _seconds_to_survival(config, _batch(config.n_envs, config.episode_steps or 6000))
     ours = "PPO, 1 ms x 5, our batch"
     rates = reference_steps / reference_s, our_steps / ours_s
     return [
@@ -105,29 +101,29 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from balance_hil.training import ppo
+    from balance_hil.training.algorithms import ALGORITHMS
     from balance_hil.training.evaluation import Evaluator
 
     torch.set_num_threads(1)
-    judge = Evaluator("balance/Balance-v0", config.evaluation, lambda: False, lambda step: None)
+    evaluator = Evaluator(open_environment("balance/Balance-v0"), config.evaluation)
 
-    class Judged(BaseCallback):  # type: ignore[misc]
+    class Evaluated(BaseCallback):  # type: ignore[misc]
         next_check = CHECK_EVERY_STEPS
         survived = False
 
         def _on_rollout_start(self) -> None:
             if self.num_timesteps >= self.next_check:
                 self.next_check += CHECK_EVERY_STEPS
-                self.survived = judge.check(self.model).success_rate == 1.0 and judge.confirm(self.model).success_rate == 1.0
+                self.survived = all(evaluate(self.model).success_rate == 1.0 for evaluate in (evaluator.check, evaluator.confirm))
 
         def _on_step(self) -> bool:
             return not self.survived
 
     env.seed(0)
-    model = ppo.build(config, VecNormalize(env, norm_obs=False, norm_reward=True, gamma=config.gamma), 0, "cpu")
+    model = ALGORITHMS["ppo"].build(config, VecNormalize(env, norm_obs=False, norm_reward=True, gamma=config.gamma), 0, "cpu")
     start_s = time.perf_counter()
-    model.learn(config.steps, callback=Judged())
-    wall_s = time.perf_counter() - start_s - judge.wall_s
+    model.learn(config.steps, callback=Evaluated())
+    wall_s = time.perf_counter() - start_s - evaluator.wall_s
     env.close()
     return wall_s, model.num_timesteps
 
@@ -135,6 +131,12 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
 def _config(*, reference: bool = False) -> BalanceConfig:
     ours = envs.config_for("balance/Balance-v0")
     return replace(ours, physics_timestep_s=20e-6, substeps_per_step=250) if reference else ours
+
+
+def _batch(episodes: int, episode_steps: int, n_threads: int = 0) -> Any:
+    from balance_hil.training.vec_env import TrainingEnvs
+
+    return TrainingEnvs(open_environment("balance/Balance-v0"), episodes, episode_steps, (0, 0), n_threads)
 
 
 def _factory(config: BalanceConfig) -> Callable[[], gym.Env[Any, Any]]:

@@ -11,7 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, stdout
-from balance_hil.envs.balance.crash_repro import CrashRepro, load, rerun
+from balance_hil.envs.balance.crash_repro import CrashRepro, load
+from balance_hil.envs.balance.rerun import rerun
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
 from balance_hil.files import new_run_folder
 
@@ -66,10 +67,11 @@ def rerun_episode(path: Path, as_json: bool) -> int:
         )
         return 0 if repeats else 1
     table = Table(box=None, pad_edge=False)
-    for heading in ("step", "pitch rad", "speed error rad/s", "yaw error rad/s", "action"):
+    shown = result.moments[-SHOWN:]
+    for heading in ("step", *(shown[0].trace if shown else ()), "action"):
         table.add_column(heading, justify="right")
-    for moment in result.moments[-SHOWN:]:
-        numbers = (f"{v:.4g}" for v in (moment.pitch_rad, moment.speed_error_rad_s, moment.wheel_speed_difference_error_rad_s))
+    for moment in shown:
+        numbers = (f"{value:.4g}" for value in moment.trace.values())
         table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))
     stdout.print(table)
     if result.robot:

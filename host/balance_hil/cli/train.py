@@ -6,15 +6,18 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from balance_hil.cli.console import print_json, print_warning, stderr
 from balance_hil.errors import UsageError
+from balance_hil.files import new_run_folder
+from balance_hil.spec import Terminated
 from balance_hil.training.algorithms import ALGORITHMS
-from balance_hil.training.trainer import TrainingProgress, TrainingRequest, TrainingResult, train
+from balance_hil.training.request import TrainingProgress, TrainingRequest, TrainingResult, default_output
+from balance_hil.training.trainer import train
 
 _PATH = click.Path(path_type=Path)
 
@@ -22,13 +25,22 @@ _PATH = click.Path(path_type=Path)
 @click.command(name="train")
 @click.argument("algorithm", metavar="[ALGORITHM]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every algorithm, in parallel processes.")
-@click.option("-e", "--environment", default="balance/Balance-v0", show_default=True, metavar="ID", help="Gymnasium id.")
+@click.option("-e", "--env", "--environment", "environment", default="balance/Balance-v0", show_default=True, metavar="ID",
+              help="Any Gymnasium id; my_package.envs:MyRobot-v0 imports the module first.")  # fmt: skip
+@click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment, as hil identify writes them.")
+@click.option("--period-ms", type=click.FloatRange(min=0, min_open=True), metavar="MS",
+              help="Time between two actions, where the environment does not say it.")  # fmt: skip
+@click.option("--terminated", type=click.Choice([each for each in get_args(Terminated) if each]), default=None,
+              help="What termination means.  [default: the environment's own word]")  # fmt: skip
 @click.option("--seed", type=int, help="Of weights and episodes.  [default: 0, or the checkpoint's]")
 @click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
 @click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
-@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: models/ALGORITHM, of several: runs/matrix]")
+@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: policies/NAME; of several: runs/matrix_N]")
 @click.option(
-    "--config", type=_PATH, metavar="FILE.yaml", help="Hyper-parameters that differ from the shipped ones; or ppo-robust."
+    "--config",
+    type=_PATH,
+    metavar="FILE.yaml",
+    help="Hyper-parameters that differ from the shipped ones; or the name of a shipped file: ppo-robust.",
 )
 @click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
 @click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
@@ -42,12 +54,17 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--export/--no-export", default=True, help="Of several trainings: also export those that survive.", show_default=True
 )
+@click.option("--normalize-observations", is_flag=True, help="By their running mean and deviation: VecNormalize.")
+@click.option("--force", is_flag=True, help="Replace a policy that is in the folder of the result; a bundle never.")
 @click.option("--runs", type=_PATH, default=Path("runs"), show_default=True, help="Folder of TensorBoard logs and checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(
     algorithm: str | None,
     every: bool,
     environment: str,
+    options: Path | None,
+    period_ms: float | None,
+    terminated: Terminated | None,
     seed: int | None,
     seeds: str | None,
     steps: int | None,
@@ -59,34 +76,42 @@ def command(
     threads: int,
     processes: int | None,
     export: bool,
+    normalize_observations: bool,
+    force: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
-    """Train a policy with ALGORITHM (ppo, a2c, sac, td3, ddpg; lqr computes the classical baseline) and write it to a folder.
+    """Train a policy for any environment with ALGORITHM: ppo, a2c, sac, td3 or ddpg; lqr computes the balance robot's baseline.
 
-    Every so often the policy is judged on full-length episodes that training never sees. Training ends when it survives all
-    of them, steadily and on target, or after --steps; the best policy is kept. Ctrl-C leaves a checkpoint to --resume from.
+    Every so often the policy is evaluated in full-length episodes that training never sees, and the best one is kept. Training
+    ends after --steps, or as soon as no episode fails and every limit of the configuration is kept, where that is wanted. Ctrl-C
+    leaves a checkpoint to --resume from.
 
     With --all or --seeds several trainings run side by side; results.md and results.json compare them.
 
-    Exit status: 0 when the policy survives every episode, 1 when it does not, 130 after Ctrl-C.
+    Exit status: 0 when no episode of the evaluation fails and every limit is kept, 1 otherwise, 130 after Ctrl-C.
     """
     names = _algorithms(algorithm, every)
     request = TrainingRequest(
         algorithm=names[0],
         environment=environment,
-        output=output or Path("models") / names[0],
+        output=output or default_output(environment, names[0]),
         seed=seed,
         steps=steps,
         config=config,
+        options=options,
+        period_s=period_ms / 1e3 if period_ms else None,
+        terminated=terminated or "",
+        normalize_observations=normalize_observations,
         resume=resume,
         init_from=init_from,
         device=device,
         threads=threads,
         runs=runs,
+        force=force,
     )
     if every or seeds is not None:
-        _train_several(request, names, seeds or "0", output or runs / "matrix", processes, export, as_json)
+        _train_several(request, names, seeds or "0", output or new_run_folder(runs, "matrix"), processes, export, as_json)
     with _Display() as display:
         result = train(request, display.show)
     if result.interrupted:
@@ -95,7 +120,7 @@ def command(
     _say_result(result)
     if as_json:
         print_json(_document(result))
-    if result.record.success_rate != 1.0:
+    if not result.good:
         sys.exit(1)
 
 
@@ -169,6 +194,7 @@ def _document(result: TrainingResult) -> dict[str, object]:
         "cpu_s": record.cpu_s,
         "evaluation_wall_s": record.evaluation_wall_s,
         "success_rate": record.success_rate,
+        "good": result.good,
         "episodes": record.evaluation["episodes"],
         "metrics": record.evaluation["metrics"],
         "bundle": str(result.output),
@@ -177,10 +203,10 @@ def _document(result: TrainingResult) -> dict[str, object]:
 
 
 def _say_result(result: TrainingResult) -> None:
-    record, judged = result.record, result.record.evaluation
+    record, evaluated = result.record, result.record.evaluation
     stderr.print(
-        f"{judged['episodes'] - judged['failed']} of {judged['episodes']} unseen episodes without failure; "
-        + ", ".join(f"{name} {value:.4g}" for name, value in judged["metrics"].items()),
+        f"{evaluated['episodes'] - evaluated['failed']} of {evaluated['episodes']} unseen episodes without failure; "
+        + ", ".join(f"{name} {value:.4g}" for name, value in evaluated["metrics"].items()),
         markup=False,
         soft_wrap=True,
     )
@@ -188,12 +214,14 @@ def _say_result(result: TrainingResult) -> None:
     stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
     curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
     stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
-    if record.success_rate == 1.0:
+    if result.good:
         stderr.print(f"next: hil export {result.output}", soft_wrap=True)
     else:
-        print_warning("the policy falls; train longer (--steps) or with another --seed")
+        what = "episodes failed" if record.success_rate != 1.0 else "a limit is not kept"
+        print_warning(f"{what}; train longer (--steps) or with another --seed")
 
 
 def _say_interrupted(request: TrainingRequest, result: TrainingResult) -> None:
     stderr.print(f"interrupted after {result.record.steps} steps; checkpoint in {result.checkpoint}", soft_wrap=True)
-    stderr.print(f"continue: hil train {request.algorithm} -e {request.environment} --resume {result.checkpoint}", soft_wrap=True)
+    again = f"hil train {request.algorithm} -e {request.environment} --resume {result.checkpoint} -o {request.output}"
+    stderr.print(f"continue: {again}", soft_wrap=True)

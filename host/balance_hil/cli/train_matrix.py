@@ -18,7 +18,9 @@ from balance_hil.errors import UsageError
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.training import results
 from balance_hil.training.matrix import InterruptedJobError, Run, run_matrix
-from balance_hil.training.trainer import TrainingProgress, TrainingRequest, plan, train
+from balance_hil.training.plan import plan
+from balance_hil.training.request import TrainingProgress, TrainingRequest
+from balance_hil.training.trainer import train
 
 _STYLES = {"waiting": "dim", "failed": "bold red", "interrupted": "yellow"}
 
@@ -56,7 +58,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
         "processes at a time": processes,
         "cores": os.cpu_count(),
         "threads of the physics in each process": threads,
-        "episodes": f"50 unseen ones of 6000 steps unless configured otherwise, {requests[0].environment}",
+        "environment": requests[0].environment,
         "training s, processor s": "wall time and processor time of training; evaluation apart",
     }
     table = results.document(runs, conditions)
@@ -74,7 +76,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
 def train_and_export(
     request: TrainingRequest, on_progress: Callable[[TrainingProgress], None], *, export: bool
 ) -> dict[str, Any]:
-    """One run of the matrix: trains, exports what survives, and returns the figures of the table."""
+    """One run of the matrix: trains, exports what is good, and returns the figures of the table."""
     outcome = train(request, on_progress)
     if outcome.interrupted:
         raise InterruptedJobError
@@ -86,9 +88,10 @@ def train_and_export(
         "evaluation_wall_s": record.evaluation_wall_s,
         "success_rate": record.evaluation["success_rate"],
         "episodes": record.evaluation["episodes"],
-        **record.evaluation["metrics"],
+        "good": outcome.good,
+        "metrics": dict(record.evaluation["metrics"]),
     }
-    if export and record.success_rate == 1.0:
+    if export and outcome.good:
         from balance_hil.exporting import export as make_bundle
 
         on_progress(TrainingProgress(phase="exporting", steps=record.steps, total_steps=record.steps, success_rate=1.0))
@@ -96,7 +99,6 @@ def train_and_export(
         figures |= {
             "int8_bytes": int8.size_bytes,
             "int8_success_rate": int8.success_rate,
-            "int8_action_rate": int8.metrics["action_rate"],
             "int8_max_error": int8.max_error,
             "int8_rms_error": int8.rms_error,
         }
@@ -105,18 +107,18 @@ def train_and_export(
 
 def _progress_table(runs: Sequence[Run]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("algorithm", "seed", "state", "steps", "success_rate", "time s"):
+    for heading in ("algorithm", "seed", "state", "steps", "success", "time s"):
         table.add_column(heading, justify="left" if heading in ("algorithm", "state") else "right")
     for run in runs:
         progress = run.progress
         state = progress.phase if run.state == "running" and progress else run.state
-        survival = run.result.get("success_rate", progress.success_rate if progress else None)
+        success = run.result.get("success_rate", progress.success_rate if progress else None)
         table.add_row(
             run.request.algorithm,
             str(run.request.seed),
             f"{state}: {run.reason}" if run.reason else state,
             f"{progress.steps}/{progress.total_steps}" if progress else "",
-            "" if survival is None else f"{survival:.0%}",
+            "" if success is None else f"{success:.0%}",
             f"{run.wall_s:.0f}" if run.wall_s else "",
             style=_STYLES.get(run.state, ""),
         )

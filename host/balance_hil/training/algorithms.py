@@ -1,15 +1,15 @@
-"""The algorithms that can be trained. A new one is a module like ``ppo``, a YAML file and a line here."""
+"""The algorithms that can be trained: a dataclass of hyper-parameters in ``config``, a YAML file in ``configs``, a line here."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from balance_hil.errors import UsageError
-from balance_hil.training import a2c, ddpg, ppo, sac, td3
-from balance_hil.training.config import CommonConfig
+from balance_hil.errors import ConfigError, UsageError
+from balance_hil.training.config import A2cConfig, DdpgConfig, PpoConfig, SacConfig, Td3Config, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -17,28 +17,92 @@ class Algorithm:
     """One algorithm of Stable-Baselines3."""
 
     name: str
-    config_type: type[CommonConfig]
-    build: Callable[[Any, Any, int, str], Any]  # config, vectorised environment, seed, device
+    config_type: type[TrainingConfig]
+    model: str  # its class, of Stable-Baselines3 or, with another gradient step, of ``gradient_steps``
+    critics: str  # what the policy calls its value networks
+    discrete: bool = False  # takes Discrete actions
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments that no file can change
+    policy: Mapping[str, Any] = field(default_factory=dict)  # the same of the policy
+
+    def build(self, config: Any, env: Any, seed: int, device: str, symmetries: Sequence[Any] = ()) -> Any:
+        """An untrained model on a vectorized environment.
+
+        Args:
+            config: of ``config_type``. What the model's class takes under the same name is handed to it, the rest of what the
+                class knows is set on the model.
+            env: ``VecEnv``.
+            seed: of weights and exploration.
+            device: of torch.
+            symmetries: of the environment, where the algorithm shall learn from them.
+
+        Raises:
+            ConfigError: Stable-Baselines3 refuses the settings.
+        """
+        import numpy as np
+        import stable_baselines3
+        import torch
+        from stable_baselines3.common.noise import NormalActionNoise
+        from stable_baselines3.common.utils import LinearSchedule
+
+        from balance_hil.training import gradient_steps
+
+        model_class = getattr(gradient_steps, self.model, None) or getattr(stable_baselines3, self.model)
+        taken = inspect.signature(model_class).parameters
+        values = {each.name: getattr(config, each.name) for each in fields(config)}
+        arguments = {name: value for name, value in values.items() if name in taken and value is not None}
+        arguments["learning_rate"] = LinearSchedule(config.learning_rate, config.learning_rate_end, 1.0)
+        if "action_noise" in arguments:
+            n_act = env.action_space.shape[0]
+            arguments["action_noise"] = NormalActionNoise(np.zeros(n_act), np.full(n_act, config.action_noise))
+        policy = {
+            "net_arch": {"pi": list(config.policy_layers), self.critics: list(config.value_layers)},
+            "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[config.activation],
+            **self.policy,
+        }
+        if "log_std_init" in values:
+            policy["log_std_init"] = values["log_std_init"]
+        more = dict(config.sb3 or {})
+        for name in more:
+            if name not in taken:
+                near = difflib.get_close_matches(name, taken, n=1)
+                raise ConfigError(
+                    f"{self.model} has no argument {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                    f"it takes: {', '.join(taken)}",
+                )
+        policy |= more.pop("policy_kwargs", {})
+        try:
+            model = model_class(
+                "MlpPolicy", env, **{**arguments, **self.fixed, "policy_kwargs": policy, "seed": seed, "device": device, **more}
+            )
+        except (AssertionError, TypeError, ValueError) as exc:
+            raise ConfigError(f"Stable-Baselines3 refuses these settings: {exc}", "correct the file given to --config") from exc
+        for name, value in values.items():
+            if name not in taken and hasattr(model_class, name):
+                setattr(model, name, asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+        if hasattr(model_class, "symmetries"):
+            model.symmetries = list(symmetries)
+        return model
 
 
-LQR = "lqr"  # the classical baseline: computed by ``training.lqr``, not learned
+# One call of the optimizer for all tensors: half of a gradient step is the overhead of calls on small tensors.
+_FUSED = {"optimizer_kwargs": {"fused": True}}
 ALGORITHMS = {
     algorithm.name: algorithm
     for algorithm in (
-        Algorithm("ppo", ppo.PpoConfig, ppo.build),
-        Algorithm("a2c", a2c.A2cConfig, a2c.build),
-        Algorithm("sac", sac.SacConfig, sac.build),
-        Algorithm("td3", td3.Td3Config, td3.build),
-        Algorithm("ddpg", ddpg.DdpgConfig, ddpg.build),
+        Algorithm("ppo", PpoConfig, "PPO", "vf", discrete=True),
+        Algorithm("a2c", A2cConfig, "SymmetricA2C", "vf", discrete=True, fixed={"use_rms_prop": False}),
+        Algorithm("sac", SacConfig, "DelayedSAC", "qf", policy=_FUSED),
+        Algorithm("td3", Td3Config, "SmoothTD3", "qf", policy=_FUSED),
+        Algorithm("ddpg", DdpgConfig, "SmoothDDPG", "qf", policy=_FUSED),
     )
 }
 
 
-def algorithm_for(name: str) -> Algorithm:
-    """The algorithm of that name. Raises UsageError."""
+def algorithm_for(name: str, designs: Sequence[str] = ()) -> Algorithm:
+    """The algorithm of that name. Raises UsageError, whose hint names the environment's own ``designs`` as well."""
     if name in ALGORITHMS:
         return ALGORITHMS[name]
-    names = (*ALGORITHMS, LQR)
+    names = (*ALGORITHMS, *designs)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     raise UsageError(
         f"unknown algorithm {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from balance_hil.envs.balance.task import REWARD_TERMS
-from balance_hil.training.config import CommonConfig
+from balance_hil.training.config import TrainingConfig
 
+_TERM = "reward_"  # what the keys of reward terms in ``info`` begin with
 _TERM_EVERY_STEPS = 8  # reward terms are averaged over every 8th step of all episodes: enough for a curve
 
 
@@ -19,14 +20,14 @@ class TrainingCallback(BaseCallback):  # type: ignore[misc]
     Args:
         config: when they are due.
         stop_requested: asked at every step.
-        check: judges the policy; true ends the training.
+        check: evaluates the policy; true ends the training.
         checkpoint: saves the present state.
         progress: told (steps, mean return of the latest episodes).
     """
 
     def __init__(
         self,
-        config: CommonConfig,
+        config: TrainingConfig,
         *,
         stop_requested: Callable[[], bool],
         check: Callable[[], bool],
@@ -41,7 +42,7 @@ class TrainingCallback(BaseCallback):  # type: ignore[misc]
         self._progress = progress
         self._next_check = 0
         self._next_checkpoint = 0
-        self._sums = np.zeros(len(REWARD_TERMS))
+        self._sums: dict[str, float] = {}  # of the reward terms, where the environment tells them
         self._count = 0
         self._finished = False
 
@@ -63,14 +64,15 @@ class TrainingCallback(BaseCallback):  # type: ignore[misc]
 
     def _on_step(self) -> bool:
         if self.n_calls % _TERM_EVERY_STEPS == 0:
-            self._sums += [sum(info[f"reward_{term}"] for info in self.locals["infos"]) for term in REWARD_TERMS]
-            self._count += len(self.locals["infos"])
+            infos: list[dict[str, Any]] = self.locals["infos"]
+            for key in infos[0]:
+                if isinstance(key, str) and key.startswith(_TERM):
+                    self._sums[key] = self._sums.get(key, 0.0) + sum(info.get(key, 0.0) for info in infos)
+            self._count += len(infos)
         return not (self._finished or self._stop_requested())
 
     def _on_rollout_end(self) -> None:
-        if self._count:
-            for term, total in zip(REWARD_TERMS, self._sums, strict=True):
-                # Off-policy algorithms log after several rollouts of a few steps each.
-                self.logger.record_mean(f"reward/{term}", total / self._count)
-        self._sums[:] = 0.0
-        self._count = 0
+        for key, total in self._sums.items():
+            # Off-policy algorithms log after several rollouts of a few steps each.
+            self.logger.record_mean(f"reward/{key.removeprefix(_TERM)}", total / self._count)
+        self._sums, self._count = {}, 0

@@ -1,5 +1,6 @@
-"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it came about), and for an algorithm
-with a replay buffer ``replay.npz``. The result of a training is a checkpoint without the buffer.
+"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it came about), ``vecnormalize.pkl``
+where observations are normalized, and for an algorithm with a replay buffer ``replay.npz``. The result of a training is a
+checkpoint without the buffer.
 
 A checkpoint is read without running code: the settings come from the JSON file, the tensors are loaded with torch's
 ``weights_only``, and the Python objects pickled in ``policy.zip`` are never touched.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import re
 import shutil
 import tempfile
@@ -19,13 +21,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError
 from balance_hil.spec import PolicySpec
-from balance_hil.training.replay import replay_bytes
 
-_FORMAT = 1
-_REPLAY = "replay.npz"
+_FORMAT = 2
+_REPLAY, NORMALIZER = "replay.npz", "vecnormalize.pkl"
+_ROWS = (
+    "observations",
+    "next_observations",
+    "actions",
+    "rewards",
+    "dones",
+    "timeouts",
+)  # of the buffer, each [rows, n_envs, ...]
 _VARIABLES = "pytorch_variables.pth"
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same weights give the same bytes
 _LEFT_OUT = ("system_info.txt",)  # says which machine it was
@@ -57,11 +68,14 @@ class TrainingRecord:
     hyper_parameters: Mapping[str, Any]
     versions: Mapping[str, str]
     spec: PolicySpec
+    options: Mapping[str, Any] = field(default_factory=dict)  # constructor arguments of the environment
     return_statistics: Mapping[str, float] = field(default_factory=dict)  # of the reward normalization
+    observation_statistics: Mapping[str, Any] = field(default_factory=dict)  # the same, with lists; empty without one
     rebuild: str = ""  # the command that made it, but for --output
     policy_sha256: str = ""
     cpu_s: float = 0.0  # processor time of the training alone, of all threads: other programs add little to it
     replay_sha256: str = ""  # of the replay buffer; empty without one
+    normalizer_sha256: str = ""  # of vecnormalize.pkl; empty without one
 
     def to_json(self) -> str:
         """The file's text."""
@@ -70,11 +84,12 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint in memory: the bytes of ``policy.zip`` and of ``replay.npz`` (empty without one), and their record."""
+    """One checkpoint in memory: the bytes of its files, empty where there is none, and their record."""
 
     policy: bytes
     record: TrainingRecord
     replay: bytes = b""
+    normalizer: bytes = b""
 
     def parameters(self) -> dict[str, Any]:
         """What ``BaseAlgorithm.set_parameters`` takes. Raises CheckpointError."""
@@ -110,8 +125,15 @@ def pack(model: Any, record: TrainingRecord, *, with_replay: bool = False) -> Ch
                 target.writestr(info, _ADDRESS.sub(b"", source.read(name)) if name == "data" else source.read(name))
     policy = packed.getvalue()
     replay = replay_bytes(model) if with_replay else b""
-    record = replace(record, policy_sha256=_sha256(policy), replay_sha256=_sha256(replay) if replay else "")
-    return Checkpoint(policy, record, replay)
+    envs = model.get_vec_normalize_env()
+    normalizer = pickle.dumps(envs, protocol=4) if envs is not None and envs.norm_obs else b""
+    record = replace(
+        record,
+        policy_sha256=_sha256(policy),
+        replay_sha256=_sha256(replay) if replay else "",
+        normalizer_sha256=_sha256(normalizer) if normalizer else "",
+    )
+    return Checkpoint(policy, record, replay, normalizer)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -137,6 +159,11 @@ def _save(checkpoint: Checkpoint, folder: Path) -> None:
         if checkpoint.replay:
             (staging / _REPLAY).write_bytes(checkpoint.replay)
             (staging / _REPLAY).replace(folder / _REPLAY)
+        if checkpoint.normalizer:
+            (staging / NORMALIZER).write_bytes(checkpoint.normalizer)
+            (staging / NORMALIZER).replace(folder / NORMALIZER)
+        else:
+            (folder / NORMALIZER).unlink(missing_ok=True)  # of a policy that was there before
         for name in (POLICY, TRAINING):
             (staging / name).replace(folder / name)
     finally:
@@ -168,24 +195,28 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / TRAINING} lacks or garbles {exc}", _HINT) from exc
     if _sha256(policy) != record.policy_sha256:
         raise CheckpointError(f"{folder / POLICY} is not the policy that {TRAINING} was written for", _HINT)
-    replay = _read_replay(folder) if record.replay_sha256 else b""
-    if replay and _sha256(replay) != record.replay_sha256:
-        raise CheckpointError(f"{folder / _REPLAY} is not the replay buffer that {TRAINING} was written for", _HINT)
-    return Checkpoint(policy, record, replay)
+    replay = _read_beside(folder, _REPLAY, record.replay_sha256)
+    return Checkpoint(policy, record, replay, _read_beside(folder, NORMALIZER, record.normalizer_sha256))
 
 
-def _read_replay(folder: Path) -> bytes:
+def _read_beside(folder: Path, name: str, sha256: str) -> bytes:
+    """A file that the record names by its hash; empty when it names none."""
+    if not sha256:
+        return b""
     try:
-        return (folder / _REPLAY).read_bytes()
+        data = (folder / name).read_bytes()
     except OSError as exc:
-        raise CheckpointError(f"the replay buffer {folder / _REPLAY} cannot be read: {exc.strerror}", _HINT) from exc
+        raise CheckpointError(f"{folder / name} cannot be read: {exc.strerror}", _HINT) from exc
+    if _sha256(data) != sha256:
+        raise CheckpointError(f"{folder / name} is not the file that {TRAINING} was written for", _HINT)
+    return data
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def require_same_task(record: TrainingRecord, algorithm: str, environment: str, spec: PolicySpec) -> None:
+def require_same_task(record: TrainingRecord, algorithm: str, spec: PolicySpec) -> None:
     """Refuses to continue another algorithm's or environment's checkpoint.
 
     Raises:
@@ -196,12 +227,51 @@ def require_same_task(record: TrainingRecord, algorithm: str, environment: str, 
         raise CheckpointError(
             f"the checkpoint is of {record.algorithm}, not of {algorithm}", f"continue it with: hil train {record.algorithm}"
         )
-    if record.environment != environment:
+    if record.environment != spec.environment:
         raise EnvironmentMismatchError(
-            f"the checkpoint was trained on {record.environment}, not on {environment}",
+            f"the checkpoint was trained on {record.environment}, not on {spec.environment}",
             f"continue it with: -e {record.environment}",
         )
     if record.spec != spec:
         raise EnvironmentMismatchError(
-            f"the checkpoint was trained on other observations or actions than {environment} has now", _HINT
+            f"the checkpoint was trained on other observations or actions than {spec.environment} has now", _HINT
         )
+
+
+def replay_bytes(model: Any) -> bytes:
+    """The buffer of a Stable-Baselines3 model as the bytes of an ``.npz`` file; empty for an algorithm without one."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return b""
+    rows = buffer.buffer_size if buffer.full else buffer.pos
+    packed = io.BytesIO()
+    np.savez(packed, pos=buffer.pos, full=buffer.full, **{name: getattr(buffer, name)[:rows] for name in _ROWS})
+    return packed.getvalue()
+
+
+def restore_replay(model: Any, packed: bytes) -> None:
+    """Fills the buffer of a new model.
+
+    The episodes that were under way are over: they do not continue in the rows to come.
+
+    Raises:
+        CheckpointError: the bytes are no such file, or of a buffer of another shape.
+    """
+    buffer = model.replay_buffer
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ROWS}
+            pos, full = int(stored["pos"]), bool(stored["full"])
+        rows = buffer.buffer_size if full else pos
+        for name, values in arrays.items():
+            if len(values) != rows:
+                raise ValueError(f"{name} has {len(values)} rows, not {rows}")
+            getattr(buffer, name)[:rows] = values
+    except (KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+        raise CheckpointError(
+            f"the replay buffer cannot be read: {exc}", "resume from the result's folder: its policy goes on with an empty buffer"
+        ) from exc
+    buffer.pos, buffer.full = pos, full
+    if rows:
+        latest = (pos - 1) % buffer.buffer_size
+        buffer.timeouts[latest] = np.maximum(buffer.timeouts[latest], 1.0 - buffer.dones[latest])

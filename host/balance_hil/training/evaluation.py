@@ -1,8 +1,7 @@
-"""Judging a policy during training, on episodes that training never sees."""
+"""Evaluating a policy during training, on episodes that training never sees."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.environment import open_environment
-from balance_hil.envs.balance.options import RobotOptions
+from balance_hil.environment import Environment
+from balance_hil.errors import ConfigError
 from balance_hil.metrics import EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig
+from balance_hil.training.vec_env import outputs_of
 
-# Checks choose the policy, so the reported survival is measured on other seeds.
+# Checks choose the policy, so the reported success is measured on other seeds.
 CHECK_SEED_BASE = 2 * EVALUATION_SEED_BASE
 
 
@@ -28,25 +28,23 @@ class Evaluator:
     """Runs full-length episodes and counts the time they take in ``wall_s`` and ``cpu_s``.
 
     Args:
-        environment: Gymnasium id.
+        environment: an open one; it stays the caller's.
         config: how many episodes.
         stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
         on_step: told the control step for a progress display.
         n_threads: of the physics; 0 takes every core.
-        options: how the robot differs from the ideal one; None: the environment's own.
     """
 
     def __init__(
         self,
-        environment: str,
+        environment: Environment,
         config: EvaluationConfig,
-        stop_requested: Callable[[], bool],
-        on_step: Callable[[int], None],
+        stop_requested: Callable[[], bool] = lambda: False,
+        on_step: Callable[[int], None] = lambda step: None,
         n_threads: int = 0,
-        options: RobotOptions | None = None,
     ) -> None:
         self.wall_s = self.cpu_s = 0.0
-        self._environment = open_environment(environment, {"options": options} if options is not None else None)
+        self._environment = environment
         self._config = config
         self._stop_requested = stop_requested
         self._on_step = on_step
@@ -61,19 +59,28 @@ class Evaluator:
         return self._run(model, evaluation_seeds(self._config.episodes))
 
     def is_good(self, summary: EvaluationSummary) -> bool:
-        """Whether no episode failed, with action_rate and tracking errors within the limits."""
-        limits = self._config
-        return (
-            summary.success_rate == 1.0
-            and summary.metrics["action_rate"] <= limits.max_action_rate
-            and summary.metrics["speed_error_rms_rad_s"] <= limits.max_speed_error_rms_rad_s
-            and summary.metrics["wheel_speed_difference_error_rms_rad_s"] <= limits.max_wheel_speed_difference_error_rms_rad_s
+        """Whether no episode failed and every limit is kept."""
+        better = {metric.name: metric.better for metric in self._environment.metrics}
+        return summary.success_rate == 1.0 and all(
+            summary.metrics[name] >= limit if better[name] == "higher" else summary.metrics[name] <= limit
+            for name, limit in self._config.limits.items()
         )
 
+    def rank(self, check: EvaluationSummary, confirmed_success: float | None, good: bool) -> tuple[float, ...]:
+        """Larger is better: success rate of the check, of the confirmation, ``good``, the metric ``best_by``; in this order."""
+        name = self._config.best_by
+        lower = any(metric.name == name and metric.better == "lower" for metric in self._environment.metrics)
+        value = check.metrics[name]
+        return check.success_rate, confirmed_success or 0.0, good, -value if lower else value
+
     def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
+        normalizer = model.get_vec_normalize_env()
+        spec, space = self._environment.spec, self._environment.env.observation_space
+
         def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
-            actions, _ = model.predict(observations, deterministic=True)
-            return np.asarray(actions, np.float32)
+            rows: Any = observations.reshape(len(observations), *(space.shape or ()))
+            actions, _ = model.predict(normalizer.normalize_obs(rows) if normalizer else rows, deterministic=True)
+            return outputs_of(spec, actions)
 
         def on_step(step: RolloutStep) -> None:
             if self._stop_requested():
@@ -89,10 +96,22 @@ class Evaluator:
             self.cpu_s += time.process_time() - start_cpu_s
 
 
-def rank(check: EvaluationSummary, confirmed_success: float | None, good: bool) -> tuple[float, ...]:
-    """Larger is better: survival of the check, of the confirmation, ``good``, steps before the falls, tracking; in this order.
+def check_criteria(config: EvaluationConfig, environment: Environment) -> None:
+    """Refuses limits on metrics that the environment does not have, and stopping when there is nothing to be good at.
 
-    So of two policies that survive every episode the one with the smaller RMS of speed and yaw error together is better.
+    Raises:
+        ConfigError: naming the key and the metrics that there are.
     """
-    tracking_error = math.hypot(check.metrics["speed_error_rms_rad_s"], check.metrics["wheel_speed_difference_error_rms_rad_s"])
-    return check.success_rate, confirmed_success or 0.0, good, check.steps, -tracking_error
+    names = [metric.name for metric in environment.metrics]
+    for name in (*config.limits, config.best_by):
+        if name not in names:
+            raise ConfigError(
+                f"{environment.spec.environment} has no metric {name!r}, which evaluation of the configuration names",
+                f"its metrics: {', '.join(names)}",
+            )
+    says_failure = environment.spec.terminated or hasattr(environment.env.unwrapped, "failed")
+    if config.stop_when_good and not config.limits and not says_failure:
+        raise ConfigError(
+            f"stop_when_good needs a limit: {environment.spec.environment} does not say which episodes are failures",
+            f"for example evaluation: {{limits: {{{names[0]}: 100}}}}, or --terminated failure",
+        )

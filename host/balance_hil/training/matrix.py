@@ -14,7 +14,7 @@ from typing import Any
 
 from balance_hil.errors import HarnessError
 from balance_hil.training.interrupt import StopSignal
-from balance_hil.training.trainer import TrainingProgress, TrainingRequest
+from balance_hil.training.request import TrainingProgress, TrainingRequest
 
 # What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
 Job = Callable[[TrainingRequest, Callable[[TrainingProgress], None]], Mapping[str, Any]]

@@ -1,12 +1,13 @@
-"""The running part of a training: model, episodes, checks and checkpoints of one run."""
+"""The running part of a training: model, episodes, checks and checkpoints."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +15,21 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from balance_hil.envs.balance import config_for
-from balance_hil.envs.balance.crash_repro import CrashRepro
-from balance_hil.envs.balance.options import RobotOptions, options_from_dict
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
-from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, save
-from balance_hil.training.curriculum import Curriculum, OptionsSchedule
-from balance_hil.training.evaluation import Evaluator, StopRequestedError, rank
+from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, restore_replay, save
+from balance_hil.training.curriculum import OptionsSchedule
+from balance_hil.training.evaluation import Evaluator, StopRequestedError
 from balance_hil.training.interrupt import StopSignal
-from balance_hil.training.replay import restore_replay
-from balance_hil.training.trainer import Plan, TrainingProgress, TrainingResult
-from balance_hil.training.vec_env import BatchVecEnv
-from balance_hil.training.warm_start import apply_return_statistics, apply_warm_start
+from balance_hil.training.plan import Plan
+from balance_hil.training.request import TrainingProgress, TrainingResult
+from balance_hil.training.vec_env import TrainingEnvs
+from balance_hil.training.warm_start import apply_statistics, apply_warm_start, statistics_of
 
 _PROGRESS_PERIOD_S = 0.1
+_FIRST_SEED = "first_seed"
 
 
 class TrainingSession:
@@ -44,15 +43,10 @@ class TrainingSession:
         self._checkpoint_folder = folder / "checkpoint"
         self._tensorboard = folder / "tensorboard"
         self._on_progress = on_progress
-        self._curriculum = Curriculum.from_dict(plan.config.curriculum) if plan.config.curriculum else None
         self._stop = StopSignal()
+        self._environment, self._evaluated = plan.open_training(), plan.open_evaluation()
         self._evaluator = Evaluator(
-            plan.request.environment,
-            plan.config.evaluation,
-            lambda: self._stop.requested,
-            self._evaluation_step,
-            plan.request.threads,
-            self._judged_robot(),
+            self._evaluated, plan.config.evaluation, lambda: self._stop.requested, self._evaluation_step, plan.request.threads
         )
         self._progress = TrainingProgress(phase="training", steps=plan.record.steps, total_steps=plan.config.steps)
         self._progress_s = 0.0
@@ -60,11 +54,11 @@ class TrainingSession:
         self._best: Checkpoint | None = None
         self._best_rank: tuple[float, ...] = ()
         self._checked_steps = -1
-        self._full = False  # the best policy survived every episode, within the limits
+        self._full = False  # the best policy failed in no episode, within the limits
         self._build()
 
     def run(self) -> TrainingResult:
-        """Trains, judges and writes.
+        """Trains, evaluates and writes.
 
         Raises:
             TrainingError: an observation or a weight is no longer finite.
@@ -77,7 +71,7 @@ class TrainingSession:
             progress=self._training_progress,
         )
         self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
-        with self._stop:
+        with self._environment, self._evaluated, closing(self._env), self._stop:
             with suppress(StopRequestedError):
                 self._learn(callback)
             checkpoint = self._save_checkpoint()
@@ -86,34 +80,31 @@ class TrainingSession:
                     return self._finish()
         return self._result(checkpoint, interrupted=True)
 
-    def _judged_robot(self) -> RobotOptions | None:
-        """Of checks and of the result; None: the environment's own."""
-        options = self._config.evaluation.options
-        if options is not None:
-            return options_from_dict(options, config_for(self._plan.record.environment).options)
-        return self._curriculum.end if self._curriculum else None
-
     def _build(self) -> None:
         # One thread: the matrices are small, and more threads wait for one another.
         torch.set_num_threads(1)
         record, config = self._plan.record, self._config
         # A resumed training goes on with new episodes, not with those it began with.
-        self._env = BatchVecEnv(
-            record.environment,
+        self._env = TrainingEnvs(
+            self._environment,
             config.n_envs,
-            config.episode_steps,
+            config.episode_steps or record.spec.episode_steps,
             entropy=(record.seed, record.steps),
             n_threads=self._request.threads,
-            end_out_of_range=config.end_out_of_range,
-            options=self._curriculum.end if self._curriculum else None,
-            fall_penalty=config.fall_penalty,
             far_starts=config.far_starts,
         )
-        if self._curriculum:
-            self._schedule = OptionsSchedule(self._curriculum, config.steps, self._env.change_options)
+        self._schedule = None
+        if curriculum := self._plan.curriculum:
+            self._schedule = OptionsSchedule(
+                curriculum, config.steps, lambda growth: self._env.change_options(curriculum.options(self._environment, growth))
+            )
             self._schedule.update(record.steps)
-        self._normalizer = VecNormalize(self._env, norm_obs=False, norm_reward=config.normalize_reward, gamma=config.gamma)
-        self._model = self._plan.algorithm.build(config, self._normalizer, record.seed, self._request.device)
+        self._normalizer = VecNormalize(
+            self._env, norm_obs=config.normalize_observations, norm_reward=config.normalize_reward, gamma=config.gamma
+        )
+        learns = getattr(config, "symmetry", False) or getattr(config, "symmetry_weight", 0.0)
+        symmetries = getattr(self._environment.env.unwrapped, "policy_symmetries", ()) if learns else ()
+        self._model = self._plan.algorithm.build(config, self._normalizer, record.seed, self._request.device, symmetries)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
@@ -128,7 +119,7 @@ class TrainingSession:
             raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
         self._model.num_timesteps = self._plan.record.steps
         self._restore_off_policy()
-        apply_return_statistics(self._plan.record.return_statistics, self._normalizer)
+        apply_statistics(self._plan.record, self._normalizer)
 
     def _restore_off_policy(self) -> None:
         checkpoint = self._plan.checkpoint
@@ -163,13 +154,15 @@ class TrainingSession:
         assert best is not None
         if best.record.success_rate is None:
             self._model.set_parameters(best.parameters())
+            apply_statistics(best.record, self._normalizer)
             best, _ = self._confirmed(best)
-        best = Checkpoint(best.policy, self._timed(best.record))
+        best = replace(best, record=self._timed(best.record))
         save(best, self._request.output)
-        return self._result(best, interrupted=False)
+        confirmed = {name: value for name, value in best.record.evaluation.items() if name != _FIRST_SEED}
+        return self._result(best, interrupted=False, good=self._evaluator.is_good(EvaluationSummary(**confirmed)))
 
     def _check(self) -> bool:
-        """Judges the present policy; true when it is good on every episode and that is what was wanted."""
+        """Evaluates the present policy; true when it is good on every episode and that is what was wanted."""
         if not self._finite():
             raise self._diverged("the weights are NaN or infinite")
         self._checked_steps = self._model.num_timesteps
@@ -183,7 +176,7 @@ class TrainingSession:
         if good and self._config.evaluation.stop_when_good:
             candidate, confirmation = self._confirmed(candidate)
             self._full = self._evaluator.is_good(confirmation)
-        candidate_rank = rank(summary, candidate.record.success_rate, good)
+        candidate_rank = self._evaluator.rank(summary, candidate.record.success_rate, good)
         if candidate_rank > self._best_rank:
             self._best, self._best_rank = candidate, candidate_rank
         return self._full
@@ -191,18 +184,19 @@ class TrainingSession:
     def _confirmed(self, checkpoint: Checkpoint) -> tuple[Checkpoint, EvaluationSummary]:
         summary = self._evaluator.confirm(self._model)
         self._progress = replace(self._progress, success_rate=summary.success_rate)
-        evaluation = {**summary.to_dict(), "first_seed": EVALUATION_SEED_BASE}
+        evaluation = {**summary.to_dict(), _FIRST_SEED: EVALUATION_SEED_BASE}
         record = replace(checkpoint.record, success_rate=summary.success_rate, evaluation=evaluation)
-        return Checkpoint(checkpoint.policy, record), summary
+        return replace(checkpoint, record=record), summary
 
     def _pack(self, *, with_replay: bool = False) -> Checkpoint:
-        returns = self._normalizer.ret_rms
+        observations = statistics_of(self._normalizer.obs_rms) if self._config.normalize_observations else {}
         record = replace(
             self._timed(self._plan.record),
             steps=self._model.num_timesteps,
             success_rate=None,
             evaluation={},
-            return_statistics={"mean": float(returns.mean), "variance": float(returns.var), "count": float(returns.count)},
+            return_statistics=statistics_of(self._normalizer.ret_rms),
+            observation_statistics=observations,
         )
         return pack(self._model, record, with_replay=with_replay)
 
@@ -213,9 +207,10 @@ class TrainingSession:
         save(checkpoint, self._checkpoint_folder)
         return checkpoint
 
-    def _result(self, checkpoint: Checkpoint, interrupted: bool) -> TrainingResult:
+    def _result(self, checkpoint: Checkpoint, *, interrupted: bool, good: bool = False) -> TrainingResult:
         return TrainingResult(
             record=checkpoint.record,
+            good=good,
             interrupted=interrupted,
             output=self._request.output,
             checkpoint=self._checkpoint_folder,
@@ -225,7 +220,7 @@ class TrainingSession:
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self._model.policy.parameters())
 
-    def _diverged(self, reason: str, crash_repro: CrashRepro | None = None) -> TrainingError:
+    def _diverged(self, reason: str, crash_repro: Any = None) -> TrainingError:
         state = self._folder / "diverged.npz"
         with state.open("wb") as file:
             np.savez(file, **self._env.latest_step(), **(crash_repro.to_arrays() if crash_repro else {}))
@@ -251,7 +246,7 @@ class TrainingSession:
         )
 
     def _training_progress(self, steps: int, episode_return: float | None) -> None:
-        if self._curriculum:
+        if self._schedule:
             self._model.logger.record("curriculum/growth", self._schedule.update(steps))
         self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
         self._on_progress(self._progress)

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.environment import open_for
-from balance_hil.errors import CheckpointError
-from balance_hil.training.checkpoints import Checkpoint, load
+from balance_hil.errors import CheckpointError, EnvironmentMismatchError
+from balance_hil.spec import PolicySpec
+from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load
 
 
-def load_warm_start(path: Path, algorithm: str, environment: str) -> Checkpoint:
+def load_warm_start(path: Path, algorithm: str, spec: PolicySpec) -> Checkpoint:
     """Reads the checkpoint to start from; its environment may be another one as long as the signals are the same.
 
     Raises:
         CheckpointError: none there, damaged, or of another algorithm.
-        EnvironmentMismatchError: it was trained on other signals than ``environment`` has.
+        EnvironmentMismatchError: it was trained on other signals than ``spec`` has.
     """
     checkpoint = load(path)
     if checkpoint.record.algorithm != algorithm:
@@ -30,7 +30,12 @@ def load_warm_start(path: Path, algorithm: str, environment: str) -> Checkpoint:
             f"the checkpoint {path} is of {checkpoint.record.algorithm}, its weights are no start for {algorithm}",
             f"start from one of {algorithm}: --init-from models/{algorithm}",
         )
-    open_for(checkpoint.record.spec, environment).close()
+    difference = checkpoint.record.spec.difference(spec)
+    if difference is not None:
+        raise EnvironmentMismatchError(
+            f"a policy made for {checkpoint.record.environment} is no start on {spec.environment}: they differ in {difference}",
+            f"begin from nothing: hil train {algorithm} -e {spec.environment}",
+        )
     return checkpoint
 
 
@@ -59,13 +64,27 @@ def apply_warm_start(checkpoint: Checkpoint, model: Any, normalizer: Any) -> Non
     if fresh is not None:
         with torch.no_grad():
             log_std.copy_(fresh)
-    apply_return_statistics(checkpoint.record.return_statistics, normalizer)
+    if bool(checkpoint.record.observation_statistics) != normalizer.norm_obs:
+        raise CheckpointError(
+            "the checkpoint and this training differ in whether observations are normalized",
+            "set normalize_observations as its training.json has it",
+        )
+    apply_statistics(checkpoint.record, normalizer)
 
 
-def apply_return_statistics(statistics: Any, normalizer: Any) -> None:
-    """Sets the running scale of the reward to that of a checkpoint; nothing where it has none."""
-    if statistics:
-        returns = normalizer.ret_rms
-        returns.mean = np.float64(statistics["mean"])
-        returns.var = np.float64(statistics["variance"])
-        returns.count = statistics["count"]
+def apply_statistics(record: TrainingRecord, normalizer: Any) -> None:
+    """Sets the running scales of rewards and observations to those of a checkpoint; nothing where it has none."""
+    for statistics, running in ((record.return_statistics, "ret_rms"), (record.observation_statistics, "obs_rms")):
+        if statistics and hasattr(normalizer, running):
+            scale = getattr(normalizer, running)
+            scale.mean, scale.var = np.float64(statistics["mean"]), np.float64(statistics["variance"])
+            scale.count = statistics["count"]
+
+
+def statistics_of(running: Any) -> dict[str, Any]:
+    """A running scale of ``VecNormalize`` as plain JSON types; the inverse of ``apply_statistics``."""
+    return {
+        "mean": np.asarray(running.mean).tolist(),
+        "variance": np.asarray(running.var).tolist(),
+        "count": float(running.count),
+    }

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from balance_hil.checkpoint import keep_tensorflow_out
-from balance_hil.training.trainer import TrainingRequest, train
+from balance_hil.training.request import TrainingRequest
+from balance_hil.training.trainer import train
 
 keep_tensorflow_out()  # before anything imports stable_baselines3: saves seconds
 
@@ -17,8 +18,8 @@ episode_steps: 100
 policy_layers: [8]
 value_layers: [8]
 checkpoint_every_steps: 256
-evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, max_action_rate: 9, max_speed_error_rms_rad_s: 99,
-  max_wheel_speed_difference_error_rms_rad_s: 99}
+evaluation: {every_steps: 512, from_steps: 0, check_episodes: 2, episodes: 3, limits: {action_rate: 9, speed_error_rms_rad_s: 99,
+  wheel_speed_difference_error_rms_rad_s: 99}}
 """
 TINY = {
     "ppo": SHORT + "n_steps: 32\nbatch_size: 64\nn_epochs: 2\n",
@@ -55,6 +56,7 @@ def tiny_of(tmp_path):
             config=config,
             runs=tmp_path / "runs",
             threads=1,
+            force=True,
         )
 
     return make
@@ -69,6 +71,7 @@ def tiny(tmp_path, tiny_config):
         output=tmp_path / "models" / "tiny",
         config=tiny_config,
         runs=tmp_path / "runs",
+        force=True,
     )
 
 

@@ -7,7 +7,7 @@ import time
 
 from balance_hil.errors import TrainingError
 from balance_hil.training.matrix import InterruptedJobError
-from balance_hil.training.trainer import TrainingProgress
+from balance_hil.training.request import TrainingProgress
 
 FIGURES = {
     "steps": 1000,
@@ -15,9 +15,8 @@ FIGURES = {
     "evaluation_wall_s": 1.0,
     "success_rate": 1.0,
     "episodes": 50,
-    "action_rate": 0.03,
-    "speed_error_rms_rad_s": 8.0,
-    "wheel_speed_difference_error_rms_rad_s": 1.0,
+    "good": True,
+    "metrics": {"return": 5000.0, "action_rate": 0.03},
 }
 
 

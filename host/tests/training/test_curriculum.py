@@ -1,5 +1,6 @@
 """The curriculum's schedule and how the options reach the episodes."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.options import IDEAL, Uniform, options_from_dict
 from balance_hil.errors import ConfigError, UsageError
-from balance_hil.training.config import load_config
 from balance_hil.training.curriculum import Curriculum, OptionsSchedule
-from balance_hil.training.ppo import PpoConfig
+from balance_hil.training.plan import plan
 
 TABLE = {
     "from_progress": 0.2,
@@ -31,13 +32,20 @@ def curriculum():
     return Curriculum.from_dict(TABLE)
 
 
-def test_it_begins_at_the_start_and_ends_at_the_end(curriculum):
-    assert curriculum.at(0.0) == curriculum.at(0.2) == options_from_dict(TABLE["start"])
-    assert curriculum.at(0.6) == curriculum.at(1.0) == options_from_dict(TABLE["end"])
+@pytest.fixture(scope="module")
+def at(curriculum):
+    """Options of the balance robot at a progress of the training."""
+    with open_environment("balance/Balance-v0") as environment:
+        yield lambda progress: curriculum.options(environment, curriculum.growth(progress))
 
 
-def test_half_way_every_range_is_half_way(curriculum):
-    half = curriculum.at(0.4)
+def test_it_begins_at_the_start_and_ends_at_the_end(at):
+    assert at(0.0) == at(0.2) == options_from_dict(TABLE["start"])
+    assert at(0.6) == at(1.0) == options_from_dict(TABLE["end"])
+
+
+def test_half_way_every_range_is_half_way(at):
+    half = at(0.4)
     assert half.physics.mass_scale == Uniform(low=0.9, high=1.2)
     assert half.physics.friction == Uniform(low=0.7, high=1.05)
     assert half.delays.observation_steps == Uniform(low=0, high=2)
@@ -46,13 +54,12 @@ def test_half_way_every_range_is_half_way(curriculum):
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20))
-def test_it_only_grows(progresses):
-    curriculum = Curriculum.from_dict(TABLE)
+def test_it_only_grows(at, curriculum, progresses):
     ordered = sorted(progresses)
     assert all(curriculum.growth(a) <= curriculum.growth(b) for a, b in pairwise(ordered))
 
     def width(progress):
-        value = curriculum.at(progress).physics.mass_scale
+        value = at(progress).physics.mass_scale
         return value.high - value.low if isinstance(value, Uniform) else 0.0
 
     assert all(width(a) <= width(b) for a, b in pairwise(ordered))
@@ -66,7 +73,7 @@ def test_new_options_are_handed_on_only_when_they_change(curriculum):
     assert growths[0] == 0.0
     assert growths[-1] == 1.0
     assert len(applied) == len(set(growths)) <= 21
-    assert applied[-1] == curriculum.end
+    assert applied[-1] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -80,53 +87,57 @@ def test_new_options_are_handed_on_only_when_they_change(curriculum):
     ],
 )
 def test_what_is_wrong_is_named(change, key):
-    with pytest.raises(ConfigError) as error:
-        Curriculum.from_dict({**TABLE, **change})
+    with open_environment("balance/Balance-v0") as environment, pytest.raises(ConfigError) as error:
+        Curriculum.from_dict({**TABLE, **change}).options(environment, 0.5)
     assert key in error.value.message + error.value.hint
 
 
-def test_the_shipped_curriculum_is_found_by_its_name_and_a_typing_error_in_a_file_is_named(tmp_path):
-    from pathlib import Path
-
-    assert load_config(PpoConfig, "ppo", Path("ppo-robust")).curriculum
+def test_a_typing_error_in_a_file_is_named_before_training(tiny, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("curriculum: {end: {physiks: {}}}\n")
+    file.write_text(tiny.config.read_text() + "curriculum: {end: {physiks: {}}}\n")
     with pytest.raises(ConfigError, match="physiks"):
-        load_config(PpoConfig, "ppo", file)
-    with pytest.raises(ConfigError, match="no-such"):
-        load_config(PpoConfig, "ppo", Path("no-such"))
+        plan(replace(tiny, config=file))
 
 
-def test_episodes_take_new_options_at_their_next_start(curriculum):
-    batch = BalanceBatch("balance/Balance-v0", 2, 1, curriculum.end)
+def test_an_environment_that_cannot_change_its_options_is_refused(curriculum):
+    with (
+        open_environment("CartPole-v1") as environment,
+        pytest.raises(ConfigError, match="CartPole-v1 cannot change its options"),
+    ):
+        curriculum.options(environment, 0.5)
+
+
+def test_episodes_take_new_options_at_their_next_start():
+    batch = BalanceBatch("balance/Balance-v0", 2, 1, TABLE["end"])
     batch.change_options(options_from_dict({"sensors": {"pitch_bias_rad": 0.1}, "physics": {"friction": 0.9}}))
     biased = [batch.reset(i, seed=5, options={"tilt_rad": 0.0})[0] for i in range(2)]
     np.testing.assert_allclose(biased, 0.1 / 0.35, atol=0.06)
-    batch.change_options(curriculum.end)
+    batch.change_options(options_from_dict(TABLE["end"]))
     batch.step(np.zeros((2, 2), np.float32))  # the running episodes go on as they began
     assert abs(batch.reset(0, seed=5, options={"tilt_rad": 0.0})[0]) < 0.06
 
 
-def test_options_that_need_another_model_are_refused(curriculum):
-    batch = BalanceBatch("balance/Balance-v0", 1, 1, curriculum.end)
+def test_options_that_need_another_model_are_refused():
+    batch = BalanceBatch("balance/Balance-v0", 1, 1, TABLE["end"])
     for needs in ({"motor": {"lag_s": 0.01}}, {"blocks": {"sides": ["front"]}}, {"physics": {"ground_slope_rad": 0.1}}):
         with pytest.raises(UsageError, match="another model"):
             batch.change_options(options_from_dict(needs))
     with pytest.raises(UsageError, match="another model"):
-        BalanceBatch("balance/Balance-v0", 1, 1).change_options(curriculum.end)
+        BalanceBatch("balance/Balance-v0", 1, 1).change_options(options_from_dict(TABLE["end"]))
 
 
 def test_a_fall_costs_its_penalty_and_nothing_else_does():
-    from balance_hil.training.vec_env import BatchVecEnv
+    from balance_hil.training.vec_env import TrainingEnvs
 
     zero = np.zeros((3, 2), np.float32)
-    plain, strict = (BatchVecEnv("balance/Balance-v0", 3, 1000, (1, 0), fall_penalty=penalty) for penalty in (0.0, 100.0))
+    opened = [open_environment("balance/Balance-v0", {"fall_penalty": penalty}) for penalty in (0.0, 100.0)]
+    plain, strict = (TrainingEnvs(each, 3, 1000, (1, 0)) for each in opened)
     plain.reset()
     strict.reset()
     fallen = 0
     for _ in range(300):
         _, rewards, dones, _ = plain.step(zero)
-        _, penalised, _, _ = strict.step(zero)
-        np.testing.assert_allclose(rewards - penalised, 100.0 * dones, atol=1e-4)
+        _, penalized, _, _ = strict.step(zero)
+        np.testing.assert_allclose(rewards - penalized, 100.0 * dones, atol=1e-4)
         fallen += dones.sum()
     assert fallen > 0

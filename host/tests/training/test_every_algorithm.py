@@ -9,7 +9,8 @@ import pytest
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.errors import CheckpointError, ConfigError, TrainingError
 from balance_hil.training.checkpoints import Checkpoint, load
-from balance_hil.training.trainer import plan, train
+from balance_hil.training.plan import plan
+from balance_hil.training.trainer import train
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
@@ -93,7 +94,7 @@ def test_a_result_without_its_buffer_is_resumed_with_an_empty_one(tiny_of, tmp_p
     ("spoil", "message"),
     [
         (lambda path: path.unlink(), "cannot be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is not the replay buffer"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is not the file"),
     ],
 )
 def test_a_missing_or_altered_buffer_is_refused(tiny_of, spoil, message):

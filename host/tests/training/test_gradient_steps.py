@@ -9,23 +9,32 @@ import torch
 from stable_baselines3 import A2C, DDPG, SAC, TD3
 from stable_baselines3.common.logger import configure
 
-from balance_hil.envs.balance.symmetry import mirror_of
-from balance_hil.training.delayed_sac import DelayedSAC
-from balance_hil.training.smoothness import SmoothDDPG, SmoothTD3
-from balance_hil.training.symmetric_a2c import SymmetricA2C
-from balance_hil.training.vec_env import BatchVecEnv
+from balance_hil.environment import open_environment
+from balance_hil.training.gradient_steps import DelayedSAC, SmoothDDPG, SmoothTD3, SymmetricA2C
+from balance_hil.training.vec_env import TrainingEnvs
+
+
+def training_envs():
+    return TrainingEnvs(open_environment("balance/Balance-v0"), 4, 100, (1, 0), 1)
+
 
 OFF = {"observation_noise": [0.03] * 6, "spatial_weight": 0.0, "saturation_weight": 0.0}
 
 
-def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
+def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64, n_steps=3):
     """A model after some gradient steps on random transitions, without any noise in targets."""
-    env = BatchVecEnv("balance/Balance-v0", 4, 100, (1, 0), 1)
+    env = training_envs()
     model = algorithm(
-        "MlpPolicy", env, n_steps=3, seed=0, buffer_size=400, policy_kwargs={"net_arch": {"pi": [8], "qf": [16]}}, device="cpu"
+        "MlpPolicy",
+        env,
+        n_steps=n_steps,
+        seed=0,
+        buffer_size=400,
+        policy_kwargs={"net_arch": {"pi": [8], "qf": [16]}},
+        device="cpu",
     )
     model.target_policy_noise = 0.0
-    model.smoothness, model.mirror = smoothness, {}
+    model.smoothness, model.symmetries = smoothness, []
     model.set_logger(configure(None, []))
     observations, rng = env.reset(), np.random.default_rng(0)
     for _ in range(100):
@@ -34,41 +43,44 @@ def trained(algorithm, smoothness, gradient_steps, monkeypatch, batch_size=64):
         model.replay_buffer.add(observations, following, actions, rewards, dones, infos)
         observations = following
     rows = model.replay_buffer.sample(batch_size)
+
     # Every batch holds the same rows, however many are asked for.
-    monkeypatch.setattr(
-        model.replay_buffer, "sample", lambda n, env=None: type(rows)(*(part.repeat(n // batch_size, 1) for part in rows))
-    )
+    def repeated(n, env=None):
+        return type(rows)(*(part if part is None else part.repeat(n // batch_size, 1) for part in rows))
+
+    monkeypatch.setattr(model.replay_buffer, "sample", repeated)
     model.train(gradient_steps, batch_size)
     return model, rows.observations
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize(("ours", "theirs"), [(SmoothTD3, TD3), (SmoothDDPG, DDPG), (DelayedSAC, SAC)])
-def test_without_weights_it_is_the_published_algorithm(ours, theirs, monkeypatch):
-    (mine, _), (reference, _) = (trained(kind, OFF, 6, monkeypatch) for kind in (ours, theirs))
+def test_without_weights_it_is_the_published_algorithm(ours, theirs, n_steps, monkeypatch):
+    (mine, _), (reference, _) = (trained(kind, OFF, 6, monkeypatch, n_steps=n_steps) for kind in (ours, theirs))
     for name, value in reference.policy.state_dict().items():
         np.testing.assert_allclose(
             mine.policy.state_dict()[name].numpy(), value.numpy(), atol=2e-5, err_msg=name
         )  # SAC halves a loss, which Adam forgives up to its epsilon
 
 
-def updated_a2c(algorithm, mirror_weight, updates=1):
-    env = BatchVecEnv("balance/Balance-v0", 4, 100, (1, 0), 1)
+def updated_a2c(algorithm, symmetry_weight, updates=1):
+    env = training_envs()
     model = algorithm("MlpPolicy", env, n_steps=16, seed=0, normalize_advantage=True, use_rms_prop=False, device="cpu")
-    model.mirror_weight, model.mirror = mirror_weight, mirror_of(env.policy_spec)
+    model.symmetry_weight, model.symmetries = symmetry_weight, env._environment.env.unwrapped.policy_symmetries
     model.learn(64 * updates)
     return model, torch.as_tensor(env.reset())
 
 
-def test_without_a_mirror_a2c_is_the_published_algorithm():
+def test_without_a_symmetry_loss_a2c_is_the_published_algorithm():
     (mine, _), (reference, _) = (updated_a2c(kind, 0.0) for kind in (SymmetricA2C, A2C))
     for name, value in reference.policy.state_dict().items():
         np.testing.assert_allclose(mine.policy.state_dict()[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
 
 
-def test_the_mirror_loss_makes_a2c_symmetric():
+def test_the_symmetry_loss_makes_a2c_symmetric():
     def asymmetry(weight):
         model, observations = updated_a2c(SymmetricA2C, weight, updates=12)
-        return model._mirror_loss(observations).item()
+        return model._symmetry_loss(observations).item()
 
     assert asymmetry(100.0) < 0.3 * asymmetry(0.0)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.task import REWARD_TERMS
 from balance_hil.errors import (
@@ -76,7 +77,7 @@ def test_every_run_has_a_folder_of_its_own(tiny):
     assert second.tensorboard.parent.name == "tiny_2"
 
 
-def test_training_stops_when_survival_is_full(tiny, monkeypatch):
+def test_training_stops_when_no_episode_fails(tiny, monkeypatch):
     from balance_hil.training import evaluation
 
     short = evaluation.rollout
@@ -113,23 +114,31 @@ def test_the_best_policy_is_kept(tiny, monkeypatch):
         np.testing.assert_array_equal(confirmed[0][name], value.numpy())
 
 
-def test_of_equal_survival_the_longer_one_and_then_the_better_tracking_wins():
+def test_of_equal_success_the_confirmed_the_good_and_then_the_better_in_the_metric_wins():
     from balance_hil.metrics import EvaluationSummary
-    from balance_hil.training.evaluation import rank
+    from balance_hil.training.config import EvaluationConfig
+    from balance_hil.training.evaluation import Evaluator
 
-    def summary(success_rate, speed, yaw, steps=24_000):
-        metrics = {"speed_error_rms_rad_s": speed, "wheel_speed_difference_error_rms_rad_s": yaw, "action_rate": 0.0}
-        return EvaluationSummary(episodes=4, failed=0, success_rate=success_rate, steps=steps, metrics=metrics)
+    def rank(success_rate, confirmed, good, value, best_by="return"):
+        config = EvaluationConfig(
+            every_steps=1, from_steps=0, check_episodes=1, episodes=1, stop_when_good=False, limits={}, best_by=best_by
+        )
+        summary = EvaluationSummary(episodes=4, failed=0, success_rate=success_rate, steps=24_000, metrics={best_by: value})
+        with open_environment("balance/Balance-v0") as environment:
+            return Evaluator(environment, config).rank(summary, confirmed, good)
 
     worst_to_best = [
-        rank(summary(0.5, 1.0, 1.0, steps=12_000), None, False),
-        rank(summary(0.5, 2.0, 2.0, steps=13_000), None, False),
-        rank(summary(1.0, 9.0, 1.0), 0.9, True),
-        rank(summary(1.0, 9.0, 5.0), 1.0, True),
-        rank(summary(1.0, 9.0, 1.0), 1.0, True),
+        rank(0.5, None, False, 400.0),
+        rank(0.5, None, False, 500.0),
+        rank(1.0, None, False, 100.0),
+        rank(1.0, 0.9, True, 900.0),
+        rank(1.0, 1.0, True, 800.0),
+        rank(1.0, 1.0, True, 900.0),
     ]
     assert worst_to_best == sorted(worst_to_best)
-    assert len(set(worst_to_best)) == 5
+    assert len(set(worst_to_best)) == 6
+    by_rate = [rank(1.0, None, True, value, "action_rate") for value in (0.5, 0.1)]  # of an error the smaller one is better
+    assert by_rate == sorted(by_rate)
 
 
 def test_a_resumed_training_goes_on_from_weights_and_steps(finished, resumable):
@@ -144,8 +153,8 @@ def test_a_resumed_training_goes_on_from_weights_and_steps(finished, resumable):
 
 
 def test_resuming_restores_weights_optimizer_and_statistics(finished, resumable):
+    from balance_hil.training.plan import plan
     from balance_hil.training.session import TrainingSession
-    from balance_hil.training.trainer import plan
 
     session = TrainingSession(plan(resumable), resumable.runs / "r", lambda progress: None)
     stored = load(finished[1].output)
@@ -177,7 +186,7 @@ def test_a_bad_request_is_named_and_writes_nothing(tiny, changes, error, message
 def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(tiny, monkeypatch):
     import torch
 
-    from balance_hil.training.trainer import plan
+    from balance_hil.training.plan import plan
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert plan(replace(tiny, device="auto")).request.device == "cpu"
@@ -195,7 +204,7 @@ def test_a_spinning_or_chattering_policy_does_not_end_training(tiny, monkeypatch
     monkeypatch.setattr(Evaluator, "confirm", lambda *args: confirmed.append(args) or replace(check(*args), success_rate=1.0))
     names = ("action_rate", "speed_error_rms_rad_s", "wheel_speed_difference_error_rms_rad_s")
     for name in names:
-        metrics = dict.fromkeys(names, 0.0) | {name: 1e3}
+        metrics = dict.fromkeys((*names, "return"), 0.0) | {name: 1e3}
         monkeypatch.setattr(
             Evaluator, "check", lambda *args, metrics=metrics: replace(check(*args), success_rate=1.0, metrics=metrics)
         )

@@ -3,17 +3,23 @@
 import numpy as np
 import pytest
 
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance import make
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
-from balance_hil.training.vec_env import BatchVecEnv
+from balance_hil.training.vec_env import TrainingEnvs
+
+
+def training_envs(n, episode_steps, entropy, **options):
+    return TrainingEnvs(open_environment("balance/Balance-v0", options), n, episode_steps, entropy)
+
 
 ZERO = np.zeros((3, 2), np.float32)
 
 
 def test_it_does_what_the_environment_does():
-    env, alone = BatchVecEnv("balance/Balance-v0", 2, 1000, (1, 0)), make("balance/Balance-v0").unwrapped
+    env, alone = training_envs(2, 1000, (1, 0)), make("balance/Balance-v0").unwrapped
     observations = env.reset()
     alone.reset(seed=0)
     alone._np_random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((1, 0, 1))))
@@ -29,7 +35,7 @@ def test_it_does_what_the_environment_does():
 
 
 def test_an_episode_that_is_cut_off_says_so_and_starts_anew():
-    env = BatchVecEnv("balance/Balance-v0", 3, 4, (1, 0))
+    env = training_envs(3, 4, (1, 0))
     env.reset()
     returns = np.zeros(3)
     for _ in range(4):
@@ -46,7 +52,7 @@ def test_an_episode_that_is_cut_off_says_so_and_starts_anew():
 
 
 def test_a_fall_is_not_a_truncation():
-    env = BatchVecEnv("balance/Balance-v0", 3, 1000, (1, 0))
+    env = training_envs(3, 1000, (1, 0))
     env.reset()
     done_infos = []
     while len(done_infos) < 3:
@@ -56,13 +62,13 @@ def test_a_fall_is_not_a_truncation():
 
 
 def test_episodes_differ_from_one_another_and_repeat_with_the_same_entropy():
-    first, again, other = (BatchVecEnv("balance/Balance-v0", 3, 50, entropy).reset() for entropy in ((1, 0), (1, 0), (1, 64)))
+    first, again, other = (training_envs(3, 50, entropy).reset() for entropy in ((1, 0), (1, 0), (1, 64)))
     np.testing.assert_array_equal(first, again)
     assert len({row.tobytes() for row in np.concatenate([first, other])}) == 6
 
 
 def test_stable_baselines_cannot_reseed_it():
-    env, other = BatchVecEnv("balance/Balance-v0", 2, 50, (1, 0)), BatchVecEnv("balance/Balance-v0", 2, 50, (1, 0))
+    env, other = training_envs(2, 50, (1, 0)), training_envs(2, 50, (1, 0))
     env.seed(99)
     np.testing.assert_array_equal(env.reset(), other.reset())
 
@@ -70,7 +76,7 @@ def test_stable_baselines_cannot_reseed_it():
 def test_an_episode_that_leaves_the_observed_range_is_over_when_that_is_wanted():
     spin = np.tile(np.array([1.0, -1.0], np.float32), (3, 1))
     for wanted in (False, True):
-        env = BatchVecEnv("balance/Balance-v0", 3, 1000, (1, 0), end_out_of_range=wanted)
+        env = training_envs(3, 1000, (1, 0), end_out_of_range=wanted)
         env.reset()
         ends = []
         for _ in range(60):
@@ -85,7 +91,7 @@ def test_an_episode_that_leaves_the_observed_range_is_over_when_that_is_wanted()
 
 
 def test_the_latest_step_can_be_done_again():
-    env = BatchVecEnv("balance/Balance-v0", 2, 1000, (1, 0))
+    env = training_envs(2, 1000, (1, 0))
     env.reset()
     for _ in range(20):
         observations, *_ = env.step(np.full((2, 2), 0.3, np.float32))

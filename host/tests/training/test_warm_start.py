@@ -12,7 +12,8 @@ from balance_hil.errors import CheckpointError, ConfigError, EnvironmentMismatch
 from balance_hil.metrics import summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, rollout
 from balance_hil.training import checkpoints
-from balance_hil.training.trainer import plan, train
+from balance_hil.training.plan import plan
+from balance_hil.training.trainer import train
 
 NO_LEARNING = "learning_rate: 0\nlearning_rate_end: 0\nsteps: 256\n"
 

@@ -12,10 +12,10 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance import config_for
+from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.crash_repro import CrashRepro, EpisodeLog
-from balance_hil.envs.balance.env import load_model, with_options
 from balance_hil.envs.balance.options import RobotOptions
-from balance_hil.envs.balance.plant import MODEL_FIELDS, ModelVariant, Plant, needs_own_model
+from balance_hil.envs.balance.plant import MODEL_FIELDS, ModelVariant, Plant, load_model, needs_own_model
 from balance_hil.envs.balance.robot import Robot
 from balance_hil.envs.balance.task import WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Observation, Step, start_pose
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
@@ -31,6 +31,7 @@ class BalanceBatch:
         n: number of episodes.
         n_threads: threads of the physics; 0 takes every core. The result does not depend on it.
         options: as for ``BalanceEnv``; every episode draws a robot of its own.
+        config: None: that of the id.
 
     Raises:
         UnknownEnvironmentError: no such environment.
@@ -38,9 +39,14 @@ class BalanceBatch:
     """
 
     def __init__(
-        self, environment: str, n: int, n_threads: int = 0, options: RobotOptions | Mapping[str, Any] | None = None
+        self,
+        environment: str,
+        n: int,
+        n_threads: int = 0,
+        options: RobotOptions | Mapping[str, Any] | None = None,
+        config: BalanceConfig | None = None,
     ) -> None:
-        self.config = with_options(config_for(environment), options)
+        self.config = (config or config_for(environment)).with_options(options)
         self.environment = environment
         self.n = n
         self._all = np.arange(n, dtype=np.int32)

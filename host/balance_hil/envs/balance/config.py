@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from balance_hil.envs.balance.options import IDEAL, RobotOptions
+from balance_hil.envs.balance.options import IDEAL, RobotOptions, options_from_dict
 from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 EPISODE_STEPS = 6000  # 30 s
@@ -65,6 +67,22 @@ class BalanceConfig:
     noise: SensorNoise = field(default_factory=SensorNoise)
     reward: RewardWeights = field(default_factory=RewardWeights)
     options: RobotOptions = IDEAL  # how the robot differs from the ideal one
+    # For training. The range of the observation as the end of an episode: out there the policy sees and the reward says nothing,
+    # and a policy that spins stays there.
+    end_out_of_range: bool = False  # of speed error and wheel-speed-difference error
+    fall_penalty: float = 0.0  # taken from the reward of the step that ends in a fall
+
+    def with_options(self, options: RobotOptions | Mapping[str, Any] | None) -> BalanceConfig:
+        """The same with other options: all of them, or as a table those that differ from its own.
+
+        Raises:
+            ConfigError: an unknown option or a value out of range.
+        """
+        if options is None:
+            return self
+        if not isinstance(options, RobotOptions):
+            options = options_from_dict(options, self.options)
+        return replace(self, options=options)
 
     @property
     def control_period_s(self) -> float:

@@ -8,16 +8,13 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.task import N_ACT
-from balance_hil.errors import RecordingError, SimulationDivergedError, UsageError
-
-if TYPE_CHECKING:
-    from balance_hil.envs.balance.batch import BalanceBatch
+from balance_hil.errors import RecordingError, UsageError
 
 MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
 _FORMAT = 1
@@ -40,25 +37,6 @@ class CrashRepro:
         """What ``numpy.savez`` takes; ``load`` is the inverse."""
         facts = {key: value for key, value in vars(self).items() if key != "actions"}
         return {_TEXT: np.array(json.dumps({"format": _FORMAT, **facts})), _ACTIONS: self.actions}
-
-
-class Moment(NamedTuple):
-    """The state after one control step of an episode that is run again."""
-
-    step: int
-    pitch_rad: float
-    speed_error_rad_s: float
-    wheel_speed_difference_error_rad_s: float
-    action: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """How the episode went the second time."""
-
-    moments: list[Moment]
-    error: str | None  # None: this time nothing went wrong
-    robot: Mapping[str, Any]  # what was drawn for it, where its options differ from the ideal robot
 
 
 class EpisodeLog:
@@ -133,35 +111,3 @@ def load(path: Path) -> CrashRepro:
         if isinstance(exc, UsageError):
             raise
         raise RecordingError(f"{path} is no episode that can be run again: {exc}", hint) from exc
-
-
-def rerun(crash_repro: CrashRepro) -> Rerun:
-    """Runs the episode again, up to where it went wrong or to the end of its actions.
-
-    Raises:
-        UnknownEnvironmentError, ConfigError: it is of another version of the program.
-    """
-    from balance_hil.envs.balance.batch import BalanceBatch
-    from balance_hil.envs.balance.options import options_from_dict
-
-    batch = BalanceBatch(crash_repro.environment, 1, 1, options_from_dict(crash_repro.made_with))
-    options = options_from_dict(crash_repro.options)
-    if options != batch.config.options:
-        batch.change_options(options)
-    batch.restart(0, restored_generator(crash_repro.generator), crash_repro.reset_options)
-    moments: list[Moment] = []
-    error = None
-    for step, action in enumerate(crash_repro.actions):
-        try:
-            info = batch.step(action[np.newaxis])[0][4]
-        except (SimulationDivergedError, ValueError) as exc:
-            error = str(exc)
-            break
-        errors = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"]
-        moments.append(Moment(step, info["pitch_rad"], *errors, tuple(action.tolist())))
-    return Rerun(moments, error, _drawn(batch))
-
-
-def _drawn(batch: BalanceBatch) -> Mapping[str, Any]:
-    robot = batch.robot(0)
-    return {} if robot is None else robot.drawn.to_dict()

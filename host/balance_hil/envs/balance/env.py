@@ -6,8 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance import config_for
+from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.config import BalanceConfig
-from balance_hil.envs.balance.options import RobotOptions, options_from_dict
-from balance_hil.envs.balance.plant import MODEL_FIELDS, ModelVariant, Plant
+from balance_hil.envs.balance.lqr import LqrConfig, limited_actor
+from balance_hil.envs.balance.options import RobotOptions, options_between, options_from_dict
+from balance_hil.envs.balance.plant import MODEL_FIELDS, Plant, load_model
 from balance_hil.envs.balance.rendering import OffscreenView, ViewerWindow, require_display
 from balance_hil.envs.balance.robot import Robot
+from balance_hil.envs.balance.symmetry import Symmetry, symmetries_of
 from balance_hil.envs.balance.task import N_ACT, N_OBS, WHEEL_LEFT, WHEEL_RIGHT, BalanceTask, Step, start_pose
 from balance_hil.errors import UsageError
 from balance_hil.metrics import Metric
+from balance_hil.settings import settings_from_dict
 
 Float32Array = NDArray[np.float32]
-
-
-@cache
-def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
-    """The compiled MuJoCo model of a configuration and of what its options need. Shared: treat it as read-only.
-
-    Without ``looks`` everything that is only seen is left out, which makes a step a sixth faster and changes no number.
-    """
-    path = resources.files("balance_hil.envs.balance") / "assets" / config.model
-    spec = mujoco.MjSpec.from_string(path.read_text())
-    spec.compiler.discardvisual = not looks
-    spec.option.timestep = config.physics_timestep_s
-    ModelVariant.of(config.options).apply(spec)
-    return spec.compile()
-
-
-def with_options(config: BalanceConfig, options: RobotOptions | Mapping[str, Any] | None) -> BalanceConfig:
-    """A configuration with other options: all of them, or as a table those that differ from its own.
-
-    Raises:
-        ConfigError: an unknown option or a value out of range.
-    """
-    if options is None:
-        return config
-    if not isinstance(options, RobotOptions):
-        options = options_from_dict(options, config.options)
-    return replace(config, options=options)
 
 
 def spaces() -> tuple[gym.spaces.Box[Any], gym.spaces.Box[Any]]:
@@ -119,7 +94,10 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
     | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
     | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
-    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the ideal robot: `envs/options.py`         |
+    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the ideal robot, or each group by its name |
+    | `end_out_of_range`| **bool**                 | `False`      | for training: also ends an episode when the speed error or |
+    |                   |                          |              | the wheel-speed-difference error leaves its range          |
+    | `fall_penalty`    | **float**                | `0`          | for training: taken from the reward of a fall              |
 
     A control loop on the wall clock uses the halves of `step`: `apply_action`, `advance` by any number of physics substeps
     (5 in all), `finish_step`.
@@ -140,6 +118,8 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         Metric(name="action_rate", unit="1", source="action_rate", better="lower"),
     )
     robustness_suite = Path(__file__).with_name("robustness.yaml")
+    training_configs = Path(__file__).with_name("training")
+    policy_designs = ("lqr",)
     policy_trace = ("pitch_rad", "speed_error_rad_s", "wheel_speed_difference_error_rad_s")
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 200}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
 
@@ -151,13 +131,17 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         width: int = 960,
         height: int = 540,
         options: RobotOptions | Mapping[str, Any] | None = None,
+        end_out_of_range: bool = False,
+        fall_penalty: float = 0.0,
         **groups: Mapping[str, Any],
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"unknown render mode {render_mode!r}", f"choose from {', '.join(self.metadata['render_modes'])}")
         if render_mode == "human":
             require_display()
-        self.config = with_options(config or config_for(environment), groups or None if options is None else options)
+        self.config = (config or config_for(environment)).with_options(groups or None if options is None else options)
+        if end_out_of_range or fall_penalty:
+            self.config = replace(self.config, end_out_of_range=end_out_of_range, fall_penalty=fall_penalty)
         self.environment = environment
         self.policy_spec = self.config.policy_spec(environment)
         self.physics_timestep_s = self.config.physics_timestep_s
@@ -244,11 +228,29 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         }
         return options | far if rng.random() < 0.5 else options
 
-    def batch(self, n: int, n_threads: int) -> Any:
-        """``n`` episodes of this environment side by side."""
-        from balance_hil.envs.balance.batch import BalanceBatch
+    def far_start(self, rng: np.random.Generator) -> dict[str, float]:
+        """Reset options of a training episode at high wheel speeds and large errors, where a push or a block takes the robot."""
+        limits = {"tilt_rad": 0.35, "speed_target_rad_s": 45.0, "wheel_speed_difference_target_rad_s": 15.0}
+        return {name: rng.uniform(-limit, limit) for name, limit in limits.items()}
 
-        return BalanceBatch(self.environment, n, n_threads, self.config.options)
+    def options_between(self, start: Mapping[str, Any], end: Mapping[str, Any], share: float) -> RobotOptions:
+        """Options on the way from ``start`` (share 0) to ``end`` (1), for a curriculum. Raises ConfigError."""
+        nominal = config_for(self.environment).options
+        easy, hard = (options_from_dict(each, nominal, "the curriculum") for each in (start, end))
+        return options_between(easy, hard, share)
+
+    @property
+    def policy_symmetries(self) -> list[Symmetry]:
+        """The robot's images of itself, see ``symmetry``."""
+        return symmetries_of(self.policy_spec)
+
+    def design_policy(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """The policy ``lqr`` as dense layers, see ``limited_actor``. Raises ConfigError."""
+        return limited_actor(settings_from_dict(LqrConfig, settings), self.config)
+
+    def batch(self, n: int, n_threads: int) -> BalanceBatch:
+        """``n`` episodes of this environment side by side."""
+        return BalanceBatch(self.environment, n, n_threads, config=self.config)
 
     def apply_action(self, action: Sequence[float] | Float32Array) -> None:
         """Moves the wheel-speed command by one action, float [2]; the physics sees it from the next substep on."""

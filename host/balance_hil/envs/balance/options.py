@@ -224,6 +224,40 @@ def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
     return options_from_dict(values, base, str(path))
 
 
+def options_between(start: RobotOptions, end: RobotOptions, share: float) -> RobotOptions:
+    """Options on the way from ``start`` (share 0) to ``end`` (1): both ends of every range move linearly.
+
+    Raises:
+        ConfigError: a quantity is the model's own at one of the ends, so that nothing lies between.
+    """
+    if share in (0.0, 1.0):
+        return end if share else start
+    groups = {}
+    for group in fields(RobotOptions):
+        easy, hard = getattr(start, group.name), getattr(end, group.name)
+        values = {
+            f.name: _between(getattr(easy, f.name), getattr(hard, f.name), share, f.metadata["limits"], f"{group.name}.{f.name}")
+            for f in fields(hard)
+            if "limits" in f.metadata  # the sides, of pushes and blocks, are those of the end
+        }
+        groups[group.name] = dataclasses.replace(hard, **values)
+    return RobotOptions(**groups)
+
+
+def _between(easy: Quantity | None, hard: Quantity | None, share: float, limits: Limits, name: str) -> Quantity | None:
+    if easy == hard:
+        return hard
+    if easy is None or hard is None:
+        raise ConfigError(
+            f"the curriculum cannot move {name!r} from {easy} to {hard}", f"name the model's own value in its start: {name}"
+        )
+    ends = [(each.low, each.high) if isinstance(each, Uniform) else (each, each) for each in (easy, hard)]
+    low, high = (a + share * (b - a) for a, b in zip(*ends, strict=True))
+    if limits.whole:
+        low, high = float(round(low)), float(round(high))
+    return Uniform(low=low, high=high) if low != high else low
+
+
 @cache
 def _quantities() -> tuple[tuple[str, str, Limits], ...]:
     """(group, name, limits) of every quantity."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.options import IDEAL, MotorOptions, RobotOptions, Uniform, fixed
 
 Array = NDArray[Any]
@@ -74,6 +77,20 @@ class ModelVariant:
             spec.geom(FLOOR).quat = slope_quaternion(0.01)
         if self.block_size_m:
             _add_block(spec, self.block_size_m)
+
+
+@cache
+def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
+    """The compiled MuJoCo model of a configuration and of what its options need. Shared: treat it as read-only.
+
+    Without ``looks`` everything that is only seen is left out, which makes a step a sixth faster and changes no number.
+    """
+    path = resources.files("balance_hil.envs.balance") / "assets" / config.model
+    spec = mujoco.MjSpec.from_string(path.read_text())
+    spec.compiler.discardvisual = not looks
+    spec.option.timestep = config.physics_timestep_s
+    ModelVariant.of(config.options).apply(spec)
+    return spec.compile()
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,13 @@ class BalanceTask:
         pitch = info["pitch_rad"]
         reward = self._reward(pitch, info)
         self._previous_action = self._action
-        return observation, reward, abs(pitch) > self._fall_pitch, False, info
+        terminated = abs(pitch) > self._fall_pitch
+        if terminated:
+            reward -= self.config.fall_penalty
+        elif self.config.end_out_of_range:
+            speed_error, difference_error = info["speed_error_rad_s"], info["wheel_speed_difference_error_rad_s"]
+            terminated = abs(speed_error) > self._scales[3] or abs(difference_error) > self._scales[4]
+        return observation, reward, terminated, False, info
 
     def _draw_targets(self) -> None:
         c = self.config

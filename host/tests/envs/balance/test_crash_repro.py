@@ -5,8 +5,9 @@ import pytest
 
 from balance_hil.cli import hil
 from balance_hil.envs.balance.batch import BalanceBatch
-from balance_hil.envs.balance.crash_repro import MAX_STEPS, EpisodeLog, generator_state, load, rerun, restored_generator
+from balance_hil.envs.balance.crash_repro import MAX_STEPS, EpisodeLog, generator_state, load, restored_generator
 from balance_hil.envs.balance.options import options_from_dict
+from balance_hil.envs.balance.rerun import rerun
 from balance_hil.errors import NonFiniteInputError, RecordingError, SimulationDivergedError, UsageError
 
 # Pushes that throw the robot about: sooner or later a speed is beyond what the test calls diverged.
@@ -114,7 +115,7 @@ def test_options_that_changed_in_the_middle_are_those_of_the_episode():
     crash_repro = batch.crash_repro(0, "asked for")
     result = rerun(crash_repro)
     assert result.error is None
-    assert result.moments[-1].pitch_rad == last[4]["pitch_rad"]
+    assert result.moments[-1].trace["pitch_rad"] == last[4]["pitch_rad"]
     assert result.robot == batch.robot(0).drawn.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""The mirror: what is said about the robot's symmetry is true of its simulation."""
+"""Symmetries: what is said about the robot's symmetry is true of its simulation."""
 
 from dataclasses import replace
 
@@ -12,14 +12,15 @@ import torch
 from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.config import SensorNoise
 from balance_hil.envs.balance.env import BalanceEnv
-from balance_hil.envs.balance.symmetry import mirror_of, mirror_rows
+from balance_hil.envs.balance.symmetry import symmetries_of
+from balance_hil.training.gradient_steps import symmetric_rows
 
-MIRROR = mirror_of(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0"))
+SYMMETRIES = symmetries_of(config_for("balance/Balance-v0").policy_spec("balance/Balance-v0"))
 SIDEWAYS, FORE_AND_AFT, BOTH = 1, 2, 3
 
 
 def image_of(values, name, which):
-    return mirror_rows(torch.as_tensor(np.asarray([values] * 4, np.float32)), MIRROR, name)[which].numpy()
+    return symmetric_rows(torch.as_tensor(np.asarray([values] * 4, np.float32)), SYMMETRIES, name)[which].numpy()
 
 
 @pytest.mark.parametrize(
@@ -39,10 +40,10 @@ def test_each_row_has_its_image(which, observation, action):
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 6, 8])
 def test_images_go_round_and_twice_is_the_original(rows):
     values = torch.arange(48.0).reshape(8, 6)[:rows]
-    once = mirror_rows(values, MIRROR, "observation")
+    once = symmetric_rows(values, SYMMETRIES, "observation")
     for i, row in enumerate(once):
         np.testing.assert_array_equal(row.numpy(), image_of(values[i].numpy(), "observation", i % 4))
-    assert torch.equal(mirror_rows(once, MIRROR, "observation"), values)
+    assert torch.equal(symmetric_rows(once, SYMMETRIES, "observation"), values)
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,29 @@ import pytest
 from balance_hil.checkpoint import read_checkpoint
 from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
-from balance_hil.envs.balance.linear import linearize
+from balance_hil.envs.balance.env import BalanceEnv
+from balance_hil.envs.balance.lqr import LqrConfig, feedback, linearize, lqr_gain, observation_gain, solve_riccati
 from balance_hil.errors import CheckpointError, ConfigError, UsageError
 from balance_hil.metrics import summarize
 from balance_hil.rollout import rollout
-from balance_hil.training.config import load_config
-from balance_hil.training.lqr import LqrConfig, feedback, observation_gain
-from balance_hil.training.riccati import lqr_gain, solve_riccati
-from balance_hil.training.trainer import TrainingRequest, train
+from balance_hil.settings import settings_from_dict
+from balance_hil.training.config import read_layers
+from balance_hil.training.request import TrainingRequest
+from balance_hil.training.trainer import train
+
+CONFIG = envs.config_for("balance/Balance-v0")
 
 
 @pytest.fixture(scope="module")
 def model():
-    return linearize("balance/Balance-v0")
+    return linearize(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def gain():
-    return feedback(load_config(LqrConfig, "lqr"), "balance/Balance-v0")
+    settings = read_layers("lqr", [BalanceEnv.training_configs])
+    del settings["episodes"]
+    return feedback(settings_from_dict(LqrConfig, settings), CONFIG)
 
 
 def test_riccati_of_a_scalar_system_has_its_closed_form():
@@ -77,7 +82,7 @@ def test_the_gain_stabilizes_the_linear_model(model, gain):
 
 
 def test_the_gain_balances_the_simulation_and_no_gain_does_not(gain):
-    weights = observation_gain(gain, envs.config_for("balance/Balance-v0"))
+    weights = observation_gain(gain, CONFIG)
 
     def survival(scale):
         with open_environment("balance/Balance-v0") as env:
@@ -106,8 +111,15 @@ def test_the_policy_is_the_gain_on_a_limited_speed_error(designed, gain):
     observations = np.random.default_rng(0).uniform(-1, 1, (1000, 6)).astype(np.float32)
     limited = observations.copy()
     limited[:, 4] = np.clip(limited[:, 4], -20 / 60, 20 / 60)
-    expected = np.clip(limited @ observation_gain(gain, envs.config_for("balance/Balance-v0")).T, -1, 1)
+    expected = np.clip(limited @ observation_gain(gain, CONFIG).T, -1, 1)
     np.testing.assert_allclose(actor.act_batch(observations), expected, atol=1e-5)
+
+
+def test_it_is_designed_for_the_nominal_robot_whatever_the_environment_throws(gain):
+    thrown = envs.config_for("balance/BalanceBlocks-v0")
+    settings = read_layers("lqr", [BalanceEnv.training_configs])
+    del settings["episodes"]
+    np.testing.assert_array_equal(feedback(settings_from_dict(LqrConfig, settings), thrown), gain)
 
 
 def test_the_record_says_what_it_is(designed):
@@ -139,4 +151,5 @@ def test_a_bad_weight_is_named(tmp_path, line, key):
     file = tmp_path / "bad.yaml"
     file.write_text(line + "\n")
     with pytest.raises(ConfigError, match=key):
-        load_config(LqrConfig, "lqr", file)
+        train(TrainingRequest(algorithm="lqr", environment="balance/Balance-v0", output=tmp_path / "lqr", config=file))
+    assert not (tmp_path / "lqr").exists()
