@@ -8,4 +8,4 @@ from image import add_build_info, add_model  # noqa: E402
 
 add_model(env)  # noqa: F821
 if "arduino" in env.get("PIOFRAMEWORK", []):  # noqa: F821  # the project's own platform does this itself
-    add_build_info(env, env.BoardConfig().get("build.mcu"), board=env["PIOENV"].removesuffix("_int8"))  # noqa: F821
+    add_build_info(env, env.BoardConfig().get("build.mcu"), board=env["PIOENV"].removesuffix("_tflm"))  # noqa: F821

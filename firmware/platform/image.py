@@ -13,6 +13,8 @@ def add_build_info(env, processor, board):
         "HIL_BOARD_NAME": board,
     }
     text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
+    if baud := os.environ.get("HIL_BAUD"):
+        text += f"#define HIL_BAUD {int(baud)}\n"
     _write(generated_folder(env) / "build_info.h", text)
 
 

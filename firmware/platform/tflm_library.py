@@ -23,16 +23,11 @@ def main(env):
     library = find_library(Path(storage)) if storage else None
     if library is None:
         fact = f"HIL_TFLM_LIB={storage} holds no library with {HEADER}" if storage else "HIL_TFLM_LIB is not set"
-        sys.stderr.write(ABSENT.format(environment=env["PIOENV"], fact=fact, other=compact(env["PIOENV"])))
+        sys.stderr.write(ABSENT.format(environment=env["PIOENV"], fact=fact, other=env["PIOENV"].removesuffix("_tflm")))
         env.Exit(1)
     version = json.loads((library / "library.json").read_text()).get("version", "unknown")
     env.Append(CPPDEFINES=[("HIL_TFLM_VERSION", env.StringifyMacro(version))])
     env.AddBuildMiddleware(foreign, "*")
-
-
-def compact(environment):
-    """The same board with the compact engine."""
-    return environment.removesuffix("_tflm") if environment.endswith("_tflm") else f"{environment}_int8"
 
 
 def find_library(storage):

@@ -59,7 +59,7 @@ class Channel:
                 if self._frames:
                     return self._frames.popleft()
             timeout_s = deadline - time.perf_counter()
-            if timeout_s <= 0 and not data:
+            if timeout_s <= 0:  # even if bytes keep coming: a board may print text for ever
                 return None
 
     def await_kind(self, kind: type[M], timeout_s: float) -> M | None:

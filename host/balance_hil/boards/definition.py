@@ -36,8 +36,8 @@ class BoardDefinition:
     usb_pid: int | None = None
     usb_also: str = ""  # further pairs that this board may have, "0483:374e 0483:3754"
     usb_serial: str = ""  # of one board: tells it from another of its kind, and survives re-enumeration
-    engine: str = "tflm"
-    environment: str = ""  # of platformio.ini, that builds for it; with the compact engine: the same with "_int8"
+    engine: str = ""  # "tflm" or "int8"; "" = tflm where its library is there, else int8
+    environment: str = ""  # of platformio.ini, that builds for it with the compact engine; with tflm: the same with "_tflm"
     machine: str = ""  # that QEMU emulates: "mps2-an386", ...
     timing: Timing = "board"
     upload: Upload = "port"

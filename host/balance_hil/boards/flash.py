@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition, flash_tool
+from balance_hil.boards.engines import TFLM, check_fits, choose_engine
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.bundle import Bundle
@@ -32,7 +33,6 @@ from balance_hil.errors import (
 from balance_hil.firmware_build import firmware_commit
 from balance_hil.link import SerialPort, list_serial_ports
 
-ENGINES = ("tflm", "int8")
 ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BACK_TIMEOUT_S = 30.0  # from the flash tool's end to the board's answer: re-enumeration, udev rules, boot
 LOOK_INTERVAL_S = 0.1
@@ -49,7 +49,8 @@ class FlashConfig:
     bundle: Bundle
     board: str  # name of a board definition
     port: str | None = None  # device or URL; None: the one port whose USB numbers fit
-    engine: str | None = None  # "tflm" or "int8"; None: the definition's
+    engine: str | None = None  # "tflm" or "int8"; None: see ``choose_engine``
+    baud: int | None = None  # that the firmware talks at from now on; None: the definition's
     force: bool = False  # even when the same image runs, no port is there yet, or the board says it is another one
     back_timeout_s: float = BACK_TIMEOUT_S
 
@@ -78,6 +79,7 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
 
     Raises:
         UnknownBoardError, UsageError: no such board or engine, or one that is not flashed.
+        ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: the board cannot take the model.
         PortNotFoundError, AmbiguousBoardError: no board is plugged in, or several that could be meant.
         PortBusyError, PortPermissionError, PortOpenError: the port cannot be opened.
         WrongBoardError: the board there says it is another one.
@@ -86,18 +88,22 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
     """
     start = time.monotonic()
     definition = find_definition(config.board)
-    engine = _check(definition, config.engine)
+    _check(definition)
+    engine = choose_engine(definition, config.engine, progress)
+    check_fits(definition, config.bundle.int8_model(), engine)
     target = _locate(definition, config)
-    running = _ask(definition, target)
+    running = _ask(definition, target, config.baud)
     _refuse_other_board(definition, running, config.force)
     if running is not None and target.where is not None and not config.force and _is_same(running, config.bundle, engine):
         check_model(running, config.bundle, target.where, definition)
         return _result(definition, target.where, running, start, flashed=False)
 
-    environment = definition.environment if engine == "tflm" else f"{definition.environment}_{engine}"
+    environment = f"{definition.environment}_tflm" if engine == TFLM else definition.environment
     upload_port = target.where if target.where and "://" not in target.where else None
     probe = target.usb.serial_number if target.usb and definition.upload == "probe" else None
-    tool = flash_tool.FlashTool(environment, config.bundle.path, port=upload_port, probe=probe)
+    tool = flash_tool.FlashTool(
+        environment, config.bundle.path, port=upload_port, probe=probe, baud=config.baud or definition.baud
+    )
     progress(f"building the firmware ({environment}) with policy {config.bundle.id}")
     tool.build()
     progress(f"uploading to {target.where or 'the first board that the flash tool finds'}")
@@ -113,8 +119,8 @@ def _result(definition: BoardDefinition, where: str, info: BoardInfo, start: flo
     return FlashResult(board=definition.name, port=where, flashed=flashed, info=info, wall_s=time.monotonic() - start)
 
 
-def _check(definition: BoardDefinition, engine: str | None) -> str:
-    """The engine to flash. Raises UsageError when there is nothing to flash."""
+def _check(definition: BoardDefinition) -> None:
+    """Raises UsageError when there is nothing to flash."""
     if definition.kind != "serial":
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
@@ -125,10 +131,6 @@ def _check(definition: BoardDefinition, engine: str | None) -> str:
             f"the definition of {definition.name} names no PlatformIO environment, so there is nothing to build for it",
             "name the very board: hil boards lists them; or add environment to its file",
         )
-    chosen = engine or definition.engine
-    if chosen not in ENGINES:
-        raise UsageError(f"no firmware has an engine called {chosen!r}", f"engines are {', '.join(ENGINES)}")
-    return chosen
 
 
 # --- before ---------------------------------------------------------------------------------------------------------------
@@ -161,12 +163,12 @@ def _is_device(port: SerialPort, where: str) -> bool:
     return "://" not in where and Path(port.device).resolve() == Path(where).resolve()
 
 
-def _ask(definition: BoardDefinition, target: _Target) -> BoardInfo | None:
+def _ask(definition: BoardDefinition, target: _Target, baud: int | None) -> BoardInfo | None:
     """What runs on the board; None when it is no firmware of ours. Raises when the port cannot be opened."""
     if target.where is None:
         return None
     try:
-        with connect(definition.name, port=target.where, handshake_timeout_s=ASK_TIMEOUT_S) as board:
+        with connect(definition.name, port=target.where, baud=baud, handshake_timeout_s=ASK_TIMEOUT_S) as board:
             return board.info
     except LinkError:
         return None
@@ -206,7 +208,9 @@ def _wait_until_back(definition: BoardDefinition, target: _Target, config: Flash
         where = _port_now(definition, target)
         if where is not None:
             try:
-                with connect(definition.name, port=where, handshake_timeout_s=min(ASK_TIMEOUT_S, left_s)) as board:
+                with connect(
+                    definition.name, port=where, baud=config.baud, handshake_timeout_s=min(ASK_TIMEOUT_S, left_s)
+                ) as board:
                     if _runs(board.info, config.bundle, engine):
                         return where, board.info
                     why = _old_image(board.info, where)

@@ -31,12 +31,13 @@ class FlashTool:
         bundle: folder with the model.h that goes into the image.
         port: device to upload to; None leaves the choice to the tool.
         probe: serial number of the debug probe to upload through.
+        baud: that the firmware opens its port with.
     """
 
-    def __init__(self, environment: str, bundle: Path, *, port: str | None = None, probe: str | None = None) -> None:
+    def __init__(self, environment: str, bundle: Path, *, port: str | None = None, probe: str | None = None, baud: int) -> None:
         self._environment = environment
         self._port = port
-        self._settings = platformio_settings() | {"HIL_MODEL": str(bundle.resolve())}
+        self._settings = platformio_settings() | {"HIL_MODEL": str(bundle.resolve()), "HIL_BAUD": str(baud)}
         if probe:
             self._settings["HIL_PROBE_SERIAL"] = probe
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from balance_hil.boards import flash as flashing
+from balance_hil.boards.engines import ENGINES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, stderr, stdout
@@ -17,17 +18,18 @@ from balance_hil.cli.params import BOARD, POLICY
 @click.argument("bundle", type=POLICY)
 @click.option("-b", "--board", type=BOARD, required=True, help="Which kind of board; see hil boards.")
 @click.option("--port", help="Device or URL; by default the one port whose USB numbers fit.")
-@click.option("--engine", type=click.Choice(flashing.ENGINES), help="What runs the model; by default the board's own choice.")
+@click.option("--engine", type=click.Choice(ENGINES), help="What runs the model; by default tflm where its library is.")
+@click.option("--baud", type=click.IntRange(min=1), help="Rate of the firmware's port; by default what the board's file says.")
 @click.option(
     "--force", is_flag=True, help="Flash even if the same image runs, no port is there yet, or the board seems another one."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(bundle: Path, board: str, port: str | None, engine: str | None, force: bool, as_json: bool) -> None:
+def command(bundle: Path, board: str, port: str | None, engine: str | None, baud: int | None, force: bool, as_json: bool) -> None:
     """Build the firmware with BUNDLE's model, flash it to a board, and see that the board runs it.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
-    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, force=force)
+    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, baud=baud, force=force)
     result = flashing.flash(config, lambda line: stderr.print(line, soft_wrap=True))
     if as_json:
         print_json(_document(result, config.bundle))

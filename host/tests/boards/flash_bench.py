@@ -25,7 +25,7 @@ Answer = Callable[[bytes], bytes]
 
 def our_firmware(bundle: Bundle, **changes: object) -> Answer:
     """What a board with our firmware answers."""
-    info = replace(fake_info(bundle), board="teensy41", engine="tflm", firmware_commit=COMMIT)
+    info = replace(fake_info(bundle), board="teensy41", engine="int8", firmware_commit=COMMIT)
     firmware = FakeFirmware(replace(info, **changes), linear_policy(GAINS, bundle))
     return lambda data: b"".join(frame for _, frame in firmware.feed(data))
 
@@ -103,7 +103,7 @@ class Bench:
         program.parent.mkdir()
         program.write_text(
             f"""#!/bin/sh
-echo "$@ HIL_MODEL=$HIL_MODEL HIL_PROBE_SERIAL=$HIL_PROBE_SERIAL" >> {self.log}
+echo "$@ HIL_MODEL=$HIL_MODEL HIL_PROBE_SERIAL=$HIL_PROBE_SERIAL HIL_BAUD=$HIL_BAUD" >> {self.log}
 case "$*" in
   *upload*) . {self.folder}/upload.sh; echo > {self._request}; read answer < {self._done};;
   *) . {self.folder}/build.sh;;

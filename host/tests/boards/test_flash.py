@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import balance_hil.boards.kinds.serial
 from balance_hil.boards import flash as flashing
 from balance_hil.boards import flash_tool
 from balance_hil.boards.flash import FlashConfig, FlashResult
+from balance_hil.bundle import INT8_MODEL
 from balance_hil.cli import flash as flash_command
 from balance_hil.errors import (
     AmbiguousBoardError,
@@ -31,6 +33,7 @@ from balance_hil.errors import (
     WrongBoardError,
 )
 from balance_hil.protocol.messages import Status
+from balance_hil.testing.synthetic_models import actor
 
 from .flash_bench import COMMIT, Bench, hold, our_firmware
 
@@ -58,6 +61,15 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(flash_tool, "prepare_platformio", lambda: None)
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def linear_bundle(linear_bundle, tmp_path):
+    """With a model in its folder, which is looked at before anything is built."""
+    folder = tmp_path / "models" / "linear"
+    folder.mkdir(parents=True)
+    (folder / INT8_MODEL).write_bytes(actor((6, 4, 2), "RELU", per_channel=True, seed=0))
+    return replace(linear_bundle, path=folder)
 
 
 def flash(bench: Bench, bundle, *, board: str = "teensy41", **options) -> FlashResult:
@@ -106,7 +118,7 @@ def test_the_same_image_is_not_flashed_again(bench, linear_bundle):
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}, {"engine": "int8"}, {"uploaded": 1}]
+    "change", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}, {"engine": "tflm"}, {"uploaded": 1}]
 )
 def test_any_other_image_is_replaced(bench, linear_bundle, change):
     bench.plug("ttyACM0", our_firmware(linear_bundle, **change))
@@ -136,9 +148,9 @@ def test_whatever_ran_before_is_replaced(bench, linear_bundle, answer):
 
 def test_the_engine_chooses_the_environment(bench, linear_bundle):
     bench.plug("ttyACM0", silent)
-    replug(bench, "ttyACM0", our_firmware(linear_bundle, engine="int8"))
-    assert flash(bench, linear_bundle, engine="int8").info.engine == "int8"
-    assert all("--environment teensy41_int8 " in call for call in bench.calls())
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, engine="tflm"))
+    assert flash(bench, linear_bundle, engine="tflm").info.engine == "tflm"
+    assert all("--environment teensy41_tflm " in call for call in bench.calls())
 
 
 def test_a_board_without_a_port_is_flashed_with_force(bench, linear_bundle):
@@ -249,8 +261,22 @@ def test_boards_that_are_not_flashed(bench, linear_bundle, board, kind, message)
     assert message in error.message
 
 
+def test_a_model_that_the_board_cannot_take_is_refused_before_anything_is_built(bench, linear_bundle):
+    (linear_bundle.path / INT8_MODEL).write_bytes(actor((1200, 4, 2), "RELU", per_channel=True, seed=0))
+    bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
+    assert "its 1200 inputs take 4802 bytes" in refused(bench, linear_bundle).message
+    assert bench.calls() == []
+
+
+def test_the_firmware_is_built_for_the_rate_asked_for(bench, linear_bundle):
+    bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
+    replug(bench, "ttyACM1", our_firmware(linear_bundle))
+    flash(bench, linear_bundle, baud=115_200)
+    assert all("HIL_BAUD=115200" in call for call in bench.calls())
+
+
 def test_an_engine_that_does_not_exist(bench, linear_bundle):
-    assert "no firmware has an engine called 'onnx'" in refused(bench, linear_bundle, engine="onnx").message
+    assert "the board teensy41 has no engine 'onnx'" in refused(bench, linear_bundle, engine="onnx").message
 
 
 def test_the_build_fails(bench, linear_bundle):
@@ -357,10 +383,10 @@ def test_json(bench, ppo_bundle, changed):
     assert done.exception is None, done.exception
     document = json.loads(done.stdout)
     assert document["flashed"] is changed
-    assert (document["model_id"], document["engine"], document["board"]) == (ppo_bundle.id, "tflm", "teensy41")
+    assert (document["model_id"], document["engine"], document["board"]) == (ppo_bundle.id, "int8", "teensy41")
 
 
 def test_one_line_for_people(bench, ppo_bundle):
     bench.plug("ttyACM0", our_firmware(ppo_bundle))
     done = CliRunner().invoke(flash_command.command, [str(ppo_bundle.path), "--board", "teensy41"])
-    assert f"already ran policy {ppo_bundle.id} with the engine tflm" in done.stdout.replace("\n", " ")
+    assert f"already ran policy {ppo_bundle.id} with the engine int8" in done.stdout.replace("\n", " ")

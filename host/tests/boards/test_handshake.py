@@ -109,6 +109,15 @@ def test_another_protocol_version():
     assert f"speaks protocol 7, this program speaks {messages.PROTOCOL_VERSION}" in error.message
 
 
+def test_a_board_of_version_1_is_named():
+    """INFO as version 1 sent it, on the CRC of its schema."""
+    tail = bytes([4]) + b"abcd" + bytes(40)
+    error = refused(seal(messages.Info.TYPE, 1, (1).to_bytes(2, "little") + (0x3BE122F7).to_bytes(4, "little") + tail))
+    assert type(error) is ProtocolMismatchError
+    assert f"speaks protocol 1, this program speaks {messages.PROTOCOL_VERSION}" in error.message
+    assert "flash it again" in error.hint
+
+
 def test_another_schema():
     error = refused(seal(messages.Info.TYPE, 1, messages.Ready(messages.PROTOCOL_VERSION, 0xABCD1234, 0).pack()))
     assert type(error) is ProtocolMismatchError
@@ -175,6 +184,54 @@ def test_a_board_that_boots_late_is_greeted_again(linear_bundle):
 
     late = LateLink(firmware(linear_bundle))
     assert Board(late, linear_bundle, handshake_timeout_s=5.0).info.board == "fake"
+
+
+class BootingLink(FakeLink):
+    """Prints a line at every look for a while and answers nothing; then it boots."""
+
+    def __init__(self, board, seconds):
+        self.until = time.monotonic() + seconds
+        self.lines = 0
+        super().__init__(board)
+        self._held.clear()
+
+    def write(self, data):
+        if time.monotonic() > self.until:
+            super().write(data)
+
+    def read(self, timeout_s):
+        if time.monotonic() > self.until:
+            return super().read(timeout_s)
+        self.lines += 1
+        time.sleep(max(0.0, min(timeout_s, PATIENCE_S / 10)))
+        return b"I (%d) boot: loading segment\r\n" % self.lines
+
+
+def test_a_board_that_prints_a_boot_log_is_waited_for(linear_bundle):
+    link = BootingLink(firmware(linear_bundle), 1.0)
+    with Board(link, linear_bundle, handshake_timeout_s=0.5) as board:
+        assert board.info.board == "fake"
+    assert link.lines > 1
+
+
+def test_a_board_that_prints_for_ever_is_not(linear_bundle):
+    link = BootingLink(firmware(linear_bundle), 1e9)
+    with pytest.raises(NotOurFirmwareError, match=r"for 0\.\d+ s it says 'I .* boot: loading segment'") as caught:
+        Board(link, linear_bundle, handshake_timeout_s=PATIENCE_S)
+    assert "if it still boots" in caught.value.hint
+
+
+def test_noise_is_not_waited_for(linear_bundle):
+    start = time.monotonic()
+    noise = np.random.default_rng(1).integers(0x80, 0x100, 200, dtype=np.uint8).tobytes()
+    assert type(refused(noise)) is WrongBaudError
+    assert time.monotonic() - start < 5 * PATIENCE_S
+
+
+def test_text_from_a_board_is_shown_with_its_control_characters_escaped(linear_bundle):
+    hostile = "\x1b[2J\x1b]0;title\x07 [red]\r\n\u202e\u00e9"
+    with fake_board(firmware(linear_bundle, board=hostile, engine_version=hostile)) as board:
+        assert board.info.board == board.info.engine_version == r"\x1b[2J\x1b]0;title\x07 [red]\r\n\u202e" + "\u00e9"
 
 
 def test_the_cable_comes_out_during_the_handshake(linear_bundle):

@@ -21,6 +21,7 @@ from balance_hil.errors import (
     ArenaTooSmallError,
     BoardBootError,
     BoardStatusError,
+    BundleError,
     CableUnpluggedError,
     MissingExtraError,
     ModelMismatchError,
@@ -177,9 +178,12 @@ def test_a_stale_model_is_refused(ppo_bundle, tmp_path):
 def test_a_model_that_is_none(ppo_bundle, tmp_path):
     path = tmp_path / "noise.tflite"
     path.write_bytes(bytes(range(256)))
-    bundle = replace(ppo_bundle, id=model_id(path.read_bytes()))
+    with pytest.raises(BundleError, match="not a TensorFlow Lite model"):
+        connect("native", model=path)
+    image = ModelImage(model=path.read_bytes())
+    machine = NativeMachine(EmulationConfig(image=image))
     with pytest.raises(BoardStatusError, match="has no usable model") as caught:
-        connect("native", bundle, model=path)
+        Board(machine.start(), replace(ppo_bundle, id=image.id), machine=machine)
     assert caught.value.status == "model_invalid"
 
 

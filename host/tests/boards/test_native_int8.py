@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards import connect
+from balance_hil.boards import Board, connect
 from balance_hil.boards.definition import ANY_SERIAL
 from balance_hil.boards.handshake import check_model
-from balance_hil.boards.kinds import native
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UnsupportedOperatorError
+from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmModel
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
@@ -39,20 +41,13 @@ def test_board_with_the_compact_engine_equals_tflm(model: Path):
         assert np.array_equal(layer.values, expected)
 
 
-def test_an_operator_that_the_engine_lacks_is_named(tmp_path: Path, linear_bundle: Bundle):
+def test_an_operator_that_the_engine_lacks_is_named(linear_bundle: Bundle):
     builder = ModelBuilder()
     source = builder.tensor((1, 4), scale=0.1)
-    path = tmp_path / "exp.tflite"
-    path.write_bytes(builder.build([source], [builder.elementwise("EXP", source, (0.1, 0))]))
-    with connect("native", engine="int8", model=path) as board:
+    model = builder.build([source], [builder.elementwise("EXP", source, (0.1, 0))])
+    machine = NativeMachine(EmulationConfig(engine="int8", image=ModelImage(model=model)))
+    with Board(machine.start(), machine=machine) as board:
         assert board.info.engine_status == Status.UNSUPPORTED_OPERATOR
         assert board.info.engine_detail == 47 * 256
     with pytest.raises(UnsupportedOperatorError, match=r"EXP \(number 0\): unknown"):
         check_model(board.info, replace(linear_bundle, id=board.info.model_id), "here", ANY_SERIAL)
-
-
-def test_the_compact_engine_stands_in_where_no_tflm_wheel_exists(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native, "wheel_exists", lambda: False)
-    said: list[str] = []
-    assert native.engine_or_substitute("tflm", said.append) == "int8"
-    assert "instead of tflm" in said[0]

@@ -47,11 +47,15 @@ def test_a_board_file_says_what_platformio_ini_says(boards, environments, name) 
     section = f"env:{board.environment}"
     assert board.platform == option(environments, section, "platform")
     assert board.framework == option(environments, section, "framework")
-    assert "board_engine/tflm.cpp" in option(environments, section, "build_src_filter")
-    assert "board_engine/int8.cpp" in option(environments, f"{section}_int8", "build_src_filter")
-    assert option(environments, f"{section}_int8", "platform") == board.platform
-    assert "tflm_library.py" not in option(environments, f"{section}_int8", "extra_scripts")
-    assert ("probe.py" in option(environments, section, "extra_scripts")) == (board.upload == "probe")
+    assert "board_engine/int8.cpp" in option(environments, section, "build_src_filter")
+    assert "board_engine/tflm.cpp" in option(environments, f"{section}_tflm", "build_src_filter")
+    assert option(environments, f"{section}_tflm", "platform") == board.platform
+    assert "tflm_library.py" not in option(environments, section, "extra_scripts")
+    assert "tflm.extra_scripts}" in option(environments, f"{section}_tflm", "extra_scripts")
+    flags = option(environments, f"{section}_tflm", "build_flags")
+    assert flags == f"${{{section}.build_flags}} ${{tflm.build_flags}}"
+    for name in (section, f"{section}_tflm"):
+        assert ("probe.py" in option(environments, name, "extra_scripts")) == (board.upload == "probe")
 
 
 @pytest.mark.parametrize("name", PHYSICAL)

@@ -19,14 +19,13 @@ import tempfile
 from collections.abc import Callable
 from typing import IO
 
+from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.errors import UsageError, require
 from balance_hil.firmware_build import build_native, native_is_current
 from balance_hil.link import Link, open_link
 from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import wheel_exists
-
-ENGINES = ("tflm", "int8")
 
 
 def check_installation() -> None:
@@ -41,15 +40,9 @@ def check_installation() -> None:
     native_is_current()
 
 
-def engine_or_substitute(engine: str, progress: Callable[[str], None] | None = None) -> str:
-    """``engine``; but "int8" for "tflm" where no TFLM wheel exists for this kind of computer, which ``progress`` is told."""
-    if engine != "tflm" or wheel_exists():
-        return engine
-    if progress is not None:
-        progress(
-            "the tflite-micro wheel does not exist for this kind of computer: the board runs the engine int8 instead of tflm"
-        )
-    return "int8"
+def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
+    """See ``NativeMachine``."""
+    return NativeMachine(config, progress)
 
 
 def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, str]:
@@ -70,14 +63,12 @@ class NativeMachine(EmulatedMachine):
         progress: receives a line when the firmware has to be built first.
 
     Raises:
-        UsageError: no such engine or fault.
+        UsageError: no such fault.
         MissingExtraError: the engine's Python package is not installed.
         FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
     """
 
     def __init__(self, config: EmulationConfig, progress: Callable[[str], None] | None = None) -> None:
-        if config.engine not in ENGINES:
-            raise UsageError(f"the native board has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
         if config.engine == "tflm":
             require("tflite_micro", "int8")
         self._config = config

@@ -25,7 +25,6 @@ from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
 
 QEMU = "qemu-system-arm"
-ENGINES = ("int8", "tflm")
 # The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
@@ -61,6 +60,11 @@ def image_environment(definition: BoardDefinition, engine: str, prefix: str = "q
     return f"{name}_tflm"
 
 
+def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
+    """See ``QemuMachine``."""
+    return QemuMachine(definition, config, progress)
+
+
 class QemuMachine(EmulatedMachine):
     """One QEMU process.
 
@@ -70,15 +74,13 @@ class QemuMachine(EmulatedMachine):
         progress: receives a line when the firmware has to be built first.
 
     Raises:
-        UsageError: no model, no such engine, or no environment for it.
+        UsageError: no model, or a fault.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
 
     def __init__(
         self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
     ) -> None:
-        if config.engine not in ENGINES:
-            raise UsageError(f"the board {config.name} has no engine {config.engine!r}", f"engines are {', '.join(ENGINES)}")
         if config.fault is not None:
             raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
         self._qemu = emulator()

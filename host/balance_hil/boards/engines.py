@@ -1,0 +1,127 @@
+"""The two engines of the firmware: which one a board gets, and whether it can run a model.
+
+One rule for every board: TensorFlow Lite Micro ("tflm") where its library is there, else the compact engine ("int8"), and it is
+said which.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from balance_hil.boards.definition import BoardDefinition
+from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.firmware_build import TFLM_LIBRARY
+from balance_hil.protocol import messages
+from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
+
+TFLM, COMPACT = "tflm", "int8"
+ENGINES = (TFLM, COMPACT)
+MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
+ARENA_BYTES = 16 * 1024  # kArenaBytes of the firmware's images; the native board takes what the model needs
+# What an engine runs on a board. The native board's tflm is the library's own, with every operator.
+OPERATORS = {
+    COMPACT: (
+        *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1"),
+        *("QUANTIZE", "DEQUANTIZE", "RESHAPE"),
+    ),
+    TFLM: ("FULLY_CONNECTED", "RELU", "TANH"),
+}
+_STEP_BYTES = 48  # sizeof(Step) of the compact engine on a 32-bit processor
+_TABLE_BYTES = 256
+
+Progress = Callable[[str], None]
+
+
+def choose_engine(definition: BoardDefinition, wanted: str | None, progress: Progress | None = None) -> str:
+    """The engine for a board: the one asked for, the one that its file names, or by the rule; then ``progress`` is told why.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+    named = wanted or definition.engine
+    if named and named not in ENGINES:
+        raise UsageError(f"the board {definition.name} has no engine {named!r}", f"engines are {', '.join(ENGINES)}")
+    missing = None if named else _tflm_missing(definition)
+    if missing and progress is not None:
+        progress(f"{definition.name} runs the compact engine, int8: {missing}")
+    return named or (COMPACT if missing else TFLM)
+
+
+def _tflm_missing(definition: BoardDefinition) -> str | None:
+    if definition.kind == "native":
+        return None if find_spec("tflite_micro") else "the tflite-micro wheel is not installed"
+    return None if os.environ.get(TFLM_LIBRARY) else f"{TFLM_LIBRARY} names no library of TensorFlow Lite Micro"
+
+
+def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
+    """Raises where a board cannot take a model, from the model alone: nothing is built, started or asked.
+
+    What passes may still be refused by the board itself, which looks closer.
+
+    Raises:
+        BundleError, ModelNotInt8Error: it is no model with an int8 input and output.
+        ModelTooWideError: more inputs or outputs than the protocol carries; need and limit in bytes.
+        UnsupportedOperatorError: the engine has no such operator; it is named.
+        ArenaTooSmallError: the compact engine needs more memory than the image has; need and limit in bytes.
+    """
+    try:
+        graph = read_graph(model)
+    except MissingExtraError:  # the reader is not installed: then the board says it itself, later
+        return
+    _ = graph.input_quant, graph.output_quant  # raises for a float model
+    rooms = (
+        ("inputs", graph.n_obs, 2 + 4 * graph.n_obs, messages.MAX_PAYLOAD),
+        ("outputs", graph.n_act, 4 * graph.n_act, 4 * MAX_ACT),
+    )
+    for what, count, need, limit in rooms:
+        if need > limit:
+            raise ModelTooWideError(
+                f"the model is too wide for {definition.name}: its {count} {what} take {need} bytes, a message holds {limit}",
+                f"give the policy at most {MAX_OBS} inputs and {MAX_ACT} outputs; without --board, hil compare takes any number",
+            )
+    if definition.kind == "native" and engine == TFLM:
+        return
+    for operator in graph.operators:
+        if operator.name not in OPERATORS[engine]:
+            raise UnsupportedOperatorError(
+                f"{engine} on {definition.name} cannot run an operator of the model: {operator.name} (number {operator.index}); "
+                f"it runs {', '.join(OPERATORS[engine])}",
+                "export the deterministic actor alone; or take the board that runs every operator: --board native --engine tflm",
+            )
+    needed = arena_bytes(graph)
+    if engine == COMPACT and definition.kind != "native" and needed > ARENA_BYTES:
+        raise ArenaTooSmallError(
+            f"the model needs {needed} bytes of memory besides its weights, {definition.name} has {ARENA_BYTES}",
+            "train a smaller network, or raise kArenaBytes in firmware/src/board_engine/board_engine.h",
+            needed,
+        )
+
+
+def arena_bytes(graph: TfliteGraph) -> int:
+    """Arena that the compact engine needs on a 32-bit processor for the model of a graph, as ``BuildProgram`` counts it."""
+    needed = _aligned(_STEP_BYTES * len(graph.operators) + graph.n_obs, 1)
+    widest = 0
+    for operator in graph.operators:
+        output = graph.output_of(operator)
+        if operator.name != "RESHAPE":
+            needed = _aligned(needed, 4) + _aligned(output.size * (4 if output.type == "FLOAT32" else 1), 4)
+        if operator.name == "FULLY_CONNECTED":
+            widest = max(widest, graph.tensors[operator.inputs[0]].size)
+            needed = _aligned(needed, 4) + (4 * output.size if _has_no_bias(operator) else 0) + 5 * output.size
+        elif operator.name not in ("RESHAPE", "DEQUANTIZE") and not _from_float(graph, operator):
+            needed += _TABLE_BYTES
+    return _aligned(needed, 4) + _aligned(widest, 4) * 2
+
+
+def _has_no_bias(operator: Operator) -> bool:
+    return len(operator.inputs) < 3 or operator.inputs[2] < 0
+
+
+def _from_float(graph: TfliteGraph, operator: Operator) -> bool:
+    return graph.tensors[operator.inputs[0]].type == "FLOAT32"
+
+
+def _aligned(size: int, to: int) -> int:
+    return (size + to - 1) // to * to
