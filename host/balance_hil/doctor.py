@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from balance_hil.paths import install_command
+from balance_hil.runtimes.tflm import wheel_exists
+
 State = Literal["ok", "missing", "optional"]
 
 # Distribution -> what stops working without it, by extra of pyproject.toml.
@@ -23,6 +26,9 @@ DISTRIBUTIONS: dict[str, dict[str, str]] = {
         "gymnasium": "the environments",
         "mcap": "recordings",
         "cobs": "the wire protocol",
+        "pyyaml": "files of options",
+        "platformdirs": "building firmware",
+        "filelock": "building firmware",
     },
     "int8": {
         "tflite-micro": "the tflm runtime and the native board's TFLM engine",
@@ -37,6 +43,7 @@ DISTRIBUTIONS: dict[str, dict[str, str]] = {
 }
 # What the main job, `hil run` on the native and the emulated board, cannot do without.
 NEEDED_EXTRAS = ("core", "int8", "firmware")
+NEEDED: State = "missing" if sys.platform == "linux" else "optional"  # emulated boards need Linux
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ def is_healthy(checks: list[Check]) -> bool:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {sys.platform} {platform.machine()}"
-    if sys.version_info[:2] == (3, 11):
+    if sys.version_info < (3, 13):
         return Check("Python", "ok", found)
-    return Check("Python", "optional", found, "TensorFlow 2.19 and the TFLM wheel want 3.11: make PYTHON=python3.11 setup")
+    return Check("Python", "optional", found, "hil export needs TensorFlow 2.19, which exists up to Python 3.12")
 
 
 def _distributions() -> list[Check]:
@@ -82,15 +89,16 @@ def _distribution(extra: str, name: str, purpose: str) -> Check:
     try:
         return Check(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        what = "balance-hil" if extra == "core" else f"balance-hil[{extra}]"
+        if name == "tflite-micro" and not wheel_exists():
+            return Check(name, "ok", "has no wheel for this computer; emulated, bit for bit")
         state: State = "missing" if extra in NEEDED_EXTRAS else "optional"
-        return Check(name, state, f"not installed; needed for {purpose}", f"pip install '{what}'")
+        return Check(name, state, f"not installed; needed for {purpose}", install_command("" if extra == "core" else extra))
 
 
 def _compiler() -> Check:
     path = shutil.which("g++")
     if path is None:
-        return Check("C++ compiler", "missing", "no g++; needed for the native board", "apt-get install g++")
+        return Check("C++ compiler", NEEDED, "no g++; needed for the native board", "apt-get install g++")
     version = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout.strip()
     return Check("C++ compiler", "ok", f"g++ {version}")
 
@@ -102,7 +110,7 @@ def _native_firmware() -> Check:
     try:
         current = native_is_current()
     except HarnessError as exc:
-        return Check("native firmware", "missing", exc.message, exc.hint)
+        return Check("native firmware", NEEDED, exc.message, exc.hint)
     if current:
         return Check("native firmware", "ok", "built and up to date")
     return Check("native firmware", "ok", "not built yet; the first hil run builds it")
@@ -115,7 +123,7 @@ def _cortex_m() -> Check:
     try:
         check_installation()
     except HarnessError as exc:
-        return Check("emulated Cortex-M", "missing", exc.message, exc.hint)
+        return Check("emulated Cortex-M", NEEDED, exc.message, exc.hint)
     return Check("emulated Cortex-M", "ok", "QEMU, compiler and library are installed")
 
 

@@ -15,9 +15,9 @@ real_version = importlib.metadata.version
 @pytest.mark.parametrize(
     ("package", "state", "cure"),
     [
-        ("tflite-micro", "missing", "pip install 'balance-hil[int8]'"),
-        ("torch", "optional", "pip install 'balance-hil[train]'"),
-        ("cobs", "missing", "pip install 'balance-hil'"),
+        ("tflite-micro", "missing", "make setup"),
+        ("torch", "optional", "make setup"),
+        ("cobs", "missing", "make setup"),
     ],
 )
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, package: str, state: str, cure: str) -> None:
@@ -54,3 +54,16 @@ def test_a_serial_port_group_that_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     checks = {check.name: check for check in doctor.run_checks()}
     assert checks["serial ports"].state == "optional"
     assert "usermod -aG dialout" in checks["serial ports"].hint
+
+
+def test_where_tflm_has_no_wheel_it_is_emulated_and_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "tflite-micro":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real_version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "wheel_exists", lambda: False)
+    check = doctor._distribution("int8", "tflite-micro", "the tflm runtime")
+    assert (check.state, check.hint) == ("ok", "")
+    assert "emulated" in check.found

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 import click
 
 from balance_hil import __version__
-from balance_hil.cli.console import print_error
+from balance_hil.cli.console import print_error, print_warning
 from balance_hil.errors import (
     ExportError,
     HarnessError,
@@ -85,8 +88,21 @@ def hil() -> None:
     """
 
 
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+    """Warnings of ours read like messages; those of other packages stay as Python prints them."""
+    if Path(filename).is_relative_to(_PACKAGE):
+        print_warning(str(message))
+    else:
+        _show_foreign_warning(message, category, filename, *rest, **more)
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_show_foreign_warning = warnings.showwarning
+
+
 def main() -> None:
     """Entry point: runs ``hil`` and turns errors into messages and an exit status."""
+    warnings.showwarning = _show_warning
     try:
         hil(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):

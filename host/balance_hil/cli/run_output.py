@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balance_hil.cli.console import stderr, stdout
+from balance_hil.runtimes.tflm import is_emulated as tflm_is_emulated
 
 if TYPE_CHECKING:
     from balance_hil.running import RunResult, Tick
@@ -121,7 +122,7 @@ def _facts(run: RunResult) -> dict[str, str]:
         "tick jitter, ms p50 / p99 / max": _times(run.jitter_us, ".2f", ("p50", "p99", "max")),
         "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
         "episodes without failure": f"{summary.episodes - summary.failed} of {summary.episodes}",
-        "board equals tflm": _equal(run.tflm_check),
+        "board equals tflm": _equal(run.tflm_check) + (", which is emulated" if tflm_is_emulated() else ""),
         **{metric.name: f"{summary.metrics[metric.name]:.4g}" for metric in run.metrics},
     }
 

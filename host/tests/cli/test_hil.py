@@ -127,3 +127,12 @@ def test_what_comes_from_outside_is_printed_as_it_is(capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert captured.err.count(text) == 3
     assert captured.out.strip() == text
+
+
+def test_a_warning_of_ours_is_a_line_and_no_place_in_the_sources() -> None:
+    program = (
+        "import sys, warnings\nfrom balance_hil import cli\n"
+        "cli.hil.main = lambda **_: warnings.warn_explicit('tflm is emulated', UserWarning, cli.__file__, 1)\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stderr == "warning: tflm is emulated\n"
