@@ -14,10 +14,10 @@ from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import print_json, print_verdict, stderr, stdout
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
-from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Parting
+from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Divergence
 from balance_hil.environment import open_for
 from balance_hil.errors import UsageError
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
@@ -26,7 +26,7 @@ from balance_hil.runtimes.base import Runtime
 BOARD = "board"
 DEFAULT_BOARD = "native"
 OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
-MOST_PARTINGS = 20  # printed; --json has them all
+MOST_DIVERGENCES = 20  # printed; --json has them all
 
 
 class Device(NamedTuple):
@@ -71,7 +71,7 @@ def main(
         print_json(result.to_dict())
     else:
         _print(result)
-    sys.exit(1 if result.differs else 0)
+    sys.exit(0 if result.verdict.good else 1)
 
 
 def _names(pair: str | None) -> list[str]:
@@ -111,18 +111,18 @@ def _print(result: ClosedLoop) -> None:
         f"{result.seeds[-1]}, a = {result.a}, b = {result.b}",
         soft_wrap=True,
     )
-    tables = [*([_parting_table(result)] if result.partings else []), _success_table(result)]
+    tables = [*([_divergence_table(result)] if result.divergences else []), _success_table(result)]
     tables += [_metrics_table(result)] if result.metrics else []
     for table in tables:
         stdout.print()
         stdout.print(table)
     stdout.print()
     _print_notes(result)
-    stdout.print(result.verdict, style="bold red" if result.differs else "bold green", soft_wrap=True)
+    print_verdict(result.verdict, result.summary)
 
 
 def _print_notes(result: ClosedLoop) -> None:
-    steps = [parting.step for parting in result.partings]
+    steps = [divergence.step for divergence in result.divergences]
     notes = [f"first differing answer: step {min(steps)} at the earliest, {median(steps):g} in the median"] if steps else []
     bound = result.success.discordant_bound
     if bound is not None:
@@ -140,23 +140,23 @@ def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
     return table
 
 
-def _parting_table(result: ClosedLoop) -> Table:
-    shown = sorted(result.partings, key=lambda parting: parting.step)[:MOST_PARTINGS]
-    title = f"Where answers first differ: {len(shown)} of {len(result.partings)} seeds, earliest first"
-    table = _table(title, ("output", "from layer", "not tflm"), ("LSB", "seed", "step", "parted"))
-    for parting in shown:
-        parted = "never" if parting.trajectory_step is None else f"{parting.trajectory_step}"
-        numbers = (f"{parting.lsb:+.3g}", f"{parting.seed}", f"{parting.step}", parted)
-        table.add_row(f"{parting.output}", _layer(parting), _who(parting, result), *numbers)
+def _divergence_table(result: ClosedLoop) -> Table:
+    shown = sorted(result.divergences, key=lambda divergence: divergence.step)[:MOST_DIVERGENCES]
+    title = f"Where answers first differ: {len(shown)} of {len(result.divergences)} seeds, earliest first"
+    table = _table(title, ("output", "from layer", "not tflm"), ("LSB", "seed", "step", "diverged"))
+    for divergence in shown:
+        diverged = "never" if divergence.trajectory_step is None else f"{divergence.trajectory_step}"
+        numbers = (f"{divergence.lsb:+.3g}", f"{divergence.seed}", f"{divergence.step}", diverged)
+        table.add_row(f"{divergence.output}", _layer(divergence), _who(divergence, result), *numbers)
     return table
 
 
-def _layer(parting: Parting) -> str:
-    return "" if parting.first_layer is None else f"{parting.first_layer} {parting.first_operator}"
+def _layer(divergence: Divergence) -> str:
+    return "" if divergence.first_layer is None else f"{divergence.first_layer} {divergence.first_operator}"
 
 
-def _who(parting: Parting, result: ClosedLoop) -> str:
-    return {None: "", "a": result.a, "b": result.b, "both": "both"}[parting.departed]
+def _who(divergence: Divergence, result: ClosedLoop) -> str:
+    return {None: "", "a": result.a, "b": result.b, "both": "both"}[divergence.unlike_tflm]
 
 
 def _success_table(result: ClosedLoop) -> Table:

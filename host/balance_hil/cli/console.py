@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from balance_hil.metrics import Verdict
 
 # No markup: names, paths and hints like "balance-hil[int8]" come from outside and are printed as they are.
 stdout = Console(highlight=False, markup=False)
@@ -26,6 +29,12 @@ def print_warning(message: str) -> None:
     """Prints a warning to stderr."""
     stderr.print("warning: ", style="bold yellow", end="")
     stderr.print(message, soft_wrap=True)
+
+
+def print_verdict(verdict: Verdict, summary: str) -> None:
+    """Prints the last line of a command that judges to stdout; ``summary`` says what is good."""
+    line, style = (f"PASS: {summary}", "bold green") if verdict.good else (verdict.line, "bold red")
+    stdout.print(line, style=style, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

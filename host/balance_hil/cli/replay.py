@@ -12,7 +12,7 @@ from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import print_json, print_verdict, stderr, stdout
 from balance_hil.cli.crash_repro import rerun_episode
 from balance_hil.cli.params import BOARD, POLICY, RUNTIME
 from balance_hil.cli.progress import ProgressBars
@@ -56,21 +56,21 @@ def command(
     policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), POLICIES, MODELS)
     check_model(recorded, str(recording), policy)  # before a board is started for it
     with ExitStack() as stack:
-        subject: Runtime | Board
+        target: Runtime | Board
         if board is not None:
-            subject = stack.enter_context(
+            target = stack.enter_context(
                 connect(board, policy, port=port, baud=baud, engine=engine, progress=lambda line: stderr.print(line))
             )
         else:
             assert runtime is not None  # one of the two is there
-            subject = stack.enter_context(load_runtime(runtime, policy))
+            target = stack.enter_context(load_runtime(runtime, policy))
         watch = stack.enter_context(ProgressBars())
-        result = replay(recorded, str(recording), policy, subject, on_progress=watch)
+        result = replay(recorded, str(recording), policy, target, on_progress=watch)
     if as_json:
         print_json(result.to_dict())
     else:
         _print(result)
-    sys.exit(0 if result.equal else 1)
+    sys.exit(0 if result.verdict.good else 1)
 
 
 def _say(line: str) -> None:
@@ -99,7 +99,7 @@ def _print(result: Replay) -> None:
     for row in result.rows:
         if row.first is not None:
             stdout.print(_first(row.what, row.first), soft_wrap=True)
-    stdout.print(result.verdict, style="bold green" if result.equal else "bold red", soft_wrap=True)
+    print_verdict(result.verdict, result.summary)
 
 
 def _first(what: str, first: FirstDifference) -> str:

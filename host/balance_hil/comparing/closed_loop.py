@@ -1,4 +1,4 @@
-"""Two runtimes in closed loop on the same seeds: where the trajectories part, and whether success and metrics differ.
+"""Two runtimes in closed loop on the same seeds: where the trajectories diverge, and whether success and metrics differ.
 
 The simulation is deterministic, so both episodes of a seed are equal, bit for bit, up to the first action that differs. That
 observation is looked at again, layer by layer, and by TensorFlow Lite Micro as a third opinion.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.closed_loop_result import ClosedLoop, Parting
+from balance_hil.comparing.closed_loop_result import ClosedLoop, Divergence
 from balance_hil.comparing.samples import Progress, no_progress
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import MissingExtraError, UsageError
@@ -40,7 +40,7 @@ class ClosedLoopConfig:
 
 
 @dataclass
-class _Departure:
+class _Difference:
     """The first step of a seed in which the two answered differently."""
 
     step: int
@@ -57,7 +57,7 @@ class _Watch:
     """Answers of the first runtime, and what the second one does otherwise."""
 
     actions: list[Float32Array] = field(default_factory=list)  # by step, float32 [n_seeds, n_act]
-    departures: dict[int, _Departure] = field(default_factory=dict)  # by index of the seed
+    differences: dict[int, _Difference] = field(default_factory=dict)  # by index of the seed
 
 
 def closed_loop(
@@ -97,7 +97,7 @@ def closed_loop(
         a=a.name,
         b=b.name,
         seeds=tuple(seeds),
-        partings=tuple(_look_again(bundle, a, b, seeds, watch)),
+        divergences=tuple(_describe(bundle, a, b, seeds, watch)),
         success=success,
         metrics=tuple(_metrics(environment.metrics, episodes_a, episodes_b, tests)),
         summary_a=summarize(episodes_a, environment.metrics),
@@ -131,7 +131,7 @@ def _second_pass(
 
     limit = require_control_steps(environment, max_steps)
     answer = _Answer(runtime)
-    together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not parted
+    together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not diverged
 
     def compare(step: RolloutStep) -> None:
         report(f"{runtime.name}, control steps", step.step + 1, limit)
@@ -157,10 +157,10 @@ def _differ(
     a: Float32Array,
     b: Float32Array,
 ) -> None:
-    """Notes that the answers ``a`` and ``b`` differ; the trajectories part when what the wheels get does."""
-    departure = watch.departures.setdefault(index, _Departure(step, observation.copy(), a.copy(), b.copy()))
+    """Notes that the answers ``a`` and ``b`` differ; the trajectories diverge when what the wheels get does."""
+    difference = watch.differences.setdefault(index, _Difference(step, observation.copy(), a.copy(), b.copy()))
     if np.any(environment.spec.clip(a) != environment.spec.clip(b)):
-        departure.applied_step = step
+        difference.applied_step = step
         together.discard(index)
 
 
@@ -176,38 +176,38 @@ class _Answer:
         return self.actions
 
 
-# --- the observation at which they part -------------------------------------------------------------------------------
+# --- the observation at which they diverge -------------------------------------------------------------------------------
 
 
-def _look_again(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], watch: _Watch) -> list[Parting]:
-    found = sorted(watch.departures.items())
+def _describe(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], watch: _Watch) -> list[Divergence]:
+    found = sorted(watch.differences.items())
     if not found:
         return []
-    observations = np.stack([departure.observation for _, departure in found])
+    observations = np.stack([difference.observation for _, difference in found])
     layers = _first_layers(bundle, a, b, observations)
     third = _third_opinion(bundle, a, b, observations)
-    partings = []
-    for row, (index, departure) in enumerate(found):
-        element = int(np.flatnonzero(departure.a != departure.b)[0])
+    divergences = []
+    for row, (index, difference) in enumerate(found):
+        element = int(np.flatnonzero(difference.a != difference.b)[0])
         layer, operator = layers[row] or (None, None)
-        partings.append(
-            Parting(
+        divergences.append(
+            Divergence(
                 seed=seeds[index],
-                step=departure.step,
-                t_s=departure.step * bundle.spec.control_period_s,
+                step=difference.step,
+                t_s=difference.step * bundle.spec.control_period_s,
                 output=element,
                 signal=bundle.spec.action[element].name,
-                a=float(departure.a[element]),
-                b=float(departure.b[element]),
-                lsb=_lsb(departure.a[element], departure.b[element], bundle),
-                outputs_differing=int(np.count_nonzero(departure.a != departure.b)),
-                departed=None if third is None else _who(departure, third[row]),
+                a=float(difference.a[element]),
+                b=float(difference.b[element]),
+                lsb=_lsb(difference.a[element], difference.b[element], bundle),
+                outputs_differing=int(np.count_nonzero(difference.a != difference.b)),
+                unlike_tflm=None if third is None else _who(difference, third[row]),
                 first_layer=layer,
                 first_operator=operator,
-                trajectory_step=departure.applied_step,
+                trajectory_step=difference.applied_step,
             )
         )
-    return partings
+    return divergences
 
 
 def _lsb(a: np.float32, b: np.float32, bundle: Bundle) -> float:
@@ -242,8 +242,8 @@ def _third_opinion(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32
         return reference.act_batch(observations)
 
 
-def _who(departure: _Departure, reference: Float32Array) -> str:
-    wrong = [name for name, values in (("a", departure.a), ("b", departure.b)) if np.any(values != reference)]
+def _who(difference: _Difference, reference: Float32Array) -> str:
+    wrong = [name for name, values in (("a", difference.a), ("b", difference.b)) if np.any(values != reference)]
     return "both" if len(wrong) == 2 else wrong[0]  # they differ, so at least one is not the reference
 
 

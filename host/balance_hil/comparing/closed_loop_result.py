@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balance_hil.metrics import EpisodeMetrics, EvaluationSummary
+from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict
 from balance_hil.paired import PairedDifference, SuccessDifference
 
+SCHEMA = "balance_hil/closed-loop@2"
 METHOD = (
     "metrics: mean paired difference b - a over the seeds in which neither failed, "
     "sign-flip permutation test, percentile bootstrap "
@@ -17,7 +18,7 @@ METHOD = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parting:
+class Divergence:
     """The first differing answer of one seed. Up to that step both episodes are equal, bit for bit."""
 
     seed: int
@@ -29,7 +30,7 @@ class Parting:
     b: float
     lsb: float  # (b - a) in steps of the int8 output; a whole number between int8 runtimes
     outputs_differing: int  # elements of the action that differ in that step
-    departed: str | None  # who does not answer what tflm answers: "a", "b", "both"; None: unknown
+    unlike_tflm: str | None  # who does not answer what tflm answers: "a", "b", "both"; None: unknown
     first_layer: int | None  # operator whose output differs first, on equal int8 inputs; None: none seen
     first_operator: str | None
     trajectory_step: int | None  # first step in which another action reached the plant; None: never
@@ -44,7 +45,7 @@ class ClosedLoop:
     a: str
     b: str
     seeds: tuple[int, ...]
-    partings: tuple[Parting, ...]  # of the seeds whose answers differ somewhere, by seed
+    divergences: tuple[Divergence, ...]  # of the seeds whose answers differ somewhere, by seed
     success: SuccessDifference
     metrics: tuple[PairedDifference, ...]  # empty when in no seed both did without failure
     summary_a: EvaluationSummary
@@ -53,9 +54,9 @@ class ClosedLoop:
     episodes_b: tuple[EpisodeMetrics, ...]
 
     @property
-    def parted(self) -> int:
-        """How many seeds' trajectories parted."""
-        return sum(parting.trajectory_step is not None for parting in self.partings)
+    def diverged(self) -> int:
+        """How many seeds' trajectories diverged."""
+        return sum(divergence.trajectory_step is not None for divergence in self.divergences)
 
     @property
     def differs(self) -> tuple[str, ...]:
@@ -64,25 +65,31 @@ class ClosedLoop:
         return success + tuple(row.metric for row in self.metrics if row.differs)
 
     @property
-    def verdict(self) -> str:
-        """One sentence for people."""
-        if not self.partings:
+    def verdict(self) -> Verdict:
+        """Good when nothing differs beyond chance."""
+        if not self.differs:
+            return Verdict()
+        return Verdict((f"{self.a} and {self.b} differ beyond chance in {', '.join(self.differs)}",))
+
+    @property
+    def summary(self) -> str:
+        """One sentence on a comparison whose verdict is good."""
+        if not self.divergences:
             return f"{self.a} and {self.b} drive the same {len(self.seeds)} episodes, bit for bit"
-        parted = f"trajectories of {self.a} and {self.b} part in {self.parted} of {len(self.seeds)} episodes"
-        if self.differs:
-            return f"{parted}; what differs beyond chance: {', '.join(self.differs)}"
+        diverged = f"trajectories of {self.a} and {self.b} diverge in {self.diverged} of {len(self.seeds)} episodes"
         if not self.metrics or self.metrics[0].too_few:
-            return f"{parted}; too few episodes without failure of either to judge the metrics"
-        return f"{parted}; success and metrics do not differ beyond chance"
+            return f"{diverged}; too few episodes without failure of either to judge the metrics"
+        return f"{diverged}; success and metrics do not differ beyond chance"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; docs/replay.md explains the keys."""
-        document = asdict(self)
-        for name in ("seeds", "partings", "metrics", "episodes_a", "episodes_b"):
+        document = {"schema": SCHEMA, **asdict(self)}
+        for name in ("seeds", "divergences", "metrics", "episodes_a", "episodes_b"):
             document[name] = list(document[name])
         return document | {
-            "parted": self.parted,
+            "diverged": self.diverged,
             "differs": list(self.differs),
             "method": METHOD,
-            "verdict": self.verdict,
+            "summary": self.summary,
+            "verdict": self.verdict.to_dict(),
         }

@@ -42,22 +42,22 @@ class _Rows:
 
 
 def replay(
-    recording: Recording, path: str, bundle: Bundle, subject: Runtime | Board, *, on_progress: Progress = no_progress
+    recording: Recording, path: str, bundle: Bundle, target: Runtime | Board, *, on_progress: Progress = no_progress
 ) -> Replay:
-    """Feeds a recorded run to ``subject`` and counts what it computes otherwise than the recorded board.
+    """Feeds a recorded run to ``target`` and counts what it computes otherwise than the recorded board.
 
     Args:
         recording: of a run of ``bundle``.
         path: of the recording, for messages and the report.
-        bundle: that ``subject`` runs.
-        subject: a desktop runtime or a board. A float runtime has no int8 values: only the row ``action`` is made.
+        bundle: that ``target`` runs.
+        target: a desktop runtime or a board. A float runtime has no int8 values: only the row ``action`` is made.
         on_progress: called with what is running, rows done and rows in all.
 
     Raises:
         RecordingMismatchError: the recording is of another model.
         RecordingError: no reply took effect in any of its steps.
-        NonFiniteInputError: the subject returned a NaN or an infinity.
-        HarnessError: whatever the subject raises (a lost board).
+        NonFiniteInputError: the target returned a NaN or an infinity.
+        HarnessError: whatever the target raises (a lost board).
     """
     check_model(recording, path, bundle)
     late = _late_steps(recording)
@@ -65,15 +65,15 @@ def replay(
     if not len(kept):
         raise RecordingError(f"{path} holds no step with a reply", "record a run: hil run models/ppo --board native")
     rows = _Rows(kept, ~late[kept])
-    if isinstance(subject, Runtime) and not isinstance(subject, Int8Runtime):
-        found: tuple[ReplayRow, ...] = (_float_row(recording, bundle, subject, rows, on_progress),)
+    if isinstance(target, Runtime) and not isinstance(target, Int8Runtime):
+        found: tuple[ReplayRow, ...] = (_float_row(recording, bundle, target, rows, on_progress),)
     else:
-        found = _int8_rows(recording, bundle, subject, rows, on_progress)
+        found = _int8_rows(recording, bundle, target, rows, on_progress)
     return Replay(
         recording=path,
         bundle=bundle.id,
         recorded_by=_recorded_by(recording),
-        replayed_by=_replayed_by(subject),
+        replayed_by=_replayed_by(target),
         episodes=len(np.unique(recording.episode)),
         steps=len(recording),
         held=int(np.count_nonzero(recording.held)),
@@ -114,69 +114,69 @@ def _step_numbers(recording: Recording) -> NDArray[np.int64]:
 
 
 def _int8_rows(
-    recording: Recording, bundle: Bundle, subject: Int8Runtime | Board, rows: _Rows, report: Progress
+    recording: Recording, bundle: Bundle, target: Int8Runtime | Board, rows: _Rows, report: Progress
 ) -> tuple[ReplayRow, ...]:
     recorded = recording.input_int8[rows.index]
     inputs = recorded.copy()
     outputs = np.zeros((len(recorded), bundle.spec.n_act), np.int8)
     actions = np.zeros(outputs.shape, np.float32)
-    name = _name(subject)
+    name = _name(target)
     fresh = np.flatnonzero(rows.on_time)
     for part in _chunks(name, fresh, report):
         observations = recording.observation[rows.index[part]]
-        inputs[part], outputs[part], actions[part] = _from_observations(subject, observations)
+        inputs[part], outputs[part], actions[part] = _from_observations(target, observations)
     # Arithmetic is judged on equal inputs: what was quantized otherwise, and late replies, start from the recorded int8.
     again = np.flatnonzero(np.any(inputs != recorded, axis=1) | ~rows.on_time)
     for part in _chunks(f"{name}, recorded inputs", again, report):
-        outputs[part], from_inputs = _from_inputs(subject, recorded[part])
+        outputs[part], from_inputs = _from_inputs(target, recorded[part])
         stale = ~rows.on_time[part]
         actions[part[stale]] = from_inputs[stale]
     observed, acted = bundle.spec.observation, bundle.spec.action
-    judge = _Judge(recording, name, bundle.output_quant.scale)
+    differences = _Differences(recording, name, bundle.output_quant.scale)
     return (
-        judge.row("input_int8", rows.index[fresh], inputs[fresh], observed),
-        judge.row("output_int8", rows.index, outputs, acted),
-        judge.row("action", rows.index, actions, acted),
+        differences.row("input_int8", rows.index[fresh], inputs[fresh], observed),
+        differences.row("output_int8", rows.index, outputs, acted),
+        differences.row("action", rows.index, actions, acted),
     )
 
 
-def _from_observations(subject: Int8Runtime | Board, observations: Float32Array) -> tuple[Int8Array, Int8Array, Float32Array]:
+def _from_observations(target: Int8Runtime | Board, observations: Float32Array) -> tuple[Int8Array, Int8Array, Float32Array]:
     """Int8 inputs [n, n_obs], int8 outputs [n, n_act] and actions [n, n_act] for observations, float32 [n, n_obs]."""
-    if isinstance(subject, Board):
-        replies = subject.infer_batch(observations)
+    if isinstance(target, Board):
+        replies = target.infer_batch(observations)
         return (
             np.stack([reply.input for reply in replies]),
             np.stack([reply.output for reply in replies]),
             np.stack([reply.action for reply in replies]),
         )
-    inputs = quantize(observations, subject.input_quant)
-    return inputs, *_from_inputs(subject, inputs)
+    inputs = quantize(observations, target.input_quant)
+    return inputs, *_from_inputs(target, inputs)
 
 
-def _from_inputs(subject: Int8Runtime | Board, inputs: Int8Array) -> tuple[Int8Array, Float32Array]:
+def _from_inputs(target: Int8Runtime | Board, inputs: Int8Array) -> tuple[Int8Array, Float32Array]:
     """Int8 outputs and actions, both [n, n_act], for raw inputs, int8 [n, n_obs]."""
-    if isinstance(subject, Board):
-        replies = subject.infer_int8_batch(inputs)
+    if isinstance(target, Board):
+        replies = target.infer_int8_batch(inputs)
         return np.stack([reply.output for reply in replies]), np.stack([reply.action for reply in replies])
-    outputs = subject.infer_int8_batch(inputs)
-    return outputs, dequantize(outputs, subject.output_quant)
+    outputs = target.infer_int8_batch(inputs)
+    return outputs, dequantize(outputs, target.output_quant)
 
 
 # --- float: actions alone ---------------------------------------------------------------------------------------------
 
 
-def _float_row(recording: Recording, bundle: Bundle, subject: Runtime, rows: _Rows, report: Progress) -> ReplayRow:
+def _float_row(recording: Recording, bundle: Bundle, target: Runtime, rows: _Rows, report: Progress) -> ReplayRow:
     index = rows.index[rows.on_time]
     actions = np.zeros((len(index), bundle.spec.n_act), np.float32)
-    for part in _chunks(subject.name, np.arange(len(index)), report):
-        actions[part] = subject.act_batch(recording.observation[index[part]])
-    return _Judge(recording, subject.name, bundle.output_quant.scale).row("action", index, actions, bundle.spec.action)
+    for part in _chunks(target.name, np.arange(len(index)), report):
+        actions[part] = target.act_batch(recording.observation[index[part]])
+    return _Differences(recording, target.name, bundle.output_quant.scale).row("action", index, actions, bundle.spec.action)
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-class _Judge:
+class _Differences:
     """Counts what differs from the recording."""
 
     def __init__(self, recording: Recording, name: str, action_scale: float) -> None:
@@ -236,8 +236,8 @@ def _chunks(name: str, rows: NDArray[np.intp], report: Progress) -> Iterator[NDA
     report(name, len(rows), len(rows))
 
 
-def _name(subject: Runtime | Board) -> str:
-    return subject.info.board if isinstance(subject, Board) else subject.name
+def _name(target: Runtime | Board) -> str:
+    return target.info.board if isinstance(target, Board) else target.name
 
 
 def _recorded_by(recording: Recording) -> dict[str, Any]:
@@ -246,10 +246,10 @@ def _recorded_by(recording: Recording) -> dict[str, Any]:
     return {**facts, "board": facts["board"] or "a board", "clock": recording.meta.get("clock"), "ended": recording.meta["ended"]}
 
 
-def _replayed_by(subject: Runtime | Board) -> dict[str, Any]:
-    if isinstance(subject, Board):
-        return {"name": _name(subject), "kind": "board", **{key: getattr(subject.info, key) for key in _IDENTITY}}
-    return {"name": subject.name, "kind": "runtime"}
+def _replayed_by(target: Runtime | Board) -> dict[str, Any]:
+    if isinstance(target, Board):
+        return {"name": _name(target), "kind": "board", **{key: getattr(target.info, key) for key in _IDENTITY}}
+    return {"name": target.name, "kind": "runtime"}
 
 
 _IDENTITY = ("board", "engine", "engine_version", "firmware_commit")

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from balance_hil.metrics import Verdict
+
+SCHEMA = "balance_hil/replay@2"
 _PLURALS = {"input_int8": "int8 inputs", "output_int8": "int8 outputs", "action": "actions"}
 
 
@@ -56,16 +59,21 @@ class Replay:
         return not any(row.differing for row in self.rows)
 
     @property
-    def verdict(self) -> str:
-        """One sentence for people."""
+    def summary(self) -> str:
+        """One sentence on a replay in which nothing differs."""
         who, before = self.replayed_by["name"], self.recorded_by["board"]
+        return f"{who} computes what {before} computed when this was recorded, bit for bit, in {self.rows[-1].steps} steps"
+
+    @property
+    def verdict(self) -> Verdict:
+        """Good when nothing differs."""
         if self.equal:
-            return f"{who} computes what {before} computed when this was recorded, bit for bit, in {self.rows[-1].steps} steps"
+            return Verdict()
+        who, before = self.replayed_by["name"], self.recorded_by["board"]
         parts = ", ".join(f"{row.differing} of {row.values} {_PLURALS[row.what]}" for row in self.rows if row.differing)
-        return f"{who} differs from what {before} computed when this was recorded: {parts}"
+        return Verdict((f"{who} differs from what {before} computed when this was recorded: {parts}",))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; docs/replay.md explains the keys."""
-        document = asdict(self)
-        document["rows"] = list(document["rows"])
-        return document | {"equal": self.equal, "verdict": self.verdict}
+        rows = [asdict(row) for row in self.rows]
+        return {"schema": SCHEMA, **asdict(self), "rows": rows, "equal": self.equal, "verdict": self.verdict.to_dict()}

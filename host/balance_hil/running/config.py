@@ -34,7 +34,7 @@ class RunConfig:
     options: Mapping[str, Any] | None = None  # of the environment's constructor and, under "reset", of its reset()
     terminated: Terminated = ""  # what termination means; "": what the bundle says
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
-    reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``patience_s``
+    reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``timeout_s``
     recording: Path | None = None  # None: none is written
     instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
@@ -50,7 +50,7 @@ class RunConfig:
         if self.reply_timeout_s is not None and self.reply_timeout_s <= 0:
             raise UsageError("the reply timeout must be positive", "leave it out")
 
-    def patience_s(self, timing: Timing) -> float:
+    def timeout_s(self, timing: Timing) -> float:
         """How long a reply may take before it counts as lost: 0.1 s in real time; in lockstep 0.5 s, 3 s of an emulator."""
         if self.reply_timeout_s is not None:
             return self.reply_timeout_s

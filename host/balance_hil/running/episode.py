@@ -15,7 +15,7 @@ from balance_hil.running.exchange import Exchange, Reply
 VIEW_EVERY = 7  # control steps between two pictures: 29 a second
 
 
-class Journal:
+class RunLog:
     """Where a run's steps and faults go: the recording, the live line, the viewer."""
 
     def __init__(self, writer: RecordingWriter | None, on_tick: Callable[[Tick], None] | None, *, timed: bool) -> None:
@@ -50,7 +50,7 @@ class Episode:
     """One episode. ``begin``, then for each control step the physics and ``finish_step``; ``report`` when there is time."""
 
     def __init__(
-        self, env: Environment, index: int, seed: int, max_steps: int, journal: Journal, exchange: Exchange, stop: Interrupt
+        self, env: Environment, index: int, seed: int, max_steps: int, log: RunLog, exchange: Exchange, stop: Interrupt
     ) -> None:
         self.env = env
         self.index = index
@@ -59,7 +59,7 @@ class Episode:
         self._over = False  # the environment ended it
         self._seed = seed
         self._max_steps = max_steps
-        self._journal = journal
+        self._log = log
         self._exchange = exchange
         self._stop = stop
         self._metrics = EpisodeAccumulator(seed, env.metrics)
@@ -95,7 +95,7 @@ class Episode:
         self._over = result.terminated or result.truncated
         if self._over or self.step + 1 >= self._max_steps:
             self.failed = self.env.failed(result.terminated, not result.terminated, info)
-        timed = self._journal.timed
+        timed = self._log.timed
         step = Step(
             t_s=self.step * self.env.spec.control_period_s,
             episode=self.index,
@@ -120,15 +120,15 @@ class Episode:
         if self._unreported is not None:
             step, round_trip_us = self._unreported
             self._unreported = None
-            self._journal.step(self.env, step, round_trip_us, self._exchange.misses)
+            self._log.step(self.env, step, round_trip_us, self._exchange.misses)
 
     def fault(self, kind: str, detail: str) -> None:
         """Writes down something that went wrong now."""
-        self._journal.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail)
+        self._log.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail)
 
     def finish(self) -> EpisodeMetrics:
         """Ends the episode, whole or not; returns its metrics."""
         self.report()
         metrics = self._metrics.finish(self.failed)
-        self._journal.episode(self.step * self.env.spec.control_period_s, self.index, metrics)
+        self._log.episode(self.step * self.env.spec.control_period_s, self.index, metrics)
         return metrics

@@ -29,14 +29,14 @@ _PR_SET_TIMERSLACK = 29
 
 
 @dataclass
-class Punctuality:
+class TimingStats:
     """How well this computer kept the schedule."""
 
     jitter_us: list[float] = field(default_factory=list)  # how late each control step began
     stalls_ms: list[float] = field(default_factory=list)  # each time the schedule had to be moved
 
 
-def run_episode(episode: Episode, exchange: Exchange, punctuality: Punctuality) -> None:
+def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> None:
     """Runs one episode on the wall clock. Raises what ``Exchange.poll`` raises."""
     env = episode.env
     period_s = env.spec.control_period_s
@@ -45,9 +45,9 @@ def run_episode(episode: Episode, exchange: Exchange, punctuality: Punctuality) 
     _wait_until(due_s, episode, exchange)
     while episode.goes_on():
         late_s = max(0.0, time.perf_counter() - due_s)
-        punctuality.jitter_us.append(late_s * 1e6)
+        timing.jitter_us.append(late_s * 1e6)
         if late_s > period_s:
-            punctuality.stalls_ms.append(late_s * 1e3)
+            timing.stalls_ms.append(late_s * 1e3)
             episode.fault("stall", f"this computer was {late_s * 1e3:.1f} ms late; the schedule moved")
             due_s += late_s
         exchange.step = episode.step
@@ -99,7 +99,7 @@ def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Repl
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def low_jitter() -> Iterator[None]:
     """Keeps Python's garbage collector and the kernel's timer slack (50 us by default) out of the loop."""
     was_enabled = gc.isenabled()
     gc.collect()

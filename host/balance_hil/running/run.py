@@ -18,9 +18,9 @@ from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime
 from balance_hil.running.config import RunConfig, Tick
-from balance_hil.running.episode import Episode, Journal
+from balance_hil.running.episode import Episode, RunLog
 from balance_hil.running.exchange import Exchange
-from balance_hil.running.realtime import Punctuality, undisturbed
+from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult, Spread
 from balance_hil.scheduling import real_time_priority
 
@@ -36,9 +36,9 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 @dataclass
-class _Outcome:
+class _Totals:
     episodes: list[EpisodeMetrics] = field(default_factory=list)
-    punctuality: Punctuality = field(default_factory=Punctuality)
+    timing: TimingStats = field(default_factory=TimingStats)
     held_steps: int = 0
     longest_hold: int = 0
     wall_s: float = 0.0
@@ -95,9 +95,9 @@ def run(
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
         Interrupt() as stop,
-        _journal(board, bundle, config, env, on_tick) as journal,
+        _run_log(board, bundle, config, env, on_tick) as log,
     ):
-        this_run = _Run(board, bundle, config, env, journal, stop)
+        this_run = _Run(board, bundle, config, env, log, stop)
         try:
             this_run.execute()
         except KeyboardInterrupt:
@@ -114,19 +114,17 @@ def identity(board: Board) -> dict[str, Any]:
 class _Run:
     """The episodes of one run."""
 
-    def __init__(
-        self, board: Board, bundle: Bundle, config: RunConfig, env: Environment, journal: Journal, stop: Interrupt
-    ) -> None:
+    def __init__(self, board: Board, bundle: Bundle, config: RunConfig, env: Environment, log: RunLog, stop: Interrupt) -> None:
         self._board, self._bundle, self._config = board, bundle, config
-        self._env, self._journal, self._stop = env, journal, stop
+        self._env, self._log, self._stop = env, log, stop
         self._max_steps = require_control_steps(env, config.max_steps)
         self._episode: Episode | None = None
-        self.outcome = _Outcome()
-        self._patience_s = config.patience_s(board.definition.timing)
+        self.totals = _Totals()
+        self._timeout_s = config.timeout_s(board.definition.timing)
         self.exchange = Exchange(
             board,
             bundle,
-            reply_timeout_s=self._patience_s,
+            reply_timeout_s=self._timeout_s,
             max_lost=config.lost_bound(self._max_steps),
             on_fault=self._on_fault,
             asks_again=config.clock == "lockstep",
@@ -139,7 +137,7 @@ class _Run:
 
     def result(self, *, interrupted: bool = False) -> RunResult:
         """What they found, checked against tflm; of an interrupted run it is not, for that takes time."""
-        exchange, outcome, board, config = self.exchange, self.outcome, self._board, self._config
+        exchange, totals, board, config = self.exchange, self.totals, self._board, self._config
         return RunResult(
             bundle=self._bundle,
             board=board.name,
@@ -152,22 +150,22 @@ class _Run:
             instructions=config.instructions,
             environment=self._env.spec.environment,
             clock=config.clock,
-            episodes=outcome.episodes,
+            episodes=totals.episodes,
             round_trip_us=Spread.of(exchange.round_trips_us),
             inference_us=Spread.of(exchange.inferences_us),
-            jitter_us=Spread.of(outcome.punctuality.jitter_us),
-            stalls_ms=outcome.punctuality.stalls_ms,
-            steps=sum(episode.steps for episode in outcome.episodes),
-            wall_s=outcome.wall_s,
-            priority=outcome.priority,
+            jitter_us=Spread.of(totals.timing.jitter_us),
+            stalls_ms=totals.timing.stalls_ms,
+            steps=sum(episode.steps for episode in totals.episodes),
+            wall_s=totals.wall_s,
+            priority=totals.priority,
             late=exchange.late,
             lost=exchange.lost,
             unsent=exchange.unsent,
             rejected=exchange.rejected,
             first_rejected=exchange.first_rejected,
             reboots=exchange.reboots,
-            held_steps=outcome.held_steps,
-            longest_hold=outcome.longest_hold,
+            held_steps=totals.held_steps,
+            longest_hold=totals.longest_hold,
             bad_frames=board.bad_frames,
             injected_faults=board.injected_faults,
             metrics=self._env.metrics,
@@ -177,22 +175,22 @@ class _Run:
         )
 
     def _run_episode(self, index: int, seed: int) -> None:
-        exchange, outcome = self.exchange, self.outcome
-        episode = Episode(self._env, index, seed, self._max_steps, self._journal, exchange, self._stop)
+        exchange, totals = self.exchange, self.totals
+        episode = Episode(self._env, index, seed, self._max_steps, self._log, exchange, self._stop)
         self._episode = episode
         start_s = time.perf_counter()
         try:
             if self._config.clock == "lockstep":
-                lockstep.run_episode(episode, exchange, self._patience_s)
+                lockstep.run_episode(episode, exchange, self._timeout_s)
             else:
-                with undisturbed(), real_time_priority(self._board.process_ids) as granted:
-                    outcome.priority = "real-time" if granted else "normal"
-                    realtime.run_episode(episode, exchange, outcome.punctuality)
+                with low_jitter(), real_time_priority(self._board.process_ids) as granted:
+                    totals.priority = "real-time" if granted else "normal"
+                    realtime.run_episode(episode, exchange, totals.timing)
         finally:
-            outcome.wall_s += time.perf_counter() - start_s
-            outcome.held_steps += episode.held_steps
-            outcome.longest_hold = max(outcome.longest_hold, episode.longest_hold)
-            outcome.episodes.append(episode.finish())
+            totals.wall_s += time.perf_counter() - start_s
+            totals.held_steps += episode.held_steps
+            totals.longest_hold = max(totals.longest_hold, episode.longest_hold)
+            totals.episodes.append(episode.finish())
 
     def _on_fault(self, kind: str, detail: str) -> None:
         if self._episode is not None:
@@ -207,12 +205,12 @@ def _memory(board: Board) -> Memory:
 
 
 @contextlib.contextmanager
-def _journal(
+def _run_log(
     board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
-) -> Iterator[Journal]:
+) -> Iterator[RunLog]:
     realtime_clock = config.clock == "realtime"
     if config.recording is None:
-        yield Journal(None, on_tick, timed=realtime_clock)
+        yield RunLog(None, on_tick, timed=realtime_clock)
         return
     meta = {
         "bundle": bundle.id,
@@ -229,4 +227,4 @@ def _journal(
     with RecordingWriter(
         config.recording, meta, bundle.spec, env.trace, start_ns=time.time_ns() if realtime_clock else 0
     ) as writer:
-        yield Journal(writer, on_tick, timed=realtime_clock)
+        yield RunLog(writer, on_tick, timed=realtime_clock)

@@ -83,12 +83,12 @@ def first_step_above(bundle: Bundle, seed: int, above: int) -> int | None:
 
 def test_equal_runtimes_drive_equal_episodes(environment: Environment, linear_bundle: Bundle) -> None:
     result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG)
-    assert result.partings == ()
+    assert result.divergences == ()
     assert result.episodes_a == result.episodes_b
     assert [episode.seed for episode in result.episodes_a] == list(range(FIRST_SEED, FIRST_SEED + 4))
     assert result.success.both == 4
     assert [row.mean_difference for row in result.metrics] == [0.0] * len(environment.metrics)
-    assert "bit for bit" in result.verdict
+    assert "bit for bit" in result.summary
 
 
 @pytest.mark.parametrize("spoilt", ["a", "b"])
@@ -97,17 +97,19 @@ def test_the_first_bit_is_found_in_every_seed(environment: Environment, linear_b
     a, b = (LinearInt8(name, linear_bundle, above=above if name == spoilt else NEVER, wrong=-2) for name in "ab")
     result = closed_loop(linear_bundle, environment, a, b, CONFIG)
     expected = {seed: first_step_above(linear_bundle, seed, above) for seed in result.seeds}
-    assert len({step for step in expected.values() if step is not None}) > 1, "the test needs seeds that part at different steps"
-    assert {p.seed: p.step for p in result.partings} == {seed: step for seed, step in expected.items() if step is not None}
-    for parting in result.partings:
-        assert (parting.output, parting.signal) == (1, linear_bundle.spec.action[1].name)
-        assert parting.lsb == (2.0 if spoilt == "a" else -2.0)
-        assert parting.departed == spoilt
-        assert (parting.first_layer, parting.first_operator) == (1, "FULLY_CONNECTED")
-        assert parting.trajectory_step == parting.step
-        assert parting.t_s == pytest.approx(parting.step * 0.005)
-    assert result.parted == len(result.partings)
-    assert f"part in {result.parted} of 4" in result.verdict
+    assert len({step for step in expected.values() if step is not None}) > 1, (
+        "the test needs several steps of divergence"
+    )
+    assert {p.seed: p.step for p in result.divergences} == {seed: step for seed, step in expected.items() if step is not None}
+    for divergence in result.divergences:
+        assert (divergence.output, divergence.signal) == (1, linear_bundle.spec.action[1].name)
+        assert divergence.lsb == (2.0 if spoilt == "a" else -2.0)
+        assert divergence.unlike_tflm == spoilt
+        assert (divergence.first_layer, divergence.first_operator) == (1, "FULLY_CONNECTED")
+        assert divergence.trajectory_step == divergence.step
+        assert divergence.t_s == pytest.approx(divergence.step * 0.005)
+    assert result.diverged == len(result.divergences)
+    assert f"diverge in {result.diverged} of 4" in result.summary
 
 
 def test_a_bit_that_is_clipped_away_parts_no_trajectory(environment: Environment, linear_bundle: Bundle) -> None:
@@ -117,11 +119,11 @@ def test_a_bit_that_is_clipped_away_parts_no_trajectory(environment: Environment
     upright = replace(CONFIG, max_steps=3)
     a, b = (LinearInt8(name, bundle, above=-129, wrong=wrong, gains=always) for name, wrong in (("a", 1), ("b", 2)))
     result = closed_loop(bundle, environment, a, b, upright)
-    clipped = [parting for parting in result.partings if parting.a > 1.0]
+    clipped = [divergence for divergence in result.divergences if divergence.a > 1.0]
     assert clipped, "the test needs seeds that start with full speed forward"
-    assert any(parting.trajectory_step is None for parting in clipped)
-    assert all(parting.trajectory_step != parting.step for parting in clipped)
-    assert all(parting.departed == "both" for parting in result.partings)
+    assert any(divergence.trajectory_step is None for divergence in clipped)
+    assert all(divergence.trajectory_step != divergence.step for divergence in clipped)
+    assert all(divergence.unlike_tflm == "both" for divergence in result.divergences)
 
 
 def test_a_policy_that_falls_differs_in_survival(environment: Environment, linear_bundle: Bundle) -> None:
@@ -130,6 +132,7 @@ def test_a_policy_that_falls_differs_in_survival(environment: Environment, linea
     result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), idle, config)
     assert (result.success.only_a, result.success.only_b) == (10, 0)
     assert result.differs == ("success",)
+    assert result.verdict.line == "FAIL: a and idle differ beyond chance in success"
     assert result.metrics == (), "the errors of a fall say nothing about tracking"
     assert max(episode.steps for episode in result.episodes_b) < 400
 
@@ -153,7 +156,7 @@ def test_without_tflm_nobody_is_blamed(environment: Environment, linear_bundle: 
     monkeypatch.setattr(module, "load_runtime", missing)
     a, b = LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle, above=-129)
     result = closed_loop(linear_bundle, environment, a, b, replace(CONFIG, max_steps=2))
-    assert [parting.departed for parting in result.partings] == [None] * 4
+    assert [divergence.unlike_tflm for divergence in result.divergences] == [None] * 4
 
 
 def hil_compare(bundle: Bundle, *options: str) -> Result:
@@ -167,11 +170,11 @@ def test_the_command(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 0, result.exception
     document = json.loads(result.stdout)
     assert (document["a"], document["b"], document["seeds"]) == ("tflm", "int8-reference", [10_001, 10_002, 10_003])
-    assert {"partings", "parted", "success", "metrics", "differs", "method", "verdict", "episodes_a"} <= set(document)
-    assert document["partings"], "the two round differently"
-    keys = {*document, *document["partings"][0], *document["success"], *document["metrics"][0]}
+    assert {"divergences", "diverged", "success", "metrics", "differs", "method", "verdict", "episodes_a"} <= set(document)
+    assert document["divergences"], "the two round differently"
+    keys = {*document, *document["divergences"][0], *document["success"], *document["metrics"][0]}
     assert keys <= set(re.findall(r"`(\w+)`", DOCS.read_text())), "every key is documented"
-    assert all(parting["departed"] == "b" and abs(parting["lsb"]) == 1.0 for parting in document["partings"])
+    assert all(divergence["unlike_tflm"] == "b" and abs(divergence["lsb"]) == 1.0 for divergence in document["divergences"])
     printed = hil_compare(ppo_bundle, *options)
     for text in ("Where answers first differ", "Same seeds without failure", "sign-flip", "action_rate"):
         assert text in printed.stdout

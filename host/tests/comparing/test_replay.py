@@ -41,7 +41,7 @@ def test_the_same_arithmetic_gives_the_same_run(recording: Recording) -> None:
     ]
     assert (result.episodes, result.steps, result.held, result.late) == (2, 60, 0, 0)
     assert (result.recorded_by["board"], result.recorded_by["engine"]) == ("bench", "tflm")
-    assert "bit for bit" in result.verdict
+    assert "bit for bit" in result.summary
 
 
 def test_wrong_outputs_are_counted_and_the_first_is_located(recording: Recording) -> None:
@@ -66,9 +66,9 @@ def test_wrong_outputs_are_counted_and_the_first_is_located(recording: Recording
 
 def test_outputs_are_judged_on_equal_inputs(recording: Recording) -> None:
     """Another quantizer is no other arithmetic: it shows in the inputs and in the actions, not in the outputs."""
-    subject = FakeInt8("new")
-    subject.input_quant = QuantParams(subject.input_quant.scale, subject.input_quant.zero_point + 20)
-    rows = rows_of(replay(recording, "run.mcap", BUNDLE, subject))
+    target = FakeInt8("new")
+    target.input_quant = QuantParams(target.input_quant.scale, target.input_quant.zero_point + 20)
+    rows = rows_of(replay(recording, "run.mcap", BUNDLE, target))
     assert rows["input_int8"].differing > 300
     assert rows["output_int8"].differing == 0
     assert rows["action"].differing > 0
@@ -85,7 +85,7 @@ def test_a_late_reply_is_replayed_from_its_own_input(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "run.mcap", BUNDLE, FakeInt8("tflm"), late={5: 4, 33: 31})
     recording = read_recording(path)
     result = replay(recording, "run.mcap", BUNDLE, FakeInt8("tflm"))
-    assert result.equal, result.verdict
+    assert result.equal, result.verdict.line
     assert (result.late, result.rows[0].steps, result.rows[1].steps) == (2, 58, 60)
     wrong = replay(recording, "run.mcap", BUNDLE, FakeInt8("new", wrong={2: 1}))
     assert [row.differing for row in wrong.rows] == [0, 60, 60], "late replies are compared, too"
