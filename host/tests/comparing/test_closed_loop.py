@@ -97,9 +97,7 @@ def test_the_first_bit_is_found_in_every_seed(environment: Environment, linear_b
     a, b = (LinearInt8(name, linear_bundle, above=above if name == spoilt else NEVER, wrong=-2) for name in "ab")
     result = closed_loop(linear_bundle, environment, a, b, CONFIG)
     expected = {seed: first_step_above(linear_bundle, seed, above) for seed in result.seeds}
-    assert len({step for step in expected.values() if step is not None}) > 1, (
-        "the test needs several steps of divergence"
-    )
+    assert len({step for step in expected.values() if step is not None}) > 1, "needs several steps"
     assert {p.seed: p.step for p in result.divergences} == {seed: step for seed, step in expected.items() if step is not None}
     for divergence in result.divergences:
         assert (divergence.output, divergence.signal) == (1, linear_bundle.spec.action[1].name)
