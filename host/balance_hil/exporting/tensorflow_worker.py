@@ -82,7 +82,10 @@ class _Worker:
         concrete = self._call.get_concrete_function()
         if isinstance(concrete.structured_outputs, list | tuple | dict):
             return {"refused": "it has several outputs"}
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], self._loaded)
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        frozen = convert_variables_to_constants_v2(concrete)  # Keras's variables would stay such in TFLite
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], self._loaded)
         Path(float_model).write_bytes(converter.convert())
         return {}
 
