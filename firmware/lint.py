@@ -58,7 +58,7 @@ class Unit:
     def flags(self, generated: Path) -> list[str]:
         """Language, includes and definitions, for any compiler."""
         folders = [*sorted((FIRMWARE / "lib").glob("*/include")), FIRMWARE / "src", FIRMWARE / "src" / "native", generated]
-        folders += [FIRMWARE / "test" / "fuzz"]
+        folders += [FIRMWARE / "test" / "fuzz", FIRMWARE / "examples" / "own_loop" / "include"]
         if not self.cortex:
             folders.append(FIRMWARE / "test" / "arduino")
         defined = ["-DHIL_RX_BUFFER=256", f"-DHIL_UPLOAD_BYTES={self.upload_bytes}", "-DF_CPU=1000000L"]

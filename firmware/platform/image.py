@@ -29,7 +29,12 @@ def _commit(env):
 
 
 def add_model(env):
-    """Copies model.h of the bundle that HIL_MODEL names (models/ppo by default); another bundle recompiles only its users."""
+    """Copies model.h of the bundle that HIL_MODEL names (models/ppo by default); another bundle recompiles only its users.
+
+    A project that has a model.h of its own in its include folder keeps that.
+    """
+    if "HIL_MODEL" not in os.environ and (Path(env.subst("$PROJECT_INCLUDE_DIR")) / "model.h").is_file():
+        return
     source = Path(env.subst("$PROJECT_DIR")) / os.environ.get("HIL_MODEL", "models/ppo") / "model.h"
     if not source.is_file():
         sys.stderr.write(f"error: there is no {source}: export the policy, or name its folder with HIL_MODEL\n")

@@ -20,7 +20,7 @@ def bare_metal(env, board):
     # Space counts, but for the inner loops.
     env.Replace(CCFLAGS=["-Os" if flag == "-O2" else flag for flag in env["CCFLAGS"]])
     env.AddBuildMiddleware(lambda e, node: e.Object(node, CCFLAGS=[*e["CCFLAGS"], "-O2"]), "*/engine_int8/src/dense_rows_*.cpp")
-    scripts = Path(env.subst("$PROJECT_DIR")) / "firmware/platform/ld"
+    scripts = Path(env.PioPlatform().get_dir()) / "ld"
     env.Append(
         CCFLAGS=cpu,
         CXXFLAGS=["-fno-threadsafe-statics", "-fno-use-cxa-atexit"],

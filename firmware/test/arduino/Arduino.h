@@ -42,6 +42,7 @@ unsigned long millis();
 void yield();
 void pinMode(uint8_t pin, uint8_t mode);
 void digitalWrite(uint8_t pin, uint8_t value);
+void analogWrite(uint8_t pin, int value);
 void NVIC_SystemReset();
 
 void setup();

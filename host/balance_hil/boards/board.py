@@ -1,34 +1,31 @@
-"""The client of one board: one method for each request of the protocol."""
+"""The client of one board: one method for each request of the protocol; and the board as one more int8 runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.boards.runtime import BoardRuntime, operator_names
+from balance_hil.boards.channel import M
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
-from balance_hil.bundle import Bundle
+from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.errors import ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.runtimes.base import LayerTensor
+from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
 
 SELF_TEST_TIMEOUT_S = 10.0
-
-M = TypeVar("M", bound=Message)
 
 
 class Board(Session):
     """A board that said who it is, with one method for each request. See ``Session`` for how it is opened."""
 
     def infer(self, observation: NDArray[np.float32]) -> Action:
-        """Quantize, infer, dequantize one observation, float32 [n_obs], on the board. Raises what ``request`` raises."""
+        """From one observation, float32 [n_obs], to an action, on the board. Raises what ``request`` raises."""
         return self._ask(messages.Infer(observation), Action)
 
     def infer_int8(self, values: NDArray[np.int8]) -> Action:
@@ -52,7 +49,7 @@ class Board(Session):
         for row in inputs:
             requests += [messages.InferInt8(row), *(messages.Tensor(op) for op in operators)]
         replies = self.pipeline(requests)
-        names = operator_names(self.bundle, self.info.n_ops)
+        names = _operator_names(self.bundle, self.info.n_ops)
         stride = self.info.n_ops + 1
         return [
             LayerTensor(
@@ -119,3 +116,38 @@ def _expect(reply: Message, kind: type[M], port: str) -> M:
 
 def _stack(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
     return np.stack(rows) if rows else np.zeros((0, 0), np.int8)
+
+
+class BoardRuntime(Int8Runtime):
+    """The far end of the wire. ``act_batch`` sends float32 and lets the board quantize; ``close`` leaves the board open."""
+
+    name = "board"
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.n_obs, self.n_act = board.info.n_obs, board.info.n_act
+        self.input_quant, self.output_quant = board.input_quant, board.output_quant
+
+    def act_batch(self, observations: Float32Array) -> Float32Array:
+        """Actions, float32 [n, n_act]; the board quantizes and dequantizes. Raises what ``Board.request`` raises."""
+        actions = self._board.infer_batch(np.ascontiguousarray(observations, np.float32))
+        return np.array([reply.action for reply in actions], np.float32).reshape(-1, self.n_act)
+
+    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
+        """See Int8Runtime. Raises what ``Board.request`` raises."""
+        actions = self._board.infer_int8_batch(inputs)
+        return np.array([reply.output for reply in actions], np.int8).reshape(-1, self.n_act)
+
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """See Int8Runtime. Raises what ``Board.request`` raises."""
+        return self._board.layers_int8_batch(inputs)
+
+
+def _operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:
+    """Names of the model's operators: the bundle knows them, the board counts them."""
+    if bundle is not None:
+        with np.load(bundle.file(GOLDEN)) as golden:
+            names = [str(name) for name in golden["operators"]]
+        if len(names) == n_ops:
+            return names
+    return [f"operator {op}" for op in range(n_ops)]

@@ -22,15 +22,15 @@ from balance_hil.errors import BoardBootError, UsageError
 @click.command()
 @click.argument("policy", type=POLICY)
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="Which board; see hil boards.")
-@click.option("--engine", help="What runs the model; by default what the board's file says.")
+@click.option("--engine", help="What runs the model; by default tflm where its library is there, else int8.")
 @click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
 @click.option("--fault", hidden=True, help="A fault of the firmware's gallery, to try the tools that find them.")
 @click.option("--link", type=click.Path(path_type=Path), help="Also make this symbolic link to the port, for a name that stays.")
 def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | None, fault: str | None, link: Path | None) -> None:
     """Start a board with POLICY (a bundle) and print its port, until Ctrl-C.
 
-    Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends six comma-separated
-    numbers and a line feed and reads the two actions.
+    Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends an observation as
+    comma-separated numbers and a line feed and reads the actions as a line.
     """
     definition = find_definition(board)
     machine = emulate(

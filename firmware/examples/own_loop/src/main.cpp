@@ -7,8 +7,8 @@
 #include "robot.h"
 
 alignas(16) static uint8_t arena[8 * 1024];
-static hil::Int8Engine engine;
-static hil::Policy policy(&engine);
+static hil::Int8Engine compact_engine;
+static hil::Policy policy(&compact_engine);
 
 int main() {
   if (!policy.Load(hil::FlashedModel(), {arena, sizeof arena}).ok()) return 1;
