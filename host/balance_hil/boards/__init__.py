@@ -8,7 +8,6 @@ from typing import TypedDict
 
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
-from balance_hil.boards.kinds.serial import find_port
 from balance_hil.boards.session import BoardInfo
 from balance_hil.boards.upload import UploadResult
 from balance_hil.bundle import Bundle
@@ -81,11 +80,11 @@ def connect(
     }
     if firmware_fault is not None and (port is not None or definition.kind != "native"):
         raise UsageError("only an emulated board can be given a fault on purpose", "leave --port out and take --board native")
-    if port is not None or definition.kind == "serial":
+    from balance_hil.boards.kinds.machines import emulate, find_port  # which need this package
+
+    if port is not None or not definition.is_emulated:
         where, rate = port or find_port(definition), baud or definition.baud
         return Board(open_link(where, rate), bundle, baud=rate, **options)
-
-    from balance_hil.boards.kinds.machines import emulate  # what only an emulated board needs
 
     machine = emulate(
         definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, fault=firmware_fault, progress=progress

@@ -121,7 +121,7 @@ def _result(definition: BoardDefinition, where: str, info: BoardInfo, start: flo
 
 def _check(definition: BoardDefinition) -> None:
     """Raises UsageError when there is nothing to flash."""
-    if definition.kind != "serial":
+    if definition.is_emulated:
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
             f"run on it: hil run models/ppo --board {definition.name}",

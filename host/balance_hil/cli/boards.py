@@ -10,7 +10,6 @@ import click
 from rich.table import Table
 
 from balance_hil.boards import BoardDefinition, load_definitions
-from balance_hil.boards.definition import definitions_folder
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.errors import HarnessError
 from balance_hil.link import SerialPort, list_serial_ports
@@ -40,6 +39,8 @@ def _board(board: BoardDefinition, ports: Sequence[SerialPort]) -> dict[str, Any
     return {
         "name": board.name,
         "kind": board.kind,
+        "emulated": board.is_emulated,
+        "file": str(board.file),
         "description": board.description,
         "available": missing is None and (board.is_emulated or bool(found or board.port)),
         "ports": found or [board.port] * bool(board.port),
@@ -84,18 +85,16 @@ def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
     for heading in ("board", "kind", "state", "description"):
         table.add_column(heading)
     for board in boards:
-        table.add_row(board["name"], "physical" if board["kind"] == "serial" else "emulated", _state(board), board["description"])
+        table.add_row(board["name"], "emulated" if board["emulated"] else "physical", _state(board), board["description"])
     stdout.print(table)
     for board in boards:
         if board["missing"]:
             stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", soft_wrap=True)
-    if not boards:
-        stderr.print(f"no board has a file in {definitions_folder()}", soft_wrap=True)
 
 
 def _state(board: dict[str, Any]) -> str:
     if board["missing"]:
         return "not available"
-    if board["kind"] != "serial":
+    if board["emulated"]:
         return "ready to start"
     return ", ".join(board["ports"]) or "give --port"

@@ -1,7 +1,8 @@
-from pathlib import Path
+import os
 
 import pytest
 
+from balance_hil.boards import definition
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definition, load_definitions
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.errors import AmbiguousBoardError, ConfigError, PortNotFoundError, UnknownBoardError, UsageError
@@ -54,11 +55,11 @@ def test_a_full_definition(tmp_path):
         ('name = "a"\nkind = "native"\nzzz = 1', "unknown key 'zzz'", "keys are name, kind"),
         ('name = "a"\nkind = "native"\nbaud = "fast"', "baud must be of type int", ""),
         ('name = "a"\nkind = "native"\nbaud = true', "baud must be of type int", ""),
-        ('name = "a"\nkind = "serial"\nupload = "mail"', "no such way to upload: 'mail'", "ways are port, probe, any"),
+        ('name = "a"\nkind = "serial"\nupload = "mail"', "upload cannot be 'mail'", "one of port, probe, any"),
         ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
         ('kind = "native"', "name is missing", "name ="),
         ('name = "a"', "kind is missing", "kind ="),
-        ('name = "a"\nkind = "radio"', "no such kind 'radio'", "native, qemu, serial"),
+        ('name = "a"\nkind = "radio"', "no such kind of board: 'radio'", "native, qemu, serial"),
         ('name = "a"\nkind = "qemu"\nenvironment = "qemu_m4"', "needs environment and machine", "qemu-m4.toml"),
         ("name = ", "is not TOML", ""),
     ],
@@ -75,7 +76,7 @@ def test_a_bad_definition_names_what_is_wrong(tmp_path, text, message, hint):
 def test_two_files_for_one_board(tmp_path):
     write(tmp_path, 'name = "a"\nkind = "native"', "a.toml")
     write(tmp_path, 'name = "a"\nkind = "serial"', "b.toml")
-    with pytest.raises(ConfigError, match="another file already"):
+    with pytest.raises(ConfigError, match=r"a board 'a' already, in .*a\.toml"):
         load_definitions(tmp_path)
 
 
@@ -86,13 +87,35 @@ def test_unknown_board_suggests_one():
     assert "hil boards" in caught.value.hint
 
 
-def test_folder_can_be_chosen(tmp_path, monkeypatch):
-    write(tmp_path, 'name = "mine"\nkind = "serial"')
-    monkeypatch.setenv("HIL_BOARDS", str(tmp_path))
-    assert list(load_definitions()) == ["mine"]
-    monkeypatch.delenv("HIL_BOARDS")
-    monkeypatch.chdir(Path("/"))
-    assert "native" in load_definitions()
+def test_boards_of_ones_own_stand_beside_the_shipped_ones(tmp_path, monkeypatch):
+    for number, folder in enumerate(("project/boards", "config/boards", "named/one", "named/two")):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder, f'name = "mine{number}"\nkind = "serial"')
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(definition, "CONFIG", tmp_path / "config")
+    monkeypatch.setenv("HIL_BOARDS", f"{tmp_path / 'named/one'}{os.pathsep}{tmp_path / 'named/two'}")
+    boards = load_definitions()
+    assert {"native", "mine0", "mine1", "mine2", "mine3"} <= set(boards)
+    assert boards["mine0"].file == tmp_path / "project/boards/board.toml"
+    monkeypatch.setenv("HIL_BOARDS", str(definition.SHIPPED))  # the shipped files once more are no boards of one's own
+    assert {"native", "mine0", "mine1"} <= set(load_definitions())
+
+
+def test_a_board_of_ones_own_does_not_hide_a_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "boards").mkdir()
+    own = write(tmp_path / "boards", 'name = "native"\nkind = "serial"')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"there is a board 'native' already, in .*native\.toml") as caught:
+        find_definition("teensy41")
+    assert str(own) in caught.value.message
+    assert "a name of its own" in caught.value.hint
+
+
+def test_what_only_a_kind_asks_for_is_for_that_kind(tmp_path):
+    path = write(tmp_path, 'name = "a"\nkind = "qemu"\nenvironment = "qemu_m4"\nmachine = "mps2-an386"')
+    assert load_definition(path).settings == {"machine": "mps2-an386"}
+    with pytest.raises(ConfigError, match="unknown key 'machine'"):
+        load_definition(write(tmp_path, 'name = "a"\nkind = "native"\nmachine = "mps2-an386"'))
 
 
 def test_port_of_a_board_by_its_usb_numbers():

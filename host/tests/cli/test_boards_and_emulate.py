@@ -38,10 +38,7 @@ def hil(monkeypatch, capsys):
 
 
 @pytest.fixture
-def a_teensy(monkeypatch, tmp_path):
-    (tmp_path / "teensy41.toml").write_text('name = "teensy41"\nkind = "serial"\nusb_vid = 0x16C0\nusb_pid = 0x0483\n')
-    (tmp_path / "native.toml").write_text('name = "native"\nkind = "native"\n')
-    monkeypatch.setenv("HIL_BOARDS", str(tmp_path))
+def a_teensy(monkeypatch):
     port = SerialPort(
         device="/dev/ttyACM0",
         description="USB Serial",

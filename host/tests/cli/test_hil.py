@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from balance_hil import errors
 from balance_hil.cli import COMMANDS, console, exit_status, main
@@ -136,3 +139,56 @@ def test_a_warning_of_ours_is_a_line_and_no_place_in_the_sources() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stderr == "warning: tflm is emulated\n"
+
+
+def test_a_run_needs_neither_torch_nor_tensorflow() -> None:
+    program = (
+        "import sys, json\nfrom balance_hil.cli import main\n"
+        "sys.argv = ['hil', 'run', 'ppo', '--clock', 'lockstep', '--seconds', '0.2', '--no-record', '--json']\n"
+        "try:\n    main()\nfinally:\n    sys.stderr.write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    assert not loaded & {"torch", "tensorflow", "onnx", "onnxruntime", "stable_baselines3", "matplotlib"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a policy and a board of one's own."""
+    for folder in ("policies/own-policy", "boards"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "policies/own-policy/bundle.json").write_text("{}")
+    (tmp_path / "boards/own.toml").write_text('name = "own-board"\nkind = "serial"')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "completed"),
+    [
+        (["run"], "pp", {"ppo", "ppo-robust", "ppo-rounding-invariant"}),
+        (["evaluate"], "own", {"own-policy"}),
+        (["run", "--board"], "qemu-m", {"qemu-m3", "qemu-m4", "qemu-m7", "qemu-m55"}),
+        (["run", "--board"], "native,own", {"native,own-board"}),
+        (["emulate", "ppo", "--board"], "na", {"native", "nano33ble"}),
+        (["compare", "ppo", "--runtimes"], "tflm,int8-x", {"tflm,int8-xnnpack"}),
+        (["replay", "x.mcap", "--runtime"], "tf", {"tflm"}),
+        ([], "ev", {"evaluate"}),
+    ],
+)
+def test_names_are_completed(project: Path, words: list[str], begun: str, completed: set[str]) -> None:
+    completion = ShellComplete(hil_command, {}, "hil", "_HIL_COMPLETE")
+    assert {item.value for item in completion.get_completions(words, begun)} == completed
+
+
+def test_bash_asks_the_command_itself(project: Path) -> None:
+    program = "from balance_hil.cli import main; main()"
+    words = {"_HIL_COMPLETE": "bash_complete", "COMP_WORDS": "hil run own", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv[0] = 'hil'; {program}"],
+        env=os.environ | words,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "plain,own-policy\n", done.stderr

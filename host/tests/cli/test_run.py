@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import balance_hil.boards
 from balance_hil import cli
 from balance_hil.bundle import Bundle
 from balance_hil.cli import run as cli_run
@@ -33,7 +32,6 @@ pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not instal
 def hil(monkeypatch, capsys, ppo_bundle, tmp_path):
     """Runs the command in this process; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HIL_BOARDS", str(Path(balance_hil.boards.__file__).parent / "definitions"))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["hil", *arguments])

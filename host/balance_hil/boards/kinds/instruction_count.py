@@ -56,7 +56,7 @@ def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Cal
     record, stamp = image.with_suffix(".json"), image.with_suffix(".stamp").read_text()
     known = json.loads(record.read_text()) if record.is_file() else {}
     if known.get("stamp") != stamp:
-        known = {"stamp": stamp, "report": _report(board.machine, image)}
+        known = {"stamp": stamp, "report": _report(board.settings["machine"], image)}
         partial = record.with_suffix(".partial")
         partial.write_text(json.dumps(known))
         partial.replace(record)

@@ -1,14 +1,14 @@
-"""Emulated boards: one table of the kinds that this program starts."""
+"""Boards by their kind: those that this program starts, and those that are there already."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.engines import check_fits, choose_engine
-from balance_hil.boards.kinds import native, qemu
+from balance_hil.boards.kinds import BoardKind, find_kind
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
@@ -17,8 +17,9 @@ from balance_hil.model_image import ModelImage
 Progress = Callable[[str], None]
 
 
-class Kind(Protocol):
-    """What the module of a kind offers."""
+@runtime_checkable
+class MachineKind(BoardKind, Protocol):
+    """A kind whose boards this program starts."""
 
     def machine(self, definition: BoardDefinition, config: EmulationConfig, progress: Progress | None) -> EmulatedMachine:
         """A board of this kind, built and not yet started. Raises what keeps it from being built."""
@@ -27,7 +28,12 @@ class Kind(Protocol):
         """Raises what keeps a board of this kind from being started here, without starting or building anything."""
 
 
-KINDS: dict[str, Kind] = {"native": native, "qemu": qemu}
+@runtime_checkable
+class PortKind(BoardKind, Protocol):
+    """A kind whose boards are there already, behind a port."""
+
+    def find_port(self, definition: BoardDefinition) -> str:
+        """Device or URL of a board. Raises what keeps it from being found."""
 
 
 def emulate(
@@ -47,14 +53,15 @@ def emulate(
         BundleError, ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: it cannot take the model.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: what it needs is not there.
     """
-    if definition.kind not in KINDS:
+    kind = find_kind(definition.kind)
+    if not isinstance(kind, MachineKind):
         raise UsageError(f"the board {definition.name} is not an emulated one", "those that are: hil boards")
     chosen = choose_engine(definition, engine, progress)
     image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
     if image is not None:
         check_fits(definition, image.model, chosen)
     config = EmulationConfig(name=definition.name, engine=chosen, image=image, watchdog_ms=watchdog_ms, fault=fault)
-    return KINDS[definition.kind].machine(definition, config, progress)
+    return kind.machine(definition, config, progress)
 
 
 def check_installation(definition: BoardDefinition) -> None:
@@ -63,5 +70,14 @@ def check_installation(definition: BoardDefinition) -> None:
     Raises:
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: what is missing.
     """
-    if definition.kind in KINDS:
-        KINDS[definition.kind].check_installation()
+    kind = find_kind(definition.kind)
+    if isinstance(kind, MachineKind):
+        kind.check_installation()
+
+
+def find_port(definition: BoardDefinition) -> str:
+    """Device or URL of a board that is there already. Raises UsageError, and what its kind raises."""
+    kind = find_kind(definition.kind)
+    if not isinstance(kind, PortKind):
+        raise UsageError(f"the kind {definition.kind!r} of {definition.name} finds no ports", "give --port")
+    return kind.find_port(definition)

@@ -14,13 +14,13 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.definition import SHIPPED, BoardDefinition
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.errors import EmulatorMissingError, FlashToolMissingError, UsageError
+from balance_hil.errors import ConfigError, EmulatorMissingError, FlashToolMissingError, UsageError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
 
@@ -30,6 +30,15 @@ OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
 # Kills QEMU when this program has ended without doing so: then its end of the pipe closes and `read` returns.
 _GUARD = 'read -r line; case "$(readlink "/proc/$1/exe")" in *qemu*) kill -9 "$1";; esac'
+
+
+KEYS: Mapping[str, type] = {"machine": str}  # that QEMU emulates: "mps2-an386", ...
+
+
+def check_definition(definition: BoardDefinition) -> None:
+    """Raises ConfigError where environment or machine is missing."""
+    if not definition.environment or not definition.settings.get("machine"):
+        raise ConfigError("a board of kind qemu needs environment and machine", f"compare it with {SHIPPED / 'qemu-m4.toml'}")
 
 
 def check_installation() -> None:
@@ -69,7 +78,7 @@ class QemuMachine(EmulatedMachine):
     """One QEMU process.
 
     Args:
-        definition: the board; its ``environment`` builds the image and its ``machine`` is what QEMU emulates.
+        definition: the board; its ``environment`` builds the image and its setting ``machine`` is what QEMU emulates.
         config: model and watchdog time. The model is compiled into the image.
         progress: receives a line when the firmware has to be built first.
 
@@ -84,7 +93,7 @@ class QemuMachine(EmulatedMachine):
         if config.fault is not None:
             raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
         self._qemu = emulator()
-        self._machine = definition.machine
+        self._machine: str = definition.settings["machine"]
         self._watchdog_ms = config.watchdog_ms
         self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
         self._qmp: Qmp | None = None

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.errors import AmbiguousBoardError, PortNotFoundError, UsageError
 from balance_hil.link import SerialPort, list_serial_ports
+
+KEYS: Mapping[str, type] = {}
+
+
+def check_definition(definition: BoardDefinition) -> None:
+    """Says nothing: a board without a port or USB numbers is given its port on the command line."""
 
 
 def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None) -> str:
