@@ -22,6 +22,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
 from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
+from balance_hil.running.input_check import InputCheck
 from balance_hil.running.trace import Trace
 
 RECOVERY_TIMEOUT_S = 3.0  # a board that rebooted must have said who it is by then
@@ -41,7 +42,7 @@ class _Request(NamedTuple):
     number: int  # counts from 1 over the run
     sent_s: float
     step: int
-    input: bytes  # int8 [n_obs] that the board has to make of the observation
+    observation: NDArray[np.float32]  # float32 [n_obs]
 
 
 FaultSink = Callable[[str, str], None]  # kind, detail
@@ -71,6 +72,7 @@ class Exchange:
     ) -> None:
         self._board = board
         self._bundle = bundle
+        self._check_input = InputCheck(bundle)
         codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
         self._dequantized = dequantize(codes, bundle.output_quant)  # float32 [256], by output - INT8_MIN
         self._applied = bundle.spec.clip(np.repeat(self._dequantized[:, np.newaxis], bundle.spec.n_act, axis=1))
@@ -125,8 +127,7 @@ class Exchange:
             return False
         seq = self._board.send(messages.Infer(observation))
         self._sent += 1
-        # Quantized only now: meanwhile the board computes.
-        self._in_flight[seq] = _Request(self._sent, now, self.step, self._bundle.to_int8(observation).tobytes())
+        self._in_flight[seq] = _Request(self._sent, now, self.step, observation.copy())
         return True
 
     def poll(self, timeout_s: float) -> Reply | None:
@@ -208,8 +209,8 @@ class Exchange:
 
     def _outputs(self, request: _Request, action: Action) -> NDArray[np.float32] | None:
         """The outputs that take effect, float32 [n_act]; None when the reply is rejected."""
-        if action.input.tobytes() != request.input:
-            self._reject(request, _other_input(request, action))
+        if not self._check_input(request.observation, action.input):
+            self._reject(request, _other_input(action.input, self._bundle.to_int8(request.observation)))
             return None
         if action.output.shape != self._elements.shape:
             self._reject(request, f"it has {action.output.size} outputs, the policy {self._elements.size}")
@@ -286,10 +287,9 @@ class Exchange:
             )
 
 
-def _other_input(request: _Request, action: Action) -> str:
+def _other_input(values: NDArray[np.int8], wanted: NDArray[np.int8]) -> str:
     """In which way the int8 input of a reply is not that of the observation that it answers."""
-    wanted = np.frombuffer(request.input, np.int8)
-    if action.input.shape != wanted.shape:
-        return f"it has {action.input.size} inputs, the observation {wanted.size}"
-    at = int(np.flatnonzero(action.input != wanted)[0])
-    return f"its int8 input {at} is {action.input[at]}, the observation gives {wanted[at]}"
+    if values.shape != wanted.shape:
+        return f"it has {values.size} inputs, the observation {wanted.size}"
+    at = int(np.flatnonzero(values != wanted)[0])
+    return f"its int8 input {at} is {values[at]}, the observation gives {wanted[at]}"
