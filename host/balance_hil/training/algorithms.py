@@ -74,8 +74,9 @@ class Algorithm:
             model = model_class(
                 "MlpPolicy", env, **{**arguments, **self.fixed, "policy_kwargs": policy, "seed": seed, "device": device, **more}
             )
-        except (AssertionError, TypeError, ValueError) as exc:
-            raise ConfigError(f"Stable-Baselines3 refuses these settings: {exc}", "correct the file given to --config") from exc
+        except (AssertionError, RuntimeError, TypeError, ValueError) as exc:
+            why = " ".join(str(exc).split()) or type(exc).__name__
+            raise ConfigError(f"Stable-Baselines3 refuses these settings: {why}", "correct the file given to --config") from exc
         for name, value in values.items():
             if name not in taken and hasattr(model_class, name):
                 setattr(model, name, asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)

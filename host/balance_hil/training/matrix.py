@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balance_hil.errors import HarnessError
-from balance_hil.training.interrupt import StopSignal
+from balance_hil.interrupt import Interrupt
 from balance_hil.training.request import TrainingProgress, TrainingRequest
 
 # What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
@@ -75,7 +75,7 @@ def run_matrix(
     waiting, workers = list(runs), list[_Worker]()
     context = multiprocessing.get_context("spawn")  # torch and MuJoCo have threads, which do not survive a fork
     try:
-        with StopSignal() as stop:
+        with Interrupt() as stop:
             while (waiting or workers) and not stop.requested:
                 while waiting and len(workers) < processes:
                     workers.append(_start(context, waiting.pop(0), job))

@@ -16,13 +16,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
+from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, restore_replay, save
 from balance_hil.training.curriculum import OptionsSchedule
 from balance_hil.training.evaluation import Evaluator, StopRequestedError
-from balance_hil.training.interrupt import StopSignal
 from balance_hil.training.plan import Plan
 from balance_hil.training.request import TrainingProgress, TrainingResult
 from balance_hil.training.vec_env import TrainingEnvs
@@ -43,7 +43,7 @@ class TrainingSession:
         self._checkpoint_folder = folder / "checkpoint"
         self._tensorboard = folder / "tensorboard"
         self._on_progress = on_progress
-        self._stop = StopSignal()
+        self._stop = Interrupt()
         self._environment, self._evaluated = plan.open_training(), plan.open_evaluation()
         self._evaluator = Evaluator(
             self._evaluated, plan.config.evaluation, lambda: self._stop.requested, self._evaluation_step, plan.request.threads
