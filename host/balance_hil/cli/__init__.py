@@ -35,7 +35,6 @@ COMMANDS = {
     "compare": "run the same inputs through every runtime and the board, and count what differs",
     "replay": "feed a recorded run to any runtime or board: the regression test of a firmware change",
     "report": "draw a recording",
-    "calibrate": "record a step response of the wheel servos in simulation",
     "identify": "find the motor's parameters in a step response, of the simulation or of a real robot",
     "boards": "list boards that are plugged in and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",

@@ -1,4 +1,4 @@
-"""``hil identify``: the motor's parameters from a step response."""
+"""``hil identify``: the motor's parameters from a step response, and with ``--record`` the step response itself, simulated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import click
 from rich.table import Table
 
 from balance_hil.cli.console import print_json, print_warning, stderr, stdout
-from balance_hil.envs.balance.identify import Identification, identify, read_log
+from balance_hil.envs.balance.identify import Identification, identify, read_log, record, write_log
 from balance_hil.envs.balance.identify.output import draw_residuals, write_options
+from balance_hil.envs.balance.identify.record import DEFAULT_LOADS_KG_M2
+from balance_hil.envs.balance.options import load_options
+from balance_hil.errors import UsageError
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -18,12 +21,32 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.argument("log", type=_PATH, metavar="LOG.csv")
 @click.option("-o", "--output", type=_PATH, metavar="FILE.yaml", help="Write the values as options for training and evaluation.")
 @click.option("--plot", type=_PATH, metavar="FILE.png", help="Draw measured and predicted speeds and the residuals.")
+@click.option("--record", "record_one", is_flag=True,
+              help="First put the simulated robot on a stand, step its wheel servos and write LOG.csv.")  # fmt: skip
+@click.option("--options", type=_PATH, metavar="FILE.yaml", help="With --record: motor and sensor noise of the simulated robot.")
+@click.option("--load", "loads", type=float, multiple=True,
+              help="With --record: inertia of a disc on each wheel, kg m2; repeat it, one run each.  [default: 0 and 1e-4]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help="With --record: of noise, and of options with ranges.  [default: 0]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(log: Path, output: Path | None, plot: Path | None, as_json: bool) -> None:
+def command(
+    log: Path,
+    output: Path | None,
+    plot: Path | None,
+    record_one: bool,
+    options: Path | None,
+    loads: tuple[float, ...],
+    seed: int | None,
+    as_json: bool,
+) -> None:
     """Fit armature, damping, torque limit and gain of the wheel servos to a step response in LOG.csv.
 
-    Record one with hil calibrate, or on a real robot: docs/environments.md says how. Intervals are 95 %.
+    Record one on a real robot, docs/environments.md says how, or in simulation with --record. Intervals are 95 %.
     """
+    if record_one:
+        write_log(log, record(load_options(options) if options else None, loads or DEFAULT_LOADS_KG_M2, seed or 0))
+        stderr.print(f"wrote {log}", soft_wrap=True)
+    elif options or loads or seed is not None:
+        raise UsageError("--options, --load and --seed belong to --record", "add --record, or leave them out")
     runs = read_log(log)
     with stderr.status("fitting"):
         result = identify(runs)
@@ -40,7 +63,7 @@ def command(log: Path, output: Path | None, plot: Path | None, as_json: bool) ->
         if not parameter.determined:
             print_warning(f"this log does not determine {parameter.name}")
     if output:
-        stderr.print(f"wrote {output}; use it: hil evaluate models/ppo --options {output}", soft_wrap=True)
+        stderr.print(f"wrote {output}; use it: hil train ppo --options {output}", soft_wrap=True)
     if plot:
         stderr.print(f"wrote {plot}", soft_wrap=True)
 

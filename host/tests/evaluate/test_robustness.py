@@ -7,7 +7,7 @@ import pytest
 
 from balance_hil.cli import hil
 from balance_hil.envs.balance.env import BalanceEnv
-from balance_hil.envs.balance.options import IDEAL, Uniform, options_from_dict
+from balance_hil.envs.balance.options import NOMINAL, Uniform, options_from_dict
 from balance_hil.errors import BundleError, ConfigError, UsageError
 from balance_hil.evaluating.robustness import Condition, load_suite, own_suite, suite_from_dict
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
@@ -21,7 +21,7 @@ TWO = "nominal: {options: {}}\nweak: {title: no torque, options: {motor: {torque
 
 def test_the_shipped_conditions_are_those_that_are_promised():
     conditions = {condition.name: options_from_dict(condition.options) for condition in load_suite(SHIPPED)}
-    assert conditions["nominal"] == IDEAL
+    assert conditions["nominal"] == NOMINAL
     assert conditions["mass"].physics.mass_scale == Uniform(low=0.85, high=1.15)
     assert conditions["friction"].physics.friction == Uniform(low=0.5, high=1.2)
     assert conditions["servo"].motor.servo_gain_scale == Uniform(low=0.6, high=1.4)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balance_hil.environment import open_environment
 from balance_hil.envs.balance.batch import BalanceBatch
-from balance_hil.envs.balance.options import IDEAL, Uniform, options_from_dict
+from balance_hil.envs.balance.options import NOMINAL, Uniform, options_from_dict
 from balance_hil.errors import ConfigError, UsageError
 from balance_hil.training.curriculum import Curriculum, OptionsSchedule
 from balance_hil.training.plan import plan
@@ -50,7 +50,7 @@ def test_half_way_every_range_is_half_way(at):
     assert half.physics.friction == Uniform(low=0.7, high=1.05)
     assert half.delays.observation_steps == Uniform(low=0, high=2)
     assert half.pushes.impulse_n_s == Uniform(low=0.05, high=0.15)
-    assert half.motor == IDEAL.motor
+    assert half.motor == NOMINAL.motor
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20))

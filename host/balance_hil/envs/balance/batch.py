@@ -87,7 +87,7 @@ class BalanceBatch:
         return self.reset(index, None, options)
 
     def robot(self, index: int) -> Robot | None:
-        """The robot of episode ``index``; None when all are the ideal one."""
+        """The robot of episode ``index``; None when all are the nominal one."""
         return self._robots[index] if self._robots else None
 
     def crash_repro(self, index: int, message: str) -> CrashRepro | None:
@@ -97,8 +97,10 @@ class BalanceBatch:
             return None
         actions, generator, reset_options = episode
         made_with = self.config.options
-        drawn_from = self._robots[index].options if self._robots else made_with
-        return CrashRepro(self.environment, made_with.to_dict(), drawn_from.to_dict(), reset_options, generator, actions, message)
+        sampled_from = self._robots[index].options if self._robots else made_with
+        return CrashRepro(
+            self.environment, made_with.to_dict(), sampled_from.to_dict(), reset_options, generator, actions, message
+        )
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         """Copies of MuJoCo's ``qpos``, ``qvel`` and ``ctrl``, row i of episode i."""
@@ -157,9 +159,9 @@ class BalanceBatch:
         """Nothing is held open."""
 
     def _make_robots(self) -> list[Robot]:
-        """A robot for every episode; none when all are the ideal one."""
+        """A robot for every episode; none when all are the nominal one."""
         options = self.config.options
-        if options.is_ideal:
+        if options.is_nominal:
             return []
         batch = self._batch
         # Numbers of its own make a simulation a little slower, so only those robots get them that need them.

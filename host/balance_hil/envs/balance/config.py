@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.envs.balance.options import IDEAL, RobotOptions, options_from_dict
+from balance_hil.envs.balance.options import NOMINAL, RobotOptions, options_from_dict
 from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 EPISODE_STEPS = 6000  # 30 s
@@ -55,9 +55,9 @@ class BalanceConfig:
     fall_pitch_rad: float = math.radians(50.0)
     speed_target_rad_s: float = 20.0  # targets are uniform within +- these
     wheel_speed_difference_target_rad_s: float = 10.0
-    target_hold_s: tuple[float, float] = (1.5, 4.5)  # and redrawn after a time uniform within this
+    target_hold_s: tuple[float, float] = (1.5, 4.5)  # and resampled after a time uniform within this
     balance_first_s: float = 0.0  # until then both targets are 0
-    speed_target_slew_rad_s2: float = 0.0  # targets move toward the drawn ones at this rate; 0: they jump
+    speed_target_slew_rad_s2: float = 0.0  # targets move toward the sampled ones at this rate; 0: they jump
     wheel_speed_difference_target_slew_rad_s2: float = 0.0
     pitch_scale_rad: float = 0.35  # observation 1.0 means this much
     pitch_rate_scale_rad_s: float = 4.0
@@ -66,7 +66,7 @@ class BalanceConfig:
     wheel_speed_difference_error_scale_rad_s: float = 40.0
     noise: SensorNoise = field(default_factory=SensorNoise)
     reward: RewardWeights = field(default_factory=RewardWeights)
-    options: RobotOptions = IDEAL  # how the robot differs from the ideal one
+    options: RobotOptions = NOMINAL  # how the robot differs from the nominal one
     # For training. The range of the observation as the end of an episode: out there the policy sees and the reward says nothing,
     # and a policy that spins stays there.
     end_out_of_range: bool = False  # of speed error and wheel-speed-difference error

@@ -27,7 +27,7 @@ class CrashRepro:
 
     environment: str
     made_with: Mapping[str, Any]  # options of the batch, which decide about its model
-    options: Mapping[str, Any]  # that the episode was drawn from
+    options: Mapping[str, Any]  # that the episode was sampled from
     reset_options: Mapping[str, Any]
     generator: Mapping[str, Any]  # state of the random numbers before the reset
     actions: NDArray[np.float32] = field(repr=False)  # [steps, n_act]; the last one is that of the step that went wrong

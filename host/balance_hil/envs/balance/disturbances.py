@@ -62,11 +62,11 @@ class Blocks:
         self._options = options
         self._period_s = control_period_s
 
-    def reset(self, plant: Plant, drawn: BlockOptions, rng: np.random.Generator) -> None:
+    def reset(self, plant: Plant, sampled: BlockOptions, rng: np.random.Generator) -> None:
         """Starts an episode with the block out of reach; ``rng`` gives times, sides and speeds."""
-        self._options = drawn
+        self._options = sampled
         self._rng = rng
-        self._steps_left = _steps(drawn.interval_s, rng, self._period_s)
+        self._steps_left = _steps(sampled.interval_s, rng, self._period_s)
         self._steps_in_flight = 0
         self._park(plant)
 

@@ -80,7 +80,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
 
     ## Starting State
     At rest, tilted by $\mathcal{U}(\pm 0.2)$ rad. The speed target is $\mathcal{U}(\pm 20)$ rad/s and the yaw target
-    $\mathcal{U}(\pm 10)$ rad/s; both are redrawn every $\mathcal{U}(1.5, 4.5)$ s.
+    $\mathcal{U}(\pm 10)$ rad/s; both are resampled every $\mathcal{U}(1.5, 4.5)$ s.
     `reset(options={"tilt_rad": ..., "speed_target_rad_s": ..., "wheel_speed_difference_target_rad_s": ...})` fixes
     any of them; a fixed target holds for the whole episode.
 
@@ -94,7 +94,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | `config`          | **BalanceConfig**        | the id's own | physics, task, noise and reward                            |
     | `render_mode`     | **"human", "rgb_array"** | `None`       | MuJoCo's viewer at real speed, or frames without a display |
     | `width`, `height` | **int**                  | `960`, `540` | size of a frame, pixels                                    |
-    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the ideal robot, or each group by its name |
+    | `options`         | **RobotOptions, dict**   | the id's own | deviations from the nominal robot, or each group by its name |
     | `end_out_of_range`| **bool**                 | `False`      | for training: also ends an episode when the speed error or |
     |                   |                          |              | the wheel-speed-difference error leaves its range          |
     | `fall_penalty`    | **float**                | `0`          | for training: taken from the reward of a fall              |
@@ -150,7 +150,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         self.observation_space, self.action_space = spaces()
         self.render_mode = render_mode
         nominal = load_model(self.config, looks=render_mode is not None)
-        self.robot = None if self.config.options.is_ideal else Robot(self.config.options, self.config, nominal)
+        self.robot = None if self.config.options.is_nominal else Robot(self.config.options, self.config, nominal)
         self.model = nominal if self.robot is None else copy.copy(nominal)
         self.data = mujoco.MjData(self.model)
         self._task = BalanceTask(self.config, self.robot)

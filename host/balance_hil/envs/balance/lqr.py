@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.config import BalanceConfig
-from balance_hil.envs.balance.options import IDEAL
+from balance_hil.envs.balance.options import NOMINAL
 from balance_hil.envs.balance.plant import load_model
 from balance_hil.envs.balance.task import PITCH_RATE, WHEEL_LEFT, WHEEL_RIGHT
 from balance_hil.settings import Settings, number
@@ -103,7 +103,7 @@ def linearize(config: BalanceConfig) -> LinearModel:
     steps: contacts, rolling constraint, wheel servo. They are cut off (modal truncation), and what is left is written in
     coordinates that are measured.
     """
-    model = load_model(replace(config, options=IDEAL), looks=False)
+    model = load_model(replace(config, options=NOMINAL), looks=False)
     full_a, full_b, sensors = _control_step(*_physics_step(model), model.nv, config.substeps_per_step)
     full_b = full_b * config.wheel_speed_step_rad_s
     values, vectors = np.linalg.eig(full_a)

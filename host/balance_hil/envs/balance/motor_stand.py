@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.config import SensorNoise
-from balance_hil.envs.balance.options import IDEAL, N_DRAWN, RobotOptions, fixed, options_from_dict
+from balance_hil.envs.balance.options import N_SAMPLED, NOMINAL, RobotOptions, fixed, options_from_dict
 from balance_hil.envs.balance.plant import MODEL_FIELDS, write_motor
 from balance_hil.envs.balance.rendering import OffscreenView
 from balance_hil.errors import ConfigError, NonFiniteInputError, SimulationDivergedError, UsageError
@@ -41,7 +41,7 @@ class MotorStandConfig:
     command_scale_rad_s: float = 80.0  # commanded wheel speed at action 1
     wheel_speed_scale_rad_s: float = 100.0  # observation 1.0 means this much
     noise: SensorNoise = field(default_factory=SensorNoise)
-    options: RobotOptions = IDEAL
+    options: RobotOptions = NOMINAL
 
     @property
     def control_period_s(self) -> float:
@@ -88,8 +88,8 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
 
     The robot is held on a stand, its wheels turn freely, their step response is recorded.
 
-    There is nothing to learn here: the reward is 0 and an episode never terminates. `hil calibrate` records a step response with
-    this environment, `hil identify` finds the motor's parameters from it, or from a recording of a real robot.
+    There is nothing to learn here: the reward is 0 and an episode never terminates. `hil identify` finds the motor's parameters
+    in a step response, which `--record` makes with this environment, or in a recording of a real robot.
 
     ## Action Space
     `Box(-1, 1, (3,), float32)`: absolute commands, not changes as in the balance environments.
@@ -119,7 +119,7 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
     | Parameter     | Type                   | Default      | Description                                                      |
     |---------------|------------------------|--------------|------------------------------------------------------------------|
     | `environment` | **str**                | the id       | id                                                               |
-    | `options`     | **RobotOptions, dict** | ideal        | motor and sensor noise of the robot on the stand                 |
+    | `options`     | **RobotOptions, dict** | nominal      | motor and sensor noise of the robot on the stand                 |
     | `render_mode` | **"rgb_array"**        | `None`       | frames without a display                                         |
 
     ## Version History
@@ -158,14 +158,14 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
         """Starts a recording. Raises UsageError on an unknown option or a load out of range."""
         super().reset(seed=seed)
         load = _load(options or {})
-        drawn = self.options.drawn(self.np_random.random(N_DRAWN).tolist())
+        sampled = self.options.sampled(self.np_random.random(N_SAMPLED).tolist())
         values = {name: getattr(self.model, name) for name in MODEL_FIELDS}
         for name, value in values.items():  # the episode before left its load, and perhaps motors that coast
             value[:] = getattr(self._nominal, name)
-        write_motor(values, self._nominal, drawn.motor, _WHEELS)
+        write_motor(values, self._nominal, sampled.motor, _WHEELS)
         self.model.dof_armature[_WHEELS] += load
         self._limit = self.model.actuator_forcerange.copy()
-        self._noise_rad_s = self.config.noise.wheel_speed_rad_s * fixed(drawn.sensors.encoder_noise_scale)
+        self._noise_rad_s = self.config.noise.wheel_speed_rad_s * fixed(sampled.sensors.encoder_noise_scale)
         mujoco.mj_setConst(self.model, self.data)
         mujoco.mj_resetData(self.model, self.data)
         return self._observe()
@@ -218,7 +218,7 @@ def _checked(options: RobotOptions | Mapping[str, Any]) -> RobotOptions:
     """Options that mean something on a stand. Raises ConfigError."""
     checked = options if isinstance(options, RobotOptions) else options_from_dict(options)
     for group in fields(RobotOptions):
-        if group.name not in _OPTION_GROUPS and getattr(checked, group.name) != getattr(IDEAL, group.name):
+        if group.name not in _OPTION_GROUPS and getattr(checked, group.name) != getattr(NOMINAL, group.name):
             raise ConfigError(
                 f"options of {group.name!r} do nothing to a robot on a stand ({MOTOR_STAND})",
                 f"leave them out; it takes {' and '.join(_OPTION_GROUPS)}",

@@ -1,4 +1,4 @@
-"""How a robot differs from the ideal one: physics, motors, battery, sensors, delays, pushes and thrown blocks.
+"""Domain randomization: physics, motors, battery, sensors, delays, pushes and thrown blocks that differ from the nominal robot.
 
 ``RobotOptions`` is one frozen dataclass and one YAML form. The default of every field is the nominal robot, and a group
 at its defaults costs nothing. A quantity is a number, or a range ``[low, high]`` from which it is sampled uniformly: once per
@@ -90,7 +90,7 @@ class SensorOptions:
     pitch_bias_rad: Quantity = _quantity(0.0, -0.5, 0.5)  # mounting offset of the IMU
     gyro_bias_rad_s: Quantity = _quantity(0.0, -1.0, 1.0)  # at the start of the episode
     gyro_bias_walk_rad_s_sqrt_s: Quantity = _quantity(0.0, 0.0, 1.0)  # deviation of its random walk after 1 s
-    encoder_ticks_per_rev: Quantity = _quantity(0.0, 0.0, 1e6, whole=True)  # wheel speed from counted ticks; 0: ideal
+    encoder_ticks_per_rev: Quantity = _quantity(0.0, 0.0, 1e6, whole=True)  # wheel speed from counted ticks; 0: exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class DelayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """Shoves at the body's center of mass, in a horizontal direction that is drawn for each, over one control step."""
+    """Shoves at the body's center of mass, in a horizontal direction that is sampled for each, over one control step."""
 
     impulse_n_s: Quantity = _quantity(0.0, 0.0, 10.0)  # 0: none
     interval_s: Quantity = _quantity(Uniform(low=1.0, high=3.0), 0.05, 1000.0)
@@ -126,7 +126,7 @@ class BlockOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RobotOptions:
-    """Everything in which a robot differs from the ideal one; see the module's docstring."""
+    """Everything in which a robot differs from the nominal one; see the module's docstring."""
 
     physics: PhysicsOptions = PhysicsOptions()
     motor: MotorOptions = MotorOptions()
@@ -143,14 +143,14 @@ class RobotOptions:
             _check_sides(getattr(self, group).sides, f"{group}.sides")
 
     @property
-    def is_ideal(self) -> bool:
+    def is_nominal(self) -> bool:
         """Nothing differs."""
-        return self == IDEAL
+        return self == NOMINAL
 
-    def drawn(self, u: list[float]) -> RobotOptions:
-        """These options with every per-reset range replaced by the value that the fractions ``u``, float [N_DRAWN], pick."""
+    def sampled(self, u: list[float]) -> RobotOptions:
+        """These options with every per-reset range replaced by the value that the fractions ``u``, float [N_SAMPLED], pick."""
         changes: dict[str, dict[str, float]] = {}
-        for (group, name, limits), fraction in zip(_drawn_per_reset(), u, strict=True):
+        for (group, name, limits), fraction in zip(_sampled_per_reset(), u, strict=True):
             value = getattr(getattr(self, group), name)
             if isinstance(value, Uniform):
                 changes.setdefault(group, {})[name] = pick(value, fraction, whole=limits.whole)
@@ -163,12 +163,12 @@ class RobotOptions:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the ideal robot, in plain JSON types; ``options_from_dict`` is the inverse."""
+        """What differs from the nominal robot, in plain JSON types; ``options_from_dict`` is the inverse."""
         differing = {}
         for group in fields(self):
-            mine, ideal = getattr(self, group.name), getattr(IDEAL, group.name)
+            mine, nominal = getattr(self, group.name), getattr(NOMINAL, group.name)
             values = {
-                f.name: _plain(getattr(mine, f.name)) for f in fields(mine) if getattr(mine, f.name) != getattr(ideal, f.name)
+                f.name: _plain(getattr(mine, f.name)) for f in fields(mine) if getattr(mine, f.name) != getattr(nominal, f.name)
             }
             if values:
                 differing[group.name] = values
@@ -176,7 +176,7 @@ class RobotOptions:
 
 
 def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = None, name: str = "options") -> RobotOptions:
-    """Options from plain types, on top of ``base`` (default: the ideal robot).
+    """Options from plain types, on top of ``base`` (default: the nominal robot).
 
     Args:
         values: groups of quantities; a range is a list of two numbers.
@@ -186,7 +186,7 @@ def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = Non
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range; the message names the key.
     """
-    options = base or IDEAL
+    options = base or NOMINAL
     groups = {}
     for group, content in values.items():
         _check_key(group, [f.name for f in fields(RobotOptions)], "", name)
@@ -202,7 +202,7 @@ def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = Non
 
 
 def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
-    """Options from a YAML file, on top of ``base``: an environment's own, or by default the ideal robot.
+    """Options from a YAML file, on top of ``base``: an environment's own, or by default the nominal robot.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
@@ -275,7 +275,7 @@ _PER_EVENT = {("pushes", "impulse_n_s"), ("pushes", "interval_s"), ("blocks", "s
 
 
 @cache
-def _drawn_per_reset() -> tuple[tuple[str, str, Limits], ...]:
+def _sampled_per_reset() -> tuple[tuple[str, str, Limits], ...]:
     return tuple(quantity for quantity in _quantities() if quantity[:2] not in _PER_EVENT)
 
 
@@ -323,5 +323,5 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-IDEAL = RobotOptions()
-N_DRAWN = len(_drawn_per_reset())
+NOMINAL = RobotOptions()
+N_SAMPLED = len(_sampled_per_reset())

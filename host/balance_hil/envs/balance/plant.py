@@ -1,4 +1,4 @@
-"""The physics of a robot that is not the ideal one: which model it needs, and the numbers of that model that are its own."""
+"""The physics of a robot that is not the nominal one: which model it needs, and the numbers of that model that are its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.config import BalanceConfig
-from balance_hil.envs.balance.options import IDEAL, MotorOptions, RobotOptions, Uniform, fixed
+from balance_hil.envs.balance.options import NOMINAL, MotorOptions, RobotOptions, Uniform, fixed
 
 Array = NDArray[Any]
 
@@ -107,13 +107,13 @@ class Plant:
 
 def needs_own_model(options: RobotOptions) -> bool:
     """Whether the model's numbers differ from the shared model's."""
-    different = options.physics != IDEAL.physics or options.motor != IDEAL.motor
+    different = options.physics != NOMINAL.physics or options.motor != NOMINAL.motor
     return different or options.battery.voltage_v is not None or bool(options.blocks.sides)
 
 
-def write_model(plant: Plant, nominal: mujoco.MjModel, drawn: RobotOptions) -> None:
-    """Writes the drawn physics and motor into the plant's model."""
-    physics, values = drawn.physics, plant.model
+def write_model(plant: Plant, nominal: mujoco.MjModel, sampled: RobotOptions) -> None:
+    """Writes the sampled physics and motor into the plant's model."""
+    physics, values = sampled.physics, plant.model
     scale = fixed(physics.mass_scale)
     values["body_mass"][ROBOT_BODIES] = nominal.body_mass[ROBOT_BODIES] * scale
     values["body_inertia"][ROBOT_BODIES] = nominal.body_inertia[ROBOT_BODIES] * scale
@@ -127,12 +127,12 @@ def write_model(plant: Plant, nominal: mujoco.MjModel, drawn: RobotOptions) -> N
         values["geom_quat"][_geom(nominal, FLOOR)] = slope_quaternion(fixed(physics.ground_slope_rad))
     elif not np.array_equal(nominal.geom_quat[_geom(nominal, FLOOR)], (1.0, 0.0, 0.0, 0.0)):
         values["geom_quat"][_geom(nominal, FLOOR)] = (1.0, 0.0, 0.0, 0.0)
-    write_motor(values, nominal, drawn.motor, WHEEL_DOFS)
+    write_motor(values, nominal, sampled.motor, WHEEL_DOFS)
     if nominal.nq > BLOCK_QPOS.start:
         # A block that was in the air has none. mj_setConst counts the bodies that have, and looks at no other from then on.
         values["body_gravcomp"][-1] = 1.0
-    if drawn.blocks.sides:
-        _write_block(values, nominal, fixed(drawn.blocks.mass_kg), fixed(drawn.blocks.size_m))
+    if sampled.blocks.sides:
+        _write_block(values, nominal, fixed(sampled.blocks.mass_kg), fixed(sampled.blocks.size_m))
     plant.set_const()
 
 
@@ -142,7 +142,7 @@ def slope_quaternion(slope_rad: float) -> tuple[float, float, float, float]:
 
 
 def write_motor(values: Mapping[str, Array], nominal: mujoco.MjModel, motor: MotorOptions, wheel_dofs: slice) -> None:
-    """Writes drawn motor data into a model's numbers; ``wheel_dofs`` are the wheels' degrees of freedom."""
+    """Writes sampled motor data into a model's numbers; ``wheel_dofs`` are the wheels' degrees of freedom."""
     if motor.armature_kg_m2 is not None:
         values["dof_armature"][wheel_dofs] = fixed(motor.armature_kg_m2)
     if motor.damping_nm_s_rad is not None:

@@ -1,4 +1,4 @@
-"""A number of an option, or a range from which it is drawn."""
+"""A number of an option, or a range from which it is sampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPTIONS_HINT = "the options and their units: docs/environments.md"
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """A range from which a quantity is drawn; both ends belong to it."""
+    """A range from which a quantity is sampled; both ends belong to it."""
 
     low: float
     high: float
@@ -43,7 +43,7 @@ def pick(value: Quantity | None, u: float, *, whole: bool = False) -> float:
 
 
 def fixed(value: Quantity | None) -> float:
-    """A quantity that has been drawn, as the number that it is."""
+    """A quantity that has been sampled, as the number that it is."""
     assert isinstance(value, int | float)
     return float(value)
 

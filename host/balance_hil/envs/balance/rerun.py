@@ -29,7 +29,7 @@ class Rerun:
 
     moments: list[Moment]
     error: str | None  # None: this time nothing went wrong
-    robot: Mapping[str, Any]  # what was drawn for it, where its options differ from the ideal robot
+    robot: Mapping[str, Any]  # what was sampled for it, where its options differ from the nominal robot
 
 
 def rerun(crash_repro: CrashRepro) -> Rerun:
@@ -54,4 +54,4 @@ def rerun(crash_repro: CrashRepro) -> Rerun:
         trace = {key: float(info[key]) for key in BalanceEnv.policy_trace}
         moments.append(Moment(step, trace, tuple(action.tolist())))
     robot = batch.robot(0)
-    return Rerun(moments, error, {} if robot is None else robot.drawn.to_dict())
+    return Rerun(moments, error, {} if robot is None else robot.sampled.to_dict())

@@ -1,4 +1,4 @@
-"""One robot that is not the ideal one: draws it anew at every reset, and stands between task and physics."""
+"""One robot that is not the nominal one: draws it anew at every reset, and stands between task and physics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.disturbances import Blocks, Pushes
-from balance_hil.envs.balance.options import N_DRAWN, RobotOptions, fixed
+from balance_hil.envs.balance.options import N_SAMPLED, RobotOptions, fixed
 from balance_hil.envs.balance.plant import BODY, Plant, needs_own_model, write_model
 from balance_hil.envs.balance.sensors import Sensors
 
@@ -24,7 +24,7 @@ class Robot:
     def __init__(self, options: RobotOptions, config: BalanceConfig, nominal: mujoco.MjModel) -> None:
         self.options = options
         self._next = options  # what the next reset draws from
-        self.drawn = options  # of the present episode: without ranges, but for those of pushes and blocks
+        self.sampled = options  # of the present episode: without ranges, but for those of pushes and blocks
         self.sensors = Sensors(config.noise, config.control_period_s)
         self._nominal = nominal
         self._nominal_limit = float(nominal.actuator_forcerange[0, 1])
@@ -50,25 +50,25 @@ class Robot:
             self._adopt(self._next)
         quantities, sensors, pushes, blocks = rng.spawn(4)
         self._streams = (pushes, blocks)
-        self.drawn = drawn = self.options.drawn(quantities.random(N_DRAWN).tolist())
-        self.sensors.reset(drawn, sensors)
-        self._dead_band = fixed(drawn.motor.dead_band_rad_s)
+        self.sampled = sampled = self.options.sampled(quantities.random(N_SAMPLED).tolist())
+        self.sensors.reset(sampled, sensors)
+        self._dead_band = fixed(sampled.motor.dead_band_rad_s)
         x, _, z = self._nominal.body_ipos[BODY].tolist()
-        self.balance_pitch_rad = -math.atan2(x + fixed(drawn.physics.com_offset_x_m), z + fixed(drawn.physics.com_offset_z_m))
+        self.balance_pitch_rad = -math.atan2(x + fixed(sampled.physics.com_offset_x_m), z + fixed(sampled.physics.com_offset_z_m))
         if plant is not None and self._own_model:
-            write_model(plant, self._nominal, drawn)
+            write_model(plant, self._nominal, sampled)
 
     def place(self, plant: Plant) -> None:
         """Second half of a reset, at the start pose."""
         pushes, blocks = self._streams
         self._first = True
-        if self.drawn.physics.ground_slope_rad:
-            slope = fixed(self.drawn.physics.ground_slope_rad)
+        if self.sampled.physics.ground_slope_rad:
+            slope = fixed(self.sampled.physics.ground_slope_rad)
             plant.qpos[2] /= np.cos(slope)  # the wheels touch the slope beside, not below, the axle
         if self._pushes is not None:
             self._pushes.reset(pushes)
         if self._blocks is not None:
-            self._blocks.reset(plant, self.drawn.blocks, blocks)
+            self._blocks.reset(plant, self.sampled.blocks, blocks)
 
     def command(self, speed: float) -> float:
         """The commanded wheel speed that the motor driver makes of one, rad/s."""
@@ -80,16 +80,16 @@ class Robot:
             self._pushes.before_step(plant)
         if self._blocks is not None:
             self._blocks.before_step(plant)
-        if self.drawn.battery.voltage_v is not None:
+        if self.sampled.battery.voltage_v is not None:
             self._limit_torque(plant)
         self._first = False
 
     def _limit_torque(self, plant: Plant) -> None:
         """Torque that battery and speed leave, see ``BatteryOptions``; current and speed are those of the step before."""
-        battery = self.drawn.battery
+        battery = self.sampled.battery
         voltage, resistance = fixed(battery.voltage_v), fixed(battery.internal_resistance_ohm)
         nominal, no_load = fixed(battery.nominal_voltage_v), fixed(battery.no_load_speed_rad_s)
-        motor = self.drawn.motor
+        motor = self.sampled.motor
         stall = self._nominal_limit if motor.torque_limit_nm is None else fixed(motor.torque_limit_nm)
         ranges = plant.model["actuator_forcerange"]
         # Before the first substep of an episode there is no force yet: the array still holds the one before.

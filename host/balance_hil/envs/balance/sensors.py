@@ -26,9 +26,9 @@ class Sensors:
         self._period_s = control_period_s
         self._rng = np.random.default_rng()
 
-    def reset(self, drawn: RobotOptions, rng: np.random.Generator) -> None:
+    def reset(self, sampled: RobotOptions, rng: np.random.Generator) -> None:
         """Starts an episode with options that hold no range but those of events; ``rng`` gives walk and jitter."""
-        sensors, delays = drawn.sensors, drawn.delays
+        sensors, delays = sampled.sensors, sampled.delays
         imu, encoder = fixed(sensors.imu_noise_scale), fixed(sensors.encoder_noise_scale)
         self._noise = (
             self._base.pitch_rad * imu,

@@ -47,7 +47,7 @@ class BalanceTask:
 
     Args:
         config: task, noise and reward.
-        robot: whose sensors and motor drivers are between; None: the ideal robot. It must be drawn before ``observe``.
+        robot: whose sensors and motor drivers are between; None: the nominal robot. It must be sampled before ``observe``.
     """
 
     def __init__(self, config: BalanceConfig, robot: Robot | None = None) -> None:
@@ -92,7 +92,7 @@ class BalanceTask:
         self._rng = rng
         self._command_left = self._command_right = 0.0
         self._action = self._previous_action = (0.0, 0.0)
-        # Everything is drawn whether or not it is fixed, so that fixing one thing leaves the others as they were.
+        # Everything is sampled whether or not it is fixed, so that fixing one thing leaves the others as they were.
         tilt = rng.uniform(-self.config.start_tilt_rad, self.config.start_tilt_rad)
         self._draw_targets()
         if self._moving:
@@ -199,7 +199,7 @@ class BalanceTask:
         self._steps_to_new_targets = round((low + hold * (high - low)) / c.control_period_s)
 
     def _move_targets(self) -> None:
-        """Targets that go to where they were drawn at a limited rate, once the robot had its time to balance."""
+        """Targets that go to where they were sampled at a limited rate, once the robot had its time to balance."""
         if self._steps_to_balance > 0:
             self._steps_to_balance -= 1
             return

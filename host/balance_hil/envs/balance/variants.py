@@ -38,7 +38,7 @@ class DriveEnv(BalanceEnv):
     | Setting                   | Value | Unit    | Effect                                                              |
     |---------------------------|-------|---------|---------------------------------------------------------------------|
     | `balance_first_s`         | 3     | s       | both targets are 0                                                  |
-    | `speed_target_rad_s`      | 30    | rad/s   | targets are drawn within plus and minus this, every 1.5 s to 4.5 s  |
+    | `speed_target_rad_s`      | 30    | rad/s   | targets are sampled within plus and minus this, every 1.5 s to 4.5 s  |
     | `wheel_speed_difference_target_rad_s` | 15 | rad/s | the same, of the wheel-speed difference |
     | `speed_target_slew_rad_s2`| 20    | rad/s²  | largest change of the speed target                                  |
     | `wheel_speed_difference_target_slew_rad_s2` | 15 | rad/s² | largest change of that target |
@@ -73,7 +73,7 @@ class ThrownBlocksEnv(BalanceEnv):
 
     Spaces, rewards, starting state and episode end are those of ``balance/Balance-v0``. A block is a solid
     cube, inertia $m s^2 / 6$. It starts 0.4 m away, is aimed at a height of the body between 5 cm and 12 cm where the
-    robot will be if it goes on as it goes, and is taken away 0.8 s later. Mass and size are drawn per reset; time, side,
+    robot will be if it goes on as it goes, and is taken away 0.8 s later. Mass and size are sampled per reset; time, side,
     direction, height and speed for each block; all from `self.np_random`.
 
     | Option               | Range          | Unit | Drawn     | Effect                                              |

@@ -12,7 +12,7 @@ from balance_hil.envs.balance import CATALOG, config_for, make
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.motor_stand import MOTOR_STAND, MotorStandConfig
-from balance_hil.envs.balance.options import IDEAL, Uniform, _quantities
+from balance_hil.envs.balance.options import NOMINAL, Uniform, _quantities
 
 ROOT = Path(__file__).parents[4]
 DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
@@ -77,7 +77,7 @@ def test_the_table_of_options_is_that_of_the_dataclass():
     rows = re.findall(r"^\| `(\w+\.\w+)` \| (\S+(?: \d[^|]*\])?)(?: \([^)]*\))? \| ([^|]+) \|", DOCUMENT, re.M)
     expected = []
     for group, name, limits in _quantities():
-        value = getattr(getattr(IDEAL, group), name)
+        value = getattr(getattr(NOMINAL, group), name)
         ideal = f"[{value.low:g}, {value.high:g}]" if isinstance(value, Uniform) else value
         ideal = {None: "none" if group == "battery" else "model"}.get(
             ideal, ideal if isinstance(ideal, str) else f"{ideal or 0:g}"

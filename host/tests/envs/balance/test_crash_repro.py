@@ -116,7 +116,7 @@ def test_options_that_changed_in_the_middle_are_those_of_the_episode():
     result = rerun(crash_repro)
     assert result.error is None
     assert result.moments[-1].trace["pitch_rad"] == last[4]["pitch_rad"]
-    assert result.robot == batch.robot(0).drawn.to_dict()
+    assert result.robot == batch.robot(0).sampled.to_dict()
 
 
 def test_a_generator_goes_on_where_it_was():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from balance_hil.envs.balance import make
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.options import (
-    IDEAL,
-    N_DRAWN,
+    N_SAMPLED,
+    NOMINAL,
     SIDES,
     RobotOptions,
     Uniform,
@@ -122,8 +122,8 @@ def test_every_reset_draws_another_robot_and_a_seed_repeats_it():
     robots = []
     for seed in (1, None, None, 1, None):
         env.reset(seed=seed)
-        robots.append(env.robot.drawn)
-        assert env.model.body_mass[1] == pytest.approx(0.56 * env.robot.drawn.physics.mass_scale)
+        robots.append(env.robot.sampled)
+        assert env.model.body_mass[1] == pytest.approx(0.56 * env.robot.sampled.physics.mass_scale)
     assert robots[0] == robots[3] != robots[1] == robots[4] != robots[2]
 
 
@@ -140,7 +140,7 @@ def test_fixing_one_range_leaves_the_other_draws_as_they_were():
     for options in (ranges, one_fixed):
         env = make("balance/Balance-v0", options=options).unwrapped
         env.reset(seed=3)
-        frictions.append(env.robot.drawn.physics.friction)
+        frictions.append(env.robot.sampled.physics.friction)
     assert frictions[0] == frictions[1]
 
 
@@ -163,15 +163,15 @@ def test_a_table_becomes_options_and_a_draw_stays_in_range(tmp_path_factory, ent
     table = {"blocks": {"sides": sides}}
     for group, name, value in entries:
         table.setdefault(group, {})[name] = value
-    fractions = np.random.default_rng(seed).random(N_DRAWN).tolist()
+    fractions = np.random.default_rng(seed).random(N_SAMPLED).tolist()
     options = options_from_dict(table)
     assert options_from_dict(options.to_dict()) == options
     file = tmp_path_factory.mktemp("options") / "options.yaml"
     file.write_text(yaml.safe_dump(table))
     assert load_options(file) == options
-    drawn = options.drawn(fractions)
+    sampled = options.sampled(fractions)
     for group, name, limits in _quantities():
-        asked, got = getattr(getattr(options, group), name), getattr(getattr(drawn, group), name)
+        asked, got = getattr(getattr(options, group), name), getattr(getattr(sampled, group), name)
         if isinstance(asked, Uniform) and not isinstance(got, Uniform):
             assert asked.low <= got <= asked.high
             assert not limits.whole or got == int(got)
@@ -180,7 +180,7 @@ def test_a_table_becomes_options_and_a_draw_stays_in_range(tmp_path_factory, ent
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.text(st.characters(codec="ascii"), max_size=8).filter(lambda name: name not in vars(IDEAL)), ANYTHING)
+@given(st.text(st.characters(codec="ascii"), max_size=8).filter(lambda name: name not in vars(NOMINAL)), ANYTHING)
 def test_an_unknown_group_is_refused_whatever_it_holds(group, value):
     with pytest.raises(ConfigError, match="unknown option"):
         options_from_dict({group: value})
@@ -243,6 +243,6 @@ def test_a_file_says_what_differs_from_its_base(tmp_path):
 
 
 def test_options_cannot_be_changed_and_are_hashable():
-    assert hash(IDEAL) == hash(RobotOptions())
+    assert hash(NOMINAL) == hash(RobotOptions())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        IDEAL.physics = None
+        NOMINAL.physics = None

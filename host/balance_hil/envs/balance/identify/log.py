@@ -1,4 +1,4 @@
-"""The step response as a CSV file: what ``hil calibrate`` writes, and what a recording of a real robot has to look like."""
+"""The step response as a CSV file: what ``hil identify --record`` writes, and what a recording of a real robot has to look like."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_log(path: Path) -> list[Run]:
         CalibrationLogError: no such file, a column that is missing or unknown, a value that is no number; line and column named.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # with or without a byte-order mark
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise CalibrationLogError(f"cannot read {path}: {exc}", _DOC) from exc

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from balance_hil.cli import hil
+from balance_hil.environment import open_environment
 from balance_hil.envs.balance import make
 from balance_hil.envs.balance.identify import COLUMNS, identify, read_log, record, write_log
 from balance_hil.envs.balance.identify.fit import wheel_inertia_kg_m2
 from balance_hil.envs.balance.identify.output import draw_residuals, write_options
 from balance_hil.envs.balance.options import load_options, options_from_dict
 from balance_hil.errors import CalibrationLogError, ConfigError, UnknownEnvironmentError, UsageError
+from balance_hil.files import read_yaml
 
 TRUE = {"armature_kg_m2": 1.5e-4, "damping_nm_s_rad": 4e-4, "torque_limit_nm": 0.24, "servo_gain_nm_s_rad": 0.15}
 
@@ -144,12 +146,26 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 # --- the commands -------------------------------------------------------------------------------------------------------
 
 
-def test_calibrate_then_identify_gives_options_for_training(tmp_path, capsys, runs):
-    log, options, plot = tmp_path / "step.csv", tmp_path / "motor.yaml", tmp_path / "residuals.png"
-    true = tmp_path / "true.yaml"
+def test_a_recording_is_made_and_fitted_in_one_command(tmp_path, capsys):
+    log, true = tmp_path / "step.csv", tmp_path / "true.yaml"
     true.write_text("motor: {armature_kg_m2: 1.5e-4}\n")
-    hil(["calibrate", str(log), "--options", str(true), "--load", "0"], standalone_mode=False)
-    assert sum(len(run.t_s) for run in read_log(log)) == 3900
+    hil(["identify", str(log), "--record", "--options", str(true), "--seed", "3", "--json"], standalone_mode=False)
+    assert sum(len(run.t_s) for run in read_log(log)) == 2 * 3900
+    armature = json.loads(capsys.readouterr().out)["parameters"][0]
+    assert armature["low"] < 1.5e-4 < armature["high"]
+    with pytest.raises(UsageError, match="belong to --record"):
+        hil(["identify", str(log), "--load", "0"], standalone_mode=False)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path, runs):
+    log = tmp_path / "step.csv"
+    write_log(log, runs)
+    log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes())
+    assert len(read_log(log)) == len(runs)
+
+
+def test_identify_gives_options_for_training(tmp_path, capsys, runs):
+    log, options, plot = tmp_path / "step.csv", tmp_path / "motor.yaml", tmp_path / "residuals.png"
     write_log(log, thinned(runs, 0.3))
     capsys.readouterr()
     hil(["identify", str(log), "--output", str(options), "--plot", str(plot), "--json"], standalone_mode=False)
@@ -160,6 +176,9 @@ def test_calibrate_then_identify_gives_options_for_training(tmp_path, capsys, ru
     motor = load_options(options).motor
     assert motor.armature_kg_m2 == pytest.approx(1.5e-4, rel=0.05)
     assert plot.stat().st_size > 10_000
+    # What hil train --options hands to the environment.
+    with open_environment("balance/Balance-v0", read_yaml(options)) as environment:
+        assert environment.env.unwrapped.config.options.motor == motor
 
 
 def test_a_picture_needs_the_ending_of_one(tmp_path, runs, result):
