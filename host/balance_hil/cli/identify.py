@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
               help="First put the simulated robot on a stand, step its wheel servos and write LOG.csv.")  # fmt: skip
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="With --record: motor and sensor noise of the simulated robot.")
 @click.option("--load", "loads", type=float, multiple=True,
-              help="With --record: inertia of a disc on each wheel, kg m2; repeat it, one run each.  [default: 0 and 1e-4]")  # fmt: skip
+              help="With --record: inertia of a disc on each wheel, kg m2; one run for each.  [default: 0 and 1e-4]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help="With --record: of noise, and of options with ranges.  [default: 0]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

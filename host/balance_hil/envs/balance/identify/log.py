@@ -1,4 +1,4 @@
-"""The step response as a CSV file: what ``hil identify --record`` writes, and what a recording of a real robot has to look like."""
+"""The step response as a CSV file: what ``hil identify --record`` writes, and how a recording of a real robot has to look."""
 
 from __future__ import annotations
 
