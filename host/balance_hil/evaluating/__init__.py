@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import MANIFEST, POLICY, TRAINING, Bundle
+from balance_hil.bundle import MANIFEST, TRAINING, Bundle
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
@@ -184,7 +184,7 @@ def _checkpoint_environment(
 def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
     from balance_hil.runtimes.torch import TorchRuntime
 
-    runtime = TorchRuntime.from_checkpoint(path / POLICY if path.is_dir() else path, trust=trust)
+    runtime = TorchRuntime.from_checkpoint(path, trust=trust)
     if (runtime.n_obs, runtime.n_act) != (env.spec.n_obs, env.spec.n_act):
         raise EnvironmentMismatchError(
             f"the policy takes {runtime.n_obs} observations and gives {runtime.n_act} outputs, {env.spec.environment} has "
