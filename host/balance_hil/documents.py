@@ -195,7 +195,7 @@ class StageDocument(TypedDict):
 
     name: str
     size_bytes: int
-    success_rate: float
+    success_rate: float | None  # None: there is no environment to run episodes in
     metrics: dict[str, float]
 
 

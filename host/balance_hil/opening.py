@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
 from balance_hil.golden import golden_observations, write_golden
 from balance_hil.model_image import ModelImage
@@ -27,7 +30,12 @@ def is_model(path: Path) -> bool:
 
 
 def open_policy(
-    path: Path, *, spec: Path | None = None, output: str | None = None, environment: PolicySpec | None = None
+    path: Path,
+    *,
+    spec: Path | None = None,
+    output: str | None = None,
+    environment: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """A bundle, or an int8 ``.tflite`` as one.
 
@@ -38,13 +46,15 @@ def open_policy(
         path: bundle folder, or the model, of whose outputs one is taken.
         spec: ``signals.yaml`` of a model: names, units, limits, control period.
         output: name or position (from 0) of a model's output; None: the only one.
-        environment: table of the environment that a model is to run on, instead of ``spec``.
+        environment: that a model is to run on; names and units are then the environment's, the control period that of ``spec``.
+        options: of the environment.
 
     Raises:
         BundleError: no such bundle or model, or it is damaged.
         UsageError: an option that a bundle does not take, none that says what a model's numbers are, or no such output.
         ConfigError: the signal table is wrong.
         EnvironmentMismatchError: the model does not fit the environment.
+        What ``open_environment`` raises.
         ModelNotInt8Error, UnsupportedOperatorError: the model cannot run on a board.
         MissingExtraError: the extra ``int8`` is not installed.
     """
@@ -58,7 +68,15 @@ def open_policy(
         raise BundleError(f"{path} cannot be read: {exc.strerror}", "point at an int8 .tflite or at a bundle folder") from exc
     model, _ = int8_core(select_output(whole, output))
     runtime = TflmModel(model)
-    table = _table(path, runtime.n_obs, runtime.n_act, spec, environment)
+    table = read_signals(spec, runtime.n_obs, runtime.n_act) if spec else None
+    if environment is not None:
+        with open_environment(environment, options, period_s=table.control_period_s if table else None) as env:
+            table = _fitting(path, runtime, env.spec)
+    if table is None:
+        raise UsageError(
+            f"nothing says what the numbers of {path} are",
+            "describe them: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT",
+        )
     identity = model_id(model)
     target = MODELS / identity / path.stem
     staging = staging_folder(target)
@@ -81,18 +99,11 @@ def open_policy(
     )
 
 
-def _table(path: Path, n_obs: int, n_act: int, spec: Path | None, environment: PolicySpec | None) -> PolicySpec:
-    if environment is None:
-        if spec is None:
-            raise UsageError(
-                f"nothing says what the numbers of {path} are",
-                "describe them: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT",
-            )
-        return read_signals(spec, n_obs, n_act)
-    if (n_obs, n_act) != (environment.n_obs, environment.n_act):
+def _fitting(path: Path, model: TflmModel, environment: PolicySpec) -> PolicySpec:
+    if (model.n_obs, model.n_act) != (environment.n_obs, environment.n_act):
         raise EnvironmentMismatchError(
-            f"{path} takes {n_obs} observations and gives {n_act} outputs, {environment.environment} has {environment.n_obs} and "
-            f"{environment.n_act}",
+            f"{path} takes {model.n_obs} observations and gives {model.n_act} outputs, {environment.environment} has "
+            f"{environment.n_obs} and {environment.n_act}",
             "name the output that is the action: --output 1",
         )
     scaled = environment.action_map

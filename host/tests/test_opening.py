@@ -5,7 +5,7 @@ import pytest
 
 from balance_hil import opening
 from balance_hil.bundle import HEADER, Bundle
-from balance_hil.environment import open_environment
+from balance_hil.cli import hil
 from balance_hil.errors import BundleError, ConfigError, EnvironmentMismatchError, UsageError
 from balance_hil.model_image import ModelImage
 from balance_hil.opening import open_policy
@@ -63,10 +63,18 @@ def test_a_model_with_three_outputs_opens_as_a_bundle(model, signals, ppo_bundle
 
 
 def test_an_environment_says_what_the_numbers_are(model, ppo_bundle):
-    with open_environment("balance/Balance-v0") as env:
-        assert open_policy(model, output="1", environment=env.spec).spec == ppo_bundle.spec
-        with pytest.raises(EnvironmentMismatchError, match="gives 32 outputs"):
-            open_policy(model, output="0", environment=env.spec)
+    assert open_policy(model, output="1", environment="balance/Balance-v0").spec == ppo_bundle.spec
+    with pytest.raises(EnvironmentMismatchError, match="gives 32 outputs"):
+        open_policy(model, output="0", environment="balance/Balance-v0")
+
+
+def test_a_model_runs_without_a_bundle(model, signals, capsys):
+    for words in (["evaluate", "--episodes", "1"], ["run", "--no-record"]):
+        options = ["--spec", str(signals), "--output", "1", "-e", "balance/Balance-v0", "--steps", "40", "--json"]
+        with pytest.raises(SystemExit) as ended:
+            hil([words[0], str(model), *words[1:], *options], standalone_mode=False)
+        assert ended.value.code == 0, capsys.readouterr()
+        assert '"good": true' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,21 +13,31 @@ import click
 
 from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.machines import emulate
-from balance_hil.bundle import Bundle
 from balance_hil.cli.console import stderr
-from balance_hil.cli.params import BOARD, POLICY
+from balance_hil.cli.params import BOARD, POLICY, model_options
 from balance_hil.errors import BoardBootError, UsageError
+from balance_hil.opening import open_policy
 
 
 @click.command()
 @click.argument("policy", type=POLICY)
+@model_options
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="Which board; see hil boards.")
 @click.option("--engine", help="What runs the model; by default tflm where its library is there, else int8.")
 @click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
 @click.option("--fault", hidden=True, help="A fault of the firmware's gallery, to try the tools that find them.")
 @click.option("--link", type=click.Path(path_type=Path), help="Also make this symbolic link to the port, for a name that stays.")
-def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | None, fault: str | None, link: Path | None) -> None:
-    """Start a board with POLICY (a bundle) and print its port, until Ctrl-C.
+def command(
+    policy: Path,
+    spec: Path | None,
+    output: str | None,
+    board: str,
+    engine: str | None,
+    watchdog_ms: int | None,
+    fault: str | None,
+    link: Path | None,
+) -> None:
+    """Start a board with POLICY (a bundle, or an int8 .tflite with --spec) and print its port, until Ctrl-C.
 
     Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends an observation as
     comma-separated numbers and a line feed and reads the actions as a line.
@@ -35,7 +45,7 @@ def command(policy: Path, board: str, engine: str | None, watchdog_ms: int | Non
     definition = find_definition(board)
     machine = emulate(
         definition,
-        Bundle.load(policy),
+        open_policy(policy, spec=spec, output=output),
         engine=engine,
         watchdog_ms=watchdog_ms,
         fault=fault,

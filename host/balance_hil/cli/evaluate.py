@@ -51,7 +51,13 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
     help="A table instead: every POLICY under every condition of a suite, on all cores; 50 episodes each.",
 )  # fmt: skip
 @click.option("--suite", type=_PATH, metavar="FILE.yaml", help="With --robustness: conditions of your own.")
-@click.option("-o", "--output", type=_PATH, help="With --robustness: also write it as Markdown.")
+@click.option("--spec", type=_PATH, metavar="SIGNALS.yaml", help="Of a .tflite alone: what its numbers mean; docs/policies.md.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|K",
+    help="With --robustness: also write it as Markdown. Of a .tflite: which output is the action.",
+)
 @click.option("--picture", type=_PATH, help="With --robustness: also draw it, .svg, .png or .pdf.")
 @click.option("--jobs", type=click.IntRange(min=1), help="With --robustness: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
@@ -71,13 +77,14 @@ def command(
     video: Path | None,
     robustness: bool,
     suite: Path | None,
-    output: Path | None,
+    spec: Path | None,
+    output: str | None,
     picture: Path | None,
     jobs: int | None,
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Run episodes of POLICY (a bundle, or for the runtime torch a checkpoint) and say how it did.
+    """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and say how it did.
 
     Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition.
     """
@@ -93,8 +100,8 @@ def command(
             jobs=jobs,
             trust=trust,
         )
-        print_suite(config, output, picture, as_json=as_json)
-    _refuse({"--suite": suite, "-o": output, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness")
+        print_suite(config, Path(output) if output else None, picture, as_json=as_json)
+    _refuse({"--suite": suite, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness")
     if len(policies) > 1:
         raise UsageError(
             "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"
@@ -113,6 +120,8 @@ def command(
         board=board,
         port=port,
         trust=trust,
+        spec=spec,
+        output=output,
         render_mode="human" if view else "rgb_array" if video else None,
     )
     with opening as opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -59,6 +60,17 @@ def _runtimes() -> Iterable[str]:
     from balance_hil.runtimes import RUNTIME_NAMES
 
     return RUNTIME_NAMES
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--spec`` and ``--output``, for a policy that is a ``.tflite`` alone."""
+    spec = click.option(
+        "--spec", type=click.Path(path_type=Path, dir_okay=False), metavar="SIGNALS.yaml",
+        help="Of a .tflite alone: what its numbers mean; docs/policies.md.",
+    )  # fmt: skip
+    return spec(
+        click.option("--output", metavar="NAME|K", help="Of a .tflite alone: which of its outputs is the action.")(command)
+    )
 
 
 POLICY = PolicyType()

@@ -16,7 +16,7 @@ from balance_hil.boards import Board, connect, find_definition
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli import INTERRUPTED, exit_status
 from balance_hil.cli.console import print_error, print_json, stderr
-from balance_hil.cli.params import BOARD, POLICY
+from balance_hil.cli.params import BOARD, POLICY, model_options
 from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.documents import RUN, FailedRunDocument, OneRunDocument
@@ -24,6 +24,7 @@ from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_fault
 from balance_hil.metrics import Verdict
+from balance_hil.opening import open_policy
 from balance_hil.spec import Terminated
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class _Options:
 
 @click.command()
 @click.argument("policy", type=POLICY)
+@model_options
 @click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
 @click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
@@ -106,14 +108,28 @@ class _Options:
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
-def command(policy: Path, boards: tuple[str, ...], faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
-    """Run episodes with POLICY (a bundle) on a board as controller.
+def command(
+    policy: Path,
+    boards: tuple[str, ...],
+    faults: tuple[str, ...],
+    spec: Path | None,
+    output: str | None,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Run episodes with POLICY (a bundle, or an int8 .tflite with --spec) on a board as controller.
 
     Exit status 0 when no episode failed, nothing differs from TensorFlow Lite Micro, no reply was wrong and few enough were
     lost. Ctrl-C ends the run at the next control step and prints what was done.
     """
     options = _Options(
-        policy=Bundle.load(policy),
+        policy=open_policy(
+            policy,
+            spec=spec,
+            output=output,
+            environment=rest["environment"],
+            options=read_yaml(rest["options"]) if rest["options"] else None,
+        ),
         boards=[name.strip() for item in boards for name in item.split(",") if name.strip()],
         faults=[parse_fault(text) for text in faults],
         **rest,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import MANIFEST, TRAINING, Bundle
+from balance_hil import opening
+from balance_hil.bundle import MANIFEST, TRAINING
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
@@ -49,6 +50,8 @@ def open_policy(
     port: str | None = None,
     trust: bool = False,
     render_mode: str | None = None,
+    spec: Path | None = None,
+    output: str | None = None,
 ) -> Iterator[OpenPolicy]:
     """Opens a policy on a runtime, or on a board that is connected for as long as the ``with`` block runs.
 
@@ -61,6 +64,8 @@ def open_policy(
         port: for the runtime ``board``: device or URL.
         trust: for a checkpoint that was not exported: it may run pickled code.
         render_mode: of the environment: "human" or "rgb_array" to watch or to film.
+        spec: ``signals.yaml`` of a ``.tflite`` alone.
+        output: which of its outputs is the action.
 
     Raises:
         EnvironmentMismatchError: the signals of the environment are not those that the policy was made for.
@@ -70,7 +75,7 @@ def open_policy(
         with _checkpoint_environment(path, environment, options, render_mode) as env:
             yield OpenPolicy(_open_checkpoint(path, env, trust), env, "")
         return
-    bundle = Bundle.load(path)
+    bundle = opening.open_policy(path, spec=spec, output=output, environment=environment, options=options)
     with open_for(bundle.spec, environment, options, render_mode=render_mode) as env:  # before a board is started
         if runtime == BOARD_RUNTIME:
             from balance_hil.boards import connect
