@@ -228,7 +228,7 @@ def test_other_programs_reach_it_by_a_url(ppo_bundle: Bundle):
 
 
 def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle):
-    definition = replace(find_definition(NAME), machine="mps2-an999")
+    definition = replace(find_definition(NAME), settings={"machine": "mps2-an999"})
     machine = QemuMachine(definition, EmulationConfig(image=ModelImage.of(ppo_bundle), name=NAME, engine="int8"))
     try:
         with pytest.raises(BoardBootError, match="unsupported machine type"):
