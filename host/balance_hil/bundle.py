@@ -158,8 +158,8 @@ def no_such_bundle(path: Path) -> BundleError:
     """The error for a path that is not there, or a name that no policy has."""
     known = bundle_names()
     return BundleError(
-        f"no such bundle: {path}",
-        did_you_mean(path.name, known, f"policies are {', '.join(known)}; make one: hil train ppo, then hil export policies/ppo"),
+        f"no such bundle: {path}" + did_you_mean(path.name, known),
+        f"policies are {', '.join(known)}; make one: hil train ppo, then hil export",
     )
 
 

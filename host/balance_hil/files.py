@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import os
-import tempfile
-from collections.abc import Iterable
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from balance_hil.errors import ConfigError, UsageError, require
+from balance_hil.errors import ConfigError, UsageError
+
+MAX_YAML_BYTES = 1 << 20
 
 
-def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint: "did you mean X?" with the name in ``known`` that is most like ``name``; ``otherwise`` where none is like it."""
+def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a message about an unknown name: ", did you mean 'X'?" with the known one most like it, or nothing."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    return f", did you mean {prefix + near[0]!r}?" if near else ""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path to write a file to, which then takes the place of ``path``; whatever fails, that stays as it was."""
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is complete or, whatever happens meanwhile, as it was before. Raises OSError."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor has no path
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(partial).chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def new_run_folder(runs: Path, name: str) -> Path:
@@ -54,24 +57,39 @@ def new_run_folder(runs: Path, name: str) -> Path:
     raise UsageError(f"{runs} is full", "remove old runs")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The table of keys and values in a YAML file; an empty file is an empty table.
+def read_yaml(
+    path: Path, hint: str = "keys and values: docs/environments.md", tags: Mapping[str, Callable[[Any, Any], Any]] | None = None
+) -> dict[str, Any]:
+    """The table of keys and values in a YAML file; an empty file is an empty table. Runs no code that the file names.
+
+    Args:
+        path: a file of at most MAX_YAML_BYTES.
+        hint: of the errors about what is in the file.
+        tags: constructors ``(loader, node) -> value`` for tags beside those of plain YAML.
 
     Raises:
-        ConfigError: no such file, not YAML, or no table.
-        MissingExtraError: PyYAML is not installed.
+        ConfigError: no such file, too large, not YAML, or no table.
     """
-    require("yaml", "train")
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        pass
+
+    for tag, constructor in (tags or {}).items():
+        Loader.add_constructor(tag, constructor)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+    except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc}", "check the path") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", "keys and values: docs/environments.md") from exc
+    if len(data) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES >> 20} MiB", hint)
+    try:
+        values = Loader(data.decode("utf-8-sig")).get_single_data()
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, IndexError) as exc:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", hint) from exc
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a table of keys and values", "keys and values: docs/environments.md")
+        raise ConfigError(f"{path} is not a table of keys and values", hint)
     return values

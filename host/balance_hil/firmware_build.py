@@ -19,6 +19,7 @@ import filelock
 
 from balance_hil import paths
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError, require_tool
+from balance_hil.files import replacing
 
 PROJECT = paths.PROJECT
 # What a build depends on. The identity of a firmware is the last commit that touched one of these.
@@ -112,9 +113,8 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         IMAGES.mkdir(exist_ok=True)
         stamp.unlink(missing_ok=True)
         for suffix in (".map", ".elf"):
-            partial = image.with_suffix(".partial")
-            shutil.copyfile(PROJECT / f".pio/build/{environment}/program{suffix}", partial)
-            partial.replace(image.with_suffix(suffix))
+            with replacing(image.with_suffix(suffix)) as partial:
+                shutil.copyfile(PROJECT / f".pio/build/{environment}/program{suffix}", partial)
         stamp.write_text(fingerprint)
     return image
 

@@ -24,11 +24,6 @@ SOURCES_HASH, SOURCES_COMMIT = ("", "") if IS_CHECKOUT else (_DATA / "firmware_i
 PROJECT = SHIPPED if IS_CHECKOUT else CACHE / f"firmware-{SOURCES_HASH}"
 
 
-def policies_folder() -> Path:
-    """Where ``hil train`` and ``hil export`` put a policy that is given no folder: never among the shipped ones."""
-    return POLICIES
-
-
 def install_command(extra: str = "") -> str:
     """The command that installs balance_hil with an extra, here: a checkout has one command for all of them."""
     if IS_CHECKOUT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 import typing
@@ -11,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from balance_hil.errors import ConfigError
+from balance_hil.files import did_you_mean
 
 S = TypeVar("S")
 _KINDS = {int: "a whole number", bool: "true or false", str: "text", float: "a number", dict: "a table of keys and values"}
@@ -56,9 +56,8 @@ def settings_from_dict(kind: type[S], values: Mapping[str, Any], prefix: str = "
     names = [each.name for each in fields(made)]
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
             raise ConfigError(
-                f"unknown hyper-parameter {prefix + str(key)!r}" + (f", did you mean {prefix + near[0]!r}?" if near else ""),
+                f"unknown hyper-parameter {prefix + str(key)!r}" + did_you_mean(key, names, prefix),
                 f"known are: {', '.join(prefix + name for name in names)}",
             )
     for each in fields(made):

@@ -113,7 +113,7 @@ def find_definition(name: str, folder: Path | None = None) -> BoardDefinition:
     if name in boards:
         return boards[name]
     raise UnknownBoardError(
-        f"no board is called {name!r}", f"{did_you_mean(name, boards)} boards are {', '.join(sorted(boards))}: hil boards".strip()
+        f"no board is called {name!r}" + did_you_mean(name, boards), f"boards are {', '.join(sorted(boards))}: hil boards"
     )
 
 
@@ -139,7 +139,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
     types = {**_TYPES, **kind.KEYS}
     for key, value in table.items():
         if key not in types:
-            raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, types, f"keys are {', '.join(types)}"))
+            raise ConfigError(f"{path}: unknown key {key!r}" + did_you_mean(key, types), f"keys are {', '.join(types)}")
         if type(value) is not types[key]:
             raise ConfigError(f"{path}: {key} must be of type {types[key].__name__}, not {value!r}", "correct it")
     for key, known in (("upload", get_args(Upload)), ("timing", get_args(Timing))):

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from balance_hil.checkpoint.inert import MAX_BYTES, Inert, array_of, path_of, read_pickle
-from balance_hil.errors import CheckpointError, require
+from balance_hil.errors import CheckpointError, ConfigError
+from balance_hil.files import read_yaml
 from balance_hil.quantize import Normalization
 
 FILE = "vecnormalize.pkl"
 _CLASS = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
 _STEPS = re.compile(r"(.+)_(\d+)_steps")  # SB3's CheckpointCallback
-_MAX_YAML_BYTES = 1 << 20
 # What the zoo wraps the environment in, and the policy's numbers are then not those of the environment.
 _WRAPPER_KEYS = ("env_wrapper", "frame_stack", "vec_env_wrapper")
 _WRAPPER_HINT = "register an environment that has this inside, and export the .zip from a folder without config.yml"
@@ -116,11 +116,6 @@ def _yaml(path: Path | None) -> Mapping[str, Any]:
     """A table of the zoo. Its files name one Python class, OrderedDict; every other one is refused."""
     if path is None:
         return {}
-    require("yaml", "train")
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
 
     def ordered(loader: Any, node: Any) -> dict[str, Any]:
         pairs = loader.construct_sequence(node, deep=True)[0]
@@ -129,22 +124,11 @@ def _yaml(path: Path | None) -> Mapping[str, Any]:
     def as_tuple(loader: Any, node: Any) -> tuple[Any, ...]:
         return tuple(loader.construct_sequence(node, deep=True))
 
-    Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", ordered)
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", as_tuple)
-    hint = f"remove {path.name}, or write it as plain YAML"
+    tags = {"tag:yaml.org,2002:python/object/apply:collections.OrderedDict": ordered, "tag:yaml.org,2002:python/tuple": as_tuple}
     try:
-        if path.stat().st_size > _MAX_YAML_BYTES:
-            raise CheckpointError(f"{path} is larger than {_MAX_YAML_BYTES >> 20} MiB", hint)
-        table = yaml.load(path.read_text(), Loader=Loader)  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc}", "check its permissions") from exc
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, IndexError) as exc:
-        if isinstance(exc, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be read: {' '.join(str(exc).split())}", hint) from exc
-    if not isinstance(table, Mapping):
-        raise CheckpointError(f"{path} is not a table of settings", hint)
-    return table
+        return read_yaml(path, f"remove {path.name}, or write it as plain YAML", tags)
+    except ConfigError as exc:
+        raise CheckpointError(exc.message, exc.hint) from exc
 
 
 def _normalizes_observations(value: Any) -> bool | None:

@@ -15,6 +15,7 @@ from balance_hil.errors import UsageError
 from balance_hil.evaluating.intervals import LEVEL
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
 from balance_hil.evaluating.robustness_table import RobustnessTable, show_share
+from balance_hil.files import write_atomically
 
 ENOUGH = 0.95  # share of episodes without failure that a policy needs under every condition for exit status 0
 
@@ -29,9 +30,7 @@ def print_suite(config: RobustnessConfig, output: Path | None, picture: Path | N
         check_picture(picture)
     table = _with_progress(config)
     if output is not None:
-        partial = output.with_name(f".{output.name}.part")
-        partial.write_text(table.to_markdown() + "\n", encoding="utf-8")
-        partial.replace(output)
+        write_atomically(output, table.to_markdown() + "\n")
     if picture is not None:
         from balance_hil.evaluating.robustness_picture import save_picture
 

@@ -8,6 +8,7 @@ import click
 
 from balance_hil.cli.console import stderr, stdout
 from balance_hil.errors import HarnessError, UsageError, require
+from balance_hil.files import write_atomically
 from balance_hil.recording import read_recording
 
 
@@ -51,10 +52,8 @@ def command(recording: Path, output: Path | None, picture: Path | None, episode:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_atomically(path, content)
     except OSError as exc:
         raise HarnessError(f"cannot write {path}: {exc.strerror}", "choose another place: --output FILE.html") from exc

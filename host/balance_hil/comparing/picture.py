@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from balance_hil.comparing.attribution import CAUSES
 from balance_hil.comparing.comparison import Comparison, LayerDifference
 from balance_hil.errors import UsageError, require
+from balance_hil.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,12 +56,8 @@ def save_picture(result: Comparison, path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        draw(result).savefig(temporary, format=path.suffix[1:].lower(), dpi=150, metadata=_metadata(path.suffix.lower()))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        draw(result).savefig(partial, format=path.suffix[1:].lower(), dpi=150, metadata=_metadata(path.suffix.lower()))
 
 
 def draw(result: Comparison) -> Figure:

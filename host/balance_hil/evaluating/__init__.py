@@ -16,6 +16,7 @@ from balance_hil import opening
 from balance_hil.bundle import MANIFEST, TRAINING
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
+from balance_hil.files import replacing
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
@@ -123,24 +124,20 @@ def film(
         raise UsageError(f"{path} does not end in .mp4", "name the film so: --video run.mp4")
     if not path.parent.is_dir():
         raise UsageError(f"no such folder: {path.parent}", f"make it: mkdir -p {path.parent}")
-    partial = path.with_name(f".{path.stem}.part.mp4")
     try:
         steps_per_frame = max(1, round(1.0 / (VIDEO_FRAMES_PER_S * policy.environment.spec.control_period_s)))
         fps = 1.0 / (steps_per_frame * policy.environment.spec.control_period_s)
-        with imageio.get_writer(partial, fps=fps, macro_block_size=1, quality=7) as writer:
+        with replacing(path) as partial, imageio.get_writer(partial, fps=fps, macro_block_size=1, quality=7) as writer:
 
             def on_frame(frame: NDArray[np.uint8]) -> None:
                 # Video needs even sizes.
                 writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
 
             episodes = _one_by_one(policy, seeds, max_steps, on_step, on_frame=on_frame, steps_per_frame=steps_per_frame)
-        partial.replace(path)
     except OSError as exc:
         if isinstance(exc, HarnessError):  # a board's errors are OSErrors, too
             raise
         raise UsageError(f"the film {path} cannot be written: {exc}", "choose another file: --video FILE.mp4") from exc
-    finally:
-        partial.unlink(missing_ok=True)
     return episodes
 
 

@@ -5,7 +5,6 @@ An environment may bring a suite of its own: attribute ``robustness_suite``, the
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.environment import open_environment, open_for
 from balance_hil.errors import ConfigError, UsageError
-from balance_hil.files import read_yaml
+from balance_hil.files import did_you_mean, read_yaml
 
 _KEYS = ("title", "options", "together")
 _HINT = "the form is: NAME: {title: ..., options: {...}}; docs/robustness.md has an example"
@@ -96,5 +95,4 @@ def _options(values: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
 
 def _check_known(key: Any, known: tuple[str, ...], what: str) -> None:
     if key not in known:
-        near = difflib.get_close_matches(str(key), known, n=1)
-        raise ConfigError(f"unknown {what}" + (f", did you mean {near[0]!r}?" if near else ""), f"known are: {', '.join(known)}")
+        raise ConfigError(f"unknown {what}" + did_you_mean(key, known), f"known are: {', '.join(known)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from balance_hil.errors import UsageError, require
 from balance_hil.evaluating.robustness_table import RobustnessTable
+from balance_hil.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,14 +35,10 @@ def check_picture(path: Path) -> None:
 
 def save_picture(table: RobustnessTable, path: Path) -> None:
     """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
-    temporary = path.with_name(f".{path.name}.part")
     suffix = path.suffix.lower()
     date = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
-    try:
-        draw(table).savefig(temporary, format=suffix[1:], dpi=150, metadata=date)  # no date: equal tables, equal files
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        draw(table).savefig(partial, format=suffix[1:], dpi=150, metadata=date)  # no date: equal tables, equal files
 
 
 def draw(table: RobustnessTable) -> Figure:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from balance_hil.errors import ConfigError, HarnessError, require
+from balance_hil.files import write_atomically
 from balance_hil.protocol.generate_cpp import messages_header, status_header
 from balance_hil.protocol.generate_markdown import fill_tables
 from balance_hil.protocol.generate_python import python_source
@@ -63,9 +64,7 @@ def main(check: bool) -> None:
             return
         for path, text in outputs(schema).items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text)
-            partial.replace(path)
+            write_atomically(path, text)
     except HarnessError as exc:
         click.echo(f"error: {exc.message}\nhint:  {exc.hint}", err=True)
         sys.exit(1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
+from balance_hil.files import did_you_mean
 from balance_hil.runtimes.base import Int8Runtime, Runtime
 
 _MODULES = {
@@ -30,9 +30,9 @@ def load_runtime(name: str, bundle: Bundle) -> Runtime:
         MissingExtraError: its package is not installed, or does not exist for this platform.
     """
     if name not in _MODULES:
-        near = difflib.get_close_matches(name, RUNTIME_NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(RUNTIME_NAMES)}"
-        raise UsageError(f"there is no runtime {name!r}", hint)
+        raise UsageError(
+            f"there is no runtime {name!r}" + did_you_mean(name, RUNTIME_NAMES), f"choose one of {', '.join(RUNTIME_NAMES)}"
+        )
     module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
     runtime: Runtime = module.load(name, bundle)
     # policy.zip takes observations as they are where the export has added the normalization, to suit int8.

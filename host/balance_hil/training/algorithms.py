@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from balance_hil.errors import ConfigError, UsageError
+from balance_hil.files import did_you_mean
 from balance_hil.training.config import A2cConfig, DdpgConfig, PpoConfig, SacConfig, Td3Config, TrainingConfig
 
 
@@ -64,9 +64,8 @@ class Algorithm:
         more = dict(config.sb3 or {})
         for name in more:
             if name not in taken:
-                near = difflib.get_close_matches(name, taken, n=1)
                 raise ConfigError(
-                    f"{self.model} has no argument {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                    f"{self.model} has no argument {name!r}" + did_you_mean(name, taken),
                     f"it takes: {', '.join(taken)}",
                 )
         policy |= more.pop("policy_kwargs", {})
@@ -104,8 +103,7 @@ def algorithm_for(name: str, designs: Sequence[str] = ()) -> Algorithm:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     names = (*ALGORITHMS, *designs)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     raise UsageError(
-        f"unknown algorithm {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+        f"unknown algorithm {name!r}" + did_you_mean(name.lower(), names),
         f"algorithms are: {', '.join(names)}",
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from balance_hil.bundle import MANIFEST, POLICY
 from balance_hil.errors import UsageError
 from balance_hil.files import read_yaml
+from balance_hil.paths import POLICIES
 from balance_hil.spec import PolicySpec, Terminated
 from balance_hil.training.algorithms import ALGORITHMS
 from balance_hil.training.checkpoints import TrainingRecord
@@ -71,7 +72,7 @@ class TrainingResult:
 
 def default_output(environment: str, algorithm: str) -> Path:
     """``policies/NAME`` of the environment and the algorithm: policies/CartPole-v1-ppo."""
-    return Path("policies") / f"{environment.rpartition(':')[2].rpartition('/')[2]}-{algorithm}"
+    return POLICIES / f"{environment.rpartition(':')[2].rpartition('/')[2]}-{algorithm}"
 
 
 def new_record(request: TrainingRequest, spec: PolicySpec, hyper_parameters: Mapping[str, Any]) -> TrainingRecord:

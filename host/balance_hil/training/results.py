@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from balance_hil.files import write_atomically
 from balance_hil.training.matrix import Run
 
 MAX_INT8_BYTES = 8192
@@ -102,9 +103,7 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     """Writes both files; each is complete or as it was before."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("results.md", markdown(results))):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(folder / name)
+        write_atomically(folder / name, text)
 
 
 def _by_algorithm(runs: Sequence[Run]) -> dict[str, list[Run]]:

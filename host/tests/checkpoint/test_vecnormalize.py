@@ -127,6 +127,6 @@ def test_wrappers_that_change_the_observations_are_named(folder, key, value, nam
 def test_a_configuration_runs_no_code(folder, tmp_path):
     checkpoint = zoo(folder, "normalize", "true")
     (folder / "Pendulum-v1" / "config.yml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
-    with pytest.raises(CheckpointError, match=r"config\.yml cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config\.yml is not YAML"):
         read_surroundings(checkpoint, 3)
     assert not (tmp_path / "ran").exists()

@@ -54,6 +54,6 @@ def find_kind(name: str) -> BoardKind:
         return cast(BoardKind, kind)
     known = kind_names()
     raise ConfigError(
-        f"no such kind of board: {name!r}",
-        did_you_mean(name, known, f"kinds are {', '.join(known)}; one of your own: docs/boards.md"),
+        f"no such kind of board: {name!r}" + did_you_mean(name, known),
+        f"kinds are {', '.join(known)}; one of your own: docs/boards.md",
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.qemu import emulator, image_environment
 from balance_hil.errors import BoardBootError
+from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
 
 LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # what of an image is its engine
@@ -57,9 +58,7 @@ def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Cal
     known = json.loads(record.read_text()) if record.is_file() else {}
     if known.get("stamp") != stamp:
         known = {"stamp": stamp, "report": _report(board.settings["machine"], image)}
-        partial = record.with_suffix(".partial")
-        partial.write_text(json.dumps(known))
-        partial.replace(record)
+        write_atomically(record, json.dumps(known))
     return _parsed(
         known["report"], code_bytes(image.with_suffix(".map").read_text(), LIBRARIES[engine]), f"{engine} on {board.name}"
     )

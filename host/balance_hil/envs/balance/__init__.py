@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +10,7 @@ from balance_hil.envs import register
 from balance_hil.envs.balance.catalog import CATALOG
 from balance_hil.envs.balance.config import EPISODE_STEPS, BalanceConfig
 from balance_hil.errors import UnknownEnvironmentError
+from balance_hil.files import did_you_mean
 
 __all__ = ["CATALOG", "EPISODE_STEPS", "BalanceConfig", "config_for", "make"]
 register()
@@ -19,9 +19,8 @@ register()
 def config_for(environment: str) -> BalanceConfig:
     """Settings of a balance environment. Raises UnknownEnvironmentError."""
     if environment not in CATALOG:
-        near = difflib.get_close_matches(environment, CATALOG, n=1)
         raise UnknownEnvironmentError(
-            f"{environment!r} is no environment of the balance robot" + (f", did you mean {near[0]!r}?" if near else ""),
+            f"{environment!r} is no environment of the balance robot" + did_you_mean(environment, CATALOG),
             f"they are: {', '.join(CATALOG)}",
         )
     return CATALOG[environment]

@@ -17,7 +17,6 @@ reset, those of ``pushes`` and ``blocks`` once per event. Nothing else decides: 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -30,7 +29,8 @@ from balance_hil.envs.balance.quantities import Quantity as Quantity
 from balance_hil.envs.balance.quantities import Uniform as Uniform
 from balance_hil.envs.balance.quantities import fixed as fixed
 from balance_hil.envs.balance.quantities import pick as pick
-from balance_hil.errors import ConfigError, require
+from balance_hil.errors import ConfigError
+from balance_hil.files import did_you_mean, read_yaml
 
 MAX_DELAY_STEPS = 50
 SIDES = ("front", "back", "left", "right")
@@ -206,22 +206,8 @@ def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
-        MissingExtraError: PyYAML is not installed.
     """
-    require("yaml", "train")
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read the options {path}: {exc}", "check the path given to --options") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", OPTIONS_HINT) from exc
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a table of keys and values", OPTIONS_HINT)
-    return options_from_dict(values, base, str(path))
+    return options_from_dict(read_yaml(path, OPTIONS_HINT), base, str(path))
 
 
 def options_between(start: RobotOptions, end: RobotOptions, share: float) -> RobotOptions:
@@ -281,9 +267,8 @@ def _sampled_per_reset() -> tuple[tuple[str, str, Limits], ...]:
 
 def _check_key(key: Any, known: list[str], prefix: str, name: str) -> None:
     if key not in known:
-        near = difflib.get_close_matches(str(key), known, n=1)
         raise ConfigError(
-            f"unknown option {prefix + str(key)!r} in {name}" + (f", did you mean {prefix + near[0]!r}?" if near else ""),
+            f"unknown option {prefix + str(key)!r} in {name}" + did_you_mean(key, known, prefix),
             f"known are: {', '.join(prefix + each for each in known)}",
         )
 
@@ -310,9 +295,8 @@ def _number(value: Any, name: str) -> float:
 def _check_sides(sides: Any, name: str) -> None:
     for side in sides:
         if side not in SIDES:
-            near = difflib.get_close_matches(str(side), SIDES, n=1)
             raise ConfigError(
-                f"unknown side {side!r} in {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"unknown side {side!r} in {name!r}" + did_you_mean(side, SIDES),
                 f"sides are: {', '.join(SIDES)}",
             )
 

@@ -6,7 +6,6 @@ numbers because there is one implementation. Plain floats, no numpy arithmetic: 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.robot import Robot
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
+from balance_hil.files import did_you_mean
 
 N_OBS = 6
 N_ACT = 2
@@ -267,9 +267,8 @@ def _checked_options(options: Mapping[str, Any], config: BalanceConfig) -> dict[
     checked: dict[str, float] = {}
     for key, value in options.items():
         if key not in limits:
-            near = difflib.get_close_matches(key, limits, n=1)
             raise UsageError(
-                f"unknown reset option {key!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"unknown reset option {key!r}" + did_you_mean(key, limits),
                 f"reset options are: {', '.join(RESET_OPTIONS)}",
             )
         try:

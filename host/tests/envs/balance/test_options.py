@@ -228,7 +228,7 @@ def test_a_bad_file_is_refused_with_the_key(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot read the options"):
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml"):
         load_options(tmp_path / "none.yaml")
 
 

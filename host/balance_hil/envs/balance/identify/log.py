@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import CalibrationLogError
+from balance_hil.files import did_you_mean, replacing
 
 COLUMNS = {
     "t_s": "time since the start of the run",
@@ -41,20 +41,16 @@ class Run:
 
 def write_log(path: Path, runs: Sequence[Run]) -> None:
     """Writes a log; the file appears when it is complete. Raises CalibrationLogError."""
-    partial = path.with_name(f".{path.name}.part")
     try:
-        with partial.open("w", newline="") as file:
+        with replacing(path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for run in runs:
                 for t, command, drive, speed in zip(run.t_s, run.command_rad_s, run.drive, run.speed_rad_s, strict=True):
                     row = [f"{t:.6f}", *(f"{v + 0.0:.6g}" for v in command), int(drive), f"{run.load_kg_m2:.6g}"]
                     writer.writerow([*row, *(f"{v:.4f}" for v in speed)])
-        partial.replace(path)
     except OSError as exc:
         raise CalibrationLogError(f"cannot write {path}: {exc.strerror}", "choose another file") from exc
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_log(path: Path) -> list[Run]:
@@ -94,9 +90,8 @@ def read_log(path: Path) -> list[Run]:
 def _columns(path: Path, names: list[str]) -> list[str]:
     for name in names:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
             raise CalibrationLogError(
-                f"{path}, line 1: unknown column {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"{path}, line 1: unknown column {name!r}" + did_you_mean(name, COLUMNS),
                 f"columns are: {', '.join(COLUMNS)}",
             )
     for name in COLUMNS:

@@ -8,6 +8,7 @@ from pathlib import Path
 from balance_hil.envs.balance.identify.fit import Identification
 from balance_hil.envs.balance.identify.log import Run
 from balance_hil.errors import UsageError, require
+from balance_hil.files import write_atomically
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -23,14 +24,10 @@ def write_options(path: Path, result: Identification, log: str) -> None:
         lines.append(f"  {'' if p.determined else '# '}{p.name}: {p.value:.4g}  # {comment}")
     if not any(p.determined for p in result.parameters):
         lines[1] = "# motor:"
-    partial = path.with_name(f".{path.name}.part")
     try:
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(path)
+        write_atomically(path, "\n".join(lines) + "\n")
     except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}", "choose another file: --output") from exc
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def draw_residuals(path: Path, runs: Sequence[Run], result: Identification) -> None:
