@@ -7,10 +7,10 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <string>
 #include <vector>
 
-#include <getopt.h>
 #include <unistd.h>
 
 #include "board/board.h"
@@ -65,58 +65,29 @@ hil::faults::Fault ParseFault(const char* name) {
   std::exit(EXIT_SUCCESS);
 }
 
+using Setter = void (*)(Options*, const char*);
+const std::map<std::string, Setter> setters = {
+    {"--fd", [](Options* o, const char* value) { o->fd = static_cast<int>(ParseNumber("fd", value)); }},
+    {"--engine-fd", [](Options* o, const char* value) { o->engine_fd = static_cast<int>(ParseNumber("engine-fd", value)); }},
+    {"--image", [](Options* o, const char* value) { o->image = value; }},
+    {"--engine", [](Options* o, const char* value) { o->engine = value; }},
+    {"--board-name", [](Options* o, const char* value) { o->board_name = value; }},
+    {"--watchdog-ms", [](Options* o, const char* value) { o->watchdog_ms = ParseNumber("watchdog-ms", value); }},
+    {"--arena-bytes", [](Options* o, const char* value) { o->arena_bytes = ParseNumber("arena-bytes", value); }},
+    {"--upload-bytes", [](Options* o, const char* value) { o->upload_bytes = ParseNumber("upload-bytes", value); }},
+    {"--fault", [](Options* o, const char* value) { o->fault = ParseFault(value); }},
+};
+
 Options ParseOptions(int argc, char** argv) {
-  static const option kOptions[] = {
-      {"fd", required_argument, nullptr, 'f'},
-      {"engine-fd", required_argument, nullptr, 'e'},
-      {"image", required_argument, nullptr, 'i'},
-      {"engine", required_argument, nullptr, 'n'},
-      {"board-name", required_argument, nullptr, 'b'},
-      {"watchdog-ms", required_argument, nullptr, 'w'},
-      {"arena-bytes", required_argument, nullptr, 'a'},
-      {"upload-bytes", required_argument, nullptr, 'u'},
-      {"fault", required_argument, nullptr, 'x'},
-      {"list-faults", no_argument, nullptr, 'l'},
-      {nullptr, 0, nullptr, 0},
-  };
   Options options;
-  int chosen = 0;
-  for (int index = 0; (chosen = getopt_long(argc, argv, "", kOptions, &index)) != -1;) {
-    switch (chosen) {
-      case 'f':
-        options.fd = static_cast<int>(ParseNumber("fd", optarg));
-        break;
-      case 'e':
-        options.engine_fd = static_cast<int>(ParseNumber("engine-fd", optarg));
-        break;
-      case 'i':
-        options.image = optarg;
-        break;
-      case 'n':
-        options.engine = optarg;
-        break;
-      case 'b':
-        options.board_name = optarg;
-        break;
-      case 'w':
-        options.watchdog_ms = ParseNumber("watchdog-ms", optarg);
-        break;
-      case 'a':
-        options.arena_bytes = ParseNumber("arena-bytes", optarg);
-        break;
-      case 'u':
-        options.upload_bytes = ParseNumber("upload-bytes", optarg);
-        break;
-      case 'x':
-        options.fault = ParseFault(optarg);
-        break;
-      case 'l':
-        ListFaults();
-      default:
-        std::exit(kUsageError);
-    }
+  for (int i = 1; i < argc; i += 2) {
+    const std::string name = argv[i];
+    if (name == "--list-faults") ListFaults();
+    const auto setter = setters.find(name);
+    if (setter == setters.end()) Fail((name[0] == '-' ? "unrecognized option: " : "unexpected argument: ") + name);
+    if (i + 1 == argc) Fail(name + " needs a value");
+    setter->second(&options, argv[i + 1]);
   }
-  if (optind < argc) Fail(std::string("unexpected argument: ") + argv[optind]);
   if (options.fd < 0) Fail("--fd is missing: the descriptor of the board's UART");
   if (options.engine != "tflm" && options.engine != "int8")
     Fail("no such engine: " + options.engine + " (there are: tflm, int8)");

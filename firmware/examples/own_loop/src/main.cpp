@@ -6,11 +6,10 @@
 #include "policy/flashed_model.h"
 #include "robot.h"
 
-alignas(16) static uint8_t arena[8 * 1024];
-static hil::Int8Engine compact_engine;
-static hil::Policy policy(&compact_engine);
-
 int main() {
+  alignas(16) static uint8_t arena[8 * 1024];
+  static hil::Int8Engine engine;
+  static hil::Policy policy(&engine);
   if (!policy.Load(hil::FlashedModel(), {arena, sizeof arena}).ok()) return 1;
   float observation[hil::kMaxObs];
   while (robot::Sense(observation, policy.info().n_obs)) {
