@@ -24,7 +24,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.comparing.replay_result import FirstDifference, Replay, ReplayRow
 from balance_hil.comparing.samples import Progress, no_progress
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
-from balance_hil.quantize import dequantize, quantize
+from balance_hil.quantize import dequantize
 from balance_hil.recording import Recording
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
 from balance_hil.spec import Signal
@@ -149,7 +149,7 @@ def _from_observations(target: Int8Runtime | Board, observations: Float32Array) 
             np.stack([reply.output for reply in replies]),
             np.stack([reply.action for reply in replies]),
         )
-    inputs = quantize(observations, target.input_quant)
+    inputs = target.quantized(observations)
     return inputs, *_from_inputs(target, inputs)
 
 

@@ -86,4 +86,4 @@ class Int8Runtime(Runtime):
 
     def quantized(self, observations: Float32Array) -> Int8Array:
         """Raw inputs, int8 [n, n_obs], for observations, float32 [n, n_obs]. Raises NonFiniteInputError on NaN or infinity."""
-        return quantize(self.normalized(observations), self.input_quant)
+        return quantize(observations, self.input_quant, self.normalization)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from balance_hil.boards import connect, engines, find_definition
 from balance_hil.boards.engines import ARENA_BYTES, MAX_ACT, MAX_OBS, OPERATORS, arena_bytes, check_fits, choose_engine
-from balance_hil.boards.kinds import machines, qemu
+from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.upload import transfer
 from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelTooWideError, UnsupportedOperatorError, UsageError
 from balance_hil.model_image import ModelImage
@@ -89,7 +89,8 @@ def test_a_model_that_needs_more_memory_is_refused_with_need_and_limit() -> None
 def test_nothing_is_built_or_started_for_a_model_that_does_not_fit(board: str, tmp_path, monkeypatch) -> None:
     path = tmp_path / "wide.tflite"
     path.write_bytes(dense(1200, 2))
-    monkeypatch.setattr(machines, "KINDS", dict.fromkeys(machines.KINDS))
+    for kind in (native, qemu):
+        monkeypatch.setattr(kind, "machine", lambda *arguments: pytest.fail("a board was built"))
     with pytest.raises(ModelTooWideError):
         connect(board, model=path)
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from balance_hil.boards import Board, connect, find_definition
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.bundle import Bundle
-from balance_hil.errors import HarnessError, ModelMismatchError
+from balance_hil.errors import BoardStatusError, HarnessError, ModelMismatchError, NonFiniteInputError
 from balance_hil.paths import SHIPPED
 from balance_hil.quantize import Normalization
+from balance_hil.runtimes import load_runtime
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
@@ -73,6 +74,16 @@ def test_emulated_cortex_m(bundle: Bundle, name: str) -> None:
         pytest.skip(f"{exc.message}; {exc.hint}")
     with connect(name, bundle, engine="int8") as board:
         check(board, bundle, observations(bundle, ON_EMULATED))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused_though_the_clip_would_hide_it(bundle: Bundle, native_board: Board, value: float) -> None:
+    row = np.zeros((1, N_OBS), np.float32)
+    row[0, 3] = value
+    with load_runtime("tflm", bundle) as runtime, pytest.raises(NonFiniteInputError):
+        runtime.act_batch(row)
+    with pytest.raises(BoardStatusError, match="non_finite, detail 3"):
+        native_board.infer(row[0])
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
