@@ -225,8 +225,8 @@ def _document(
 def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: str, opened: OpenPolicy, verdict: Verdict) -> None:
     table = Table(box=None, pad_edge=False)
     metrics = opened.environment.metrics
-    for heading in ("seed", "steps", "failed", *(metric.name for metric in metrics)):
-        table.add_column(Text(heading), justify="right")
+    for heading in ("seed", "steps", "failed", *(metric.name.replace("_", " ") for metric in metrics)):
+        table.add_column(Text(heading), justify="right")  # words, so that they wrap
     for result in results:
         numbers = (f"{result.metrics[metric.name]:.4g}" for metric in metrics)
         table.add_row(str(result.seed), str(result.steps), Text("yes", "bold red") if result.failed else "no", *numbers)
