@@ -27,9 +27,10 @@ run: setup-run ## balance the robot with the policy on two emulated boards, in r
 test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
 	@.venv/bin/python -m pytest --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
 
-nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board: over an hour
+nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour
 	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
 	  --junitxml build/nightly.xml $(ARGS)
+	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all

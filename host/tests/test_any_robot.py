@@ -1,0 +1,186 @@
+"""End to end on environments of four kinds and robots of somebody else's: train, export, run, compare, the HIL suite.
+
+The policies are trained for seconds: what is proven is the way to the board, not that they are good. What is marked nightly is run
+by `make nightly`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .robots import write_reference_project, write_robot
+
+pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: make setup")
+pytest.importorskip("onnx2tf", reason="onnx2tf is not installed: make setup")
+pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: make setup")
+
+ROOT = Path(__file__).parents[2]
+BOARDS = ("native", "qemu-m4")
+SUITE_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One environment, and how long a policy learns in it."""
+
+    environment: str
+    algorithm: str
+    steps: int
+    n_obs: int
+    n_act: int
+    substeps: int
+
+
+CASES = {
+    "cartpole": Case("CartPole-v1", "PPO", 4096, 4, 2, 1),
+    "pendulum": Case("Pendulum-v1", "SAC", 300, 3, 1, 1),
+    "inverted-pendulum": Case("InvertedPendulum-v5", "PPO", 4096, 4, 1, 2),
+    "half-cheetah": Case("HalfCheetah-v5", "PPO", 2048, 17, 6, 5),
+    "own-robot": Case("mybots:mybots/Cart-v0", "PPO", 10240, 4, 1, 10),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder of somebody's with a trained policy in it, and the command line."""
+
+    case: Case
+    folder: Path
+
+    def hil(self, *words, status=0):
+        """Runs ``hil`` in the folder; returns what it printed to stdout."""
+        return self.python("-c", "from balance_hil.cli import main; main()", *words, status=status)
+
+    def python(self, *words, status=0):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "host"), str(self.folder)])}
+        done = subprocess.run(
+            [sys.executable, *map(str, words)], cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+
+def case(name):
+    """A parameter; three of the five environments are for the night: HalfCheetah has the most numbers, the robot is nobody's."""
+    return pytest.param(name, marks=() if name in ("half-cheetah", "own-robot") else pytest.mark.nightly)
+
+
+@pytest.fixture(scope="module", params=[case(name) for name in CASES])
+def bench(request, tmp_path_factory):
+    """Trained with Stable-Baselines3, as its user would, and exported."""
+    case = CASES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    write_robot(folder, "mybots")
+    bench = Bench(case, folder)
+    bench.python("-c", TRAIN, case.environment, case.algorithm, case.steps)
+    document = json.loads(
+        bench.hil("export", "best_model", "-e", case.environment, "-o", "mine", "--episodes", 2, "--steps", 100, "--json")
+    )
+    assert document["schema"] == "balance_hil/export@2"
+    assert document["verdict"]["good"]
+    return bench
+
+
+TRAIN = """
+import sys
+import gymnasium as gym
+import stable_baselines3
+environment, algorithm, steps = sys.argv[1:]
+extra = {"learning_starts": 100} if algorithm == "SAC" else {"n_steps": 1024}
+kwargs = {"net_arch": [16, 16]}
+model = getattr(stable_baselines3, algorithm)("MlpPolicy", gym.make(environment), policy_kwargs=kwargs, seed=0, **extra)
+model.learn(int(steps))
+model.save("best_model")
+"""
+
+
+def test_the_bundle_says_what_the_environment_is(bench):
+    case = bench.case
+    spec = json.loads((bench.folder / "mine" / "bundle.json").read_text())["spec"]
+    assert (spec["environment"], len(spec["observation"]), len(spec["action"])) == (case.environment, case.n_obs, case.n_act)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_lockstep_equals_tensorflow_lite_micro(bench, board):
+    words = ("run", "mine", "--board", board, "--clock", "lockstep", "--episodes", 2, "--seconds", 2, "--no-record", "--json")
+    (run,) = json.loads(bench.hil(*words))["runs"]
+    assert run["verdict"]["good"], run["verdict"]
+    assert run["environment"] == bench.case.environment
+    assert run["equals_tflm"]["checked"] == sum(episode["steps"] for episode in run["episodes"]) > 0
+    assert run["equals_tflm"]["differing"] == run["lost"] == run["held_steps"] == 0
+    assert "return" in run["metrics"]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_realtime_keeps_the_clock(bench, board):
+    (run,) = json.loads(bench.hil("run", "mine", "--board", board, "--seconds", 2, "--json"))["runs"]
+    assert run["equals_tflm"]["differing"] == 0
+    assert Path(bench.folder / run["recording"]).is_file()
+
+
+def test_compare_explains_every_bit(bench):
+    document = json.loads(bench.hil("compare", "mine", "--board", "native", "--samples", 500, "--json"))
+    assert document["board_equals_tflm"] is True
+    assert sum(pair["unexplained"] for pair in document["pairs"]) == 0
+
+
+def test_evaluate_gives_the_same_episodes_on_the_board(bench):
+    words = ("evaluate", "mine", "--episodes", 1, "--steps", 50, "--json")
+    on_tflm, on_board = (json.loads(bench.hil(*words, "--runtime", runtime)) for runtime in ("tflm", "board"))
+    assert on_tflm["episodes"] == on_board["episodes"]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_hil_suite_passes(bench, board):
+    words = ("-m", "pytest", ROOT / "hil_tests", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, "-c", ROOT / "pyproject.toml")
+    options = ("--hil-board", board, "--hil-bundle", bench.folder / "mine", "--hil-episodes", 1, "--hil-seconds", SUITE_SECONDS)
+    printed = bench.python(*words, *options)
+    assert " passed" in printed
+
+
+# --- the public project's user ----------------------------------------------------------------------------------------
+
+SIGNALS = """
+control_period_ms: 5
+observation: [{name: pitch}, {name: pitch_rate}, {name: left}, {name: right}, {name: speed_error}, {name: yaw_error}]
+action: [{name: left_step}, {name: right_step}]
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """Their package, which registers the same ids as ours with other scales, and their policy, exported."""
+    folder = tmp_path_factory.mktemp("theirs")
+    write_reference_project(folder, "their_package", ROOT / "models" / "ppo" / "policy.zip")
+    (folder / "signals.yaml").write_text(SIGNALS)
+    bench = Bench(Case("their_package:Env01-v3", "PPO", 0, 6, 2, 1), folder)
+    words = ("export", "best_model.zip", "-e", "their_package:Env01-v3", "--terminated", "failure", "-o", "mine")
+    document = json.loads(bench.hil(*words, "--episodes", 2, "--json"))
+    assert document["verdict"]["good"]
+    return bench
+
+
+def test_their_policy_balances_in_their_environment_on_a_board(theirs):
+    (run,) = json.loads(theirs.hil("run", "mine", "--board", "native", "--clock", "lockstep", "--json"))["runs"]
+    assert run["environment"] == "their_package:Env01-v3"
+    assert (run["success_rate"], run["episodes"][0]["steps"]) == (1.0, 1000)
+    assert run["equals_tflm"] == {"checked": 1000, "differing": 0}
+
+
+def test_their_id_is_never_taken_for_ours(theirs):
+    spec = json.loads((theirs.folder / "mine" / "bundle.json").read_text())["spec"]
+    assert spec["environment"] == "their_package:Env01-v3"
+    assert [signal["name"] for signal in spec["observation"]] == [f"obs_{i}" for i in range(6)]
+
+
+def test_a_tflite_of_theirs_runs_and_is_evaluated_without_a_bundle(theirs):
+    words = ("mine/policy_int8.tflite", "--spec", "signals.yaml", "-e", "their_package:Env01-v3", "--json")
+    evaluated = json.loads(theirs.hil("evaluate", *words, "--episodes", 1, "--steps", 50))
+    (run,) = json.loads(theirs.hil("run", *words, "--clock", "lockstep", "--seconds", 0.25, "--no-record"))["runs"]
+    assert evaluated["episodes"][0]["steps"] == run["episodes"][0]["steps"] == 50
+    assert run["equals_tflm"]["differing"] == 0
