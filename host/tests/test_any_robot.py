@@ -1,7 +1,7 @@
 """End to end on environments of four kinds and robots of somebody else's: train, export, run, compare, the HIL suite.
 
-The policies are trained for seconds: what is proven is the way to the board, not that they are good. What is marked nightly is run
-by `make nightly`.
+The policies are trained for seconds: what is proven is the way to the board, not that they are good. What is marked nightly
+is run by `make nightly`.
 """
 
 import json
