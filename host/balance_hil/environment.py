@@ -10,6 +10,9 @@ An environment may say more about itself than Gymnasium asks for; every attribut
     excite(rng) -> dict  reset options of an episode that excites the plant, for int8 calibration
     substeps, step_substeps(action | None, before_substep)      a control step in physics substeps; MuJoCo environments need none
     batch(n, n_threads)  many episodes side by side in one call
+    robustness_suite     path of a YAML file of conditions, see ``evaluating.robustness``
+
+For training, see docs/environments.md: training_configs, policy_symmetries, far_start, options_between, policy_designs.
 """
 
 from __future__ import annotations

@@ -78,11 +78,11 @@ def test_the_table_of_options_is_that_of_the_dataclass():
     expected = []
     for group, name, limits in _quantities():
         value = getattr(getattr(NOMINAL, group), name)
-        ideal = f"[{value.low:g}, {value.high:g}]" if isinstance(value, Uniform) else value
-        ideal = {None: "none" if group == "battery" else "model"}.get(
-            ideal, ideal if isinstance(ideal, str) else f"{ideal or 0:g}"
+        nominal = f"[{value.low:g}, {value.high:g}]" if isinstance(value, Uniform) else value
+        nominal = {None: "none" if group == "battery" else "model"}.get(
+            nominal, nominal if isinstance(nominal, str) else f"{nominal or 0:g}"
         )
-        expected.append((f"{group}.{name}", ideal, f"{limits.low:g} to {limits.high:g}"))
+        expected.append((f"{group}.{name}", nominal, f"{limits.low:g} to {limits.high:g}"))
     assert rows == expected
 
 
