@@ -25,6 +25,7 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
+from balance_hil.paths import install_command
 
 COMMANDS = {
     "train": "train a policy",
@@ -53,6 +54,16 @@ _STATUSES: dict[type[HarnessError], int] = {
     UnknownBoardError: WRONG_USAGE,
     UnknownEnvironmentError: WRONG_USAGE,
     UsageError: WRONG_USAGE,
+}
+
+
+# Packages of extras, by the name that is imported: whatever needs one that is not installed is told how to get it.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "stable_baselines3", "tensorboard"), "train"),
+    **dict.fromkeys(("tensorflow", "onnx", "onnx2tf"), "export"),
+    **dict.fromkeys(("ai_edge_litert", "numba", "onnxruntime", "tflite_micro"), "int8"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+    "imageio": "video",
 }
 
 
@@ -109,6 +120,13 @@ def main() -> None:
     except click.ClickException as exc:
         print_error(exc.format_message(), "see the options: hil --help, or hil COMMAND --help")
         sys.exit(WRONG_USAGE)
+    except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        hint = f"install it: {install_command(_EXTRAS[package])}"
+        print_error(f"this needs the Python package {package!r}, which is not installed", hint)
+        sys.exit(MISSING)
     except HarnessError as exc:
         print_error(exc.message, exc.hint)
         sys.exit(exit_status(exc))

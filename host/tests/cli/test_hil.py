@@ -192,3 +192,19 @@ def test_bash_asks_the_command_itself(project: Path) -> None:
         text=True,
     )
     assert done.stdout == "plain,own-policy\n", done.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "ppo"], ["bench", "train"]])
+def test_without_an_extra_a_command_says_how_to_get_it(command: list[str]) -> None:
+    program = f"import sys; sys.modules['stable_baselines3'] = None; sys.argv = ['hil', *{command}]\n"
+    program += "from balance_hil.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "error: this needs the Python package 'stable_baselines3', which is not installed" in done.stderr
+    assert done.stderr.endswith("hint:  install it: make setup\n")
+
+
+def test_a_module_that_no_extra_brings_is_a_fault_of_ours() -> None:
+    program = "from balance_hil import cli\ncli.hil.main = lambda **_: __import__('no_such_module')\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
