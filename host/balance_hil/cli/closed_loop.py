@@ -14,7 +14,7 @@ from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import print_json, print_verdict, stderr, stdout
+from balance_hil.cli.console import print_json, print_verdict, say, stdout
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
 from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Divergence
@@ -39,7 +39,7 @@ class Device(NamedTuple):
 
     def connect(self, bundle: Bundle) -> Board:
         """See ``boards.connect``; the native board unless another one is named."""
-        return connect(self.board or DEFAULT_BOARD, bundle, port=self.port, baud=self.baud, engine=self.engine, progress=_say)
+        return connect(self.board or DEFAULT_BOARD, bundle, port=self.port, baud=self.baud, engine=self.engine, progress=say)
 
 
 def main(
@@ -99,10 +99,6 @@ def _refuse_other_options() -> None:
     ]
     if given:
         raise UsageError(f"{', '.join(given)} does not go with --closed-loop", "leave it out")
-
-
-def _say(line: str) -> None:
-    stderr.print(line)
 
 
 def _print(result: ClosedLoop) -> None:

@@ -11,8 +11,8 @@ import click
 
 from balance_hil.boards import Board, connect
 from balance_hil.cli.compare_tables import print_comparison
-from balance_hil.cli.console import print_json, stderr
-from balance_hil.cli.params import BOARD, POLICY, RUNTIME
+from balance_hil.cli.console import print_json, say
+from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
@@ -22,9 +22,7 @@ from balance_hil.comparing.picture import check_picture, save_picture
 @click.command(name="compare")
 @click.argument("model", type=POLICY)
 @click.option("--board", type=BOARD, metavar="NAME", help="also compare this board (native, qemu-m4, ...); see hil boards")
-@click.option("--port", metavar="PORT", help="serial port or URL of a physical board")
-@click.option("--baud", type=int, metavar="BITS_PER_S", help="baud rate, if not the board's usual one")
-@click.option("--engine", metavar="NAME", help="engine of an emulated board, if not its usual one")
+@board_options
 @click.option("--samples", type=click.IntRange(min=1), default=CompareConfig.samples, show_default=True,
               help="random inputs over the whole int8 range, and as many recorded observations")  # fmt: skip
 @click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="of the random inputs and the rollout")
@@ -82,7 +80,7 @@ def command(
         result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
         save_picture(result, picture)
-        stderr.print(f"wrote {picture}")
+        say(f"wrote {picture}")
     if as_json:
         print_json(result.to_dict())
     else:

@@ -25,6 +25,11 @@ def print_error(message: str, hint: str) -> None:
     stderr.print(hint, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """Prints a line about what goes on to stderr."""
+    stderr.print(line, soft_wrap=True)
+
+
 def print_warning(message: str) -> None:
     """Prints a warning to stderr."""
     stderr.print("warning: ", style="bold yellow", end="")

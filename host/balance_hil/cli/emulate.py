@@ -13,7 +13,7 @@ import click
 
 from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.machines import emulate
-from balance_hil.cli.console import stderr
+from balance_hil.cli.console import say
 from balance_hil.cli.params import BOARD, POLICY, model_options
 from balance_hil.errors import BoardBootError, UsageError
 from balance_hil.opening import open_policy
@@ -49,14 +49,14 @@ def command(
         engine=engine,
         watchdog_ms=watchdog_ms,
         fault=fault,
-        progress=lambda line: stderr.print(line),
+        progress=say,
     )
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:
             sys.stdout.write(f"{name}\n")  # the one line of data
             sys.stdout.flush()
-            stderr.print(f"{board} runs {policy}; Ctrl-C ends it")
+            say(f"{board} runs {policy}; Ctrl-C ends it")
             raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
 
 

@@ -10,7 +10,7 @@ from balance_hil.boards import flash as flashing
 from balance_hil.boards.engines import ENGINES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import print_json, say, stdout
 from balance_hil.cli.params import BOARD, POLICY
 
 
@@ -30,7 +30,7 @@ def command(bundle: Path, board: str, port: str | None, engine: str | None, baud
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
     config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, baud=baud, force=force)
-    result = flashing.flash(config, lambda line: stderr.print(line, soft_wrap=True))
+    result = flashing.flash(config, say)
     if as_json:
         print_json(_document(result, config.bundle))
         return

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from balance_hil.cli.console import stderr
 from balance_hil.paths import MODELS, POLICIES
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class PolicyType(click.ParamType[Path]):
@@ -62,7 +64,20 @@ def _runtimes() -> Iterable[str]:
     return RUNTIME_NAMES
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def board_options(command: Command) -> Command:
+    """Adds --port, --baud and --engine: how to reach a board, or what an emulated one is to be."""
+    for option in (
+        click.option("--engine", metavar="NAME", help="What runs the model on an emulated board; by default what its file says."),
+        click.option(
+            "--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate; by default what the board's file says."
+        ),
+        click.option("--port", metavar="PORT", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed."),
+    ):
+        command = option(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
     """``--spec`` and ``--output``, for a policy that is a ``.tflite`` alone."""
     spec = click.option(
         "--spec", type=click.Path(path_type=Path, dir_okay=False), metavar="SIGNALS.yaml",

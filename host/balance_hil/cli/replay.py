@@ -12,9 +12,9 @@ from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
-from balance_hil.cli.console import print_json, print_verdict, stderr, stdout
+from balance_hil.cli.console import print_json, print_verdict, say, stdout
 from balance_hil.cli.crash_repro import rerun_episode
-from balance_hil.cli.params import BOARD, POLICY, RUNTIME
+from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
 from balance_hil.comparing.replay_result import FirstDifference, Replay
@@ -31,9 +31,7 @@ from balance_hil.runtimes.base import Runtime
 @click.option("-b", "--board", type=BOARD, metavar="NAME", help="Board; see hil boards. An emulated one is started.")
 @click.option("--bundle", type=POLICY, metavar="FOLDER",
               help="The bundle that was recorded; by default the one with the recording's id.")  # fmt: skip
-@click.option("--port", metavar="PORT", help="Serial port or URL of a physical board.")
-@click.option("--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate, if not the board's usual one.")
-@click.option("--engine", metavar="NAME", help="Engine of an emulated board, if not its usual one.")
+@board_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def command(
     recording: Path, runtime: str | None, board: str | None, bundle: Path | None, port: str | None, baud: int | None,
@@ -58,9 +56,7 @@ def command(
     with ExitStack() as stack:
         target: Runtime | Board
         if board is not None:
-            target = stack.enter_context(
-                connect(board, policy, port=port, baud=baud, engine=engine, progress=lambda line: stderr.print(line))
-            )
+            target = stack.enter_context(connect(board, policy, port=port, baud=baud, engine=engine, progress=say))
         else:
             assert runtime is not None  # one of the two is there
             target = stack.enter_context(load_runtime(runtime, policy))
@@ -71,10 +67,6 @@ def command(
     else:
         _print(result)
     sys.exit(0 if result.verdict.good else 1)
-
-
-def _say(line: str) -> None:
-    stderr.print(line)
 
 
 def _print(result: Replay) -> None:

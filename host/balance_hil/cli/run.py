@@ -15,8 +15,8 @@ import click
 from balance_hil.boards import Board, connect, find_definition
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli import INTERRUPTED, exit_status
-from balance_hil.cli.console import print_error, print_json, stderr
-from balance_hil.cli.params import BOARD, POLICY, model_options
+from balance_hil.cli.console import print_error, print_json, say, stderr
+from balance_hil.cli.params import BOARD, POLICY, board_options, model_options
 from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.documents import RUN, FailedRunDocument, OneRunDocument
@@ -98,9 +98,7 @@ class _Options:
 @click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
 @click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
 @click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
-@click.option("--port", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed.")
-@click.option("--baud", type=click.IntRange(min=1), help="Bits per second; by default what the board's file says.")
-@click.option("--engine", help="What runs the model on an emulated board; by default what the board's file says.")
+@board_options
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
@@ -171,7 +169,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         engine=options.engine,
         faults=options.faults,
         fault_seed=options.seed,
-        progress=lambda line: stderr.print(line),
+        progress=say,
     )
     with connecting as board:
         from balance_hil.running import run
@@ -184,7 +182,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
                 return run(board, options.policy, config, line.show, environment=plant)
         except BaseException:
             if config.recording is not None and config.recording.is_file():
-                stderr.print(f"recording, up to here: {config.recording}", soft_wrap=True)
+                say(f"recording, up to here: {config.recording}")
             raise
 
 
@@ -199,10 +197,10 @@ def _instructions(board: Board, options: _Options) -> int | None:
             board.definition,
             board.info.engine,
             options.policy.file(HEADER),
-            lambda line: stderr.print(f"counting instructions: {line}"),
+            lambda line: say(f"counting instructions: {line}"),
         ).inference_instructions
     except HarnessError as exc:
-        stderr.print(f"{board.name}: the instructions of an inference were not counted: {exc.message}")
+        say(f"{board.name}: the instructions of an inference were not counted: {exc.message}")
         return None
 
 

@@ -50,11 +50,16 @@ class RunConfig:
         if self.reply_timeout_s is not None and self.reply_timeout_s <= 0:
             raise UsageError("the reply timeout must be positive", "leave it out")
 
-    def timeout_s(self, timing: Timing) -> float:
-        """How long a reply may take before it counts as lost: 0.1 s in real time; in lockstep 0.5 s, 3 s of an emulator."""
+    def timeout_s(self, timing: Timing, control_period_s: float) -> float:
+        """How long a reply may take before it counts as lost.
+
+        In real time 0.1 s, and never less than a control period; in lockstep 0.5 s, 3 s of an emulator.
+        """
         if self.reply_timeout_s is not None:
             return self.reply_timeout_s
-        return EMULATOR_TIMEOUT_S if (self.clock, timing) == ("lockstep", "host") else REPLY_TIMEOUT_S[self.clock]
+        if self.clock == "realtime":
+            return max(REPLY_TIMEOUT_S["realtime"], control_period_s)
+        return EMULATOR_TIMEOUT_S if timing == "host" else REPLY_TIMEOUT_S["lockstep"]
 
     def lost_bound(self, episode_steps: int) -> int:
         """Control steps that may go without a reply in time."""

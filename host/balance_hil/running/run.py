@@ -120,7 +120,7 @@ class _Run:
         self._max_steps = require_control_steps(env, config.max_steps)
         self._episode: Episode | None = None
         self.totals = _Totals()
-        self._timeout_s = config.timeout_s(board.definition.timing)
+        self._timeout_s = config.timeout_s(board.definition.timing, env.spec.control_period_s)
         self.exchange = Exchange(
             board,
             bundle,

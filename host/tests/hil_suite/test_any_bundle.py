@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from balance_hil.boards.kinds import qemu
 from balance_hil.bundle import Bundle
 from balance_hil.environment import open_environment
+from balance_hil.errors import HarnessError
 from balance_hil.testing.synthetic_bundle import bundle_of_model, synthetic_bundle
 from balance_hil.testing.synthetic_models import linear
 
@@ -105,6 +107,19 @@ def test_a_policy_of_24_inputs_and_4_outputs_passes_everything(
     assert lockstep["hil_inputs_checked"].startswith("140 "), "two episodes of the environment's own length"
     assert "hil_return" in lockstep
     assert "hil_round_trip_p50" in realtime
+
+
+def test_episodes_on_an_emulated_processor(
+    walker: Bundle, others: list[Bundle], suite: Callable[..., dict[str, dict[str, str]]]
+) -> None:
+    try:
+        qemu.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    bundles = f"--hil-bundle={walker.path},{others[0].path}"
+    found = suite("hil_tests/test_episodes.py", "--hil-board=qemu-m4", bundles, "--hil-episodes=2", "-k", "lockstep_episodes")
+    assert [properties["hil_board"] for properties in found.values()] == ["qemu-m4"] * 2
+    assert found["test_lockstep_episodes[qemu-m4-walker]"]["hil_inputs_checked"].startswith("140 ")
 
 
 def test_episodes_of_any_environment(others: list[Bundle], suite: Callable[..., dict[str, dict[str, str]]]) -> None:

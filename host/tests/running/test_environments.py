@@ -10,9 +10,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from balance_hil.boards import connect
+from balance_hil.boards import Board, connect
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.environment import open_environment
-from balance_hil.errors import CableUnpluggedError, ConfigError, UnknownEnvironmentError, UsageError
+from balance_hil.errors import CableUnpluggedError, ConfigError, SilentBoardError, UnknownEnvironmentError, UsageError
+from balance_hil.model_image import ModelImage
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, open_plant, run
 from balance_hil.runtimes import load_runtime
@@ -163,6 +166,23 @@ def test_an_environment_is_refused_before_there_is_a_board(bundle_for, options, 
     endless = replace(bundle, spec=replace(bundle.spec, episode_steps=0))
     with pytest.raises(error):
         open_plant(endless, RunConfig(seeds=[1], **options))
+
+
+@pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
+def test_a_board_whose_processor_stops_is_named(bundle_for, tmp_path, clock_kind):
+    bundle = bundle_for(CART)
+    machine = NativeMachine(EmulationConfig(image=ModelImage.of(bundle)))
+    config = RunConfig(seeds=[1], clock=clock_kind, reply_timeout_s=0.2, recording=tmp_path / "run.mcap", max_lost=10_000)
+
+    def stop(tick):
+        if tick.step == 20:
+            machine.pause()
+
+    with Board(machine.start(), bundle, machine=machine) as board:
+        with pytest.raises(SilentBoardError, match=r"stopped answering at step 2[123]: nothing came for 0\.(59|6) s"):
+            run(board, bundle, config, stop)
+        machine.resume()
+    assert read_recording(tmp_path / "run.mcap").meta["ended"].startswith("SilentBoardError")
 
 
 # --- in the middle of a step ------------------------------------------------------------------------------------------

@@ -336,12 +336,18 @@ def test_the_model_is_checked_before_the_run(board, linear_bundle):
 
 
 @pytest.mark.parametrize(
-    ("clock", "timing", "timeout_s"),
-    [("lockstep", "board", 0.5), ("lockstep", "host", 3.0), ("realtime", "board", 0.1), ("realtime", "host", 0.1)],
+    ("clock", "timing", "period_s", "timeout_s"),
+    [
+        ("lockstep", "board", 0.005, 0.5),
+        ("lockstep", "host", 0.005, 3.0),
+        ("realtime", "board", 0.005, 0.1),
+        ("realtime", "host", 0.005, 0.1),
+        ("realtime", "board", 0.4, 0.4),
+    ],
 )
-def test_only_in_lockstep_an_emulator_may_keep_the_run_waiting(clock, timing, timeout_s):
-    assert RunConfig(seeds=[1], clock=clock).timeout_s(timing) == timeout_s
-    assert RunConfig(seeds=[1], clock=clock, reply_timeout_s=0.2).timeout_s(timing) == 0.2
+def test_how_long_a_reply_may_take(clock, timing, period_s, timeout_s):
+    assert RunConfig(seeds=[1], clock=clock).timeout_s(timing, period_s) == timeout_s
+    assert RunConfig(seeds=[1], clock=clock, reply_timeout_s=0.2).timeout_s(timing, period_s) == 0.2
 
 
 @pytest.mark.parametrize("options", [{"seeds": []}, {"clock": "sundial"}, {"max_steps": 0}, {"reply_timeout_s": 0}])
