@@ -107,12 +107,12 @@ def find_checkpoint(path: str | Path) -> Path:
     """The zip that a user means: a file, its name without ``.zip`` as Stable-Baselines3 takes it, or a folder with one in it.
 
     Raises:
-        CheckpointError: there is none, or a folder holds several and none is ``policy.zip``.
+        CheckpointError: there is none, or a folder holds several and none is ``policy.zip`` or the one that the zoo names.
     """
     given = Path(path)
     if given.is_dir():
         zips = sorted(given.glob("*" + _SUFFIX))
-        named = [p for p in zips if p.name == "policy.zip"]
+        named = [p for p in zips if p.name == "policy.zip" or (given / p.stem / "config.yml").is_file()]  # ours, the zoo's
         if named or len(zips) == 1:
             return (named or zips)[0]
         if zips:

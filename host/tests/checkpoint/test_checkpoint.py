@@ -290,6 +290,10 @@ def test_a_checkpoint_is_found_as_stable_baselines_names_it(tmp_path, ppo_zip):
     (tmp_path / "final.zip").write_bytes(ppo_zip.read_bytes())
     with pytest.raises(CheckpointError, match=r"best_model\.zip, final\.zip"):
         find_checkpoint(tmp_path)
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "config.yml").touch()
+    assert find_checkpoint(tmp_path) == tmp_path / "final.zip"  # a folder of rl-baselines3-zoo
+    (tmp_path / "final" / "config.yml").unlink()
     (tmp_path / "policy.zip").write_bytes(ppo_zip.read_bytes())
     assert find_checkpoint(tmp_path) == tmp_path / "policy.zip"
 
