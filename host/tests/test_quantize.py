@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.errors import NonFiniteInputError
-from balance_hil.quantize import QuantParams, dequantize, quantize
+from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 
 scales = st.floats(min_value=2.0**-20, max_value=1024.0, width=32)
 zero_points = st.integers(-128, 127)
@@ -85,3 +85,10 @@ def test_what_is_not_finite_is_refused(bad):
 def test_huge_values_saturate_without_a_warning():
     with np.errstate(all="raise"):
         assert quantize([3e38, -3e38], QuantParams(1e-3, 5)).tolist() == [127, -128]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_normalization_hides_no_value_that_is_not_finite(bad):
+    normalization = Normalization(np.zeros(2, np.float32), np.ones(2, np.float32), 10.0)
+    with pytest.raises(NonFiniteInputError):
+        normalization.apply([[0.0, bad]])

@@ -60,8 +60,8 @@ _REFUSED_POLICIES = {
     "MultiInput": "a policy for Dict observations",
     "Cnn": "a CNN policy",
     "Maskable": "a policy with action masks (MaskablePPO)",
-    "dqn": "a value-based policy (DQN)",
     "qrdqn": "a value-based policy (QR-DQN)",
+    "dqn": "a value-based policy (DQN)",
 }
 _EXTRACTOR = "stable_baselines3.common.torch_layers.FlattenExtractor"
 _ACTIVATIONS = {

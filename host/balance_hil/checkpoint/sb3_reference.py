@@ -71,7 +71,9 @@ def rebuilt_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
             part = {key.removeprefix("actor."): value for key, value in checkpoint.state.items() if key.startswith("actor.")}
             policy.actor.load_state_dict(part, strict=True)
         else:
-            policy.load_state_dict(checkpoint.state, strict=True)
+            # The linear policy of ARS was no sequence in sb3-contrib 1.3.
+            state = {key.replace("action_net.weight", "action_net.0.weight"): v for key, v in checkpoint.state.items()}
+            policy.load_state_dict(state if checkpoint.actor.algorithm == "ars" else checkpoint.state, strict=True)
     except MissingExtraError as exc:
         raise CheckpointError(exc.message, exc.hint) from exc
     except Exception as exc:  # whatever torch and SB3 raise for settings of another version

@@ -102,6 +102,17 @@ def test_altered_pickles_are_refused_or_harmless(data):
         pickled_space(read_pickle(bytes(whole), "it"))
 
 
+def test_a_class_whose_code_is_in_the_file_is_named_and_not_made():
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    class Mine:
+        evidence = 1
+
+    found = read_pickle(cloudpickle.dumps([Mine, Mine()]), "it")
+    assert [path_of(each) for each in found] == ["Mine, a class whose code is in the file"] * 2
+    assert not hasattr(found[1], "evidence")
+
+
 def test_references_out_of_the_file_are_refused():
     assert any(op.name == "PERSID" for op, _, _ in pickletools.genops(b"Pname\n."))
     with pytest.raises(CheckpointError):
