@@ -44,6 +44,7 @@ from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.runtimes.trial import fatal_runtimes
 
 ROLLOUT, GOLDEN = "rollout", "golden"
 OBSERVATION_SOURCES = (ROLLOUT, GOLDEN)
@@ -89,6 +90,8 @@ def compare(
 
     Raises:
         MissingExtraError: a runtime asked for, or the reference of a board, is not installed.
+        UsageError: one runtime alone, without a board, is no comparison.
+        BundleError: an operator of the model does not fit its tensors.
         UnsupportedOperatorError: a runtime asked for, or the board, cannot execute the model; the message names the operator.
         ModelMismatchError: the board runs another model.
         ModelTooWideError: the board's messages have no room for the model's input, output or layers.
@@ -167,11 +170,15 @@ def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tup
             f"a .tflite alone cannot run on {', '.join(impossible)}", f"choose from {', '.join(model.runtime_names)}"
         )
     required = {*(config.runtimes or ()), *([REFERENCE] if with_board else [])}
+    wanted = [name for name in model.runtime_names if config.runtimes is None or name in required]
+    fatal = {} if model.is_sound else fatal_runtimes(model.model, wanted)
     loaded, skipped = [], {}
-    for name in model.runtime_names:
-        if config.runtimes is not None and name not in required:
-            continue
+    for name in wanted:
         try:
+            if name in fatal:
+                raise UnsupportedOperatorError(
+                    f"the runtime {name} cannot run this model: {fatal[name]}", "--runtimes chooses others"
+                )
             runtime = model.load(name)
             runtime.act_batch(np.zeros((1, runtime.n_obs), np.float32))  # some refuse a model only when they run it
         except HarnessError as exc:
@@ -183,6 +190,11 @@ def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tup
     if not loaded:
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise MissingExtraError(f"no runtime could be loaded: {reasons}", f"install them: {install_command('train,export,int8')}")
+    if len(loaded) + with_board < 2:
+        reasons = "".join(f"; {name}: {why}" for name, why in skipped.items())
+        raise UsageError(
+            f"there is nothing to compare: {loaded[0].name} alone takes part{reasons}", "name two runtimes, or a board"
+        )
     return loaded, skipped
 
 

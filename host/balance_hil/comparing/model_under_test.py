@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Self
 
 from balance_hil.bundle import Bundle, model_id
-from balance_hil.errors import BundleError, UsageError
+from balance_hil.errors import BundleError, UnsupportedOperatorError, UsageError
 from balance_hil.quantize import Normalization
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
 from balance_hil.runtimes.base import Runtime
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.tflite.edit import WholeModel, int8_core, select_output
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
@@ -41,6 +43,15 @@ class ModelUnderTest:
     def runtime_names(self) -> tuple[str, ...]:
         """Desktop runtimes that can execute it."""
         return RUNTIME_NAMES if self.bundle else INT8_RUNTIME_NAMES
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is a bundle's, or the emulators know every operator. Raises BundleError if one does not fit its tensors."""
+        try:
+            EmulatedRuntime(self.graph, TFLM)
+        except UnsupportedOperatorError:
+            return self.bundle is not None
+        return True
 
     def load(self, name: str) -> Runtime:
         """The runtime ``name`` with this model in it. Raises what ``load_runtime`` raises."""

@@ -57,11 +57,11 @@ class Session:
                     experimental_op_resolver_type=interpreter.OpResolverType[kernels],
                     experimental_preserve_all_tensors=preserve,
                 )
+                (details,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             except (RuntimeError, ValueError) as exc:
                 raise _refused(str(exc)) from exc
-        details = self._interpreter.get_input_details()[0]
         self._input, self._shape = int(details["index"]), tuple(int(n) for n in details["shape"])
-        self._output = int(self._interpreter.get_output_details()[0]["index"])
+        self._output = int(output["index"])
         self._rows = 0
         self._one_by_one = len(self._shape) < 2 or self._shape[0] != 1
 

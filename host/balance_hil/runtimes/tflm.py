@@ -180,7 +180,9 @@ def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> A
     with captured_stderr() as captured:
         try:
             return runtime.Interpreter.from_bytes(model, arena_size=arena_bytes, intrepreter_config=kind)
-        except RuntimeError as exc:  # says no more than "failed to allocate tensors"; the reason went to stderr
+        except (
+            Exception
+        ) as exc:  # it reads the file itself, and says no more than "failed to allocate tensors": the rest is on stderr
             failed = exc
     raise UnsupportedOperatorError(
         f"TensorFlow Lite Micro cannot run {_refused_operator(captured.text)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import numpy as np
@@ -10,9 +11,10 @@ from click.testing import CliRunner
 
 from balance_hil.cli.compare import command
 from balance_hil.comparing import float_io, model_under_test
-from balance_hil.errors import ModelNotInt8Error, ModelTooWideError, UnsupportedOperatorError
+from balance_hil.errors import BundleError, ModelNotInt8Error, ModelTooWideError, UnsupportedOperatorError, UsageError
 from balance_hil.quantize import quantize
 from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
+from balance_hil.runtimes.trial import fatal_runtimes
 from balance_hil.testing.synthetic_models import ModelBuilder, random_dense
 from balance_hil.tflite.codec import edit
 from balance_hil.tflite.edit import int8_core
@@ -209,3 +211,38 @@ def test_a_layer_wider_than_a_message_can_be_left_out(compared):
         compared(model, *options)
     status, found = compared(model, *options, "--layer-samples", "0")
     assert (status, found["board_equals_tflm"]) == (0, True)
+
+
+def _outsized():
+    """TensorFlow Lite Micro believes the size of an output, and reads weights for it that are not there."""
+    build = ModelBuilder()
+    source = build.tensor((1, 1000), 0.05, 3)
+    weights = build.tensor((2, 1000), 0.01, data=np.ones((2, 1000), np.int8))
+    return build.build(source, build.operator("FULLY_CONNECTED", (source, weights, -1), build.tensor((1, 50_000), 0.1, 0)))
+
+
+def test_an_operator_that_does_not_fit_its_tensors_is_refused_before_anything_runs(compared):
+    with pytest.raises(BundleError, match=r"operator 0 \(FULLY_CONNECTED\) of this model does not fit its tensors"):
+        compared(_outsized())
+
+
+def test_a_runtime_that_a_model_kills_is_skipped(compared, monkeypatch):
+    found = fatal_runtimes(_outsized(), INT8_RUNTIME_NAMES)
+    assert "ends its process" in found["tflm"]
+    module = importlib.import_module("balance_hil.comparing.compare")
+    monkeypatch.setattr(module, "fatal_runtimes", lambda model, names: {"tflm": found["tflm"]})
+    _, document = compared(_small("SOFTMAX"))  # which no emulator has
+    assert [skip["runtime"] for skip in document["skipped"]] == ["tflm"]
+    assert f"tflm cannot run this model: {found['tflm']}" in document["skipped"][0]["why"]
+    assert set(document["runtimes"]) == {"int8-xnnpack", "int8-builtin", "int8-reference"}
+    with pytest.raises(UnsupportedOperatorError, match="tflm cannot run this model: it ends its process"):
+        compared(_small("SOFTMAX"), "--runtimes", "tflm,int8-xnnpack")
+
+
+def test_one_runtime_alone_is_no_comparison(compared):
+    with pytest.raises(UsageError, match="there is nothing to compare: tflm alone takes part"):
+        compared(_small(), "--runtimes", "tflm")
+
+
+def test_a_refused_model_is_survived():
+    assert fatal_runtimes(_small("ELU"), INT8_RUNTIME_NAMES) == {}

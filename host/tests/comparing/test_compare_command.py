@@ -228,7 +228,7 @@ def test_observations_of_an_environment_that_is_not_here_are_the_golden_ones(nor
     manifest["spec"]["environment"] = "somebody:Robot-v0"
     (folder / MANIFEST).write_text(json.dumps(manifest))
     result = CliRunner().invoke(
-        cli.command, [str(folder), "--samples", "30", "--runtimes", "tflm", "--json"], standalone_mode=False
+        cli.command, [str(folder), "--samples", "30", "--runtimes", "tflm,int8-builtin", "--json"], standalone_mode=False
     )
     document = json.loads(result.stdout)
     assert (result.exit_code, document["recorded"]) == (0, 30)

@@ -154,3 +154,16 @@ def test_progress_reaches_the_total_for_every_runtime() -> None:
 
     collect([FakeFloat("torch"), FakeInt8("tflm")], inputs(), layer_samples=10, on_progress=note)
     assert seen == {"torch": (400, 400), "tflm": (400, 400), "tflm, every layer": (10, 10)}
+
+
+def test_inputs_that_separate_arithmetics_are_none_of_the_inputs_that_are_counted() -> None:
+    data = inputs(random=50, recorded=0)
+    data = replace(data, int8=np.minimum(data.int8, 100).astype(np.int8))
+    board = FakeInt8("board", wrong={0: 1}, above=120)
+    separating = np.full((3, 6), 127, np.int8)
+    samples = collect([FakeInt8("tflm"), board], data, layer_samples=10, separating=separating)
+    first, second = (tensors[0].values for tensors in samples.trace.tensors.values())
+    assert np.count_nonzero(first != second) == 3
+    result = summarize(samples, model_id="", board="fake")
+    assert (result.pairs[0].differing, result.pairs[0].first_layer, result.layer_inputs) == (0, None, 10)
+    assert all(layer.differing == 0 for layer in result.layers)

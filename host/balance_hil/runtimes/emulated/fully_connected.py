@@ -29,8 +29,10 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
         raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
     channels, depth = weights.shape
-    if source.size % depth or any(np.asarray(weights.zero_points)):
-        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of another width, or with a zero point")
+    if any(weights.zero_points):
+        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights that have a zero point")
+    if source.size % depth:
+        raise ValueError(f"inputs of size {source.size}, weights for {depth}")
     offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
     if bias is not None and bias.data is not None:
         offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank is of no account

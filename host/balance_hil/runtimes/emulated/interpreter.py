@@ -7,9 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
+from balance_hil.errors import BundleError
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
-from balance_hil.runtimes.emulated.kernel import Kernel, Values, unsupported
+from balance_hil.runtimes.emulated.kernel import Kernel, Values
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.scheduling import usable_cores
@@ -33,6 +34,7 @@ class EmulatedRuntime(Int8Runtime):
     Raises:
         ModelNotInt8Error: input or output is not int8.
         UnsupportedOperatorError: an operator that is not emulated; the message names it.
+        BundleError: shapes or scales that no operator can have; a runtime may read or write beyond its memory then.
     """
 
     def __init__(self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None) -> None:
@@ -59,7 +61,8 @@ class EmulatedRuntime(Int8Runtime):
                 if outputs.shape != (rows, *target.shape):
                     raise ValueError(f"rows of shape {list(outputs.shape[1:])}, not {list(target.shape)}")
             except (ArithmeticError, LookupError, ValueError) as exc:
-                raise unsupported(f"{operator.name} (number {operator.index}) with these shapes and scales ({exc})") from exc
+                what = f"operator {operator.index} ({operator.name}) of this model does not fit its tensors: {exc}"
+                raise BundleError(what, "export it again: hil export") from exc
             values[target.index] = outputs
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:

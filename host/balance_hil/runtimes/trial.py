@@ -1,0 +1,49 @@
+"""Runs int8 runtimes on a foreign model in a process of their own: native code may crash where it should refuse a model.
+
+python -m balance_hil.runtimes.trial RUNTIME... < model.tflite      prints the name of each runtime that is still alive
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from balance_hil.errors import HarnessError
+from balance_hil.runtimes import load_int8_runtime
+
+_TIMEOUT_S = 60.0
+
+
+def fatal_runtimes(model: bytes, names: Sequence[str]) -> dict[str, str]:
+    """Which of the int8 runtimes ``names`` do not survive ``model``, and what happens; those that refuse it do."""
+    found: dict[str, str] = {}
+    left = list(names)
+    while left:
+        command = [sys.executable, "-m", "balance_hil.runtimes.trial", *left]
+        try:
+            done = subprocess.run(command, input=model, capture_output=True, timeout=_TIMEOUT_S)
+            alive, why = done.stdout, f"it ends its process (status {done.returncode})"
+        except subprocess.TimeoutExpired as exc:
+            alive, why = exc.stdout or b"", f"it does not answer in {_TIMEOUT_S:g} s"
+        left = left[len(alive.split()) :]
+        if left:
+            found[left.pop(0)] = why
+    return found
+
+
+def main() -> None:
+    """Loads and runs one runtime after the other."""
+    model = sys.stdin.buffer.read()
+    for name in sys.argv[1:]:
+        with contextlib.suppress(HarnessError), load_int8_runtime(name, model) as runtime:
+            runtime.layers_int8_batch(np.zeros((2, runtime.n_obs), np.int8))
+        sys.stdout.write(f"{name}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
