@@ -2,7 +2,7 @@
 
     import balance_hil as hil
 
-    bundle = hil.Bundle.load("models/ppo")
+    bundle = hil.Bundle.load("ppo")
     with hil.connect("native", bundle) as board:
         print(hil.run(board, bundle, hil.RunConfig(seeds=[1], clock="lockstep")).verdict.line)
 

@@ -68,12 +68,12 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
-        """Reads and validates a bundle folder.
+        """Reads and validates a bundle: its folder, or its name, see ``locate``.
 
         Raises:
             BundleError: no such folder, a missing file, a file that is not the one the manifest was written for.
         """
-        folder = Path(path)
+        folder = locate(path)
         manifest = _read_manifest(folder)
         _check_files(folder, manifest)
         try:

@@ -124,7 +124,7 @@ def _check(definition: BoardDefinition) -> None:
     if definition.is_emulated:
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
-            f"run on it: hil run models/ppo --board {definition.name}",
+            f"run on it: hil run ppo --board {definition.name}",
         )
     if not definition.environment:
         raise UsageError(

@@ -201,7 +201,7 @@ _STATUS_HINTS: dict[int, str] = {
     Status.NON_FINITE: "an observation holds a NaN or an infinity: look for its source in the environment",
     Status.OVERSIZED: "send less in one message: INFO's max_payload is the limit",
     Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which carries them",
-    Status.NO_MODEL: "give the board a model: hil emulate models/ppo --board native, or hil flash models/ppo --board teensy41",
+    Status.NO_MODEL: "give the board a model: hil emulate ppo --board native, or hil flash ppo --board teensy41",
     Status.SELF_TEST_FAILED: "its engine computes this model wrongly (an old TFLM ignores scales per channel): link a current "
     "library, take the compact engine, or export per tensor",
     Status.NO_ROOM: "detail is how many bytes it has for an upload (INFO's upload_size); flash the policy instead: hil flash",
@@ -242,7 +242,7 @@ def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError
     if text is not None:
         return NotOurFirmwareError(
             f"the board on {where} does not run this project's firmware: for {waited_s:.2g} s it says {text!r}",
-            "if it still boots, try again later; else flash it: hil flash models/ppo --board NAME (names: hil boards)",
+            "if it still boots, try again later; else flash it: hil flash ppo --board NAME (names: hil boards)",
         )
     rate = f" at {baud} baud" if baud else ""
     return WrongBaudError(

@@ -124,7 +124,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if with_suffix.is_file():
         return with_suffix
     what = f"{given} holds no checkpoint (policy.zip)" if given.is_dir() else f"no such checkpoint or folder: {given}"
-    raise CheckpointError(what, "list what is there: ls models; train one: hil train ppo")
+    raise CheckpointError(what, "list policies: ls policies; train one: hil train ppo")
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> Actor:

@@ -47,7 +47,7 @@ def command(
 ) -> None:  # fmt: skip
     """Gives every desktop runtime and the board the same inputs, counts the outputs that differ and says why they do.
 
-    MODEL is a bundle (models/ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
+    MODEL is a bundle (ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
 
     A runtime that is not installed or refuses MODEL is left out, and why is said.
 

@@ -201,9 +201,7 @@ def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tup
 def _inputs(model: ModelUnderTest, config: CompareConfig, runtimes: list[Runtime], report: Progress) -> InputSet:
     if model.bundle is None:
         if config.recording is not None:
-            raise UsageError(
-                "a recording belongs to a bundle, this is a .tflite alone", "compare the bundle: hil compare models/ppo"
-            )
+            raise UsageError("a recording belongs to a bundle, this is a .tflite alone", "compare the bundle: hil compare ppo")
         return random_inputs(model.graph.n_obs, model.graph.input_quant, config.samples, config.seed)
     observations, source = _observations(model.bundle, config, runtimes, report)
     return make_inputs(model.bundle, observations, random=config.samples, seed=config.seed, source=source)

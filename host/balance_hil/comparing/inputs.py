@@ -128,7 +128,7 @@ def recorded_observations(observation: NDArray[np.float32], count: int, path: st
     rows = np.asarray(observation, dtype=np.float32)
     finite = rows[np.all(np.isfinite(rows), axis=1)] if rows.ndim == 2 else rows
     if finite.ndim != 2 or len(finite) == 0:
-        raise RecordingError(f"the recording {path} holds no observation", "record a run: hil run models/ppo --board native")
+        raise RecordingError(f"the recording {path} holds no observation", "record a run: hil run ppo --board native")
     return spread(finite, count)
 
 

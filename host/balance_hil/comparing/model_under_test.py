@@ -79,7 +79,7 @@ def load_model(path: Path, output: str | None = None) -> ModelUnderTest:
     """
     if not path.is_file():
         if not path.is_dir() and path.suffix == ".tflite":
-            raise BundleError(f"no such model: {path}", "point at an int8 .tflite or at a bundle folder (models/ppo)")
+            raise BundleError(f"no such model: {path}", "point at an int8 .tflite or at a bundle (ppo)")
         bundle = Bundle.load(path)
         if output is not None:
             raise UsageError("--output chooses an output of a .tflite; a bundle has one", "leave it out")

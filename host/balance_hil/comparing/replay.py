@@ -63,7 +63,7 @@ def replay(
     late = _late_steps(recording)
     kept = np.flatnonzero(~recording.held)
     if not len(kept):
-        raise RecordingError(f"{path} holds no step with a reply", "record a run: hil run models/ppo --board native")
+        raise RecordingError(f"{path} holds no step with a reply", "record a run: hil run ppo --board native")
     rows = _Rows(kept, ~late[kept])
     if isinstance(target, Runtime) and not isinstance(target, Int8Runtime):
         found: tuple[ReplayRow, ...] = (_float_row(recording, bundle, target, rows, on_progress),)

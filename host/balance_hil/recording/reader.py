@@ -60,7 +60,7 @@ def read_recording(path: str | Path) -> Recording:
         meta["ended"] = json.loads(metadata[END]["ended"])
         return _assemble(messages, meta, spec)
     except FileNotFoundError:
-        raise RecordingError(f"no such recording: {path}", "record a run: hil run models/ppo --board native") from None
+        raise RecordingError(f"no such recording: {path}", "record a run: hil run ppo --board native") from None
     except OSError as exc:
         raise RecordingError(f"cannot read the recording {path}: {exc}", "check its permissions") from exc
     except _DamagedFileError as exc:

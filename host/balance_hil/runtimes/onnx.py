@@ -24,12 +24,12 @@ class OnnxRuntime(Runtime):
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its exception classes are private and share no other base
-            raise BundleError(f"ONNX Runtime cannot load this model: {exc}", "export it again: hil export models/ppo") from exc
+            raise BundleError(f"ONNX Runtime cannot load this model: {exc}", "export it again: hil export FOLDER") from exc
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(
                 f"a policy has one input and one output, this ONNX model has {len(inputs)} and {len(outputs)}",
-                "export the deterministic actor alone: hil export models/ppo",
+                "export the deterministic actor alone: hil export FOLDER",
             )
         self._input, self._output = inputs[0].name, outputs[0].name
         self._one_by_one = isinstance(inputs[0].shape[0], int)  # a batch of a fixed size, which is 1

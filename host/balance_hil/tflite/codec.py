@@ -46,7 +46,7 @@ def unpack(model: bytes) -> Any:
     """
     module = schema()
     if len(model) < 8 or model[4:8] != b"TFL3":
-        raise BundleError("this is not a TensorFlow Lite model", "point at a .tflite file, or export one: hil export models/ppo")
+        raise BundleError("this is not a TensorFlow Lite model", "point at a .tflite file, or export one: hil export FOLDER")
     try:
         if len(model) > _LARGEST_BYTES:
             raise ValueError(f"{len(model)} bytes")

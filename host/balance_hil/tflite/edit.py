@@ -12,7 +12,7 @@ from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
 from balance_hil.tflite.codec import pack, unpack
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph, tensor_name
 
-_EXPORT = "export an int8 model: hil export models/ppo (it writes policy_int8.tflite)"
+_EXPORT = "export an int8 model: hil export FOLDER (it writes policy_int8.tflite)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def _listed(values: Any) -> list[Any]:
 def _position(names: list[str], wanted: str | None) -> int:
     choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
     if not names:
-        raise BundleError("this model has no output", "export the deterministic actor: hil export models/ppo")
+        raise BundleError("this model has no output", "export the deterministic actor: hil export FOLDER")
     if wanted is None:
         if len(names) == 1:
             return 0

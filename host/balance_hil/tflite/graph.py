@@ -223,6 +223,6 @@ def _quant(tensor: Tensor, role: str) -> QuantParams:
         what = f"{tensor.type} with scales {list(tensor.scales[:3])} and zero points {list(tensor.zero_points[:3])}"
         raise ModelNotInt8Error(
             f"the model's {role} {tensor.name!r} is {what}, not int8 with one scale",
-            "export an int8 model: hil export models/ppo (it writes policy_int8.tflite)",
+            "export an int8 model: hil export FOLDER (it writes policy_int8.tflite)",
         )
     return QuantParams(tensor.scales[0], tensor.zero_points[0])

@@ -172,7 +172,7 @@ def emulator() -> str:
 def _header(config: EmulationConfig) -> Path:
     """``model.h`` of the model that goes into the image."""
     if config.image is None:
-        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: models/ppo")
+        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: hil emulate ppo")
     header = HEADERS / config.image.id / "model.h"
     config.image.write_header(header)
     return header

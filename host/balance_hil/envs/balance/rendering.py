@@ -22,7 +22,7 @@ def require_display() -> None:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise DisplayMissingError(
             "a viewer window was asked for and there is no display (DISPLAY and WAYLAND_DISPLAY are unset)",
-            "render without one: hil evaluate models/ppo --video run.mp4",
+            "render without one: hil evaluate ppo --video run.mp4",
         )
 
 
