@@ -191,15 +191,12 @@ def _layers(graph: TfliteGraph) -> str:
 
 
 def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
-    folder = f"models/{bundle.path.name}" if bundle.training else str(bundle.source["file"])
+    folder = f"policies/{bundle.path.name}" if bundle.training else str(bundle.source["file"])
     lines = []
     training = bundle.training
     if training.get("rebuild"):
+        folder += "-2"  # a training replaces no bundle
         lines.append(f"{training['rebuild']} --output {folder}")
-    elif training.get("algorithm") and "seed" in training:
-        lines.append(
-            f"hil train {training['algorithm']} -e {bundle.spec.environment} --seed {training['seed']} --output {folder}"
-        )
     options = [f"--seed {config.seed}"] if config.seed else []
     options += ["--per-tensor"] if config.per_tensor else []
     options += ["--rounding-invariant"] if config.rounding_invariant else []

@@ -48,7 +48,7 @@ from balance_hil.exporting.onnx_model import write_graph, write_onnx
 from balance_hil.exporting.reference_check import check_against_source
 from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rounding_invariant
 from balance_hil.exporting.rounding_invariant.samples import RECORDED_ROWS, STREAM, make_samples
-from balance_hil.exporting.source import PolicySource, Reference, open_own_environment, open_source
+from balance_hil.exporting.source import PolicySource, Reference, as_trained, open_own_environment, open_source
 from balance_hil.exporting.verdict import judge, saturation_warnings
 from balance_hil.golden import golden_observations, write_golden
 from balance_hil.metrics import Verdict, summarize
@@ -87,6 +87,7 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
     if config.episodes < 1:
         raise UsageError(f"the check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
     started_s = time.perf_counter()
+    config = as_trained(config)
     with tempfile.TemporaryDirectory() as scratch, _Conversion(Path(scratch)) as conversion:
         progress("source", 0.0)
         source = open_source(config, conversion.read_keras)

@@ -91,6 +91,25 @@ def open_source(config: ExportConfig, read_keras: Callable[[Path], tuple[Network
     return _sb3(config)
 
 
+def as_trained(config: ExportConfig) -> ExportConfig:
+    """The same for a policy of ``hil train``, in the environment as it was trained, where the export says nothing else.
+
+    Raises:
+        CheckpointError: its training.json is garbled.
+    """
+    folder = config.source.parent if config.source.name == POLICY else config.source
+    if config.environment is not None or not (folder / TRAINING).is_file():
+        return config
+    training, _ = _read_training(folder / TRAINING)
+    spec, options = ({**value} if isinstance(value := training.get(key), Mapping) else {} for key in ("spec", "options"))
+    return replace(
+        config,
+        options=config.options or options,
+        period_s=config.period_s or spec.get("control_period_s"),
+        terminated=config.terminated or spec.get("terminated", ""),
+    )
+
+
 def open_own_environment(config: ExportConfig, environment: str) -> Environment:
     """The environment ``environment`` as the export's options have it."""
     return open_environment(environment, config.options, period_s=config.period_s, terminated=config.terminated)

@@ -11,6 +11,8 @@ from balance_hil.checkpoint import read_checkpoint
 from balance_hil.checkpoint.vecnormalize import read_vecnormalize
 from balance_hil.environment import open_environment
 from balance_hil.errors import CheckpointError, ConfigError, UnsupportedEnvironmentError, UsageError
+from balance_hil.exporting.config import ExportConfig
+from balance_hil.exporting.source import as_trained
 from balance_hil.rollout import evaluation_seeds, rollout
 from balance_hil.training.checkpoints import load
 from balance_hil.training.plan import plan
@@ -124,6 +126,11 @@ def test_a_robot_package_is_trained_by_its_own_metrics_failures_and_length(reque
     assert record["success_rate"] == 1.0 - record["evaluation"]["failed"] / 2
     assert load(request.output).record.spec.observation[1].name == "angle"
     assert result.good == (record["success_rate"] == 1.0)
+    exported = as_trained(ExportConfig(source=request.output))
+    assert (exported.options, exported.period_s) == (record["options"], 0.02)
+    assert as_trained(ExportConfig(source=request.output / "policy.zip", options={"gain": 1.0})).options == {"gain": 1.0}
+    elsewhere = ExportConfig(source=request.output, environment="CartPole-v1")
+    assert as_trained(elsewhere) == elsewhere
 
 
 def test_the_same_seed_gives_the_same_policy(request_for):
@@ -211,6 +218,7 @@ def test_termination_means_what_the_user_says(request_for):
     assert result.record.success_rate == 0.0
     assert not result.good
     assert "--terminated failure" in result.record.rebuild
+    assert as_trained(ExportConfig(source=request.output)).terminated == "failure"
 
 
 def test_further_arguments_reach_stable_baselines(request_for):
