@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.documents import EpisodeDocument, VerdictDocument
-from balance_hil.errors import UnsupportedEnvironmentError
+from balance_hil.errors import SimulationDivergedError, UnsupportedEnvironmentError
 
 Reduction = Literal["sum", "mean", "rms", "max", "last"]
 Better = Literal["higher", "lower", ""]
@@ -136,12 +136,17 @@ class EpisodeAccumulator:
         self.steps += 1
 
     def finish(self, failed: bool) -> EpisodeMetrics:
-        """The metrics of the episode so far; all zero when it has no step."""
+        """The metrics of the episode so far; all zero when it has no step. Raises SimulationDivergedError: one is no number."""
         steps = max(1, self.steps)
         values = {}
         for metric, total in zip(self._metrics, self._totals, strict=True):
             mean = total / steps if metric.reduction in ("mean", "rms") else total
             values[metric.name] = math.sqrt(mean) if metric.reduction == "rms" else mean
+            if not math.isfinite(mean):
+                raise SimulationDivergedError(
+                    f"the metric {metric.name!r} of the episode with seed {self.seed} is {mean}",
+                    f"look for a NaN or an infinity in {metric.source!r} of the environment",
+                )
         return EpisodeMetrics(seed=self.seed, steps=self.steps, failed=failed, metrics=values)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.errors import UnsupportedEnvironmentError
+from balance_hil.errors import SimulationDivergedError, UnsupportedEnvironmentError
 from balance_hil.metrics import (
     DEFAULT_METRICS,
     EpisodeAccumulator,
@@ -40,6 +40,14 @@ def collect(steps, seed=1, failed=False, as_array=False):
     for outputs, reward, error in steps:
         accumulator.add(np.array(outputs) if as_array else list(outputs), reward, {"error_rad": error})
     return accumulator.finish(failed)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_metric_that_is_no_number_is_named(reward):
+    accumulator = EpisodeAccumulator(7, DEFAULT_METRICS)
+    accumulator.add([0.0], reward, {})
+    with pytest.raises(SimulationDivergedError, match=f"the metric 'return' of the episode with seed 7 is {reward}"):
+        accumulator.finish(failed=False)
 
 
 @given(st.lists(STEP, min_size=1, max_size=30), st.booleans())

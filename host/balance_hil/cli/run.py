@@ -81,7 +81,9 @@ class _Options:
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
         stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
         numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        return next(path for number in numbers if not (path := RECORDINGS / f"{stem}{number}.mcap").exists())
+        names = (f"{stem}{number}.mcap" for number in numbers)
+        free = (name for name in names if not any((RECORDINGS / f"{name}{end}").exists() for end in ("", ".partial")))
+        return RECORDINGS / next(free)
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,18 +41,19 @@ def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], byt
     """
     observations, actions = names(spec.observation), names(spec.action)
     head = (
-        '{"t_s":%.9g,"episode":%d,"step":%d,"held":%s,"reward":%.9g,"observation":'
+        '{"t_s":%.9g,"episode":%d,"step":%d,"held":%s,"reward":%s,"observation":'
         + _object(observations, "%.9g")
         + ',"action":'
         + _object(actions, "%.9g")
         + ',"plant":'
-        + _object(trace, "%.9g")
+        + _object(trace, "%s")
     )
     raw = ',"input_int8":' + _object(observations, "%d") + ',"output_int8":' + _object(actions, "%d")
 
     def encode(step: Step) -> bytes:
         held = "true" if step.held else "false"
-        text = head % (step.t_s, step.episode, step.step, held, step.reward, *step.observation, *step.action, *step.plant)
+        reward, *plant = map(_number, (step.reward, *step.plant))
+        text = head % (step.t_s, step.episode, step.step, held, reward, *step.observation, *step.action, *plant)
         if step.input_int8 is not None and step.output_int8 is not None:
             text += raw % (*step.input_int8, *step.output_int8)
         for name, value in (
@@ -74,10 +76,10 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
         "episode": integer,
         "step": integer,
         "held": boolean,
-        "reward": number,
+        "reward": {"type": ["number", "null"]},
         "observation": _vector(spec.observation, "number"),
         "action": _vector(spec.action, "number"),
-        "plant": {"type": "object", "properties": dict.fromkeys(trace, number)},
+        "plant": {"type": "object", "properties": {name: {"type": ["number", "null"]} for name in trace}},
         "input_int8": _vector(spec.observation, "integer"),
         "output_int8": _vector(spec.action, "integer"),
         **dict.fromkeys(TIMINGS, number),
@@ -93,6 +95,10 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
 def names(signals: Sequence[Signal]) -> list[str]:
     """Of the signals, in order."""
     return [signal.name for signal in signals]
+
+
+def _number(value: float) -> str:
+    return f"{value:.9g}" if math.isfinite(value) else "null"  # an environment may trace what it does not know
 
 
 def _object(keys: Sequence[str], pattern: str) -> str:

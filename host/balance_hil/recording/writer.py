@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from mcap.writer import CompressionType, Writer
 
@@ -44,7 +44,7 @@ class RecordingWriter:
         self._encode = step_encoder(spec, trace)
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = self._create()
             self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
             self._writer.start(profile="", library=f"balance_hil {__version__}")
             self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec, trace).items()}
@@ -100,6 +100,16 @@ class RecordingWriter:
             self._writer.add_message(self._channels[topic], self._now_ns, data, self._now_ns)
         except OSError as exc:
             raise self._disk_error(exc) from exc
+
+    def _create(self) -> BinaryIO:
+        """The new file, never one that somebody else writes. Raises RecordingError."""
+        try:
+            return self._partial.open("xb")
+        except FileExistsError:
+            raise RecordingError(
+                f"{self._partial} is there already: another run is recording to it, or one was killed",
+                f"record elsewhere: --record FILE; if no run is going on: rm {self._partial}",
+            ) from None
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from balance_hil.environment import Environment, Float32Array
 from balance_hil.environment import Step as PlantStep
+from balance_hil.errors import UnsupportedEnvironmentError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import RecordingWriter, Step
@@ -95,6 +96,13 @@ class Episode:
         self._over = result.terminated or result.truncated
         if self._over or self.step + 1 >= self._max_steps:
             self.failed = self.env.failed(result.terminated, not result.terminated, info)
+        try:
+            plant = [float(info[name]) for name in self.env.trace]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise UnsupportedEnvironmentError(
+                f"{self.env.spec.environment} promises numbers in info (policy_trace), and not all are there: {exc!r}",
+                f"info has: {', '.join(map(str, info)) or 'nothing'}",
+            ) from exc
         timed = self._log.timed
         step = Step(
             t_s=self.step * self.env.spec.control_period_s,
@@ -103,7 +111,7 @@ class Episode:
             observation=observation.tolist(),
             action=self._action,
             held=held,
-            plant=[float(info[name]) for name in self.env.trace],
+            plant=plant,
             reward=result.reward,
             input_int8=reply.action.input.tolist() if reply else None,
             output_int8=reply.action.output.tolist() if reply else None,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,24 @@ def test_a_bundle_that_is_none(hil, tmp_path):
     code, _, err = hil("run", str(tmp_path / "nothing"))
     assert code == 3
     assert "no such bundle" in err
+
+
+def test_a_name_that_another_run_has_taken_is_not_taken_again(hil, ppo, tmp_path, monkeypatch):
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.setattr(cli_run, "datetime", Noon)
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    taken = folder / "2026-01-01T120000-ppo-native-lockstep.mcap.partial"
+    taken.write_text("another run")
+    for name in ("-2", "-3"):
+        code, _, err = hil("run", ppo, "--clock", "lockstep", "--steps", "5")
+        assert code == 0
+        assert f"native-lockstep{name}.mcap" in err
+    assert taken.read_text() == "another run"
 
 
 @pytest.fixture

@@ -188,6 +188,24 @@ def replace_step(step, floats, raw, held):
     return step._replace(observation=floats, held=held, input_int8=vectors[0], output_int8=vectors[1])
 
 
+def test_what_an_environment_does_not_know_is_null_and_reads_as_nan(tmp_path):
+    steps = [a_step(i)._replace(plant=(float("nan"), -2.0), reward=float("inf") if i else 1.0) for i in range(3)]
+    back = read_recording(write(tmp_path / "a.mcap", steps))
+    assert np.isnan(back.plant["tilt_rad"]).all()
+    assert back.plant["current_A"].tolist() == [-2.0] * 3
+    assert back.reward[0] == 1.0
+    assert np.isnan(back.reward[1:]).all()
+
+
+def test_two_runs_never_write_one_file(tmp_path):
+    with RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE) as writer:
+        writer.step(0.0, a_step(0))
+        with pytest.raises(RecordingError, match=r"a\.mcap\.partial is there already") as caught:
+            RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
+        assert "--record" in caught.value.hint
+    assert len(read_recording(tmp_path / "a.mcap")) == 1
+
+
 def test_signal_names_may_not_break_the_format(tmp_path):
     name = 'duty "%d" in % (left)'
     odd = replace(SPEC, action=(Signal(index=0, name=name, unit="", min=0, max=None),))

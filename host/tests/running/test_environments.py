@@ -14,7 +14,14 @@ from balance_hil.boards import Board, connect
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.environment import open_environment
-from balance_hil.errors import CableUnpluggedError, ConfigError, SilentBoardError, UnknownEnvironmentError, UsageError
+from balance_hil.errors import (
+    CableUnpluggedError,
+    ConfigError,
+    SilentBoardError,
+    UnknownEnvironmentError,
+    UnsupportedEnvironmentError,
+    UsageError,
+)
 from balance_hil.model_image import ModelImage
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, open_plant, run
@@ -166,6 +173,22 @@ def test_an_environment_is_refused_before_there_is_a_board(bundle_for, options, 
     endless = replace(bundle, spec=replace(bundle.spec, episode_steps=0))
     with pytest.raises(error):
         open_plant(endless, RunConfig(seeds=[1], **options))
+
+
+@pytest.mark.parametrize(
+    ("robot_says", "message"),
+    [
+        ({"policy_trace": ("angle_rad", "torque")}, "promises numbers .* KeyError\\('torque'\\)"),
+        ({"policy_metrics": ({"name": "peak", "unit": "", "source": "torque"},)}, "the metric 'peak' reads 'torque'"),
+    ],
+)
+def test_what_the_info_of_a_step_lacks_is_named(bundle_for, monkeypatch, robot_says, message):
+    bundle = bundle_for(CART)
+    robot = gym.make(CART, disable_env_checker=True).unwrapped
+    for name, value in robot_says.items():
+        monkeypatch.setattr(type(robot), name, value, raising=False)
+    with connect("native", bundle) as board, pytest.raises(UnsupportedEnvironmentError, match=message):
+        run(board, bundle, RunConfig(seeds=[1], clock="lockstep", max_steps=5))
 
 
 @pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
