@@ -22,6 +22,7 @@ from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Ready
 
 READY_TAIL_S = 0.01  # time between two looks for the line end behind READY
+READY_TAIL_TRIES = 500
 GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
 _LAST_BYTES = 2000
 _LAST_LINES = 5
@@ -124,9 +125,10 @@ class EmulatedMachine(ABC):
         with contextlib.closing(link), contextlib.suppress(CableUnpluggedError):
             channel = Channel(link)
             if channel.await_kind(Ready, BOOT_TIMEOUT_S) is not None:
-                while not channel.raw_tail.endswith(b"\n"):  # a line end belongs to READY
+                for _ in range(READY_TAIL_TRIES):  # a line end belongs to READY
+                    if channel.raw_tail.endswith(b"\n"):
+                        return
                     channel.raw_tail += link.read(READY_TAIL_S)
-                return
         how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
         raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")
 
