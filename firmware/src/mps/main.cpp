@@ -30,7 +30,7 @@ hil::Place WithUploads(hil::Place place, size_t number) {
 int main() {
   static hil::mps::CmsdkUart uart;
   static hil::mps::FpgaClock clock;
-  static hil::mps::NoActuator actuator;
+  static hil::hal::NoActuator actuator;
   static hil::mps::CortexSystem system;
   hil::mps::FpgaClock::Start();
 

@@ -192,7 +192,7 @@ int main(int argc, char** argv) {
 
   hil::native::FdUart uart(options.fd);
   hil::native::MonotonicClock clock;
-  hil::native::NoActuator actuator;
+  hil::hal::NoActuator actuator;
   hil::native::ProcessSystem system(argv);
   if (!uart.Open()) Fail("--fd " + std::to_string(options.fd) + " is not an open descriptor");
 

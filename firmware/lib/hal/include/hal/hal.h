@@ -45,6 +45,13 @@ class Actuator {
   ~Actuator() = default;
 };
 
+/// Where the plant is simulated by the host: there is nothing to drive.
+class NoActuator final : public Actuator {
+ public:
+  void Apply(const float*, size_t) override {}
+  void EnterSafeState() override {}
+};
+
 /// The processor.
 class System {
  public:

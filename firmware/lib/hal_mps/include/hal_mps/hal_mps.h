@@ -53,13 +53,6 @@ class InstructionCounter {
   uint64_t Elapsed() const;
 };
 
-/// The plant is simulated by the host: there is nothing to drive.
-class NoActuator final : public hal::Actuator {
- public:
-  void Apply(const float*, size_t) override {}
-  void EnterSafeState() override {}
-};
-
 class CortexSystem final : public hal::System {
  public:
   void Reboot() override;

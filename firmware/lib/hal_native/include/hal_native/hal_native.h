@@ -54,13 +54,6 @@ class MonotonicClock final : public hal::Clock {
   uint64_t start_us_;
 };
 
-/// The plant is simulated by the host: there is nothing to drive.
-class NoActuator final : public hal::Actuator {
- public:
-  void Apply(const float*, size_t) override {}
-  void EnterSafeState() override {}
-};
-
 /// Reboots by replacing the process image with a fresh one of itself: nothing survives but the inherited descriptors.
 class ProcessSystem final : public hal::System {
  public:
