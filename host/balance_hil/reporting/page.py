@@ -66,7 +66,9 @@ def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
     yield {"name": "steps without a new action", "value": f"{held}", "verdict": "bad" if held else "good"}
     if len(recording):
         for name, values in recording.plant.items():
-            yield {"name": f"{name}, RMS", "value": f"{_rms(values):.4g}", "verdict": ""}
+            known = values[np.isfinite(values)]
+            if len(known):
+                yield {"name": f"{name}, RMS", "value": f"{np.sqrt(np.mean(known**2)):.4g}", "verdict": ""}
         rate = _action_rate(recording.action, recording.episode)
         yield {"name": "action rate, mean |Δaction|", "value": f"{rate:.4f}", "verdict": ""}
     yield from _board_tiles(recording.meta)
@@ -136,10 +138,6 @@ def _flatten(meta: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, s
             yield from _flatten(value, f"{name} ")
         else:
             yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _rms(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.mean(values**2)))
 
 
 def _action_rate(action: NDArray[np.float32], episode: NDArray[np.int64]) -> float:

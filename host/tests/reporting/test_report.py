@@ -192,6 +192,33 @@ def test_colors_read_on_light_and_dark_pages(color: str, background: str) -> Non
     assert (high + 0.05) / (low + 0.05) >= 3.0, "WCAG 2 asks for 3:1 of graphics"
 
 
+@pytest.mark.parametrize(("trace", "n_obs", "n_act"), [((), 24, 4), (("a < b", "%s"), 1, 1)])
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_run_of_any_environment(tmp_path: Path, trace: tuple[str, ...], n_obs: int, n_act: int, timed: bool) -> None:
+    spec = PolicySpec(
+        environment="somebody:Else-v0",
+        observation=tuple(Signal(index=i, name=f"obs_{i}", unit="", min=None, max=None) for i in range(n_obs)),
+        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=None, max=None) for i in range(n_act)),
+        control_period_s=0.05,
+    )
+    path = tmp_path / "run.mcap"
+    with RecordingWriter(path, {"bundle": "0" * 12, "clock": "realtime", "board": {}}, spec, trace) as writer:
+        for step in range(30):
+            plant = [float("nan") if step < 3 else step] * len(trace)
+            timing = (300.0, 20.0, 3.0) if timed else ()
+            vectors = ([1] * n_obs, [2] * n_act)
+            writer.step(
+                step * 0.05, Step(step * 0.05, 0, step, [0.5] * n_obs, [0.1] * n_act, False, plant, -1.5, *vectors, *timing)
+            )
+        writer.episode(1.5, {"episode": 0, "seed": 3, "steps": 30, "failed": False})
+    recording = read_recording(path)
+    assert len(figures.draw_run(recording).axes) == 1 + bool(trace) + timed
+    text = " ".join(Outline(render_page(recording, "run.mcap")).text.split())
+    assert "3 30 good -45" in text
+    assert "nan" not in text
+    assert "pitch" not in text
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
