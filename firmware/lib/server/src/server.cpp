@@ -205,9 +205,10 @@ void Server::Handle(const protocol::LoadData& request) { ReplyProgress(upload_.R
 
 void Server::Handle(const protocol::LoadCommit& request) {
   protocol::LoadResult reply;
+  const Policy* const before = &models_.running();
   const Outcome outcome = upload_.Commit(request, &reply);
   if (!outcome.ok()) return ReplyError(outcome);
-  if (upload_.TakeSwapped()) {
+  if (&models_.running() != before) {
     // Another policy: no action until it has seen an observation, and none of a host that does not know that it runs.
     watchdog_.Hold();
     hw_.actuator->EnterSafeState();

@@ -74,7 +74,6 @@ Outcome Upload::Try() {
   const ModelId id = ComputeModelId(data, size_t{announced_.model_size} + NormalizationSize(announced_));
   if (std::strcmp(id.text, id_.text) != 0) return {Status::kOtherModel, 0};
   const Outcome loaded = models_.TakeOver(image, &finished_message_);
-  swapped_ = loaded.ok();
   return loaded.status == Status::kSelfTestFailed ? Outcome{Status::kVectorsDiffer, loaded.detail} : loaded;
 }
 

@@ -40,13 +40,6 @@ class Upload {
   /// Forgets the upload. Of another one than the open one: does nothing.
   void Abort(const protocol::LoadAbort& request);
 
-  /// True when the latest Commit() changed what runs: once.
-  bool TakeSwapped() {
-    const bool swapped = swapped_;
-    swapped_ = false;
-    return swapped;
-  }
-
   uint32_t received() const { return received_; }
 
  private:
@@ -63,7 +56,6 @@ class Upload {
   uint32_t finished_transfer_ = 0;  // of the upload that was committed last
   Outcome finished_;
   const char* finished_message_ = "";
-  bool swapped_ = false;
 };
 
 }  // namespace hil
