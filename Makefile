@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
 TEST_BOARDS ?= native,qemu-m4,qemu-m7
 TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10
+TEST_JOBS ?= 2
 NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55
 MODEL ?= models/ppo
 SECONDS ?= 60
@@ -25,7 +26,7 @@ run: setup-run ## balance the robot with the policy on two emulated boards, in r
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
 test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
-	@.venv/bin/python -m pytest --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
 
 nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour
 	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
