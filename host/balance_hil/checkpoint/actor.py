@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.checkpoint.spaces import Space
+from balance_hil.checkpoint.spaces import Space, space_of
 from balance_hil.spec import ActionMap
 
 Float32Array = NDArray[np.float32]
@@ -82,6 +83,17 @@ class Actor:
     def n_act(self) -> int:
         """Length of the output vector."""
         return int(self.layers[-1].weight.shape[0])
+
+    def difference(self, observation_space: Any, action_space: Any) -> str | None:
+        """Where its spaces differ from those of a Gymnasium environment, in words; None: nowhere."""
+        for kind, mine, theirs in (
+            ("observations", self.observation_space, observation_space),
+            ("actions", self.action_space, action_space),
+        ):
+            difference = mine.difference(space_of(theirs)) if mine else None
+            if difference:
+                return f"{kind}, {difference}"
+        return None
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs]."""

@@ -103,6 +103,11 @@ class Checkpoint:
     behind_vec_normalize: bool  # the training's environment was wrapped in one; of observations, rewards or both
 
 
+def algorithm_name(algorithm: str) -> str:
+    """As its authors write it."""
+    return {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The zip that a user means: a file, its name without ``.zip`` as Stable-Baselines3 takes it, or a folder with one in it.
 
@@ -287,7 +292,7 @@ class _Reader:
         if kind or any(key.startswith(("q_net", "quantile_net")) for key in self._state):
             raise CheckpointError(
                 f"{self.file} holds {kind or 'a value-based policy (DQN or the like)'}, which cannot be exported",
-                f"train an MLP policy of {', '.join(a.upper() for a in ALGORITHMS)}",
+                f"train an MLP policy of {', '.join(algorithm_name(a) for a in ALGORITHMS)}",
             )
         if not self._trust:
             raise CheckpointError(

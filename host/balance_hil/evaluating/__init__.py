@@ -187,10 +187,10 @@ def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
     from balance_hil.runtimes.torch import TorchRuntime
 
     runtime = TorchRuntime.from_checkpoint(path, trust=trust)
-    if (runtime.n_obs, runtime.n_act) != (env.spec.n_obs, env.spec.n_act):
+    difference = runtime.actor.difference(env.env.observation_space, env.env.action_space)
+    if difference:
         raise EnvironmentMismatchError(
-            f"the policy takes {runtime.n_obs} observations and gives {runtime.n_act} outputs, {env.spec.environment} has "
-            f"{env.spec.n_obs} and {env.spec.n_act}",
+            f"{path} and {env.spec.environment} differ in their {difference}",
             "name the environment that it was trained in: -e ENVIRONMENT",
         )
     return runtime

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import POLICY, TRAINING
-from balance_hil.checkpoint import Checkpoint, Layer, find_checkpoint, open_checkpoint, read_surroundings, space_of
+from balance_hil.checkpoint import Checkpoint, Layer, find_checkpoint, open_checkpoint, read_surroundings
 from balance_hil.checkpoint.chain import Network, with_box
 from balance_hil.checkpoint.onnx_actor import OnnxActor, read_onnx, run_onnx
 from balance_hil.checkpoint.sb3_reference import rebuilt_predict, trusted_predict
@@ -237,19 +237,14 @@ def _checked_environment(
     config: ExportConfig, environment: str, training: Mapping[str, Any], checkpoint: Checkpoint
 ) -> PolicySpec:
     """The table of the environment, whose spaces must be those of the checkpoint."""
-    actor = checkpoint.actor
     with open_own_environment(config, environment) as env:
         _compare_record(training, env.spec)
-        for name, mine, theirs in (
-            ("observation", actor.observation_space, space_of(env.env.observation_space)),
-            ("action", actor.action_space, space_of(env.env.action_space)),
-        ):
-            difference = mine.difference(theirs) if mine else None
-            if difference:
-                raise EnvironmentMismatchError(
-                    f"the {name}s of {checkpoint.path} and of {environment} differ: {difference}",
-                    "name the environment that it was trained in: hil export -e ENVIRONMENT",
-                )
+        difference = checkpoint.actor.difference(env.env.observation_space, env.env.action_space)
+        if difference:
+            raise EnvironmentMismatchError(
+                f"{checkpoint.path} and {environment} differ in their {difference}",
+                "name the environment that it was trained in: hil export -e ENVIRONMENT",
+            )
         return env.spec
 
 

@@ -19,6 +19,7 @@ class TorchRuntime(Runtime):
     name = "torch"
 
     def __init__(self, actor: Actor) -> None:
+        self.actor = actor
         self.n_obs, self.n_act = actor.n_obs, actor.n_act
         self._module = build_module(actor)
 

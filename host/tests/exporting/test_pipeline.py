@@ -196,7 +196,7 @@ def test_a_policy_of_another_size_does_not_fit_the_environment(tmp_path, untrain
 
     (tmp_path / "small").mkdir()
     untrained("PPO", path=tmp_path / "small" / POLICY, env=SmallEnv())
-    with pytest.raises(EnvironmentMismatchError, match=r"observations of .*small.* differ: shape \(4,\) and \(6,\)"):
+    with pytest.raises(EnvironmentMismatchError, match=r"small.* differ in their observations, shape \(4,\) and \(6,\)"):
         export(quick(tmp_path / "small"))
     assert list(contents(tmp_path)) == ["small/policy.zip"]
 

@@ -131,7 +131,7 @@ def test_a_policy_on_an_environment_of_gymnasium_becomes_a_bundle(pendulum, tmp_
 
 
 def test_spaces_that_differ_from_the_environment_say_where(pendulum):
-    with pytest.raises(EnvironmentMismatchError, match=r"observations of .*best_model\.zip and of CartPole-v1 differ: shape"):
+    with pytest.raises(EnvironmentMismatchError, match=r"best_model\.zip and CartPole-v1 differ in their observations, shape"):
         export(ExportConfig(source=pendulum, environment="CartPole-v1"))
 
 
