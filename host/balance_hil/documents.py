@@ -195,6 +195,8 @@ class StageDocument(TypedDict):
 
     name: str
     size_bytes: int
+    max_error: float | None  # of its outputs against the stage above; None: the first stage
+    rms_error: float | None
     success_rate: float | None  # None: there is no environment to run episodes in
     metrics: dict[str, float]
 

@@ -24,7 +24,7 @@ from balance_hil.recording import read_recording
 def command(recording: Path, output: Path | None, picture: Path | None, episode: int | None) -> None:
     """Draws RECORDING as one self-contained HTML page, or as a picture.
 
-    The page needs no network and no script: identity, summary, pitch, action and round trip over time, histogram, faults.
+    The page needs no network and no script: identity, summary, plant, action and round trip over time, histogram, faults.
     It and the picture read on light and on dark backgrounds.
     """
     if picture is None and episode is not None:

@@ -157,7 +157,7 @@ def _differ(
     a: Float32Array,
     b: Float32Array,
 ) -> None:
-    """Notes that the answers ``a`` and ``b`` differ; the trajectories diverge when what the wheels get does."""
+    """Notes that the answers ``a`` and ``b`` differ; the trajectories diverge when what the plant gets does."""
     difference = watch.differences.setdefault(index, _Difference(step, observation.copy(), a.copy(), b.copy()))
     if np.any(environment.spec.clip(a) != environment.spec.clip(b)):
         difference.applied_step = step

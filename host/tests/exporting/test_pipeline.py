@@ -26,6 +26,8 @@ from balance_hil.errors import (
 from balance_hil.exporting import ExportConfig, ExportResult, Stage, export, pipeline
 from balance_hil.metrics import Verdict
 
+from .. import contract
+
 
 @pytest.fixture
 def folder(tmp_path, ppo_bundle):
@@ -252,8 +254,7 @@ def test_the_command_makes_a_bundle_elsewhere_and_prints_one_document(tmp_path, 
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert next(iter(document)) == "schema"
-    assert document["schema"] == "balance_hil/export@2"
-    assert {"bundle", "source", "checked_against", "stages", "verdict"} <= document.keys()
+    contract.check("export", document)
     assert document["bundle"] == {"name": "copy", "id": ppo_bundle.id, "path": str(target)}
     assert document["verdict"] == {"good": True, "reasons": []}
     assert [(stage["name"], stage["success_rate"]) for stage in document["stages"]] == [(name, 1.0) for name in pipeline.STAGES]

@@ -21,6 +21,8 @@ from balance_hil.exporting.source import PolicySource, open_source
 from balance_hil.quantize import dequantize
 from balance_hil.runtimes import load_runtime
 
+from .. import contract
+
 SIGNALS = """
 control_period_ms: 20
 observation: [near, {name: far, unit: m, scale: 2}, middle]
@@ -50,6 +52,7 @@ def test_an_onnx_actor_without_an_environment_becomes_a_bundle(policy, capsys):
         hil(["export", str(policy), *map(str, options)], standalone_mode=False)
     assert ended.value.code == 0
     document = json.loads(capsys.readouterr().out)
+    contract.check("export", document)
     assert document["checked_against"]["by"] == "ONNX Runtime, the file as it is"
     assert document["checked_against"]["rows"] == 2000
     assert document["verdict"]["good"]

@@ -259,6 +259,35 @@ def test_a_wrong_reply_is_not_applied(board, firmware, linear_bundle, tmp_path, 
     assert result.to_dict()["rejected"] == 19
 
 
+def damaged(reply, rng):
+    """The reply with one field changed at random, checksums being right."""
+    name = rng.choice(["input", "output", "action"])
+    data = bytearray(getattr(reply, name).tobytes())
+    data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    return replace(reply, **{name: np.frombuffer(bytes(data), getattr(reply, name).dtype)})
+
+
+def test_of_10000_wrong_replies_none_reaches_the_plant(board, firmware, linear_bundle, tmp_path):
+    good, rng, latest = firmware._act, np.random.default_rng(1), []
+
+    def wrong(request):
+        reply = good(request)
+        latest.append(reply)
+        if firmware.inferences % 6 == 0:
+            return reply
+        return damaged(reply, rng) if rng.random() < 0.8 else latest[-2]
+
+    firmware._act = wrong
+    result = run(board, linear_bundle, config(tmp_path, seeds=[3, 4], steps=6000, max_lost=12_000))
+    back = read_recording(result.recording)
+    applied = back.held.nonzero()[0]
+    assert result.rejected == len(applied) > 9_900, "a reply may be that of the step before, where nothing has moved"
+    inputs = quantize(back.observation, linear_bundle.input_quant)
+    answers = dequantize(np.stack([firmware.policy(row) for row in inputs]), linear_bundle.output_quant)
+    assert np.array_equal(back.action[~back.held], answers[~back.held])
+    assert not result.verdict.good
+
+
 def test_too_many_wrong_replies_end_the_run_and_blame_the_firmware(board, firmware, linear_bundle):
     good = firmware._act
     firmware._act = lambda request: replace(good(request), action=np.float32([1e30, -1e30]))
