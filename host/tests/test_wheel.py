@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
     return run
+
+
+def test_no_file_of_the_package_is_left_out(wheel: Path) -> None:
+    files = [path for path in (SHIPPED / "host/balance_hil").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    assert not {path.relative_to(SHIPPED / "host").as_posix() for path in files} - packed
+    assert {"balance_hil/_data/platformio.ini", "balance_hil/_data/firmware/platform/platform.json"} <= packed
 
 
 def test_it_is_the_wheel_that_runs(installed: Run) -> None:
