@@ -77,6 +77,7 @@ class EqualsTflmDocument(TypedDict):
 
     checked: int
     differing: int
+    emulated: bool  # an exact emulator stood in for it: there is no wheel for this kind of computer
 
 
 class OneRunDocument(TypedDict):
@@ -186,6 +187,7 @@ class CompareDocument(TypedDict):
     pairs: list[PairDocument]
     layers: list[LayerDocument]
     board_equals_tflm: bool | None  # None: no board took part
+    tflm_emulated: bool  # an exact emulator stood in for it
     skipped: list[SkippedDocument]
     verdict: VerdictDocument
 

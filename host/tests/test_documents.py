@@ -72,3 +72,12 @@ def test_a_document_that_breaks_the_contract_is_noticed(ppo_bundle, spoil):
     spoil(document)
     with pytest.raises(pydantic.ValidationError):
         contract.check("evaluate", document)
+
+
+def test_a_run_says_that_tflm_was_emulated(monkeypatch):
+    from balance_hil.running import result
+    from balance_hil.running.trace import TflmCheck
+
+    monkeypatch.setattr(result, "is_emulated", lambda: True)
+    assert result.equals_tflm(TflmCheck(checked=3, differing=1, skipped="")) == {"checked": 3, "differing": 1, "emulated": True}
+    assert result.equals_tflm(TflmCheck(checked=0, differing=None, skipped="why")) is None

@@ -8,6 +8,7 @@ from typing import Any
 
 from balance_hil.comparing.board_io import BoardIo, Finding
 from balance_hil.metrics import Verdict
+from balance_hil.runtimes.tflm import is_emulated
 
 SCHEMA = "balance_hil/compare@2"
 BOARD = "board"
@@ -158,6 +159,7 @@ class Comparison:
         document = asdict(self)
         return {"schema": SCHEMA, **document} | {
             "runtimes": list(self.runtimes),
+            "tflm_emulated": is_emulated(),
             "skipped": [{"runtime": name, "why": why} for name, why in self.skipped.items()],
             "unexplained": self.unexplained,
             "summary": self.summary,

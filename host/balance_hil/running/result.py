@@ -11,10 +11,11 @@ import numpy as np
 
 from balance_hil.boards import BoardInfo
 from balance_hil.bundle import Bundle
-from balance_hil.documents import MemoryDocument, OneRunDocument, SpreadDocument
+from balance_hil.documents import EqualsTflmDocument, MemoryDocument, OneRunDocument, SpreadDocument
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
 from balance_hil.running.trace import TflmCheck
+from balance_hil.runtimes.tflm import is_emulated
 
 Priority = Literal["real-time", "normal"]
 
@@ -173,7 +174,7 @@ class RunResult:
             "injected_faults": self.injected_faults,
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
-            "equals_tflm": None if check.differing is None else {"checked": check.checked, "differing": check.differing},
+            "equals_tflm": equals_tflm(check),
             "interrupted": self.interrupted,
             "recording": str(self.recording) if self.recording else None,
             "verdict": self.verdict.to_dict(),
@@ -182,3 +183,10 @@ class RunResult:
 
 def _document(spread: Spread | None) -> SpreadDocument | None:
     return spread.to_document() if spread else None
+
+
+def equals_tflm(check: TflmCheck) -> EqualsTflmDocument | None:
+    """Plain JSON types; None where nothing was compared."""
+    if check.differing is None:
+        return None
+    return {"checked": check.checked, "differing": check.differing, "emulated": is_emulated()}

@@ -62,7 +62,7 @@ def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, pp
     assert found["bundle"] == {"name": "ppo", "id": ppo_bundle.id, "path": ppo}
     assert [(e["seed"], e["steps"], e["failed"]) for e in found["episodes"]] == [(s, 200, False) for s in (10_000, 10_001)]
     assert set(found["metrics"]) == set(found["episodes"][0]["metrics"]) >= {"return", "speed_error_rms_rad_s"}
-    assert found["equals_tflm"] == {"checked": 400, "differing": 0}
+    assert found["equals_tflm"] == {"checked": 400, "differing": 0, "emulated": False}
     assert found["recording"] == "a.mcap"
     assert found["verdict"] == {"good": True, "reasons": []}
     assert (tmp_path / "a.mcap").read_bytes() == (tmp_path / "b.mcap").read_bytes()
@@ -106,7 +106,7 @@ def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
     length = ("--clock", "lockstep", "--seconds", "1", "--no-record")
     code, out, err = hil("run", str(other.path), "--engine", "int8", "--upload", "--json", *length)
     assert code == 0
-    assert json.loads(out)["runs"][0]["equals_tflm"] == {"checked": 200, "differing": 0}
+    assert json.loads(out)["runs"][0]["equals_tflm"] == {"checked": 200, "differing": 0, "emulated": False}
     assert f"uploaded policy {other.id} to native: 5376 bytes in " in err
     assert "a reset brings its flashed policy back" in err
     code, _, err = hil("run", ppo, "--engine", "int8", "--upload", *length)
