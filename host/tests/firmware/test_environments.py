@@ -109,6 +109,16 @@ def test_a_tflm_image_without_the_library_says_what_is_missing(pio, variables, f
     assert "pio run -e qemu_m4\n" in done.stdout
 
 
+def test_the_rate_of_the_port_is_set_at_build(pio, tmp_path) -> None:
+    done = pio("--environment", "arduino_test", HIL_BAUD="115200")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "#define HIL_BAUD 115200\n" in (tmp_path / "arduino_test/generated/build_info.h").read_text()
+    done = pio("--environment", "arduino_test", HIL_BAUD="fast")
+    assert done.returncode != 0
+    assert "HIL_BAUD=fast is no rate" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 @pytest.mark.skipif(not LIBRARY, reason=NO_LIBRARY)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("environment", ["qemu_m4_tflm", "qemu_m7_tflm"])
