@@ -52,8 +52,8 @@ class Algorithm:
         arguments = {name: value for name, value in values.items() if name in taken and value is not None}
         arguments["learning_rate"] = LinearSchedule(config.learning_rate, config.learning_rate_end, 1.0)
         if "action_noise" in arguments:
-            n_act = env.action_space.shape[0]
-            arguments["action_noise"] = NormalActionNoise(np.zeros(n_act), np.full(n_act, config.action_noise))
+            shape = env.action_space.shape
+            arguments["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, config.action_noise))
         policy = {
             "net_arch": {"pi": list(config.policy_layers), self.critics: list(config.value_layers)},
             "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[config.activation],

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -254,3 +255,77 @@ def test_a_policy_or_a_bundle_that_is_there_is_not_replaced(request_for):
 )
 def test_the_result_has_the_name_of_environment_and_algorithm(environment, name):
     assert default_output(environment, "ppo").as_posix() == f"policies/{name}"
+
+
+class Grid(gym.Env):
+    """Observations and actions of two axes, float64, and an end of its own that is no failure."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
+    action_space = gym.spaces.Box(np.array([[-0.5], [-3.0]]), np.array([[0.5], [3.0]]), dtype=np.float64)
+    control_period_s = 0.1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.steps = self.np_random.uniform(-1, 1, (2, 2)), 0
+        return self.state.copy(), {}
+
+    def step(self, action):
+        assert action.shape == (2, 1)
+        assert self.action_space.contains(action)
+        self.state[:, 1:] += action
+        self.steps += 1
+        return self.state.copy(), float(action.sum() - np.abs(self.state).sum()), False, self.steps == 7, {"reward_size": 1.0}
+
+
+@pytest.fixture
+def grid():
+    gym.register("Grid-v0", Grid, max_episode_steps=100)
+    yield "Grid-v0"
+    del gym.registry["Grid-v0"]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "sac", "td3"])
+def test_any_shape_and_limits_of_each_element(request_for, grid, algorithm):
+    tiny = {"ppo": TINY + "n_steps: 32\nbatch_size: 64\n", "a2c": TINY}.get(algorithm, TINY_OFF_POLICY)
+    request = request_for(algorithm, grid, tiny)
+    result = train(request)
+    assert result.record.evaluation["steps"] == 14  # two episodes that ended by themselves
+    assert result.record.evaluation["failed"] == 0
+    assert np.mean(returns_of(result, request, 2)) == pytest.approx(result.record.evaluation["metrics"]["return"], rel=1e-3)
+
+
+def test_an_end_of_the_environments_own_is_a_truncation_to_the_algorithm(grid):
+    from balance_hil.training.vec_env import TrainingEnvs
+
+    with open_environment(grid) as environment:
+        envs = TrainingEnvs(environment, 2, 100, (1, 0))
+        first = envs.reset()
+        assert first.shape == (2, 2, 2)
+        for step in range(7):
+            observations, _, dones, infos = envs.step(np.full((2, 2, 1), 0.25))
+            assert dones.all() == (step == 6)
+        assert infos[0]["TimeLimit.truncated"]
+        assert infos[0]["episode"]["l"] == 7
+        np.testing.assert_allclose(infos[0]["terminal_observation"][:, 1], first[0][:, 1] + 7 * 0.25, rtol=1e-5)
+        assert not np.allclose(observations, first)
+
+
+def test_the_command_writes_to_policies_and_refuses_what_is_there(request_for, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from balance_hil.cli.train import command
+
+    config = request_for("ppo", "CartPole-v1", TINY + "n_steps: 32\nbatch_size: 64\n").config
+    monkeypatch.chdir(tmp_path)
+    arguments = ["ppo", "-e", "CartPole-v1", "--config", str(config), "--normalize-observations", "--json"]
+    first = CliRunner().invoke(command, arguments)
+    assert first.exit_code == 0
+    assert json.loads(first.stdout)["good"]
+    folder = tmp_path / "policies" / "CartPole-v1-ppo"
+    assert (folder / "vecnormalize.pkl").exists()
+    assert "next: hil export policies/CartPole-v1-ppo" in first.stderr
+    assert isinstance(CliRunner().invoke(command, arguments).exception, UsageError)
+    again = CliRunner().invoke(command, [*arguments, "--force", "--terminated", "failure"])
+    assert again.exit_code == 1
+    assert json.loads(again.stdout)["success_rate"] == 0.0
+    assert "episodes failed" in again.stderr

@@ -141,6 +141,29 @@ def test_of_equal_success_the_confirmed_the_good_and_then_the_better_in_the_metr
     assert by_rate == sorted(by_rate)
 
 
+def test_a_limit_is_a_minimum_where_more_is_better_and_a_maximum_otherwise():
+    from balance_hil.metrics import EvaluationSummary
+    from balance_hil.training.config import EvaluationConfig
+    from balance_hil.training.evaluation import Evaluator
+
+    limits = {"return": 100.0, "action_rate": 0.05}
+    config = EvaluationConfig(
+        every_steps=1, from_steps=0, check_episodes=1, episodes=1, stop_when_good=True, limits=limits, best_by="return"
+    )
+
+    def good(success_rate, value, rate):
+        metrics = {"return": value, "action_rate": rate}
+        summary = EvaluationSummary(episodes=1, failed=0, success_rate=success_rate, steps=1, metrics=metrics)
+        with open_environment("balance/Balance-v0") as environment:
+            return Evaluator(environment, config).is_good(summary)
+
+    assert good(1.0, 100.0, 0.05)
+    assert not good(1.0, 99.0, 0.05)
+    assert not good(1.0, 100.0, 0.06)
+    assert not good(0.9, 100.0, 0.05)
+    assert not good(1.0, float("nan"), 0.05)
+
+
 def test_a_resumed_training_goes_on_from_weights_and_steps(finished, resumable):
     _, before, _ = finished
     progress = []

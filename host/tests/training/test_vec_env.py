@@ -1,14 +1,17 @@
 """The training episodes as Stable-Baselines3 sees them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from balance_hil.environment import open_environment
 from balance_hil.envs.balance import make
+from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
-from balance_hil.training.vec_env import TrainingEnvs
+from balance_hil.training.vec_env import TrainingEnvs, outputs_of
 
 
 def training_envs(n, episode_steps, entropy, **options):
@@ -88,6 +91,33 @@ def test_an_episode_that_leaves_the_observed_range_is_over_when_that_is_wanted()
             ]
         assert bool(ends) == wanted
         assert not any(info["TimeLimit.truncated"] for info in ends)
+
+
+def test_far_starts_are_those_of_the_environment_and_a_share_of_all():
+    def steepest(share):
+        environment = open_environment("balance/Balance-v0")
+        return np.abs(TrainingEnvs(environment, 64, 100, (1, 0), far_starts=share).reset()[:, 0] * 0.35)
+
+    near, some, all_far = steepest(0.0), steepest(0.5), steepest(1.0)
+    assert near.max() < 0.23  # the task's 0.2 rad, and the sensor's noise
+    assert all_far.max() > 0.3
+    assert 0 < np.sum(some != near) < 64
+    assert np.sum(all_far != near) == 64
+
+
+def test_actions_are_what_the_policys_outputs_stand_for():
+    box = PolicySpec(
+        environment="",
+        observation=(),
+        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=-1.0, max=1.0) for i in range(2)),
+        control_period_s=0.1,
+        action_map=ActionMap.of_box(np.array([[-0.5], [2.0]]), np.array([[0.5], [8.0]])),
+    )
+    actions = np.array([[[0.25], [2.0]], [[-0.5], [5.0]]])
+    np.testing.assert_allclose(outputs_of(box, actions), [[0.5, -1.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(box.action_map(outputs_of(box, actions)), actions)
+    discrete = replace(box, action_map=ActionMap(kind="discrete", dtype="int64"))
+    np.testing.assert_array_equal(discrete.action_map(outputs_of(discrete, np.array([1, 0]))), [1, 0])
 
 
 def test_the_latest_step_can_be_done_again():
