@@ -145,8 +145,9 @@ def command(
         for name in options.boards:
             try:
                 runs.append((name, _run(name, options, config, plant, live=stderr.is_terminal and not as_json)))
-            except RunInterrupted as exc:
-                runs.append((name, exc.result))
+            except KeyboardInterrupt as exc:
+                if isinstance(exc, RunInterrupted):
+                    runs.append((name, exc.result))
                 interrupted = True
                 break
             except HarnessError as exc:

@@ -266,6 +266,22 @@ def test_ctrl_c_prints_what_was_done_as_json_too(hil, ppo, monkeypatch):
     assert 30 <= found["episodes"][0]["steps"] <= 32
 
 
+def test_ctrl_c_before_the_second_board_runs_prints_the_first(hil, ppo, monkeypatch):
+    connect = cli_run.connect
+    opened = []
+
+    def interrupted(name, *arguments, **options):
+        opened.append(name)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return connect(name, *arguments, **options)
+
+    monkeypatch.setattr(cli_run, "connect", interrupted)
+    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--steps", "20", "--no-record")
+    assert code == 130
+    assert "native: PASS" in out
+
+
 def children(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
