@@ -13,7 +13,7 @@ from balance_hil.recording import RecordingWriter, Step
 from balance_hil.running.config import Tick
 from balance_hil.running.exchange import Exchange, Reply
 
-VIEW_EVERY = 7  # control steps between two pictures: 29 a second
+VIEW_INTERVAL_S = 1 / 30  # between two pictures
 
 
 class RunLog:
@@ -32,7 +32,7 @@ class RunLog:
         if self._on_tick is not None:
             plant = (env.trace[0], step.plant[0]) if step.plant else None
             self._on_tick(Tick(step.episode, step.step, step.t_s, plant, step.action, round_trip_us, misses))
-        if env.is_watched and step.step % VIEW_EVERY == 0:
+        if env.is_watched and step.step % max(1, round(VIEW_INTERVAL_S / env.spec.control_period_s)) == 0:
             env.render()
 
     def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str) -> None:

@@ -23,8 +23,9 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.model_image import ModelImage
-from balance_hil.recording import read_recording
+from balance_hil.recording import Step, read_recording
 from balance_hil.running import RunConfig, open_plant, run
+from balance_hil.running.episode import RunLog
 from balance_hil.runtimes import load_runtime
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import bundle_of_model, synthetic_bundle
@@ -206,6 +207,18 @@ def test_a_board_whose_processor_stops_is_named(bundle_for, tmp_path, clock_kind
             run(board, bundle, config, stop)
         machine.resume()
     assert read_recording(tmp_path / "run.mcap").meta["ended"].startswith("SilentBoardError")
+
+
+@pytest.mark.parametrize(("environment", "pictures"), [("balance/Balance-v0", 9), ("Pendulum-v1", 60)])
+def test_a_watched_run_is_drawn_30_times_a_second_at_most(monkeypatch, environment, pictures):
+    drawn = []
+    with open_environment(environment) as env:
+        monkeypatch.setattr(type(env), "is_watched", True)
+        monkeypatch.setattr(env, "render", lambda: drawn.append(True))
+        log = RunLog(None, None, timed=True)
+        for number in range(60):
+            log.step(env, Step(0.0, 0, number, [], [], False, [], 0.0), None, 0)
+    assert len(drawn) == pictures
 
 
 # --- in the middle of a step ------------------------------------------------------------------------------------------
