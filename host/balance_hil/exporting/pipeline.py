@@ -24,6 +24,7 @@ from balance_hil.bundle import (
     GOLDEN,
     HEADER,
     INT8_MODEL,
+    MANIFEST,
     MODEL_CARD,
     ONNX_MODEL,
     POLICY,
@@ -36,7 +37,7 @@ from balance_hil.checkpoint import Layer
 from balance_hil.checkpoint.actor import act_through
 from balance_hil.checkpoint.chain import Network, denormalized
 from balance_hil.environment import Environment, require_control_steps
-from balance_hil.errors import ExportError, HarnessError, UsageError
+from balance_hil.errors import ExportError, HarnessError, UnsupportedOperatorError, UsageError
 from balance_hil.exporting.calibration import Calibration, load_calibration, normalization_of, record_calibration, record_excited
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
@@ -56,6 +57,8 @@ from balance_hil.model_image import ModelImage
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.tflite.edit import elementwise_in_int8
+from balance_hil.tflite.graph import read_graph
 
 # stage name -> runtime that executes it, file in the bundle
 STAGES = {
@@ -171,6 +174,7 @@ class _Export:
                     )
                 samples = make_samples(partial(act_through, self.layers), self._normalized(recorded), rows, self.config.seed)
             self.tensorflow.finish()
+            self._make_whole_int8()
             self.progress("TFLite", 1.0)
             with self._stage_runtime("float32") as runtime:
                 checked = check_against_source(runtime.act_batch, self.source, calibration, self.config.seed)
@@ -189,8 +193,12 @@ class _Export:
             self.warnings += saturation_warnings([signal.name for signal in self.spec.observation], saturated)
         bundle = self._bundle(model, calibration, stages, proof, checked, verdict)
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)
+        published = write_bundle(self.staging, bundle)
+        rejected = self.source.target.with_name(self.source.target.name + REJECTED)
+        if verdict.good and (rejected / MANIFEST).is_file():
+            shutil.rmtree(rejected)  # of an earlier export of this policy, which nobody is to find beside the good one
         return ExportResult(
-            bundle=write_bundle(self.staging, bundle),
+            bundle=published,
             stages=stages,
             verdict=verdict,
             warnings=tuple(self.warnings),
@@ -264,6 +272,19 @@ class _Export:
             per_tensor=self.config.per_tensor,
             seed=self.config.seed,
         )
+
+    def _make_whole_int8(self) -> None:
+        """TensorFlow's converter leaves some operators in float, between DEQUANTIZE and QUANTIZE."""
+        file = self.staging / INT8_MODEL
+        model = elementwise_in_int8(file.read_bytes())
+        file.write_bytes(model)
+        graph = read_graph(model)
+        floating = [operator.name for operator in graph.operators if graph.output_of(operator).type == "FLOAT32"]
+        left = [name for name in floating if name not in ("QUANTIZE", "DEQUANTIZE")]
+        if left:
+            raise UnsupportedOperatorError(
+                f"TensorFlow Lite has no int8 form of {left[0]}", "use ReLU, Tanh, Sigmoid, ELU, LeakyReLU or SiLU in the policy"
+            )
 
     def _make_rounding_invariant(self, rows: NDArray[np.float32], samples: Any) -> RoundingInvariant:
         """Puts a rounding-invariant model in the place of the ordinary one, which it is made from."""

@@ -127,6 +127,9 @@ def test_an_int8_policy_that_fails_where_the_float_one_does_not_goes_to_a_folder
     assert result.bundle.path == folder.with_name("mine.rejected")
     assert result.bundle.metrics["verdict"]["good"] is False
     assert "**Rejected: the int8 policy" in result.bundle.file(MODEL_CARD).read_text()
+    converted(float_from=ppo_bundle, int8_from=ppo_bundle)
+    assert export(quick(folder)).bundle.path == folder
+    assert [p.name for p in folder.parent.iterdir()] == ["mine"]
 
 
 def test_a_float_model_that_computes_something_else_is_not_published(folder, contents, ppo_bundle, tiny_bundle, converted):
