@@ -162,7 +162,7 @@ def _opengl() -> Check:
 
 
 def _display() -> Check:
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    if sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return Check("display", "ok", "windows can be opened")
     return Check("display", "optional", "none: --view cannot open a window", "use --video FILE.mp4 instead")
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import serial
 
 from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.kinds.emulated import EmulationConfig
-from balance_hil.errors import EmulatorMissingError
+from balance_hil.errors import EmulatorMissingError, PortBusyError, PortNotFoundError
+from balance_hil.link import SerialPort, serial_link
 
 # A computer without the modules of POSIX systems, as far as balance_hil is concerned: other packages bring their own versions for
 # other systems, and are left alone.
@@ -90,3 +92,13 @@ def test_a_native_board_is_not_started_elsewhere(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(EmulatorMissingError, match="run on Linux only"):
         native.NativeMachine(EmulationConfig(engine="int8"))
+
+
+def test_a_port_of_windows_that_another_program_has_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = SerialPort(device="COM3", description="", vid=None, pid=None, serial_number=None, accessible=True, group=None)
+    denied = serial.SerialException("could not open port 'COM3': PermissionError(13, 'Access is denied.', None, 5)")
+    monkeypatch.setattr(serial_link, "list_serial_ports", lambda: [there])
+    monkeypatch.setattr(serial_link, "existing_ports_hint", lambda: "ports that exist: COM3")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert isinstance(serial_link._open_error("COM3", denied), PortBusyError)
+    assert isinstance(serial_link._open_error("COM4", denied), PortNotFoundError)

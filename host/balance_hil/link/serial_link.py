@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from balance_hil.errors import (
     PortPermissionError,
 )
 from balance_hil.link.base import Link
-from balance_hil.link.ports import existing_ports_hint, holder_of, owning_group
+from balance_hil.link.ports import existing_ports_hint, holder_of, list_serial_ports, owning_group
 
 DEFAULT_BAUD = 921_600
 WRITE_TIMEOUT_S = 1.0  # a port that takes no byte for so long has nobody reading at the far end
@@ -174,9 +175,10 @@ def _open_error(port: str, exc: serial.SerialException) -> HarnessError:
     code = exc.errno
     if "://" in port:
         return PortOpenError(f"cannot open {port}: {exc}", "is the server running, and is the host and port right?")
-    if code == errno.ENOENT or not Path(port).exists():
+    if code == errno.ENOENT or not (Path(port).exists() or port in [there.device for there in list_serial_ports()]):
         return PortNotFoundError(f"no such port: {port}", existing_ports_hint())
-    if code in (errno.EBUSY, errno.EAGAIN):
+    busy_on_windows = sys.platform == "win32" and "PermissionError" in str(exc)  # and pyserial gives no number
+    if code in (errno.EBUSY, errno.EAGAIN) or busy_on_windows:
         holder = holder_of(port) or "another program"
         return PortBusyError(f"{port} is busy: {holder} has it open", "close that program (a serial monitor?) and try again")
     if code in (errno.EACCES, errno.EPERM):

@@ -75,6 +75,7 @@ class NativeMachine(EmulatedMachine):
     """
 
     def __init__(self, config: EmulationConfig, progress: Callable[[str], None] | None = None) -> None:
+        check_platform()
         if config.engine == "tflm":
             require("tflite_micro", "int8")
         self._config = config

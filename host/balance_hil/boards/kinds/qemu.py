@@ -90,6 +90,7 @@ class QemuMachine(EmulatedMachine):
     def __init__(
         self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
     ) -> None:
+        check_platform()
         if config.fault is not None:
             raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
         self._qemu = emulator()
