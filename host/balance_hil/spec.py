@@ -94,6 +94,13 @@ class PolicySpec:
         high = [np.inf if signal.max is None else signal.max for signal in self.action]
         return np.clip(np.asarray(outputs, np.float32), np.asarray(low, np.float32), np.asarray(high, np.float32))
 
+    def outputs_for(self, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs, float32 [n, n_act], that stand for actions of the environment, [n, ...]: the inverse of ``action_map``."""
+        if self.action_map.kind == "discrete":
+            return np.asarray(np.eye(self.n_act)[np.asarray(actions, np.int64).reshape(-1)], np.float32)
+        flat = np.asarray(actions).reshape(len(actions), self.n_act)
+        return np.asarray((flat - np.asarray(self.action_map.offset)) / np.asarray(self.action_map.scale), np.float32)
+
     def difference(self, other: PolicySpec) -> str | None:
         """What keeps a policy made for this table from running on ``other``; None when nothing does.
 

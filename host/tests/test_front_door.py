@@ -32,6 +32,13 @@ def test_importing_it_imports_nothing_heavy():
     assert run("-c", code).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["train", "export", "evaluate", "run", "compare", "report", "flash", "emulate"])
+def test_the_help_of_a_command_needs_no_extra(command):
+    extras = ("torch", "stable_baselines3", "tensorflow", "onnx", "matplotlib", "numba", "tflite_micro", "ai_edge_litert")
+    code = f"import sys, balance_hil.cli.{command}; print([m for m in {extras} if m in sys.modules])"
+    assert run("-c", code).stdout.strip() == "[]"
+
+
 def test_stages_do_not_hide_the_functions():
     stages = "import balance_hil.running, balance_hil.comparing.compare"
     code = f"{stages}\nimport balance_hil as h\nprint(callable(h.run), callable(h.compare))"

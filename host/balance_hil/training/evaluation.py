@@ -14,7 +14,6 @@ from balance_hil.errors import ConfigError
 from balance_hil.metrics import EvaluationSummary, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, evaluation_seeds, rollout
 from balance_hil.training.config import EvaluationConfig
-from balance_hil.training.vec_env import outputs_of
 
 # Checks choose the policy, so the reported success is measured on other seeds.
 CHECK_SEED_BASE = 2 * EVALUATION_SEED_BASE
@@ -80,7 +79,7 @@ class Evaluator:
         def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
             rows: Any = observations.reshape(len(observations), *(space.shape or ()))
             actions, _ = model.predict(normalizer.normalize_obs(rows) if normalizer else rows, deterministic=True)
-            return outputs_of(spec, actions)
+            return spec.outputs_for(actions)
 
         def on_step(step: RolloutStep) -> None:
             if self._stop_requested():

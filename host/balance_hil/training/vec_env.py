@@ -11,17 +11,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from balance_hil.environment import Environment, open_batch
 from balance_hil.errors import NonFiniteInputError
-from balance_hil.spec import PolicySpec
-
-
-def outputs_of(spec: PolicySpec, actions: NDArray[Any]) -> NDArray[np.float32]:
-    """The policy's outputs, float32 [n, n_act], that stand for actions of Stable-Baselines3: the inverse of ``action_map``."""
-    action_map = spec.action_map
-    if action_map.kind == "discrete":
-        one_hot: NDArray[np.float32] = np.eye(spec.n_act, dtype=np.float32)[np.asarray(actions, np.int64).reshape(-1)]
-        return one_hot
-    flat = np.asarray(actions).reshape(len(actions), spec.n_act)
-    return np.asarray((flat - np.asarray(action_map.offset)) / np.asarray(action_map.scale), np.float32)
 
 
 class TrainingEnvs(VecEnv):  # type: ignore[misc]
@@ -71,7 +60,7 @@ class TrainingEnvs(VecEnv):  # type: ignore[misc]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Notes the actions, [n, *shape of an action]."""
-        self._outputs = outputs_of(self._environment.spec, actions)
+        self._outputs = self._environment.spec.outputs_for(actions)
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """One control step of every episode: observations, rewards, dones, infos.
