@@ -39,6 +39,15 @@ def test_the_help_of_a_command_needs_no_extra(command):
     assert run("-c", code).stdout.strip() == "[]"
 
 
+def test_no_module_imports_itself_through_others():
+    grimp = pytest.importorskip("grimp", reason="import-linter is not installed: make setup")
+    graph = grimp.build_graph("balance_hil")
+    imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules if m != "balance_hil"}  # the front door
+    while leaves := {m for m, others in imports.items() if not others & imports.keys()}:
+        imports = {m: others for m, others in imports.items() if m not in leaves}
+    assert not imports, f"a circle among {', '.join(sorted(imports))}"
+
+
 def test_stages_do_not_hide_the_functions():
     stages = "import balance_hil.running, balance_hil.comparing.compare"
     code = f"{stages}\nimport balance_hil as h\nprint(callable(h.run), callable(h.compare))"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,16 @@ class Actor:
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs]."""
         return act_through(self.layers, observations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An opened zip. ``settings`` are the policy's arguments with classes as stand-ins; ``state`` its tensors by name."""
+
+    path: Path  # as the user named it
+    content: bytes  # of the file
+    actor: Actor
+    policy_class: str
+    settings: Mapping[str, Any]
+    state: Mapping[str, Any]
+    behind_vec_normalize: bool  # the training's environment was wrapped in one; of observations, rewards or both

@@ -16,14 +16,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.checkpoint.actor import Actor, Float32Array, Layer
+from balance_hil.checkpoint.actor import Actor, Checkpoint, Float32Array, Layer
 from balance_hil.checkpoint.inert import path_of, read_pickle
 from balance_hil.checkpoint.spaces import Space, pickled_space
 from balance_hil.errors import CheckpointError, require
@@ -88,19 +88,6 @@ _OTHER_TENSORS = {  # beside the actor: critics, exploration, optimizers' target
     "off-policy": re.compile(r"(critic|critic_target|actor_target|actor\.sde_features_extractor)\..+|actor\.log_std(\..+)?"),
     "ars": re.compile(r"(?!)"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """An opened zip. ``settings`` are the policy's arguments with classes as stand-ins; ``state`` its tensors by name."""
-
-    path: Path  # as the user named it
-    content: bytes  # of the file
-    actor: Actor
-    policy_class: str
-    settings: Mapping[str, Any]
-    state: Mapping[str, Any]
-    behind_vec_normalize: bool  # the training's environment was wrapped in one; of observations, rewards or both
 
 
 def algorithm_name(algorithm: str) -> str:

@@ -18,7 +18,7 @@ from balance_hil.errors import CheckpointError, MissingExtraError, require
 from balance_hil.spec import ActionMap
 
 if TYPE_CHECKING:
-    from balance_hil.checkpoint.sb3 import Checkpoint
+    from balance_hil.checkpoint.actor import Checkpoint
 
 Float32Array = NDArray[np.float32]
 Predict = Callable[[Float32Array], NDArray[Any]]  # observations, float32 [n, n_obs], to actions of the environment [n, ...]

@@ -11,7 +11,7 @@ from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
-from balance_hil.training.vec_env import TrainingEnvs, outputs_of
+from balance_hil.training.vec_env import TrainingEnvs
 
 
 def training_envs(n, episode_steps, entropy, **options):
@@ -114,10 +114,10 @@ def test_actions_are_what_the_policys_outputs_stand_for():
         action_map=ActionMap.of_box(np.array([[-0.5], [2.0]]), np.array([[0.5], [8.0]])),
     )
     actions = np.array([[[0.25], [2.0]], [[-0.5], [5.0]]])
-    np.testing.assert_allclose(outputs_of(box, actions), [[0.5, -1.0], [-1.0, 0.0]])
-    np.testing.assert_allclose(box.action_map(outputs_of(box, actions)), actions)
+    np.testing.assert_allclose(box.outputs_for(actions), [[0.5, -1.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(box.action_map(box.outputs_for(actions)), actions)
     discrete = replace(box, action_map=ActionMap(kind="discrete", dtype="int64"))
-    np.testing.assert_array_equal(discrete.action_map(outputs_of(discrete, np.array([1, 0]))), [1, 0])
+    np.testing.assert_array_equal(discrete.action_map(discrete.outputs_for(np.array([1, 0]))), [1, 0])
 
 
 def test_the_latest_step_can_be_done_again():
