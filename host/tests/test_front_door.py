@@ -1,5 +1,6 @@
 """The ten names of the front door, and the page about them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,21 @@ def test_the_environment_of_the_example_is_a_plant(monkeypatch):
         assert [signal.unit for signal in env.spec.observation] == ["m", "m/s"]
         env.reset(1)
         assert not env.failed(*env.step(None)[2:])
+
+
+def test_the_board_kind_of_the_example_is_found(tmp_path):
+    """A run reaches for the port that the kind names; nobody listens there."""
+    metadata = tmp_path / "racks-1.0.dist-info"
+    (tmp_path / "boards").mkdir()
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: racks\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[balance_hil.boards]\nrack = own_board_kind\n")
+    board = tmp_path / "boards" / "rack-7.toml"
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    for slot, status, says in ((7, 3, "localhost:4007"), (99, 3, "no slot from 1 to 16")):
+        board.write_text(f'name = "rack-7"\nkind = "rack"\nslot = {slot}\n')
+        command = [sys.executable, "-m", "balance_hil", "run", "ppo", "--board", "rack-7"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == status, done.stderr
+        assert says in done.stderr
