@@ -6,16 +6,19 @@
     with hil.connect("native", bundle) as board:
         print(hil.run(board, bundle, hil.RunConfig(seeds=[1], clock="lockstep")).verdict.line)
 
-Every name is imported when it is first used. Importing this module registers the environments.
+Every name is imported when it is first used. The environments are registered as soon as Gymnasium is imported, before or after
+this module: ``gymnasium.make("balance_hil:balance/Balance-v0")``.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-# Registers them, for gymnasium.make("balance_hil:balance/Balance-v0"). Imports Gymnasium, which takes 0.1 s, and not MuJoCo.
-from balance_hil import envs as envs
 
 if TYPE_CHECKING:
     from balance_hil.boards import Board as Board
@@ -66,3 +69,30 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _RegisterWithGymnasium(importlib.abc.MetaPathFinder):
+    """Registers the environments when Gymnasium is imported later: importing it here would take every program 0.1 s."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Gymnasium's own spec, whose loader registers the environments at its end; None for every other module."""
+        if fullname != "gymnasium":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module("balance_hil.envs")
+
+        spec.loader.__dict__["exec_module"] = exec_module  # of this one loader
+        return spec
+
+
+if "gymnasium" in sys.modules:
+    importlib.import_module("balance_hil.envs")
+else:
+    sys.meta_path.insert(0, _RegisterWithGymnasium())

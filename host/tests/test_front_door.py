@@ -28,7 +28,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 
 def test_importing_it_imports_nothing_heavy():
-    heavy = ("mujoco", "torch", "tensorflow", "serial", "yaml", "rich")
+    heavy = ("numpy", "mujoco", "gymnasium", "torch", "tensorflow", "serial", "yaml", "rich")
     code = f"import sys, balance_hil; print([m for m in {heavy} if m in sys.modules])"
     assert run("-c", code).stdout.strip() == "[]"
 
