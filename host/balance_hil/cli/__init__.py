@@ -29,14 +29,14 @@ from balance_hil.paths import install_command
 
 COMMANDS = {
     "train": "train a policy",
-    "export": "turn a checkpoint into a bundle: ONNX, float32 and int8 TFLite, C array, golden vectors",
-    "evaluate": "count how often a policy keeps the robot up, on any runtime or board",
-    "flash": "build the firmware with a policy, flash it to a board and see that it runs",
-    "run": "step the robot with the actions that a board returns",
+    "export": "turn a policy into a bundle: ONNX, float32 and int8 TFLite, C array, golden vectors",
+    "evaluate": "run episodes of a policy in simulation, on any runtime or board",
+    "flash": "build the firmware with a policy, flash it to a board, verify that it runs",
+    "run": "run episodes with a board as controller",
     "compare": "run the same inputs through every runtime and the board, and count what differs",
-    "replay": "feed a recorded run to any runtime or board: the regression test of a firmware change",
+    "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",
-    "identify": "find the motor's parameters in a step response, of the simulation or of a real robot",
+    "identify": "fit motor parameters of the balance robot to a step response",
     "boards": "list boards that are plugged in and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",
     "bench": "side-by-side benchmarks",
@@ -90,7 +90,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hil")
 def hil() -> None:
-    """Train a balance policy, run it on a microcontroller, compare every bit.
+    """Take a policy from simulation to a microcontroller, and compare every bit.
 
     Each command takes --help. Errors go to stderr as "error:" and "hint:"; --json prints one JSON document on stdout.
 
