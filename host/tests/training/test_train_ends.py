@@ -218,5 +218,16 @@ def test_the_command_succeeds_when_the_policy_survives(tiny, monkeypatch):
     assert f"next: hil export {tiny.output}" in outcome.stderr
 
 
+def test_what_is_wrong_is_named_before_anything_large_is_imported(tmp_path):
+    check = (
+        "import sys\nfrom balance_hil.cli import hil\n"
+        "try: hil(['train', 'ppo', '-e', 'Pong'], standalone_mode=False)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print([name for name in ('torch', 'stable_baselines3', 'tensorflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["UnknownEnvironmentError", "[]"]
+
+
 def test_the_command_hands_errors_on():
     assert isinstance(run_cli("ppo", "-e", "Env99").exception, HarnessError)
