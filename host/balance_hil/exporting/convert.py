@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,11 +15,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import ExportError, require
+from balance_hil.errors import ExportError, UnsupportedOperatorError, require
 from balance_hil.exporting.tensorflow_worker import quiet_environment
 
 CONVERSION_TIMEOUT_S = 300.0  # on a machine that is busy otherwise; a free one takes about 12 s
 _LOG_LINES = 12
+_MISSING_OPERATOR = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 
 
 class TensorFlowProcess:
@@ -59,6 +61,7 @@ class TensorFlowProcess:
 
         Raises:
             ExportError: it failed or took too long; the message carries its last lines.
+            UnsupportedOperatorError: TensorFlow Lite has no operator for a part of the graph; the message names it.
         """
         assert self._process.stdout is not None
         late = threading.Event()
@@ -107,7 +110,12 @@ class TensorFlowProcess:
 
     def _fail(self) -> None:
         status = self._process.wait()
-        lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
+        log = self._log.read_text(errors="replace")
+        if missing := _MISSING_OPERATOR.search(log):
+            raise UnsupportedOperatorError(
+                f"TensorFlow Lite has no operator {missing[1]}", "use ReLU, Tanh, Sigmoid, ELU, LeakyReLU or SiLU in the policy"
+            )
+        lines = log.strip().splitlines()[-_LOG_LINES:]
         raise ExportError(
             f"the conversion to TFLite failed with status {status}:\n" + "\n".join(lines), "check the installation: hil doctor"
         )

@@ -6,7 +6,7 @@ import pytest
 
 from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL, ONNX_MODEL
 from balance_hil.environment import open_environment
-from balance_hil.errors import ExportError, MissingExtraError
+from balance_hil.errors import ExportError, MissingExtraError, UnsupportedOperatorError
 from balance_hil.exporting import convert
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
@@ -74,6 +74,14 @@ def test_a_failed_conversion_shows_the_last_lines(tmp_path, interpreter):
     with TensorFlowProcess(tmp_path / "log") as process:
         process.start("convert", **request(tmp_path))
         with pytest.raises(ExportError, match=r"status 3:\n(.*\n)*the reason"):
+            process.finish()
+
+
+def test_an_operator_that_tensorflow_lite_lacks_is_named(tmp_path, interpreter):
+    interpreter("read line; echo \"error: 'tf.Erf' op is neither a custom op nor a flex op\" >&2; exit 1")
+    with TensorFlowProcess(tmp_path / "log") as process:
+        process.start("convert", **request(tmp_path))
+        with pytest.raises(UnsupportedOperatorError, match="no operator Erf"):
             process.finish()
 
 
