@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import BundleError
-from balance_hil.files import did_you_mean
+from balance_hil.files import did_you_mean, parse_json
 from balance_hil.paths import MODELS, POLICIES
 from balance_hil.quantize import Normalization, QuantParams, quantize
 from balance_hil.spec import PolicySpec
@@ -213,7 +213,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise no_such_bundle(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parse_json((folder / MANIFEST).read_text())
     except FileNotFoundError:
         raise BundleError(
             f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,11 @@ from typing import Any
 from balance_hil.errors import ConfigError, UsageError
 
 MAX_YAML_BYTES = 1 << 20
+MAX_JSON_DEPTH = 100
+
+
+# A string, closed or not, or a bracket outside of one.
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
@@ -35,6 +42,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is complete or, whatever happens meanwhile, as it was before. Raises OSError."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON from outside: not nested so deeply that reading it overflows the stack, whatever the recursion limit is.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or nested more than MAX_JSON_DEPTH times.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(text):
+        if match[0][0] != '"':
+            depth += 1 if match[0] in "[{" else -1
+            deepest = max(deepest, depth)
+            if deepest > MAX_JSON_DEPTH:
+                raise ValueError(f"nested more than {MAX_JSON_DEPTH} times")
+    return json.loads(text)
 
 
 def new_run_folder(runs: Path, name: str) -> Path:

@@ -1,14 +1,16 @@
 """Whole files or none, YAML from outside, and what a misspelled name may have meant."""
 
 import contextlib
+import json
 import stat
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.errors import ConfigError
-from balance_hil.files import MAX_YAML_BYTES, did_you_mean, read_yaml, replacing, write_atomically
+from balance_hil.files import MAX_YAML_BYTES, did_you_mean, parse_json, read_yaml, replacing, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -90,3 +92,29 @@ def test_any_bytes_are_a_table_or_an_error(tmp_path_factory, data):
     path.write_bytes(data)
     with contextlib.suppress(ConfigError):
         assert isinstance(read_yaml(path), dict)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{}"\\a\n'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='[{"\\', max_size=3), inner, max_size=3),
+)
+
+
+@given(JSON)
+def test_json_from_outside_is_read_as_it_is(value):
+    assert parse_json(json.dumps(value)) == parse_json(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("text", ["[" * 101, '{"a":' * 100_000, '["' + "[" * 200, "\udcff", b"\xff", "", "[1,"])
+def test_json_that_is_too_deep_or_none_is_refused(text):
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)  # as some packages do: then json itself overflows the stack
+    try:
+        with pytest.raises(ValueError):  # noqa: PT011 - each of these has a text of its own
+            parse_json(text)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_brackets_in_strings_do_not_count():
+    assert parse_json('["' + "[{" * 500 + '"]') == ["[{" * 500]

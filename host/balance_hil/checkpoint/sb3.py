@@ -11,7 +11,6 @@ import base64
 import binascii
 import io
 import itertools
-import json
 import re
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ from balance_hil.checkpoint.actor import Actor, Checkpoint, Float32Array, Layer
 from balance_hil.checkpoint.inert import path_of, read_pickle
 from balance_hil.checkpoint.spaces import Space, pickled_space
 from balance_hil.errors import CheckpointError, require
+from balance_hil.files import parse_json
 from balance_hil.spec import ActionMap
 
 ALGORITHMS = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc", "crossq", "ars")
@@ -191,8 +191,8 @@ def _unzip(file: Path) -> tuple[bytes, dict[str, bytes]]:
 
 def _settings(file: Path, text: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        data = parse_json(text)
+    except ValueError as exc:
         raise CheckpointError(f"the settings in {file} are no JSON: {exc}", _TRAIN_HINT) from exc
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} is no Stable-Baselines3 checkpoint: its parts have the wrong form", _TRAIN_HINT)

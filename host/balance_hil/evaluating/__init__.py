@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from balance_hil import opening
 from balance_hil.bundle import MANIFEST, TRAINING
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
-from balance_hil.files import replacing
+from balance_hil.files import parse_json, replacing
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
@@ -198,6 +197,6 @@ def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
 
 def _training_spec(path: Path) -> PolicySpec | None:
     try:
-        return PolicySpec.from_dict(json.loads(path.read_text())["spec"])
+        return PolicySpec.from_dict(parse_json(path.read_text())["spec"])
     except (OSError, ValueError, KeyError, TypeError):  # none there, or not ours: the environment is then the caller's choice
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from balance_hil.checkpoint.chain import Activation, Affine, Dense, Limits, Network, Step, network_of
 from balance_hil.errors import CheckpointError, require
 from balance_hil.exporting.convert import TensorFlowProcess
+from balance_hil.files import parse_json
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 MAX_BYTES = 256 << 20
@@ -35,13 +35,13 @@ def check_keras_file(path: Path) -> None:
             raise CheckpointError(f"{path} is larger than {MAX_BYTES >> 20} MiB", _HINT)
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive, archive.open("config.json") as part:
-                config = json.loads(part.read(MAX_BYTES))
+                config = parse_json(part.read(MAX_BYTES))
         else:
             require("h5py", "export")
             import h5py
 
             with h5py.File(path) as file:
-                config = json.loads(file.attrs["model_config"])
+                config = parse_json(file.attrs["model_config"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, RecursionError) as exc:
         if isinstance(exc, CheckpointError):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from balance_hil.checkpoint.sb3_reference import rebuilt_predict, trusted_predic
 from balance_hil.environment import Environment, open_environment
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
 from balance_hil.exporting.config import ExportConfig
+from balance_hil.files import parse_json
 from balance_hil.quantize import Normalization
 from balance_hil.signals import read_signals, unnamed_signals
 from balance_hil.spec import ActionMap, PolicySpec
@@ -292,7 +292,7 @@ def _read_training(path: Path) -> tuple[dict[str, Any], bytes]:
         return {}, b""
     content = path.read_bytes()
     try:
-        training = json.loads(content)
+        training = parse_json(content)
     except ValueError as exc:
         raise CheckpointError(f"{path} is not JSON: {exc}", "remove it and name the environment: hil export -e ...") from exc
     if not isinstance(training, dict):

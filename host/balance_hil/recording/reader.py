@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from mcap.reader import make_reader
 from numpy.typing import NDArray
 
 from balance_hil.errors import RecordingError
+from balance_hil.files import parse_json
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, TIMINGS
 from balance_hil.spec import PolicySpec, Signal
 
@@ -50,14 +50,14 @@ def read_recording(path: str | Path) -> Recording:
     """
     try:
         messages, metadata = _read(Path(path))
-        meta = {name: json.loads(value) for name, value in metadata[RUN].items()}
+        meta = {name: parse_json(value) for name, value in metadata[RUN].items()}
         if meta["format"] != FORMAT:
             raise RecordingError(
                 f"{path} has the recording format {meta['format']}, this program reads {FORMAT}",
                 "read it with the version that wrote it",
             )
         spec = PolicySpec.from_dict(meta["spec"])
-        meta["ended"] = json.loads(metadata[END]["ended"])
+        meta["ended"] = parse_json(metadata[END]["ended"])
         return _assemble(messages, meta, spec)
     except FileNotFoundError:
         raise RecordingError(f"no such recording: {path}", "record a run: hil run ppo --board native") from None
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[s
             reader = make_reader(file, validate_crcs=True)
             metadata = {record.name: record.metadata for record in reader.iter_metadata()}
             for _, channel, message in reader.iter_messages(topics=list(messages)):
-                messages[channel.topic].append(json.loads(message.data))
+                messages[channel.topic].append(parse_json(message.data))
         except OSError:
             raise
         except Exception as exc:  # a damaged file fails anywhere in there: magic, record, CRC, zstd, UTF-8

@@ -25,6 +25,7 @@ import numpy as np
 
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError
+from balance_hil.files import parse_json
 from balance_hil.spec import PolicySpec
 
 _FORMAT = 2
@@ -179,7 +180,7 @@ def load(path: Path) -> Checkpoint:
     folder = path.parent if path.suffix == ".zip" else path
     try:
         policy = (folder / POLICY).read_bytes()
-        values = json.loads((folder / TRAINING).read_text())
+        values = parse_json((folder / TRAINING).read_text())
     except OSError as exc:
         raise CheckpointError(
             f"{folder} is no checkpoint of hil train: {exc.strerror} ({Path(exc.filename).name})", "checkpoints lie in runs/"

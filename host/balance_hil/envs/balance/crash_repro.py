@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from balance_hil.envs.balance.task import N_ACT
 from balance_hil.errors import RecordingError, UsageError
+from balance_hil.files import parse_json
 
 MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
 _FORMAT = 1
@@ -103,7 +104,7 @@ def load(path: Path) -> CrashRepro:
                 raise UsageError(
                     f"{path} holds no episode to run again: not the simulation went wrong but the weights", "train anew"
                 )
-            facts, actions = json.loads(str(archive[_TEXT])), archive[_ACTIONS]
+            facts, actions = parse_json(str(archive[_TEXT])), archive[_ACTIONS]
         if facts.pop("format") != _FORMAT:
             raise KeyError("format")
         return CrashRepro(actions=actions, **facts)
