@@ -21,9 +21,11 @@ REPLY_DEADLINE_S = 5.0
 def exchange(board: Board, data: bytes) -> Frame:
     """Sends bytes as they are; returns the next frame that the board sends."""
     board.send_raw(data)
-    frame = board.poll(REPLY_DEADLINE_S)
-    assert frame is not None, "the board must answer"
-    return frame
+    while True:
+        frame = board.poll(REPLY_DEADLINE_S)
+        assert frame is not None, "the board must answer"
+        if not isinstance(frame.message, messages.Info):  # of a HELLO that was repeated while a busy board answered the first
+            return frame
 
 
 def refused(board: Board, data: bytes, status: Status, detail: int | None, request: int) -> None:

@@ -47,8 +47,11 @@ def worse_return(original: Sequence[EpisodeMetrics], stage: Sequence[EpisodeMetr
     beyond = a - b - margin * abs(float(a.mean()))
     if not len(beyond) or beyond.mean() <= 0:
         return None
-    found = sign_flip_test(beyond) / 2 < FAMILY_ERROR if 1 / (1 << len(beyond)) < FAMILY_ERROR else True
-    return f"{b.mean():.4g}, the original {a.mean():.4g} (more than {margin:.0%} worse beyond chance)" if found else None
+    testable = 1 / (1 << len(beyond)) < FAMILY_ERROR
+    if testable and sign_flip_test(beyond) / 2 >= FAMILY_ERROR:
+        return None
+    how = "beyond chance" if testable else "in too few episodes to rule out chance"
+    return f"{b.mean():.4g}, the original {a.mean():.4g} (more than {margin:.0%} worse, {how})"
 
 
 def saturation_warnings(names: Sequence[str], shares: Sequence[float]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 TEST_SOURCES = REPOSITORY / "firmware" / "test" / "engine_int8"
 _LIB = REPOSITORY / "firmware" / "lib"
 ENGINE_SOURCES = [*sorted((_LIB / "engine_int8" / "src").glob("*.cpp")), _LIB / "quantize" / "src" / "quantize.cpp"]
-INCLUDES = [f"-I{_LIB / name / 'include'}" for name in ("engine_int8", "engine", "quantize", "frame")]
+INCLUDES = [f"-I{_LIB / name / 'include'}" for name in ("engine_int8", "engine", "quantize", "frame", "status")]
 STRICT = ["-std=c++17", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
 SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 

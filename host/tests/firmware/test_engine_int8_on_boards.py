@@ -73,7 +73,7 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     cases = tmp_path / "cases.bin"
     cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))
     image = build(f"engine_test_{name.removeprefix('qemu-')}", product="program.elf")
-    received = run_on(BOARDS[name].machine, image, cases, sum(8 + len(answer) for _, answer in pairs))
+    received = run_on(BOARDS[name].settings["machine"], image, cases, sum(8 + len(answer) for _, answer in pairs))
     at = 0
     for number, (_, answer) in enumerate(pairs):
         (status,) = struct.unpack_from("<I", received, at)
