@@ -86,7 +86,7 @@ def test_misread_tables_are_refused(hil_board: Board, hil_bundle: Bundle) -> Non
     quant = hil_bundle.input_quant
     hil_board.bundle = replace(hil_bundle, input_quant=replace(quant, zero_point=-1 - quant.zero_point))
     try:
-        with pytest.raises(ModelMismatchError, match="reads its tables otherwise"):
+        with pytest.raises(ModelMismatchError, match="reports other sizes, scales"):
             hil_board.identify()
     finally:
         hil_board.bundle = hil_bundle

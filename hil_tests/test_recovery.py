@@ -117,7 +117,7 @@ def test_power_cycle(hil_board: Board) -> None:
     try:
         hil_board.power_cycle()
     except UsageError as exc:
-        pytest.skip(exc.message)  # a physical board, whose power is not ours to switch
+        pytest.skip(exc.message)  # a physical board: its power cannot be switched
     assert hil_board.stats().inferences == 0
     assert hil_board.infer(zeros(hil_board)).status == 0
 

@@ -176,7 +176,7 @@ def test_a_model_that_is_not_right_leaves_the_one_that_runs(
     statuses: set[str],
 ) -> None:
     before = outputs(board, inputs)
-    with pytest.raises(HarnessError, match=f"it goes on with policy {hil_bundle.id}") as refused:
+    with pytest.raises(HarnessError, match=f"it keeps policy {hil_bundle.id}") as refused:
         transfer(board, spoil(other))
     if isinstance(refused.value, BoardStatusError):
         assert refused.value.status in statuses
@@ -245,7 +245,7 @@ def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
     board.bundle = None
     result = transfer(board, other)
     hil_measure("sent_again", result.resent, "1")
-    info = board.greet()
+    info = board.query_info()
     assert (info.model_id, info.uploaded) == (other.id, 1)
     rows = inputs[:60]
     answered = 0

@@ -41,18 +41,20 @@ def run() -> list[dict[str, Any]]:
     models = {f"models/{bundle}": Bundle.load(MODELS / bundle).int8_model() for bundle in BUNDLES}
     for activation in ("RELU", "TANH"):
         models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
-    subjects = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
-    return [row for name, model in models.items() for subject in subjects for row in _subject(subject, name, model)]
+    references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
+    return [
+        row for name, model in models.items() for reference in references for row in _against_reference(reference, name, model)
+    ]
 
 
-def _subject(subject: RuntimeUnderTest, title: str, model: bytes) -> list[dict[str, Any]]:
+def _against_reference(reference: RuntimeUnderTest, title: str, model: bytes) -> list[dict[str, Any]]:
     graph = read_graph(model)
     inputs = random_inputs(ROWS_TOGETHER, graph.n_obs, 0)
     few = inputs[:ROWS_ONE_BY_ONE]
-    one, every = (EmulatedRuntime(graph, subject.variant, threads=threads) for threads in (1, None))
+    one, every = (EmulatedRuntime(graph, reference.variant, threads=threads) for threads in (1, None))
     layers = [graph.output_of(operator).index for operator in graph.operators]
-    outputs = _row_by_row(subject, model, graph, [graph.output.index], few)
-    every_layer = _row_by_row(subject, model, graph, layers, few)
+    outputs = _row_by_row(reference, model, graph, [graph.output.index], few)
+    every_layer = _row_by_row(reference, model, graph, layers, few)
     ways: dict[str, tuple[Way, Way, Way]] = {
         "output": (outputs, lambda: one.infer_int8_batch(inputs), lambda: every.infer_int8_batch(inputs)),
         "every layer": (every_layer, lambda: one.layers_int8_batch(inputs), lambda: every.layers_int8_batch(inputs)),
@@ -60,7 +62,7 @@ def _subject(subject: RuntimeUnderTest, title: str, model: bytes) -> list[dict[s
     rows = []
     for metric, contenders in ways.items():
         slow, *fast = _rates(contenders, (len(few), len(inputs), len(inputs)))
-        what = f"{title}, {subject.name}"
+        what = f"{title}, {reference.name}"
         rows.append(_row(f"{what}: row by row", metric, slow, None, None))
         for threads, rate in zip(("one thread", "all cores"), fast, strict=True):
             rows.append(_row(f"{what}: emulator, {threads}", metric, rate, f"{what}: row by row", rate / slow))
@@ -82,11 +84,11 @@ def _rates(ways: Sequence[Way], rows: Sequence[int]) -> list[float]:
     return [count / min(seen[1:]) for count, seen in zip(rows, times, strict=True)]
 
 
-def _row_by_row(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
+def _row_by_row(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
     """The loop over ``rows`` with nothing but the interpreter's own functions; copies ``tensors`` of each row."""
     results = [np.empty((len(rows), graph.tensors[tensor].size), np.int8) for tensor in tensors]
-    load = _micro if subject in LITERT_RUNTIMES and subject.name == "tflm" else _lite
-    set_input, invoke, get = load(subject, model, graph, preserve=len(tensors) > 1)
+    load = _micro if reference in LITERT_RUNTIMES and reference.name == "tflm" else _lite
+    set_input, invoke, get = load(reference, model, graph, preserve=len(tensors) > 1)
 
     def loop() -> list[Int8Array]:
         for i in range(len(rows)):
@@ -99,10 +101,10 @@ def _row_by_row(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, ten
     return loop
 
 
-def _lite(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+def _lite(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
     """What sets the input, invokes and gets a tensor of TensorFlow Lite's interpreter."""
-    package = TENSORFLOW if subject in TENSORFLOW_RUNTIMES else LITERT
-    kernels = KERNELS["int8-" + subject.name.removeprefix("tf2.19 ").removeprefix("int8-")]
+    package = TENSORFLOW if reference in TENSORFLOW_RUNTIMES else LITERT
+    kernels = KERNELS["int8-" + reference.name.removeprefix("tf2.19 ").removeprefix("int8-")]
     with captured_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
         module = importlib.import_module(package)
@@ -117,7 +119,7 @@ def _lite(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve:
     return lambda row: set_tensor(index, row), interpreter.invoke, interpreter.get_tensor
 
 
-def _micro(subject: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
+def _micro(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
     """The same of TensorFlow Lite Micro's."""
     from tflite_micro.python.tflite_micro import runtime
 

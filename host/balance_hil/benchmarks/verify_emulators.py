@@ -42,35 +42,35 @@ DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
 def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
     """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
-    subjects = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted else ())
-    totals = {subject.name: Agreement(0, 0, 0, 0) for subject in subjects}
+    references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted else ())
+    totals = {reference.name: Agreement(0, 0, 0, 0) for reference in references}
     attributed: Counter[str] = Counter()
     models = [*converted_models(converted), *synthetic_models(synthetic)]
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("models", total=len(models) * len(subjects))
+        task = progress.add_task("models", total=len(models) * len(references))
         for seed, (name, model) in enumerate(models):
             rows = random_inputs(inputs, read_graph(model).n_obs, seed)
-            for subject in subjects:
-                progress.update(task, description=f"{subject.name}: {name}")
-                totals[subject.name] += agreement(subject.make(model), EmulatedRuntime(model, subject.variant), rows)
+            for reference in references:
+                progress.update(task, description=f"{reference.name}: {name}")
+                totals[reference.name] += agreement(reference.make(model), EmulatedRuntime(model, reference.variant), rows)
                 progress.advance(task)
-            attributed.update(_attributed(subjects, model, rows))
+            attributed.update(_attributed(references, model, rows))
     if as_json:
         runtimes = {name: asdict(total) for name, total in totals.items()}
         document = {"models": len(models), "inputs": inputs, "runtimes": runtimes, "pairs": dict(attributed)}
         click.echo(json.dumps(document, indent=2))
     else:
-        Console().print(_table(subjects, totals, len(models)))
+        Console().print(_table(references, totals, len(models)))
         Console().print("all pairs of runtimes: " + ", ".join(f"{count:,} {what}" for what, count in attributed.items()))
     sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()) or attributed[UNEXPLAINED] > 0)
 
 
-def _attributed(subjects: tuple[RuntimeUnderTest, ...], model: bytes, rows: Int8Array) -> Counter[str]:
+def _attributed(references: tuple[RuntimeUnderTest, ...], model: bytes, rows: Int8Array) -> Counter[str]:
     """Differing outputs over all pairs of runtimes, those of each cause, and those without one."""
     graph = read_graph(model)
     seen = [
-        Observed(name=subject.name, variant=subject.variant, outputs=subject.make(model).infer_int8_batch(rows))
-        for subject in subjects
+        Observed(name=reference.name, variant=reference.variant, outputs=reference.make(model).infer_int8_batch(rows))
+        for reference in references
     ]
     counts = Counter({DIFFERING: 0, UNEXPLAINED: 0})
     for a, b in combinations(seen, 2):
@@ -79,14 +79,14 @@ def _attributed(subjects: tuple[RuntimeUnderTest, ...], model: bytes, rows: Int8
     return counts
 
 
-def _table(subjects: tuple[RuntimeUnderTest, ...], totals: dict[str, Agreement], models: int) -> Table:
+def _table(references: tuple[RuntimeUnderTest, ...], totals: dict[str, Agreement], models: int) -> Table:
     table = Table("runtime", "emulator", title=f"{models} models; layer values with equal layer inputs")
     for heading in ("outputs", "differing", "layer values", "differing"):
         table.add_column(heading, justify="right")
-    for subject in subjects:
-        total = totals[subject.name]
+    for reference in references:
+        total = totals[reference.name]
         numbers = (total.outputs, total.differing_outputs, total.values, total.differing_values)
-        table.add_row(subject.name, subject.variant.name, *(f"{number:,}" for number in numbers))
+        table.add_row(reference.name, reference.variant.name, *(f"{number:,}" for number in numbers))
     return table
 
 

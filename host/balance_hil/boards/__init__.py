@@ -49,24 +49,24 @@ def connect(
     handshake_timeout_s: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
-    """Starts or opens a board and has it say who it is.
+    """Starts or opens a board and identifies it.
 
     Args:
         board: name of a board definition.
-        bundle: what it must run; None takes the board as it is. An emulated board is given the bundle's model.
-        port: device or URL. An emulated board that runs already (``hil emulate``) is reached this way, too.
+        bundle: policy that the board must run; None accepts any. An emulated board is started with the bundle's model.
+        port: device or URL, also of an emulated board that is already running (``hil emulate``).
         baud: bits per second; None takes the definition's.
         engine: of an emulated board; None takes the definition's.
-        faults: done to everything that passes once the board has identified itself.
-        fault_seed: same seed, same frames hit.
-        model: int8 ``.tflite`` for an emulated board in place of the bundle's (a stale image, on purpose).
+        faults: injected into all traffic after the handshake.
+        fault_seed: the same seed affects the same frames.
+        model: int8 ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
         watchdog_ms: of an emulated board; None takes the firmware's own.
-        firmware_fault: of an emulated board: one of ``native.firmware_faults``, to try the tools that look for faults.
-        handshake_timeout_s: how long the board may take to say who it is; None: see ``Session``.
-        progress: receives a line when something takes long (building the firmware).
+        firmware_fault: of an emulated board: one of ``native.firmware_faults``, to test fault detection.
+        handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
+        progress: called with a message before long operations, such as building the firmware.
 
     Raises:
-        UnknownBoardError, UsageError, ConfigError: the name or the options make no sense.
+        UnknownBoardError, UsageError, ConfigError: the name or the options are invalid.
         Port…Error: the port cannot be opened; see ``open_link``.
         LinkError, ModelMismatchError and the engine's errors: see ``Board``.
         BoardBootError, FirmwareBuildError, EmulatorMissingError, MissingExtraError: an emulated board cannot be started.
@@ -79,8 +79,8 @@ def connect(
         "handshake_timeout_s": handshake_timeout_s,
     }
     if firmware_fault is not None and (port is not None or definition.kind != "native"):
-        raise UsageError("only an emulated board can be given a fault on purpose", "leave --port out and take --board native")
-    from balance_hil.boards.kinds.machines import emulate, find_port  # which need this package
+        raise UsageError("firmware faults work on emulated boards only", "omit --port and use --board native")
+    from balance_hil.boards.kinds.machines import emulate, find_port  # they import this package
 
     if port is not None or not definition.is_emulated:
         where, rate = port or find_port(definition), baud or definition.baud
@@ -92,7 +92,7 @@ def connect(
     try:
         return Board(machine.start(), bundle, machine=machine, **options)
     except CableUnpluggedError as exc:
-        raise BoardBootError(f"{exc.message}, before it said who it is", "check what it needs: hil doctor") from exc
+        raise BoardBootError(f"{exc.message}, before the handshake completed", "check the installation: hil doctor") from exc
     except BaseException:
         machine.close()
         raise

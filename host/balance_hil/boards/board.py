@@ -1,4 +1,4 @@
-"""The client of one board: one method for each request of the protocol; and the board as one more int8 runtime."""
+"""Client of one board, with one method per protocol request, and an adapter that makes the board an int8 runtime."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SELF_TEST_TIMEOUT_S = 10.0
 
 
 class Board(Session):
-    """A board that said who it is, with one method for each request. See ``Session`` for how it is opened."""
+    """An identified board, with one method per request. See ``Session`` for the constructor."""
 
     def infer(self, observation: NDArray[np.float32]) -> Action:
-        """From one observation, float32 [n_obs], to an action, on the board. Raises what ``request`` raises."""
+        """Runs the policy on one observation, float32 [n_obs], and returns the action. Raises what ``request`` raises."""
         return self._ask(messages.Infer(observation), Action)
 
     def infer_int8(self, values: NDArray[np.int8]) -> Action:
-        """Infer from one raw input, int8 [n_obs], on the board. Raises what ``request`` raises."""
+        """Runs the model on one raw input, int8 [n_obs]. Raises what ``request`` raises."""
         return self._ask(messages.InferInt8(values), Action)
 
     def infer_batch(self, observations: NDArray[np.float32]) -> list[Action]:
@@ -63,7 +63,7 @@ class Board(Session):
         return self._ask(messages.Tensor(op), messages.TensorData).values
 
     def self_test(self) -> SelfTestResult:
-        """Has the board replay the golden vectors in its image."""
+        """Replays the golden vectors in the board's image."""
         return self._ask(messages.SelfTest(), SelfTestResult, SELF_TEST_TIMEOUT_S)
 
     def stats(self) -> Stats:
@@ -71,24 +71,24 @@ class Board(Session):
         return self._ask(messages.StatsRequest(), Stats)
 
     def echo(self, data: bytes) -> bytes:
-        """Sends ``data`` there and back."""
+        """Sends ``data`` and returns the board's echo."""
         return self._ask(messages.Echo(data), messages.EchoReply).data
 
     def set_watchdog(self, timeout_ms: int) -> int:
-        """Sets the time without an observation after which the board goes to the safe state; 0 switches that off."""
+        """Sets the time without an observation after which the board enters its safe state; 0 disables the watchdog."""
         return self._ask(messages.SetWatchdog(timeout_ms), messages.Watchdog).timeout_ms
 
     def load(self, bundle: Bundle, on_progress: Progress | None = None) -> UploadResult:
-        """Replaces the model that the board runs by the bundle's, until the next reset; nothing happens where it runs already.
+        """Replaces the board's model with the bundle's until the next reset. Does nothing if the board already runs it.
 
-        ``on_progress(bytes_there, bytes_in_all)`` is called as the upload advances. From then on the board is checked against
-        ``bundle``. A board that refuses it, or does not get it whole, goes on with what it ran.
+        ``on_progress(bytes_received, total_bytes)`` is called as the upload advances. Afterwards the board is checked against
+        ``bundle``. If the upload fails or the board rejects the model, the board keeps its previous model.
 
         Raises:
-            BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board refuses the model.
+            BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board rejects the model.
             ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
         """
-        self.info = self.greet()  # it may have restarted since the last time
+        self.info = self.query_info()  # the board may have restarted
         if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
             result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
         else:
@@ -108,8 +108,8 @@ class Board(Session):
 def _expect(reply: Message, kind: type[M], port: str) -> M:
     if not isinstance(reply, kind):
         raise ReplyTimeoutError(
-            f"the board on {port} answered with {type(reply).__name__} where {kind.__name__} was due",
-            "its firmware is out of step: reset it",
+            f"the board on {port} answered with {type(reply).__name__} instead of {kind.__name__}",
+            "reset the board: its firmware is out of sync",
         )
     return reply
 
@@ -119,7 +119,7 @@ def _stack(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
 
 
 class BoardRuntime(Int8Runtime):
-    """The far end of the wire. ``act_batch`` sends float32 and lets the board quantize; ``close`` leaves the board open."""
+    """A board as a runtime. ``act_batch`` sends float32, which the board quantizes; ``close`` leaves the board open."""
 
     name = "board"
 
@@ -144,7 +144,7 @@ class BoardRuntime(Int8Runtime):
 
 
 def _operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:
-    """Names of the model's operators: the bundle knows them, the board counts them."""
+    """Operator names from the bundle, for as many operators as the board reports."""
     if bundle is not None:
         with np.load(bundle.file(GOLDEN)) as golden:
             names = [str(name) for name in golden["operators"]]

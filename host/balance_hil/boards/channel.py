@@ -23,12 +23,12 @@ class Channel:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.decoder = Decoder()
-        self.raw_tail = b""  # latest bytes received, whatever they were: what the diagnosis of a failed handshake looks at
+        self.raw_tail = b""  # latest bytes received, for the diagnosis of a failed handshake
         self._frames: deque[Frame] = deque()
         self._seq = 0
 
     def replace(self, link: Link) -> None:
-        """Goes on with a newly opened link; sequence numbers run on, so that no old reply is taken for a new one."""
+        """Switches to a newly opened link. Sequence numbers continue, so old replies cannot match new requests."""
         self.link.close()
         self.link = link
         self.decoder = Decoder()
@@ -36,7 +36,7 @@ class Channel:
         self._frames.clear()
 
     def next_seq(self) -> int:
-        """A fresh sequence number; never 0, which is READY's."""
+        """The next sequence number; never 0, which READY uses."""
         self._seq = self._seq % 0xFFFF + 1
         return self._seq
 
@@ -47,7 +47,7 @@ class Channel:
         return seq
 
     def poll(self, timeout_s: float) -> Frame | None:
-        """The next frame, waiting at most ``timeout_s`` for it; None when none came."""
+        """The next frame, or None if none arrives within ``timeout_s``."""
         if self._frames:
             return self._frames.popleft()
         deadline = time.perf_counter() + timeout_s
@@ -59,11 +59,11 @@ class Channel:
                 if self._frames:
                     return self._frames.popleft()
             timeout_s = deadline - time.perf_counter()
-            if timeout_s <= 0:  # even if bytes keep coming: a board may print text for ever
+            if timeout_s <= 0:  # also while bytes keep arriving: a board may print text forever
                 return None
 
     def await_kind(self, kind: type[M], timeout_s: float) -> M | None:
-        """The next message of one kind, waiting at most ``timeout_s``; what comes before it is dropped. None when none came."""
+        """The next message of one type, or None if none arrives within ``timeout_s``. Other messages are dropped."""
         deadline = time.monotonic() + timeout_s
         while (frame := self.poll(max(0.0, deadline - time.monotonic()))) is not None:
             if isinstance(frame.message, kind):
@@ -72,12 +72,12 @@ class Channel:
 
 
 def printable(text: str) -> str:
-    """Text from a board as it may be shown: control characters, and whatever else does not print, escaped."""
+    """Text from a board with nonprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _literal(frame: Frame) -> Frame:
-    """The frame with all its text printable: the one place where text from a board enters."""
+    """The frame with all its text made printable. All text from a board passes through here."""
     message = frame.message
     if not isinstance(message, messages.Info | messages.LoadResult):
         return frame

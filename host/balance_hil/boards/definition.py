@@ -15,49 +15,49 @@ from balance_hil.files import did_you_mean
 from balance_hil.link import SerialPort
 from balance_hil.paths import CONFIG
 
-# How the flash tool is told which board is meant: by the port, by the serial number of its debug probe, or not at all.
+# How the flash tool selects the board: by port, by the serial number of its debug probe, or not at all.
 Upload = Literal["port", "probe", "any"]
-# What its real time depends on. "host": an emulator that this computer may keep waiting, so a fall in a real-time episode says
-# nothing when too many steps went without a reply; see hil_tests/README.md.
+# What its real-time behavior depends on. "host": an emulator that this computer may delay; a failed real-time episode with too
+# many missed replies is then inconclusive; see hil_tests/README.md.
 Timing = Literal["board", "host"]
 FOLDER_VARIABLE = "HIL_BOARDS"
 SHIPPED = Path(__file__).parent / "definitions"
-_NO_KEYS = ("settings", "file")  # fields of a definition that its file does not name
+_NO_KEYS = ("settings", "file")  # fields that a board file cannot set
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoardDefinition:
     """How to reach one board. Every field but ``name`` and ``kind`` may be left out of its file."""
 
-    name: str  # what --board takes
+    name: str  # value of --board
     kind: str  # native: the firmware compiled for this computer; qemu: on an emulated processor; serial: behind a serial port
     description: str = ""
-    baud: int = 921_600  # bits per second; means nothing to USB ports of the processor itself, and to pseudo-terminals
-    port: str = ""  # device or URL; "" = find it by its USB numbers
+    baud: int = 921_600  # bits per second; ignored by native USB ports and pseudo-terminals
+    port: str = ""  # device or URL; "" = find it by its USB ids
     usb_vid: int | None = None
     usb_pid: int | None = None
-    usb_also: str = ""  # further pairs that this board may have, "0483:374e 0483:3754"
-    usb_serial: str = ""  # of one board: tells it from another of its kind, and survives re-enumeration
-    engine: str = ""  # "tflm" or "int8"; "" = tflm where its library is there, else int8
-    environment: str = ""  # of platformio.ini, that builds for it with the compact engine; with tflm: the same with "_tflm"
+    usb_also: str = ""  # alternative USB ids, "0483:374e 0483:3754"
+    usb_serial: str = ""  # identifies one of several boards of this type; survives re-enumeration
+    engine: str = ""  # "tflm" or "int8"; "" = tflm if its library is available, else int8
+    environment: str = ""  # in platformio.ini, with the compact engine; "_tflm" is appended for tflm
     timing: Timing = "board"
     upload: Upload = "port"
     platform: str = ""  # of PlatformIO, as in platformio.ini
     framework: str = ""
     tflm: str = ""  # where its TensorFlow Lite Micro comes from
     port_kind: str = ""  # what its serial port is
-    tried: str = ""  # what is known to work, and what nobody has tried
+    tried: str = ""  # what has been tested on hardware and what has not
     notes: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what the kind's own KEYS say
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)  # values of the kind's own KEYS
     file: Path | None = field(default=None, compare=False)
 
     @property
     def is_emulated(self) -> bool:
-        """Whether it is started by this program, and not plugged in."""
+        """Whether this program starts the board."""
         return hasattr(find_kind(self.kind), "machine")
 
     def matches(self, port: SerialPort) -> bool:
-        """Whether ``port`` is this board, as far as USB numbers tell."""
+        """Whether the USB ids of ``port`` match this board."""
         if self.port:
             return self.port == port.device
         if self.usb_vid is None:
@@ -77,23 +77,23 @@ _TYPES: dict[str, type] = {
 
 
 def definition_folders() -> list[Path]:
-    """Where board files are: the shipped ones, and the user's own.
+    """Folders with board files: the shipped ones and the user's own.
 
-    Those are in ``boards/`` of the current folder, in ``boards/`` of the user's configuration folder, and in the folders that
-    $HIL_BOARDS names.
+    The user's own are ``boards/`` in the current folder, ``boards/`` in the user's configuration folder, and the folders
+    listed in $HIL_BOARDS.
     """
     named = [Path(name) for name in os.environ.get(FOLDER_VARIABLE, "").split(os.pathsep) if name]
     return [SHIPPED, Path("boards"), CONFIG / "boards", *named]
 
 
 def load_definitions(folder: Path | None = None) -> dict[str, BoardDefinition]:
-    """Every board that has a file, by name.
+    """All board definitions, by name.
 
     Args:
-        folder: take the files of this folder alone.
+        folder: read the files of this folder only.
 
     Raises:
-        ConfigError: a file is no TOML, has an unknown key or a value of the wrong type; two files name the same board.
+        ConfigError: a file is not TOML, has an unknown key or a value of the wrong type, or two files define the same board.
     """
     boards: dict[str, BoardDefinition] = {}
     files = [path for place in ([folder] if folder else definition_folders()) for path in sorted(place.glob("*.toml"))]
@@ -101,7 +101,7 @@ def load_definitions(folder: Path | None = None) -> dict[str, BoardDefinition]:
         board = load_definition(path)
         if board.name in boards:
             raise ConfigError(
-                f"{path}: there is a board {board.name!r} already, in {boards[board.name].file}", "give it a name of its own"
+                f"{path}: the board {board.name!r} is already defined in {boards[board.name].file}", "choose another name"
             )
         boards[board.name] = board
     return boards
@@ -113,7 +113,7 @@ def find_definition(name: str, folder: Path | None = None) -> BoardDefinition:
     if name in boards:
         return boards[name]
     raise UnknownBoardError(
-        f"no board is called {name!r}" + did_you_mean(name, boards), f"boards are {', '.join(sorted(boards))}: hil boards"
+        f"unknown board {name!r}" + did_you_mean(name, boards), f"boards: {', '.join(sorted(boards))}; see hil boards"
     )
 
 
@@ -139,12 +139,12 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
     types = {**_TYPES, **kind.KEYS}
     for key, value in table.items():
         if key not in types:
-            raise ConfigError(f"{path}: unknown key {key!r}" + did_you_mean(key, types), f"keys are {', '.join(types)}")
+            raise ConfigError(f"{path}: unknown key {key!r}" + did_you_mean(key, types), f"valid keys: {', '.join(types)}")
         if type(value) is not types[key]:
             raise ConfigError(f"{path}: {key} must be of type {types[key].__name__}, not {value!r}", "correct it")
     for key, known in (("upload", get_args(Upload)), ("timing", get_args(Timing))):
         if table.get(key, known[0]) not in known:
-            raise ConfigError(f"{path}: {key} cannot be {table[key]!r}", f"it is one of {', '.join(known)}")
+            raise ConfigError(f"{path}: {key} cannot be {table[key]!r}", f"choose one of {', '.join(known)}")
     if table.get("baud", 1) <= 0:
         raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
     shared = {key: value for key, value in table.items() if key in _TYPES}

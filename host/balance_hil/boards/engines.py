@@ -1,7 +1,7 @@
-"""The two engines of the firmware: which one a board gets, and whether it can run a model.
+"""The firmware's two engines: which one a board uses, and whether it can run a model.
 
-One rule for every board: TensorFlow Lite Micro ("tflm") where its library is there, else the compact engine ("int8"), and it is
-said which.
+One rule for every board: TensorFlow Lite Micro ("tflm") if its library is available, else the compact engine ("int8"). The choice
+is reported.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
 MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
-ARENA_BYTES = 16 * 1024  # kArenaBytes of the firmware's images; the native board takes what the model needs
-# What an engine runs on a board. The native board's tflm is the library's own, with every operator.
+ARENA_BYTES = 16 * 1024  # kArenaBytes of the firmware's images; the native board allocates what the model needs
+# Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
         *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1"),
@@ -35,40 +35,40 @@ Progress = Callable[[str], None]
 
 
 def choose_engine(definition: BoardDefinition, wanted: str | None, progress: Progress | None = None) -> str:
-    """The engine for a board: the one asked for, the one that its file names, or by the rule; then ``progress`` is told why.
+    """The engine for a board: the requested one, the one in its file, or by the rule; then ``progress`` gets the reason.
 
     Raises:
-        UsageError: there is no such engine.
+        UsageError: unknown engine.
     """
     named = wanted or definition.engine
     if named and named not in ENGINES:
-        raise UsageError(f"the board {definition.name} has no engine {named!r}", f"engines are {', '.join(ENGINES)}")
+        raise UsageError(f"the board {definition.name} has no engine {named!r}", f"choose one of {', '.join(ENGINES)}")
     missing = None if named else _tflm_missing(definition)
     if missing and progress is not None:
-        progress(f"{definition.name} runs the compact engine, int8: {missing}")
+        progress(f"{definition.name} uses the compact engine, int8: {missing}")
     return named or (COMPACT if missing else TFLM)
 
 
 def _tflm_missing(definition: BoardDefinition) -> str | None:
     if definition.kind == "native":
         return None if find_spec("tflite_micro") else "the tflite-micro wheel is not installed"
-    return None if os.environ.get(TFLM_LIBRARY) else f"{TFLM_LIBRARY} names no library of TensorFlow Lite Micro"
+    return None if os.environ.get(TFLM_LIBRARY) else f"{TFLM_LIBRARY} does not name a TensorFlow Lite Micro library"
 
 
 def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
-    """Raises where a board cannot take a model, from the model alone: nothing is built, started or asked.
+    """Raises if a board cannot run a model, judging by the model alone: nothing is built or started.
 
-    What passes may still be refused by the board itself, which looks closer.
+    The board itself checks more and may still reject the model.
 
     Raises:
-        BundleError, ModelNotInt8Error: it is no model with an int8 input and output.
-        ModelTooWideError: more inputs or outputs than the protocol carries; need and limit in bytes.
-        UnsupportedOperatorError: the engine has no such operator; it is named.
-        ArenaTooSmallError: the compact engine needs more memory than the image has; need and limit in bytes.
+        BundleError, ModelNotInt8Error: not a model with int8 input and output.
+        ModelTooWideError: more inputs or outputs than a protocol message holds; required size and limit in bytes.
+        UnsupportedOperatorError: the engine lacks an operator; the message names it.
+        ArenaTooSmallError: the compact engine needs more memory than the image has; required size and limit in bytes.
     """
     try:
         graph = read_graph(model)
-    except MissingExtraError:  # the reader is not installed: then the board says it itself, later
+    except MissingExtraError:  # the reader is not installed: the board reports it later
         return
     _ = graph.input_quant, graph.output_quant  # raises for a float model
     rooms = (
@@ -79,7 +79,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
         if need > limit:
             raise ModelTooWideError(
                 f"the model is too wide for {definition.name}: its {count} {what} take {need} bytes, a message holds {limit}",
-                f"give the policy at most {MAX_OBS} inputs and {MAX_ACT} outputs; without --board, hil compare takes any number",
+                f"use at most {MAX_OBS} inputs and {MAX_ACT} outputs; hil compare without --board accepts any number",
             )
     if definition.kind == "native" and engine == TFLM:
         return
@@ -88,7 +88,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
             raise UnsupportedOperatorError(
                 f"{engine} on {definition.name} cannot run an operator of the model: {operator.name} (number {operator.index}); "
                 f"it runs {', '.join(OPERATORS[engine])}",
-                "export the deterministic actor alone; or take the board that runs every operator: --board native --engine tflm",
+                "export only the deterministic actor; or use the board that runs every operator: --board native --engine tflm",
             )
     needed = arena_bytes(graph)
     if engine == COMPACT and definition.kind != "native" and needed > ARENA_BYTES:
@@ -100,7 +100,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
 
 
 def arena_bytes(graph: TfliteGraph) -> int:
-    """Arena that the compact engine needs on a 32-bit processor for the model of a graph, as ``BuildProgram`` counts it."""
+    """Arena bytes that the compact engine needs on a 32-bit processor, computed like ``BuildProgram``."""
     needed = _aligned(_STEP_BYTES * len(graph.operators) + graph.n_obs, 1)
     widest = 0
     for operator in graph.operators:

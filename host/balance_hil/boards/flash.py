@@ -1,8 +1,8 @@
-"""Flashing: build the firmware with a bundle's model, bring it to a board, and see that the board runs it.
+"""Flashing: build the firmware with a bundle's model, upload it to a board, and verify that the board runs it.
 
-    find the board ─ ask what runs ─ build ─ upload (pio) ─ wait until the port is back ─ ask what runs now
+    find the board ─ read its INFO ─ build ─ upload (pio) ─ wait for the port ─ verify its INFO
 
-The port is closed while the flash tool works. A board is found again by its USB serial number: its device name may change.
+The port is closed while the flash tool works. The board is then found by its USB serial number: its device name may change.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from balance_hil.firmware_build import firmware_commit
 from balance_hil.link import SerialPort, list_serial_ports
 
 ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
-BACK_TIMEOUT_S = 30.0  # from the flash tool's end to the board's answer: re-enumeration, udev rules, boot
+BACK_TIMEOUT_S = 30.0  # from the end of the upload to INFO: re-enumeration, udev rules, boot
 LOOK_INTERVAL_S = 0.1
-# What a port that has just appeared may do for a while: ModemManager tries it, udev has not set its group yet.
+# Transient errors of a port that has just appeared: ModemManager probes it, udev has not set its group yet.
 PASSING = (PortNotFoundError, PortBusyError, PortPermissionError, PortOpenError, LinkError)
 
 Progress = Callable[[str], None]
@@ -48,10 +48,10 @@ class FlashConfig:
 
     bundle: Bundle
     board: str  # name of a board definition
-    port: str | None = None  # device or URL; None: the one port whose USB numbers fit
+    port: str | None = None  # device or URL; None: the one port whose USB ids match
     engine: str | None = None  # "tflm" or "int8"; None: see ``choose_engine``
-    baud: int | None = None  # that the firmware talks at from now on; None: the definition's
-    force: bool = False  # even when the same image runs, no port is there yet, or the board says it is another one
+    baud: int | None = None  # baud rate of the new firmware; None: the definition's
+    force: bool = False  # also if the same image runs, there is no port yet, or the board reports another type
     back_timeout_s: float = BACK_TIMEOUT_S
 
 
@@ -61,30 +61,30 @@ class FlashResult:
 
     board: str
     port: str
-    flashed: bool  # False: the same image ran already
+    flashed: bool  # False: the board already ran this image
     info: BoardInfo
     wall_s: float
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the board is: the port asked for, and what the operating system says of it."""
+    """Where the board is: the requested port and its entry in the operating system."""
 
-    where: str | None  # None: no port yet, only with force
+    where: str | None  # None: no port yet (only with force)
     usb: SerialPort | None
 
 
 def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashResult:
-    """Flashes a board unless it runs the same image: same model, same firmware commit, same engine.
+    """Flashes a board unless it already runs the same image: same model, same firmware commit, same engine.
 
     Raises:
         UnknownBoardError, UsageError: no such board or engine, or one that is not flashed.
-        ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: the board cannot take the model.
-        PortNotFoundError, AmbiguousBoardError: no board is plugged in, or several that could be meant.
+        ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: the board cannot run the model.
+        PortNotFoundError, AmbiguousBoardError: no board or several boards match.
         PortBusyError, PortPermissionError, PortOpenError: the port cannot be opened.
-        WrongBoardError: the board there says it is another one.
-        FlashToolMissingError, FirmwareBuildError, FlashFailedError: what they say, with the tool's last lines.
-        BoardNotBackError and the handshake's errors: it was flashed and does not answer as it should.
+        WrongBoardError: the board reports another type.
+        FlashToolMissingError, FirmwareBuildError, FlashFailedError: with the tool's last lines of output.
+        BoardNotBackError and handshake errors: the flashed board does not answer correctly.
     """
     start = time.monotonic()
     definition = find_definition(config.board)
@@ -142,7 +142,7 @@ def _locate(definition: BoardDefinition, config: FlashConfig) -> _Target:
     if definition.upload == "any" and len(alike) > 1:
         raise AmbiguousBoardError(
             f"{len(alike)} boards look like {definition.name}: {', '.join(port.device for port in alike)}, and its flash tool "
-            "takes whichever it finds first",
+            "uses the first one it finds",
             "unplug the others",
         )
     try:
@@ -151,20 +151,20 @@ def _locate(definition: BoardDefinition, config: FlashConfig) -> _Target:
         if config.force:
             return _Target(None, None)
         raise PortNotFoundError(
-            exc.message, f"{exc.hint}; a board that has no port before its first flash: bring it to its boot loader, add --force"
+            exc.message, f"{exc.hint}; if the board has no port before its first flash, start its boot loader and add --force"
         ) from exc
     if "://" not in where and not Path(where).exists():
-        raise PortNotFoundError(f"no such port: {where}", "what is plugged in where: hil boards")
+        raise PortNotFoundError(f"no such port: {where}", "list ports and boards: hil boards")
     return _Target(where, next((port for port in ports if _is_device(port, where)), None))
 
 
 def _is_device(port: SerialPort, where: str) -> bool:
-    """Whether ``where`` names this port, perhaps by a link such as those in /dev/serial/by-id."""
+    """Whether ``where`` names this port, possibly through a link such as those in /dev/serial/by-id."""
     return "://" not in where and Path(port.device).resolve() == Path(where).resolve()
 
 
 def _ask(definition: BoardDefinition, target: _Target, baud: int | None) -> BoardInfo | None:
-    """What runs on the board; None when it is no firmware of ours. Raises when the port cannot be opened."""
+    """INFO of the board; None if it does not run this firmware. Raises if the port cannot be opened."""
     if target.where is None:
         return None
     try:
@@ -178,31 +178,31 @@ def _refuse_other_board(definition: BoardDefinition, info: BoardInfo | None, for
     if info is None or force or info.board == definition.name:
         return
     raise WrongBoardError(
-        f"the board says that it is {info.board}, not {definition.name}",
-        f"flash it as what it is: --board {info.board}; or name the right port: --port; or insist: --force",
+        f"the board reports that it is {info.board}, not {definition.name}",
+        f"use --board {info.board}, name another port with --port, or override with --force",
     )
 
 
 def _is_same(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
     commit = firmware_commit()
-    known = commit != "unknown" and not commit.endswith("+")  # local changes are in no commit
+    known = commit != "unknown" and not commit.endswith("+")  # a build with uncommitted changes
     return known and _runs(info, bundle, engine)
 
 
 def _runs(info: BoardInfo, bundle: Bundle, engine: str) -> bool:
     flashed = (info.model_id, info.firmware_commit, info.engine) == (bundle.id, firmware_commit(), engine)
-    return flashed and not info.uploaded  # what came by LOAD is gone after a reset
+    return flashed and not info.uploaded  # an uploaded model is lost at reset
 
 
 # --- after ----------------------------------------------------------------------------------------------------------------
 
 
 def _wait_until_back(definition: BoardDefinition, target: _Target, config: FlashConfig, engine: str) -> tuple[str, BoardInfo]:
-    """The port and identity of the board once it runs the new image. Raises the latest reason why it does not."""
+    """Port and INFO of the board once it runs the new image. Raises the latest error if it does not."""
     deadline = time.monotonic() + config.back_timeout_s
     why: HarnessError = BoardNotBackError(
         f"{definition.name} was flashed and its port did not come back within {config.back_timeout_s:g} s",
-        "press its reset button; if it stays away, plug it in again and flash it from its boot loader",
+        "press its reset button; if that does not help, reconnect it and flash it from its boot loader",
     )
     while (left_s := deadline - time.monotonic()) > 0:
         where = _port_now(definition, target)
@@ -221,7 +221,7 @@ def _wait_until_back(definition: BoardDefinition, target: _Target, config: Flash
 
 
 def _port_now(definition: BoardDefinition, target: _Target) -> str | None:
-    """Where the board is at this moment."""
+    """Current port of the board."""
     if target.usb is not None and target.usb.serial_number:
         same = [
             port for port in list_serial_ports() if port.serial_number == target.usb.serial_number and port.vid == target.usb.vid

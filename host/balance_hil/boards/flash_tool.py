@@ -1,4 +1,4 @@
-"""PlatformIO as a flash tool: builds one environment with a model and uploads it; one error for each cause."""
+"""PlatformIO as the flash tool: builds one environment with a model and uploads it. Each cause of failure has its own error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from balance_hil.errors import FirmwareBuildError, FlashFailedError, FlashToolMi
 from balance_hil.firmware_build import PROJECT, build_lock, platformio_settings, prepare_platformio, why_it_failed
 
 BUILD_TIMEOUT_S = 1800.0  # the first build of a board downloads its platform
-UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board for ever
+UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board forever
 LIBRARY_VARIABLE = "HIL_TFLM_LIB"
 _COMMAND_NOT_FOUND = 127
 _MISSING = re.compile(r"(?:^|[\s:])'?([\w./-]+)'?: (?:command )?not found", re.MULTILINE)
@@ -29,9 +29,9 @@ class FlashTool:
     Args:
         environment: of platformio.ini.
         bundle: folder with the model.h that goes into the image.
-        port: device to upload to; None leaves the choice to the tool.
+        port: device to upload to; None: chosen by the tool.
         probe: serial number of the debug probe to upload through.
-        baud: that the firmware opens its port with.
+        baud: baud rate of the firmware.
     """
 
     def __init__(self, environment: str, bundle: Path, *, port: str | None = None, probe: str | None = None, baud: int) -> None:
@@ -50,11 +50,11 @@ class FlashTool:
         if LIBRARY_VARIABLE in output:
             raise FirmwareBuildError(
                 f"building the firmware ({self._environment}) failed:\n{why_it_failed(output)}",
-                "docs/boards.md says how to get it; or flash the compact engine, which needs no library: --engine int8",
+                "see docs/boards.md for how to get it; or use the compact engine, which needs no library: --engine int8",
             )
         raise FirmwareBuildError(
             f"building the firmware ({self._environment}) failed:\n{why_it_failed(output)}",
-            f"see the whole output: pio run --project-dir {PROJECT} -e {self._environment}",
+            f"see the full output: pio run --project-dir {PROJECT} -e {self._environment}",
         )
 
     def upload(self) -> None:
@@ -68,11 +68,11 @@ class FlashTool:
             name = missing.group(1) if missing else "the flash tool"
             raise FlashToolMissingError(
                 f"PlatformIO could not upload: {name} is not installed",
-                f"let it install what it needs: pio pkg install --project-dir {PROJECT} -e {self._environment}",
+                f"install the tools: pio pkg install --project-dir {PROJECT} -e {self._environment}",
             )
         raise FlashFailedError(
             f"flashing {self._environment} failed:\n{why_it_failed(output)}",
-            "is it the right board and port, and does no other program use it? Many boards enter their boot loader by a button",
+            "check the board and port, and close other programs that use it; many boards enter their boot loader by a button",
         )
 
     def _run(self, options: list[str], timeout_s: float) -> tuple[int, str]:
@@ -89,7 +89,7 @@ class FlashTool:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # so that the tools which it starts end with it
+            start_new_session=True,  # so that its child processes end with it
         )
         try:
             output, _ = process.communicate(timeout=timeout_s)
@@ -97,7 +97,7 @@ class FlashTool:
             _end(process)
             raise FlashFailedError(
                 f"{' '.join(options) or 'the build'} for {self._environment} did not end within {timeout_s:g} s and was stopped",
-                "the flash tool waits for a board that it cannot see: press the boot loader button, look at cable and hub",
+                "the flash tool finds no board: press the boot loader button, check cable and hub",
             ) from None
         except BaseException:
             _end(process)
@@ -115,7 +115,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _platformio() -> list[str]:
-    """How PlatformIO is called: the program that the user has, or the package beside this one."""
+    """Command line of PlatformIO: the program on PATH, or the installed package."""
     program = shutil.which("pio") or shutil.which("platformio")
     if program:
         return [program]

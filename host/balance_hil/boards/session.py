@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
-from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Greeting, check_model, identify, status_error
+from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshake, check_model, identify, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link
@@ -21,48 +21,48 @@ from balance_hil.protocol.wire import Message
 from balance_hil.quantize import QuantParams
 
 BoardInfo = Info
-# By who keeps the board's time: an emulator on a busy computer may have to wait for its turn.
+# By what the board's timing depends on: an emulator on a busy computer may be delayed.
 REPLY_TIMEOUT_S: dict[Timing, float] = {"board": 1.0, "host": 5.0}
 MIN_WINDOW_BYTES = 64  # a board that reports a smaller receive buffer gets one request at a time
 
 
 class Machine(Protocol):
-    """What stands behind an emulated board: something that can lose power."""
+    """The processes of an emulated board, with power and reset."""
 
     def restart(self) -> Link:
-        """Ends it, starts it afresh and returns the link to it."""
+        """Restarts the board and returns the new link."""
 
     def press_reset(self) -> None:
-        """The reset button. Raises UsageError where there is none."""
+        """Presses the reset button. Raises UsageError if the board has none."""
 
     def pause(self) -> None:
-        """Stops the processor: the board hangs until ``resume``."""
+        """Suspends the processor until ``resume``."""
 
     def resume(self) -> None:
-        """Lets a paused processor go on."""
+        """Resumes a paused processor."""
 
     def process_ids(self) -> list[int]:
-        """The processes that are the board."""
+        """The board's processes."""
 
-    def obituary(self) -> str | None:
-        """How it ended, with its last words; None while it runs."""
+    def exit_report(self) -> str | None:
+        """Exit status and last output; None while it runs."""
 
     def close(self) -> None:
-        """Ends it; may be called twice."""
+        """Ends the processes; may be called twice."""
 
 
 class Session:
-    """A board that said who it is. Use it as a context manager or call ``close``.
+    """An identified board. Use it as a context manager or call ``close``.
 
     Args:
         link: an open link to the board.
-        bundle: what it must run; None takes it as it is.
-        definition: what kind of board it is.
-        baud: that the port was opened with, for messages.
+        bundle: policy that the board must run; None accepts any.
+        definition: of the board.
+        baud: baud rate of the port, for messages.
         machine: of a board that this program started.
-        faults: done to everything that passes once the board has identified itself.
-        fault_seed: same seed, same frames hit.
-        handshake_timeout_s: how long to wait for the board to say who it is; None: 3 s, or 20 s with a ``machine``.
+        faults: injected into all traffic after the handshake.
+        fault_seed: the same seed affects the same frames.
+        handshake_timeout_s: time allowed for the handshake; None: 3 s, or 20 s with a ``machine``.
 
     Raises:
         LinkError: the handshake failed; the subclass says why.
@@ -90,7 +90,7 @@ class Session:
         self._handshake_timeout_s = usual_s if handshake_timeout_s is None else handshake_timeout_s
         self._faulty: FaultyLink | None = None
         self._channel = Channel(self._harmed(link))
-        self.unexpected_frames = 0  # replies to requests that were given up
+        self.unexpected_frames = 0  # replies that arrived after their timeout
         try:
             self.info: BoardInfo = self._introduce()
         except BaseException:
@@ -98,7 +98,7 @@ class Session:
             raise
 
     def _harmed(self, link: Link) -> Link:
-        """``link`` with the faults around it, not armed yet."""
+        """``link`` with fault injection, not armed yet."""
         faults, seed = self._faults
         if not faults:
             return link
@@ -106,7 +106,7 @@ class Session:
         return self._faulty
 
     def _introduce(self) -> BoardInfo:
-        """The handshake on a newly opened link; faults begin behind it."""
+        """The handshake on a newly opened link; arms fault injection afterwards."""
         info = self.identify()
         if self._faulty is not None:
             self._faulty.armed = True
@@ -115,20 +115,20 @@ class Session:
     # --- session ------------------------------------------------------------------------------------------------------
 
     def identify(self) -> BoardInfo:
-        """Greets the board (again) and checks what it runs; updates and returns ``info``."""
-        info = self.greet()
+        """Repeats the handshake and checks what the board runs; updates and returns ``info``."""
+        info = self.query_info()
         self.accept(info)
         return info
 
     def accept(self, info: BoardInfo) -> None:
-        """Takes an INFO as the board's identity. Raises what ``check_model`` raises when there is a bundle to check against."""
+        """Stores an INFO as the board's identity. With a bundle, raises what ``check_model`` raises."""
         if self.bundle is not None:
             check_model(info, self.bundle, self.port, self.definition)
         self.info = info
 
     @property
     def port(self) -> str:
-        """Where the board is."""
+        """Port of the board."""
         return self._channel.link.description
 
     @property
@@ -146,7 +146,7 @@ class Session:
         return self._back_from("RESET")
 
     def press_reset(self) -> BoardInfo:
-        """Presses the reset button of an emulated board and identifies it again: works on a board that hangs, too.
+        """Presses the reset button of an emulated board and identifies it again. Also works if the firmware hangs.
 
         Raises:
             UsageError: a physical board, or one without the button.
@@ -156,16 +156,16 @@ class Session:
         return self._back_from("its reset button")
 
     def power_cycle(self) -> BoardInfo:
-        """Switches an emulated board off and on, and identifies it again. Raises UsageError for a physical one."""
+        """Power-cycles an emulated board and identifies it again. Raises UsageError for a physical one."""
         self._channel.replace(self._harmed(self._emulated("power").restart()))
         return self._introduce()
 
     def pause(self) -> None:
-        """Stops an emulated board's processor: it hangs until ``resume``. Raises UsageError for a physical one."""
+        """Suspends an emulated board's processor until ``resume``. Raises UsageError for a physical one."""
         self._emulated("processor").pause()
 
     def resume(self) -> None:
-        """Lets a paused board go on. What was sent meanwhile waits at its door."""
+        """Resumes a paused board. What was sent meanwhile is still in its receive buffer."""
         self._emulated("processor").resume()
 
     @property
@@ -176,7 +176,7 @@ class Session:
     def _emulated(self, what: str) -> Machine:
         if self._machine is None:
             raise UsageError(
-                f"the {what} of the board on {self.port} is not ours to switch", "do it by hand, or use an emulated board"
+                f"this program cannot operate the {what} of the board on {self.port}", "do it by hand, or use an emulated board"
             )
         return self._machine
 
@@ -186,7 +186,7 @@ class Session:
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
         if ready is None:
-            raise ReplyTimeoutError(f"the board on {self.port} did not come back after {what}", "switch it off and on")
+            raise ReplyTimeoutError(f"the board on {self.port} did not come back after {what}", "power-cycle it")
         return self.identify()
 
     @property
@@ -196,7 +196,7 @@ class Session:
 
     @property
     def injected_faults(self) -> dict[str, int]:
-        """How often each injected fault struck so far, as {"drop rx": 3}."""
+        """Count of each injected fault so far, such as {"drop rx": 3}."""
         return dict(self._faulty.injected) if self._faulty is not None else {}
 
     @property
@@ -215,7 +215,7 @@ class Session:
         return QuantParams(self.info.output_scale, self.info.output_zero_point)
 
     def close(self) -> None:
-        """Releases the port and ends an emulated board; may be called twice."""
+        """Closes the port and ends an emulated board; may be called twice."""
         self._channel.link.close()
         if self._machine is not None:
             self._machine.close()
@@ -228,36 +228,36 @@ class Session:
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
-    def greet(self) -> BoardInfo:
-        """Greets the board and returns what it says of itself, whatever it runs. Raises what the handshake raises."""
+    def query_info(self) -> BoardInfo:
+        """Makes a handshake and returns the INFO, whatever model the board runs. Raises what the handshake raises."""
         try:
             return identify(self._channel, timeout_s=self._handshake_timeout_s, baud=self._baud)
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
-    def greeting(self) -> Greeting:
-        """A greeting for a loop of one's own, in which other messages may come: see ``accept`` for the INFO that it yields."""
-        return Greeting(self._channel)
+    def start_handshake(self) -> Handshake:
+        """A handshake for a caller's own receive loop; pass the INFO to ``accept``."""
+        return Handshake(self._channel)
 
     def next_seq(self) -> int:
-        """The number of a frame that goes out through ``send_raw``."""
+        """The next sequence number, for a frame sent with ``send_raw``."""
         return self._channel.next_seq()
 
     def send(self, message: Message) -> int:
-        """Sends a request without waiting; returns its sequence number, which the reply will carry."""
+        """Sends a request without waiting; returns its sequence number, which the reply repeats."""
         seq = self._channel.next_seq()
         self.send_raw(encode(message, seq))
         return seq
 
     def send_raw(self, data: bytes) -> None:
-        """Sends bytes as they are."""
+        """Sends raw bytes."""
         try:
             self._channel.link.write(data)
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
     def poll(self, timeout_s: float) -> Frame | None:
-        """The next frame from the board, whatever it is; None when none came in time."""
+        """The next frame from the board; None if none arrives in time."""
         try:
             return self._channel.poll(timeout_s)
         except CableUnpluggedError as exc:
@@ -267,14 +267,14 @@ class Session:
         """Sends a request and returns its reply.
 
         Raises:
-            BoardStatusError: the board refused it.
-            ReplyTimeoutError: no answer in ``timeout_s``; None: 1 s, 5 s of an emulated processor.
-            BoardRebootedError: READY came instead.
+            BoardStatusError: the board rejected it.
+            ReplyTimeoutError: no answer within ``timeout_s`` (None: 1 s, or 5 s for an emulated processor).
+            BoardRebootedError: READY arrived instead.
             CableUnpluggedError: the port vanished.
         """
-        return self._reply_to(self.send(message), message, self._patience_s(timeout_s))
+        return self._reply_to(self.send(message), message, self._timeout_or_default_s(timeout_s))
 
-    def _patience_s(self, timeout_s: float | None) -> float:
+    def _timeout_or_default_s(self, timeout_s: float | None) -> float:
         return REPLY_TIMEOUT_S[self.definition.timing] if timeout_s is None else timeout_s
 
     def _reply_to(self, seq: int, message: Message, timeout_s: float) -> Message:
@@ -285,7 +285,7 @@ class Session:
             if isinstance(reply, messages.Ready):
                 raise BoardRebootedError(
                     f"the board on {self.port} restarted before it answered {type(message).__name__}",
-                    "its supply may sag or its firmware crash: look at the reset cause and the stack in its INFO",
+                    "check its power supply, and the reset cause and stack usage in its INFO",
                 )
             if frame.seq == seq:
                 if isinstance(reply, messages.Error):
@@ -295,7 +295,7 @@ class Session:
             left_s = deadline - time.perf_counter()
         raise ReplyTimeoutError(
             f"the board on {self.port} did not answer {type(message).__name__} within {timeout_s:g} s",
-            "reset it; if that helps, its firmware hung",
+            "reset it: its firmware may hang",
         )
 
     # --- several requests in flight -----------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ class Session:
 
         Raises what ``request`` raises; ``timeout_s`` counts from the latest reply.
         """
-        patience_s = self._patience_s(timeout_s)
+        reply_timeout_s = self._timeout_or_default_s(timeout_s)
         window = max(self.info.rx_buffer, MIN_WINDOW_BYTES)
         in_flight: deque[tuple[int, Message, int]] = deque()
         in_flight_bytes = 0
@@ -313,11 +313,11 @@ class Session:
         for message, seq, frame in self._frames_of(requests):
             while in_flight and in_flight_bytes + len(frame) > window:
                 in_flight_bytes -= in_flight[0][2]
-                replies.append(self._reply_to(*in_flight.popleft()[:2], patience_s))
+                replies.append(self._reply_to(*in_flight.popleft()[:2], reply_timeout_s))
             self.send_raw(frame)
             in_flight.append((seq, message, len(frame)))
             in_flight_bytes += len(frame)
-        replies += [self._reply_to(seq, message, patience_s) for seq, message, _ in in_flight]
+        replies += [self._reply_to(seq, message, reply_timeout_s) for seq, message, _ in in_flight]
         return replies
 
     def _frames_of(self, requests: Iterable[Message]) -> Iterable[tuple[Message, int, bytes]]:
@@ -326,11 +326,11 @@ class Session:
             yield message, seq, encode(message, seq)
 
     def _explained(self, exc: CableUnpluggedError) -> CableUnpluggedError:
-        """An emulated board does not lose its cable, unless it was cut on purpose: its process ended."""
+        """For an emulated board, a lost connection means that its process ended, unless fault injection cut the link."""
         was_cut = self._faulty is not None and self._faulty.cut
-        obituary = self._machine.obituary() if self._machine is not None and not was_cut else None
-        if obituary is None:
+        exit_report = self._machine.exit_report() if self._machine is not None and not was_cut else None
+        if exit_report is None:
             return exc
         return CableUnpluggedError(
-            f"the emulated board {self.name} ended: {obituary}", "start it again; hil doctor checks what it needs"
+            f"the emulated board {self.name} ended: {exit_report}", "start it again; check the installation: hil doctor"
         )

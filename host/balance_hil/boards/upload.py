@@ -1,10 +1,10 @@
-"""LOAD: a model over the wire, without flashing. It is gone after a reset.
+"""LOAD: uploads a model over the wire, without flashing. It is lost at reset.
 
     LOAD_BEGIN ─ LOAD_DATA, several in flight ─ LOAD_COMMIT ─ HELLO
 
-The board keeps running its model until it has received the new one whole, found its checksum, identity, operators and sizes
-right, and reproduced the golden vectors that came along. Every message may be lost or doubled on the way: the board says how far
-it got, and what it has already is not sent again.
+The board keeps its model until it has received the new one completely, checked its checksum, identity, operators and sizes,
+and reproduced its golden vectors. Messages may be lost or duplicated: the board reports how many bytes it has, and the upload
+resumes there.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from balance_hil.protocol.codec import OVERHEAD, encode
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
 
-DELIMITER = b"\x00"  # ends whatever half frame the board may still hold
-PIECE_OVERHEAD = 10 + OVERHEAD + 6  # of LOAD_DATA around its bytes: fields, frame, COBS
+DELIMITER = b"\x00"  # terminates a partial frame in the board's buffer
+PIECE_OVERHEAD = 10 + OVERHEAD + 6  # overhead of LOAD_DATA: fields, frame, COBS
 MAX_PIECE = messages.MAX_PAYLOAD - 10
 MIN_PIECE = 16
-FIRST_WAIT_S = 0.5  # for an answer; doubled with each silence, for a board that is merely slow must not be flooded
+FIRST_WAIT_S = 0.5  # for an answer; doubled after each timeout, so that a slow board is not flooded
 LONGEST_WAIT_S = 2.0
-QUIET_TRIES = 10  # so often the board may stay silent, or lose a piece, without any progress
-COMMIT_TIMEOUT_S = 5.0  # a slow processor hashes, builds tables and runs the vectors
+QUIET_TRIES = 10  # consecutive timeouts or lost pieces without progress
+COMMIT_TIMEOUT_S = 5.0  # slow processors need time to hash, build tables and run the vectors
 
-Progress = Callable[[int, int], None]  # bytes there, bytes in all
+Progress = Callable[[int, int], None]  # bytes received, total bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class UploadResult:
-    """What ``Board.load`` did."""
+    """Result of ``Board.load``."""
 
-    uploaded: bool  # False: the board ran the model already
+    uploaded: bool  # False: the board already ran the model
     size_bytes: int  # of model, normalization and vectors
     wall_s: float
-    resent: int  # how often something had to be sent again
+    resent: int  # number of retransmissions
 
 
 def transfer(session: Session, image: ModelImage, on_progress: Progress | None = None) -> UploadResult:
-    """Brings a model to the board. Then the board wants a HELLO before it infers: see ``Board.load``.
+    """Uploads a model. Afterwards the board requires a HELLO before it infers: see ``Board.load``.
 
     Raises:
-        BoardStatusError and its kind: the board refuses the upload or, after it, the model. What it ran runs on.
+        BoardStatusError and subclasses: the board rejects the upload or the model, and keeps its previous one.
         ReplyTimeoutError: it stopped answering. BoardRebootedError: it restarted. CableUnpluggedError: the port vanished.
     """
     start = time.perf_counter()
@@ -67,7 +67,7 @@ def transfer(session: Session, image: ModelImage, on_progress: Progress | None =
 
 
 class _Sender:
-    """One upload. Goes back to where the board is whenever a piece is refused or nothing comes back."""
+    """One upload. Resumes from the board's position after a rejected piece or a timeout."""
 
     def __init__(self, session: Session, image: ModelImage, on_progress: Progress | None) -> None:
         self.data = image.data()
@@ -79,7 +79,7 @@ class _Sender:
         self._received = 0
         self._quiet = 0  # tries without progress
         self._window = max(session.info.rx_buffer, MIN_WINDOW_BYTES)
-        # Two pieces in flight, so that the line does not idle while the board answers one.
+        # Two pieces in flight keep the line busy while the board answers.
         self._piece = min(MAX_PIECE, max(MIN_PIECE, self._window // 2 - PIECE_OVERHEAD))
 
     def run(self) -> None:
@@ -89,13 +89,13 @@ class _Sender:
         self._commit()
 
     def give_up(self) -> None:
-        """Tells the board to forget what it has, if it still listens."""
+        """Aborts the upload, if the board still responds."""
         with contextlib.suppress(LinkError):
             self._session.send_raw(DELIMITER)
             self._session.send(messages.LoadAbort(self._number))
 
     def _insist(self, message: Message) -> None:
-        """Sends until it is answered by LOAD_PROGRESS."""
+        """Repeats LOAD_BEGIN until LOAD_PROGRESS arrives."""
         while True:
             seq = self._session.send(message)
             if self._await(deque([seq])):
@@ -103,7 +103,7 @@ class _Sender:
             self._again(message)
 
     def _send_pieces(self) -> None:
-        """Pieces from where the board is to the end, as many in flight as its buffer holds; ends early when one went astray."""
+        """Sends the remaining pieces, as many in flight as the board's buffer holds; returns early if one is lost."""
         in_flight: deque[int] = deque()
         sizes: deque[int] = deque()
         position = self._received
@@ -112,7 +112,7 @@ class _Sender:
                 piece = messages.LoadData(self._number, position, self.data[position : position + self._piece])
                 seq = self._session.next_seq()
                 frame = encode(piece, seq)
-                # One at a time after a silence, until something has got through again.
+                # One at a time after a timeout, until the next success.
                 if in_flight and (self._quiet or sum(sizes) + len(frame) > self._window):
                     break
                 self._session.send_raw(frame)
@@ -126,14 +126,14 @@ class _Sender:
                 sizes.popleft()
 
     def _await(self, in_flight: deque[int]) -> bool:
-        """Waits for the answer to one of ``in_flight`` and takes it and those before it off; False: lost, or out of step."""
+        """Waits for the answer to one of ``in_flight``, removes it and those before it; False: lost or out of order."""
         deadline = time.perf_counter() + min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._quiet)
         while (left_s := deadline - time.perf_counter()) > 0 and (frame := self._session.poll(left_s)) is not None:
             message = frame.message
             if isinstance(message, messages.Ready):
                 raise self._rebooted()
             answered = isinstance(message, messages.LoadProgress) and message.transfer == self._number
-            if isinstance(message, messages.LoadProgress) and answered:  # or a late answer to what was sent again meanwhile
+            if isinstance(message, messages.LoadProgress) and answered:  # else a late answer to a piece that was resent
                 self._advance(message.received)
             if frame.seq not in in_flight:
                 continue
@@ -153,7 +153,7 @@ class _Sender:
             self._on_progress(self._received, len(self.data))
 
     def _refused(self, error: messages.Error) -> bool:
-        """A piece before this one was lost: go back. Anything else ends the upload."""
+        """Out of order: an earlier piece was lost, so go back. Any other status ends the upload."""
         if error.status != Status.WRONG_OFFSET:
             raise self._error(error.status, error.detail, "")
         self._advance(error.detail)
@@ -164,25 +164,25 @@ class _Sender:
         self._quiet += 1
         if self._quiet >= QUIET_TRIES:
             raise ReplyTimeoutError(
-                f"the board on {self._session.port} did not take the model: {type(message).__name__} went unanswered "
-                f"{self._quiet} times, with {self._received} of {len(self.data)} bytes there",
-                "look at cable, hub and baud rate; what the board runs now, it says when it is connected to again",
+                f"the board on {self._session.port} did not receive the model: {type(message).__name__} went unanswered "
+                f"{self._quiet} times, after {self._received} of {len(self.data)} bytes",
+                "check cable, hub and baud rate; reconnect to see which model the board runs",
             )
         self._session.send_raw(DELIMITER)
 
     def _commit(self) -> None:
-        """Asks until the board has answered. Where the model runs, it wants a HELLO first."""
+        """Repeats LOAD_COMMIT until the board answers. If the model already runs, the board requires a HELLO first."""
         while True:
             try:
                 reply = self._session.request(messages.LoadCommit(self._number), COMMIT_TIMEOUT_S)
             except ReplyTimeoutError:
                 self._again(messages.LoadCommit(self._number))
-                self._session.greet()
+                self._session.query_info()
                 continue
             except BoardStatusError as exc:
-                if exc.status == Status.NOT_IDENTIFIED.name.lower():  # it runs, and the answer that said so was lost
+                if exc.status == Status.NOT_IDENTIFIED.name.lower():  # the model runs, and its LOAD_RESULT was lost
                     self._again(messages.LoadCommit(self._number))
-                    self._session.greet()
+                    self._session.query_info()
                     continue
                 raise self._error(Status[exc.status.upper()], exc.detail, "") from exc
             if isinstance(reply, messages.LoadResult):
@@ -196,5 +196,5 @@ class _Sender:
     def _rebooted(self) -> BoardRebootedError:
         return BoardRebootedError(
             f"the board on {self._session.port} restarted in the middle of an upload and runs its flashed model again",
-            "its supply may sag or its firmware crash; try again",
+            "check its power supply and try again",
         )

@@ -173,7 +173,7 @@ def _float_row(recording: Recording, bundle: Bundle, target: Runtime, rows: _Row
     return _Differences(recording, target.name, bundle.output_quant.scale).row("action", index, actions, bundle.spec.action)
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- counting ---------------------------------------------------------------------------------------------------------
 
 
 class _Differences:

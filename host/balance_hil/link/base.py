@@ -1,4 +1,4 @@
-"""What every transport offers. Bytes only: framing and meaning belong to ``protocol`` and ``boards``."""
+"""The transport interface. Bytes only: framing and messages belong to ``protocol`` and ``boards``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Link(Protocol):
 
     @property
     def description(self) -> str:
-        """Where it leads, for messages: "/dev/ttyACM0", "socket://bench:4000"."""
+        """The port, for messages: "/dev/ttyACM0", "socket://bench:4000"."""
 
     def write(self, data: bytes) -> None:
         """Sends all of ``data``.
@@ -21,13 +21,13 @@ class Link(Protocol):
         """
 
     def read(self, timeout_s: float) -> bytes:
-        """Returns whatever has arrived, waiting at most ``timeout_s`` for the first byte; b"" when none came.
+        """Returns the received bytes, waiting at most ``timeout_s`` for the first one; b"" if none arrives.
 
-        Never sleeps: the first byte wakes it.
+        Returns as soon as the first byte arrives.
 
         Raises:
             CableUnpluggedError: the port vanished.
         """
 
     def close(self) -> None:
-        """Releases the port; may be called twice."""
+        """Closes the port; may be called twice."""

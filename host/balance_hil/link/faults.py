@@ -1,7 +1,7 @@
-"""Faults on a link, on purpose and repeatable: what a bad cable, a slow hub or a noisy line does to frames.
+"""Repeatable fault injection on a link: the effects of a bad cable, a slow hub or a noisy line on frames.
 
-Each fault draws from a random generator of its own, once per frame, so the same seed hits the same frames whatever size of chunks
-the bytes arrive in. A frame ends with 0x00, a text line with a line feed.
+Each fault draws from its own random generator once per frame, so the same seed affects the same frames regardless of how the
+bytes are split into chunks. A frame ends with 0x00, a text line with a line feed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from balance_hil.link.base import Link
 
 Kind = Literal["drop", "drop-byte", "corrupt", "duplicate", "truncate", "delay", "cut"]
 Direction = Literal["tx", "rx", "both"]
-MAX_UNIT_BYTES = 4096  # noise without a terminator is passed on at this size
+MAX_UNIT_BYTES = 4096  # unterminated bytes are passed on at this size
 
 _SYNTAX = re.compile(r"(?P<kind>[a-z-]+)=(?P<value>[0-9.eE+-]+)(@(?P<probability>[0-9.eE+-]+))?(:(?P<direction>tx|rx|both))?")
 _HELP = "KIND=VALUE[@PROBABILITY][:tx|rx], for example drop=0.01, corrupt=0.02:rx, delay=0.004@0.5:rx, cut=500"
@@ -31,7 +31,7 @@ class Fault:
     """One kind of fault.
 
     ``value`` is a probability per frame (drop, corrupt: one bit flips, duplicate, truncate), a probability per byte (drop-byte),
-    seconds (delay), or the number of frames after which the cable is out (cut).
+    seconds (delay), or the number of frames after which the link is cut (cut).
     """
 
     kind: Kind
@@ -42,9 +42,9 @@ class Fault:
     def __post_init__(self) -> None:
         limit = float("inf") if self.kind in ("delay", "cut") else 1.0
         if self.kind not in get_args(Kind):
-            raise UsageError(f"no such fault: {self.kind}", f"kinds are {', '.join(get_args(Kind))}; write {_HELP}")
+            raise UsageError(f"unknown fault: {self.kind}", f"kinds are {', '.join(get_args(Kind))}; write {_HELP}")
         if self.direction not in get_args(Direction):
-            raise UsageError(f"no such direction: {self.direction}", "tx is host to board, rx is board to host, or both")
+            raise UsageError(f"unknown direction: {self.direction}", "tx is host to board, rx is board to host, or both")
         if not 0 <= self.value <= limit or not 0 <= self.probability <= 1:
             raise UsageError(f"fault {self.kind}={self.value:g}@{self.probability:g} is out of range", f"write {_HELP}")
 
@@ -68,15 +68,15 @@ def parse_fault(text: str) -> Fault:
 
 
 class FaultyLink:
-    """Wraps a link and does harm to what passes through it.
+    """Wraps a link and injects faults into its traffic.
 
-    Delayed frames move on during ``read`` and ``write``, so a host that does neither also delays them.
+    Delayed frames are delivered during ``read`` and ``write`` only.
     """
 
     def __init__(self, link: Link, faults: Sequence[Fault], seed: int = 0, *, armed: bool = True) -> None:
         self.description = link.description
-        self.armed = armed  # False: bytes pass untouched
-        self.injected: Counter[str] = Counter()  # how often each fault struck, "drop rx": 3
+        self.armed = armed  # False: bytes pass unchanged
+        self.injected: Counter[str] = Counter()  # count of each fault, "drop rx": 3
         self._link = link
         self._tx = _Lane("tx", faults, seed, self.injected)
         self._rx = _Lane("rx", faults, seed, self.injected)
@@ -132,7 +132,7 @@ class FaultyLink:
 
 
 class _Lane:
-    """One direction: splits bytes into frames, harms them, holds them until they are due."""
+    """One direction: splits bytes into frames, injects faults, and holds frames until they are due."""
 
     def __init__(self, name: Literal["tx", "rx"], faults: Sequence[Fault], seed: int, injected: Counter[str]) -> None:
         self.cut = False
@@ -141,11 +141,11 @@ class _Lane:
         own = [fault for fault in faults if fault.direction in (name, "both")]
         self._faults = [(fault, np.random.default_rng([seed, index, name == "tx"])) for index, fault in enumerate(own)]
         self._partial = bytearray()
-        self._held: deque[tuple[float, bytes]] = deque()  # (due, bytes); one that is due waits for those before it
+        self._held: deque[tuple[float, bytes]] = deque()  # (due, bytes), in order
         self._frames = 0
 
     def push(self, data: bytes, now: float) -> None:
-        """Takes bytes that arrived at ``now``."""
+        """Accepts bytes that arrived at ``now``."""
         if not self._faults:
             if data:
                 self._held.append((now, data))
@@ -190,7 +190,7 @@ class _Lane:
 
 
 def _harm(frame: bytes, fault: Fault, random: np.random.Generator) -> bytes:
-    """``frame`` after one fault; the same object's value when the fault did not strike."""
+    """``frame`` after one fault; unchanged if the fault does not occur."""
     if fault.kind == "drop-byte":
         kept = random.random(len(frame)) >= fault.value
         return bytes(byte for byte, keep in zip(frame, kept, strict=True) if keep)
@@ -201,7 +201,7 @@ def _harm(frame: bytes, fault: Fault, random: np.random.Generator) -> bytes:
         return b""
     if fault.kind == "duplicate":
         return frame + frame
-    if fault.kind == "truncate":  # the end, terminator included, so that it runs into the next frame
+    if fault.kind == "truncate":  # cuts the terminator, too, so that the rest merges with the next frame
         return frame[: int(where * len(frame))]
     bit = int(where * len(frame) * 8)
     harmed = bytearray(frame)

@@ -1,4 +1,4 @@
-"""Links over a pair of pipes, to a process that this program starts."""
+"""Links over a pair of pipes to a child process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from balance_hil.link.serial_link import DescriptorLink
 
 @dataclass(frozen=True)
 class PipeEnds:
-    """What the process at the far end reads from and writes to."""
+    """The child's ends of the pipes."""
 
     read_from: int
     write_to: int
 
     def close(self) -> None:
-        """Releases them, once the process has its copies."""
+        """Closes them once the child has inherited its copies."""
         for descriptor in (self.read_from, self.write_to):
             os.close(descriptor)
 
 
 def open_pipes(description: str) -> tuple[Link, PipeEnds]:
-    """A link and its far end. The far end must be closed here once the process has it, or its death would not be noticed.
+    """A link and its far end. Close the far end here once the child has inherited it; otherwise its exit goes undetected.
 
     A byte through a pipe costs a third of one through a TCP connection, and 64 KiB fit in each direction before a writer waits.
     """

@@ -14,10 +14,10 @@ class SerialPort:
     """One serial port that the operating system lists."""
 
     device: str  # "/dev/ttyACM0"
-    description: str  # the driver's words; "" when it has none
-    vid: int | None  # USB vendor id, None when it is no USB device
+    description: str  # from the driver, or ""
+    vid: int | None  # USB vendor id; None if not a USB device
     pid: int | None
-    serial_number: str | None  # of the USB device: survives re-enumeration, unlike the device name
+    serial_number: str | None  # of the USB device; survives re-enumeration, unlike the device name
     accessible: bool  # this user may open it
     group: str | None  # group that owns the device node
 
@@ -41,11 +41,11 @@ def list_serial_ports() -> list[SerialPort]:
 
 
 def existing_ports_hint() -> str:
-    """The hint for a port that does not exist: names those that do."""
+    """The hint for a missing port: lists the existing ones."""
     devices = [port.device for port in list_serial_ports()]
     if not devices:
-        return "no serial port is plugged in; look again with: hil boards; or use an emulated board: --board native"
-    return f"ports that exist: {', '.join(devices)}; what is plugged in where: hil boards"
+        return "no serial port is connected; list ports: hil boards; or use an emulated board: --board native"
+    return f"existing ports: {', '.join(devices)}; details: hil boards"
 
 
 def owning_group(device: str) -> str | None:
@@ -57,14 +57,14 @@ def owning_group(device: str) -> str | None:
 
 
 def holder_of(device: str) -> str | None:
-    """The program that has ``device`` open, as "picocom (process 123)"; None when it cannot be told."""
+    """The program that has ``device`` open, such as "picocom (process 123)"; None if unknown."""
     target = os.path.realpath(device)
     for pid, fd in _open_files():
         try:
             if str(fd.readlink()) == target:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
                 return f"{name} (process {pid})"
-        except OSError:  # ended meanwhile, or another user's process
+        except OSError:  # it has ended, or belongs to another user
             continue
     return None
 

@@ -31,10 +31,10 @@ from balance_hil.link.base import Link
 from balance_hil.link.ports import existing_ports_hint, holder_of, list_serial_ports, owning_group
 
 DEFAULT_BAUD = 921_600
-WRITE_TIMEOUT_S = 1.0  # a port that takes no byte for so long has nobody reading at the far end
+WRITE_TIMEOUT_S = 1.0  # longer means that nothing reads at the far end
 READ_CHUNK = 65_536
-# A port without a descriptor cannot be waited for with select, and pyserial renegotiates an rfc2217 port whenever its timeout
-# changes. So its timeout is fixed and short, and a longer wait is a loop over it.
+# select cannot wait for a port without a descriptor, and pyserial renegotiates an rfc2217 port whenever its timeout changes. So
+# the timeout is fixed and short, and a longer wait is a loop.
 GENERIC_READ_QUANTUM_S = 0.001
 
 
@@ -42,8 +42,8 @@ def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
     """Opens a serial device, a pseudo-terminal or a pyserial URL, for this process alone.
 
     Raises:
-        PortNotFoundError, PortBusyError, PortPermissionError: what they say.
-        PortOpenError: any other cause: not a serial port, connection refused, unknown URL, a baud rate it cannot do.
+        PortNotFoundError, PortBusyError, PortPermissionError: as named.
+        PortOpenError: any other cause: not a serial port, connection refused, unknown URL, unsupported baud rate.
     """
     is_url = "://" in port
     timeout_s = GENERIC_READ_QUANTUM_S if is_url and not port.startswith("socket://") else 0.0
@@ -52,9 +52,9 @@ def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
     except serial.SerialException as exc:
         raise _open_error(port, exc) from exc
     except (ValueError, OverflowError, OSError) as exc:
-        raise PortOpenError(f"cannot open {port}: {exc}", "give a device (/dev/ttyACM0) or a URL (socket://host:port)") from exc
+        raise PortOpenError(f"cannot open {port}: {exc}", "pass a device (/dev/ttyACM0) or a URL (socket://host:port)") from exc
     with contextlib.suppress(ValueError, OSError, AttributeError, NotImplementedError):
-        device.set_low_latency_mode(True)  # FTDI and the like hold bytes back for 16 ms otherwise; others have nothing to set
+        device.set_low_latency_mode(True)  # FTDI chips otherwise buffer bytes for 16 ms; other drivers do not support it
     descriptor = _descriptor(device)
     if descriptor is None:
         return GenericLink(device, port)
@@ -113,7 +113,7 @@ class DescriptorLink:
             return b""
         except (OSError, ValueError) as exc:  # ValueError: closed meanwhile
             raise _unplugged(self.description, exc) from exc
-        if not data:  # readable and empty: the far end hung up
+        if not data:  # readable and empty: the far end closed
             raise _unplugged(self.description, None)
         return data
 
@@ -174,10 +174,10 @@ def _open_error(port: str, exc: serial.SerialException) -> HarnessError:
     """The distinct error for one failure to open ``port``."""
     code = exc.errno
     if "://" in port:
-        return PortOpenError(f"cannot open {port}: {exc}", "is the server running, and is the host and port right?")
+        return PortOpenError(f"cannot open {port}: {exc}", "check that the server is running, and its host and port")
     if code == errno.ENOENT or not (Path(port).exists() or port in [there.device for there in list_serial_ports()]):
         return PortNotFoundError(f"no such port: {port}", existing_ports_hint())
-    busy_on_windows = sys.platform == "win32" and "PermissionError" in str(exc)  # and pyserial gives no number
+    busy_on_windows = sys.platform == "win32" and "PermissionError" in str(exc)  # pyserial gives no errno
     if code in (errno.EBUSY, errno.EAGAIN) or busy_on_windows:
         holder = holder_of(port) or "another program"
         return PortBusyError(f"{port} is busy: {holder} has it open", "close that program (a serial monitor?) and try again")
@@ -192,11 +192,11 @@ def _permission_error(port: str) -> PortPermissionError:
     group = owning_group(port)
     if group is None or group == "root":
         return PortPermissionError(
-            f"you may not open {port}: only root may",
+            f"no permission to open {port}: only root has it",
             "add a udev rule that gives the port to the group dialout; platformio has one: 99-platformio-udev.rules",
         )
     return PortPermissionError(
-        f"you may not open {port}: it belongs to the group {group}, and you are not in it",
+        f"no permission to open {port}: it belongs to the group {group}, and you are not a member",
         f"sudo usermod -aG {group} $USER, then log out and in again",
     )
 
@@ -204,12 +204,12 @@ def _permission_error(port: str) -> PortPermissionError:
 def _unplugged(description: str, exc: BaseException | None) -> CableUnpluggedError:
     cause = f" ({exc})" if exc is not None else ""
     return CableUnpluggedError(
-        f"{description} vanished while it was in use{cause}", "is the cable in, does the board have power? Then: hil boards"
+        f"{description} vanished while it was in use{cause}", "check the cable and the board's power, then: hil boards"
     )
 
 
 def _stuck(description: str) -> LinkError:
     return LinkError(
-        f"{description} took no byte for {WRITE_TIMEOUT_S:g} s: nothing reads at the far end",
-        "reset the board; if it hangs again, its firmware stopped reading the port",
+        f"{description} accepted no byte for {WRITE_TIMEOUT_S:g} s: nothing reads at the far end",
+        "reset the board: its firmware may have stopped reading the port",
     )

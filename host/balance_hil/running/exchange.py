@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards import Action, Board
-from balance_hil.boards.handshake import HELLO_INTERVAL_S, Greeting, status_error
+from balance_hil.boards.handshake import HELLO_INTERVAL_S, Handshake, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardRebootedError, SilentBoardError, TooManyLostError
 from balance_hil.protocol import messages
@@ -83,7 +83,7 @@ class Exchange:
         self._asks_again = asks_again
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
-        self._recovery: Greeting | None = None
+        self._recovery: Handshake | None = None
         self._damaged = board.bad_frames
         self._sent = 0
         self._newest = 0  # number of the newest request whose reply was given out
@@ -239,7 +239,7 @@ class Exchange:
         else:
             self.give_up()
         since = self._recovery.since if self._recovery is not None else None
-        self._recovery = self._board.greeting()
+        self._recovery = self._board.start_handshake()
         self._recovery.since = since or self._recovery.since
         self._urge()
 
@@ -252,7 +252,7 @@ class Exchange:
                 f"the board on {self._board.port} restarted and did not say who it is within {RECOVERY_TIMEOUT_S:g} s",
                 "its supply may sag or its firmware crash: look at the reset cause",
             )
-        self._recovery.urge()
+        self._recovery.send_if_due()
 
     def _give_up(self, *, older_than_s: float) -> None:
         now = time.perf_counter()

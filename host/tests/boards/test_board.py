@@ -150,7 +150,7 @@ def test_reset_identifies_the_board_again(firmware, board):
 
 
 def test_the_power_of_a_physical_board_is_not_ours(board):
-    with pytest.raises(UsageError, match="not ours to switch"):
+    with pytest.raises(UsageError, match="cannot operate"):
         board.power_cycle()
 
 

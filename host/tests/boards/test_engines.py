@@ -34,7 +34,7 @@ def test_tflm_where_its_library_is_else_the_compact_engine(board, monkeypatch: p
     said: list[str] = []
     monkeypatch.delenv("HIL_TFLM_LIB", raising=False)
     assert choose_engine(board, None, said.append) == "int8"
-    assert said == [f"{board.name} runs the compact engine, int8: HIL_TFLM_LIB names no library of TensorFlow Lite Micro"]
+    assert said == [f"{board.name} uses the compact engine, int8: HIL_TFLM_LIB does not name a TensorFlow Lite Micro library"]
     monkeypatch.setenv("HIL_TFLM_LIB", "/somewhere")
     assert choose_engine(board, None, said.append) == "tflm"
     assert len(said) == 1

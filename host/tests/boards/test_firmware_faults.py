@@ -128,7 +128,7 @@ def test_an_unknown_fault_is_refused_with_the_list(model_file):
 
 
 def test_a_physical_board_cannot_be_given_a_fault():
-    with pytest.raises(UsageError, match="only an emulated board"):
+    with pytest.raises(UsageError, match="emulated boards only"):
         connect("native", port="/dev/null", firmware_fault="input-truncate")
 
 

@@ -229,7 +229,7 @@ def test_a_flash_tool_that_takes_any_board_is_not_let_loose_on_two(bench, linear
     boards = [bench.plug(f"ttyACM{number}", silent, serial_number=str(number)) for number in range(2)]
     error = refused(bench, linear_bundle, port=boards[0].usb.device)
     assert type(error) is AmbiguousBoardError
-    assert "whichever it finds first" in error.message
+    assert "the first one it finds" in error.message
 
 
 def test_the_port_is_busy(bench, linear_bundle):
@@ -243,7 +243,7 @@ def test_the_board_is_another_one(bench, linear_bundle):
     bench.plug("ttyACM0", our_firmware(linear_bundle, board="nucleo_h743zi"), **NUCLEO)
     error = refused(bench, linear_bundle, board="nucleo_f446re")
     assert type(error) is WrongBoardError
-    assert "says that it is nucleo_h743zi, not nucleo_f446re" in error.message
+    assert "reports that it is nucleo_h743zi, not nucleo_f446re" in error.message
     assert bench.calls() == []
 
 
@@ -252,7 +252,7 @@ def test_the_board_is_another_one(bench, linear_bundle):
     [
         ("native", UsageError, "given the model when it starts"),
         ("serial", UsageError, "names no PlatformIO environment"),
-        ("teensy42", UnknownBoardError, "no board is called 'teensy42'"),
+        ("teensy42", UnknownBoardError, "unknown board 'teensy42'"),
     ],
 )
 def test_boards_that_are_not_flashed(bench, linear_bundle, board, kind, message):

@@ -77,7 +77,7 @@ def test_a_good_board_identifies_itself(linear_bundle):
 def test_silent_board():
     error = refused(b"")
     assert type(error) is SilentBoardError
-    assert "not one byte" in error.message
+    assert "no byte received" in error.message
     assert "hil boards" in error.hint
 
 
@@ -85,7 +85,7 @@ def test_wrong_baud():
     noise = np.random.default_rng(1).integers(0x80, 0x100, 200, dtype=np.uint8).tobytes()
     error = refused(noise, baud=9600)
     assert type(error) is WrongBaudError
-    assert "at 9600 baud and none of them decode" in error.message
+    assert "at 9600 baud and none can be decoded" in error.message
     assert "--baud" in error.hint
 
 
@@ -106,7 +106,7 @@ def test_not_our_firmware_quotes_what_it_says(banner, quoted):
 def test_another_protocol_version():
     error = refused(seal(messages.Ready.TYPE, 0, messages.Ready(7, 0x1234, 0).pack() + b"new fields"))
     assert type(error) is ProtocolMismatchError
-    assert f"speaks protocol 7, this program speaks {messages.PROTOCOL_VERSION}" in error.message
+    assert f"uses protocol 7, this program uses {messages.PROTOCOL_VERSION}" in error.message
 
 
 def test_a_board_of_version_1_is_named():
@@ -114,7 +114,7 @@ def test_a_board_of_version_1_is_named():
     tail = bytes([4]) + b"abcd" + bytes(40)
     error = refused(seal(messages.Info.TYPE, 1, (1).to_bytes(2, "little") + (0x3BE122F7).to_bytes(4, "little") + tail))
     assert type(error) is ProtocolMismatchError
-    assert f"speaks protocol 1, this program speaks {messages.PROTOCOL_VERSION}" in error.message
+    assert f"uses protocol 1, this program uses {messages.PROTOCOL_VERSION}" in error.message
     assert "flash it again" in error.hint
 
 
@@ -128,7 +128,7 @@ def test_another_schema():
 def test_an_answer_to_somebody_elses_hello_does_not_count(linear_bundle):
     error = refused(encode(replace(fake_info(linear_bundle), nonce=12345), 1))
     assert type(error) is ReplyTimeoutError
-    assert "did not say who it is" in error.message
+    assert "did not answer the handshake" in error.message
 
 
 def test_stale_model_names_both_and_the_remedy(linear_bundle):
@@ -143,7 +143,7 @@ def test_stale_model_names_both_and_the_remedy(linear_bundle):
 
 @pytest.mark.parametrize("change", [{"n_obs": 4}, {"input_scale": 0.5}, {"output_zero_point": 3}])
 def test_right_model_with_other_tables(linear_bundle, change):
-    with pytest.raises(ModelMismatchError, match="reads its tables otherwise"):
+    with pytest.raises(ModelMismatchError, match="reports other sizes, scales"):
         fake_board(firmware(linear_bundle, **change), linear_bundle)
 
 
@@ -151,7 +151,7 @@ def test_right_model_with_other_tables(linear_bundle, change):
     ("status", "detail", "message", "error", "text"),
     [
         (Status.UNSUPPORTED_OPERATOR, 0, "the operator EXP", UnsupportedOperatorError, "EXP"),
-        (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, there were 2048"),
+        (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, the arena has 2048"),
         (Status.MODEL_NOT_INT8, 0, "input is float32", ModelNotInt8Error, "input is float32"),
         (Status.NO_MODEL, 0, "", BoardStatusError, "no_model"),
         (Status.ENGINE_LOST, 3, "gone", BoardStatusError, "engine_lost"),
@@ -172,7 +172,7 @@ def test_without_a_bundle_the_board_is_taken_as_it_is(linear_bundle):
         assert board.info.engine_status == Status.NO_MODEL
 
 
-def test_a_board_that_boots_late_is_greeted_again(linear_bundle):
+def test_a_board_that_boots_late_is_identified(linear_bundle):
     class LateLink(FakeLink):
         asleep = True
 
@@ -216,9 +216,9 @@ def test_a_board_that_prints_a_boot_log_is_waited_for(linear_bundle):
 
 def test_a_board_that_prints_for_ever_is_not(linear_bundle):
     link = BootingLink(firmware(linear_bundle), 1e9)
-    with pytest.raises(NotOurFirmwareError, match=r"for 0\.\d+ s it says 'I .* boot: loading segment'") as caught:
+    with pytest.raises(NotOurFirmwareError, match=r"in 0\.\d+ s it printed 'I .* boot: loading segment'") as caught:
         Board(link, linear_bundle, handshake_timeout_s=PATIENCE_S)
-    assert "if it still boots" in caught.value.hint
+    assert "if it is still booting" in caught.value.hint
 
 
 def test_noise_is_not_waited_for(linear_bundle):

@@ -197,7 +197,7 @@ def test_a_board_without_a_model_still_talks(ppo_bundle):
 
 def test_an_arena_that_is_too_small(ppo_bundle):
     machine = NativeMachine(EmulationConfig(image=ModelImage.of(ppo_bundle), arena_bytes=512))
-    with pytest.raises(ArenaTooSmallError, match=r"the model needs \d+ bytes, there were 512") as caught:
+    with pytest.raises(ArenaTooSmallError, match=r"the model needs \d+ bytes, the arena has 512") as caught:
         Board(machine.start(), ppo_bundle, machine=machine)
     assert caught.value.needed_bytes > 512
 
@@ -207,7 +207,7 @@ def test_a_board_that_cannot_start(ppo_bundle, tmp_path, monkeypatch):
     broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(native, "build_native", lambda progress: broken)
-    with pytest.raises(BoardBootError, match="exit status 3; its last lines: out of luck") as caught:
+    with pytest.raises(BoardBootError, match="exit status 3; last output: out of luck") as caught:
         connect("native", ppo_bundle)
     assert "hil doctor" in caught.value.hint
 

@@ -92,8 +92,8 @@ def test_it_is_listed_with_what_is_missing(hil: Hil) -> None:
         ('name = "a"\nkind = "rack"\nrack = 0', "needs the number of its rack", "rack = 1"),
         ('name = "a"\nkind = "rack"\nrack = "x"', "rack must be of type int", ""),
         ('name = "a"\nkind = "rack"\nrak = 1', "unknown key 'rak'", "did you mean 'rack'"),
-        ('name = "a"\nkind = "rakc"', "no such kind of board: 'rakc'", "did you mean 'rack'"),
-        ('name = "a"\nkind = "broken"', "No module named 'no_such_module'", "repair"),
+        ('name = "a"\nkind = "rakc"', "unknown board kind: 'rakc'", "did you mean 'rack'"),
+        ('name = "a"\nkind = "broken"', "No module named 'no_such_module'", "reinstall"),
     ],
 )
 def test_its_keys_are_checked_by_the_kind(hil: Hil, text: str, message: str, hint: str) -> None:

@@ -109,7 +109,7 @@ def test_a_lossy_wire_delays_it_and_nothing_else(
     with board:
         transfer(board, ModelImage.of(ppo_bundle))
         assert sum(board.injected_faults.values()) > 0
-        assert board.greet().model_id == ppo_bundle.id
+        assert board.query_info().model_id == ppo_bundle.id
     assert firmware.policy is new
 
 
@@ -120,7 +120,7 @@ def test_a_board_that_falls_silent_is_given_up(
     monkeypatch.setattr(upload, "LONGEST_WAIT_S", 0.001)
     board = fake_board(firmware)
     monkeypatch.setattr(firmware, "feed", lambda data: [])
-    with board, pytest.raises(ReplyTimeoutError, match=r"LoadBegin went unanswered 10 times, with 0 of \d+ bytes there"):
+    with board, pytest.raises(ReplyTimeoutError, match=r"LoadBegin went unanswered 10 times, after 0 of \d+ bytes"):
         transfer(board, ModelImage.of(ppo_bundle))
 
 
@@ -128,7 +128,7 @@ def test_a_board_that_restarts_is_told_so(firmware: FakeFirmware, ppo_bundle: Bu
     with fake_board(firmware) as board:
         with pytest.raises(BoardRebootedError, match="in the middle of an upload and runs its flashed model again"):
             board.load(ppo_bundle, lambda there, size: board.send(messages.Reset()) if there else None)
-        assert board.greet().model_id == OLD_ID
+        assert board.query_info().model_id == OLD_ID
 
 
 def test_an_interrupt_ends_the_upload_and_the_board_forgets_it(firmware: FakeFirmware, ppo_bundle: Bundle) -> None:
@@ -151,7 +151,7 @@ def test_a_board_without_room_says_how_much_it_has(firmware: FakeFirmware, ppo_b
         pytest.raises(BoardStatusError, match="no_room, detail 100") as refused,
     ):
         board.load(ppo_bundle)
-    assert f"does not take policy {ppo_bundle.id}; it goes on with policy {OLD_ID}" in refused.value.message
+    assert f"rejected policy {ppo_bundle.id}; it keeps policy {OLD_ID}" in refused.value.message
     assert "hil flash" in refused.value.hint
 
 
@@ -170,7 +170,7 @@ def test_a_board_without_room_says_how_much_it_has(firmware: FakeFirmware, ppo_b
 def test_every_refusal_says_what_goes_on_running(ppo_bundle: Bundle, status: Status, kind: type[Exception]) -> None:
     error = refused_model_error(fake_info(ppo_bundle), "port", "f" * 12, status, 7, "because")
     assert type(error) is kind
-    assert f"it goes on with policy {ppo_bundle.id}" in error.message
+    assert f"it keeps policy {ppo_bundle.id}" in error.message
     assert "because" in error.message
     nothing = replace(fake_info(ppo_bundle), model_id="")
     assert "it still has none" in refused_model_error(nothing, "port", "f" * 12, status, 7, "").message

@@ -316,25 +316,25 @@ def test_weights_alone_are_refused_under_their_name(tmp_path):
 
 
 def test_pickled_code_in_the_settings_is_not_run(tmp_path, altered):
-    evidence = tmp_path / "ran"
+    marker = tmp_path / "ran"
 
     def plant(settings):
         for key, value in settings.items():
             if isinstance(value, dict) and ":serialized:" in value and key != "observation_space":
-                value[":serialized:"] = base64.b64encode(pickle.dumps(Bomb(evidence))).decode()
+                value[":serialized:"] = base64.b64encode(pickle.dumps(Bomb(marker))).decode()
 
     with pytest.raises(CheckpointError):  # the class of the policy is now a function named open
         read_checkpoint(altered(data=plant))
-    assert not evidence.exists()
+    assert not marker.exists()
 
 
 def test_pickled_code_in_the_weights_is_refused_and_not_run(tmp_path, altered):
-    evidence = tmp_path / "ran"
-    path = altered(state=lambda tensors: {**tensors, "bomb": Bomb(evidence)})
+    marker = tmp_path / "ran"
+    path = altered(state=lambda tensors: {**tensors, "bomb": Bomb(marker)})
     for trust in (False, True):  # trust is for settings; weights never need it
         with pytest.raises(CheckpointError, match="without running code"):
             read_checkpoint(path, trust=trust)
-    assert not evidence.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])

@@ -93,12 +93,12 @@ def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
     contract.check("run", document)
     first, second = document["runs"]
     assert first["success_rate"] == 1.0
-    assert "does not say which port" in second["error"]
+    assert "names no port" in second["error"]
     assert second["verdict"]["good"] is False
     assert "serial: " in err
     code, out, err = hil("run", ppo, "-b", "native", "-b", "nowhere", "--json")
     assert (code, out) == (2, ""), "before anything runs"
-    assert "no board is called" in err
+    assert "unknown board" in err
 
 
 def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
@@ -135,8 +135,8 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
     ("arguments", "message", "code"),
     [
         (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 3),
-        (["--board", "natvie"], "no board is called 'natvie'", 2),
-        (["--board", "serial"], "does not say which port", 2),
+        (["--board", "natvie"], "unknown board 'natvie'", 2),
+        (["--board", "serial"], "names no port", 2),
         (["--fault", "melt=1"], "no such fault: melt", 2),
         (["--fault", "drop"], "cannot read the fault 'drop'", 2),
         (["--engine", "abacus"], "no engine 'abacus'", 2),

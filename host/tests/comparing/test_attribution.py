@@ -172,10 +172,10 @@ def test_equal_runtimes_have_no_causes():
 @pytest.mark.parametrize("activation", ["TANH", "RELU", "RELU6", "LOGISTIC", "HARD_SWISH"])
 def test_all_pairs_of_real_runtimes_are_explained(activation, per_channel):
     model = actor((6, 24, 24, 2), activation, per_channel=per_channel, seed=8)
-    runtimes = [subject.make(model) for subject in LITERT_RUNTIMES]
+    runtimes = [reference.make(model) for reference in LITERT_RUNTIMES]
     samples = collect(runtimes, _input_set(random_inputs(1500, 6, 3)), layer_samples=100)
     variants, found = _explained(read_graph(model), samples)
-    assert variants == {subject.name: subject.variant for subject in LITERT_RUNTIMES}
+    assert variants == {reference.name: reference.variant for reference in LITERT_RUNTIMES}
     assert list(found) == list(combinations(samples.outputs, 2))
     for (a, b), pair in found.items():
         assert pair.outputs.unexplained == pair.layers.unexplained == 0

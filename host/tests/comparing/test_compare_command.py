@@ -73,7 +73,7 @@ def test_a_board_that_equals_tflm_exits_with_0(ppo_bundle: Bundle, plug: Plug) -
     assert document["board"] == "fake"
     assert document["model"] == ppo_bundle.id
     assert document["inputs"] == 80
-    assert document["runtimes"] == ["float32", "int8-builtin", "tflm", "board"], "the reference joins in when there is a board"
+    assert document["runtimes"] == ["float32", "int8-builtin", "tflm", "board"], "the reference joins in when the board"
     assert document["board_io"]["observations"] > 1000, "probes are sent besides the recorded observations"
     assert (document["board_io"]["input_differing"], document["board_io"]["action_differing"]) == (0, 0)
     assert [(found["stage"], found["fault"]) for found in document["findings"]] == [("input", ""), ("model", ""), ("output", "")]

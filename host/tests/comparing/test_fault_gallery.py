@@ -84,10 +84,10 @@ def judged(model_file, ppo_bundle):
     """``judged(fault, of_ppo)``: the comparison of a board with that fault."""
 
     def judge(fault, of_ppo=False, engine="int8"):
-        subject = load_model(ppo_bundle.path if of_ppo else model_file)
+        under_test = load_model(ppo_bundle.path if of_ppo else model_file)
         model = None if of_ppo else model_file
-        with connect("native", subject.bundle, model=model, engine=engine, firmware_fault=fault) as board:
-            return compare(subject, CONFIG, board=board)
+        with connect("native", under_test.bundle, model=model, engine=engine, firmware_fault=fault) as board:
+            return compare(under_test, CONFIG, board=board)
 
     return judge
 

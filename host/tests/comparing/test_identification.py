@@ -43,13 +43,13 @@ def test_a_known_arithmetic_is_named_from_layers(variant):
     assert f"{found.closest.values} values on 1500 inputs" in found.verdict
 
 
-@pytest.mark.parametrize("subject", LITERT_RUNTIMES, ids=lambda s: s.name)
-def test_a_real_runtime_is_among_the_candidates_left(subject):
-    runtime = subject.make(MODEL)
-    by_layers = identify(subject.name, GRAPH, INPUTS[:500], runtime.layers_int8_batch(INPUTS[:500]))
-    by_outputs = identify_by_outputs(subject.name, GRAPH, INPUTS, runtime.infer_int8_batch(INPUTS))
+@pytest.mark.parametrize("reference", LITERT_RUNTIMES, ids=lambda s: s.name)
+def test_a_real_runtime_is_among_the_candidates_left(reference):
+    runtime = reference.make(MODEL)
+    by_layers = identify(reference.name, GRAPH, INPUTS[:500], runtime.layers_int8_batch(INPUTS[:500]))
+    by_outputs = identify_by_outputs(reference.name, GRAPH, INPUTS, runtime.infer_int8_batch(INPUTS))
     for found in (by_layers, by_outputs):
-        assert subject.variant in [variant for group in found.groups for variant in group]
+        assert reference.variant in [variant for group in found.groups for variant in group]
 
 
 def test_advice_comes_with_the_variant():

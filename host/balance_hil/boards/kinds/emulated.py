@@ -1,4 +1,4 @@
-"""What emulated boards have in common: processes that are the board, their log, and an end that comes whatever happens."""
+"""Common parts of emulated boards: their processes, log and shutdown."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from balance_hil.link import Link, PipeEnds
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Ready
 
-READY_TAIL_S = 0.01  # time between two looks for the line end behind READY
+READY_TAIL_S = 0.01  # polling interval for the line end after READY
 READY_TAIL_TRIES = 500
-GRACE_S = 1.0  # a process that was told to end gets so long, then it is killed
+GRACE_S = 1.0  # between SIGTERM and SIGKILL
 _LAST_BYTES = 2000
 _LAST_LINES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmulationConfig:
-    """What an emulated board is given."""
+    """Settings of an emulated board."""
 
     name: str = "native"  # reported in INFO
     engine: str = "tflm"
     image: ModelImage | None = None  # None: a board without a model
-    watchdog_ms: int | None = None  # None: the firmware's own
-    arena_bytes: int | None = None  # of the native board's engine; None: as much as the model needs
-    fault: str | None = None  # one of ``native.firmware_faults``, built into the firmware on purpose; None: healthy
+    watchdog_ms: int | None = None  # None: the firmware's default
+    arena_bytes: int | None = None  # of the native board's engine; None: what the model needs
+    fault: str | None = None  # one of ``native.firmware_faults``; None: no fault
 
 
 def check_platform() -> None:
-    """Raises EmulatorMissingError where there are no pseudo-terminals and inherited pipes as on Linux."""
+    """Raises EmulatorMissingError on systems without Linux's pseudo-terminals and inherited pipes."""
     if sys.platform != "linux":
         raise EmulatorMissingError(
             f"emulated boards run on Linux only, this is {platform.system()}",
-            "take a container or WSL for them; here: hil evaluate, hil compare, and boards that are plugged in (--port)",
+            "use a container or WSL; hil evaluate, hil compare and physical boards (--port) work here",
         )
 
 
@@ -59,58 +59,58 @@ class EmulatedMachine(ABC):
 
     @abstractmethod
     def start(self) -> Link:
-        """Switches the board on; returns the link to it."""
+        """Starts the board; returns the link to it."""
 
     @abstractmethod
     def start_unopened(self) -> str:
-        """Switches the board on for other programs; returns its port, which they may open and close as they like.
+        """Starts the board for other programs; returns its port, which they may open and close repeatedly.
 
-        The board is up by then, and its READY taken off the port: a program that speaks text alone would stumble over it.
+        The board has booted by then, and its READY has been consumed: a text-only program could not parse it.
 
         Raises:
-            BoardBootError: it did not come up.
+            BoardBootError: it did not boot.
         """
 
     @abstractmethod
     def press_reset(self) -> None:
-        """The reset button. Raises UsageError where there is none."""
+        """Presses the reset button. Raises UsageError if the board has none."""
 
     def restart(self) -> Link:
-        """Power lost and back: kills the processes and starts afresh behind a new port."""
+        """Power cycle: kills the processes and restarts them on a new port."""
         for process in self._processes:
             process.kill()
         self._reap()
         return self.start()
 
     def pause(self) -> None:
-        """Stops the processor: the board hangs until ``resume``."""
+        """Suspends the processor until ``resume``."""
         os.kill(self._processes[0].pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets a paused processor go on."""
+        """Resumes a paused processor."""
         os.kill(self._processes[0].pid, signal.SIGCONT)
 
     def process_ids(self) -> list[int]:
-        """The processes that are the board, the processor first."""
+        """The board's processes, the processor first."""
         return [process.pid for process in self._processes]
 
-    def obituary(self) -> str | None:
-        """How the board ended, with its last words; None while it runs."""
+    def exit_report(self) -> str | None:
+        """Exit status and last output; None while it runs."""
         if not self._processes:
             return "it is switched off"
         try:
-            # Its end hangs up the port a moment before it can be waited for.
+            # The port closes shortly before the exit status is available.
             status = self._processes[0].wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             return None
         ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         words = self._last_words()
-        return f"{ended}; its last lines: {words}" if words else ended
+        return f"{ended}; last output: {words}" if words else ended
 
     def wait(self) -> str:
-        """Waits until the board ends by itself; returns how."""
+        """Waits until the board ends; returns the exit report."""
         self._processes[0].wait()
-        return self.obituary() or ""
+        return self.exit_report() or ""
 
     def close(self) -> None:
         """Ends the processes; may be called twice."""
@@ -120,21 +120,21 @@ class EmulatedMachine(ABC):
         self._log.close()
 
     def _await_ready(self, link: Link) -> None:
-        """Takes bytes off ``link`` until the board says READY, then closes it."""
+        """Reads ``link`` until READY, then closes it."""
         with contextlib.closing(link), contextlib.suppress(CableUnpluggedError):
             channel = Channel(link)
             if channel.await_kind(Ready, BOOT_TIMEOUT_S) is not None:
-                for _ in range(READY_TAIL_TRIES):  # a line end belongs to READY
+                for _ in range(READY_TAIL_TRIES):  # READY ends with a line end
                     if channel.raw_tail.endswith(b"\n"):
                         return
                     channel.raw_tail += link.read(READY_TAIL_S)
-        how = self.obituary() or f"not up within {BOOT_TIMEOUT_S:g} s"
-        raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "what it needs: hil doctor")
+        how = self.exit_report() or f"no READY within {BOOT_TIMEOUT_S:g} s"
+        raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "check the installation: hil doctor")
 
     def _popen(
         self, command: Sequence[str], descriptors: Sequence[int], pipes: PipeEnds | None = None
     ) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal must reach this program alone, which then ends the run in order.
+        # A separate process session: Ctrl-C must reach only this program, which then ends the run in order.
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL if pipes is None else pipes.read_from,
@@ -156,6 +156,6 @@ class EmulatedMachine(ABC):
     def _last_words(self) -> str:
         descriptor = self._log.fileno()
         size = os.fstat(descriptor).st_size
-        raw = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES))  # a seek would move where the processes write
+        raw = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES))  # a seek would move the processes' write position
         lines = raw.decode(errors="replace").strip().splitlines()
         return " / ".join(lines[-_LAST_LINES:])

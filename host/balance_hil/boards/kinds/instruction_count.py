@@ -1,4 +1,4 @@
-"""What an inference costs on an emulated Cortex-M, in instructions.
+"""Instructions per inference on an emulated Cortex-M.
 
 The firmware's benchmark runs in QEMU with ``-icount shift=0``, where an instruction takes a nanosecond of the board's time, so
 that its timer counts them. The counts repeat exactly. Instructions are not cycles: a load, a division or a taken branch costs
@@ -22,7 +22,7 @@ from balance_hil.errors import BoardBootError
 from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
 
-LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # what of an image is its engine
+LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # static libraries that make up an engine
 TIMEOUT_S = 60.0
 _LAST_LINE = b"done 0\n"
 
@@ -32,25 +32,25 @@ class EngineCost:
     """One engine with one model on one processor."""
 
     inference_instructions: int
-    operator_instructions: list[int]  # of each operator; empty where the engine cannot run one alone
+    operator_instructions: list[int]  # of each operator; empty if the engine cannot run operators individually
     load_instructions: int
-    code_bytes: int  # code and constants that the linker took from the engine's libraries
+    code_bytes: int  # code and constants linked from the engine's libraries
     arena_bytes: int
     object_bytes: int  # of the engine, outside its arena
-    stack_bytes: int  # most stack in use, loading included
+    stack_bytes: int  # peak stack, loading included
 
 
 def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Callable[[str], None] | None = None) -> EngineCost:
-    """Measures one engine with the model of a ``model.h`` on an emulated board; a second time it is read from a file.
+    """Measures one engine with the model of a ``model.h`` on an emulated board; results are cached in a file.
 
     Args:
         board: of kind qemu.
         engine: "int8", or "tflm" where HIL_TFLM_LIB names its library.
-        header: the model, with vectors by which the firmware checks what it measures.
-        progress: receives a line when something has to be built.
+        header: the model, with vectors by which the firmware verifies its outputs.
+        progress: called with a message before a build.
 
     Raises:
-        BoardBootError: the benchmark did not come to its end, or the engine computes something else than the vectors say.
+        BoardBootError: the benchmark did not finish, or the engine's outputs differ from the vectors.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
     image = build_image(image_environment(board, engine, prefix="bench"), header, progress)
@@ -70,14 +70,14 @@ def _parsed(report: str, code: int, what: str) -> EngineCost:
         name, value = line.split()
         numbers[name].append(int(value))
     if numbers["status"] != [0] or numbers["mismatches"] != [0]:
-        raise BoardBootError(f"the engine {what} does not compute what the model's vectors say", "see where: hil compare")
+        raise BoardBootError(f"the outputs of the engine {what} differ from its vectors", "locate the difference: hil compare")
     one = {name: values[0] for name, values in numbers.items() if name.endswith(("_instructions", "_bytes"))}
     one.pop("operator_instructions", None)
     return EngineCost(operator_instructions=numbers["operator_instructions"], code_bytes=code, **one)
 
 
 def _report(machine: str, image: Path) -> str:
-    """What the benchmark firmware sends, up to its last line."""
+    """Output of the benchmark firmware up to its last line."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
         link.settimeout(TIMEOUT_S)
         command = [emulator(), "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", "-icount", "shift=0"]
@@ -97,7 +97,7 @@ def _report(machine: str, image: Path) -> str:
 
 
 def code_bytes(linker_map: str, libraries: tuple[str, ...]) -> int:
-    """Bytes of code and constants that the linker kept of some static libraries, from its map."""
+    """Bytes of code and constants linked from some static libraries, from the linker map."""
     sizes: dict[str, int] = defaultdict(int)
     section = ""
     memory = linker_map[linker_map.index("Linker script and memory map") :]

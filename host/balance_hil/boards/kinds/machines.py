@@ -1,4 +1,4 @@
-"""Boards by their kind: those that this program starts, and those that are there already."""
+"""Boards by kind: those that this program starts, and those that already exist."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class MachineKind(BoardKind, Protocol):
     """A kind whose boards this program starts."""
 
     def machine(self, definition: BoardDefinition, config: EmulationConfig, progress: Progress | None) -> EmulatedMachine:
-        """A board of this kind, built and not yet started. Raises what keeps it from being built."""
+        """A board of this kind, built and not yet started. Raises if it cannot be built."""
 
     def check_installation(self) -> None:
-        """Raises what keeps a board of this kind from being started here, without starting or building anything."""
+        """Raises if a board of this kind cannot be started here. Starts and builds nothing."""
 
 
 @runtime_checkable
 class PortKind(BoardKind, Protocol):
-    """A kind whose boards are there already, behind a port."""
+    """A kind whose boards already exist, behind a port."""
 
     def find_port(self, definition: BoardDefinition) -> str:
-        """Device or URL of a board. Raises what keeps it from being found."""
+        """Device or URL of a board. Raises if none is found."""
 
 
 def emulate(
@@ -49,13 +49,13 @@ def emulate(
     """The machine of an emulated board, built and not yet started. For the arguments see ``boards.connect``.
 
     Raises:
-        UsageError: the board is not an emulated one, or has no such engine or fault.
-        BundleError, ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: it cannot take the model.
-        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: what it needs is not there.
+        UsageError: not an emulated board, or no such engine or fault.
+        BundleError, ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: it cannot run the model.
+        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: a prerequisite is missing.
     """
     kind = find_kind(definition.kind)
     if not isinstance(kind, MachineKind):
-        raise UsageError(f"the board {definition.name} is not an emulated one", "those that are: hil boards")
+        raise UsageError(f"the board {definition.name} is not emulated", "list emulated boards: hil boards")
     chosen = choose_engine(definition, engine, progress)
     image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
     if image is not None:
@@ -65,7 +65,7 @@ def emulate(
 
 
 def check_installation(definition: BoardDefinition) -> None:
-    """Raises what keeps an emulated board from being started here, without starting or building anything.
+    """Raises if an emulated board cannot be started here. Starts and builds nothing.
 
     Raises:
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: what is missing.
@@ -76,8 +76,8 @@ def check_installation(definition: BoardDefinition) -> None:
 
 
 def find_port(definition: BoardDefinition) -> str:
-    """Device or URL of a board that is there already. Raises UsageError, and what its kind raises."""
+    """Device or URL of an existing board. Raises UsageError, and what its kind raises."""
     kind = find_kind(definition.kind)
     if not isinstance(kind, PortKind):
-        raise UsageError(f"the kind {definition.kind!r} of {definition.name} finds no ports", "give --port")
+        raise UsageError(f"boards of kind {definition.kind!r} such as {definition.name} have no port to find", "pass --port")
     return kind.find_port(definition)

@@ -1,11 +1,11 @@
-"""The native board: the firmware compiled for this computer, a process of its own behind a pseudo-terminal.
+"""The native board: the firmware compiled for this computer, a separate process behind a pseudo-terminal.
 
-    this program ── link ── pty slave ═ pty master ── firmware ── socket pair ── engine host (TensorFlow Lite Micro)
+    this program ── link ── pty slave ═ pty master ── firmware ── socket pair ── TFLM worker (TensorFlow Lite Micro)
 
-With the engine ``int8`` the firmware runs the model itself and there is no engine host.
+With the engine ``int8`` the firmware runs the model itself and there is no worker.
 
-The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even when it is
-killed: its end hangs up the pseudo-terminal, which ends the firmware, which closes the socket, which ends the engine host.
+The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even if it is
+killed: the pseudo-terminal then closes, which ends the firmware, which closes the socket, which ends the worker.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ KEYS: Mapping[str, type] = {}
 
 
 def check_definition(definition: BoardDefinition) -> None:
-    """Says nothing: every field may be left out."""
+    """No requirements: every field is optional."""
 
 
 def check_installation() -> None:
-    """Raises what keeps the native board from being started here, without starting or building anything.
+    """Raises if the native board cannot be started here. Starts and builds nothing.
 
     Raises:
         EmulatorMissingError, MissingExtraError, FlashToolMissingError, FirmwareBuildError: what is missing.
@@ -52,7 +52,7 @@ def machine(definition: BoardDefinition, config: EmulationConfig, progress: Call
 
 
 def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, str]:
-    """The gallery of faults that the native firmware can be started with: name and what the firmware does then.
+    """Faults that the native firmware can be started with: name and effect.
 
     Raises:
         FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
@@ -62,11 +62,11 @@ def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, 
 
 
 class NativeMachine(EmulatedMachine):
-    """The two processes of one native board: firmware and engine host.
+    """The two processes of one native board: firmware and TFLM worker.
 
     Args:
         config: model and engine.
-        progress: receives a line when the firmware has to be built first.
+        progress: called with a message before the firmware is built.
 
     Raises:
         UsageError: no such fault.
@@ -86,7 +86,7 @@ class NativeMachine(EmulatedMachine):
         super().__init__(config.name)
 
     def start(self) -> Link:
-        """Switches the board on; returns the link to it. Closing the link ends the board."""
+        """Starts the board; returns the link to it. Closing the link ends the board."""
         master, port = self._new_terminal()
         try:
             link = open_link(port)
@@ -109,7 +109,7 @@ class NativeMachine(EmulatedMachine):
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
-        raise UsageError("the native board has no reset button", "send it RESET, or switch it off and on")
+        raise UsageError("the native board has no reset button", "send RESET, or power-cycle it")
 
     def close(self) -> None:
         """Ends both processes; may be called twice."""
@@ -120,7 +120,7 @@ class NativeMachine(EmulatedMachine):
         import tty  # only POSIX systems have it
 
         master, self._slave = os.openpty()
-        tty.setraw(self._slave)  # or the terminal would echo the board's first bytes back to it
+        tty.setraw(self._slave)  # else the terminal would echo the board's first bytes
         return master, os.ttyname(self._slave)
 
     def _release_slave(self) -> None:
@@ -153,7 +153,7 @@ class NativeMachine(EmulatedMachine):
 
 
 def _image_file(image: ModelImage | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
-    """A file of the model, that is gone when both ends are closed."""
+    """An anonymous temporary file with the model."""
     if image is None:
         return contextlib.nullcontext()
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it

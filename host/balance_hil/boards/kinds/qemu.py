@@ -56,15 +56,15 @@ def image_environment(definition: BoardDefinition, engine: str, prefix: str = "q
     """The environment of platformio.ini that builds the image of an engine for a board; ``prefix`` "bench" counts instructions.
 
     Raises:
-        FlashToolMissingError: the engine tflm, and its C++ library is not named.
+        FlashToolMissingError: the engine is tflm, and its C++ library is not set.
     """
     name = definition.environment.replace("qemu", prefix, 1)
     if engine != "tflm":
         return name
     if not os.environ.get(TFLM_LIBRARY):
         raise FlashToolMissingError(
-            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, and {TFLM_LIBRARY} is not set",
-            "docs/boards.md says how to supply it; the compact engine computes the same without it: --engine int8",
+            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, but {TFLM_LIBRARY} is not set",
+            "see docs/boards.md; or use the compact engine, which computes the same: --engine int8",
         )
     return f"{name}_tflm"
 
@@ -80,10 +80,10 @@ class QemuMachine(EmulatedMachine):
     Args:
         definition: the board; its ``environment`` builds the image and its setting ``machine`` is what QEMU emulates.
         config: model and watchdog time. The model is compiled into the image.
-        progress: receives a line when the firmware has to be built first.
+        progress: called with a message before the firmware is built.
 
     Raises:
-        UsageError: no model, or a fault.
+        UsageError: no model, or a fault was requested.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
 
@@ -92,7 +92,7 @@ class QemuMachine(EmulatedMachine):
     ) -> None:
         check_platform()
         if config.fault is not None:
-            raise UsageError(f"the board {config.name} has no faults to start with", "the native board has: --board native")
+            raise UsageError(f"the board {config.name} has no firmware faults", "use the native board: --board native")
         self._qemu = emulator()
         self._machine: str = definition.settings["machine"]
         self._watchdog_ms = config.watchdog_ms
@@ -127,7 +127,7 @@ class QemuMachine(EmulatedMachine):
         self._control("system_reset")
 
     def pause(self) -> None:
-        """See EmulatedMachine. The board's clock stands still, too."""
+        """See EmulatedMachine. The board's clock stops, too."""
         self._control("stop")
 
     def resume(self) -> None:
@@ -136,7 +136,7 @@ class QemuMachine(EmulatedMachine):
 
     def _control(self, command: str) -> None:
         if self._qmp is None:
-            raise UsageError(f"the board {self._name} is switched off", "start it first")
+            raise UsageError(f"the board {self._name} is not running", "start it first")
         self._qmp.execute(command)
 
     def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
@@ -153,7 +153,7 @@ class QemuMachine(EmulatedMachine):
 
     def _reap(self) -> None:
         super()._reap()
-        if self._guard is not None:  # after QEMU: at no moment are both this program and the guard unable to end it
+        if self._guard is not None:  # after QEMU, so that either this program or the guard can always end it
             self._guard.kill()
             self._guard.communicate()
             self._guard = None
@@ -173,7 +173,7 @@ def emulator() -> str:
 def _header(config: EmulationConfig) -> Path:
     """``model.h`` of the model that goes into the image."""
     if config.image is None:
-        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle: hil emulate ppo")
+        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle, for example: hil emulate ppo")
     header = HEADERS / config.image.id / "model.h"
     config.image.write_header(header)
     return header

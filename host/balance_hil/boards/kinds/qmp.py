@@ -24,11 +24,11 @@ class Qmp:
         """Runs a command without arguments and waits until it is done.
 
         Raises:
-            CableUnpluggedError: QEMU is gone, does not answer, or refuses.
+            CableUnpluggedError: QEMU has ended, does not answer, or reports an error.
         """
         if not self._greeted:
             self._greeted = True
-            self._line()  # QEMU speaks first
+            self._line()  # QEMU sends its greeting first
             self._run("qmp_capabilities")
         self._run(command)
 
@@ -49,15 +49,15 @@ class Qmp:
         try:
             line = self._lines.readline()
             reply = json.loads(line)
-        except (OSError, ValueError) as exc:  # ValueError: the end of the stream, in the middle of a line or not
+        except (OSError, ValueError) as exc:  # ValueError: end of the stream
             raise _gone("it", exc) from exc
         return dict(reply)
 
     def close(self) -> None:
-        """Releases the connection; may be called twice."""
+        """Closes the connection; may be called twice."""
         self._lines.close()
         self._connection.close()
 
 
 def _gone(command: str, cause: object) -> CableUnpluggedError:
-    return CableUnpluggedError(f"QEMU did not do {command!r}: {cause}", "it ended or hangs: start the board again")
+    return CableUnpluggedError(f"QEMU did not execute {command!r}: {cause}", "it ended or hangs: start the board again")

@@ -12,14 +12,14 @@ KEYS: Mapping[str, type] = {}
 
 
 def check_definition(definition: BoardDefinition) -> None:
-    """Says nothing: a board without a port or USB numbers is given its port on the command line."""
+    """No requirements: a board without a port or USB ids needs --port."""
 
 
 def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None) -> str:
-    """The port of a board that is plugged in, by its definition.
+    """The port of a physical board, from its definition.
 
     Raises:
-        UsageError: the definition does not say how to find it.
+        UsageError: the definition names neither port nor USB ids.
         AmbiguousBoardError: several boards match.
         PortNotFoundError: none matches.
     """
@@ -27,19 +27,17 @@ def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None
         return definition.port
     if definition.usb_vid is None:
         raise UsageError(
-            f"the definition of {definition.name} does not say which port it is on",
-            "give --port /dev/ttyACM0; what is plugged in where: hil boards",
+            f"the definition of {definition.name} names no port",
+            "pass --port, for example --port /dev/ttyACM0; list ports: hil boards",
         )
     found = [port for port in (list_serial_ports() if ports is None else ports) if definition.matches(port)]
     if not found:
         usb = f"{definition.usb_vid:04x}:{'*' if definition.usb_pid is None else f'{definition.usb_pid:04x}'}"
         serial = f" with serial number {definition.usb_serial}" if definition.usb_serial else ""
-        raise PortNotFoundError(
-            f"no {definition.name} is plugged in (USB {usb}{serial})", "plug it in; what is plugged in where: hil boards"
-        )
+        raise PortNotFoundError(f"no {definition.name} is plugged in (USB {usb}{serial})", "plug it in; list ports: hil boards")
     if len(found) > 1:
         listed = ", ".join(f"{port.device} (serial number {port.serial_number})" for port in found)
         raise AmbiguousBoardError(
-            f"{len(found)} boards look like {definition.name}: {listed}", "give --port, or usb_serial in the board's file"
+            f"{len(found)} boards look like {definition.name}: {listed}", "pass --port, or set usb_serial in the board's file"
         )
     return found[0].device

@@ -1,10 +1,10 @@
 """``python -m balance_hil.boards.kinds.tflm_worker FD``: runs TensorFlow Lite Micro for the firmware of the native board.
 
-The firmware talks to it over the stream socket FD, in the layout given in the header of firmware/lib/engine_remote. Whatever goes
-wrong is answered with a status, and so reaches the host through the firmware. The process ends when the socket closes.
+It serves the firmware over the stream socket FD, in the format described in the header of firmware/lib/engine_remote. Errors are
+returned as a status, which the firmware passes on to the host. The process ends when the socket closes.
 
-A model that is loaded beside another one comes over the wire and may be anything, and the library ends its process on some of
-what it does not like. So such a model is first tried in a child process: the one that runs survives it.
+An uploaded model is untrusted, and the library aborts the process on some invalid models. So such a model is first tried in a
+child process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STATUSES: dict[type[HarnessError], Status] = {
 
 
 class EngineHost:
-    """Answers the requests of one firmware. ``handle`` never raises on account of a request."""
+    """Answers the requests of one firmware. ``handle`` never raises for a request."""
 
     def __init__(self) -> None:
         self._models: dict[int, _HostedModel] = {}
@@ -63,7 +63,7 @@ class _HostedModel:
     def __init__(self) -> None:
         self._model: TflmModel | None = None
         self._input = b""  # of the latest inference
-        self._layers: list[Int8Array] | None = None  # of the latest inference, made when the first of them is asked for
+        self._layers: list[Int8Array] | None = None  # of the latest inference; computed on first use
         self._output = b""
 
     @property
@@ -119,13 +119,13 @@ class _HostedModel:
             # same tensors: checked on the last one.
             layers = model.layers(np.frombuffer(self._input, np.int8))
             if layers[-1].tobytes() != self._output:
-                return _failure(Status.INFERENCE_FAILED, op, "the interpreter that keeps tensors computes another output")
+                return _failure(Status.INFERENCE_FAILED, op, "the tensor-preserving interpreter computes another output")
             self._layers = layers
         return _success(self._layers[op].tobytes())
 
 
 def _tried_in_a_child(data: bytes) -> bytes | None:
-    """What a child process answers that loads the model and runs it once; None when that went well."""
+    """Loads the model and runs it once in a child process; returns the failure reply, or None on success."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
@@ -144,12 +144,12 @@ def _tried_in_a_child(data: bytes) -> bytes | None:
     _, status = os.waitpid(child, 0)
     if len(reply) < _REPLY.size:
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
-        return _failure(Status.MODEL_INVALID, 0, f"TensorFlow Lite Micro ends its process over this model ({how})")
+        return _failure(Status.MODEL_INVALID, 0, f"TensorFlow Lite Micro aborts on this model ({how})")
     return None if reply[0] == Status.OK else reply
 
 
 def serve(connection: socket.socket) -> None:
-    """Answers requests until the other end closes."""
+    """Answers requests until the firmware closes the socket."""
     host = EngineHost()
     buffer = b""
     while True:
@@ -177,9 +177,9 @@ def _failure(status: Status, detail: int, message: str) -> bytes:
 
 def main() -> None:
     """Entry point."""
-    # The process lives and dies with its socket; Ctrl-C in the terminal is for the host program.
+    # The process ends when its socket closes; Ctrl-C in the terminal is for the host program.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # requests leave no cycles, and a collection would delay one of them
+    gc.disable()  # requests create no cycles, and a collection would delay one
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)
 

@@ -22,23 +22,23 @@ from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, agreement, ran
 from balance_hil.tflite.codec import edit
 from balance_hil.tflite.graph import read_graph
 
-SUBJECTS = pytest.mark.parametrize("subject", LITERT_RUNTIMES, ids=lambda s: s.name)
+EVERY_RUNTIME = pytest.mark.parametrize("reference", LITERT_RUNTIMES, ids=lambda s: s.name)
 ACTIVATIONS = ("TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per-channel", "per-tensor"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_equals_the_runtime_on_an_actor(subject, activation, per_channel):
+def test_equals_the_runtime_on_an_actor(reference, activation, per_channel):
     model = actor((6, 24, 17, 2), activation, per_channel=per_channel, seed=3)
-    result = agreement(subject.make(model), EmulatedRuntime(model, subject.variant), random_inputs(600, 6, 0))
+    result = agreement(reference.make(model), EmulatedRuntime(model, reference.variant), random_inputs(600, 6, 0))
     assert (result.differing_outputs, result.differing_values) == (0, 0)
     assert result.values >= 600 * (24 + 17 + 2)
 
 
-def _assert_equal(subject, model, inputs):
-    outputs = EmulatedRuntime(model, subject.variant).infer_int8_batch(inputs)
-    assert np.array_equal(subject.make(model).infer_int8_batch(inputs), outputs)
+def _assert_equal(reference, model, inputs):
+    outputs = EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs)
+    assert np.array_equal(reference.make(model).infer_int8_batch(inputs), outputs)
 
 
 def _quant(rng):
@@ -72,15 +72,15 @@ def _binary(name, rng, other):
     return build.build(x, z), random_inputs(int(rng.integers(1, 40)), width, 0)
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize("name", ["TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH", "QUANTIZE"])
-def test_equals_the_runtime_on_every_int8_value(subject, name):
-    if subject.name == "tflm" and name == "RELU_N1_TO_1":
+def test_equals_the_runtime_on_every_int8_value(reference, name):
+    if reference.name == "tflm" and name == "RELU_N1_TO_1":
         pytest.skip("TFLM has no RELU_N1_TO_1 operator")
     rng = np.random.default_rng(1)
     for _ in range(12):
         model, inputs = _unary(name, rng)
-        _assert_equal(subject, model, inputs)
+        _assert_equal(reference, model, inputs)
 
 
 # Scales and zero points at which an input lies within 1e-5 steps of a tie, so that the variants' tables differ.
@@ -96,15 +96,15 @@ _TABLES_THAT_DIFFER = (
 )
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize(("name", "scale", "zero_point"), _TABLES_THAT_DIFFER)
-def test_equals_the_runtime_where_tables_differ(subject, name, scale, zero_point):
+def test_equals_the_runtime_where_tables_differ(reference, name, scale, zero_point):
     build = ModelBuilder()
     x = build.tensor((1, 256), scale, zero_point)
     target = {"TANH": (1 / 128, 0), "LOGISTIC": (1 / 256, -128)}[name]
     model = build.build(x, build.operator(name, (x,), build.tensor((1, 256), *target)))
     inputs = np.arange(-128, 128, dtype=np.int8)[np.newaxis]
-    _assert_equal(subject, model, inputs)
+    _assert_equal(reference, model, inputs)
 
 
 def _tied_dense(rng):
@@ -122,23 +122,23 @@ def _tied_dense(rng):
     return build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), target, activation=activation)), width
 
 
-@SUBJECTS
-def test_equals_the_runtime_on_ties(subject):
+@EVERY_RUNTIME
+def test_equals_the_runtime_on_ties(reference):
     rng = np.random.default_rng(6)
     for _ in range(40):
         model, width = _tied_dense(rng)
         inputs = random_inputs(30, width, 1)
-        _assert_equal(subject, model, inputs)
+        _assert_equal(reference, model, inputs)
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize("other", ["computed", "row", "vector", "number"])
 @pytest.mark.parametrize("name", ["ADD", "MUL"])
-def test_equals_the_runtime_on_two_operands(subject, name, other):
+def test_equals_the_runtime_on_two_operands(reference, name, other):
     rng = np.random.default_rng(2)
     for _ in range(12):
         model, inputs = _binary(name, rng, other)
-        _assert_equal(subject, model, inputs)
+        _assert_equal(reference, model, inputs)
 
 
 # Input, other input, output: sums that wrap in the int16 of the optimized kernels' vector loops, and ratios of scales that
@@ -150,12 +150,12 @@ _EXTREME_SCALES = (
 )
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize("width", [7, 37])
 @pytest.mark.parametrize("quants", _EXTREME_SCALES)
 @pytest.mark.parametrize("shape", ["row", "number"])
 @pytest.mark.parametrize("name", ["ADD", "MUL"])
-def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, width):
+def test_equals_the_runtime_at_extreme_scales(reference, name, shape, quants, width):
     rng = np.random.default_rng(3)
     source, other, target = quants
     for _ in range(2):
@@ -164,16 +164,16 @@ def test_equals_the_runtime_at_extreme_scales(subject, name, shape, quants, widt
         size = (1, width if shape == "row" else 1)
         y = build.tensor(size, *other, data=rng.integers(-128, 128, size).astype(np.int8))
         model = build.build(x, build.operator(name, (y, x), build.tensor((1, width), *target)))
-        _assert_equal(subject, model, random_inputs(3, width, int(rng.integers(1000))))
+        _assert_equal(reference, model, random_inputs(3, width, int(rng.integers(1000))))
 
 
-@SUBJECTS
+@EVERY_RUNTIME
 @pytest.mark.parametrize("scales", [(1.0, 2.0**-8), (2.0**-9, 1.0), (0.1294985, 0.001)])
-def test_requantizes_like_the_runtime_at_extreme_scales(subject, scales):
+def test_requantizes_like_the_runtime_at_extreme_scales(reference, scales):
     build = ModelBuilder()
     x = build.tensor((1, 256), scales[0], 7)
     model = build.build(x, build.operator("QUANTIZE", (x,), build.tensor((1, 256), scales[1], -128)))
-    _assert_equal(subject, model, np.arange(-128, 128, dtype=np.int8)[np.newaxis])
+    _assert_equal(reference, model, np.arange(-128, 128, dtype=np.int8)[np.newaxis])
 
 
 def _floats_model(rng):
@@ -186,13 +186,13 @@ def _floats_model(rng):
     return build.build(x, build.operator("QUANTIZE", (floats,), target)), width
 
 
-@SUBJECTS
-def test_equals_the_runtime_on_floats_near_ties(subject):
+@EVERY_RUNTIME
+def test_equals_the_runtime_on_floats_near_ties(reference):
     rng = np.random.default_rng(9)
     for _ in range(25):
         model, width = _floats_model(rng)
         inputs = random_inputs(int(rng.integers(1, 30)), width, 1)
-        _assert_equal(subject, model, inputs)
+        _assert_equal(reference, model, inputs)
 
 
 def _shapes_model():
@@ -207,10 +207,10 @@ def _shapes_model():
     return build.build(x, build.operator("RESHAPE", (narrow,), build.tensor((1, 44), 0.0173, -9)))
 
 
-@SUBJECTS
-def test_equals_the_runtime_on_shapes_and_floats(subject):
+@EVERY_RUNTIME
+def test_equals_the_runtime_on_shapes_and_floats(reference):
     model = _shapes_model()
-    runtime, emulator = subject.make(model), EmulatedRuntime(model, subject.variant)
+    runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
     for row in random_inputs(40, 22, 0):  # one by one: the desktop's RESHAPE has its batch size written into it
         assert np.array_equal(runtime.infer_int8(row), emulator.infer_int8(row))
 
@@ -239,8 +239,8 @@ def test_deep_layers_are_summed_exactly():
     bias = build.tensor((2,), (0.0002, 0.0004), data=np.array([-1, 12345], np.int32), kind="INT32")
     model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights, bias), build.tensor((1, 2), 60.0, 3)))
     inputs = random_inputs(1100, 2000, 2)
-    for subject in LITERT_RUNTIMES:
-        _assert_equal(subject, model, inputs)
+    for reference in LITERT_RUNTIMES:
+        _assert_equal(reference, model, inputs)
 
 
 def test_ignored_channel_scales_change_most_outputs():

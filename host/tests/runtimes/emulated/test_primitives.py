@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balance_hil.runtimes.emulated import primitives as p
 
-patient = settings(deadline=None)  # other programs may have the machine
+no_deadline = settings(deadline=None)  # other programs may have the machine
 int32 = st.integers(p.INT32_MIN, p.INT32_MAX)
 mantissas = st.integers(1 << 30, p.INT32_MAX)
 accumulators = st.integers(-(1 << 23), 1 << 23)
@@ -31,39 +31,39 @@ def _half_up(x: Fraction) -> int:
     return math.floor(x + Fraction(1, 2))
 
 
-@patient
+@no_deadline
 @given(a=int32, b=int32)
 def test_doubling_high_mul_rounds_half_up_and_saturates(a, b):
     assert _one(p.saturating_rounding_doubling_high_mul, a, b) == min(_half_up(Fraction(a * b, 1 << 31)), p.INT32_MAX)
 
 
-@patient
+@no_deadline
 @given(x=int32, e=st.integers(0, 31))
 def test_divide_by_pot_rounds_half_away(x, e):
     assert _one(p.rounding_divide_by_pot, x, e) == _half_away(Fraction(x, 1 << e))
 
 
-@patient
+@no_deadline
 @given(x=accumulators, m=mantissas, shift=right_shifts)
 def test_double_rounding_rounds_twice(x, m, shift):
     expected = _half_away(Fraction(_half_up(Fraction(x * m, 1 << 31)), 1 << -shift))
     assert _one(p.multiply_double_rounding, x, m, shift) == expected
 
 
-@patient
+@no_deadline
 @given(x=accumulators, m=mantissas, shift=right_shifts)
 def test_single_rounding_rounds_once(x, m, shift):
     assert _one(p.multiply_single_rounding, x, m, shift) == _half_up(Fraction(x * m, 1 << (31 - shift)))
 
 
-@patient
+@no_deadline
 @given(x=accumulators, m=mantissas, shift=right_shifts)
 def test_ruy_rounds_twice_with_ties_up(x, m, shift):
     expected = _half_up(Fraction(_half_up(Fraction(x * m, 1 << 31)), 1 << -shift))
     assert _one(p.multiply_ruy_x86, x, m, shift) == expected
 
 
-@patient
+@no_deadline
 @given(x=st.integers(-1000, 1000), m=mantissas, shift=st.integers(1, 10))
 def test_left_shifts_multiply(x, m, shift):
     expected = _half_up(Fraction((x << shift) * m, 1 << 31))
@@ -71,7 +71,7 @@ def test_left_shifts_multiply(x, m, shift):
     assert _one(p.multiply_ruy_x86, x, m, shift) == expected
 
 
-@patient
+@no_deadline
 @given(multiplier=st.floats(1e-9, 1e9))
 def test_quantized_multiplier_is_the_nearest(multiplier):
     mantissa, shift = p.quantize_multiplier(multiplier)
