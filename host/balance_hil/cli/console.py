@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -45,3 +46,9 @@ def print_verdict(verdict: Verdict, summary: str) -> None:
 def print_json(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a ``--json`` run to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def warn_if_cut_off(missing: str, path: Path) -> None:
+    """Says on stderr what ``missing`` says of the recording at ``path``, "" for a whole one."""
+    if missing:
+        print_warning(f"{path}: {missing}")

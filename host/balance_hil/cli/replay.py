@@ -12,7 +12,7 @@ from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
-from balance_hil.cli.console import print_json, print_verdict, say, stdout
+from balance_hil.cli.console import print_json, print_verdict, say, stdout, warn_if_cut_off
 from balance_hil.cli.crash_repro import rerun_episode
 from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
 from balance_hil.cli.progress import ProgressBars
@@ -51,6 +51,7 @@ def command(
     if board is None and (port or baud or engine):
         raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; what there is: hil boards")
     recorded = read_recording(recording)
+    warn_if_cut_off(recorded.missing, recording)
     policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), POLICIES, MODELS)
     check_model(recorded, str(recording), policy)  # before a board is started for it
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from balance_hil.cli.console import stderr, stdout
+from balance_hil.cli.console import stderr, stdout, warn_if_cut_off
 from balance_hil.errors import HarnessError, UsageError, require
 from balance_hil.files import write_atomically
 from balance_hil.recording import read_recording
@@ -36,6 +36,7 @@ def command(recording: Path, output: Path | None, picture: Path | None, episode:
     require("matplotlib", "report")
     require("jinja2", "report")
     data = read_recording(recording)
+    warn_if_cut_off(data.missing, recording)
     if picture is not None:
         from balance_hil.reporting.figures import draw_run, to_png, to_svg
 

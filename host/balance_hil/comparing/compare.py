@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -212,7 +213,10 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
     if config.recording is not None:
         recording = read_recording(config.recording)
         observations = recorded_observations(recording.observation, config.samples, str(config.recording))
-        return observations, f"recording {config.recording.name}"
+        if recording.missing:
+            warnings.warn(f"{config.recording}: {recording.missing}", stacklevel=1)
+        missing = f" ({recording.missing})" if recording.missing else ""
+        return observations, f"recording {config.recording.name}{missing}"
     golden = "the bundle's golden vectors"
     if config.observations == GOLDEN or not bundle.spec.environment:
         return golden_observations(bundle, config.samples), golden

@@ -12,7 +12,7 @@ the recorded int8 input, and they are left out of the row ``input_int8``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,7 @@ def replay(
         steps=len(recording),
         held=int(np.count_nonzero(recording.held)),
         late=int(np.count_nonzero(late[kept])),
+        missing=recording.missing,
         rows=found,
     )
 
@@ -241,7 +242,8 @@ def _name(target: Runtime | Board) -> str:
 
 
 def _recorded_by(recording: Recording) -> dict[str, Any]:
-    board = recording.meta.get("board") or {}
+    recorded = recording.meta.get("board")
+    board = recorded if isinstance(recorded, Mapping) else {}
     facts = {key: board.get(key) for key in _IDENTITY}
     return {**facts, "board": facts["board"] or "a board", "clock": recording.meta.get("clock"), "ended": recording.meta["ended"]}
 

@@ -51,6 +51,7 @@ class Replay:
     steps: int  # control steps in the recording
     held: int  # of them without a reply: nothing to compare
     late: int  # of them with a reply to an earlier observation: compared from the recorded int8 input on
+    missing: str  # of a recording that was cut off; "" of a whole one
     rows: tuple[ReplayRow, ...]
 
     @property

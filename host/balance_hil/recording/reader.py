@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mcap.reader import make_reader
+from mcap.records import Channel, Message, Metadata
 from numpy.typing import NDArray
 
 from balance_hil.errors import RecordingError
 from balance_hil.files import parse_json
-from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, TIMINGS
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP
+from balance_hil.recording.records import DamagedFileError, End, records
 from balance_hil.spec import PolicySpec, Signal
 
 
@@ -37,62 +39,96 @@ class Recording:
     spec: PolicySpec
     faults: list[dict[str, Any]]  # t_s (since the run began), episode, step, kind, detail
     episodes: list[dict[str, Any]]  # of every episode that was finished
+    missing: str = ""  # of a file that was cut off: what it holds, and what not; "" when it is whole
 
     def __len__(self) -> int:
         return len(self.t_s)
 
 
 def read_recording(path: str | Path) -> Recording:
-    """Reads a recording whole.
+    """Reads a recording whole; one that was cut off up to its last whole record, and ``missing`` says so.
 
     Raises:
-        RecordingError: no such file, not a recording of ours, or cut off.
+        RecordingError: no such file, not a recording of ours, or altered.
     """
-    try:
-        messages, metadata = _read(Path(path))
-        meta = {name: parse_json(value) for name, value in metadata[RUN].items()}
-        if meta["format"] != FORMAT:
-            raise RecordingError(
-                f"{path} has the recording format {meta['format']}, this program reads {FORMAT}",
-                "read it with the version that wrote it",
-            )
+    with recording_errors(path):
+        messages, metadata, end = _read(Path(path))
+        meta = run_metadata(path, metadata)
         spec = PolicySpec.from_dict(meta["spec"])
-        meta["ended"] = parse_json(metadata[END]["ended"])
-        return _assemble(messages, meta, spec)
+        with np.errstate(over="ignore"):  # a float64 that no float32 holds is infinite
+            return replace(_assemble(messages, meta, spec), missing=_missing(end, messages[STEP], meta))
+
+
+@contextlib.contextmanager
+def recording_errors(path: str | Path) -> Iterator[None]:
+    """Turns whatever a file that is no recording leads to into RecordingError."""
+    try:
+        yield
+    except RecordingError:
+        raise
     except FileNotFoundError:
         raise RecordingError(f"no such recording: {path}", "record a run: hil run ppo --board native") from None
     except OSError as exc:
         raise RecordingError(f"cannot read the recording {path}: {exc}", "check its permissions") from exc
-    except _DamagedFileError as exc:
-        raise RecordingError(f"{path} is not a whole MCAP file: {exc.__cause__!r}", _CUT_OFF) from exc
-    except (KeyError, TypeError, ValueError) as exc:
-        if isinstance(exc, RecordingError):
-            raise
+    except DamagedFileError as exc:
+        raise RecordingError(f"{path} is not a sound MCAP file: {exc}", _DAMAGED) from exc
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
         raise RecordingError(f"{path} is an MCAP file, but not a recording of a run ({exc!r})", _OTHER) from exc
 
 
-_CUT_OFF = "it was cut off, or is something else: record the run again with hil run; a run that was killed leaves a .partial file"
+_DAMAGED = "it was altered, or is something else: record the run again with hil run"
 _OTHER = "give a file that hil run wrote, from recordings/"
+CUT_OFF = "cut off"
 
 
-class _DamagedFileError(Exception):
-    """The mcap library gave up; why is its cause."""
+def run_metadata(path: str | Path, metadata: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Who ran what, and under "ended" how it ended. Raises RecordingError, LookupError, TypeError, ValueError."""
+    if RUN not in metadata:
+        raise RecordingError(f"{path} holds nothing of a run", _OTHER)
+    meta = {name: parse_json(value) for name, value in metadata[RUN].items()}
+    if meta["format"] != FORMAT:
+        raise RecordingError(
+            f"{path} has the recording format {meta['format']}, this program reads {FORMAT}",
+            "read it with the version that wrote it",
+        )
+    meta["ended"] = str(parse_json(metadata[END]["ended"])) if END in metadata else CUT_OFF
+    return meta
 
 
-def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]]]:
-    """Messages by topic, in order, and metadata by name."""
+def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]], End]:
+    """Messages by topic, in order, metadata by name, and how far the file could be read."""
     messages: dict[str, list[dict[str, Any]]] = {STEP: [], FAULT: [], EPISODE: []}
-    with path.open("rb") as file:
-        try:
-            reader = make_reader(file, validate_crcs=True)
-            metadata = {record.name: record.metadata for record in reader.iter_metadata()}
-            for _, channel, message in reader.iter_messages(topics=list(messages)):
-                messages[channel.topic].append(parse_json(message.data))
-        except OSError:
-            raise
-        except Exception as exc:  # a damaged file fails anywhere in there: magic, record, CRC, zstd, UTF-8
-            raise _DamagedFileError from exc
-    return messages, metadata
+    topics: dict[int, str] = {}
+    metadata: dict[str, dict[str, str]] = {}
+    end = End()
+    for record in records(path, end):
+        match record:
+            case Metadata():
+                metadata[record.name] = record.metadata
+            case Channel():
+                topics[record.id] = record.topic
+            case Message() if (topic := topics[record.channel_id]) in messages:
+                messages[topic].append(parse_json(record.data))
+    if not end.data:
+        metadata.pop(END, None)  # older recordings have it before the last steps
+    elif RUN in metadata and END not in metadata:
+        raise KeyError(END)
+    return messages, metadata, end
+
+
+def _missing(end: End, steps: list[dict[str, Any]], meta: dict[str, Any]) -> str:
+    if end.index:
+        return ""
+    if end.data:
+        return "its index is cut off; every control step is there"
+    if not steps:
+        return "it is cut off before its first control step"
+    last, seeds = steps[-1], meta.get("seeds")
+    of = f" of {len(seeds)}" if isinstance(seeds, list) else ""
+    return (
+        f"it is cut off after {len(steps)} control steps, at {last['t_s']:.3f} s of episode {int(last['episode']) + 1}{of}; "
+        "what came after that is missing"
+    )
 
 
 def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], spec: PolicySpec) -> Recording:
@@ -104,10 +140,9 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
     def timing(name: str) -> NDArray[np.float64]:
         return np.array([step.get(name, np.nan) for step in steps], np.float64)
 
-    timings = {name: timing(name) for name in TIMINGS}
     return Recording(
         t_s=column("t_s"),
-        episode=column("episode").astype(np.int64),
+        episode=np.array([step["episode"] for step in steps], np.int64),
         observation=_matrix(steps, "observation", spec.observation, np.float32),
         input_int8=_matrix(steps, "input_int8", spec.observation, np.int8),
         output_int8=_matrix(steps, "output_int8", spec.action, np.int8),
@@ -117,13 +152,25 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
         reward=column("reward"),
         meta=meta,
         spec=spec,
-        faults=messages[FAULT],
-        episodes=messages[EPISODE],
-        **timings,
+        faults=[_checked(fault, t_s=float, episode=int, step=int, kind=str) for fault in messages[FAULT]],
+        episodes=[_checked(episode, episode=int) for episode in messages[EPISODE]],
+        round_trip_us=timing("round_trip_us"),
+        inference_us=timing("inference_us"),
+        jitter_us=timing("jitter_us"),
     )
+
+
+def _checked(message: dict[str, Any], **types: type) -> dict[str, Any]:
+    for name, kind in types.items():
+        if not isinstance(message[name], (int, float) if kind is float else kind):
+            raise TypeError(f"{name} is {message[name]!r}")
+    return message
 
 
 def _matrix(steps: Sequence[dict[str, Any]], name: str, signals: Sequence[Signal], dtype: Any) -> NDArray[Any]:
     nothing = dict.fromkeys((signal.name for signal in signals), 0)  # a held step has no int8 vectors
     rows = [[vector[signal.name] for signal in signals] for step in steps for vector in (step.get(name, nothing),)]
-    return np.array(rows, dtype).reshape(len(steps), len(signals))
+    values = np.array(rows, np.int64 if dtype is np.int8 else dtype).reshape(len(steps), len(signals))
+    if dtype is np.int8 and np.any(values != values.astype(np.int8)):
+        raise ValueError(f"a number of {name} is no int8")
+    return values.astype(dtype)

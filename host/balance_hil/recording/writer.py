@@ -17,6 +17,7 @@ from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP,
 from balance_hil.spec import PolicySpec
 
 CHUNK_BYTES = 1 << 16  # compressing one takes a fraction of a millisecond: a realtime run does it while it waits
+FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give equal bytes; what SIGKILL takes is less than that
 
 
 class RecordingWriter:
@@ -40,7 +41,9 @@ class RecordingWriter:
         self._partial = path.with_name(path.name + ".partial")
         self._start_ns = start_ns
         self._now_ns = start_ns
+        self._flushed_ns = start_ns
         self._closed = False
+        self._failed: OSError | None = None
         self._encode = step_encoder(spec, trace)
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,7 @@ class RecordingWriter:
             self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec, trace).items()}
             run = {"format": FORMAT, **meta, "spec": spec.to_dict(), "trace": list(trace)}
             self._writer.add_metadata(RUN, {key: json.dumps(value, allow_nan=False) for key, value in run.items()})
+            self._writer.flush()
 
     def step(self, run_s: float, step: Step) -> None:
         """Adds one control step at simulated time ``run_s`` since the run began."""
@@ -69,6 +73,9 @@ class RecordingWriter:
             self._closed = True
             with self._disk_errors():
                 with self._file:
+                    if self._failed is not None:  # after a gap in the middle nothing could be read
+                        raise self._failed
+                    self._writer.flush()  # the end comes last
                     self._writer.add_metadata(END, {"ended": json.dumps(ended)})
                     self._writer.finish()
                 self._partial.replace(self.path)
@@ -96,10 +103,11 @@ class RecordingWriter:
     def _add(self, topic: str, run_s: float, data: bytes) -> None:
         # Never back in time: some viewers show nothing of a file that is out of order.
         self._now_ns = max(self._now_ns, self._start_ns + round(run_s * 1e9))
-        try:
+        with self._disk_errors():
             self._writer.add_message(self._channels[topic], self._now_ns, data, self._now_ns)
-        except OSError as exc:
-            raise self._disk_error(exc) from exc
+            if self._now_ns - self._flushed_ns >= FLUSH_NS:
+                self._flushed_ns = self._now_ns
+                self._writer.flush()
 
     def _create(self) -> BinaryIO:
         """The new file, never one that somebody else writes. Raises RecordingError."""
@@ -116,7 +124,8 @@ class RecordingWriter:
         try:
             yield
         except OSError as exc:
-            raise self._disk_error(exc) from exc
-
-    def _disk_error(self, exc: OSError) -> RecordingError:
-        return RecordingError(f"cannot write the recording {self.path}: {exc}", "choose another place: --record FILE")
+            self._failed = exc
+            kept = f"; what was recorded until then: hil report {self._partial}" if self._now_ns > self._start_ns else ""
+            raise RecordingError(
+                f"cannot write the recording {self.path}: {exc}", f"choose another place: --record FILE{kept}"
+            ) from exc

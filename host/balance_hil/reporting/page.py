@@ -53,7 +53,8 @@ def _lead(recording: Recording) -> str:
     name = board.get("board", "") if isinstance(board, Mapping) else board
     parts = (recording.spec.environment, f"board {name}", f"{meta.get('clock', '')} clock", f"bundle {meta.get('bundle', '')}")
     ended = meta.get("ended", "complete")
-    return " · ".join([*parts, *([f"ended early: {ended}"] if ended != "complete" else [])])
+    early = [recording.missing] if recording.missing else [f"ended early: {ended}"] if ended != "complete" else []
+    return " · ".join([*parts, *early])
 
 
 def _tiles(recording: Recording) -> Iterable[dict[str, str]]:

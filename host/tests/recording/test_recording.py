@@ -1,9 +1,15 @@
+import itertools
 import json
+import resource
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
 from mcap.writer import Writer
@@ -121,15 +127,145 @@ def test_whatever_happens_the_file_is_whole(tmp_path, error, ended):
     assert writer.close() == tmp_path / "a.mcap"
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.9, -1, -8, -30])
-def test_a_cut_off_file_is_refused(tmp_path, keep):
-    whole = write(tmp_path / "a.mcap", [a_step(i) for i in range(300)]).read_bytes()
-    size = int(keep * len(whole)) if isinstance(keep, float) else keep % len(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("whole") / "a.mcap", [a_step(i, held=i == 20) for i in range(300)])
+
+
+def test_a_file_cut_off_anywhere_is_read_to_its_last_whole_record(tmp_path, whole):
+    data, full = whole.read_bytes(), read_recording(whole)
+    assert full.missing == ""
     cut = tmp_path / "cut.mcap"
-    cut.write_bytes(whole[:size])
-    with pytest.raises(RecordingError, match=r"cut\.mcap") as caught:
-        read_recording(cut)
-    assert "hil run" in caught.value.hint
+    counts = []
+    for size in [*range(0, len(data), 100), len(data) - 1]:
+        cut.write_bytes(data[:size])
+        if size < data.index(b"\x28\xb5\x2f\xfd") - 100:
+            with pytest.raises(RecordingError, match=r"cut\.mcap") as caught:
+                read_recording(cut)
+            assert "hil run" in caught.value.hint
+            continue
+        back = read_recording(cut)
+        assert back.observation.tobytes() == full.observation[: len(back)].tobytes()
+        assert "cut off" in back.missing
+        assert len(back) in (0, 300) or f"after {len(back)} control steps" in back.missing
+        counts.append(len(back))
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    assert counts[-1] == 300
+    assert len(set(counts)) == 300 * 5 // 250 + 1  # a step takes 5 ms, what is lost is less than 250 ms
+    assert "every control step is there" in back.missing
+
+
+def test_what_follows_zeros_is_cut_off_and_anything_else_is_refused(tmp_path, whole):
+    data = whole.read_bytes()
+    end = data.index(b"\x28\xb5\x2f\xfd")
+    start = data.rindex(b"\x06", 0, end - 30)  # opcode of the first chunk
+    path = tmp_path / "zeros.mcap"
+    path.write_bytes(data[:start] + bytes(3000))
+    assert "before its first control step" in read_recording(path).missing
+    path.write_bytes(data[:start] + bytes(3000) + b"x")
+    with pytest.raises(RecordingError, match="no record at byte"):
+        read_recording(path)
+
+
+def test_what_is_written_is_in_the_file_half_a_second_later(tmp_path):
+    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE, start_ns=10**18)
+    partial = tmp_path / "a.mcap.partial"
+    assert len(read_recording(partial)) == 0
+    for i in range(300):
+        writer.step(i * 0.005, a_step(i))
+        assert len(read_recording(partial)) > i - 0.5 / 0.005
+    assert read_recording(partial).meta["ended"] == "cut off"
+    writer.close()
+
+
+def test_a_run_that_is_killed_leaves_what_it_did(tmp_path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_recording import META, SPEC, TRACE, RecordingWriter, a_step
+writer = RecordingWriter(Path("a.mcap"), META, SPEC, TRACE)
+for i in range(1000):
+    writer.step(i * 0.005, a_step(i))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == -signal.SIGKILL
+    assert 900 <= len(read_recording(tmp_path / "a.mcap.partial")) <= 1000
+
+
+def test_a_full_disk_leaves_what_was_written(tmp_path):
+    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        for i in itertools.count():
+            try:
+                writer.step(i * 0.005, a_step(i))
+            except RecordingError as exc:
+                error = exc
+                break
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "a.mcap.partial" in error.hint
+    with pytest.raises(RecordingError, match="cannot write"):  # there is room again: a gap must not follow
+        writer.close()
+    assert not (tmp_path / "a.mcap").exists()
+    back = read_recording(tmp_path / "a.mcap.partial")
+    assert i - 100 <= len(back) <= i + 1
+    assert np.array_equal(back.observation[-1], np.array(a_step(len(back) - 1).observation, np.float32))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_mutated_file_is_read_or_refused(whole, tmp_path_factory, data):
+    content = bytearray(whole.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "mutated.mcap"
+    path.write_bytes(content)
+    try:
+        back = read_recording(path)
+    except RecordingError:
+        return
+    assert len(back) <= 300
+    assert len(back) == 300 or back.missing
+
+
+def hostile(path, *messages, meta=None):
+    """A sound MCAP file with these messages of /step."""
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        run = {"format": 2, "spec": SPEC.to_dict(), "trace": [], **META, **(meta or {})}
+        writer.add_metadata("run", {key: json.dumps(value) for key, value in run.items()})
+        channel = writer.register_channel(STEP, "json", 0)
+        for message in messages:
+            writer.add_message(channel, 0, message, 0)
+        writer.add_metadata("end", {"ended": '"complete"'})
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b" " * (1 << 25), b"[" * 50_000, b"1" * 4000, b"[]", b"null", b"{}", b'"\xff"', b'{"t_s":' + b"9" * 400 + b"}"],
+    ids=lambda message: f"{message[:4]!r}x{len(message)}",
+)
+def test_hostile_messages_are_refused(tmp_path, message):
+    with pytest.raises(RecordingError):
+        read_recording(hostile(tmp_path / "a.mcap", message))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("episode", 1 << 70), ("episode", 1e400), ("t_s", "x"), ("input_int8", {"pitch": 300})]
+)
+def test_steps_out_of_range_are_refused(tmp_path, key, value):
+    step = json.loads(step_encoder(SPEC, ())(a_step(0)._replace(plant=())))
+    read_recording(hostile(tmp_path / "a.mcap", json.dumps(step).encode()))
+    step[key] = step[key] | value if isinstance(value, dict) else value
+    with pytest.raises(RecordingError):
+        read_recording(hostile(tmp_path / "b.mcap", json.dumps(step).encode()))
 
 
 def test_an_altered_file_is_refused(tmp_path):
@@ -147,13 +283,13 @@ def test_what_is_no_recording_is_refused(tmp_path):
     with pytest.raises(RecordingError, match="cannot read"):
         read_recording(tmp_path)
     (tmp_path / "text").write_text("hello " * 100)
-    with pytest.raises(RecordingError, match="not a whole MCAP file"):
+    with pytest.raises(RecordingError, match="not a sound MCAP file"):
         read_recording(tmp_path / "text")
     with (tmp_path / "other.mcap").open("wb") as file:
         writer = Writer(file)
         writer.start()
         writer.finish()
-    with pytest.raises(RecordingError, match="not a recording of a run"):
+    with pytest.raises(RecordingError, match="nothing of a run"):
         read_recording(tmp_path / "other.mcap")
     write(tmp_path / "new.mcap", [], meta={**META, "format": 99})
     with pytest.raises(RecordingError, match="format 99"):
