@@ -70,7 +70,7 @@ class TflmModel:
         needed = self.needed_arena_bytes()
         if arena_bytes < needed:
             raise ArenaTooSmallError(
-                f"the tensor arena is too small: the model needs {needed} bytes, there were {arena_bytes}",
+                f"the tensor arena is too small: the model needs {needed} bytes, the arena has {arena_bytes}",
                 f"give it at least {needed} bytes, or train a smaller network",
                 needed,
             )

@@ -123,7 +123,7 @@ def test_arena_too_small_says_what_was_needed_and_what_there_was() -> None:
     status, needed, message = call(EngineHost(), INIT, struct.pack("<I", 200) + tiny_model())
     assert status == Status.ARENA_TOO_SMALL
     assert needed > 200
-    assert f"needs {needed} bytes, there were 200" in message.decode()
+    assert f"needs {needed} bytes, the arena has 200" in message.decode()
     assert call(EngineHost(), INIT, struct.pack("<I", needed) + tiny_model())[0] == Status.OK
 
 

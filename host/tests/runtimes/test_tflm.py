@@ -72,7 +72,7 @@ def test_the_smallest_arena_works_and_a_smaller_one_is_refused_with_both_numbers
     assert np.array_equal(tight.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
     # A tight arena must not keep the layers from being read.
     assert np.array_equal(tight.layers_batch(golden["input_int8"])[0], golden["op_0"])
-    with pytest.raises(ArenaTooSmallError, match=f"needs {needed} bytes, there were {needed - 64}"):
+    with pytest.raises(ArenaTooSmallError, match=f"needs {needed} bytes, the arena has {needed - 64}"):
         TflmModel(ppo_bundle.int8_model(), arena_bytes=needed - 64)
 
 
