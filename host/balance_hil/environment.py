@@ -53,7 +53,7 @@ RESET = "reset"  # key of the options that go to reset() and not to the construc
 
 
 class Step(NamedTuple):
-    """What one control step gave."""
+    """Result of one control step."""
 
     observation: Float32Array  # float32 [n_obs]
     reward: float
@@ -154,7 +154,7 @@ class Environment:
 
     @property
     def is_watched(self) -> bool:
-        """Whether it is shown in a window."""
+        """Whether the environment renders in a window."""
         return self.env.render_mode == "human"
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ def _lite(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserv
     package = TENSORFLOW if reference in TENSORFLOW_RUNTIMES else LITERT
     kernels = KERNELS["int8-" + reference.name.removeprefix("tf2.19 ").removeprefix("int8-")]
     with captured_stderr(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
+        warnings.simplefilter("ignore", UserWarning)  # the memory cost of preserving tensors is intended
         module = importlib.import_module(package)
         interpreter = module.Interpreter(
             model_content=model,

@@ -6,7 +6,7 @@
     the others          each environment with its options, side by side and through gymnasium.make
 
 The contenders take turns in short blocks, and the fastest block of each counts: other programs can only slow one down. A
-hand-written controller keeps the robot up and is not timed.
+hand-written controller balances the robot and is not timed.
 """
 
 from __future__ import annotations

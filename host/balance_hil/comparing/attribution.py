@@ -46,7 +46,7 @@ _RULES = ("first_scale_only", "float64_product", "rounding", "kernels")  # field
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one runtime computed for the inputs, and the arithmetic that it is held to use."""
+    """Outputs of one runtime, and the arithmetic attributed to it."""
 
     name: str
     variant: Variant
@@ -115,7 +115,7 @@ def attribute_pairs(
         graph: of the model that all of them run.
         samples: what they computed.
         variants: by runtime, the arithmetic that was identified.
-        on_progress: told of rows done, counted once for each pair.
+        on_progress: called with the number of rows done, counted once per pair.
 
     Raises:
         UnsupportedOperatorError: an operator that no emulator knows.
@@ -163,7 +163,7 @@ def attribute(
         a: one runtime.
         b: the other.
         block_rows: rows looked at together, a multiple of 16; memory grows with them, the result does not depend on them.
-        on_rows: told after each block how many rows it had.
+        on_rows: called after each block with its number of rows.
 
     Raises:
         UnsupportedOperatorError: an operator that no emulator knows.
@@ -202,7 +202,7 @@ def _attribute_block(emulators: _Emulators, inputs: Int8Array, a: Observed, b: O
 
 
 def _joined(a: Attribution, b: Attribution) -> Attribution:
-    """Of two blocks: everything is a count, but for the largest difference."""
+    """Sum of two blocks; the largest difference is the maximum."""
     layers = tuple(
         replace(
             _added(x, y, "values", "differing", "propagated", "unexplained"),

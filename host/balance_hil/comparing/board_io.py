@@ -1,4 +1,4 @@
-"""What is wrong with the ends of a board's pipeline: how it converts observations, which output it reads, what it makes of it.
+"""Faults at the input and output of a board's pipeline: how it converts observations and outputs, and which output it reads.
 
 A board is given observations that show every known way of converting them wrongly. One finding for each stage: normalization
 where the policy has one, observation to int8, int8 to int8 (whose arithmetic is identified elsewhere), int8 to action. Each is
@@ -76,7 +76,7 @@ class BoardInspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """What a board was given and what it said. Rows are in the order in which they were sent."""
+    """Observations sent to a board and its replies, row by row in the order sent."""
 
     observations: Float32Array  # float32 [n, n_obs]
     inputs: Int8Array  # int8 [n, n_obs], as the board quantized them
@@ -128,7 +128,7 @@ def _findings(exchange: Exchange, model: ModelUnderTest, variant: Variant) -> tu
         try:
             others[name] = EmulatedRuntime(other, variant)
         except HarnessError:
-            continue  # it is a guess at what the board runs; one that cannot be emulated cannot be guessed
+            continue  # a candidate that cannot be emulated cannot be recognized
     return diagnose(exchange, emulator, others, model.normalization)
 
 

@@ -41,7 +41,7 @@ class ClosedLoopConfig:
 
 @dataclass
 class _Difference:
-    """The first step of a seed in which the two answered differently."""
+    """The first step of a seed in which the outputs differ."""
 
     step: int
     observation: Float32Array  # float32 [n_obs], the same for both
@@ -54,7 +54,7 @@ class _Difference:
 
 @dataclass
 class _Watch:
-    """Answers of the first runtime, and what the second one does otherwise."""
+    """Outputs of the first runtime, and where the second one differs."""
 
     actions: list[Float32Array] = field(default_factory=list)  # by step, float32 [n_seeds, n_act]
     differences: dict[int, _Difference] = field(default_factory=dict)  # by index of the seed

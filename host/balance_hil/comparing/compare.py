@@ -1,4 +1,4 @@
-"""One whole comparison: choose inputs, run them through every runtime and the board, name what makes them differ, judge."""
+"""One whole comparison: choose inputs, run every runtime and the board, attribute differences, give a verdict."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BOARD_IO_SAMPLES = 1000  # observations sent as float32, to see the board's own 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """What to compare, on how much."""
+    """What to compare, and on how many inputs."""
 
     samples: int = 10_000  # random inputs, and as many recorded ones
     seed: int = 1
@@ -224,7 +224,7 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
 
     try:
         environment = open_for(bundle.spec)
-    except HarnessError as exc:  # a policy of somebody else's robot
+    except HarnessError as exc:  # the environment cannot be opened here
         return golden_observations(bundle, config.samples), f"{golden}, for {exc.message}"
     pilot = next((r for r in runtimes if r.name == REFERENCE), runtimes[-1])
     report("recording observations", 0, config.samples)

@@ -1,4 +1,4 @@
-"""What a comparison found: what differs between whom, by how much, from which layer on, and why; and the verdict."""
+"""Result of a comparison: what differs between which runtimes, by how much, from which layer on, why; and the verdict."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Arithmetic:
     runtime: str
     variant: str | None  # short name; None: no variant computes what the runtime computed
     title: str  # of the variant, "" for None
-    samples: int  # inputs that the verdict rests on
+    samples: int  # number of inputs that were compared
     values: int  # values compared on them
     mismatches: int  # of the best variant: 0 unless ``variant`` is None
     unseparated: tuple[str, ...]  # variants without a mismatch that more samples may rule out
-    verdict: str  # one sentence for people
-    advice: str  # what to do about it, "" where nothing is wrong
+    verdict: str  # one sentence
+    advice: str  # suggested fix, "" if nothing is wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class IoDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that one comparison found. ``to_dict`` is the ``--json`` document."""
+    """The whole result of a comparison. ``to_dict`` is the ``--json`` document."""
 
     model: str  # id
     board: str | None
@@ -117,7 +117,7 @@ class Comparison:
     arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
     findings: tuple[Finding, ...] = ()  # on each stage of the board's pipeline
     float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
-    not_attributed: str = ""  # why no cause was looked for, "" where they were
+    not_attributed: str = ""  # why differences were not attributed, "" if they were
 
     @property
     def unexplained(self) -> int:

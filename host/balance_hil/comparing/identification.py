@@ -1,4 +1,4 @@
-"""Which arithmetic an unknown int8 runtime uses: the whole family of emulators is held against what it computed."""
+"""Identifies the arithmetic of an int8 runtime by comparing its results with the whole family of emulators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEARCH_BLOCK_ROWS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How well one variant explains what a runtime computed."""
+    """How well one variant reproduces a runtime's results."""
 
     variant: Variant
     mismatches: int  # values that the variant computes otherwise
@@ -42,7 +42,7 @@ class Identification:
     """The verdict on one runtime."""
 
     runtime: str
-    samples: int  # inputs that the verdict rests on
+    samples: int  # number of inputs compared
     scores: tuple[Score, ...]  # every variant, best first; among equals the known ones first
     groups: tuple[tuple[Variant, ...], ...]  # variants without a mismatch; those of a group compute this model alike always
 
@@ -63,7 +63,7 @@ class Identification:
 
     @property
     def verdict(self) -> str:
-        """One sentence for people."""
+        """The verdict as one sentence."""
         if self.variant is None:
             best = self.closest
             share = f"{best.mismatches} of {best.values} values differ"
@@ -82,7 +82,7 @@ class Identification:
 
     @property
     def advice(self) -> str:
-        """What to do about it, "" where nothing is wrong."""
+        """Suggested fix, "" if nothing is wrong."""
         return self.variant.advice if self.variant else ""
 
 

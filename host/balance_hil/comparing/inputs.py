@@ -1,4 +1,4 @@
-"""The equal inputs of a comparison: uniform int8 vectors, and observations that a control loop really meets."""
+"""Inputs of a comparison: uniform int8 vectors, and observations from a control loop."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def raw_observations(values: Float32Array, normalization: Normalization | None) 
 
 
 def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> InputSet:
-    """``count`` uniform int8 rows alone, for a model of which nobody knows what it observes."""
+    """``count`` uniform int8 rows only, for a model without known observations."""
     uniform = _uniform(n_obs, count, seed)
     return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
 

@@ -31,7 +31,7 @@ _LINE_ENDS = b"\r\n"
 
 @dataclass(frozen=True, eq=False)
 class OtherSchema(Message):
-    """A READY or INFO of a board built from another schema: all that the two have in common."""
+    """READY or INFO of a board built from another schema: the common prefix."""
 
     TYPE: ClassVar[int] = -1
     type: int
@@ -74,7 +74,7 @@ def encode(message: Message, seq: int) -> bytes:
 
 
 def seal(message_type: int, seq: int, payload: bytes) -> bytes:
-    """A frame of any type and payload, checked by nobody: what ``encode`` uses, and tests to build bad frames."""
+    """A frame of any type and payload, unchecked: for ``encode``, and for tests that build bad frames."""
     body = _HEADER.pack(message_type, seq) + payload
     crc = zlib.crc32(body, _seed(message_type))
     encoded: bytes = cobs.encode(body + _CRC.pack(crc))
@@ -117,7 +117,7 @@ class Decoder:
         self._long_line = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Takes whatever arrived, in pieces of any size; returns the frames that it completed."""
+        """Accepts bytes in chunks of any size; returns the frames completed."""
         self.bytes_seen += len(data)
         self._buffer += data
         frames: list[Frame] = []

@@ -1,4 +1,4 @@
-"""What the generated messages are made of: the base class and the packing of arrays and strings."""
+"""Base class of the generated messages, and packing of arrays and strings."""
 
 from __future__ import annotations
 

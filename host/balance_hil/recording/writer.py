@@ -60,7 +60,7 @@ class RecordingWriter:
         self._add(STEP, run_s, self._encode(step))
 
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "") -> None:
-        """Adds something that went wrong."""
+        """Adds a fault."""
         self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail})
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ class RecordingWriter:
                 self._writer.flush()
 
     def _create(self) -> BinaryIO:
-        """The new file, never one that somebody else writes. Raises RecordingError."""
+        """Creates the file; fails if another run is writing it. Raises RecordingError."""
         try:
             return self._partial.open("xb")
         except FileExistsError:

@@ -1,4 +1,4 @@
-"""A board without hardware, process or TFLM: the far end of the protocol in plain Python, with faults of its own.
+"""A fake board: the board's side of the protocol in plain Python, with fault injection; no hardware, process or TFLM.
 
 For tests of anything that talks to a board. ``FakeLink(FakeFirmware(...))`` is a link. Nothing runs in the background: the
 firmware answers inside ``write``, and a reply is readable once it is due.
@@ -30,18 +30,18 @@ Policy = Callable[[Int8Array], Int8Array]  # int8 [n_obs] to int8 [n_act]
 
 @dataclass
 class FakeFirmware:
-    """What the board does. Inferences count from 0 over all boots; their numbers choose where a fault strikes."""
+    """Behavior of the fake board. Faults are selected by inference number, counted from 0 over all boots."""
 
     info: messages.Info
     policy: Policy
     normalization: Normalization | None = None
     layers: list[Policy] = field(default_factory=list)  # output of each operator; default: the policy alone is one operator
-    lose: Container[int] = ()  # inferences whose reply never leaves
-    reboot_at: Container[int] = ()  # inferences that the board reboots at instead of answering
-    unplug_at: int | None = None  # inference at which the cable comes out
+    lose: Container[int] = ()  # inferences whose reply is lost
+    reboot_at: Container[int] = ()  # inferences at which the board reboots instead of answering
+    unplug_at: int | None = None  # inference at which the cable is unplugged
     delay_s: Callable[[int], float] = lambda inference: 0.0  # from request to reply
     silent_boot: bool = False  # the READY of a reboot is lost
-    uploads: Mapping[bytes, Policy] = field(default_factory=dict)  # models that can be uploaded, and what they compute
+    uploads: Mapping[bytes, Policy] = field(default_factory=dict)  # models that can be uploaded, with their policies
     inferences: int = 0
     boots: int = 0
     unplugged: bool = False
@@ -69,7 +69,7 @@ class FakeFirmware:
         return QuantParams(self.info.output_scale, self.info.output_zero_point)
 
     def boot(self) -> list[tuple[float, bytes]]:
-        """Switches it on; returns what it says, as (delay in seconds, frame)."""
+        """Boots the board; returns the frames that it sends, as (delay in seconds, frame)."""
         self.boots += 1
         if self._flashed is not None:
             self.info, self.policy, self.layers, self.normalization = self._flashed
@@ -82,7 +82,7 @@ class FakeFirmware:
         return [(0.0, encode(messages.Ready(self.info.protocol, self.info.schema_crc, int(self.boots > 1)), 0))]
 
     def feed(self, data: bytes) -> list[tuple[float, bytes]]:
-        """Takes bytes from the host; returns what it says, as (delay in seconds, frame)."""
+        """Processes bytes from the host; returns the frames that it sends, as (delay in seconds, frame)."""
         said: list[tuple[float, bytes]] = []
         for frame in self._decoder.feed(data):
             if isinstance(frame.message, messages.Infer | messages.InferInt8) and self._identified:
@@ -191,7 +191,7 @@ class FakeFirmware:
 
 
 class FakeLink:
-    """The wire to a fake board."""
+    """A link to a fake board."""
 
     description = "fake"
 
