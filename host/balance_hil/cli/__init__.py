@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": "run the same inputs through every runtime and the board, and count what differs",
     "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",
+    "recordings": "list recordings, and repair those that were cut off",
     "identify": "fit motor parameters of the balance robot to a step response",
     "boards": "list boards that are plugged in and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",

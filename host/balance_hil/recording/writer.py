@@ -16,6 +16,7 @@ from balance_hil.errors import RecordingError
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, Step, schemas, step_encoder
 from balance_hil.spec import PolicySpec
 
+PARTIAL = ".partial"  # at the end of the name of a file that is not finished
 CHUNK_BYTES = 1 << 16  # compressing one takes a fraction of a millisecond: a realtime run does it while it waits
 FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give equal bytes; what SIGKILL takes is less than that
 
@@ -38,7 +39,7 @@ class RecordingWriter:
         self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, trace: Sequence[str] = (), *, start_ns: int = 0
     ) -> None:
         self.path = path
-        self._partial = path.with_name(path.name + ".partial")
+        self._partial = path.with_name(path.name + PARTIAL)
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._flushed_ns = start_ns

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from balance_hil.cli import hil
+from balance_hil.errors import RecordingError
+from balance_hil.recording import RecordingWriter, Step, read_recording
+from balance_hil.spec import PolicySpec, Signal
+
+SPEC = PolicySpec(
+    environment="balance/Balance-v0",
+    observation=(Signal(index=0, name="pitch", unit="rad", min=-1, max=1),),
+    action=(Signal(index=0, name="wheel", unit="rad/s", min=-1, max=1),),
+    control_period_s=0.005,
+)
+META = {
+    "bundle": "0123456789ab", "clock": "lockstep", "environment": "balance/Balance-v0", "seeds": [1, 2],
+    "board": {"definition": "native", "board": "fake"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole recording, one that was killed, one that was cut off, and a file that is none."""
+    with RecordingWriter(tmp_path / "a.mcap", META, SPEC) as writer:
+        for i in range(300):
+            writer.step(i * 0.005, Step(i * 0.005, 0, i, [i / 300], [0.5], False, (), 1.0, [i % 100], [3]))
+        writer.episode(1.5, {"episode": 0, "seed": 1, "steps": 300, "failed": False})
+    data = (tmp_path / "a.mcap").read_bytes()
+    (tmp_path / "b.mcap.partial").write_bytes(data[: len(data) // 2])
+    (tmp_path / "c.mcap").write_bytes(data[:-1])
+    (tmp_path / "d.mcap").write_text("nothing of the kind")
+    (tmp_path / "e.html").write_text("a report")
+    return tmp_path
+
+
+def recordings(*arguments):
+    return CliRunner().invoke(hil, ["recordings", *map(str, arguments)])
+
+
+def test_what_is_there_is_listed(folder):
+    document = json.loads(recordings(folder, "--json").stdout)
+    a, b, c, d = document["recordings"]
+    same = {"bundle": "0123456789ab", "board": "native", "environment": "balance/Balance-v0", "clock": "lockstep", "error": ""}
+    assert a == same | {"file": str(folder / "a.mcap"), "steps": 300, "ended": "complete", "whole": True}
+    assert b == same | {"file": str(folder / "b.mcap.partial"), "steps": b["steps"], "ended": "cut off", "whole": False}
+    assert b["steps"] == len(read_recording(folder / "b.mcap.partial"))
+    assert 0 < b["steps"] < 300
+    assert c == same | {"file": str(folder / "c.mcap"), "steps": 300, "ended": "complete", "whole": False}
+    assert "MCAP" in d["error"]
+    table = recordings(folder).stdout
+    assert all(word in table for word in ("a.mcap", "complete", "cut off"))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "ended"),
+    [("b.mcap.partial", "b.mcap", "cut off"), ("c.mcap", "c-repaired.mcap", "complete")],
+)
+def test_a_repaired_recording_is_whole_and_equal(folder, name, target, ended):
+    before, content = read_recording(folder / name), (folder / name).read_bytes()
+    assert recordings("repair", folder / name).stdout.strip() == str(folder / target)
+    after = read_recording(folder / target)
+    assert after.missing == ""
+    assert after.meta == before.meta
+    assert after.meta["ended"] == ended
+    assert np.array_equal(after.observation, before.observation)
+    assert np.array_equal(after.output_int8, before.output_int8)
+    assert after.episodes == before.episodes
+    assert (folder / name).read_bytes() == content
+
+
+def test_repairing_never_writes_over_a_file(folder):
+    (folder / "b.mcap").write_text("mine")
+    assert recordings("repair", folder / "b.mcap.partial").stdout.strip() == str(folder / "b-repaired.mcap")
+    assert isinstance(recordings("repair", folder / "b.mcap.partial").exception, RecordingError)
+    assert (folder / "b.mcap").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a.mcap", "d.mcap", "none.mcap"])
+def test_what_cannot_be_repaired(folder, name):
+    names = sorted(folder.iterdir())
+    assert isinstance(recordings("repair", folder / name).exception, RecordingError)
+    assert sorted(folder.iterdir()) == names
+
+
+def test_mistakes(tmp_path):
+    assert recordings("repair").exit_code == 2
+    assert recordings("a", "b").exit_code == 2
+    assert isinstance(recordings(tmp_path / "none").exception, RecordingError)
+    assert "no recordings" in recordings(tmp_path).stderr
+
+
+def test_a_report_says_what_is_missing(folder):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    done = CliRunner().invoke(hil, ["report", str(folder / "b.mcap.partial"), "-o", str(folder / "b.html")])
+    assert "warning:" in done.stderr
+    assert "cut off after" in done.stderr
+    assert "cut off after" in (folder / "b.html").read_text().split("</p>")[0]
