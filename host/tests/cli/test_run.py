@@ -137,7 +137,7 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 3),
         (["--board", "natvie"], "unknown board 'natvie'", 2),
         (["--board", "serial"], "names no port", 2),
-        (["--fault", "melt=1"], "no such fault: melt", 2),
+        (["--fault", "melt=1"], "unknown fault: melt", 2),
         (["--fault", "drop"], "cannot read the fault 'drop'", 2),
         (["--engine", "abacus"], "no engine 'abacus'", 2),
         (
