@@ -40,8 +40,8 @@ setup-run: ## install what the bench needs
 	@$(PYTHON) host/bootstrap.py run
 
 check: setup ## formatter, linters, type check, import contract, generated files
-	@.venv/bin/ruff format --check host hil_tests examples docs
-	@.venv/bin/ruff check host hil_tests examples docs
+	@.venv/bin/ruff format --check host hil_tests examples docs/*.py
+	@.venv/bin/ruff check host hil_tests examples docs/*.py
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
 	@.venv/bin/python -m balance_hil.protocol.generate --check
@@ -50,8 +50,8 @@ check: setup ## formatter, linters, type check, import contract, generated files
 	@.venv/bin/python firmware/lint.py
 
 format: setup ## rewrite the sources in the project's format
-	@.venv/bin/ruff format host hil_tests examples docs
-	@.venv/bin/ruff check --fix host hil_tests examples docs
+	@.venv/bin/ruff format host hil_tests examples docs/*.py
+	@.venv/bin/ruff check --fix host hil_tests examples docs/*.py
 	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format -i
 
 fuzz: ## look for inputs that break the firmware, SECONDS for each of the four targets (needs clang)
