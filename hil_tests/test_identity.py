@@ -1,4 +1,4 @@
-"""Who the board says it is."""
+"""Identification of the board and its model."""
 
 import re
 from dataclasses import replace
