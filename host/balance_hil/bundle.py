@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +186,7 @@ def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     """Publishes the finished files of ``staging`` as ``bundle.path``.
 
     Files of the old bundle that the new one does not write (a policy, a note) are kept. The old bundle stays whole until
-    the last rename; ``staging`` must lie on the same file system and is gone afterwards.
+    the last rename; ``staging`` must lie on the same file system (``files.staging_folder``).
     """
     manifest = bundle.manifest()
     manifest["files"] = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}
@@ -199,14 +197,7 @@ def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     names = sorted(p.name for p in staging.iterdir() if p.name != MANIFEST)
     for name in [*names, MANIFEST]:
         (staging / name).replace(target / name)
-    shutil.rmtree(staging, ignore_errors=True)
     return Bundle.load(target)
-
-
-def staging_folder(target: Path) -> Path:
-    """A new empty folder beside ``target``, on the same file system, for ``write_bundle``."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

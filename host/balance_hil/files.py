@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import os
 import re
 import secrets
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from balance_hil.errors import ConfigError, UsageError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_JSON_DEPTH = 100
+_STAGING = ".staging"
 
 
 # A string, closed or not, or a bracket outside of one.
@@ -36,6 +41,49 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A new empty folder beside ``target``, on the same file system, that is gone afterwards.
+
+    It is locked, and the kernel releases the lock when its owner dies: folders of dead owners beside ``target`` are removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with _locked(target.parent, wait=True):  # nobody looks between making the folder and locking it
+            for left in target.parent.glob(f".*{_STAGING}"):
+                with _locked(left) as is_stale:
+                    if is_stale:
+                        shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=_STAGING, dir=target.parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(_locked(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Locks a folder; whether that succeeded."""
+    if sys.platform == "win32":  # it cannot lock a folder
+        yield False
+        return
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:  # somebody has it, or the file system has no locks
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

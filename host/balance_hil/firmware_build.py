@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,8 @@ import filelock
 
 from balance_hil import paths
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError, require_tool
-from balance_hil.files import replacing
+from balance_hil.files import replacing, staging_folder
+from balance_hil.processes import run_group
 
 PROJECT = paths.PROJECT
 # What a build depends on. The identity of a firmware is the last commit that touched one of these.
@@ -233,14 +233,12 @@ def _provide_sources() -> None:
     """Copies the firmware's sources of an installed package to PlatformIO's project folder, unless they are there."""
     if PROJECT.exists():
         return
-    PROJECT.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{PROJECT.name}-", dir=PROJECT.parent))
-    for name in ("firmware", "platformio.ini"):
-        source = paths.SHIPPED / name
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, staging / name)
-    with contextlib.suppress(OSError):  # another process was faster
-        staging.rename(PROJECT)
-    shutil.rmtree(staging, ignore_errors=True)
+    with staging_folder(PROJECT) as staging:
+        for name in ("firmware", "platformio.ini"):
+            source = paths.SHIPPED / name
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, staging / name)
+        with contextlib.suppress(OSError):  # another process was faster
+            staging.rename(PROJECT)
 
 
 def platformio_settings() -> dict[str, str]:
@@ -255,11 +253,9 @@ def platformio_settings() -> dict[str, str]:
 
 
 def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(
+    done = run_group(
         [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(PROJECT)],
         env=os.environ | platformio_settings() | dict(variables or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -41,3 +43,22 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt: what is entered is left, what was started is ended.
+
+    SIGINT does so even where a shell started the program in the background and had it ignored; of nohup the wish is kept.
+    """
+    numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

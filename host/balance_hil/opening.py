@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle, model_id, write_bundle
 from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
+from balance_hil.files import staging_folder
 from balance_hil.golden import golden_observations, write_golden
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import CACHE
@@ -79,24 +80,24 @@ def open_policy(
         )
     identity = model_id(model)
     target = MODELS / identity / path.stem
-    staging = staging_folder(target)
-    (staging / INT8_MODEL).write_bytes(model)
-    golden = write_golden(staging / GOLDEN, runtime, golden_observations(runtime.input_quant, _rows(runtime), 0))
-    ModelImage(model=model, inputs=golden["input_int8"], outputs=golden["output_int8"]).write_header(staging / HEADER)
-    return write_bundle(
-        staging,
-        Bundle(
-            path=target,
-            id=identity,
-            algorithm="",
-            spec=table,
-            input_quant=runtime.input_quant,
-            output_quant=runtime.output_quant,
-            source={"kind": "tflite", "file": path.name, "output": output or "", "normalization": "", "made_by": ""},
-            checked_against={"by": None, "why": "the model is the source"},
-            metrics={"operators": runtime.graph.operator_counts(), "arena_used_bytes": runtime.arena_used_bytes},
-        ),
-    )
+    with staging_folder(target) as staging:
+        (staging / INT8_MODEL).write_bytes(model)
+        golden = write_golden(staging / GOLDEN, runtime, golden_observations(runtime.input_quant, _rows(runtime), 0))
+        ModelImage(model=model, inputs=golden["input_int8"], outputs=golden["output_int8"]).write_header(staging / HEADER)
+        return write_bundle(
+            staging,
+            Bundle(
+                path=target,
+                id=identity,
+                algorithm="",
+                spec=table,
+                input_quant=runtime.input_quant,
+                output_quant=runtime.output_quant,
+                source={"kind": "tflite", "file": path.name, "output": output or "", "normalization": "", "made_by": ""},
+                checked_against={"by": None, "why": "the model is the source"},
+                metrics={"operators": runtime.graph.operator_counts(), "arena_used_bytes": runtime.arena_used_bytes},
+            ),
+        )
 
 
 def _fitting(path: Path, model: TflmModel, environment: PolicySpec) -> PolicySpec:

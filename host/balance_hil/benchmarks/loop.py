@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import subprocess
 import sys
 import time
 import tty
@@ -34,6 +33,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.envs import balance as envs
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import MODELS
+from balance_hil.processes import popen
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
 
@@ -131,7 +131,7 @@ class EchoProcess:
         self._port = serial.Serial(os.ttyname(slave), 921_600, timeout=1)
         os.close(slave)
         arguments = [sys.executable, "-c", ECHO_PROGRAM, str(master), str(request), str(reply)]
-        self._process = subprocess.Popen(arguments, pass_fds=[master])
+        self._process = popen(arguments, pass_fds=[master])
         os.close(master)
 
     def exchange(self, _: Floats) -> Floats:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +13,7 @@ from pathlib import Path
 from balance_hil import paths
 from balance_hil.errors import FirmwareBuildError, FlashFailedError, FlashToolMissingError
 from balance_hil.firmware_build import PROJECT, build_lock, platformio_settings, prepare_platformio, why_it_failed
+from balance_hil.processes import run_group
 
 BUILD_TIMEOUT_S = 1800.0  # the first build of a board downloads its platform
 UPLOAD_TIMEOUT_S = 180.0  # some tools wait for a board forever
@@ -81,37 +80,21 @@ class FlashTool:
 
     def _run_alone(self, options: list[str], timeout_s: float) -> tuple[int, str]:
         command = [*_platformio(), "run", "--environment", self._environment, "--project-dir", str(PROJECT), *options]
-        process = subprocess.Popen(
-            command,
-            env=os.environ | self._settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that its child processes end with it
-        )
         try:
-            output, _ = process.communicate(timeout=timeout_s)
+            done = run_group(
+                command,
+                timeout_s=timeout_s,
+                env=os.environ | self._settings,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
         except subprocess.TimeoutExpired:
-            _end(process)
             raise FlashFailedError(
                 f"{' '.join(options) or 'the build'} for {self._environment} did not end within {timeout_s:g} s and was stopped",
                 "the flash tool finds no board: press the boot loader button, check cable and hub",
             ) from None
-        except BaseException:
-            _end(process)
-            raise
-        return process.returncode, output
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    process.communicate()
+        return done.returncode, done.stdout
 
 
 def _platformio() -> list[str]:

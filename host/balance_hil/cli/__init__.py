@@ -25,6 +25,7 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
+from balance_hil.interrupt import ended_by_signals
 from balance_hil.paths import install_command
 
 COMMANDS = {
@@ -115,7 +116,8 @@ def main() -> None:
     """Entry point: runs ``hil`` and turns errors into messages and an exit status."""
     warnings.showwarning = _show_warning
     try:
-        hil(standalone_mode=False)
+        with ended_by_signals():
+            hil(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except click.ClickException as exc:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -51,7 +49,7 @@ def command(
         fault=fault,
         progress=say,
     )
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine), _ended_by_signals():
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine):
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:
             sys.stdout.write(f"{name}\n")  # the one line of data
@@ -78,18 +76,3 @@ def _symbolic_link(link: Path | None, port: str) -> Iterator[str]:
         yield str(link)
     finally:
         link.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the command as Ctrl-C does, and so leave no link behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

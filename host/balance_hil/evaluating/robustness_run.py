@@ -16,6 +16,7 @@ from balance_hil.evaluating import BOARD_RUNTIME, open_policy
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
 from balance_hil.metrics import EpisodeMetrics
+from balance_hil.processes import end_with_parent
 from balance_hil.rollout import rollout
 from balance_hil.scheduling import usable_cores
 
@@ -107,7 +108,8 @@ def _results(work: Sequence[_Work], jobs: int) -> Iterator[tuple[_Work, list[Epi
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process; the first one ends the others."""
+    """Ctrl-C reaches every process; the first one ends the others, and they end without it, too."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

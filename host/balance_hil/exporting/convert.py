@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import ExportError, UnsupportedOperatorError, require
 from balance_hil.exporting.tensorflow_worker import quiet_environment
+from balance_hil.processes import popen
 
 CONVERSION_TIMEOUT_S = 300.0  # on a machine that is busy otherwise; a free one takes about 12 s
 _LOG_LINES = 12
@@ -38,13 +39,14 @@ class TensorFlowProcess:
         require("onnx2tf", "export")
         self._log = log
         with log.open("wb") as sink:
-            self._process = subprocess.Popen(
+            self._process = popen(
                 [sys.executable, "-m", "balance_hil.exporting.tensorflow_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
-                env={**os.environ, **quiet_environment()},
+                # What it leaves in its temporary folder goes with the log.
+                env={**os.environ, **quiet_environment(), "TMPDIR": str(log.parent)},
             )
 
     def start(self, task: str, **request: Any) -> None:

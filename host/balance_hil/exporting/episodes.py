@@ -15,6 +15,7 @@ from typing import Self
 from balance_hil.errors import ExportError
 from balance_hil.exporting.episodes_worker import EpisodesRequest, StageEpisodes
 from balance_hil.metrics import EpisodeMetrics
+from balance_hil.processes import tied
 
 _SIDE_BY_SIDE = 2  # the machine that this has to be quick on has two cores
 _LOG_CHARACTERS = 800
@@ -46,7 +47,7 @@ class EpisodeRuns:
         command = [sys.executable, "-m", "balance_hil.exporting.episodes_worker"]
         with (
             self._log.open("a") as sink,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True) as child,
+            subprocess.Popen(tied(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True) as child,
         ):
             self._children.append(child)
             if self._closing:

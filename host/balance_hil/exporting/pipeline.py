@@ -30,7 +30,6 @@ from balance_hil.bundle import (
     POLICY,
     Bundle,
     model_id,
-    staging_folder,
     write_bundle,
 )
 from balance_hil.checkpoint import Layer
@@ -51,6 +50,7 @@ from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rou
 from balance_hil.exporting.rounding_invariant.samples import RECORDED_ROWS, STREAM, make_samples
 from balance_hil.exporting.source import PolicySource, Reference, as_trained, open_own_environment, open_source
 from balance_hil.exporting.verdict import judge, saturation_warnings
+from balance_hil.files import staging_folder
 from balance_hil.golden import golden_observations, write_golden
 from balance_hil.metrics import Verdict, summarize
 from balance_hil.model_image import ModelImage
@@ -91,16 +91,13 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
         raise UsageError(f"the check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
     started_s = time.perf_counter()
     config = as_trained(config)
-    with tempfile.TemporaryDirectory() as scratch, _Conversion(Path(scratch)) as conversion:
+    with staging_folder(Path(tempfile.gettempdir(), "hil-export")) as scratch, _Conversion(scratch) as conversion:
         progress("source", 0.0)
         source = open_source(config, conversion.read_keras)
         progress("source", 1.0)
         try:
-            staging = staging_folder(source.target)
-            try:
-                return _Export(config, progress, source, staging, Path(scratch), conversion, started_s).run()
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+            with staging_folder(source.target) as staging:
+                return _Export(config, progress, source, staging, scratch, conversion, started_s).run()
         except OSError as exc:
             if isinstance(exc, HarnessError):  # some of the family are OSErrors, too
                 raise

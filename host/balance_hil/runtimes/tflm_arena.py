@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from balance_hil.errors import UnsupportedOperatorError
+from balance_hil.processes import tied
 
 ALIGNMENT_BYTES = 16  # what tflite-micro aligns its buffers to
 _PROBE_TIMEOUT_S = 60.0
@@ -23,7 +24,7 @@ def needed_arena_bytes(model: bytes, enough_bytes: int) -> int:
     pointers are half as wide, so it needs less than this desktop figure.
     """
     command = [sys.executable, "-m", __name__, str(enough_bytes)]
-    probe = subprocess.run(command, input=model, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False)
+    probe = subprocess.run(tied(command), input=model, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False)
     if probe.returncode != 0:
         raise UnsupportedOperatorError(
             f"TensorFlow Lite Micro could not be probed for its arena: {probe.stderr.decode(errors='replace').strip()[-300:]}",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from balance_hil.errors import HarnessError
+from balance_hil.processes import tied
 from balance_hil.runtimes import load_int8_runtime
 
 _TIMEOUT_S = 60.0
@@ -25,7 +26,7 @@ def fatal_runtimes(model: bytes, names: Sequence[str]) -> dict[str, str]:
     while left:
         command = [sys.executable, "-m", "balance_hil.runtimes.trial", *left]
         try:
-            done = subprocess.run(command, input=model, capture_output=True, timeout=_TIMEOUT_S)
+            done = subprocess.run(tied(command), input=model, capture_output=True, timeout=_TIMEOUT_S)
             alive, why = done.stdout, f"it ends its process (status {done.returncode})"
         except subprocess.TimeoutExpired as exc:
             alive, why = exc.stdout or b"", f"it does not answer in {_TIMEOUT_S:g} s"

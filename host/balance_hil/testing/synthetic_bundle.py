@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, INT8_MODEL, ONNX_MODEL, Bundle, model_id, staging_folder, write_bundle
+from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, INT8_MODEL, ONNX_MODEL, Bundle, model_id, write_bundle
+from balance_hil.files import staging_folder
 from balance_hil.model_image import ModelImage
 from balance_hil.quantize import Normalization, dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
@@ -49,30 +50,30 @@ def bundle_of_model(
     inputs = quantize(observations, tflm.input_quant, normalization)
     outputs = tflm.infer_int8_batch(inputs)
     layers = {f"op_{op}": values for op, values in enumerate(tflm.layers_batch(inputs))}
-    staging = staging_folder(folder)
-    np.savez_compressed(
-        staging / GOLDEN,
-        observations=observations,
-        input_int8=inputs,
-        output_int8=outputs,
-        actions=dequantize(outputs, tflm.output_quant),
-        operators=np.array([operator.name for operator in tflm.graph.operators]),
-        **layers,
-    )
-    (staging / INT8_MODEL).write_bytes(model)
-    for empty in (ONNX_MODEL, FLOAT_MODEL):
-        (staging / empty).touch()
-    ModelImage(model=model, normalization=normalization, inputs=inputs, outputs=outputs).write_header(staging / HEADER)
-    bundle = Bundle(
-        path=folder,
-        id=model_id(model, normalization),
-        algorithm="",
-        spec=spec,
-        input_quant=tflm.input_quant,
-        output_quant=tflm.output_quant,
-        normalization=normalization,
-    )
-    return write_bundle(staging, bundle)
+    with staging_folder(folder) as staging:
+        np.savez_compressed(
+            staging / GOLDEN,
+            observations=observations,
+            input_int8=inputs,
+            output_int8=outputs,
+            actions=dequantize(outputs, tflm.output_quant),
+            operators=np.array([operator.name for operator in tflm.graph.operators]),
+            **layers,
+        )
+        (staging / INT8_MODEL).write_bytes(model)
+        for empty in (ONNX_MODEL, FLOAT_MODEL):
+            (staging / empty).touch()
+        ModelImage(model=model, normalization=normalization, inputs=inputs, outputs=outputs).write_header(staging / HEADER)
+        bundle = Bundle(
+            path=folder,
+            id=model_id(model, normalization),
+            algorithm="",
+            spec=spec,
+            input_quant=tflm.input_quant,
+            output_quant=tflm.output_quant,
+            normalization=normalization,
+        )
+        return write_bundle(staging, bundle)
 
 
 def _numbered(n_obs: int, n_act: int) -> PolicySpec:

@@ -13,8 +13,6 @@ import io
 import json
 import pickle
 import re
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +23,7 @@ import numpy as np
 
 from balance_hil.bundle import POLICY, TRAINING
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError
-from balance_hil.files import parse_json
+from balance_hil.files import parse_json, staging_folder
 from balance_hil.spec import PolicySpec
 
 _FORMAT = 2
@@ -153,8 +151,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _save(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with staging_folder(folder) as staging:
         (staging / POLICY).write_bytes(checkpoint.policy)
         (staging / TRAINING).write_text(checkpoint.record.to_json())
         if checkpoint.replay:
@@ -167,8 +164,6 @@ def _save(checkpoint: Checkpoint, folder: Path) -> None:
             (folder / NORMALIZER).unlink(missing_ok=True)  # of a policy that was there before
         for name in (POLICY, TRAINING):
             (staging / name).replace(folder / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def load(path: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from typing import Any
 
 from balance_hil.errors import HarnessError
 from balance_hil.interrupt import Interrupt
+from balance_hil.processes import end_with_parent
 from balance_hil.training.request import TrainingProgress, TrainingRequest
 
 # What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
@@ -104,6 +105,7 @@ def _start(context: Any, run: Run, job: Job) -> _Worker:
 
 def _work(job: Job, request: TrainingRequest, log: Path, connection: Connection) -> None:
     """The process of one run. Everything that it prints goes to the log."""
+    end_with_parent()
     os.setsid()  # Ctrl-C on the terminal reaches the parent alone, which passes it on once
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):

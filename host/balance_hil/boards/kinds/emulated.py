@@ -19,6 +19,7 @@ from balance_hil.boards.handshake import BOOT_TIMEOUT_S
 from balance_hil.errors import BoardBootError, CableUnpluggedError, EmulatorMissingError
 from balance_hil.link import Link, PipeEnds
 from balance_hil.model_image import ModelImage
+from balance_hil.processes import popen
 from balance_hil.protocol.messages import Ready
 
 READY_TAIL_S = 0.01  # polling interval for the line end after READY
@@ -135,7 +136,7 @@ class EmulatedMachine(ABC):
         self, command: Sequence[str], descriptors: Sequence[int], pipes: PipeEnds | None = None
     ) -> subprocess.Popen[bytes]:
         # A separate process session: Ctrl-C must reach only this program, which then ends the run in order.
-        return subprocess.Popen(
+        return popen(
             command,
             stdin=subprocess.DEVNULL if pipes is None else pipes.read_from,
             stdout=self._log if pipes is None else pipes.write_to,

@@ -21,6 +21,7 @@ from balance_hil.boards.kinds.qemu import emulator, image_environment
 from balance_hil.errors import BoardBootError
 from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
+from balance_hil.processes import tied
 
 LIBRARIES = {"int8": ("engine_int8",), "tflm": ("engine_tflm", "tflm")}  # static libraries that make up an engine
 TIMEOUT_S = 60.0
@@ -83,7 +84,7 @@ def _report(machine: str, image: Path) -> str:
         command = [emulator(), "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", "-icount", "shift=0"]
         command += ["-chardev", f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", "-serial", "chardev:uart"]
         text = b""
-        with subprocess.Popen(command, pass_fds=[server.fileno()], stderr=subprocess.DEVNULL) as qemu:
+        with subprocess.Popen(tied(command), pass_fds=[server.fileno()], stderr=subprocess.DEVNULL) as qemu:
             try:
                 while not text.endswith(_LAST_LINE) and (chunk := link.recv(4096)):
                     text += chunk

@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,9 +27,6 @@ QEMU = "qemu-system-arm"
 # The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
-# Kills QEMU when this program has ended without doing so: then its end of the pipe closes and `read` returns.
-_GUARD = 'read -r line; case "$(readlink "/proc/$1/exe")" in *qemu*) kill -9 "$1";; esac'
-
 
 KEYS: Mapping[str, type] = {"machine": str}  # that QEMU emulates: "mps2-an386", ...
 
@@ -98,7 +94,6 @@ class QemuMachine(EmulatedMachine):
         self._watchdog_ms = config.watchdog_ms
         self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
         self._qmp: Qmp | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
         super().__init__(config.name)
 
     def start(self) -> Link:
@@ -149,14 +144,9 @@ class QemuMachine(EmulatedMachine):
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
             command += _options(self._watchdog_ms)
             self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
-        self._guard = _guard(self._processes[0].pid)
 
     def _reap(self) -> None:
         super()._reap()
-        if self._guard is not None:  # after QEMU, so that either this program or the guard can always end it
-            self._guard.kill()
-            self._guard.communicate()
-            self._guard = None
         if self._qmp is not None:
             self._qmp.close()
             self._qmp = None
@@ -184,7 +174,3 @@ def _options(watchdog_ms: int | None) -> list[str]:
         return []
     (data,) = struct.unpack("<Q", struct.pack("<II", OPTIONS_MARK, watchdog_ms))
     return ["-device", f"loader,addr={OPTIONS_ADDRESS:#x},data={data:#x},data-len=8"]
-
-
-def _guard(pid: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", str(pid)], stdin=subprocess.PIPE, start_new_session=True)

@@ -1,0 +1,95 @@
+"""Child processes that end when their parent does, however it ends: SIGKILL included."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+# $0 is the parent's process id: a parent that ended before the signal was asked for sends none.
+_ALONE = '[ "$PPID" = "$0" ] && exec "$@"'
+_GROUP = '[ "$PPID" = "$0" ] || exit 1; trap "kill -KILL 0" TERM; "$@" & wait $!'
+
+
+def tied(command: Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    """``command`` as the kernel ends it with the thread that starts it: for a thread that waits for it.
+
+    The process keeps the id that ``Popen`` returns. Where the kernel or util-linux cannot do this, it is ``command`` itself.
+    """
+    return _wrapped("KILL", _ALONE, command)
+
+
+def popen(command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
+    """``subprocess.Popen`` of a process that ends with this program, whichever thread starts it."""
+    # The kernel watches the thread, not the process: so one that lasts as long as the program starts them all.
+    return _starter(os.getpid()).submit(lambda: subprocess.Popen(tied(command), **options)).result()
+
+
+def run_group(command: Sequence[str], *, timeout_s: float | None = None, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Runs a program that starts others, without input; all of them end with this one, on an exception and at the timeout.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in time.
+        OSError: the program cannot be started.
+    """
+    process = subprocess.Popen(
+        _wrapped("TERM", _GROUP, command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, **options
+    )
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        finally:
+            if process.poll() is None:
+                _kill_group(process)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _kill_group(process: subprocess.Popen[Any]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """In a process that ``multiprocessing`` started: ends it as soon as its parent has ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_await_end, args=(parent,), daemon=True, name="end with parent").start()
+
+
+def _await_end(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _wrapped(number: str, script: str, command: Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    launcher = _launcher()
+    if launcher is None:
+        return list(command)
+    return [launcher, "--pdeathsig", number, "--", "/bin/sh", "-c", script, str(os.getpid()), *command]
+
+
+@functools.cache
+def _launcher() -> str | None:
+    program = shutil.which("setpriv") if sys.platform == "linux" else None
+    if program is None:
+        return None
+    works = subprocess.run([program, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", ":"], capture_output=True).returncode == 0
+    return program if works else None  # BusyBox has one without this option
+
+
+@functools.cache
+def _starter(pid: int) -> ThreadPoolExecutor:
+    """The thread that starts processes; a forked child (another ``pid``) has none and gets one of its own."""
+    return ThreadPoolExecutor(1, thread_name_prefix="start processes")
