@@ -17,6 +17,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli import run as cli_run
 from balance_hil.environment import open_environment
 from balance_hil.recording import read_recording
+from balance_hil.recording.folder import repair
 from balance_hil.testing.synthetic_bundle import bundle_of_model
 from balance_hil.testing.synthetic_models import linear
 
@@ -330,6 +331,33 @@ def test_an_interrupt_leaves_a_whole_recording_and_no_process(ppo, tmp_path, num
     assert len(back) > 20
     assert back.meta["ended"] == "interrupted"
     wait_until(lambda: not any(alive(pid) for pid in board), "the board's processes to end")
+
+
+def test_a_killed_run_leaves_a_recording_that_replays_and_can_be_repaired(ppo, hil, tmp_path):
+    partial = tmp_path / "cut.mcap.partial"
+    run = subprocess.Popen(
+        [*HIL, "run", ppo, "--record", str(tmp_path / "cut.mcap"), "--max-lost", "100000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: run.poll() is not None or (partial.exists() and partial.stat().st_size > 20_000), "a recording")
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.wait()
+    steps = len(read_recording(partial))
+    assert steps > 50
+    code, out, err = hil("replay", str(partial), "--runtime", "tflm", "--bundle", ppo, "--json")
+    assert code == 0
+    missing = json.loads(out)["missing"]
+    assert f"cut off after {steps} control steps" in missing
+    assert missing in err
+    code, out, err = hil("compare", ppo, "--recording", str(partial), "--runtimes", "tflm,int8-reference", "--json")
+    assert missing in err
+    assert missing in json.loads(out)["recorded_from"]
+    assert repair(partial) == tmp_path / "cut.mcap"
+    assert len(read_recording(tmp_path / "cut.mcap")) == steps
 
 
 def test_the_live_line_appears_on_a_terminal_only(ppo, tmp_path):

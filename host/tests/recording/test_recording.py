@@ -257,6 +257,14 @@ def test_hostile_messages_are_refused(tmp_path, message):
         read_recording(hostile(tmp_path / "a.mcap", message))
 
 
+@pytest.mark.parametrize(("padding", "count"), [(1 << 25, 1), (1 << 20, 64)], ids=["one record", "all together"])
+def test_a_file_that_decompresses_without_end_is_refused(tmp_path, padding, count):
+    step = step_encoder(SPEC, ())(a_step(0)._replace(plant=()))
+    assert len(read_recording(hostile(tmp_path / "a.mcap", *[step + b" " * 1000] * count))) == count
+    with pytest.raises(RecordingError, match="decompresses to more"):
+        read_recording(hostile(tmp_path / "b.mcap", *[step + b" " * padding] * count))
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("episode", 1 << 70), ("episode", 1e400), ("t_s", "x"), ("input_int8", {"pitch": 300})]
 )
