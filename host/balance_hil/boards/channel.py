@@ -65,9 +65,13 @@ class Channel:
     def await_kind(self, kind: type[M], timeout_s: float) -> M | None:
         """The next message of one type, or None if none arrives within ``timeout_s``. Other messages are dropped."""
         deadline = time.monotonic() + timeout_s
-        while (frame := self.poll(max(0.0, deadline - time.monotonic()))) is not None:
+        left_s = timeout_s
+        while (frame := self.poll(left_s)) is not None:
             if isinstance(frame.message, kind):
                 return frame.message
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:  # even if frames keep coming
+                return None
         return None
 
 

@@ -293,6 +293,8 @@ class Session:
                 return reply
             self.unexpected_frames += 1
             left_s = deadline - time.perf_counter()
+            if left_s <= 0:  # even if frames keep coming
+                break
         raise ReplyTimeoutError(
             f"the board on {self.port} did not answer {type(message).__name__} within {timeout_s:g} s",
             "reset it: its firmware may hang",

@@ -75,6 +75,9 @@ class Memory:
         }
 
 
+MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """One run. Timings are microseconds of this computer's clock, but for ``inference_us``, which is the board's."""
@@ -125,7 +128,7 @@ class RunResult:
 
     @property
     def verdict(self) -> Verdict:
-        """Good when no episode failed and nothing differs from tflm. (Too many losses end a run with an error.)"""
+        """Good when no episode failed, nothing differs from tflm and the board stayed up. (Too many losses end a run.)"""
         reasons = ["interrupted"] if self.interrupted else []
         if failed := [episode for episode in self.episodes if episode.failed]:
             which = ", ".join(f"seed {episode.seed} after {episode.steps} steps" for episode in failed)
@@ -139,6 +142,10 @@ class RunResult:
             )
         if self.rejected:
             reasons.append(f"{self.rejected} replies were wrong and not applied; {self.first_rejected}")
+        if self.reboots > MAX_REBOOTS:
+            reasons.append(
+                f"the board rebooted {self.reboots} times, {MAX_REBOOTS} are allowed: look at its supply and reset cause"
+            )
         return Verdict(tuple(reasons))
 
     def to_dict(self) -> OneRunDocument:

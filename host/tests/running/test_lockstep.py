@@ -124,6 +124,14 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_the_next(board, firmware, 
     assert result.verdict.good
 
 
+def test_a_board_that_keeps_rebooting_fails_the_run(linear_bundle):
+    firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), reboot_at={10, 20, 30, 40})
+    with fake_board(firmware, linear_bundle) as board:
+        result = run(board, linear_bundle, config())
+    assert not any(episode.failed for episode in result.episodes)
+    assert "the board rebooted 4 times, 3 are allowed" in result.verdict.line
+
+
 @pytest.mark.parametrize("silent", [False, True], ids=["READY seen", "READY lost"])
 def test_a_reboot_changes_nothing_but_the_count(linear_bundle, tmp_path, silent):
     def once(name, reboot_at):
