@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich import box
-from rich.table import Table
 
 from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.recording.folder import list_recordings, repair
+from balance_hil.recording.folder import Entry, list_recordings, repair
+from balance_hil.recording.reader import CUT_OFF
 
 
 @click.command(name="recordings")
@@ -40,13 +39,12 @@ def command(arguments: tuple[str, ...], as_json: bool) -> None:
     if not entries:
         stderr.print(f"no recordings in {folder}", soft_wrap=True)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("recording", "bundle", "board", "environment", "clock"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("steps", justify="right")
-    table.add_column("ended", overflow="fold")
     for entry in entries:
-        ended = entry.error or (entry.ended if entry.whole or entry.ended == "cut off" else f"{entry.ended}, its index cut off")
-        cells = (Path(entry.file).name, entry.bundle, entry.board, entry.environment, entry.clock, f"{entry.steps}", ended)
-        table.add_row(*cells, style="" if entry.whole else "yellow")
-    stdout.print(table)
+        stdout.print(Path(entry.file).name, style="bold" if entry.whole else "bold yellow", soft_wrap=True)
+        stdout.print(f"    {entry.error or _facts(entry)}", soft_wrap=True)
+
+
+def _facts(entry: Entry) -> str:
+    ended = entry.ended if entry.whole or entry.ended == CUT_OFF else f"{entry.ended}, its index cut off"
+    facts = (ended, f"{entry.steps} steps", entry.environment, f"{entry.clock} on {entry.board}", f"bundle {entry.bundle}")
+    return " · ".join(facts)
