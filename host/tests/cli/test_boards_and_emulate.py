@@ -170,3 +170,21 @@ def test_emulate_refuses_what_it_cannot_do(hil, ppo_bundle, tmp_path):
     code, out, err = hil("emulate", str(ppo_bundle.path), "--link", str(tmp_path / "file"))
     assert (code, out) == (2, "")
     assert "no symbolic link" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_an_emulator_that_a_shell_started_in_the_background(ppo_bundle, number):
+    """Such a shell has SIGINT ignored in it."""
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+    ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    with subprocess.Popen(
+        [*ignoring, *HIL, "emulate", str(ppo_bundle.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline(), process.stderr.read()
+            process.send_signal(number)
+            process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
