@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from balance_hil.boards.channel import printable
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.recording.folder import Entry, list_recordings, repair
 from balance_hil.recording.reader import CUT_OFF
@@ -40,8 +41,8 @@ def command(arguments: tuple[str, ...], as_json: bool) -> None:
         stderr.print(f"no recordings in {folder}", soft_wrap=True)
         return
     for entry in entries:
-        stdout.print(Path(entry.file).name, style="bold" if entry.whole else "bold yellow", soft_wrap=True)
-        stdout.print(f"    {entry.error or _facts(entry)}", soft_wrap=True)
+        stdout.print(printable(Path(entry.file).name), style="bold" if entry.whole else "bold yellow", soft_wrap=True)
+        stdout.print(f"    {printable(entry.error or _facts(entry))}", soft_wrap=True)
 
 
 def _facts(entry: Entry) -> str:

@@ -87,6 +87,15 @@ def test_what_cannot_be_repaired(folder, name):
     assert sorted(folder.iterdir()) == names
 
 
+def test_escape_sequences_of_a_recording_do_not_reach_the_terminal(tmp_path):
+    with RecordingWriter(tmp_path / "a.mcap", META | {"clock": "\x1b[2J\nrealtime"}, SPEC):
+        pass
+    listed = recordings(tmp_path).stdout
+    assert "realtime" in listed
+    assert "\x1b[2J" not in listed
+    assert len(listed.splitlines()) == 2
+
+
 def test_mistakes(tmp_path):
     assert recordings("repair").exit_code == 2
     assert recordings("a", "b").exit_code == 2
