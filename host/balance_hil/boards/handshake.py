@@ -227,6 +227,11 @@ def _protocol_mismatch(channel: Channel, other: OtherSchema) -> ProtocolMismatch
 def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError:
     """The error for a missing answer, diagnosed from the received bytes."""
     where, decoder = channel.link.description, channel.decoder
+    if decoder.bytes_seen == 0 and where.startswith("socket://"):  # the connection alone says nothing: the system makes it
+        return SilentBoardError(
+            f"nothing answers behind {where}: no byte received in {waited_s:.2g} s; it may be busy with another program",
+            "such a port serves one program at a time (hil emulate's does): close the other one; or the board has no power",
+        )
     if decoder.bytes_seen == 0:
         return SilentBoardError(
             f"the board on {where} is silent: no byte received in {waited_s:.2g} s",

@@ -1,3 +1,5 @@
+import contextlib
+import socket
 import time
 from collections import deque
 from dataclasses import replace
@@ -6,7 +8,9 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import Board
+from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.handshake import identify
 from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
@@ -20,7 +24,7 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
     WrongBaudError,
 )
-from balance_hil.link import Fault
+from balance_hil.link import Fault, open_link
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode, seal
 from balance_hil.protocol.messages import Status
@@ -79,6 +83,14 @@ def test_silent_board():
     assert type(error) is SilentBoardError
     assert "no byte received" in error.message
     assert "hil boards" in error.hint
+
+
+def test_a_second_user_of_a_socket_board_is_told_that_it_may_be_busy():
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:  # QEMU, too, accepts one connection and lets others wait
+        link = open_link(f"socket://127.0.0.1:{server.getsockname()[1]}")
+        with contextlib.closing(link), pytest.raises(SilentBoardError, match="may be busy with another program") as caught:
+            identify(Channel(link), timeout_s=0.05)
+    assert "one program at a time" in caught.value.hint
 
 
 def test_wrong_baud():
