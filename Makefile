@@ -26,7 +26,7 @@ run: setup-run ## balance the robot with the policy on two emulated boards, in r
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
 test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
-	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
 
 nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour
 	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
