@@ -24,8 +24,12 @@ from numpy.typing import NDArray
 
 
 def quiet_environment() -> dict[str, str]:
-    """Variables that must be set before TensorFlow is imported: less logging, no GPU, repeatable kernels."""
-    return {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_DETERMINISTIC_OPS": "1"}
+    """Variables that must be set before TensorFlow is imported: less logging, no GPU, repeatable kernels, Keras 3.
+
+    onnx2tf asks for the older Keras when it is imported, later, and gets it: TensorFlow loads Keras on first use.
+    """
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_USE_LEGACY_KERAS": "0"}
+    return quiet | {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_DETERMINISTIC_OPS": "1"}
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

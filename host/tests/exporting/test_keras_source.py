@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     import os
 
     folder = tmp_path_factory.mktemp("keras")
-    environment = {**os.environ, **quiet_environment(), "TF_USE_LEGACY_KERAS": "0"}  # onnx2tf sets it where it is imported
+    environment = {**os.environ, **quiet_environment()}
     subprocess.run([sys.executable, "-c", MAKE], cwd=folder, env=environment, check=True, capture_output=True)
     return folder
 
