@@ -118,7 +118,7 @@ def attribute_pairs(
         on_progress: called with the number of rows done, counted once per pair.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
+        UnsupportedOperatorError: an operator that no emulator supports.
     """
     trace = samples.trace
     even = trace.rows[: trace.even]
@@ -154,19 +154,19 @@ def attribute(
 ) -> Attribution:
     """Attributes every differing value of two runtimes on equal ``inputs``, int8 [n, n_obs].
 
-    An output has its root in the first operator of its row at which something new arises. One in whose row an emulator fails at
-    any operator is unexplained.
+    An output is attributed to the first operator with a new difference in its row. If an emulator does not reproduce its runtime
+    at any operator of the row, the output is unexplained.
 
     Args:
         graph: of the model.
         inputs: int8 [n, n_obs].
         a: one runtime.
         b: the other.
-        block_rows: rows looked at together, a multiple of 16; memory grows with them, the result does not depend on them.
+        block_rows: rows processed together, a multiple of 16; affects memory use, not the result.
         on_rows: called after each block with its number of rows.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
+        UnsupportedOperatorError: an operator that no emulator supports.
     """
     emulators = _Emulators(graph, a.variant, b.variant)
     found = []
@@ -238,7 +238,7 @@ class _Emulators:
 
 
 class _Side:
-    """One runtime on the way through the graph."""
+    """State of one runtime while its graph is traversed."""
 
     def __init__(self, emulator: EmulatedRuntime, inputs: Int8Array, observed: Observed) -> None:
         self.observed = observed
@@ -249,7 +249,7 @@ class _Side:
 
 
 class _Walk:
-    """Follows two runtimes operator by operator and remembers each row's root."""
+    """Traverses the graph of two runtimes operator by operator and records the first new difference of each row."""
 
     def __init__(self, emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> None:
         self._graph = emulators.graph
@@ -287,7 +287,7 @@ class _Walk:
         )
 
     def outputs_missed(self) -> NDArray[np.bool_]:
-        """Rows, bool [n], whose final outputs are not what the last operators gave."""
+        """Rows, bool [n], whose final outputs differ from those of the last operator."""
         index, rows = self._graph.output.index, len(self.roots)
         missed = [side.tensors[index].reshape(rows, -1) != side.observed.outputs for side in (self._a, self._b)]
         return np.asarray(np.any(missed[0] | missed[1], axis=1))
@@ -296,7 +296,7 @@ class _Walk:
         return [self._tensor(side, index) for index in computed_inputs(self._graph, operator)]
 
     def _tensor(self, side: _Side, index: int) -> NDArray[Any]:
-        """A tensor's values; a float one, which no runtime shows, is computed from those before it."""
+        """Values of a tensor; a float tensor, which no runtime exposes, is computed from its inputs."""
         if index not in side.tensors:
             operator = next(op for op in self._graph.operators if index in op.outputs)
             side.tensors[index] = side.emulator.apply(operator, self._inputs(side, operator))
@@ -317,7 +317,7 @@ class _Walk:
         for rule, emulator in self._swapped.items():
             if not open_.any():
                 break
-            # Where the swap makes b's arithmetic a's, nothing need be computed.
+            # Nothing to compute where the swap turns b's arithmetic into a's.
             alike = emulator.arithmetic(operator) == self._a.emulator.arithmetic(operator)
             solved = open_ if alike else open_ & (emulator.apply(operator, ins) == wanted)
             causes[solved] = CAUSES.index(_cause(rule, operator.name))

@@ -1,8 +1,8 @@
 """Faults at the input and output of a board's pipeline: how it converts observations and outputs, and which output it reads.
 
-A board is given observations that show every known way of converting them wrongly. One finding for each stage: normalization
-where the policy has one, observation to int8, int8 to int8 (whose arithmetic is identified elsewhere), int8 to action. Each is
-exact: a fault is named when its variant gives every number that the board gave.
+The board receives observations that expose every known conversion fault. There is one finding per stage: normalization
+where the policy has one, observation to int8, int8 to int8 (whose arithmetic is identified elsewhere), int8 to action. Findings
+are exact: a fault is named only if its variant reproduces every number that the board returned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NORMALIZATION, INPUT, MODEL, OUTPUT = "normalization", "input", "model", "output
 UNKNOWN = "differs in a way that is not known"
 _LONGEST_LAG = 4
 _SCATTERED = 8  # different values in the place of saturated ones; another limit gives two at most
-_UNRELATED = 0.3  # correlation below which outputs have nothing to do with what the model computes
+_UNRELATED = 0.3  # correlation below which outputs count as unrelated to those of the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Finding:
     stage: str  # NORMALIZATION, INPUT, MODEL or OUTPUT
     fault: str  # completes "the board …"; "" where nothing is wrong
     samples: int  # values compared
-    differing: int  # of them not what the right conversion gives
+    differing: int  # of them, how many differ from the correct conversion
     alternatives: tuple[str, ...] = ()  # other faults that give the same numbers on these samples
     advice: str = ""
 
@@ -53,7 +53,7 @@ class Finding:
 
     @property
     def unknown_conversion(self) -> bool:
-        """Whether a conversion is wrong in a way that has no name."""
+        """Whether a conversion has an unidentified fault."""
         return self.fault == UNKNOWN and self.stage != MODEL
 
 
@@ -68,7 +68,7 @@ class BoardIo:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardInspection:
-    """What a board made of float32 observations."""
+    """Result of sending float32 observations to a board."""
 
     io: BoardIo
     findings: tuple[Finding, ...]  # one for each stage, in order; () where the model cannot be emulated
@@ -312,7 +312,7 @@ def _another_model(inputs: Int8Array, outputs: Int8Array, others: Mapping[str, E
 def _wraps(right: Int8Array, seen: Int8Array) -> bool:
     """Whether the two differ only where the right one is saturated, and there by a change of sign or by all sorts of numbers.
 
-    What lies beyond saturation by more than 128 steps comes around with its own sign.
+    A value that exceeds the int8 range by more than 128 steps wraps around to its original sign.
     """
     wrong = right != seen
     flipped = np.sign(right[wrong]) != np.sign(seen[wrong])

@@ -1,7 +1,7 @@
 """Two runtimes in closed loop on the same seeds: where the trajectories diverge, and whether success and metrics differ.
 
 The simulation is deterministic, so both episodes of a seed are equal, bit for bit, up to the first action that differs. That
-observation is looked at again, layer by layer, and by TensorFlow Lite Micro as a third opinion.
+observation is then compared layer by layer, and with TensorFlow Lite Micro as the reference.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def closed_loop(
     Raises:
         HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is no number).
     """
-    from balance_hil.rollout import EVALUATION_SEED_BASE  # MuJoCo loads only where a plant is wanted
+    from balance_hil.rollout import EVALUATION_SEED_BASE  # imports MuJoCo
 
     first = EVALUATION_SEED_BASE + config.seed
     seeds = range(first, first + config.episodes)
@@ -137,7 +137,7 @@ def _second_pass(
         report(f"{runtime.name}, control steps", step.step + 1, limit)
         if not together:
             return
-        before = watch.actions[step.step]  # as long as one seed is together, both passes have this step
+        before = watch.actions[step.step]  # while one seed has not diverged, both passes have this step
         for place, index in enumerate(step.episodes):
             if index in together and np.any(answer.actions[place] != before[index]):
                 _differ(
@@ -157,7 +157,7 @@ def _differ(
     a: Float32Array,
     b: Float32Array,
 ) -> None:
-    """Notes that the answers ``a`` and ``b`` differ; the trajectories diverge when what the plant gets does."""
+    """Records where the outputs ``a`` and ``b`` differ; trajectories diverge once the actions applied to the plant differ."""
     difference = watch.differences.setdefault(index, _Difference(step, observation.copy(), a.copy(), b.copy()))
     if np.any(environment.spec.clip(a) != environment.spec.clip(b)):
         difference.applied_step = step
@@ -165,7 +165,7 @@ def _differ(
 
 
 class _Answer:
-    """A policy for ``rollout`` that keeps its latest answer as the runtime gave it, not clipped."""
+    """A policy for ``rollout`` that keeps the latest unclipped output of the runtime."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -253,7 +253,7 @@ def _who(difference: _Difference, reference: Float32Array) -> str:
 def _metrics(
     metrics: Sequence[Metric], a: Sequence[EpisodeMetrics], b: Sequence[EpisodeMetrics], tests: int
 ) -> list[PairedDifference]:
-    """Every metric over the seeds in which neither failed: the errors of a failure say nothing about tracking."""
+    """Every metric over the seeds in which neither failed: the errors of a failed episode are not comparable."""
     both = [(x.metrics, y.metrics) for x, y in zip(a, b, strict=True) if not (x.failed or y.failed)]
     rows = [
         paired_difference(m.name, m.unit, [x[m.name] for x, _ in both], [y[m.name] for _, y in both], tests=tests)

@@ -19,7 +19,7 @@ METHOD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The first differing answer of one seed. Up to that step both episodes are equal, bit for bit."""
+    """The first differing output of one seed. Up to that step both episodes are equal, bit for bit."""
 
     seed: int
     step: int  # control step, counts from 0
@@ -30,7 +30,7 @@ class Divergence:
     b: float
     lsb: float  # (b - a) in steps of the int8 output; a whole number between int8 runtimes
     outputs_differing: int  # elements of the action that differ in that step
-    unlike_tflm: str | None  # who does not answer what tflm answers: "a", "b", "both"; None: unknown
+    unlike_tflm: str | None  # which one differs from tflm: "a", "b", "both"; None: unknown
     first_layer: int | None  # operator whose output differs first, on equal int8 inputs; None: none seen
     first_operator: str | None
     trajectory_step: int | None  # first step in which another action reached the plant; None: never
@@ -38,14 +38,14 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """Everything that one closed-loop comparison found. ``to_dict`` is the ``--json`` document."""
+    """Result of one closed-loop comparison. ``to_dict`` is the ``--json`` document."""
 
     bundle: str  # id
     environment: str
     a: str
     b: str
     seeds: tuple[int, ...]
-    divergences: tuple[Divergence, ...]  # of the seeds whose answers differ somewhere, by seed
+    divergences: tuple[Divergence, ...]  # of the seeds with differing outputs, by seed
     success: SuccessDifference
     metrics: tuple[PairedDifference, ...]  # empty when in no seed both did without failure
     summary_a: EvaluationSummary
@@ -55,7 +55,7 @@ class ClosedLoop:
 
     @property
     def diverged(self) -> int:
-        """How many seeds' trajectories diverged."""
+        """Number of seeds whose trajectories diverged."""
         return sum(divergence.trajectory_step is not None for divergence in self.divergences)
 
     @property
@@ -73,7 +73,7 @@ class ClosedLoop:
 
     @property
     def summary(self) -> str:
-        """One sentence on a comparison whose verdict is good."""
+        """One-sentence summary of a comparison with a good verdict."""
         if not self.divergences:
             return f"{self.a} and {self.b} drive the same {len(self.seeds)} episodes, bit for bit"
         diverged = f"trajectories of {self.a} and {self.b} diverge in {self.diverged} of {len(self.seeds)} episodes"

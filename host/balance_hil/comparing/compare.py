@@ -1,4 +1,4 @@
-"""One whole comparison: choose inputs, run every runtime and the board, attribute differences, give a verdict."""
+"""One comparison: choose inputs, run every runtime and the board, attribute differences, give a verdict."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def compare(
     board: Board | None = None,
     on_progress: Progress = no_progress,
 ) -> Comparison:
-    """Gives every runtime, and the board if there is one, the same inputs, counts what differs and says why.
+    """Runs every runtime, and the board if there is one, on the same inputs; counts and attributes the differences.
 
-    A desktop runtime that was not asked for by name and is not installed, or refuses the model, is left out and named in
+    A desktop runtime that was not requested by name and is not installed, or rejects the model, is left out and listed in
     ``Comparison.skipped``. Whether the board can take the model is checked before any runtime is loaded.
 
     Raises:
@@ -134,7 +134,7 @@ def compare(
 
 
 def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
-    """Raises unless the board runs this model, its engine takes it, and its messages have room for what is asked."""
+    """Raises unless the board runs this model, its engine supports it, and its messages are long enough for the requests."""
     info, graph = board.info, model.graph
     if info.model_id != model.id:
         raise ModelMismatchError(
@@ -164,7 +164,7 @@ def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
 
 
 def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tuple[list[Runtime], dict[str, str]]:
-    """The runtimes that take part, and why others do not."""
+    """The participating runtimes, and why the others are skipped."""
     impossible = [name for name in config.runtimes or () if name not in model.runtime_names]
     if impossible:
         raise UsageError(
@@ -181,7 +181,7 @@ def _load(model: ModelUnderTest, config: CompareConfig, with_board: bool) -> tup
                     f"the runtime {name} cannot run this model: {fatal[name]}", "--runtimes chooses others"
                 )
             runtime = model.load(name)
-            runtime.act_batch(np.zeros((1, runtime.n_obs), np.float32))  # some refuse a model only when they run it
+            runtime.act_batch(np.zeros((1, runtime.n_obs), np.float32))  # some reject a model only at the first inference
         except HarnessError as exc:
             if name in required:
                 raise
@@ -220,7 +220,7 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
     golden = "the bundle's golden vectors"
     if config.observations == GOLDEN or not bundle.spec.environment:
         return golden_observations(bundle, config.samples), golden
-    from balance_hil.environment import open_for  # loads Gymnasium
+    from balance_hil.environment import open_for  # imports Gymnasium
 
     try:
         environment = open_for(bundle.spec)
@@ -235,7 +235,7 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
 
 
 def _separating(model: ModelUnderTest, seed: int) -> Int8Array | None:
-    """Inputs that tell the known arithmetics apart: a board is asked for those as well, for random ones may leave some open."""
+    """Inputs that distinguish the known arithmetics; sent to a board as well, because random inputs may not distinguish all."""
     try:
         return separating_inputs(model.graph, seed=seed)
     except UnsupportedOperatorError:

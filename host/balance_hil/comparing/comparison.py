@@ -12,7 +12,7 @@ from balance_hil.runtimes.tflm import is_emulated
 
 SCHEMA = "balance_hil/compare@2"
 BOARD = "board"
-REFERENCE = "tflm"  # the oracle of a board: the official TensorFlow Lite Micro
+REFERENCE = "tflm"  # the reference for a board: the official TensorFlow Lite Micro
 FLOAT_LADDER = ("torch", "onnx", "float32")
 
 
@@ -113,7 +113,7 @@ class Comparison:
     layers: tuple[LayerDifference, ...]
     layer_inputs: int
     board_io: BoardIo | None
-    board_equals_tflm: bool | None  # None: no board took part
+    board_equals_tflm: bool | None  # None: without a board
     arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
     findings: tuple[Finding, ...] = ()  # on each stage of the board's pipeline
     float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
@@ -147,7 +147,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """One sentence on a comparison whose verdict is good."""
+        """One-sentence summary of a comparison with a good verdict."""
         if self.board_equals_tflm:
             return f"the board equals {REFERENCE} bit for bit on {self.inputs} equal inputs"
         if not self.pairs or self.not_attributed or any(pair.unexplained is None for pair in self.pairs):
@@ -155,7 +155,7 @@ class Comparison:
         return f"every one of {sum(pair.differing for pair in self.pairs)} differing outputs is explained; no board took part"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the keys of the ``--json`` contract and some more."""
+        """Plain JSON types; the keys of the ``--json`` contract, and further ones."""
         document = asdict(self)
         return {"schema": SCHEMA, **document} | {
             "runtimes": list(self.runtimes),

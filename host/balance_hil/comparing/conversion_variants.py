@@ -1,6 +1,6 @@
 """Right and wrong ways of converting observations to int8 and int8 to actions, and observations that show the difference.
 
-A firmware's conversion is recognized by finding the variant that gives its numbers, all of them.
+The conversion of a firmware is identified by the variant that reproduces all of its numbers.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ DECIMALS = (2, 3, 4, 5, 6)
 
 @dataclass(frozen=True, kw_only=True)
 class InputConversion:
-    """One way of making int8 of observations; each field is a key of its table above."""
+    """One conversion of observations to int8; each field is a key of its table above."""
 
     rounding: str = RIGHT
     division: str = RIGHT
     limit: str = RIGHT
     zero_point: str = RIGHT
-    scale: str = RIGHT  # RIGHT or how it is wrong, for people
+    scale: str = RIGHT  # RIGHT, or a description of the fault
     params: QuantParams
 
     @property
@@ -124,7 +124,7 @@ def scale_mistakes(right: QuantParams, other: QuantParams | None) -> list[tuple[
 
 
 def wrong_normalizations(right: Normalization) -> Iterator[tuple[str, Callable[[Float32Array], Float32Array]]]:
-    """Wrong ways of normalizing observations, float32 [n, n_obs], each with what is wrong with it, for people."""
+    """Wrong ways of normalizing observations, float32 [n, n_obs], each with a description of the fault."""
     mean, factor, clip = right.mean, right.inverse_std, np.float32(right.clip)
     wide_mean, wide_factor = mean.astype(np.float64), factor.astype(np.float64)
 
@@ -149,9 +149,9 @@ def wrong_normalizations(right: Normalization) -> Iterator[tuple[str, Callable[[
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConversion:
-    """One way of making actions of int8 outputs."""
+    """One conversion of int8 outputs to actions."""
 
-    fault: str  # RIGHT or what is wrong, for people
+    fault: str  # RIGHT, or a description of the fault
     convert: Callable[[Int8Array], Float32Array]
 
 
@@ -189,12 +189,12 @@ _RANDOM_ROWS = 64
 def probe_observations(
     quant: QuantParams, n_obs: int, *, normalization: Normalization | None = None, seed: int = 0
 ) -> Float32Array:
-    """Observations, float32 [n, n_obs] with n about 1,300, that tell the known input faults apart.
+    """Observations, float32 [n, n_obs] with n about 1,300, that distinguish the known input faults.
 
     They hold, for each element: every tie (k + 1/2) · s in int8's range with its float32 neighbors on both sides, every point
     k · s, values far beyond saturation, and random ones; random observations meet a tie about once in a million. The elements of
-    a row differ from each other and rows from their predecessors, so that permuted, repeated and stale inputs show as well.
-    With a normalization, they are what is normalized to those.
+    a row differ from each other and rows from their predecessors, which exposes permuted, repeated and stale inputs.
+    With a normalization, they are the observations that it maps to these values.
     """
     scale = np.float32(quant.scale)
     steps = np.arange(INT8_MIN - quant.zero_point - 2, INT8_MAX - quant.zero_point + 3)

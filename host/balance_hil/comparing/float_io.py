@@ -1,7 +1,7 @@
-"""What each runtime makes of a model's float input and output: QUANTIZE before its int8 core, DEQUANTIZE behind it.
+"""How each runtime converts a model's float input and output: QUANTIZE before its int8 core, DEQUANTIZE behind it.
 
 The core is compared like any int8 model. Here the whole model is run, one observation after the other as in a control loop, and
-every number is held against the runtime's own core between emulated conversions.
+every number is compared with the runtime's own core between emulated conversions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from balance_hil.tflite.graph import Operator
 def compare_float_io(
     whole: WholeModel, runtimes: Sequence[Int8Runtime], arithmetics: Mapping[str, Identification], observations: Float32Array
 ) -> tuple[IoDifference, ...]:
-    """One entry for each desktop runtime whose arithmetic is known and that is no emulator itself.
+    """One entry for each desktop runtime whose arithmetic is known, except emulators.
 
     Args:
         whole: the model with its float input or output.

@@ -90,7 +90,7 @@ def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identificati
     """The arithmetic of every int8 runtime: from its layers where they were fetched, else from its outputs.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
+        UnsupportedOperatorError: an operator that no emulator supports.
     """
     found = {}
     for name, outputs in samples.outputs.items():
@@ -122,7 +122,7 @@ def identify(
         candidates: variants to try, the preferred ones first; None: the whole family.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
+        UnsupportedOperatorError: an operator that no emulator supports.
     """
     known = {layer.op: layer.values for layer in layers}
     emulators = [EmulatedRuntime(graph, variant) for variant in (family() if candidates is None else candidates)]
@@ -133,7 +133,7 @@ def identify(
 def identify_by_outputs(
     runtime: str, graph: TfliteGraph, inputs: Int8Array, outputs: Int8Array, candidates: Iterable[Variant] | None = None
 ) -> Identification:
-    """The same from final outputs, int8 [n, n_act], alone: for a runtime that shows no layers. It needs more samples."""
+    """The same from final outputs, int8 [n, n_act], alone: for a runtime that exposes no layers. It needs more samples."""
     last = next(operator for operator in graph.operators if graph.output.index in operator.outputs)
     return identify(runtime, graph, inputs, [LayerTensor(last.index, last.name, outputs)], candidates)
 
@@ -147,21 +147,21 @@ def separating_inputs(
     search: int = 65_536,
     seed: int = 0,
 ) -> Int8Array:
-    """Inputs, int8 [n, n_obs] with n up to ``rows``, that tell ``variants`` apart, found among ``search`` random ones.
+    """Inputs, int8 [n, n_obs] with n up to ``rows``, that distinguish ``variants``, selected from ``search`` random ones.
 
-    Emulators are fast and boards are not: many inputs are searched here so that a board need compute only a few. A pair of
-    variants for which there is no row is alike on all that was searched.
+    Emulators are much faster than boards: searching many inputs here leaves only a few for the board. A pair of variants
+    without a row computes the same on every input searched.
 
     Args:
         graph: of the model.
         variants: to be told apart.
-        layers: whether the runtime shows its layers; otherwise its outputs alone must differ.
+        layers: whether the runtime exposes its layers; otherwise its outputs must differ.
         rows: most rows to return.
         search: how many random inputs to try.
         seed: of the random inputs.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator knows.
+        UnsupportedOperatorError: an operator that no emulator supports.
     """
     emulators = [EmulatedRuntime(graph, variant) for variant in variants]
     rng = np.random.default_rng(seed)

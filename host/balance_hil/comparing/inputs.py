@@ -34,7 +34,7 @@ class InputSet:
     int8: Int8Array  # int8 [n, n_obs]
     random: int  # how many rows are uniform over the int8 range
     seed: int
-    source: str  # where the recorded rows come from, for people
+    source: str  # where the recorded rows come from, for display
 
     def __len__(self) -> int:
         return len(self.int8)
@@ -48,7 +48,7 @@ class InputSet:
 def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed: int, source: str) -> InputSet:
     """Joins ``random`` uniform int8 rows and the recorded ``observations``, float32 [n, n_obs], into one set.
 
-    The int8 range is that of the model's input: of a bundle with a normalization, what lies beyond its clip is not reached.
+    The int8 range is that of the model's input: of a bundle with a normalization, values beyond its clip are not reached.
 
     Raises:
         UsageError: there would be no input at all, or the observations are of another length than the bundle's.

@@ -46,7 +46,7 @@ class ModelUnderTest:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is a bundle's, or the emulators know every operator. Raises BundleError if one does not fit its tensors."""
+    """Whether it comes from a bundle, or the emulators support every operator. Raises BundleError on invalid tensors."""
         try:
             EmulatedRuntime(self.graph, TFLM)
         except UnsupportedOperatorError:
@@ -58,7 +58,7 @@ class ModelUnderTest:
         return load_runtime(name, self.bundle) if self.bundle else load_int8_runtime(name, self.model)
 
     def neighbors(self) -> dict[str, bytes]:
-        """int8 models of the bundles beside this one, by name: what a board may run by mistake."""
+        """int8 models of the bundles beside this one, by name: models that a board may run by mistake."""
         if self.bundle is None:
             return {}
         found = {}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROPAGATED, UNEXPLAINED, UNATTRIBUTED = "propagated from the layers before", "unexplained", "not attributed"
-# Okabe and Ito's palette, which color-blind readers can tell apart, in the order of CAUSES; black: unexplained.
+# Okabe and Ito's palette, safe for color-blind readers, in the order of CAUSES; black: unexplained.
 _PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F")
 _COLORS: Mapping[str, str] = {
     **dict(zip(CAUSES, _PALETTE, strict=True)),
@@ -35,10 +35,10 @@ _CELLS = 192  # cells across a panel, in which every layer is as wide as the oth
 
 
 def check_picture(path: Path, layer_samples: int) -> None:
-    """Sees that the picture can be drawn, before the work begins.
+    """Checks that the picture can be drawn, before the comparison starts.
 
     Raises:
-        UsageError: no picture format that we write, no such folder, or no layers to draw.
+        UsageError: unsupported picture format, no such folder, or no layers to draw.
         MissingExtraError: matplotlib is not installed.
     """
     require("matplotlib", "report")
@@ -145,5 +145,5 @@ def _caption(row: LayerDifference) -> str:
 
 
 def _metadata(suffix: str) -> dict[str, None]:
-    """Leaves the date out, so that equal comparisons give equal files."""
+    """Omits the date, so that equal comparisons give equal files."""
     return {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}

@@ -1,4 +1,4 @@
-"""Replaying a recording: what a board computed in a run, against what a runtime or a board makes of the same run now.
+"""Replays a recording: compares what a board computed in a run with what a runtime or a board computes for the same run.
 
 Three rows, of the control steps in which a reply took effect:
 
@@ -6,7 +6,7 @@ Three rows, of the control steps in which a reply took effect:
     output_int8   inferred from the *recorded* int8 input, so that it differs only where the arithmetic does
     action        from the recorded observation to the float32 action, end to end
 
-In a realtime run a late reply takes effect in a step whose observation it does not answer. In those steps the replay starts from
+In a realtime run a late reply takes effect in a later step than that of its observation. In those steps the replay starts from
 the recorded int8 input, and they are left out of the row ``input_int8``.
 """
 
@@ -44,7 +44,7 @@ class _Rows:
 def replay(
     recording: Recording, path: str, bundle: Bundle, target: Runtime | Board, *, on_progress: Progress = no_progress
 ) -> Replay:
-    """Feeds a recorded run to ``target`` and counts what it computes otherwise than the recorded board.
+    """Feeds a recorded run to ``target`` and counts the values that differ from those of the recorded board.
 
     Args:
         recording: of a run of ``bundle``.
@@ -126,7 +126,7 @@ def _int8_rows(
     for part in _chunks(name, fresh, report):
         observations = recording.observation[rows.index[part]]
         inputs[part], outputs[part], actions[part] = _from_observations(target, observations)
-    # Arithmetic is judged on equal inputs: what was quantized otherwise, and late replies, start from the recorded int8.
+    # Arithmetic is compared on equal inputs: rows quantized differently, and late replies, start from the recorded int8.
     again = np.flatnonzero(np.any(inputs != recorded, axis=1) | ~rows.on_time)
     for part in _chunks(f"{name}, recorded inputs", again, report):
         outputs[part], from_inputs = _from_inputs(target, recorded[part])

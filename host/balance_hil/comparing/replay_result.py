@@ -31,7 +31,7 @@ class ReplayRow:
 
     what: str  # "input_int8", "output_int8" or "action"
     a: str  # "recorded"
-    b: str  # who replayed
+    b: str  # name of the replaying runtime or board
     steps: int  # compared
     values: int  # compared: steps times elements
     differing: int
@@ -41,7 +41,7 @@ class ReplayRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Everything that one replay found. ``to_dict`` is the ``--json`` document."""
+    """Result of one replay. ``to_dict`` is the ``--json`` document."""
 
     recording: str
     bundle: str  # id
@@ -61,7 +61,7 @@ class Replay:
 
     @property
     def summary(self) -> str:
-        """One sentence on a replay in which nothing differs."""
+        """One-sentence summary of a replay without differences."""
         who, before = self.replayed_by["name"], self.recorded_by["board"]
         return f"{who} computes what {before} computed when this was recorded, bit for bit, in {self.rows[-1].steps} steps"
 

@@ -16,7 +16,7 @@ from balance_hil.quantize import QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 
 CHUNK_ROWS = 2048  # rows between two progress reports
-EXTRA_ROWS_PER_PAIR = 16  # rows known to differ, looked at layer by layer besides the evenly spaced ones
+EXTRA_ROWS_PER_PAIR = 16  # rows known to differ, compared layer by layer besides the evenly spaced ones
 
 _In = TypeVar("_In", bound=np.generic)
 _Out = TypeVar("_Out", bound=np.generic)
@@ -24,12 +24,12 @@ Progress = Callable[[str, int, int], None]  # what is running, rows done, rows i
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """The ``Progress`` that nobody watches."""
+    """A ``Progress`` that does nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """Every operator's output in every int8 runtime, on some of the inputs and on some that separate known arithmetics."""
+    """Every operator's output in every int8 runtime, on some of the inputs and on some that distinguish known arithmetics."""
 
     inputs: Int8Array  # int8 [n, n_obs]
     rows: NDArray[np.intp]  # where the first of them are among all inputs; the others, which separate, are not
@@ -37,7 +37,7 @@ class Trace:
     tensors: Mapping[str, Sequence[LayerTensor]]  # by runtime; values int8 [n, size]
 
     def even_tensors(self, name: str) -> list[LayerTensor]:
-        """Those of one runtime on the evenly spaced rows: counts over the others would be no rates."""
+        """Those of one runtime on the evenly spaced rows: counts over the others are not rates."""
         return [LayerTensor(t.op, t.operator, t.values[: self.even]) for t in self.tensors.get(name, ())]
 
 

@@ -1,4 +1,4 @@
-"""Counts what differs in the samples of a comparison and joins it with the causes that were found."""
+"""Counts the differences in the samples of a comparison and merges them with the causes found."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _causes(
     if pair not in attributions:
         return {}, differing
     found = attributions[pair].outputs
-    # What no arithmetic explains may be a fault of the board's that inspection has named.
+    # A difference without an arithmetic cause may be a board fault that the I/O check has identified.
     fault = next((f.fault for f in findings if f.stage == MODEL and not f.healthy and f.fault != UNKNOWN), "")
     if fault and found.unexplained and BOARD in pair:
         return {**found.causes, f"the board {fault}": found.unexplained}, 0
@@ -153,7 +153,7 @@ def _same_operators(a: Sequence[LayerTensor], b: Sequence[LayerTensor]) -> list[
 
 
 def _ladder(samples: Samples) -> Iterator[LadderStep]:
-    """torch → onnx → float32, then float32 → each int8 runtime; a missing rung is stepped over."""
+    """torch → onnx → float32, then float32 → each int8 runtime; a missing stage is skipped."""
     floats = [name for name in FLOAT_LADDER if name in samples.actions]
     steps = [*pairwise(floats), *((floats[-1], name) for name in samples.outputs if floats)]
     scale = samples.output_quant.scale if samples.output_quant else None

@@ -1,4 +1,4 @@
-"""Evaluate: episodes of a policy in simulation, on any runtime or on a board, watched or not."""
+"""Evaluate: episodes of a policy in simulation, on any runtime or on a board, with or without rendering."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def open_policy(
     Args:
         path: bundle folder. The runtime ``torch`` also takes a folder with nothing but a checkpoint, or the checkpoint itself.
         runtime: one of RUNTIMES.
-        environment: what to run in; None takes the environment that the policy was made for.
+        environment: what to run in; None: the environment that the policy was made for.
         options: of the environment; see ``open_environment``.
         board: for the runtime ``board``: name of a board definition.
         port: for the runtime ``board``: device or URL.
@@ -104,7 +104,7 @@ def watch(
 def film(
     policy: OpenPolicy, seeds: Sequence[int], path: Path, *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
-    """Runs the episodes one after the other and writes them as one film of at most 25 frames per second, without a display.
+    """Runs the episodes one after the other and writes them as one video of at most 25 frames per second, without a display.
 
     ``policy`` is opened with render mode "rgb_array".
 
@@ -198,5 +198,5 @@ def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
 def _training_spec(path: Path) -> PolicySpec | None:
     try:
         return PolicySpec.from_dict(parse_json(path.read_text())["spec"])
-    except (OSError, ValueError, KeyError, TypeError):  # none there, or not ours: the environment is then the caller's choice
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or of another program: the caller chooses the environment
         return None

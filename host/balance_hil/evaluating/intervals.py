@@ -1,4 +1,4 @@
-"""Confidence intervals of what a handful of episodes has shown."""
+"""Confidence intervals for small numbers of episodes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Interval:
 
 
 def wilson(successes: int, trials: int, level: float = LEVEL) -> Interval:
-    """The share of successes with Wilson's score interval, which stays sensible at 0 and at all (Wilson 1927).
+    """The share of successes with Wilson's score interval, which is also valid for shares of 0 and 1 (Wilson 1927).
 
-    50 of 50 gives 0.929..1: what was always survived is not therefore always survived.
+    50 of 50 gives 0.929..1.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials}")

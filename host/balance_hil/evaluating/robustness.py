@@ -1,6 +1,6 @@
 """The robustness suite: named environment options under which policies are compared.
 
-An environment may bring a suite of its own: attribute ``robustness_suite``, the path of a YAML file.
+An environment may provide its own suite: attribute ``robustness_suite``, the path of a YAML file.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def load_suite(path: Path) -> tuple[Condition, ...]:
 
 
 def own_suite(policy: Path, environment: str | None) -> tuple[Condition, ...]:
-    """The suite that the environment brings: ``environment``, or the one that ``policy``, a bundle's folder, was made for.
+    """The suite that the environment provides: ``environment``, or the one that ``policy``, a bundle's folder, was made for.
 
     Raises:
-        UsageError: it brings none.
+        UsageError: it provides none.
         What ``Bundle.load`` and ``open_environment`` raise.
     """
     made_for = Bundle.load(policy).spec if (policy / MANIFEST).is_file() else None

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".svg", ".png", ".pdf")
-_COLORS = "cividis"  # the same order of lightness for color-blind readers and in print
+_COLORS = "cividis"  # monotonic lightness: readable for color-blind readers and in gray
 _LIGHT = 0.6  # share above which a cell is light and its text dark
 
 
 def check_picture(path: Path) -> None:
-    """Sees that the picture can be drawn, before the work begins.
+    """Checks that the picture can be drawn, before the episodes start.
 
     Raises:
-        UsageError: no picture format that we write, or no such folder.
+        UsageError: unsupported picture format, or no such folder.
         MissingExtraError: matplotlib is not installed.
     """
     require("matplotlib", "report")

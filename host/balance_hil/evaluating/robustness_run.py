@@ -53,7 +53,7 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
 
     Args:
         config: what to run.
-        on_progress: told the share that is done, 0..1, and what was done last.
+        on_progress: called with the completed share, 0..1, and the job completed last.
 
     Raises:
         UsageError: the runtime is a board, or two policies have one name.
@@ -101,7 +101,7 @@ def _results(work: Sequence[_Work], jobs: int) -> Iterator[tuple[_Work, list[Epi
             yield futures[future], future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:  # not after another minute of episodes
+        for process in set(multiprocessing.active_children()) - others:  # without waiting for the running episodes
             process.terminate()
         raise
     pool.shutdown()
@@ -114,13 +114,13 @@ def _ignore_interrupts() -> None:
 
 
 def policy_name(path: Path) -> str:
-    """What the table calls a policy: its folder."""
+    """Name of a policy in the table: its folder."""
     folder = path if path.suffix != ".zip" else path.parent
     return folder.resolve().name
 
 
 def _inspect(path: Path, config: RobustnessConfig) -> tuple[SuitePolicy, Environment, int]:
-    """Opens a policy under every condition in this process: what is wrong is said before any work begins."""
+    """Opens a policy under every condition in this process, so that errors surface before any episode runs."""
     for condition in config.conditions:
         with open_policy(
             path, config.runtime, environment=config.environment, options=condition.options, trust=config.trust
@@ -142,11 +142,11 @@ def _split(config: RobustnessConfig) -> list[_Work]:
 
 
 def _run(work: _Work) -> list[EpisodeMetrics]:
-    """In a process of its own."""
+    """Runs in a worker process."""
     with open_policy(
         work.policy, work.runtime, environment=work.environment, options=work.condition.options, trust=work.trust
     ) as opened:
-        if "torch" in sys.modules:  # the processes are the parallelism; torch's own threads would get in their way
+        if "torch" in sys.modules:  # one process per core already: torch's own threads would oversubscribe them
             sys.modules["torch"].set_num_threads(1)
         return rollout(
             opened.runtime.act_batch,

@@ -3,7 +3,7 @@
     frame = COBS(type u8 | seq u16 | payload | crc32 u32) 0x00        little-endian
 
 The CRC-32 is zlib's, continued from the CRC of the canonical schema, so that a frame of another layout fails the check. Handshake
-messages (READY, HELLO, INFO) are not seeded: a board of another version can still say so (``OtherSchema``).
+messages (READY, HELLO, INFO) are not seeded: a board of another version can still be identified (``OtherSchema``).
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def _seed(message_type: int) -> int:
 
 
 class Decoder:
-    """Finds frames in a byte stream. Never raises; whatever is no frame is counted.
+    """Finds frames in a byte stream. Never raises; bytes outside valid frames are counted.
 
-    After damage it is in step again at the next 0x00. Text lines, which a board sends in answer to text or a boot loader of its
-    own accord, are told apart by their printable start (a frame's second byte is its type, >= 0x80).
+    After damage it resynchronizes at the next 0x00. Text lines, sent by a board in reply to text or by a boot loader
+    unsolicited, are recognized by their printable start (a frame's second byte is its type, >= 0x80).
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Decoder:
         self.framing_errors = 0  # not COBS, too short, too long, or not the layout of its type
         self.dropped_bytes = 0  # part of no good frame or line; delimiters and line ends do not count
         self.text_lines = 0
-        self.last_text = b""  # the latest bytes that looked like text: tells what is on the other end when it is not our firmware
+        self.last_text = b""  # the latest bytes that look like text: identifies what is on the other end if it is other firmware
 
     @property
     def bad_frames(self) -> int:
@@ -110,7 +110,7 @@ class Decoder:
         return self.crc_errors + self.framing_errors
 
     def reset(self) -> None:
-        """Forgets a half-received frame (after reopening a port). Counters stay."""
+        """Discards a partially received frame (after reopening a port). Counters stay."""
         self.dropped_bytes += len(self._buffer)
         self._buffer.clear()
         self._skipping = False

@@ -1,4 +1,4 @@
-"""Reads ``schema.toml``: what the generator and the tests know about the wire protocol."""
+"""Reads ``schema.toml``, the definition of the wire protocol that the generator and the tests use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from balance_hil.errors import ConfigError
 
 SCALARS = {"u8": 1, "u16": 2, "u32": 4, "i8": 1, "i16": 2, "i32": 4, "f32": 4}  # wire type -> bytes
 ARRAYS = {"i8[]", "u8[]", "f32[]"}
-FIRST_TYPE = 0x80  # a type byte is never printable: that is how a receiver tells a frame from a text line
-HANDSHAKE_TYPES = {"HELLO": 0x80, "READY": 0xC0, "INFO": 0xC1}  # for ever, in every version
-HANDSHAKE_PREFIX = (("protocol", "u16"), ("schema_crc", "u32"))  # first fields of READY and INFO, for ever
+FIRST_TYPE = 0x80  # a type byte is never printable, which distinguishes a frame from a text line
+HANDSHAKE_TYPES = {"HELLO": 0x80, "READY": 0xC0, "INFO": 0xC1}  # fixed in every version
+HANDSHAKE_PREFIX = (("protocol", "u16"), ("schema_crc", "u32"))  # first fields of READY and INFO, fixed in every version
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MessageDef:
     sender: str  # "host" or "board"
     doc: str
     fields: tuple[Field, ...]
-    reply: str = ""  # what the board answers when all is well; "" for the board's own messages
+    reply: str = ""  # the reply on success; "" for the board's own messages
     handshake: bool = False
     gated: bool = False
 
