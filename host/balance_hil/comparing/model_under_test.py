@@ -46,7 +46,7 @@ class ModelUnderTest:
 
     @property
     def is_sound(self) -> bool:
-    """Whether it comes from a bundle, or the emulators support every operator. Raises BundleError on invalid tensors."""
+        """Whether it comes from a bundle, or the emulators support every operator. Raises BundleError on invalid tensors."""
         try:
             EmulatedRuntime(self.graph, TFLM)
         except UnsupportedOperatorError:

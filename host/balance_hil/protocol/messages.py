@@ -78,11 +78,11 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Hello(wire.Message):
-    """Host to board: asks the board who it is; opens the session. Answered by INFO."""
+    """Host to board: requests the identity of the board; opens the session. Answered by INFO."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x80
-    nonce: int  # returned in INFO: tells this session's answer from an older one
+    nonce: int  # returned in INFO: distinguishes the reply of this session from an older one
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -137,7 +137,7 @@ class InferInt8(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Tensor(wire.Message):
-    """Host to board: asks for the output of one operator in the last inference. Answered by TENSOR_DATA."""
+    """Host to board: requests the output of one operator in the last inference. Answered by TENSOR_DATA."""
 
     _S0: ClassVar = struct.Struct("<H")
     TYPE: ClassVar[int] = 0x83
@@ -175,7 +175,7 @@ class SelfTest(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class StatsRequest(wire.Message):
-    """Host to board: asks for the counters. Answered by STATS."""
+    """Host to board: requests the counters. Answered by STATS."""
 
     TYPE: ClassVar[int] = 0x85
 
@@ -270,7 +270,7 @@ class Reset(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadBegin(wire.Message):
-    """Host to board: announces a model and its vectors; repeated, it asks how far the upload is. Answered by LOAD_PROGRESS."""
+    """Host to board: announces a model and its vectors; repeated: requests the progress. Answered by LOAD_PROGRESS."""
 
     _S0: ClassVar = struct.Struct("<IIBHHHI")
     TYPE: ClassVar[int] = 0x89
@@ -322,7 +322,7 @@ class LoadBegin(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadData(wire.Message):
-    """Host to board: one piece of the upload; a piece that is there already is acknowledged again. Answered by LOAD_PROGRESS."""
+    """Host to board: one piece of the upload; a piece already received is acknowledged again. Answered by LOAD_PROGRESS."""
 
     _S0: ClassVar = struct.Struct("<II")
     TYPE: ClassVar[int] = 0x8A
@@ -370,7 +370,7 @@ class LoadCommit(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadAbort(wire.Message):
-    """Host to board: forgets the upload. Answered by LOAD_PROGRESS."""
+    """Host to board: discards the upload. Answered by LOAD_PROGRESS."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x8C
@@ -418,7 +418,7 @@ class Ready(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Info(wire.Message):
-    """Board to host: who the board is, and what it runs."""
+    """Board to host: identity of the board and its model."""
 
     _S0: ClassVar = struct.Struct("<HII")
     _S6: ClassVar = struct.Struct("<BI")
@@ -434,7 +434,7 @@ class Info(wire.Message):
     engine_version: str  # version or commit of the engine
     engine_status: int  # status of loading the model; not ok: every inference is refused with it
     engine_detail: int  # the detail that belongs to engine_status
-    engine_message: str  # what the engine says about it; empty when ok
+    engine_message: str  # message of the engine; empty when ok
     model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
     normalization_crc: int  # CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
     n_obs: int  # elements of the observation
@@ -654,7 +654,7 @@ class SelfTestResult(wire.Message):
 
     _S0: ClassVar = struct.Struct("<BHHH")
     TYPE: ClassVar[int] = 0xC4
-    status: int  # ok when every vector was replayed, whatever it gave
+    status: int  # ok when every vector was replayed, whatever the outputs
     count: int  # vectors replayed
     mismatches: int  # vectors whose output differs
     first_mismatch: int  # index of the first of them; 65535 = none
@@ -690,7 +690,7 @@ class Stats(wire.Message):
     framing_errors: int  # frames that are not COBS, too short, too long or cut off
     dropped_bytes: int  # B; bytes that belong to no good frame or line
     overruns: int  # times that the UART lost bytes
-    dropped_replies: int  # replies given up because nobody read them
+    dropped_replies: int  # replies dropped because the host did not read them
     watchdog_trips: int  # times that the board went to the safe state
     safe_state: int  # 1: the actuators are off until the next observation
     uptime_ms: int  # ms
@@ -850,14 +850,14 @@ class LoadProgress(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadResult(wire.Message):
-    """Board to host: whether the uploaded model runs now; if it does, HELLO is due again."""
+    """Board to host: whether the uploaded model runs now; if so, the host must send HELLO again."""
 
     _S0: ClassVar = struct.Struct("<IBI")
     TYPE: ClassVar[int] = 0xCA
     transfer: int
-    status: int  # ok: it runs; else why it was refused, and the model that ran runs on
+    status: int  # ok: it runs; else why it was rejected, and the previous model stays in use
     detail: int  # see the status
-    message: str  # what the engine says about it; empty when ok
+    message: str  # message of the engine; empty when ok
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""

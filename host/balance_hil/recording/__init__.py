@@ -1,9 +1,9 @@
-"""A recording: one run in one MCAP file that Foxglove and PlotJuggler open as it is.
+"""A recording: one run in one MCAP file that Foxglove and PlotJuggler open directly.
 
     /step      one message per control step: observation, int8 in and out, action, plant, timings
-    /fault     what went wrong, when it did: lost and late replies, reboots, damaged frames, stalls of the host
+    /fault     when it occurred: lost and late replies, reboots, damaged frames, stalls of the host
     /episode   one message per episode: seed, steps, survived, metrics
-    metadata   "run": who ran what; "end": how it ended
+    metadata   "run": bundle, board and settings; "end": how the run ended
 
 Messages are JSON with a JSON Schema each. A lockstep recording is stamped with simulated time and carries no timing, so that the
 same seed, bundle and board give the same bytes. A realtime recording carries timings; it is stamped with the wall clock at the

@@ -1,4 +1,4 @@
-"""What recordings there are, and making a whole file of one that was cut off."""
+"""Lists recordings and repairs those that were cut off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from balance_hil.recording.writer import CHUNK_BYTES, PARTIAL
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One recording of a folder; of a file that cannot be read ``error`` says why, and the rest is empty."""
+    """One recording of a folder; for an unreadable file, ``error`` holds the reason and the rest is empty."""
 
     file: str
     bundle: str = ""  # id
@@ -74,12 +74,12 @@ def _entry(path: Path) -> Entry:
 
 
 def repair(path: Path) -> Path:
-    """Writes what is left of a recording that was cut off to a whole file beside it; returns its path.
+    """Writes the readable part of a recording that was cut off to a complete file beside it; returns its path.
 
-    ``NAME.mcap.partial`` becomes ``NAME.mcap``, or like ``NAME.mcap`` ``NAME-repaired.mcap``. No file is written over.
+    ``NAME.mcap.partial`` becomes ``NAME.mcap``, or like ``NAME.mcap`` ``NAME-repaired.mcap``. No file is overwritten.
 
     Raises:
-        RecordingError: it is whole already, or no recording, or the new file is there or cannot be written.
+        RecordingError: it is complete already, or no recording, or the new file exists or cannot be written.
     """
     entry = _entry(path)
     if entry.error:

@@ -1,4 +1,4 @@
-"""What the messages of a recording look like."""
+"""Message format of a recording."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Step(NamedTuple):
 def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], bytes]:
     """A function that turns a Step into JSON; ``trace`` names the elements of ``plant``.
 
-    A format string filled in takes a fifth of what the json module takes, and this is called between two control deadlines. Nine
-    digits tell every float32 from its neighbors.
+    Filling in a format string takes a fifth of the time of the json module, and this is called between two control deadlines.
+    Nine digits identify every float32.
     """
     observations, actions = names(spec.observation), names(spec.action)
     head = (
@@ -98,11 +98,11 @@ def names(signals: Sequence[Signal]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.9g}" if math.isfinite(value) else "null"  # an environment may trace what it does not know
+    return f"{value:.9g}" if math.isfinite(value) else "null"  # an environment may trace a value that it does not have
 
 
 def _object(keys: Sequence[str], pattern: str) -> str:
-    # A name may come from anybody's environment: quotes and percent signs stay text.
+    # Names come from the environment: quotes and percent signs are escaped.
     return "{" + ",".join(json.dumps(key).replace("%", "%%") + ":" + pattern for key in keys) + "}"
 
 

@@ -35,21 +35,21 @@ class Recording:
     round_trip_us: NDArray[np.float64]  # [n]
     inference_us: NDArray[np.float64]  # [n]
     jitter_us: NDArray[np.float64]  # [n], how late the control step began
-    meta: dict[str, Any]  # bundle, board, clock, seed, ...; "ended" says how the run ended
+    meta: dict[str, Any]  # bundle, board, clock, seed, ...; "ended": how the run ended
     spec: PolicySpec
     faults: list[dict[str, Any]]  # t_s (since the run began), episode, step, kind, detail
     episodes: list[dict[str, Any]]  # of every episode that was finished
-    missing: str = ""  # of a file that was cut off: what it holds, and what not; "" when it is whole
+    missing: str = ""  # of a file that was cut off: what it lacks; "" when it is complete
 
     def __len__(self) -> int:
         return len(self.t_s)
 
 
 def read_recording(path: str | Path) -> Recording:
-    """Reads a recording whole; one that was cut off up to its last whole record, and ``missing`` says so.
+    """Reads a recording; one that was cut off, up to its last complete record, with ``missing`` set.
 
     Raises:
-        RecordingError: no such file, not a recording of ours, or altered.
+        RecordingError: no such file, not a recording of this program, or altered.
     """
     with recording_errors(path):
         messages, metadata, end = _read(Path(path))
@@ -61,7 +61,7 @@ def read_recording(path: str | Path) -> Recording:
 
 @contextlib.contextmanager
 def recording_errors(path: str | Path) -> Iterator[None]:
-    """Turns whatever a file that is no recording leads to into RecordingError."""
+    """Converts every exception caused by an invalid file to RecordingError."""
     try:
         yield
     except RecordingError:
@@ -82,9 +82,9 @@ CUT_OFF = "cut off"
 
 
 def run_metadata(path: str | Path, metadata: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """Who ran what, and under "ended" how it ended. Raises RecordingError, LookupError, TypeError, ValueError."""
+    """Metadata of the run, and under "ended" how it ended. Raises RecordingError, LookupError, TypeError, ValueError."""
     if RUN not in metadata:
-        raise RecordingError(f"{path} holds nothing of a run", _OTHER)
+        raise RecordingError(f"{path} holds no metadata of a run", _OTHER)
     meta = {name: parse_json(value) for name, value in metadata[RUN].items()}
     if meta["format"] != FORMAT:
         raise RecordingError(

@@ -1,4 +1,4 @@
-"""The records of an MCAP file one after the other, up to the last whole one: the file may be cut off anywhere, or hostile."""
+"""Reads the records of an MCAP file up to the last complete one; the file may be cut off anywhere, or be malicious."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Message, Metadata, Schema
 
 MAGIC = b"\x89MCAP0\r\n"
-MAX_RECORD_BYTES = 1 << 24  # of a record that is read, compressed or not; a chunk of ours has 64 KiB
+MAX_RECORD_BYTES = 1 << 24  # of a record that is read, compressed or not; chunks written here have 64 KiB
 MAX_RATIO, MAX_EXTRA_BYTES = 200, 1 << 24  # decompressed: this many times the file, and this much on top
 
 Record: TypeAlias = Schema | Channel | Message | Metadata
@@ -24,7 +24,7 @@ _KINDS: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode
 
 
 class DamagedFileError(Exception):
-    """Not MCAP, altered, or larger inside than a recording can be."""
+    """Not MCAP, altered, or larger when decompressed than a recording can be."""
 
 
 @dataclass
@@ -32,14 +32,14 @@ class End:
     """How far a file could be read; known once its records are exhausted."""
 
     data: bool = False  # every message is there
-    index: bool = False  # so is what follows them: the file is whole
+    index: bool = False  # the file is complete, including what follows the messages
 
 
 def records(path: Path, end: End) -> Iterator[Record]:
     """Schemas, channels, messages and metadata in the order of the file; ``end`` is filled in.
 
     Raises:
-        DamagedFileError: what is there is wrong. A file that just ends is not.
+        DamagedFileError: invalid data. A file that merely ends early is not an error.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -49,7 +49,7 @@ def records(path: Path, end: End) -> Iterator[Record]:
             raise
         except DamagedFileError:
             raise
-        except Exception as exc:  # a record that is not what it says: struct, UTF-8, zstd
+        except Exception as exc:  # a record with invalid content: struct, UTF-8, zstd
             raise DamagedFileError(f"a record before byte {file.tell()} cannot be read: {exc!r}") from exc
 
 

@@ -22,11 +22,11 @@ FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give eq
 
 
 class RecordingWriter:
-    """Writes one recording beside its name; ``close`` renames it, so that a file under its own name is whole.
+    """Writes one recording under a temporary name; ``close`` renames it, so that a file under its final name is complete.
 
     Args:
         path: of the finished file; its folder is created.
-        meta: who ran what, JSON types. Nothing in it may change between two equal lockstep runs.
+        meta: metadata of the run, JSON types. Nothing in it may change between two equal lockstep runs.
         spec: tables of observation and action.
         trace: names of what the environment traces in each step.
         start_ns: time stamp of simulated time 0; 0 for lockstep, the wall clock for realtime.
@@ -69,7 +69,7 @@ class RecordingWriter:
         self._add_json(EPISODE, run_s, result)
 
     def close(self, ended: str = "complete") -> Path:
-        """Finishes and renames the file and returns its path; may be called twice. ``ended`` says how the run ended."""
+        """Finishes and renames the file and returns its path; may be called twice. ``ended``: how the run ended."""
         if not self._closed:
             self._closed = True
             with self._disk_errors():
@@ -102,7 +102,7 @@ class RecordingWriter:
         self._add(topic, run_s, json.dumps({"t_s": run_s, **message}, allow_nan=False).encode())
 
     def _add(self, topic: str, run_s: float, data: bytes) -> None:
-        # Never back in time: some viewers show nothing of a file that is out of order.
+        # Time stamps never decrease: some viewers show nothing of a file that is out of order.
         self._now_ns = max(self._now_ns, self._start_ns + round(run_s * 1e9))
         with self._disk_errors():
             self._writer.add_message(self._channels[topic], self._now_ns, data, self._now_ns)

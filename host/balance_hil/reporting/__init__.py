@@ -1,1 +1,1 @@
-"""Drawing a recording: a self-contained HTML page, and the picture of a run alone."""
+"""Draws a recording: a self-contained HTML page, or a picture alone."""

@@ -1,4 +1,4 @@
-"""Figures of one recording, drawn so that they read on a light and on a dark page: no background, middle-gray text."""
+"""Figures of one recording, legible on light and dark pages: no background, medium-gray text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = "#7d8590"
 GRID = "#7d859040"
 LINES = ("#2f81c7", "#d9730d", "#8a63d2", "#2e9e5b")
 BAD = "#d1495b"
-BUCKETS = 900  # points along the time axis: more than a page has pixels for
+BUCKETS = 900  # points along the time axis: more than the pixels of a page
 _METADATA = re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL)
 _STYLE = {
     "text.color": TEXT,

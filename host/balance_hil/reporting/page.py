@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one recording: no script, no font, no picture from anywhere else."""
+"""One self-contained HTML page about one recording: without external scripts, fonts or pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def render_page(recording: Recording, name: str) -> str:
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     timed = has_timings(recording)
     drawings = {"run_svg": draw_run(recording), "histogram_svg": draw_histogram(recording) if timed else None}
-    # Our own drawings, whose texts matplotlib has escaped.
+    # SVG drawn here, with texts escaped by matplotlib.
     svgs = {key: Markup(to_svg(figure, key)) if figure else None for key, figure in drawings.items()}  # noqa: S704
     return template.render(
         title=name,
@@ -81,7 +81,7 @@ def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
 
 
 def _board_tiles(meta: Mapping[str, Any]) -> Iterable[dict[str, str]]:
-    """What the policy costs the board, as far as the board knows."""
+    """Resources that the policy takes on the board, as far as the board reports them."""
     board = meta.get("board")
     facts = board if isinstance(board, Mapping) else {}
     costs = {

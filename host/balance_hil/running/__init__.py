@@ -1,4 +1,4 @@
-"""Running a policy on a board: the plant in simulation, the policy at the far end of a wire."""
+"""Runs a policy on a board, with the plant in simulation."""
 
 from __future__ import annotations
 

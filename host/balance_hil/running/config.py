@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""Configuration of a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from balance_hil.boards.definition import Timing
 
 Clock = Literal["realtime", "lockstep"]
-# Real time: the board's watchdog; who has not answered by then is not going to. Lockstep waits for longer, because a hiccup of a
-# busy computer must not change a run that is to repeat bit for bit.
+# Real time: the board's watchdog time; a reply later than that is not expected. Lockstep waits longer, because a delay on a
+# busy computer must not change a run that has to repeat bit for bit.
 REPLY_TIMEOUT_S: dict[Clock, float] = {"realtime": 0.1, "lockstep": 0.5}
-# An emulator may wait for its turn on a busy computer for longer: seen once in 300,000 steps.
+# An emulator may be descheduled for longer on a busy computer: seen once in 300,000 steps.
 EMULATOR_TIMEOUT_S = 3.0
-LOST_SHARE = 0.1  # enough for a busy computer; a board that is gone is noticed within half a second all the same
+LOST_SHARE = 0.1  # enough for a busy computer; a lost board is still detected within half a second
 MIN_LOST = 50
 
 
@@ -32,7 +32,7 @@ class RunConfig:
     max_steps: int | None = None  # control steps of an episode; None: the environment's own
     environment: str | None = None  # its signal tables must be the bundle's; None: the bundle's environment
     options: Mapping[str, Any] | None = None  # of the environment's constructor and, under "reset", of its reset()
-    terminated: Terminated = ""  # what termination means; "": what the bundle says
+    terminated: Terminated = ""  # what termination means; "": that of the bundle
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``timeout_s``
     recording: Path | None = None  # None: none is written

@@ -1,4 +1,4 @@
-"""One episode while it runs: the plant's side of a control step, and what is written down about it."""
+"""One episode in progress: the plant side of a control step, and its logging."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunLog:
             env.render()
 
     def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str) -> None:
-        """Writes something that went wrong."""
+        """Records a fault."""
         if self._writer is not None:
             self._writer.fault(self.before_s + t_s, episode, step, kind, detail)
 
@@ -124,18 +124,18 @@ class Episode:
         return result.observation
 
     def report(self) -> None:
-        """Writes down and shows the latest finished step, once."""
+        """Records and shows the latest finished step, once."""
         if self._unreported is not None:
             step, round_trip_us = self._unreported
             self._unreported = None
             self._log.step(self.env, step, round_trip_us, self._exchange.misses)
 
     def fault(self, kind: str, detail: str) -> None:
-        """Writes down something that went wrong now."""
+        """Records a fault at the current time."""
         self._log.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail)
 
     def finish(self) -> EpisodeMetrics:
-        """Ends the episode, whole or not; returns its metrics."""
+        """Ends the episode, complete or not; returns its metrics."""
         self.report()
         metrics = self._metrics.finish(self.failed)
         self._log.episode(self.step * self.env.spec.control_period_s, self.index, metrics)

@@ -1,8 +1,8 @@
-"""A run's requests and replies: what is in flight, what came late or never, and which replies take effect.
+"""Requests and replies of a run: which are in flight, late or lost, and which replies take effect.
 
-A reply takes effect only when its sequence number is one that is awaited, its int8 input is what this computer makes of that
-observation, and its action is its dequantized output. A late one never does after a newer one. Whatever else a board sends is
-rejected: the action in force is held, and the verdict of the run is bad.
+A reply takes effect only if its sequence number is in flight, its int8 input equals the host's quantization of that observation,
+and its action is its dequantized output. A late reply is ignored after a newer one. Any other reply is rejected: the action in
+force is held, and the verdict of the run is bad.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.running.input_check import InputCheck
 from balance_hil.running.trace import Trace
 
-RECOVERY_TIMEOUT_S = 3.0  # a board that rebooted must have said who it is by then
+RECOVERY_TIMEOUT_S = 3.0  # a rebooted board must have identified itself by then
 SILENT_TIMEOUTS = 3  # reply timeouts in a row without a byte from the board: it has stopped
 BYTES_PER_REQUEST = 17  # of an INFER frame besides its observation, rounded up
 
@@ -49,15 +49,15 @@ FaultSink = Callable[[str, str], None]  # kind, detail
 
 
 class Exchange:
-    """Sends observations and sorts what comes back. One for a whole run.
+    """Sends observations and classifies the replies. One instance per run.
 
     Args:
         board: identified.
         bundle: that it runs.
         reply_timeout_s: a reply that takes longer is lost.
         max_lost: misses beyond this end the run.
-        on_fault: told of everything that goes wrong.
-        asks_again: what was in flight when the board rebooted is asked again, and so not lost.
+        on_fault: called for every fault.
+        asks_again: requests in flight when the board rebooted are repeated, and so not lost.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Exchange:
         """Sends the observation of the current step, float32 [n_obs]; False when the board cannot take one now.
 
         Raises:
-            BoardRebootedError: the board rebooted and does not say who it is.
+            BoardRebootedError: the board rebooted and does not identify itself.
             TooManyLostError: the bound was reached.
         """
         self._give_up(older_than_s=self._reply_timeout_s)
@@ -131,14 +131,14 @@ class Exchange:
         return True
 
     def poll(self, timeout_s: float) -> Reply | None:
-        """Waits for one frame and deals with it; returns it when it is a reply that counts, else None.
+        """Waits for one frame and handles it; returns it if it is a reply that takes effect, else None.
 
         Raises:
             BoardStatusError: the board refused the observation, or its inference failed.
             SilentBoardError: nothing came for three reply timeouts.
             ModelMismatchError: it rebooted and now runs another model.
             BoardRebootedError, TooManyLostError: see ``send``.
-            LinkError: the cable is out.
+            LinkError: the cable is unplugged.
         """
         frame = self._board.poll(timeout_s)
         if self._board.bad_frames != self._damaged:
@@ -153,20 +153,20 @@ class Exchange:
         return None
 
     def await_identified(self) -> None:
-        """Waits until a board that rebooted has said who it is. Raises what ``poll`` raises."""
+        """Waits until a rebooted board has identified itself. Raises what ``poll`` raises."""
         while self._recovery is not None:
             self.poll(HELLO_INTERVAL_S)
             self._urge()
 
     def settle(self) -> None:
-        """Waits until every request is answered or lost: at the end of an episode, so that the next starts clean."""
+        """Waits until every request is answered or lost, at the end of an episode, so that the next one starts with none."""
         self.await_identified()
         while self._in_flight:
             self.poll(self._reply_timeout_s)
             self._give_up(older_than_s=self._reply_timeout_s)
 
     def give_up(self) -> None:
-        """Counts whatever is in flight as lost: its time is up."""
+        """Counts all requests in flight as lost."""
         self._give_up(older_than_s=0.0)
 
     def _sort(self, frame: Frame) -> Reply | None:
@@ -231,7 +231,7 @@ class Exchange:
 
     def _rebooted(self, sign: str) -> None:
         if self._recovery is not None and sign != "READY":
-            return  # a refusal of something that was sent before the reboot was noticed
+            return  # rejection of a request sent before the reboot was noticed
         self.reboots += 1
         self._on_fault("reboot", f"recognized by {sign}")
         if self._asks_again:
@@ -244,12 +244,12 @@ class Exchange:
         self._urge()
 
     def _urge(self) -> None:
-        """Greets a board that rebooted, when it is time. Raises BoardRebootedError when it had long enough."""
+        """Sends HELLO to a rebooted board when due. Raises BoardRebootedError after the recovery timeout."""
         if self._recovery is None:
             return
         if time.monotonic() > self._recovery.since + RECOVERY_TIMEOUT_S:
             raise BoardRebootedError(
-                f"the board on {self._board.port} restarted and did not say who it is within {RECOVERY_TIMEOUT_S:g} s",
+                f"the board on {self._board.port} restarted and did not identify itself within {RECOVERY_TIMEOUT_S:g} s",
                 "its supply may sag or its firmware crash: look at the reset cause",
             )
         self._recovery.send_if_due()
@@ -265,7 +265,7 @@ class Exchange:
         self._check_bound()
 
     def _check_silence(self, waited_s: float) -> None:
-        """Time spent waiting, and not time that passed: a computer that was suspended must not blame the board."""
+        """Time spent waiting, not elapsed time: the suspension of this computer must not count as silence of the board."""
         if not self._silence_s:
             self._silent_step = next(iter(self._in_flight.values())).step
         self._silence_s += waited_s
@@ -288,7 +288,7 @@ class Exchange:
 
 
 def _other_input(values: NDArray[np.int8], wanted: NDArray[np.int8]) -> str:
-    """In which way the int8 input of a reply is not that of the observation that it answers."""
+    """How the int8 input of a reply differs from that of its observation."""
     if values.shape != wanted.shape:
         return f"it has {values.size} inputs, the observation {wanted.size}"
     at = int(np.flatnonzero(values != wanted)[0])

@@ -22,7 +22,7 @@ class InputCheck:
     def __init__(self, bundle: Bundle) -> None:
         columns = bundle.spec.n_obs if bundle.normalization is not None else 1  # without one every element is quantized alike
         codes = np.arange(INT8_MIN, INT8_MAX + 1)[:, np.newaxis]
-        below = np.full((len(codes), columns), -_LARGEST - 1, np.int64)  # the code is not reached there, or nobody has looked
+        below = np.full((len(codes), columns), -_LARGEST - 1, np.int64)  # the code does not occur there, or is not computed yet
         reached = np.full((len(codes), columns), _LARGEST + 1, np.int64)
         while np.any(reached - below > 1):
             middle = (below + reached) // 2

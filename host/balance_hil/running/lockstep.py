@@ -1,7 +1,7 @@
 """The lockstep clock: the plant waits for the board. Same seed, bundle and board, same episode bit for bit.
 
-A step is written down while the board works on the next one. Once in a hundred steps that takes longer than the board, because a
-chunk of the recording is compressed: the 99th percentile of a lockstep round trip is that of this program, not of the board.
+A step is recorded while the board computes the next one. Once in a hundred steps recording takes longer than the board, because
+a chunk is compressed: the 99th percentile of a lockstep round trip measures this program, not the board.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) ->
 
 
 def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeout_s: float) -> Reply | None:
-    """The reply to one observation, None when it is lost or rejected. A board that rebooted is asked again, but not for ever."""
+    """The reply to one observation, None if lost or rejected. After a reboot it is sent again, up to MAX_ATTEMPTS times."""
     for _ in range(MAX_ATTEMPTS):
         exchange.await_identified()
         reboots = exchange.reboots

@@ -6,8 +6,8 @@ the reply is lost, the action in force is held. An environment without substeps 
 action that arrived in it: there a latency below the period does not act on the plant.
 
 When this computer is late itself, substeps that are overdue run back to back until the schedule is reached again; each late
-control step is counted as jitter. Further behind than one control period the plant would run on without the board ever having had
-its chance, so then the schedule is moved instead and the stall is counted. No simulated time is dropped either way.
+control step is counted as jitter. If it is more than one control period behind, the plant would advance before the board
+could reply, so the schedule is moved instead and the stall is counted. No simulated time is dropped either way.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class _Substeps:
 
 
 def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Reply | None:
-    """Deals with what arrives up to ``boundary_s``; returns the last reply that counts.
+    """Handles frames that arrive up to ``boundary_s``; returns the last reply that takes effect.
 
-    As soon as a reply is there the step before it is written down and shown: then there is time for it.
+    The previous step is recorded and shown once a reply has arrived, when there is time.
     """
     latest: Reply | None = None
     while True:

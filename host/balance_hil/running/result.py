@@ -45,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What the board says of its memory, in bytes; 0 where it does not know."""
+    """Memory of the board as it reports it, in bytes; 0: unknown."""
 
     arena_used: int
     arena_size: int
@@ -55,7 +55,7 @@ class Memory:
 
     @classmethod
     def of(cls, info: BoardInfo, stack: int | None = None) -> Memory:
-        """From INFO, with a newer mark of the stack from STATS."""
+        """From INFO, with the stack high-water mark of a later STATS."""
         return cls(
             arena_used=info.arena_used,
             arena_size=info.arena_size,
@@ -105,7 +105,7 @@ class RunResult:
     late: int
     lost: int
     unsent: int
-    rejected: int  # replies that were not applied, because what they say cannot be
+    rejected: int  # invalid replies, not applied
     first_rejected: str
     reboots: int
     held_steps: int

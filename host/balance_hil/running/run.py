@@ -1,4 +1,4 @@
-"""One run from start to end."""
+"""One run from start to finish."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Totals:
 
 
 def open_plant(bundle: Bundle, config: RunConfig) -> Environment:
-    """Opens the environment of a run, which needs no board: its errors are worth knowing before one is started.
+    """Opens the environment of a run, before a board is started, so that its errors surface first.
 
     Raises:
         EnvironmentMismatchError: the bundle was made for other tables of observation and action.
@@ -106,7 +106,7 @@ def run(
 
 
 def identity(board: Board) -> dict[str, Any]:
-    """What identifies the board in a recording: the same for every session with it."""
+    """Identity of the board in a recording, equal in every session."""
     facts = {key: value for key, value in asdict(board.info).items() if key not in _NOT_IDENTITY}
     return {"definition": board.name, **facts}
 
@@ -136,7 +136,7 @@ class _Run:
             self._run_episode(index, seed)
 
     def result(self, *, interrupted: bool = False) -> RunResult:
-        """What they found, checked against tflm; of an interrupted run it is not, for that takes time."""
+        """Their result, checked against tflm unless the run was interrupted."""
         exchange, totals, board, config = self.exchange, self.totals, self._board, self._config
         return RunResult(
             bundle=self._bundle,
@@ -199,7 +199,7 @@ class _Run:
 
 def _memory(board: Board) -> Memory:
     """What the board has used of its memory by now."""
-    with contextlib.suppress(LinkError):  # over a damaged wire: then what it said in the beginning
+    with contextlib.suppress(LinkError):  # no reply: keep the values of the handshake
         return Memory.of(board.info, board.stats().stack)
     return Memory.of(board.info)
 

@@ -1,4 +1,4 @@
-"""What the board computed in a run, and whether TensorFlow Lite Micro computes the same."""
+"""Inputs and outputs of the board in a run, checked against TensorFlow Lite Micro."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TflmCheck:
     """What the check found; counts are of replies."""
 
     checked: int
-    differing: int | None  # int8 outputs that tflm computes otherwise; None: not checked
+    differing: int | None  # int8 outputs that differ from those of tflm; None: not checked
     skipped: str | None  # why it was not checked
 
 

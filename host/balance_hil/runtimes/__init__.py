@@ -1,4 +1,4 @@
-"""Desktop runtimes: every way of executing a policy, behind ``Runtime``. Each is imported when it is first asked for."""
+"""Desktop runtimes: every way of executing a policy, behind ``Runtime``. Each is imported on first use."""
 
 from __future__ import annotations
 

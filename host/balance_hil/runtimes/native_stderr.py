@@ -1,4 +1,4 @@
-"""What native code prints to the C stream ``stderr``: kept for error messages instead of spilling over the terminal."""
+"""Captures what native code prints to the C stream ``stderr``, for use in error messages."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ KERNELS = {
 class Session:
     """An interpreter that is given as many rows at once as there are; single-threaded, so that results and timings repeat.
 
-    A model whose shapes are fixed inside (a RESHAPE to constants) gets them one by one.
+    A model with fixed inner shapes (a RESHAPE to constants) runs row by row.
 
     Args:
         model: bytes of a ``.tflite``.
@@ -41,15 +41,15 @@ class Session:
         package: whose interpreter: LITERT or TENSORFLOW.
 
     Raises:
-        UnsupportedOperatorError: these kernels refuse the model; so does ``run``.
+        UnsupportedOperatorError: these kernels reject the model; ``run`` raises it, too.
     """
 
     def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
         require(package.partition(".")[0], "int8" if package == LITERT else "export")
-        with captured_stderr():  # TensorFlow says there what it has found
+        with captured_stderr():  # TensorFlow logs the devices found there
             interpreter = importlib.import_module(package)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # preserving tensors costs memory: we know
+            warnings.simplefilter("ignore", UserWarning)  # expected: preserving tensors costs memory
             try:
                 self._interpreter = interpreter.Interpreter(
                     model_content=model,
@@ -102,7 +102,7 @@ class Session:
     def _refusal(self, shape: tuple[int, ...]) -> str:
         """Allocates tensors for inputs of ``shape``; why that is impossible, "" where it is not."""
         self._interpreter.resize_tensor_input(self._input, shape)
-        with captured_stderr() as captured:  # announces its delegate there
+        with captured_stderr() as captured:  # logs its delegate there
             try:
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as exc:

@@ -21,7 +21,7 @@ from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
-# More than any policy of ours needs; where even this fails, memory is not the cause.
+# More than any supported policy needs; if this fails, memory is not the cause.
 _AMPLE_BYTES_PER_MODEL_BYTE = 10
 _AMPLE_MIN_BYTES = 1 << 16
 # Allocation took 1.3 times the allocator's count on every policy measured; from this factor on nothing is tried out first.
@@ -64,7 +64,7 @@ class TflmModel:
         return 0 if self._emulator else needed_arena_bytes(self._model, _ample(self._model))
 
     def _check_arena(self, arena_bytes: int) -> None:
-        """The wheel may end the process where the arena is too small, so it is never let near such a one."""
+        """Checked beforehand, because the wheel may crash the process if the arena is too small."""
         if arena_bytes >= _SAFE_FACTOR * self.arena_used_bytes:
             return
         needed = self.needed_arena_bytes()
@@ -118,7 +118,7 @@ class TflmModel:
         return np.ascontiguousarray(inputs, dtype=np.int8).reshape(len(inputs), *self.graph.input.shape)
 
     def _preserving_interpreter(self) -> Any:
-        """A second interpreter that keeps intermediate tensors, in an arena of its own: they do not fit in a tight one."""
+        """A second interpreter that keeps intermediate tensors, in a separate arena: they do not fit in a minimal one."""
         if self._preserving is None:
             self._preserving = _interpreter(self._model, _ample(self._model), preserve=True)
         return self._preserving
@@ -180,9 +180,7 @@ def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> A
     with captured_stderr() as captured:
         try:
             return runtime.Interpreter.from_bytes(model, arena_size=arena_bytes, intrepreter_config=kind)
-        except (
-            Exception
-        ) as exc:  # it reads the file itself, and says no more than "failed to allocate tensors": the rest is on stderr
+        except Exception as exc:  # the exception says only "failed to allocate tensors"; the cause is on stderr
             failed = exc
     raise UnsupportedOperatorError(
         f"TensorFlow Lite Micro cannot run {_refused_operator(captured.text)}",

@@ -58,7 +58,7 @@ def _allocates(model: bytes, arena_bytes: int) -> bool:
 def _main() -> None:
     import resource  # only POSIX systems have it, and the wheel exists for Linux alone
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a fault is an answer here, not something to dump
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected here: no core dumps
     sys.stdout.write(str(_smallest(sys.stdin.buffer.read(), int(sys.argv[1]))))
 
 

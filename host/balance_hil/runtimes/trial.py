@@ -1,6 +1,6 @@
-"""Runs int8 runtimes on a foreign model in a process of their own: native code may crash where it should refuse a model.
+"""Runs int8 runtimes on a foreign model in a child process: native code may crash where it should reject a model.
 
-python -m balance_hil.runtimes.trial RUNTIME... < model.tflite      prints the name of each runtime that is still alive
+python -m balance_hil.runtimes.trial RUNTIME... < model.tflite      prints the name of each runtime that did not crash
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TIMEOUT_S = 60.0
 
 
 def fatal_runtimes(model: bytes, names: Sequence[str]) -> dict[str, str]:
-    """Which of the int8 runtimes ``names`` do not survive ``model``, and what happens; those that refuse it do."""
+    """Which of the int8 runtimes ``names`` crash or hang on ``model``, and how; rejecting it does not count."""
     found: dict[str, str] = {}
     left = list(names)
     while left:

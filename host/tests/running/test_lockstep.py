@@ -174,7 +174,7 @@ def test_a_board_that_never_comes_back_ends_the_run(clock, linear_bundle):
                 super().write(data)
 
     board = Board(DeafLink(firmware), linear_bundle)
-    with pytest.raises(BoardRebootedError, match="did not say who it is within 3 s"):
+    with pytest.raises(BoardRebootedError, match="did not identify itself within 3 s"):
         run(board, linear_bundle, config())
 
 

@@ -4,9 +4,9 @@ A block of ROWS rows passes through all layers before the next one starts, so th
 nearest cache. There a *word* holds a byte for each of CHANNELS neighboring channels of one row: the int8 value with 128 added.
 The words of the rows of a block follow each other, then those of the next group of channels.
 
-Compilers do not find by themselves the instructions that make this fast (dot products of bytes, products of 32 by 32 bits, tables
+Compilers do not generate the instructions that make this fast (dot products of bytes, products of 32 by 32 bits, tables
 in registers). So these pieces are written in LLVM's vector types, 512 bits wide, for which a processor with narrower registers
-gets several of its own instructions. What the processor has is known when the code is generated, on first use.
+gets several of its own instructions. Code is generated for the features of the processor, on first use.
 
 Numba keeps machine code on disk until the file of the function changes: whatever makes machine code is in this file.
 Importing it loads numba: ``Chain`` does so when there is a batch worth it.

@@ -1,4 +1,4 @@
-"""What compiling an operator for one variant gives, and the error for what cannot be compiled."""
+"""A compiled operator of one variant, and the error for unsupported operators."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Kernel:
 
 
 def unsupported(what: str) -> UnsupportedOperatorError:
-    """The error for something that the emulator does not know."""
+    """The error for something that the emulator does not support."""
     return UnsupportedOperatorError(
-        f"the emulator does not know {what}",
-        f"it knows {', '.join(SUPPORTED_OPERATORS)} in int8; use a real runtime (--runtime tflm)",
+        f"the emulator does not support {what}",
+        f"it supports {', '.join(SUPPORTED_OPERATORS)} in int8; use a real runtime (--runtime tflm)",
     )
 
 

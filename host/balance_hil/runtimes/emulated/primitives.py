@@ -18,7 +18,7 @@ INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
 def wrap_int32(x: Int64Array) -> Int64Array:
-    """Keeps the low 32 bits with their sign, as an int32 in C++ on every compiler that matters."""
+    """Keeps the low 32 bits with their sign, as an int32 in C++ on every relevant compiler."""
     return x.astype(np.int32).astype(np.int64)
 
 

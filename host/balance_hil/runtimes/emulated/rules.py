@@ -1,4 +1,4 @@
-"""The family of int8 arithmetics: what distinguishes one runtime's kernels from another's, and the names that people know.
+"""The family of int8 arithmetics: what distinguishes one runtime's kernels from another's, and the names of known runtimes.
 
 A ``Variant`` is a point in that family. ``KNOWN_VARIANTS`` are runtimes that exist; ``family`` is every combination, for a board
 that is none of them.
@@ -12,7 +12,7 @@ from itertools import product
 
 
 class Rounding(Enum):
-    """How FULLY_CONNECTED turns an int32 accumulator into an int8 value. The value says it to people."""
+    """How FULLY_CONNECTED turns an int32 accumulator into an int8 value. The value is its description."""
 
     DOUBLE = "rounds twice, ties away from zero"  # TFLM, CMSIS-NN, ESP-NN
     SINGLE = "rounds once, ties up"  # TFLITE_SINGLE_ROUNDING, CMSIS_NN_USE_SINGLE_ROUNDING
@@ -35,7 +35,7 @@ class Variant:
     """One int8 arithmetic."""
 
     name: str  # short and unique: "tflm", "xnnpack"
-    title: str  # for people, completes "this board computes like …"
+    title: str  # for display, completes "this board computes like …"
     rounding: Rounding
     kernels: Kernels
     float64_product: bool = False  # per-tensor FULLY_CONNECTED forms input scale × weight scale in float64, not in float32

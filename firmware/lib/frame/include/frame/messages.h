@@ -18,22 +18,22 @@ inline constexpr uint32_t kWatchdogMs = 100;
 inline constexpr uint32_t kSchemaCrc = 0x52896779u;
 
 enum class MessageType : uint8_t {
-  kHello = 0x80,  ///< host: asks the board who it is; opens the session
+  kHello = 0x80,  ///< host: requests the identity of the board; opens the session
   kInfer = 0x81,  ///< host: normalize, quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
-  kTensor = 0x83,  ///< host: asks for the output of one operator in the last inference
+  kTensor = 0x83,  ///< host: requests the output of one operator in the last inference
   kSelfTest = 0x84,  ///< host: replays the golden vectors that the image carries
-  kStatsRequest = 0x85,  ///< host: asks for the counters
+  kStatsRequest = 0x85,  ///< host: requests the counters
   kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board goes to the safe state
   kSetTextLine = 0x8D,  ///< host: switches text lines on or off
   kEcho = 0x87,  ///< host: measures the link
   kReset = 0x88,  ///< host: reboots the board
-  kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it asks how far the upload is
-  kLoadData = 0x8A,  ///< host: one piece of the upload; a piece that is there already is acknowledged again
+  kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated: requests the progress
+  kLoadData = 0x8A,  ///< host: one piece of the upload; a piece already received is acknowledged again
   kLoadCommit = 0x8B,  ///< host: checks the upload and lets the model take over; repeated, it repeats its result
-  kLoadAbort = 0x8C,  ///< host: forgets the upload
+  kLoadAbort = 0x8C,  ///< host: discards the upload
   kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
-  kInfo = 0xC1,  ///< board: who the board is, and what it runs
+  kInfo = 0xC1,  ///< board: identity of the board and its model
   kAction = 0xC2,  ///< board: result of one inference
   kTensorData = 0xC3,  ///< board: output of one operator
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
@@ -42,7 +42,7 @@ enum class MessageType : uint8_t {
   kTextLine = 0xCB,  ///< board: whether text lines are answered now
   kEchoReply = 0xC7,  ///< board: what ECHO sent
   kLoadProgress = 0xC9,  ///< board: how far the upload is
-  kLoadResult = 0xCA,  ///< board: whether the uploaded model runs now; if it does, HELLO is due again
+  kLoadResult = 0xCA,  ///< board: whether the uploaded model runs now; if so, the host must send HELLO again
   kError = 0xC8,  ///< board: the request was refused
 };
 
@@ -67,10 +67,10 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x8C;
 }
 
-/// Asks the board who it is; opens the session.
+/// Requests the identity of the board; opens the session.
 struct Hello {
   static constexpr MessageType kType = MessageType::kHello;
-  uint32_t nonce{};  ///< returned in INFO: tells this session's answer from an older one
+  uint32_t nonce{};  ///< returned in INFO: distinguishes the reply of this session from an older one
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -109,7 +109,7 @@ struct InferInt8 {
   }
 };
 
-/// Asks for the output of one operator in the last inference.
+/// Requests the output of one operator in the last inference.
 struct Tensor {
   static constexpr MessageType kType = MessageType::kTensor;
   uint16_t op{};  ///< index in the order of execution
@@ -135,7 +135,7 @@ struct SelfTest {
   }
 };
 
-/// Asks for the counters.
+/// Requests the counters.
 struct StatsRequest {
   static constexpr MessageType kType = MessageType::kStatsRequest;
 
@@ -201,7 +201,7 @@ struct Reset {
   }
 };
 
-/// Announces a model and its vectors; repeated, it asks how far the upload is.
+/// Announces a model and its vectors; repeated: requests the progress.
 struct LoadBegin {
   static constexpr MessageType kType = MessageType::kLoadBegin;
   uint32_t transfer{};  ///< not 0
@@ -229,7 +229,7 @@ struct LoadBegin {
   }
 };
 
-/// One piece of the upload; a piece that is there already is acknowledged again.
+/// One piece of the upload; a piece already received is acknowledged again.
 struct LoadData {
   static constexpr MessageType kType = MessageType::kLoadData;
   uint32_t transfer{};
@@ -261,7 +261,7 @@ struct LoadCommit {
   }
 };
 
-/// Forgets the upload.
+/// Discards the upload.
 struct LoadAbort {
   static constexpr MessageType kType = MessageType::kLoadAbort;
   uint32_t transfer{};
@@ -293,7 +293,7 @@ struct Ready {
   }
 };
 
-/// Who the board is, and what it runs.
+/// Identity of the board and its model.
 struct Info {
   static constexpr MessageType kType = MessageType::kInfo;
   uint16_t protocol{};  ///< protocol version
@@ -306,7 +306,7 @@ struct Info {
   StringView engine_version{};  ///< version or commit of the engine
   uint8_t engine_status{};  ///< status of loading the model; not ok: every inference is refused with it
   uint32_t engine_detail{};  ///< the detail that belongs to engine_status
-  StringView engine_message{};  ///< what the engine says about it; empty when ok
+  StringView engine_message{};  ///< message of the engine; empty when ok
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
   uint32_t normalization_crc{};  ///< CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
   uint16_t n_obs{};  ///< elements of the observation
@@ -414,7 +414,7 @@ struct TensorData {
 /// Result of the self-test.
 struct SelfTestResult {
   static constexpr MessageType kType = MessageType::kSelfTestResult;
-  uint8_t status{};  ///< ok when every vector was replayed, whatever it gave
+  uint8_t status{};  ///< ok when every vector was replayed, whatever the outputs
   uint16_t count{};  ///< vectors replayed
   uint16_t mismatches{};  ///< vectors whose output differs
   uint16_t first_mismatch{};  ///< index of the first of them; 65535 = none
@@ -441,7 +441,7 @@ struct Stats {
   uint32_t framing_errors{};  ///< frames that are not COBS, too short, too long or cut off
   uint32_t dropped_bytes{};  ///< B; bytes that belong to no good frame or line
   uint32_t overruns{};  ///< times that the UART lost bytes
-  uint32_t dropped_replies{};  ///< replies given up because nobody read them
+  uint32_t dropped_replies{};  ///< replies dropped because the host did not read them
   uint32_t watchdog_trips{};  ///< times that the board went to the safe state
   uint8_t safe_state{};  ///< 1: the actuators are off until the next observation
   uint32_t uptime_ms{};  ///< ms
@@ -531,13 +531,13 @@ struct LoadProgress {
   }
 };
 
-/// Whether the uploaded model runs now; if it does, HELLO is due again.
+/// Whether the uploaded model runs now; if so, the host must send HELLO again.
 struct LoadResult {
   static constexpr MessageType kType = MessageType::kLoadResult;
   uint32_t transfer{};
-  uint8_t status{};  ///< ok: it runs; else why it was refused, and the model that ran runs on
+  uint8_t status{};  ///< ok: it runs; else why it was rejected, and the previous model stays in use
   uint32_t detail{};  ///< see the status
-  StringView message{};  ///< what the engine says about it; empty when ok
+  StringView message{};  ///< message of the engine; empty when ok
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
