@@ -297,7 +297,7 @@ def test_what_is_no_recording_is_refused(tmp_path):
         writer = Writer(file)
         writer.start()
         writer.finish()
-    with pytest.raises(RecordingError, match="nothing of a run"):
+    with pytest.raises(RecordingError, match="no metadata of a run"):
         read_recording(tmp_path / "other.mcap")
     write(tmp_path / "new.mcap", [], meta={**META, "format": 99})
     with pytest.raises(RecordingError, match="format 99"):
