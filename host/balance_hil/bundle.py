@@ -52,13 +52,15 @@ class Bundle:
 
     path: Path
     id: str
-    algorithm: str  # "ppo", ...; "" when the checkpoint did not say
+    algorithm: str  # "ppo", ...; "" if the checkpoint does not contain it
     spec: PolicySpec
     input_quant: QuantParams
     output_quant: QuantParams
     normalization: Normalization | None = None  # of observations, on the board before quantization; part of the id
     source: Mapping[str, Any] = field(default_factory=dict)  # kind, file, sha256, and where the normalization came from
-    checked_against: Mapping[str, Any] = field(default_factory=dict)  # the source's own answers: what, rows, error; or why not
+    checked_against: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # comparison with the source: what, rows, error; or why there is none
     calibration: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class Bundle:
         return self.file(INT8_MODEL).read_bytes()
 
     def to_int8(self, observations: NDArray[np.float32]) -> NDArray[np.int8]:
-        """What the model is given for observations, float32 [..., n_obs]: normalized where it says so, quantized.
+        """Model inputs for observations, float32 [..., n_obs]: normalized if the bundle has a normalization, then quantized.
 
         Raises:
             NonFiniteInputError: a value is NaN or infinite.
@@ -136,7 +138,7 @@ class Bundle:
 
 
 def bundle_names() -> list[str]:
-    """Names that ``locate`` knows: of the user's policies, and of the shipped ones."""
+    """Names that ``locate`` resolves: of the user's policies, and of the shipped ones."""
     folders = [path.parent for root in (POLICIES, MODELS) for path in root.glob(f"*/{MANIFEST}")]
     return sorted({folder.name for folder in folders if not folder.name.startswith(".")})
 
@@ -162,7 +164,7 @@ def no_such_bundle(path: Path) -> BundleError:
 
 
 def find_bundle(wanted: str, *roots: Path) -> Bundle:
-    """The bundle with the id ``wanted`` among the folders of ``roots``. Folders that hold no bundle are passed over.
+    """The bundle with the id ``wanted`` among the folders of ``roots``. Folders without a bundle are skipped.
 
     Raises:
         BundleError: none of them has that id, or the one that has is incomplete or altered.
@@ -193,7 +195,7 @@ def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     target = bundle.path
     target.mkdir(parents=True, exist_ok=True)
-    # The manifest goes last: a crash between two renames leaves a bundle that load() refuses, never one that lies.
+    # The manifest goes last: after a crash between two renames load() rejects the bundle.
     names = sorted(p.name for p in staging.iterdir() if p.name != MANIFEST)
     for name in [*names, MANIFEST]:
         (staging / name).replace(target / name)

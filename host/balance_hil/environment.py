@@ -1,6 +1,6 @@
 """The environment seam: any Gymnasium environment as the plant of a policy.
 
-An environment may say more about itself than Gymnasium asks for; every attribute is optional:
+An environment may provide more than the Gymnasium API; every attribute is optional:
 
     policy_spec          signals: a ``PolicySpec``, or {"observation": [{"name":, "unit":, "scale":}, ...], "action": [...]}
     control_period_s     seconds between two actions; else ``dt`` or ``tau`` is taken (not ``render_fps``: that is about frames)
@@ -135,7 +135,7 @@ class Environment:
         return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated), info)
 
     def failed(self, terminated: bool, truncated: bool, info: Mapping[str, Any]) -> bool:
-        """Whether an episode that ended so is a failure: the user's word, else the environment's; else nothing is one."""
+        """Whether such an end is a failure: by the user's setting, else the environment's rule; else no end is."""
         if self.spec.terminated:
             return terminated and self.spec.terminated == "failure"
         own = getattr(self._robot, "failed", None)
@@ -190,7 +190,7 @@ class Environment:
         if flat.size != self.spec.n_obs:
             raise EnvironmentMismatchError(
                 f"{self.spec.environment} gave {flat.size} numbers, its observation space has {self.spec.n_obs}",
-                "let reset() and step() return what observation_space says",
+                "let reset() and step() return the shape of observation_space",
             )
         if not np.isfinite(flat).all():
             raise SimulationDivergedError(
@@ -201,7 +201,7 @@ class Environment:
 
 
 class Batch:
-    """Episodes of one environment side by side: index i is an environment of its own."""
+    """Episodes of one environment side by side: index i is a separate environment."""
 
     def __init__(self, environments: Sequence[Environment]) -> None:
         self._environments = environments
@@ -236,17 +236,17 @@ def open_environment(
     """Opens any Gymnasium environment with Box observations and Box or Discrete actions.
 
     Args:
-        environment: Gymnasium id, ``module:Id`` included; ids of version 1 of this program where nobody has registered them.
+        environment: Gymnasium id, ``module:Id`` included; ids of version 1 of this program where they are not registered.
         options: arguments of its constructor, and under "reset" options of ``reset()``.
-        period_s: seconds between two actions; None: what the environment says.
-        terminated: what termination means; "": the environment's own ``failed`` says, or nothing is a failure.
-        episode_steps: control steps of an episode; None: its registration says.
+        period_s: seconds between two actions; None: the environment's own.
+        terminated: what termination means; "": the environment's own ``failed`` decides, or nothing is a failure.
+        episode_steps: control steps of an episode; None: those of its registration.
         render_mode: of Gymnasium.
 
     Raises:
-        UnknownEnvironmentError: nobody has registered it, or its module cannot be imported.
+        UnknownEnvironmentError: it is not registered, or its module cannot be imported.
         UnsupportedEnvironmentError: its spaces, limits or control period cannot serve a policy on a board.
-        ConfigError: it does not take these options.
+        ConfigError: it does not accept these options.
         HarnessError: what the environment itself raises.
     """
     if terminated not in get_args(Terminated):
@@ -274,7 +274,7 @@ def open_for(
     """Opens the environment that a policy was made for, or another one that has the same signals.
 
     Raises:
-        EnvironmentMismatchError: the signals differ; the message says where first.
+        EnvironmentMismatchError: the signals differ; the message names the first difference.
         UsageError: the policy was made for no environment and none is named.
         What ``open_environment`` raises.
     """
@@ -327,7 +327,7 @@ def open_batch(environment: Environment, n: int, n_threads: int = 0) -> Any:
 
 
 def resolve(environment: str) -> str:
-    """The id that is meant: an id of version 1 of this program is an alias where nobody else has registered it."""
+    """The id that is meant: an id of version 1 of this program is an alias unless another package registers it."""
     return environment if environment in gym.registry else ALIASES.get(environment, environment)
 
 
@@ -382,7 +382,7 @@ def _import(module: str, environment: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as exc:
         raise UnknownEnvironmentError(
-            f"the module of {environment!r} cannot be imported: {exc}", f"see that this works here: python -c 'import {module}'"
+            f"the module of {environment!r} cannot be imported: {exc}", f"check that this works here: python -c 'import {module}'"
         ) from exc
     except Exception as exc:
         raise UnknownEnvironmentError(
@@ -482,7 +482,7 @@ def _action_map(environment: str, space: spaces.Space[Any]) -> tuple[ActionMap, 
             return ActionMap(kind="discrete", dtype="int64"), int(space.n)
         case _:
             raise UnsupportedEnvironmentError(
-                f"actions of {environment} are {_space_name(space)}, a board answers with a Box or a Discrete action",
+                f"actions of {environment} are {_space_name(space)}, a board returns a Box or a Discrete action",
                 "register it behind a wrapper that takes one vector or one number",
             )
 
@@ -522,8 +522,8 @@ def _period_s(environment: str, env: gym.Env[Any, Any], period_s: float | None) 
             return float(value)
         raise UnsupportedEnvironmentError(f"{name} of {environment} is {value!r}, it must be a time in seconds", "--period-ms 20")
     raise UnsupportedEnvironmentError(
-        f"{environment} does not say how long a control step lasts (no control_period_s, dt or tau)",
-        "say it: --period-ms 20, or let the environment have an attribute control_period_s",
+        f"{environment} does not define its control period (no control_period_s, dt or tau)",
+        "set it: --period-ms 20, or give the environment an attribute control_period_s",
     )
 
 

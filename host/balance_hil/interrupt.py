@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of work: it ends between two steps, so that what is written stays whole."""
+"""Defers Ctrl-C to the end of the current step, so that output files stay complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interrupt:
         self._previous: dict[signal.Signals, Any] = {}
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt when one was asked for."""
+        """Raises KeyboardInterrupt if one was requested."""
         if self.requested:
             raise KeyboardInterrupt
 
@@ -47,9 +47,9 @@ class Interrupt:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt: what is entered is left, what was started is ended.
+    """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt, so that contexts exit and child processes end.
 
-    SIGINT does so even where a shell started the program in the background and had it ignored; of nohup the wish is kept.
+    SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected.
     """
     numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     previous = {number: signal.signal(number, _interrupt) for number in numbers}

@@ -1,4 +1,4 @@
-"""What is said about a policy's episodes, in one place: simulated, on a runtime or on a board. Metrics are data."""
+"""Metrics and results of episodes, in simulation or on a board. Metrics are data."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether something is as it should be, and if not, why: one sentence each."""
+    """Whether a result is good, and if not, the reasons, one sentence each."""
 
     reasons: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
-        """Whether there is nothing to object to."""
+        """Whether there are no reasons against it."""
         return not self.reasons
 
     @property
@@ -136,7 +136,7 @@ class EpisodeAccumulator:
         self.steps += 1
 
     def finish(self, failed: bool) -> EpisodeMetrics:
-        """The metrics of the episode so far; all zero when it has no step. Raises SimulationDivergedError: one is no number."""
+        """The metrics of the episode so far; all zero when it has no step. Raises SimulationDivergedError: one is not finite."""
         steps = max(1, self.steps)
         values = {}
         for metric, total in zip(self._metrics, self._totals, strict=True):

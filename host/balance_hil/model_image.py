@@ -1,4 +1,4 @@
-"""What a board is given to run: a model, its normalization, and vectors that its engine must reproduce.
+"""What a board runs: a model, its normalization, and vectors that its engine must reproduce.
 
 One ``ModelImage`` has three forms: ``model.h`` (compiled into a firmware image), a file (the native board), and an upload (LOAD).
 """
@@ -25,7 +25,7 @@ _NUMBERS_PER_LINE = 8
 
 
 def normalization_crc(normalization: Normalization | None) -> int:
-    """What INFO calls a normalization: its CRC-32; 0 for none."""
+    """Identifier of a normalization in INFO: its CRC-32; 0 for none."""
     return zlib.crc32(normalization.to_bytes()) if normalization else 0
 
 
@@ -57,7 +57,7 @@ class ModelImage:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
-        """What a board that runs ``bundle`` carries."""
+        """The image of ``bundle``."""
         with np.load(bundle.file(GOLDEN)) as golden:
             inputs, outputs = (golden[name][:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
         return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)

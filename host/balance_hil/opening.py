@@ -26,7 +26,7 @@ _ROWS = 256
 
 
 def is_model(path: Path) -> bool:
-    """Whether ``path`` is meant as a ``.tflite`` and not as a bundle."""
+    """Whether ``path`` names a ``.tflite`` rather than a bundle."""
     return path.suffix == ".tflite" or path.is_file()
 
 
@@ -52,7 +52,7 @@ def open_policy(
 
     Raises:
         BundleError: no such bundle or model, or it is damaged.
-        UsageError: an option that a bundle does not take, none that says what a model's numbers are, or no such output.
+        UsageError: an option that a bundle does not accept, a model without a signal table, or no such output.
         ConfigError: the signal table is wrong.
         EnvironmentMismatchError: the model does not fit the environment.
         What ``open_environment`` raises.
@@ -75,8 +75,8 @@ def open_policy(
             table = _fitting(path, runtime, env.spec)
     if table is None:
         raise UsageError(
-            f"nothing says what the numbers of {path} are",
-            "describe them: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT",
+            f"{path} has no signal table",
+            "describe its inputs and outputs: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT",
         )
     identity = model_id(model)
     target = MODELS / identity / path.stem

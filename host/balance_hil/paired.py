@@ -1,7 +1,7 @@
 """Paired statistics over seeds: does the second of two runtimes do worse on the same episodes?
 
 Continuous metrics: a sign-flip permutation test of the mean paired difference decides, which holds its level for any number of
-seeds; a percentile bootstrap interval over seeds says how large the difference is. Success: the exact McNemar test on the seeds
+seeds; a percentile bootstrap interval over seeds estimates the difference. Success: the exact McNemar test on the seeds
 in which only one of the two failed. The family-wise error is held at 5 % by Bonferroni over the tests made.
 """
 
@@ -60,7 +60,7 @@ class SuccessDifference:
     only_a: int
     only_b: int
     neither: int
-    p_value: float  # exact McNemar, two-sided; 1 when no episode tells them apart
+    p_value: float  # exact McNemar, two-sided; 1 without discordant pairs
     level: float  # a p-value below it counts as a difference
     discordant_bound: float | None  # upper 95 % bound of the share of such episodes when none was seen, else None
 
@@ -122,7 +122,7 @@ def sign_flip_test(differences: NDArray[np.float64]) -> float:
     """
     n = len(differences)
     observed = abs(float(differences.sum()))
-    slack = 1e-12 * float(np.abs(differences).sum())  # another order of summation is no smaller difference
+    slack = 1e-12 * float(np.abs(differences).sum())  # tolerance for the order of summation
     if n <= EXACT_PAIRS:
         bits = (np.arange(2**n)[:, np.newaxis] >> np.arange(n)) & 1
         return float(np.mean(np.abs((1 - 2 * bits) @ differences) >= observed - slack))
@@ -131,7 +131,7 @@ def sign_flip_test(differences: NDArray[np.float64]) -> float:
     for _ in range(RESAMPLES // BLOCK):
         signs = 1 - 2 * rng.integers(0, 2, size=(BLOCK, n))
         as_large += int(np.count_nonzero(np.abs(signs @ differences) >= observed - slack))
-    return (as_large + 1) / (RESAMPLES + 1)  # the flip that was observed is one of them
+    return (as_large + 1) / (RESAMPLES + 1)  # counts the observed flip
 
 
 def success_difference(a: Sequence[bool], b: Sequence[bool], *, tests: int = 1) -> SuccessDifference:

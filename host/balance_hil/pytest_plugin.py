@@ -7,10 +7,10 @@
 
 Installed with balance_hil (entry point ``pytest11``). Every option is also a fixture and an ini option (``hil_board = native``
 in pytest.ini); the command line wins. Every name carries the prefix, nothing happens in a test session that uses none of them,
-and nothing heavy is imported before a fixture is asked for.
+and heavy modules are imported only when a fixture is requested.
 
 A default that is missing (no bundle exported, no compiler) skips the test and names what is missing; a board or bundle that was
-named and is missing is an error. A board that answers wrongly is always an error.
+named and is missing is an error. A board with wrong replies is always an error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "baud": ("BITS_PER_S", int, "baud rate, if not the board's usual one"),
     "engine": ("NAME", str, "engine of an emulated board, if not its usual one"),
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
-    "seconds": ("S", float, "length of an episode (default: what the environment says)"),
+    "seconds": ("S", float, "length of an episode (default: the environment's own)"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
 }
 _SEVERAL = ("board", "bundle")
@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _option(config: pytest.Config, name: str) -> Any:
-    """What the command line says, else the ini file; None where neither says anything. Raises pytest.UsageError."""
+    """Value from the command line, else from the ini file; None if neither sets it. Raises pytest.UsageError."""
     given = config.getoption(f"--hil-{name}")
     if given is not None:
         return given
@@ -85,13 +85,13 @@ def _option(config: pytest.Config, name: str) -> Any:
 
 
 def _several(config: pytest.Config, name: str) -> list[str]:
-    """What an option that may be repeated, and may hold lists, says; each once."""
+    """Values of an option that may be repeated and may hold lists, without duplicates."""
     given = _option(config, name) or []
     return list(dict.fromkeys(name.strip() for names in given for name in re.split(r"[,\n]", names) if name.strip()))
 
 
 def _path(config: pytest.Config, name: str, given: str) -> Path:
-    """A path of the ini file counts from the folder of that file, one of the command line from here."""
+    """A path in the ini file is relative to that file, one on the command line to the working directory."""
     return Path(given) if config.getoption(f"--hil-{name}") is not None else config.rootpath / given
 
 
@@ -140,14 +140,14 @@ def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def hil_episodes(pytestconfig: pytest.Config) -> int:
-    """``--hil-episodes``: how many lockstep episodes are run."""
+    """``--hil-episodes``: number of lockstep episodes."""
     given: int | None = _option(pytestconfig, "episodes")
     return DEFAULT_EPISODES if given is None else given
 
 
 @pytest.fixture(scope="session")
 def hil_seconds(pytestconfig: pytest.Config) -> float | None:
-    """``--hil-seconds``: length of an episode; None: what the environment says."""
+    """``--hil-seconds``: length of an episode; None: the environment's own."""
     given: float | None = _option(pytestconfig, "seconds")
     return given
 
@@ -177,7 +177,7 @@ def hil_bundle(hil_bundle_dir: Path, pytestconfig: pytest.Config) -> Bundle:
 
 
 class HilBench:
-    """The board of a test session: opened on first use, kept open between tests, opened again when a test broke it."""
+    """The board of a test session: opened on first use, kept open between tests, reopened after a test that broke it."""
 
     def __init__(self, connect: Callable[..., Board]) -> None:
         self._connect = connect
@@ -201,7 +201,7 @@ class HilBench:
         from balance_hil.errors import HarnessError
 
         try:
-            board.identify()  # and not only alive: a test may have left it without a handshake, or with another model
+            board.identify()  # a reply is not enough: a test may have left it without a handshake, or with another model
         except HarnessError as exc:
             warnings.warn(f"the board did not survive the test before: {exc}; opening it again", stacklevel=2)
             return False
@@ -212,7 +212,7 @@ class HilBench:
 def hil_open(
     hil_board_name: str, hil_bundle: Bundle, hil_port: str | None, hil_baud: int | None, hil_engine: str | None
 ) -> Callable[..., Board]:
-    """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with everything that the command line says."""
+    """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
 
     def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
         from balance_hil import boards
@@ -232,7 +232,7 @@ def hil_bench(hil_open: Callable[..., Board]) -> Iterator[HilBench]:
 
 @pytest.fixture
 def hil_board(hil_bench: HilBench, hil_log_dir: Path, request: pytest.FixtureRequest) -> Board:
-    """The board under test: identified, alive, the same connection for the whole session."""
+    """The board under test: identified and responsive, one connection for the whole session."""
     from balance_hil.errors import HarnessError
 
     try:
@@ -276,12 +276,12 @@ def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[Int8Runtime]:
         yield runtime
 
 
-# --- what a test leaves behind ----------------------------------------------------------------------------------------
+# --- logs and measurements --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hil_log_dir(request: pytest.FixtureRequest, hil_record: Path) -> Path:
-    """A folder of this test's own for recordings and logs. A failure names it."""
+    """A folder for recordings and logs of this test; a failure report names it."""
     name = re.sub(r"[^\w.-]+", "_", request.node.nodeid).strip("_")
     folder = hil_record / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -305,7 +305,7 @@ def hil_measure(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds to a failure which board it was and where its log directory lies."""
+    """Adds the board and the log directory to a failure report."""
     report = yield
     folder = item.stash.get(_log_dir_key, None)
     if report.failed and folder is not None:

@@ -1,4 +1,4 @@
-"""What surrounds an int8 model: per-feature normalization, and affine quantization with TensorFlow Lite Micro's rounding.
+"""Conversions around an int8 model: per-feature normalization, and affine quantization with TensorFlow Lite Micro's rounding.
 
     n = clip(float32(float32(x - mean) * inverse_std), -clip, clip)         before quantization, where a policy has it
 
@@ -77,7 +77,7 @@ class Normalization:
         return np.asarray(np.clip(scaled, np.float32(-self.clip), np.float32(self.clip)), np.float32)
 
     def to_bytes(self) -> bytes:
-        """What goes over the wire and into the model's id: mean, inverse_std, clip as little-endian float32."""
+        """Bytes for the wire and for the model's id: mean, inverse_std, clip as little-endian float32."""
         return b"".join(np.asarray(v, "<f4").tobytes() for v in (self.mean, self.inverse_std, self.clip))
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ class RolloutStep(NamedTuple):
 
     step: int  # 0, 1, ...
     episodes: list[int]  # indices into ``seeds``
-    observations: Float32Array  # float32 [n, n_obs], what the policy saw
-    outputs: Float32Array  # float32 [n, n_act], what it answered, within the limits of its signals
+    observations: Float32Array  # float32 [n, n_obs], inputs of the policy
+    outputs: Float32Array  # float32 [n, n_act], outputs of the policy, within the limits of its signals
 
 
 def evaluation_seeds(episodes: int) -> list[int]:
@@ -47,12 +47,12 @@ def rollout(
 
     Args:
         act_batch: policy, float32 [n, n_obs] to float32 [n, n_act]; n shrinks as episodes end.
-        environment: which one; it stays open, and its own episode is lost.
+        environment: which one; it stays open, but its current episode is discarded.
         seeds: one per episode; see ``evaluation_seeds``.
         max_steps: control steps after which an episode is truncated; by default the environment's own.
         on_step: called after every policy call, before the physics; what it raises ends the rollout.
         reset_options: one for each seed.
-        n_threads: threads of the physics where an environment has a batch of its own; 0 takes every core.
+        n_threads: threads of the physics where an environment has its own batch; 0: every core.
 
     Raises:
         NonFiniteInputError: the policy gave a NaN or an infinity.

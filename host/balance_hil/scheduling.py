@@ -1,7 +1,7 @@
 """Real-time scheduling for the time of a real-time run, where the operating system grants it.
 
-A control loop at 200 Hz leaves a board 5 ms. Beside other programs an ordinary process may wait longer than that for its turn,
-and so may the emulator that is the board: then the computer is judged and not the board.
+A control loop at 200 Hz leaves a board 5 ms. On a busy computer a process with ordinary priority may be descheduled for longer
+than that, and so may the emulator of a board: the run would then measure the computer, not the board.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-LOOP_PRIORITY = 2  # above the emulator: a board that spins must not lock the loop out
+LOOP_PRIORITY = 2  # above the emulator, so that busy-waiting firmware cannot starve the loop
 BOARD_PRIORITY = 1
 CURRENT_THREAD = 0
 
@@ -41,7 +41,7 @@ def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
 
 
 def _schedule(thread: int, priority: int) -> bool:
-    """Puts a thread among the real-time ones, or with priority 0 back among the ordinary ones."""
+    """Sets the real-time priority of a thread; 0 restores ordinary scheduling."""
     if not hasattr(os, "sched_setscheduler"):
         return False
     policy = os.SCHED_FIFO if priority else os.SCHED_OTHER

@@ -1,4 +1,4 @@
-"""``signals.yaml``: what the numbers of a policy mean, for one that has no environment to say it.
+"""``signals.yaml``: the signal table of a policy without an environment.
 
     control_period_ms: 20
     observation:                                   # one row for each input, in order
@@ -31,10 +31,10 @@ _HINT = "the format: docs/policies.md, section signals.yaml"
 
 
 def read_signals(path: Path, n_obs: int, n_act: int) -> PolicySpec:
-    """The signal table of a policy with ``n_obs`` inputs and ``n_act`` outputs, whose outputs are what it gives, not scaled.
+    """The signal table of a policy with ``n_obs`` inputs and ``n_act`` outputs, whose outputs are not scaled.
 
     Raises:
-        ConfigError: no such file, an unknown key, a value of the wrong kind, or other numbers of rows; the message says where.
+        ConfigError: no such file, an unknown key, a value of the wrong kind, or a wrong number of rows; see the message.
     """
     table = read_yaml(path)
     unknown = sorted(set(table) - _KEYS)
@@ -60,7 +60,7 @@ def read_signals(path: Path, n_obs: int, n_act: int) -> PolicySpec:
 
 
 def unnamed_signals(n_obs: int, n_act: int, period_s: float) -> PolicySpec:
-    """The table of a policy of which nothing but its sizes is known: obs_0, ..., act_0, ..., without units and limits."""
+    """The table of a policy of which only the sizes are known: obs_0, ..., act_0, ..., without units and limits."""
     limits = np.full(n_act, _LARGEST, np.float32)
     return PolicySpec(
         environment="",

@@ -1,4 +1,4 @@
-"""Signal tables: what each number of an observation or action is, with unit and limits."""
+"""Signal tables: name, unit and limits of each element of an observation or action."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Signal:
     index: int
     name: str  # snake_case, one spelling in Python, C++ and the recording
     unit: str  # of the physical quantity, before scaling
-    min: float | None  # of the scaled number that the policy sees; None: unbounded
+    min: float | None  # of the scaled number that the policy reads; None: unbounded
     max: float | None
     scale: float = 1.0  # physical value = scaled number * scale
 
@@ -64,7 +64,7 @@ class ActionMap:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """What a policy reads and writes, how often, and what its environment makes of it.
+    """Inputs and outputs of a policy, its control period, and the mapping to its environment's actions.
 
     ``observation`` describes float32 [n_obs] as the environment gives it, flattened in C order; ``action`` the policy's outputs,
     float32 [n_act], which is what a board returns.
@@ -76,7 +76,7 @@ class PolicySpec:
     control_period_s: float
     action_map: ActionMap = field(default_factory=ActionMap)
     episode_steps: int = 0  # control steps after which an episode is truncated; 0: without an environment
-    terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` says, or nothing is a failure
+    terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` decides, or nothing is a failure
 
     @property
     def n_obs(self) -> int:
@@ -102,9 +102,9 @@ class PolicySpec:
         return np.asarray((flat - np.asarray(self.action_map.offset)) / np.asarray(self.action_map.scale), np.float32)
 
     def difference(self, other: PolicySpec) -> str | None:
-        """What keeps a policy made for this table from running on ``other``; None when nothing does.
+        """Why a policy made for this table cannot run on ``other``; None if it can.
 
-        The environments may differ: what counts is that every number means the same.
+        The environments may differ, provided that every number has the same meaning.
         """
         if self.control_period_s != other.control_period_s:
             return f"control period {self.control_period_s:g} s and {other.control_period_s:g} s"

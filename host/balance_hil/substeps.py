@@ -20,7 +20,7 @@ _CHECKED_STEPS = 4
 
 
 class MujocoSubsteps:
-    """Steps an environment with ``model``, ``data`` and ``frame_skip`` whose actuators take the action as it is.
+    """Steps an environment with ``model``, ``data`` and ``frame_skip`` whose actuators apply the action unchanged.
 
     Two ways in: its ``do_simulation`` (Gymnasium's ``MujocoEnv``) is replaced for the time of the step; one with a loop of its
     own is reached by MuJoCo's control callback.
@@ -86,7 +86,7 @@ class MujocoSubsteps:
                     raise _OtherControlError
                 if update():
                     data.ctrl[:] = np.ravel(action)
-            except BaseException as exc:  # MuJoCo's C code must not be left by an exception
+            except BaseException as exc:  # an exception must not propagate through MuJoCo's C code
                 error = exc
 
         mujoco.set_mjcb_control(control)
@@ -105,7 +105,7 @@ class _OtherControlError(Exception):
 
 
 def find_substeps(env: Any) -> MujocoSubsteps | None:
-    """The way to step ``env`` in substeps; None where there is none, or where it changes a number.
+    """The way to step ``env`` in substeps; None if there is none, or if it changes any number.
 
     A few steps are made in both ways and compared bit by bit; reset the environment afterwards.
     """
@@ -125,7 +125,7 @@ def find_substeps(env: Any) -> MujocoSubsteps | None:
 
 
 def _trial(env: Any, step: Callable[[NDArray[Any]], Any]) -> list[bytes]:
-    """Everything that a few steps give, as bytes."""
+    """Results of a few steps, as bytes."""
     env.reset(seed=0)
     space, rng = env.action_space, np.random.default_rng(0)
     seen = []

@@ -82,7 +82,7 @@ def test_a_model_runs_without_a_bundle(model, signals, capsys):
     [
         ({}, UsageError, "3 outputs"),
         ({"output": "7"}, UsageError, "no output '7'"),
-        ({"output": "1"}, UsageError, "nothing says what the numbers"),
+        ({"output": "1"}, UsageError, "has no signal table"),
     ],
 )
 def test_what_is_missing_is_said(model, options, error, message):

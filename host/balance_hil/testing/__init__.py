@@ -1,1 +1,1 @@
-"""Test gear that users may use too: a fake board, a model builder, checks of the emulators."""
+"""Test support, also for users: a fake board, a model builder, checks of the emulators."""

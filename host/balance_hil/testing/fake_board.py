@@ -176,7 +176,7 @@ class FakeFirmware:
         if zlib.crc32(self._received) != upload.crc:
             return messages.LoadResult(upload.transfer, Status.UPLOAD_DAMAGED, zlib.crc32(self._received), "")
         if model not in self.uploads:
-            return messages.LoadResult(upload.transfer, Status.MODEL_INVALID, 0, "this fake board does not know that model")
+            return messages.LoadResult(upload.transfer, Status.MODEL_INVALID, 0, "this fake board does not have that model")
         self._flashed = self._flashed or (self.info, self.policy, self.layers, self.normalization)
         self.policy, self.layers, self.normalization = self.uploads[model], [], None
         if upload.normalized:

@@ -1,4 +1,4 @@
-"""A bundle made in a second, of random weights: for tests of boards and tools with a policy of any size."""
+"""Builds a bundle with random weights in a second, to test boards and tools with a policy of any size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Small int8 ``.tflite`` models written operator by operator, in milliseconds and without a converter.
 
-Every quantization parameter is free, so that they reach operators, shapes and parameters that a converter seldom writes: what
-an emulator is verified on, and what a test can make.
+Every quantization parameter is free, so that the models cover operators, shapes and parameters that converters seldom write.
+They serve to verify the emulators, and as test fixtures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OPTIONS = {
 class ModelBuilder:
     """Collects tensors and operators of one subgraph; ``build`` packs them.
 
-    ``tensors`` and ``operators`` are the schema's objects, for tests that spoil them.
+    ``tensors`` and ``operators`` are the schema's objects, for tests that corrupt them.
 
     Raises:
         MissingExtraError: ``ai_edge_litert`` is not installed.

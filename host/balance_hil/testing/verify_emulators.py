@@ -1,4 +1,4 @@
-"""Compares the emulators with the real runtimes, value by value: the proof that attribution rests on.
+"""Compares the emulators with the real runtimes, value by value, which validates attribution.
 
 ``balance_hil.benchmarks.verify_emulators`` runs it over many models; a small slice of it is in the tests.
 """
@@ -131,7 +131,7 @@ def synthetic_models(count: int) -> Iterator[tuple[str, bytes]]:
 def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) -> bytes:
     require("tensorflow", "export")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with captured_stderr():  # says there what it has found
+    with captured_stderr():  # logs the devices found there
         import tensorflow as tf
 
     rng = np.random.default_rng(seed)
@@ -152,13 +152,13 @@ def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) ->
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel
-    with contextlib.redirect_stdout(io.StringIO()), _native_stdout_to_stderr():  # both announce what they do
+    with contextlib.redirect_stdout(io.StringIO()), _native_stdout_to_stderr():  # both log their progress
         return bytes(converter.convert())
 
 
 @contextlib.contextmanager
 def _native_stdout_to_stderr() -> Iterator[None]:
-    """For C++ code that prints to stdout, where data belongs."""
+    """Redirects the output of C++ code from stdout, which is reserved for data."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

@@ -1,1 +1,1 @@
-"""The .tflite file: reading its graph, changing it, writing one."""
+"""The .tflite file: reading, editing and writing it."""

@@ -1,4 +1,4 @@
-"""The ``.tflite`` flatbuffer as objects and back, with the schema of ``ai_edge_litert``: the one place that knows both."""
+"""The ``.tflite`` flatbuffer as objects and back, with the schema of ``ai_edge_litert``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from balance_hil.errors import BundleError, require
 
 _MOST_TABLES = 50_000  # tensors, operators, buffers, ...: a network of a thousand layers has some 10,000
 _LARGEST_BYTES = 1 << 28
-_COPIES = 4  # how often names may be read: a hostile file lets all its tensors share one huge name
-_BUFFER_ALIGNMENT = 16  # schema.fbs asks for it; kernels on microcontrollers load whole words
+_COPIES = 4  # limit on repeated reads of names: in a malicious file all tensors may share one huge name
+_BUFFER_ALIGNMENT = 16  # required by schema.fbs; kernels on microcontrollers load whole words
 
 
 class _Budgeted(bytes):
@@ -41,7 +41,7 @@ def unpack(model: bytes) -> Any:
     checked: ``graph.read_graph`` does that.
 
     Raises:
-        BundleError: no TensorFlow Lite model, cut off, garbled, or beyond those bounds.
+        BundleError: no TensorFlow Lite model, cut off, corrupt, or beyond those bounds.
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
     module = schema()
@@ -64,12 +64,12 @@ def unpack(model: bytes) -> Any:
 
 
 def pack(parsed: Any) -> bytes:
-    """A ``ModelT`` as a file, its constants aligned as kernels want them."""
+    """A ``ModelT`` as a file, its constants aligned as kernels require."""
     import flatbuffers
 
     class Builder(flatbuffers.Builder):  # type: ignore[misc]
         def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803  # its names
-            # The generated code asks for an alignment of 1 for the bytes of constants.
+            # The generated code uses an alignment of 1 for the bytes of constants.
             return super().StartVector(elemSize, numElems, _BUFFER_ALIGNMENT if elemSize == 1 else alignment)
 
     builder = Builder(1 << 14)

@@ -1,6 +1,6 @@
-"""A model made smaller: one of its outputs alone, or its int8 core without the float ends that many converters write around it.
+"""Reduces a model to one of its outputs, or to its int8 core without the float input and output that many converters add.
 
-What a board's firmware runs is the core: it converts observations and actions itself. What a desktop user runs is the whole.
+A board's firmware runs the core and converts observations and actions itself. Desktop runtimes run the whole model.
 """
 
 from __future__ import annotations

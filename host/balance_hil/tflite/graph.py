@@ -1,6 +1,6 @@
-"""What is inside a ``.tflite`` file: operators, tensors, shapes and quantization parameters.
+"""Contents of a ``.tflite`` file: operators, tensors, shapes and quantization parameters.
 
-A graph that was read is sound: numbers of tensors are in range, every tensor is computed before it is read.
+A graph returned by ``read_graph`` is valid: tensor indices are in range, every tensor is computed before it is read.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def read_graph(model: bytes) -> TfliteGraph:
         _check_order(tensors, operators, inputs, outputs)
         if not all(tensors[i].size for i in (*inputs, *outputs)):
             raise ValueError("an input or output without elements")
-    except Exception as exc:  # a number of any table that cannot be right, in as many ways as there are tables
+    except Exception as exc:  # invalid numbers in any table raise different exceptions
         raise BundleError(f"this TensorFlow Lite model is garbled ({exc})", "export it again: hil export") from exc
     if len(inputs) != 1 or len(outputs) != 1:
         raise BundleError(
@@ -125,7 +125,7 @@ def tensor_name(tensor: Any, index: int) -> str:
 
 
 def builtin_name(code: int) -> str:
-    """Name of a builtin operator, "EXP" for 47; "operator code 47" where nothing that knows it is installed."""
+    """Name of a builtin operator, "EXP" for 47; "operator code 47" where no package with the schema is installed."""
     try:
         return _name_of(schema().BuiltinOperator, code)
     except MissingExtraError:
@@ -156,7 +156,7 @@ def _tensor(index: int, tensor: Any, buffers: list[Any]) -> Tensor:
 
 
 def _constant(data: Any, kind: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """A buffer as an array; None for a type that numpy has not (STRING, INT4, ...) or a packed layout."""
+    """A buffer as an array; None for a type that numpy lacks (STRING, INT4, ...) or a packed layout."""
     dtype = getattr(np, kind.lower(), None)
     raw = np.asarray(data, np.uint8)
     if not isinstance(dtype, type) or raw.nbytes != np.dtype(dtype).itemsize * math.prod(shape):
@@ -198,7 +198,7 @@ def _within(value: int, low: int, count: int) -> int:
 def _check_order(
     tensors: tuple[Tensor, ...], operators: tuple[Operator, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]
 ) -> None:
-    """Every tensor is there before an operator reads it, and is computed once."""
+    """Checks that every tensor is computed once, and before an operator reads it."""
     known = {-1, *inputs, *(tensor.index for tensor in tensors if tensor.constant or tensor.variable)}
     for operator in operators:
         if not known.issuperset(operator.inputs):

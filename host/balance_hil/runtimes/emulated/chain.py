@@ -16,7 +16,7 @@ from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import Int64Array
 from balance_hil.runtimes.emulated.requantize import Requantizer, Rule
 
-WORTH_COMPILED_CODE = 1024  # rows; for fewer it does not pay to load it
+WORTH_COMPILED_CODE = 1024  # rows; below that, loading the compiled code takes longer than it saves
 _CHANNELS = 4  # of a word
 
 
@@ -101,7 +101,7 @@ class Chain:
             ValueError: rows of another size than the first stage takes.
         """
         n = len(inputs)
-        outputs = np.empty(sum(self._sizes) * n, np.int8)  # in one piece: large ones are quicker to get
+        outputs = np.empty(sum(self._sizes) * n, np.int8)  # one allocation: faster for large arrays
         rows = np.ascontiguousarray(inputs, np.int8).reshape(n, self._width)
         job = [(rows, np.zeros(1, np.int64), outputs)]
 
@@ -121,7 +121,7 @@ class Chain:
 
 @cache
 def workers(threads: int) -> ThreadPoolExecutor:
-    """Threads for compiled code, which lets others run, and for numpy's."""
+    """Threads for compiled code and numpy, both of which release the GIL."""
     return ThreadPoolExecutor(max_workers=threads)
 
 

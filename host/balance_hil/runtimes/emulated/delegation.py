@@ -1,4 +1,4 @@
-"""Which operators XNNPACK takes over; the others stay with the optimized built-in kernels."""
+"""Which operators XNNPACK takes over; the others run on the optimized built-in kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUANTIZE_RATIOS = (1 / 256, 128.0)
 
 
 def computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
-    """``variant``, or its fall-back on the optimized kernels for an int8 operator that XNNPACK leaves alone."""
+    """``variant``, or its fallback to the optimized kernels for an int8 operator that XNNPACK does not take."""
     if variant.kernels is not Kernels.XNNPACK or _taken(
         operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)
     ):

@@ -35,7 +35,7 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
         raise ValueError(f"inputs of size {source.size}, weights for {depth}")
     offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
     if bias is not None and bias.data is not None:
-        offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank is of no account
+        offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank does not matter
     largest = int(np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset)))
     low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
     scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
@@ -49,7 +49,7 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     )
     dense = Dense(weights.data, offset, requantize)
     stage = dense if requantize.form is not None else None
-    # Not made before a batch is worth it: numba and its code take a second to load.
+    # Created for large batches only: loading numba and its code takes a second.
     compiled = cache(lambda: None if stage is None else Chain([stage], [True]))
 
     def run(inputs: Sequence[Values]) -> Values:

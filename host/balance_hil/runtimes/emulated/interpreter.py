@@ -16,7 +16,7 @@ from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.scheduling import usable_cores
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
-# Values of the widest layer computed together: enough to hide Python, few enough to stay in the cache.
+# Values of the widest layer per block: enough to hide the overhead of Python, few enough to fit in the cache.
 _BLOCK_VALUES = 1 << 19
 # The optimized kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
 _ROWS_MULTIPLE = 32
@@ -50,7 +50,7 @@ class EmulatedRuntime(Int8Runtime):
         self._compile()
 
     def _compile(self) -> None:
-        """Compiles every operator and tries it on two rows: shapes and scales of a foreign model need not fit each other."""
+        """Compiles every operator and runs it on two rows, because shapes and scales of a foreign model may be inconsistent."""
         rows = 2
         values: dict[int, Values] = {self.graph.input.index: np.zeros((rows, *self.graph.input.shape), np.int8)}
         for operator in self.graph.operators:
@@ -134,11 +134,11 @@ class EmulatedRuntime(Int8Runtime):
         return chain.outputs(inputs, threads)
 
     def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
-        """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code lets others run."""
+        """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code releases the GIL."""
         if rows <= _WORTH_THREADS:
             compute(slice(0, rows))
             return
-        # As many blocks for each thread, and of one size, so that none waits for another.
+        # Equal numbers of blocks of equal size per thread, to balance the load.
         rounds = -(-rows // (self._threads * self._block_rows))
         size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
         run = map if self._threads == 1 else workers(self._threads).map

@@ -27,7 +27,7 @@ from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 _QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _WORTH_COMPILED_CODE = 1 << 15  # values
-_SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # the table that changes nothing
+_SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity table
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 
 
@@ -80,7 +80,7 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
-    """``table[values + 128]``, in compiled code that lets other threads run where there is enough to look up."""
+    """``table[values + 128]``, for large arrays in compiled code, which releases the GIL."""
     by_byte = np.roll(table, INT8_MIN)
 
     def look_up(values: Int8Array) -> Int8Array:

@@ -33,7 +33,7 @@ _INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
 
 
 def unary_table(operator: str, source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array | None:
-    """Table of a unary int8 operator, int8 [256]; None where it is not one that is known."""
+    """Table of a unary int8 operator, int8 [256]; None for any other operator."""
     function = _FUNCTIONS.get(operator)
     return None if function is None else function(source, target, variant)
 
@@ -100,7 +100,7 @@ def _float_table(
 ) -> Int8Array:
     x = np.float32(source.scale) * (_EVERY_INPUT - source.zero_point).astype(np.float32)
     steps = function(x) * (np.float32(1) / np.float32(target.scale))
-    if variant.kernels is Kernels.XNNPACK:  # adds the zero point first: a tie's way from zero may then be another one
+    if variant.kernels is Kernels.XNNPACK:  # adds the zero point first, which may change the direction in which a tie is rounded
         return _int8(round_half_away(steps + np.float32(target.zero_point)))
     return _int8(round_half_away(steps) + target.zero_point)
 
