@@ -1,4 +1,4 @@
-"""A campaign: many seeds on a board, one line each: python examples/campaign_over_seeds.py [BUNDLE] [BOARD] [EPISODES]."""
+"""Runs many seeds on a board and prints one line per seed: python examples/campaign_over_seeds.py [BUNDLE] [BOARD] [EPISODES]."""
 
 import sys
 

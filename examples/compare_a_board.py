@@ -1,4 +1,4 @@
-"""Load a policy, run it on a board, compare it with the desktop: python examples/compare_a_board.py [BUNDLE] [BOARD]."""
+"""Loads a policy, runs it on a board, compares it with the desktop: python examples/compare_a_board.py [BUNDLE] [BOARD]."""
 
 import sys
 

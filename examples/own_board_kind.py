@@ -1,6 +1,6 @@
-"""A board kind of one's own: boards in the slots of a rack, behind a serial server.
+"""A custom board kind: boards in the slots of a rack, behind a serial server.
 
-A package announces it in its pyproject.toml, and a board is then one file, boards/rack-7.toml:
+A package registers it in its pyproject.toml; each board is then one file, such as boards/rack-7.toml:
 
     [project.entry-points."balance_hil.boards"]
     rack = "own_board_kind"
@@ -14,7 +14,7 @@ import os
 
 from balance_hil.errors import ConfigError
 
-KEYS = {"slot": int}  # what a board's file may say besides the usual
+KEYS = {"slot": int}  # extra keys that a board file of this kind may have
 FIRST_TCP_PORT = 4000
 
 
@@ -25,5 +25,5 @@ def check_definition(definition):
 
 
 def find_port(definition):
-    """Where the board is: any pyserial device or URL."""
+    """Returns the board's port: any pyserial device or URL."""
     return f"socket://{os.environ.get('RACK', 'localhost')}:{FIRST_TCP_PORT + definition.settings['slot']}"

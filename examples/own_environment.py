@@ -1,4 +1,4 @@
-"""An environment of one's own, with names, units and a metric: hil train ppo -e own_environment:Hover-v0 (in this folder)."""
+"""A custom environment with names, units and a metric: hil train ppo -e own_environment:Hover-v0 (in this folder)."""
 
 import gymnasium as gym
 import numpy as np

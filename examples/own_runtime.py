@@ -1,4 +1,4 @@
-"""A runtime of one's own, in closed loop beside TensorFlow Lite Micro: python examples/own_runtime.py [BUNDLE]."""
+"""A custom runtime in closed loop, next to TensorFlow Lite Micro: python examples/own_runtime.py [BUNDLE]."""
 
 import sys
 
@@ -10,7 +10,7 @@ from balance_hil.runtimes.base import Runtime
 
 
 class Rounded(Runtime):
-    """What is left of a policy whose outputs are rounded to 1/16: a cheaper actuator interface."""
+    """A policy whose outputs are rounded to 1/16, as for an actuator interface with fewer bits."""
 
     name = "rounded"
 
