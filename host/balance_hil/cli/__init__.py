@@ -1,6 +1,6 @@
 """The ``hil`` command. The only part of balance_hil that prints or exits.
 
-Every subcommand lives in a module of its own that is imported when it runs, so that ``hil run`` never waits for torch.
+Each subcommand is a module that is imported only when it runs, so that ``hil run`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ COMMANDS = {
     "evaluate": "run episodes of a policy in simulation, on any runtime or board",
     "flash": "build the firmware with a policy, flash it to a board, verify that it runs",
     "run": "run episodes with a board as controller",
-    "compare": "run the same inputs through every runtime and the board, and count what differs",
+    "compare": "run the same inputs through every runtime and the board, and count the differing outputs",
     "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",
-    "recordings": "list recordings, and repair those that were cut off",
+    "recordings": "list recordings and repair truncated ones",
     "identify": "fit motor parameters of the balance robot to a step response",
-    "boards": "list boards that are plugged in and boards that can be emulated",
+    "boards": "list connected boards and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",
     "bench": "side-by-side benchmarks",
-    "doctor": "check the installation and say what to install",
+    "doctor": "check the installation and list what is missing",
 }
 
 
@@ -59,7 +59,7 @@ _STATUSES: dict[type[HarnessError], int] = {
 }
 
 
-# Packages of extras, by the name that is imported: whatever needs one that is not installed is told how to get it.
+# Import name of a package -> the extra that installs it, for the hint of a missing package.
 _EXTRAS = {
     **dict.fromkeys(("torch", "stable_baselines3", "tensorboard"), "train"),
     **dict.fromkeys(("tensorflow", "onnx", "onnx2tf"), "export"),

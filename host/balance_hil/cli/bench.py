@@ -26,7 +26,7 @@ BENCHMARKS = {
 @click.argument("name", type=click.Choice(list(BENCHMARKS)))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(name: str, as_json: bool) -> None:
-    """Measure things side by side in one run and print the ratios."""
+    """Run a side-by-side benchmark and print the ratios."""
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
         rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run()
     if as_json:

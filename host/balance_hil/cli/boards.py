@@ -1,4 +1,4 @@
-"""``hil boards``: what is plugged in, and what can be emulated."""
+"""``hil boards``: connected boards, and boards that can be emulated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from balance_hil.link import SerialPort, list_serial_ports
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(as_json: bool) -> None:
-    """List the serial ports of this computer and the boards that hil knows."""
+    """List the serial ports of this computer and the supported boards."""
     ports = list_serial_ports()
     boards = list(load_definitions().values())
     if as_json:
@@ -62,7 +62,7 @@ def _missing(board: BoardDefinition) -> HarnessError | None:
 
 def _print_ports(ports: Sequence[SerialPort], boards: Sequence[BoardDefinition]) -> None:
     if not ports:
-        stdout.print("no serial port is plugged in")
+        stdout.print("no serial port found")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("port", "USB", "serial number", "board", "description"):

@@ -28,11 +28,13 @@ from balance_hil.comparing.picture import check_picture, save_picture
 @click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="of the random inputs and the rollout")
 @click.option("--runtimes", type=RUNTIME, metavar="A,B,...", help="desktop runtimes; default: every installed one")
 @click.option("--observations", type=click.Choice(OBSERVATION_SOURCES), default=CompareConfig.observations, show_default=True,
-              help="where recorded observations come from: a fresh lockstep rollout, or the bundle's golden vectors")  # fmt: skip
+              help="source of the recorded observations: a new lockstep rollout, or the bundle's golden vectors")  # fmt: skip
 @click.option("--recording", type=click.Path(path_type=Path), metavar="FILE", help="take them from a recording instead")
 @click.option("--layer-samples", type=click.IntRange(min=0), default=CompareConfig.layer_samples, show_default=True,
               help="inputs on which every layer is compared; 0 switches that off")  # fmt: skip
-@click.option("--layers", is_flag=True, help="print what arises and what propagates in every layer of every pair that differs")
+@click.option(
+    "--layers", is_flag=True, help="print the new and the propagated differences of each layer, for every pair that differs"
+)
 @click.option("--output", metavar="NAME", help="which output of a .tflite with several: its name, or its number from 0")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="draw the differences of every layer, one color for each cause (.svg, .png or .pdf)")  # fmt: skip
@@ -45,11 +47,11 @@ def command(
     runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool, output: str | None,
     picture: Path | None, as_json: bool, loop: str | None, episodes: int | None, steps: int | None,
 ) -> None:  # fmt: skip
-    """Gives every desktop runtime and the board the same inputs, counts the outputs that differ and says why they do.
+    """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
     MODEL is a bundle (ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
 
-    A runtime that is not installed or refuses MODEL is left out, and why is said.
+    A runtime that is not installed or cannot load MODEL is skipped; the reason is printed.
 
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
     for bit and converts as the host does; 1 otherwise.

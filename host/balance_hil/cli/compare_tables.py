@@ -32,7 +32,7 @@ def print_comparison(result: Comparison, layers: bool) -> None:
     ]
     for table in tables:
         stdout.print()
-        # At its natural width: in a pipe the console thinks that it is 80 columns wide, and would leave numbers out.
+        # At its natural width: in a pipe the console assumes 80 columns and would truncate numbers.
         everything = stdout.options.update(max_width=_WIDEST)
         table.width = Measurement.get(stdout, everything, table).maximum
         stdout.print(table, soft_wrap=True)

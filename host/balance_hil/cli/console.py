@@ -27,7 +27,7 @@ def print_error(message: str, hint: str) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line about what goes on to stderr."""
+    """Prints a status line to stderr."""
     stderr.print(line, soft_wrap=True)
 
 
@@ -38,7 +38,7 @@ def print_warning(message: str) -> None:
 
 
 def print_verdict(verdict: Verdict, summary: str) -> None:
-    """Prints the last line of a command that judges to stdout; ``summary`` says what is good."""
+    """Prints the verdict, the last line of a command, to stdout; ``summary`` states what passed or failed."""
     line, style = (f"PASS: {summary}", "bold green") if verdict.good else (verdict.line, "bold red")
     stdout.print(line, style=style, soft_wrap=True)
 
@@ -49,6 +49,6 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def warn_if_cut_off(missing: str, path: Path) -> None:
-    """Says on stderr what ``missing`` says of the recording at ``path``, "" for a whole one."""
+    """Warns on stderr that the recording at ``path`` is truncated; ``missing`` is "" for a complete one."""
     if missing:
         print_warning(f"{path}: {missing}")

@@ -22,7 +22,7 @@ RUNS = Path("runs")
 
 @contextmanager
 def kept_for_replay(what: str) -> Iterator[None]:
-    """An error that brings the episode along leaves it in ``runs/<what>_<n>/diverged.npz``; the hint of the error says so."""
+    """Saves the episode of an error that carries one to ``runs/<what>_<n>/diverged.npz`` and names the file in the hint."""
     try:
         yield
     except (SimulationDivergedError, NonFiniteInputError) as exc:
@@ -32,7 +32,7 @@ def kept_for_replay(what: str) -> Iterator[None]:
 
 
 def _keep(crash_repro: CrashRepro, what: str) -> str:
-    """Writes the episode into a folder of its own and returns what a hint says about it."""
+    """Writes the episode to a new folder and returns the text for the hint."""
     try:
         path = new_run_folder(RUNS, what) / "diverged.npz"
         with path.open("wb") as file:

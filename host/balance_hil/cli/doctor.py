@@ -17,7 +17,7 @@ STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(as_json: bool) -> None:
-    """Check the installation and say what to install. Exit status 0 when the main job can run, 3 when not."""
+    """Check the installation and list what is missing. Exit status 0 when hil run can work, 3 when it cannot."""
     checks = run_checks()
     healthy = is_healthy(checks)
     if as_json:

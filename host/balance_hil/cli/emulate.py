@@ -21,10 +21,12 @@ from balance_hil.opening import open_policy
 @click.argument("policy", type=POLICY)
 @model_options
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="Which board; see hil boards.")
-@click.option("--engine", help="What runs the model; by default tflm where its library is there, else int8.")
-@click.option("--watchdog-ms", type=click.IntRange(min=0), help="Safe state after so long without an observation; 0 = never.")
-@click.option("--fault", hidden=True, help="A fault of the firmware's gallery, to try the tools that find them.")
-@click.option("--link", type=click.Path(path_type=Path), help="Also make this symbolic link to the port, for a name that stays.")
+@click.option("--engine", help="Inference engine; by default tflm if its library is installed, else int8.")
+@click.option(
+    "--watchdog-ms", type=click.IntRange(min=0), help="Enter the safe state after this time without an observation; 0 = never."
+)
+@click.option("--fault", hidden=True, help="Inject this firmware fault, to try the tools that detect it.")
+@click.option("--link", type=click.Path(path_type=Path), help="Also create this symbolic link to the port, as a stable name.")
 def command(
     policy: Path,
     spec: Path | None,

@@ -34,33 +34,31 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=POLICY)
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
-@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own.")
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="For the runtime board; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
 @click.option("--show-io", is_flag=True, help="Print every observation and action.")
 @click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
 @click.option(
     "--robustness", "--stress", "robustness", is_flag=True,
-    help="A table instead: every POLICY under every condition of a suite, on all cores; 50 episodes each.",
+    help="Evaluate every POLICY under every condition of a suite, on all cores, and print a table; 50 episodes each.",
 )  # fmt: skip
-@click.option("--suite", type=_PATH, metavar="FILE.yaml", help="With --robustness: conditions of your own.")
-@click.option("--spec", type=_PATH, metavar="SIGNALS.yaml", help="Of a .tflite alone: what its numbers mean; docs/policies.md.")
+@click.option("--suite", type=_PATH, metavar="FILE.yaml", help="With --robustness: a file of custom conditions.")
+@click.option("--spec", type=_PATH, metavar="SIGNALS.yaml", help="Signal table of a bare .tflite: docs/policies.md.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE|K",
     help="With --robustness: also write it as Markdown. Of a .tflite: which output is the action.",
 )
-@click.option("--picture", type=_PATH, help="With --robustness: also draw it, .svg, .png or .pdf.")
+@click.option("--picture", type=_PATH, help="With --robustness: also plot the table to an .svg, .png or .pdf file.")
 @click.option("--jobs", type=click.IntRange(min=1), help="With --robustness: processes; by default one per core.")
-@click.option("--trust", is_flag=True, help="For a checkpoint that was not exported: let it run pickled code.")
+@click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     policies: tuple[Path, ...],
@@ -84,7 +82,7 @@ def command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and say how it did.
+    """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and print the results.
 
     Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition.
     """
@@ -108,7 +106,7 @@ def command(
         )
     policy = policies[0]
     if view and video:
-        raise UsageError("--view and --video exclude each other", "record first, then watch the film")
+        raise UsageError("--view and --video exclude each other", "record first, then watch the video")
     if show_io and as_json:
         raise UsageError("--show-io and --json both write to stdout", "leave one of them out")
     count = episodes or (1 if view or video else 10)

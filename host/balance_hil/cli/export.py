@@ -22,14 +22,16 @@ _PATH = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("source", type=_PATH)
-@click.option("-o", "--output", type=_PATH, help="Bundle folder; by default beside the source, or the folder of a policy.zip.")
+@click.option("-o", "--output", type=_PATH, help="Bundle folder; by default next to the source, or the folder of a policy.zip.")
 @click.option(
     "-e", "--env", "--environment", "environment", metavar="ID",
-    help="Gymnasium id, module:Id included; by default what training.json or the zoo's args.yml says.",
+    help="Gymnasium id, or module:Id; by default from training.json or the zoo's args.yml.",
 )  # fmt: skip
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
-@click.option("--period-ms", type=click.FloatRange(min=0, min_open=True), help="Of a control step, where nothing else says.")
-@click.option("--terminated", type=click.Choice(["failure", "success"]), help="What the termination of an episode means.")
+@click.option(
+    "--period-ms", type=click.FloatRange(min=0, min_open=True), help="Control period, if the environment does not declare one."
+)
+@click.option("--terminated", type=click.Choice(["failure", "success"]), help="Meaning of an episode's termination.")
 @click.option(
     "--spec",
     type=_PATH,
@@ -43,20 +45,22 @@ _PATH = click.Path(path_type=Path)
     type=click.FloatRange(0, 1),
     default=0.05,
     show_default=True,
-    help="Share of the float policy's return that int8 may lose.",
+    help="Maximum share of the float policy's return that int8 may lose.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of calibration and golden vectors.")
+@click.option("--seed", default=0, show_default=True, help="Seed of calibration and golden vectors.")
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
 @click.option(
-    "--rounding-invariant", is_flag=True, help="An int8 model that gives the same bits on every runtime; takes a minute."
+    "--rounding-invariant", is_flag=True, help="Export an int8 model with bit-identical outputs on every runtime; takes a minute."
 )
 @click.option(
     "--calibration",
     type=_PATH,
     metavar="ROWS.npz",
-    help="Rows of your own, float32 [n, n_obs] under 'observations'; by default recorded from the environment.",
+    help="Calibration rows, float32 [n, n_obs] under 'observations'; by default recorded from the environment.",
 )
-@click.option("--trust", is_flag=True, help="Let Stable-Baselines3 run code that is pickled in the checkpoint, and compare.")
+@click.option(
+    "--trust", is_flag=True, help="Allow Stable-Baselines3 to run the checkpoint's pickled code, and compare the actions."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     source: Path, options: Path | None, period_ms: float | None, terminated: str | None, as_json: bool, **settings: Any
@@ -93,7 +97,7 @@ def command(
 
 
 class _Bars:
-    """One progress bar for each step, made when the step is first heard of."""
+    """One progress bar for each step, created at its first report."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

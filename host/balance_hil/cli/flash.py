@@ -1,4 +1,4 @@
-"""``hil flash``: bring a policy to a board."""
+"""``hil flash``: flash a policy to a board."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from balance_hil.cli.params import BOARD, POLICY
 
 @click.command()
 @click.argument("bundle", type=POLICY)
-@click.option("-b", "--board", type=BOARD, required=True, help="Which kind of board; see hil boards.")
-@click.option("--port", help="Device or URL; by default the one port whose USB numbers fit.")
-@click.option("--engine", type=click.Choice(ENGINES), help="What runs the model; by default tflm where its library is.")
-@click.option("--baud", type=click.IntRange(min=1), help="Rate of the firmware's port; by default what the board's file says.")
+@click.option("-b", "--board", type=BOARD, required=True, help="Board type; see hil boards.")
+@click.option("--port", help="Device or URL; by default the only port with the board's USB ids.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Inference engine; by default tflm if its library is installed.")
 @click.option(
-    "--force", is_flag=True, help="Flash even if the same image runs, no port is there yet, or the board seems another one."
+    "--baud", type=click.IntRange(min=1), help="Baud rate of the firmware's port; by default from the board definition."
 )
+@click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(bundle: Path, board: str, port: str | None, engine: str | None, baud: int | None, force: bool, as_json: bool) -> None:
-    """Build the firmware with BUNDLE's model, flash it to a board, and see that the board runs it.
+    """Build the firmware with BUNDLE's model, flash it to a board, and verify that the board runs it.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """

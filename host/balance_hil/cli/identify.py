@@ -22,11 +22,13 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("-o", "--output", type=_PATH, metavar="FILE.yaml", help="Write the values as options for training and evaluation.")
 @click.option("--plot", type=_PATH, metavar="FILE.png", help="Draw measured and predicted speeds and the residuals.")
 @click.option("--record", "record_one", is_flag=True,
-              help="First put the simulated robot on a stand, step its wheel servos and write LOG.csv.")  # fmt: skip
+              help="First simulate a step response on the motor stand and write it to LOG.csv.")  # fmt: skip
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="With --record: motor and sensor noise of the simulated robot.")
 @click.option("--load", "loads", type=float, multiple=True,
               help="With --record: inertia of a disc on each wheel, kg m2; one run for each.  [default: 0 and 1e-4]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), help="With --record: of noise, and of options with ranges.  [default: 0]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="With --record: seed of the noise and of options with ranges.  [default: 0]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     log: Path,
@@ -40,7 +42,7 @@ def command(
 ) -> None:
     """Fit armature, damping, torque limit and gain of the wheel servos to a step response in LOG.csv.
 
-    Record one on a real robot, docs/environments.md says how, or in simulation with --record. Intervals are 95 %.
+    Record one on a real robot (see docs/environments.md) or in simulation with --record. Intervals are 95 %.
     """
     if record_one:
         write_log(log, record(load_options(options) if options else None, loads or DEFAULT_LOADS_KG_M2, seed or 0))

@@ -65,13 +65,17 @@ def _runtimes() -> Iterable[str]:
 
 
 def board_options(command: Command) -> Command:
-    """Adds --port, --baud and --engine: how to reach a board, or what an emulated one is to be."""
+    """Adds --port, --baud and --engine: the connection to a board, or the engine of an emulated one."""
     for option in (
-        click.option("--engine", metavar="NAME", help="What runs the model on an emulated board; by default what its file says."),
+        click.option("--engine", metavar="NAME", help="Inference engine of an emulated board; by default from its definition."),
         click.option(
-            "--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate; by default what the board's file says."
+            "--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate; by default from the board definition."
         ),
-        click.option("--port", metavar="PORT", help="Device or URL: /dev/ttyACM0, socket://host:port, what hil emulate printed."),
+        click.option(
+            "--port",
+            metavar="PORT",
+            help="Device or URL: /dev/ttyACM0, socket://host:port, or the port that hil emulate printed.",
+        ),
     ):
         command = option(command)
     return command
@@ -81,11 +85,9 @@ def model_options(command: Command) -> Command:
     """``--spec`` and ``--output``, for a policy that is a ``.tflite`` alone."""
     spec = click.option(
         "--spec", type=click.Path(path_type=Path, dir_okay=False), metavar="SIGNALS.yaml",
-        help="Of a .tflite alone: what its numbers mean; docs/policies.md.",
+        help="Signal table of a bare .tflite: docs/policies.md.",
     )  # fmt: skip
-    return spec(
-        click.option("--output", metavar="NAME|K", help="Of a .tflite alone: which of its outputs is the action.")(command)
-    )
+    return spec(click.option("--output", metavar="NAME|K", help="Output of a bare .tflite that is the action.")(command))
 
 
 POLICY = PolicyType()

@@ -1,4 +1,4 @@
-"""``hil recordings``: what was recorded, and repairing what was cut off."""
+"""``hil recordings``: list recordings and repair truncated ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from balance_hil.recording.reader import CUT_OFF
 @click.argument("arguments", nargs=-1, metavar="[FOLDER] | repair FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/replay.md.")
 def command(arguments: tuple[str, ...], as_json: bool) -> None:
-    """List the recordings in FOLDER, by default recordings/: who ran what, how it ended, and whether the file is whole.
+    """List the recordings in FOLDER, by default recordings/: policy, board, result, and whether the file is complete.
 
-    repair FILE writes what is left of a recording that was cut off to a whole file beside it, and prints its name. FILE stays.
+    repair FILE writes the readable part of a truncated recording to a new file next to it and prints its name. FILE is kept.
     """
     if arguments[:1] == ("repair",):
         if len(arguments) != 2:

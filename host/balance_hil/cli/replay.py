@@ -30,18 +30,18 @@ from balance_hil.runtimes.base import Runtime
 @click.option("-r", "--runtime", type=RUNTIME, metavar="NAME", help=f"Desktop runtime: {', '.join(RUNTIME_NAMES)}.")
 @click.option("-b", "--board", type=BOARD, metavar="NAME", help="Board; see hil boards. An emulated one is started.")
 @click.option("--bundle", type=POLICY, metavar="FOLDER",
-              help="The bundle that was recorded; by default the one with the recording's id.")  # fmt: skip
+              help="The recorded policy's bundle; by default the one with the recording's model id.")  # fmt: skip
 @board_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def command(
     recording: Path, runtime: str | None, board: str | None, bundle: Path | None, port: str | None, baud: int | None,
     engine: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Feed the observations of RECORDING to a runtime or a board and count what it computes otherwise.
+    """Feed the observations of RECORDING to a runtime or a board and count the results that differ.
 
     Exit status 0 when every int8 input, every int8 output and every action is the recorded one, bit for bit; 1 otherwise.
 
-    The diverged.npz of a training or an evaluation that broke off is an episode of the simulation: it is run again, without
+    The diverged.npz of a training or an evaluation that failed is a simulated episode: it is run again, without a
     runtime or board.
     """
     if recording.suffix == ".npz":
@@ -49,7 +49,7 @@ def command(
     if (runtime is None) == (board is None):
         raise UsageError("name one of --runtime and --board", "for example: hil replay RECORDING --board native")
     if board is None and (port or baud or engine):
-        raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; what there is: hil boards")
+        raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; list them: hil boards")
     recorded = read_recording(recording)
     warn_if_cut_off(recorded.missing, recording)
     policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), POLICIES, MODELS)

@@ -1,4 +1,4 @@
-"""``hil report``: what a recording looks like."""
+"""``hil report``: a recording as a page or a picture."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from balance_hil.recording import read_recording
 )
 @click.option("--episode", type=click.IntRange(min=0), metavar="N", help="only this episode in the picture, counted from 0")
 def command(recording: Path, output: Path | None, picture: Path | None, episode: int | None) -> None:
-    """Draws RECORDING as one self-contained HTML page, or as a picture.
+    """Render RECORDING as one self-contained HTML page, or as a picture.
 
     The page needs no network and no script: identity, summary, plant, action and round trip over time, histogram, faults.
-    It and the picture read on light and on dark backgrounds.
+    The page and the picture are legible on light and on dark backgrounds.
     """
     if picture is None and episode is not None:
         raise click.UsageError("--episode belongs to a picture: add --picture FILE.svg")

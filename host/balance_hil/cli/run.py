@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
-BOARD_HELP = "Which board; see hil boards. Repeat it, or separate by commas, to run on several."
-FAULT_HELP = "Disturb the link: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat it for several."
-UPLOAD_HELP = "Bring POLICY to the board over the wire, without flashing; a reset brings the flashed policy back."
+BOARD_HELP = "Board to run on; see hil boards. Repeat it, or separate by commas, for several."
+FAULT_HELP = "Inject a link fault: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat for several."
+UPLOAD_HELP = "Upload POLICY over the link, without flashing; a reset restores the flashed policy."
 OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
-TERMINATED_HELP = "What termination means; by default what the environment says."
+TERMINATED_HELP = "Meaning of termination; by default as the environment declares it."
 CLOCK_HELP = "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit."
 
 
@@ -92,19 +92,19 @@ class _Options:
 @click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
 @click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="First episode, counted from the evaluation seeds."
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="The same in seconds.")
-@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Another environment than the policy's own.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode in seconds, instead of --steps."
+)
+@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own.")
 @click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
 @click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
 @board_options
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
-@click.option("--max-lost", type=click.IntRange(min=0), help="Steps that may go without a reply in time; by default 10 %.")
+@click.option("--max-lost", type=click.IntRange(min=0), help="Steps allowed without a timely reply; default: 10 % of all.")
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
@@ -119,8 +119,8 @@ def command(
 ) -> None:
     """Run episodes with POLICY (a bundle, or an int8 .tflite with --spec) on a board as controller.
 
-    Exit status 0 when no episode failed, nothing differs from TensorFlow Lite Micro, no reply was wrong and few enough were
-    lost. Ctrl-C ends the run at the next control step and prints what was done.
+    Exit status 0 when no episode failed, every output equals TensorFlow Lite Micro's, no reply was wrong and few enough were
+    lost. Ctrl-C ends the run at the next control step and prints the partial results.
     """
     options = _Options(
         policy=open_policy(
@@ -185,7 +185,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
                 return run(board, options.policy, config, line.show, environment=plant)
         except BaseException:
             if config.recording is not None and config.recording.is_file():
-                say(f"recording, up to here: {config.recording}")
+                say(f"partial recording: {config.recording}")
             raise
 
 

@@ -1,4 +1,4 @@
-"""``hil train``: a policy from nothing, or from a checkpoint on; or several, with ``--all`` and ``--seeds``."""
+"""``hil train``: train a policy from scratch or from a checkpoint; or several, with ``--all`` and ``--seeds``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PATH = click.Path(path_type=Path)
               help="Any Gymnasium id; my_package.envs:MyRobot-v0 imports the module first.")  # fmt: skip
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment, as hil identify writes them.")
 @click.option("--period-ms", type=click.FloatRange(min=0, min_open=True), metavar="MS",
-              help="Time between two actions, where the environment does not say it.")  # fmt: skip
+              help="Control period, if the environment does not declare one.")  # fmt: skip
 @click.option("--terminated", type=click.Choice([each for each in get_args(Terminated) if each]), default=None,
-              help="What termination means.  [default: the environment's own word]")  # fmt: skip
-@click.option("--seed", type=int, help="Of weights and episodes.  [default: 0, or the checkpoint's]")
+              help="Meaning of termination.  [default: as the environment declares it]")  # fmt: skip
+@click.option("--seed", type=int, help="Seed of weights and episodes.  [default: 0, or the checkpoint's]")
 @click.option("--seeds", metavar="0-4", help="Several seeds, in parallel processes.  [default with --all: 0]")
-@click.option("--steps", type=click.IntRange(min=1), help="Environment steps at most.  [default: the configuration's]")
-@click.option("-o", "--output", type=_PATH, help="Folder of the result.  [default: policies/NAME; of several: runs/matrix_N]")
+@click.option("--steps", type=click.IntRange(min=1), help="Maximum number of environment steps.  [default: the configuration's]")
+@click.option("-o", "--output", type=_PATH, help="Output folder.  [default: policies/NAME; of several: runs/matrix_N]")
 @click.option(
     "--config",
     type=_PATH,
@@ -45,17 +45,17 @@ _PATH = click.Path(path_type=Path)
 @click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
 @click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
 @click.option(
-    "--device", default="cpu", show_default=True, help="Of the networks: cpu, cuda, or auto (a GPU where torch finds one)."
+    "--device", default="cpu", show_default=True, help="Device of the networks: cpu, cuda, or auto (a GPU if torch finds one)."
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the physics.  [default: every core]")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the physics.  [default: every core]")
+@click.option("--processes", type=click.IntRange(min=1), help="Maximum number of parallel trainings.  [default: one per core]")
 @click.option(
-    "--processes", type=click.IntRange(min=1), help="Of several trainings, how many at a time.  [default: one per core]"
+    "--export/--no-export", default=True, help="With several trainings: also export the good policies.", show_default=True
 )
 @click.option(
-    "--export/--no-export", default=True, help="Of several trainings: also export those that survive.", show_default=True
+    "--normalize-observations", is_flag=True, help="Normalize observations by their running mean and deviation (VecNormalize)."
 )
-@click.option("--normalize-observations", is_flag=True, help="By their running mean and deviation: VecNormalize.")
-@click.option("--force", is_flag=True, help="Replace a policy that is in the folder of the result; a bundle never.")
+@click.option("--force", is_flag=True, help="Replace a policy in the output folder; a bundle is never replaced.")
 @click.option("--runs", type=_PATH, default=Path("runs"), show_default=True, help="Folder of TensorBoard logs and checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(
@@ -83,8 +83,8 @@ def command(
 ) -> None:
     """Train a policy for any environment with ALGORITHM: ppo, a2c, sac, td3 or ddpg; lqr computes the balance robot's baseline.
 
-    Every so often the policy is evaluated in full-length episodes that training never sees, and the best one is kept. Training
-    ends after --steps, or as soon as no episode fails and every limit of the configuration is kept, where that is wanted. Ctrl-C
+    The policy is evaluated at intervals in full-length episodes that are not used in training; the best one is kept. Training
+    ends after --steps, or with stop_when_good as soon as no episode fails and every limit of the configuration is kept. Ctrl-C
     leaves a checkpoint to --resume from.
 
     With --all or --seeds several trainings run side by side; results.md and results.json compare them.
@@ -171,7 +171,7 @@ class _Display:
         self._progress.stop()
 
     def show(self, progress: TrainingProgress) -> None:
-        """Puts a report on the screen."""
+        """Displays a report."""
         self._progress.start()
         self._progress.update(
             self._task,

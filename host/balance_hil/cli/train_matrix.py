@@ -45,7 +45,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
     Exit status: 0 when every policy is good, 1 otherwise, 130 after Ctrl-C.
     """
     for request in requests:
-        plan(request)  # what a user can get wrong is said before anything starts
+        plan(request)  # raises the user's mistakes before anything starts
     threads = max(1, (os.cpu_count() or 1) // processes)
     requests = [replace(request, threads=threads) for request in requests]
     with Live(console=stderr, auto_refresh=False, transient=True) as live:

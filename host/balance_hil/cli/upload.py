@@ -1,4 +1,4 @@
-"""``--upload``: bring a policy to a board over the wire."""
+"""``--upload``: send a policy to a board over the link."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from balance_hil.cli.console import stderr
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.paths import MODELS
 
-SHIPPED = MODELS / "ppo"  # what an image is built with where nobody says otherwise
+SHIPPED = MODELS / "ppo"  # the default policy of a firmware image
 
 
 def runs_at_first(name: str, bundle: Bundle, port: str | None) -> Bundle | None:
@@ -22,7 +22,7 @@ def runs_at_first(name: str, bundle: Bundle, port: str | None) -> Bundle | None:
 
 
 def upload(board: Board, bundle: Bundle) -> None:
-    """Replaces the policy on ``board`` and says so. Raises what ``Board.load`` raises."""
+    """Replaces the policy on ``board`` and prints a status line. Raises what ``Board.load`` raises."""
     bars = ProgressBars()
     bars.disable = not stderr.is_terminal
     with bars:

@@ -84,7 +84,7 @@ def test_boards_says_what_an_emulated_board_misses(hil, a_teensy, monkeypatch):
 def test_boards_without_any_port(hil, monkeypatch):
     monkeypatch.setattr(boards_command, "list_serial_ports", list)
     _, out, _ = hil("boards")
-    assert "no serial port is plugged in" in out
+    assert "no serial port found" in out
 
 
 @contextlib.contextmanager
