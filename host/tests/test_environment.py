@@ -356,7 +356,7 @@ BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
         ({"action_space": gym.spaces.Box(-np.inf, np.inf, (1,))}, "unbounded", "finite limits"),
         ({"action_space": gym.spaces.MultiDiscrete([2, 2])}, "MultiDiscrete", "wrapper"),
         ({"action_space": gym.spaces.Discrete(3, start=3)}, "start at 3", "0"),
-        ({"control_period_s": None}, "how long a control step lasts", "--period-ms"),
+        ({"control_period_s": None}, "does not define its control period", "--period-ms"),
         ({"control_period_s": -1.0}, "control_period_s .* -1.0", "--period-ms"),
         ({"control_period_s": "fast"}, "'fast'", "--period-ms"),
         ({"policy_spec": {"observation": [{"name": "a"}]}}, "names 1 of 2 elements of its observation", "unit"),
