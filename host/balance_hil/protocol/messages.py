@@ -78,11 +78,11 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Hello(wire.Message):
-    """Host to board: requests the identity of the board; opens the session. Answered by INFO."""
+    """Host to board: requests INFO; opens the session. Answered by INFO."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x80
-    nonce: int  # returned in INFO: distinguishes the reply of this session from an older one
+    nonce: int  # returned in INFO: identifies the session that the reply belongs to
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -141,7 +141,7 @@ class Tensor(wire.Message):
 
     _S0: ClassVar = struct.Struct("<H")
     TYPE: ClassVar[int] = 0x83
-    op: int  # index in the order of execution
+    op: int  # operator index in execution order
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -158,7 +158,7 @@ class Tensor(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class SelfTest(wire.Message):
-    """Host to board: replays the golden vectors that the image carries. Answered by SELF_TEST_RESULT."""
+    """Host to board: replays the golden vectors in the image. Answered by SELF_TEST_RESULT."""
 
     TYPE: ClassVar[int] = 0x84
 
@@ -192,11 +192,11 @@ class StatsRequest(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class SetWatchdog(wire.Message):
-    """Host to board: sets the time without an observation after which the board goes to the safe state. Answered by WATCHDOG."""
+    """Host to board: sets the time without an observation after which the board enters the safe state. Answered by WATCHDOG."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x86
-    timeout_ms: int  # ms; 0 switches the watchdog off; ends with the session
+    timeout_ms: int  # ms; 0 disables the watchdog; reset at the end of the session
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -213,11 +213,11 @@ class SetWatchdog(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class SetTextLine(wire.Message):
-    """Host to board: switches text lines on or off. Answered by TEXT_LINE."""
+    """Host to board: enables or disables text lines. Answered by TEXT_LINE."""
 
     _S0: ClassVar = struct.Struct("<B")
     TYPE: ClassVar[int] = 0x8D
-    enabled: int  # 0 switches them off; ends with the session
+    enabled: int  # 0 disables text lines; reset at the end of the session
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -270,16 +270,16 @@ class Reset(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadBegin(wire.Message):
-    """Host to board: announces a model and its vectors; repeated: requests the progress. Answered by LOAD_PROGRESS."""
+    """Host to board: announces a model and its vectors; repeated, it requests the progress. Answered by LOAD_PROGRESS."""
 
     _S0: ClassVar = struct.Struct("<IIBHHHI")
     TYPE: ClassVar[int] = 0x89
     transfer: int  # not 0
     model_size: int  # B; bytes of the .tflite
     normalized: int  # 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
-    n_self_test: int  # golden vectors behind it, at least 1
+    n_self_test: int  # number of golden vectors, at least 1
     n_obs: int  # elements of the model's input
-    n_act: int  # elements of its output
+    n_act: int  # elements of the model's output
     crc: int  # CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
     model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
 
@@ -322,7 +322,7 @@ class LoadBegin(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadData(wire.Message):
-    """Host to board: one piece of the upload; a piece already received is acknowledged again. Answered by LOAD_PROGRESS."""
+    """Host to board: one chunk of the upload; a chunk already received is acknowledged again. Answered by LOAD_PROGRESS."""
 
     _S0: ClassVar = struct.Struct("<II")
     TYPE: ClassVar[int] = 0x8A
@@ -349,7 +349,7 @@ class LoadData(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadCommit(wire.Message):
-    """Host to board: checks the upload and lets the model take over; repeated, it repeats its result. Answered by LOAD_RESULT."""
+    """Host to board: verifies the upload, activates the model; repeated: same result. Answered by LOAD_RESULT."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0x8B
@@ -418,7 +418,7 @@ class Ready(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Info(wire.Message):
-    """Board to host: identity of the board and its model."""
+    """Board to host: identity of the board, its firmware, engine and model."""
 
     _S0: ClassVar = struct.Struct("<HII")
     _S6: ClassVar = struct.Struct("<BI")
@@ -426,15 +426,15 @@ class Info(wire.Message):
     TYPE: ClassVar[int] = 0xC1
     protocol: int  # protocol version
     schema_crc: int  # CRC of the canonical schema text
-    nonce: int  # that of HELLO
+    nonce: int  # nonce of the HELLO
     firmware_commit: str  # git commit that the firmware was built from, 12 hex digits; + appended: with local changes
     board: str  # name of the board
     processor: str  # instruction set or core
-    engine: str  # what runs the model
+    engine: str  # name of the inference engine
     engine_version: str  # version or commit of the engine
     engine_status: int  # status of loading the model; not ok: every inference is refused with it
-    engine_detail: int  # the detail that belongs to engine_status
-    engine_message: str  # message of the engine; empty when ok
+    engine_detail: int  # detail of engine_status
+    engine_message: str  # error message of the engine; empty when ok
     model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
     normalization_crc: int  # CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
     n_obs: int  # elements of the observation
@@ -445,18 +445,18 @@ class Info(wire.Message):
     output_scale: float  # quantization of the action
     output_zero_point: int
     n_self_test: int  # golden vectors in the image
-    arena_used: int  # B; tensor arena that the model needs
-    arena_size: int  # B; tensor arena that there is
+    arena_used: int  # B; size of the tensor arena that the model uses
+    arena_size: int  # B; size of the tensor arena
     clock_hz: int  # Hz; processor clock; 0 = unknown
     rx_buffer: int  # B; bytes that may be in flight to the board
-    max_payload: int  # B; longest payload that the board takes
-    max_text: int  # B; longest text line that the board takes, without its line end; 0 = switched off
+    max_payload: int  # B; longest payload that the board accepts
+    max_text: int  # B; longest text line that the board accepts, without its line end; 0 = disabled
     watchdog_ms: int  # ms; 0 = off
-    stack: int  # B; most stack used so far; 0 = unknown
+    stack: int  # B; peak stack usage so far; 0 = unknown
     ram: int  # B; static RAM of the image; 0 = unknown
     flash: int  # B; size of the image; 0 = unknown
-    uploaded: int  # 1: the model came by LOAD and is gone after a reset
-    upload_size: int  # B; longest upload that the board takes: model, normalization and vectors; 0 = none
+    uploaded: int  # 1: the model was uploaded by LOAD and is lost on reset
+    upload_size: int  # B; longest upload that the board accepts: model, normalization and vectors; 0 = none
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -590,11 +590,11 @@ class Action(wire.Message):
     _S4: ClassVar = struct.Struct("<II")
     TYPE: ClassVar[int] = 0xC2
     status: int  # ok; an inference that fails is answered by ERROR
-    input: NDArray[np.int8]  # [n_obs], what the model was given
-    output: NDArray[np.int8]  # [n_act], what the model returned
+    input: NDArray[np.int8]  # [n_obs], quantized input of the model
+    output: NDArray[np.int8]  # [n_act], quantized output of the model
     action: NDArray[np.float32]  # [n_act], dequantized
     inference_us: int  # us; time in the engine
-    total_us: int  # us; from the last byte of the request to the reply being ready
+    total_us: int  # us; from the last byte of the request until the reply is ready
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -631,7 +631,7 @@ class TensorData(wire.Message):
 
     _S0: ClassVar = struct.Struct("<H")
     TYPE: ClassVar[int] = 0xC3
-    op: int  # that of TENSOR
+    op: int  # index in the TENSOR request
     values: NDArray[np.int8]  # row-major
 
     def pack(self) -> bytes:
@@ -654,10 +654,10 @@ class SelfTestResult(wire.Message):
 
     _S0: ClassVar = struct.Struct("<BHHH")
     TYPE: ClassVar[int] = 0xC4
-    status: int  # ok when every vector was replayed, whatever the outputs
+    status: int  # ok when every vector was replayed, even if outputs differ
     count: int  # vectors replayed
     mismatches: int  # vectors whose output differs
-    first_mismatch: int  # index of the first of them; 65535 = none
+    first_mismatch: int  # index of the first mismatch; 65535 = none
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -683,21 +683,21 @@ class Stats(wire.Message):
 
     _S0: ClassVar = struct.Struct("<IIIIIIIIIBIIIII")
     TYPE: ClassVar[int] = 0xC5
-    requests: int  # frames and text lines received whole
-    errors: int  # of those, answered by an error
-    inferences: int  # inferences done
-    crc_errors: int  # frames whose CRC is wrong
-    framing_errors: int  # frames that are not COBS, too short, too long or cut off
-    dropped_bytes: int  # B; bytes that belong to no good frame or line
-    overruns: int  # times that the UART lost bytes
+    requests: int  # complete frames and text lines received
+    errors: int  # requests answered by an error
+    inferences: int  # inferences completed
+    crc_errors: int  # frames with a wrong CRC
+    framing_errors: int  # frames that are not valid COBS, too short, too long or truncated
+    dropped_bytes: int  # B; bytes outside valid frames and lines
+    overruns: int  # UART overruns
     dropped_replies: int  # replies dropped because the host did not read them
-    watchdog_trips: int  # times that the board went to the safe state
-    safe_state: int  # 1: the actuators are off until the next observation
+    watchdog_trips: int  # times that the watchdog put the board into the safe state
+    safe_state: int  # 1: the actuators stay off until the next observation
     uptime_ms: int  # ms
-    inference_min_us: int  # us; of the model that runs now; 0 before its first inference
+    inference_min_us: int  # us; of the active model; 0 before its first inference
     inference_max_us: int  # us
     arena_used: int  # B
-    stack: int  # B; most stack used so far; 0 = unknown
+    stack: int  # B; peak stack usage so far; 0 = unknown
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -764,7 +764,7 @@ class Stats(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class Watchdog(wire.Message):
-    """Board to host: the watchdog time now in force."""
+    """Board to host: watchdog timeout in force."""
 
     _S0: ClassVar = struct.Struct("<I")
     TYPE: ClassVar[int] = 0xC6
@@ -785,11 +785,11 @@ class Watchdog(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class TextLine(wire.Message):
-    """Board to host: whether text lines are answered now."""
+    """Board to host: whether text lines are enabled."""
 
     _S0: ClassVar = struct.Struct("<H")
     TYPE: ClassVar[int] = 0xCB
-    max_text: int  # B; longest line that the board takes; 0 = switched off
+    max_text: int  # B; longest line that the board accepts; 0 = disabled
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -806,7 +806,7 @@ class TextLine(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class EchoReply(wire.Message):
-    """Board to host: what ECHO sent."""
+    """Board to host: the data of the ECHO."""
 
     TYPE: ClassVar[int] = 0xC7
     data: bytes
@@ -825,12 +825,12 @@ class EchoReply(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadProgress(wire.Message):
-    """Board to host: how far the upload is."""
+    """Board to host: progress of the upload."""
 
     _S0: ClassVar = struct.Struct("<II")
     TYPE: ClassVar[int] = 0xC9
     transfer: int
-    received: int  # B; without a gap, from the start
+    received: int  # B; contiguous bytes from the start
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -850,14 +850,14 @@ class LoadProgress(wire.Message):
 
 @dataclass(frozen=True, eq=False)
 class LoadResult(wire.Message):
-    """Board to host: whether the uploaded model runs now; if so, the host must send HELLO again."""
+    """Board to host: result of LOAD_COMMIT; after ok, a new HELLO is required."""
 
     _S0: ClassVar = struct.Struct("<IBI")
     TYPE: ClassVar[int] = 0xCA
     transfer: int
-    status: int  # ok: it runs; else why it was rejected, and the previous model stays in use
+    status: int  # ok: the new model is active; otherwise the reason for refusal, and the previous model stays active
     detail: int  # see the status
-    message: str  # message of the engine; empty when ok
+    message: str  # error message of the engine; empty when ok
 
     def pack(self) -> bytes:
         """Payload; raises UsageError when a value does not fit."""
@@ -885,7 +885,7 @@ class Error(wire.Message):
 
     _S0: ClassVar = struct.Struct("<BIB")
     TYPE: ClassVar[int] = 0xC8
-    status: int  # why
+    status: int  # reason
     detail: int  # see the status
     request: int  # type of the request
 

@@ -18,31 +18,31 @@ inline constexpr uint32_t kWatchdogMs = 100;
 inline constexpr uint32_t kSchemaCrc = 0x52896779u;
 
 enum class MessageType : uint8_t {
-  kHello = 0x80,  ///< host: requests the identity of the board; opens the session
+  kHello = 0x80,  ///< host: requests INFO; opens the session
   kInfer = 0x81,  ///< host: normalize, quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
   kTensor = 0x83,  ///< host: requests the output of one operator in the last inference
-  kSelfTest = 0x84,  ///< host: replays the golden vectors that the image carries
+  kSelfTest = 0x84,  ///< host: replays the golden vectors in the image
   kStatsRequest = 0x85,  ///< host: requests the counters
-  kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board goes to the safe state
-  kSetTextLine = 0x8D,  ///< host: switches text lines on or off
+  kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board enters the safe state
+  kSetTextLine = 0x8D,  ///< host: enables or disables text lines
   kEcho = 0x87,  ///< host: measures the link
   kReset = 0x88,  ///< host: reboots the board
-  kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated: requests the progress
-  kLoadData = 0x8A,  ///< host: one piece of the upload; a piece already received is acknowledged again
-  kLoadCommit = 0x8B,  ///< host: checks the upload and lets the model take over; repeated, it repeats its result
+  kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it requests the progress
+  kLoadData = 0x8A,  ///< host: one chunk of the upload; a chunk already received is acknowledged again
+  kLoadCommit = 0x8B,  ///< host: verifies the upload, activates the model; repeated: same result
   kLoadAbort = 0x8C,  ///< host: discards the upload
   kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
-  kInfo = 0xC1,  ///< board: identity of the board and its model
+  kInfo = 0xC1,  ///< board: identity of the board, its firmware, engine and model
   kAction = 0xC2,  ///< board: result of one inference
   kTensorData = 0xC3,  ///< board: output of one operator
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
   kStats = 0xC5,  ///< board: counters since boot
-  kWatchdog = 0xC6,  ///< board: the watchdog time now in force
-  kTextLine = 0xCB,  ///< board: whether text lines are answered now
-  kEchoReply = 0xC7,  ///< board: what ECHO sent
-  kLoadProgress = 0xC9,  ///< board: how far the upload is
-  kLoadResult = 0xCA,  ///< board: whether the uploaded model runs now; if so, the host must send HELLO again
+  kWatchdog = 0xC6,  ///< board: watchdog timeout in force
+  kTextLine = 0xCB,  ///< board: whether text lines are enabled
+  kEchoReply = 0xC7,  ///< board: the data of the ECHO
+  kLoadProgress = 0xC9,  ///< board: progress of the upload
+  kLoadResult = 0xCA,  ///< board: result of LOAD_COMMIT; after ok, a new HELLO is required
   kError = 0xC8,  ///< board: the request was refused
 };
 
@@ -67,10 +67,10 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x8C;
 }
 
-/// Requests the identity of the board; opens the session.
+/// Requests INFO; opens the session.
 struct Hello {
   static constexpr MessageType kType = MessageType::kHello;
-  uint32_t nonce{};  ///< returned in INFO: distinguishes the reply of this session from an older one
+  uint32_t nonce{};  ///< returned in INFO: identifies the session that the reply belongs to
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -112,7 +112,7 @@ struct InferInt8 {
 /// Requests the output of one operator in the last inference.
 struct Tensor {
   static constexpr MessageType kType = MessageType::kTensor;
-  uint16_t op{};  ///< index in the order of execution
+  uint16_t op{};  ///< operator index in execution order
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -123,7 +123,7 @@ struct Tensor {
   }
 };
 
-/// Replays the golden vectors that the image carries.
+/// Replays the golden vectors in the image.
 struct SelfTest {
   static constexpr MessageType kType = MessageType::kSelfTest;
 
@@ -147,10 +147,10 @@ struct StatsRequest {
   }
 };
 
-/// Sets the time without an observation after which the board goes to the safe state.
+/// Sets the time without an observation after which the board enters the safe state.
 struct SetWatchdog {
   static constexpr MessageType kType = MessageType::kSetWatchdog;
-  uint32_t timeout_ms{};  ///< ms; 0 switches the watchdog off; ends with the session
+  uint32_t timeout_ms{};  ///< ms; 0 disables the watchdog; reset at the end of the session
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -161,10 +161,10 @@ struct SetWatchdog {
   }
 };
 
-/// Switches text lines on or off.
+/// Enables or disables text lines.
 struct SetTextLine {
   static constexpr MessageType kType = MessageType::kSetTextLine;
-  uint8_t enabled{};  ///< 0 switches them off; ends with the session
+  uint8_t enabled{};  ///< 0 disables text lines; reset at the end of the session
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -201,15 +201,15 @@ struct Reset {
   }
 };
 
-/// Announces a model and its vectors; repeated: requests the progress.
+/// Announces a model and its vectors; repeated, it requests the progress.
 struct LoadBegin {
   static constexpr MessageType kType = MessageType::kLoadBegin;
   uint32_t transfer{};  ///< not 0
   uint32_t model_size{};  ///< B; bytes of the .tflite
   uint8_t normalized{};  ///< 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
-  uint16_t n_self_test{};  ///< golden vectors behind it, at least 1
+  uint16_t n_self_test{};  ///< number of golden vectors, at least 1
   uint16_t n_obs{};  ///< elements of the model's input
-  uint16_t n_act{};  ///< elements of its output
+  uint16_t n_act{};  ///< elements of the model's output
   uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
 
@@ -229,7 +229,7 @@ struct LoadBegin {
   }
 };
 
-/// One piece of the upload; a piece already received is acknowledged again.
+/// One chunk of the upload; a chunk already received is acknowledged again.
 struct LoadData {
   static constexpr MessageType kType = MessageType::kLoadData;
   uint32_t transfer{};
@@ -247,7 +247,7 @@ struct LoadData {
   }
 };
 
-/// Checks the upload and lets the model take over; repeated, it repeats its result.
+/// Verifies the upload, activates the model; repeated: same result.
 struct LoadCommit {
   static constexpr MessageType kType = MessageType::kLoadCommit;
   uint32_t transfer{};
@@ -293,20 +293,20 @@ struct Ready {
   }
 };
 
-/// Identity of the board and its model.
+/// Identity of the board, its firmware, engine and model.
 struct Info {
   static constexpr MessageType kType = MessageType::kInfo;
   uint16_t protocol{};  ///< protocol version
   uint32_t schema_crc{};  ///< CRC of the canonical schema text
-  uint32_t nonce{};  ///< that of HELLO
+  uint32_t nonce{};  ///< nonce of the HELLO
   StringView firmware_commit{};  ///< git commit that the firmware was built from, 12 hex digits; + appended: with local changes
   StringView board{};  ///< name of the board
   StringView processor{};  ///< instruction set or core
-  StringView engine{};  ///< what runs the model
+  StringView engine{};  ///< name of the inference engine
   StringView engine_version{};  ///< version or commit of the engine
   uint8_t engine_status{};  ///< status of loading the model; not ok: every inference is refused with it
-  uint32_t engine_detail{};  ///< the detail that belongs to engine_status
-  StringView engine_message{};  ///< message of the engine; empty when ok
+  uint32_t engine_detail{};  ///< detail of engine_status
+  StringView engine_message{};  ///< error message of the engine; empty when ok
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
   uint32_t normalization_crc{};  ///< CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
   uint16_t n_obs{};  ///< elements of the observation
@@ -317,18 +317,18 @@ struct Info {
   float output_scale{};  ///< quantization of the action
   int8_t output_zero_point{};
   uint16_t n_self_test{};  ///< golden vectors in the image
-  uint32_t arena_used{};  ///< B; tensor arena that the model needs
-  uint32_t arena_size{};  ///< B; tensor arena that there is
+  uint32_t arena_used{};  ///< B; size of the tensor arena that the model uses
+  uint32_t arena_size{};  ///< B; size of the tensor arena
   uint32_t clock_hz{};  ///< Hz; processor clock; 0 = unknown
   uint32_t rx_buffer{};  ///< B; bytes that may be in flight to the board
-  uint16_t max_payload{};  ///< B; longest payload that the board takes
-  uint16_t max_text{};  ///< B; longest text line that the board takes, without its line end; 0 = switched off
+  uint16_t max_payload{};  ///< B; longest payload that the board accepts
+  uint16_t max_text{};  ///< B; longest text line that the board accepts, without its line end; 0 = disabled
   uint32_t watchdog_ms{};  ///< ms; 0 = off
-  uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
+  uint32_t stack{};  ///< B; peak stack usage so far; 0 = unknown
   uint32_t ram{};  ///< B; static RAM of the image; 0 = unknown
   uint32_t flash{};  ///< B; size of the image; 0 = unknown
-  uint8_t uploaded{};  ///< 1: the model came by LOAD and is gone after a reset
-  uint32_t upload_size{};  ///< B; longest upload that the board takes: model, normalization and vectors; 0 = none
+  uint8_t uploaded{};  ///< 1: the model was uploaded by LOAD and is lost on reset
+  uint32_t upload_size{};  ///< B; longest upload that the board accepts: model, normalization and vectors; 0 = none
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -375,11 +375,11 @@ struct Info {
 struct Action {
   static constexpr MessageType kType = MessageType::kAction;
   uint8_t status{};  ///< ok; an inference that fails is answered by ERROR
-  ArrayView<int8_t> input{};  ///< [n_obs], what the model was given
-  ArrayView<int8_t> output{};  ///< [n_act], what the model returned
+  ArrayView<int8_t> input{};  ///< [n_obs], quantized input of the model
+  ArrayView<int8_t> output{};  ///< [n_act], quantized output of the model
   ArrayView<float> action{};  ///< [n_act], dequantized
   uint32_t inference_us{};  ///< us; time in the engine
-  uint32_t total_us{};  ///< us; from the last byte of the request to the reply being ready
+  uint32_t total_us{};  ///< us; from the last byte of the request until the reply is ready
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -398,7 +398,7 @@ struct Action {
 /// Output of one operator.
 struct TensorData {
   static constexpr MessageType kType = MessageType::kTensorData;
-  uint16_t op{};  ///< that of TENSOR
+  uint16_t op{};  ///< index in the TENSOR request
   ArrayView<int8_t> values{};  ///< row-major
 
   /// False when the payload does not have this layout.
@@ -414,10 +414,10 @@ struct TensorData {
 /// Result of the self-test.
 struct SelfTestResult {
   static constexpr MessageType kType = MessageType::kSelfTestResult;
-  uint8_t status{};  ///< ok when every vector was replayed, whatever the outputs
+  uint8_t status{};  ///< ok when every vector was replayed, even if outputs differ
   uint16_t count{};  ///< vectors replayed
   uint16_t mismatches{};  ///< vectors whose output differs
-  uint16_t first_mismatch{};  ///< index of the first of them; 65535 = none
+  uint16_t first_mismatch{};  ///< index of the first mismatch; 65535 = none
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -434,21 +434,21 @@ struct SelfTestResult {
 /// Counters since boot.
 struct Stats {
   static constexpr MessageType kType = MessageType::kStats;
-  uint32_t requests{};  ///< frames and text lines received whole
-  uint32_t errors{};  ///< of those, answered by an error
-  uint32_t inferences{};  ///< inferences done
-  uint32_t crc_errors{};  ///< frames whose CRC is wrong
-  uint32_t framing_errors{};  ///< frames that are not COBS, too short, too long or cut off
-  uint32_t dropped_bytes{};  ///< B; bytes that belong to no good frame or line
-  uint32_t overruns{};  ///< times that the UART lost bytes
+  uint32_t requests{};  ///< complete frames and text lines received
+  uint32_t errors{};  ///< requests answered by an error
+  uint32_t inferences{};  ///< inferences completed
+  uint32_t crc_errors{};  ///< frames with a wrong CRC
+  uint32_t framing_errors{};  ///< frames that are not valid COBS, too short, too long or truncated
+  uint32_t dropped_bytes{};  ///< B; bytes outside valid frames and lines
+  uint32_t overruns{};  ///< UART overruns
   uint32_t dropped_replies{};  ///< replies dropped because the host did not read them
-  uint32_t watchdog_trips{};  ///< times that the board went to the safe state
-  uint8_t safe_state{};  ///< 1: the actuators are off until the next observation
+  uint32_t watchdog_trips{};  ///< times that the watchdog put the board into the safe state
+  uint8_t safe_state{};  ///< 1: the actuators stay off until the next observation
   uint32_t uptime_ms{};  ///< ms
-  uint32_t inference_min_us{};  ///< us; of the model that runs now; 0 before its first inference
+  uint32_t inference_min_us{};  ///< us; of the active model; 0 before its first inference
   uint32_t inference_max_us{};  ///< us
   uint32_t arena_used{};  ///< B
-  uint32_t stack{};  ///< B; most stack used so far; 0 = unknown
+  uint32_t stack{};  ///< B; peak stack usage so far; 0 = unknown
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -473,7 +473,7 @@ struct Stats {
   }
 };
 
-/// The watchdog time now in force.
+/// Watchdog timeout in force.
 struct Watchdog {
   static constexpr MessageType kType = MessageType::kWatchdog;
   uint32_t timeout_ms{};  ///< ms; 0 = off
@@ -487,10 +487,10 @@ struct Watchdog {
   }
 };
 
-/// Whether text lines are answered now.
+/// Whether text lines are enabled.
 struct TextLine {
   static constexpr MessageType kType = MessageType::kTextLine;
-  uint16_t max_text{};  ///< B; longest line that the board takes; 0 = switched off
+  uint16_t max_text{};  ///< B; longest line that the board accepts; 0 = disabled
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -501,7 +501,7 @@ struct TextLine {
   }
 };
 
-/// What ECHO sent.
+/// The data of the ECHO.
 struct EchoReply {
   static constexpr MessageType kType = MessageType::kEchoReply;
   ArrayView<uint8_t> data{};
@@ -515,11 +515,11 @@ struct EchoReply {
   }
 };
 
-/// How far the upload is.
+/// Progress of the upload.
 struct LoadProgress {
   static constexpr MessageType kType = MessageType::kLoadProgress;
   uint32_t transfer{};
-  uint32_t received{};  ///< B; without a gap, from the start
+  uint32_t received{};  ///< B; contiguous bytes from the start
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -531,13 +531,13 @@ struct LoadProgress {
   }
 };
 
-/// Whether the uploaded model runs now; if so, the host must send HELLO again.
+/// Result of LOAD_COMMIT; after ok, a new HELLO is required.
 struct LoadResult {
   static constexpr MessageType kType = MessageType::kLoadResult;
   uint32_t transfer{};
-  uint8_t status{};  ///< ok: it runs; else why it was rejected, and the previous model stays in use
+  uint8_t status{};  ///< ok: the new model is active; otherwise the reason for refusal, and the previous model stays active
   uint32_t detail{};  ///< see the status
-  StringView message{};  ///< message of the engine; empty when ok
+  StringView message{};  ///< error message of the engine; empty when ok
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -554,7 +554,7 @@ struct LoadResult {
 /// The request was refused.
 struct Error {
   static constexpr MessageType kType = MessageType::kError;
-  uint8_t status{};  ///< why
+  uint8_t status{};  ///< reason
   uint32_t detail{};  ///< see the status
   uint8_t request{};  ///< type of the request
 
