@@ -1,4 +1,4 @@
-"""Checks of the installation: what is there, what is missing, and the command that cures it."""
+"""Checks of the installation: what is there, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Check:
     name: str
     state: State
     found: str  # what is there
-    hint: str = ""  # the command that cures it; empty when nothing is wrong
+    hint: str = ""  # the command that fixes it; empty when nothing is wrong
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -140,7 +140,7 @@ def _real_time() -> Check:
 
 def _serial_group() -> Check:
     if sys.platform == "win32":
-        return Check("serial ports", "ok", "Windows asks for no group")
+        return Check("serial ports", "ok", "Windows requires no group")
     if os.geteuid() == 0:
         return Check("serial ports", "ok", "running as root")
     import grp
@@ -168,7 +168,7 @@ def _display() -> Check:
 
 
 def _probe(name: str, program: str, found: str, hint: str) -> Check:
-    """Runs a line of Python in a process of its own: a broken graphics driver may crash it."""
+    """Runs a line of Python in a subprocess: a broken graphics driver may crash it."""
     run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
     result = run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     if result.returncode == 0:

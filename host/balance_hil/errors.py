@@ -72,7 +72,7 @@ class WrongBaudError(LinkError):
 
 
 class NotOurFirmwareError(LinkError):
-    """The board answers readable text, but not the handshake of this project."""
+    """The board sends readable text, but not this project's handshake."""
 
 
 class ReplyTimeoutError(LinkError, TimeoutError):
@@ -113,7 +113,7 @@ class BoardStatusError(LinkError):
 
 
 class UnknownBoardError(HarnessError, KeyError):
-    """No board of that name is known."""
+    """No board has that name."""
 
     __str__ = HarnessError.__str__
 
@@ -135,7 +135,7 @@ class AmbiguousBoardError(HarnessError, LookupError):
 
 
 class WrongBoardError(HarnessError, ValueError):
-    """The board on the port says that it is another one."""
+    """The board on the port identifies itself as another type."""
 
 
 class BoardNotBackError(HarnessError, TimeoutError):
@@ -167,7 +167,7 @@ class EmulatorMissingError(HarnessError, FileNotFoundError):
 
 
 class BoardBootError(HarnessError):
-    """An emulated board's process ended before it said READY; the message carries its last lines."""
+    """An emulated board's process ended before it reported READY; the message carries its last lines."""
 
 
 # --- models and bundles -----------------------------------------------------------------------------------------------
@@ -210,14 +210,14 @@ class TrainingError(HarnessError, RuntimeError):
 class SimulationDivergedError(HarnessError, FloatingPointError):
     """The physics is no longer finite; the message carries the state.
 
-    ``crash_repro`` is the episode, to run it again; None where nobody kept it.
+    ``crash_repro`` is the episode, for a rerun; None if it was not saved.
     """
 
     crash_repro: Any = None
 
 
 class CalibrationLogError(HarnessError, ValueError):
-    """A step response cannot be read, or does not tell the motor's parameters apart."""
+    """A step response cannot be read, or does not determine the motor's parameters."""
 
 
 class ExportError(HarnessError, RuntimeError):
@@ -225,7 +225,7 @@ class ExportError(HarnessError, RuntimeError):
 
 
 class RecordingError(HarnessError, ValueError):
-    """A file is not a recording of ours, or is cut off."""
+    """A file is not a recording of balance_hil, or is truncated."""
 
 
 class RecordingMismatchError(RecordingError):

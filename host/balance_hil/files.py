@@ -51,7 +51,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _locked(target.parent, wait=True):  # nobody looks between making the folder and locking it
+        with _locked(target.parent, wait=True):  # no other process may see the folder before it is locked
             for left in target.parent.glob(f".*{_STAGING}"):
                 with _locked(left) as is_stale:
                     if is_stale:
@@ -79,7 +79,7 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
-        except OSError:  # somebody has it, or the file system has no locks
+        except OSError:  # another process holds it, or the file system has no locks
             locked = False
         yield locked
     finally:

@@ -120,7 +120,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
 
 
 def _library(environment: str) -> bytes:
-    """What tells the user's library from another one, for an environment that builds with it."""
+    """Identity of the user's library, for an environment that builds with it."""
     if not environment.endswith("_tflm"):
         return b""
     folder = Path(os.environ.get(TFLM_LIBRARY, "")).resolve()
@@ -242,12 +242,12 @@ def _provide_sources() -> None:
 
 
 def platformio_settings() -> dict[str, str]:
-    """Environment variables for every call of PlatformIO: its folder is the project's, and it asks the network for nothing."""
+    """Environment variables for every call of PlatformIO: its folder is the project's, and it does not use the network."""
     return {
         "PLATFORMIO_CORE_DIR": str(PROJECT / ".platformio"),
         "HIL_FIRMWARE_COMMIT": firmware_commit(),
         "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
-        "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build never asks the network for updates
+        "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build must not look for updates
         "NO_COLOR": "1",
     }
 
@@ -275,7 +275,7 @@ def why_it_failed(output: str) -> str:
 
 
 def _provide_scons(folder: Path) -> None:
-    """PlatformIO wants its package ``tool-scons``; the SCons of the Python environment serves."""
+    """Provides PlatformIO's package ``tool-scons`` from the Python environment's SCons."""
     from platformio.dependencies import get_core_dependencies  # type: ignore[import-untyped]
 
     wanted = get_core_dependencies()["tool-scons"].lstrip("~^=")
@@ -293,7 +293,7 @@ def _provide_scons(folder: Path) -> None:
 
 
 def _drop_stale_platform_link(folder: Path) -> None:
-    """PlatformIO remembers where the project was; after it moved the platform would be looked for there."""
+    """Updates the project's path that PlatformIO stores: it would look for the platform there after a move."""
     for link in folder.glob("*.pio-link"):
         if json.loads(link.read_text()).get("cwd") != str(PROJECT):
             link.unlink()

@@ -1,4 +1,4 @@
-"""Where things are: what comes with the package, and the folders that are the user's.
+"""Locations of the package's files and of the user's folders.
 
 A checkout has firmware, policies and HIL suite beside ``host/``; a wheel carries copies of them in the package (setup.py).
 """

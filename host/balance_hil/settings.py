@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses made from plain tables. What is unknown, of a wrong type or out of range is refused by name."""
+"""Settings: frozen dataclasses from plain tables. An unknown key, a wrong type or range is an error that names it."""
 
 from __future__ import annotations
 

@@ -58,10 +58,10 @@ class Actor:
     The outputs of a policy with a Box of actions lie within -1..1; those of one with Discrete actions are logits.
     """
 
-    algorithm: str  # "ppo", ...; "" when nothing tells
+    algorithm: str  # "ppo", ...; "" if unknown
     layers: tuple[Layer, ...]
     action_map: ActionMap
-    observation_space: Space | None = None  # as the checkpoint has it; None: it does not say
+    observation_space: Space | None = None  # as stored in the checkpoint; None: not stored
     action_space: Space | None = None
     sb3_version: str = ""
 

@@ -1,6 +1,6 @@
 """Reads a pickle without running anything that it names: no import, no constructor, no function.
 
-Every class and function that a pickle asks for becomes a stand-in that remembers its name and what it was given. What comes out
+Every class and function that a pickle names becomes a stand-in that stores its name and arguments. What comes out
 is data to look at; ``array_of`` and ``dtype_of`` turn numpy's part of it into arrays.
 """
 
@@ -77,7 +77,7 @@ def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _reconstructor(made: Any, *rest: Any) -> Any:
-    """How protocols 0 and 1 say that there is an object of a class."""
+    """How protocols 0 and 1 create an object of a class."""
     if not (isinstance(made, type) and issubclass(made, Inert)):
         raise pickle.UnpicklingError("an object of no class")
     return made()

@@ -54,7 +54,7 @@ _POLICIES = {  # class -> family
     "sb3_contrib.ars.policies.ARSPolicy": "ars",
     "sb3_contrib.ars.policies.ARSLinearPolicy": "ars-linear",
 }
-# Part of a class's full name -> what the user knows it as. All of them do more than a chain of dense layers.
+# Part of a class's full name -> its common name. All of them do more than a chain of dense layers.
 _REFUSED_POLICIES = {
     "Recurrent": "a recurrent policy (RecurrentPPO with an LSTM)",
     "MultiInput": "a policy for Dict observations",
@@ -176,7 +176,7 @@ def _unzip(file: Path) -> tuple[bytes, dict[str, bytes]]:
                 if name not in archive.namelist():
                     continue
                 with archive.open(name) as part:
-                    parts[name] = part.read(limit + 1)  # the size in the directory may lie
+                    parts[name] = part.read(limit + 1)  # the size in the directory may be wrong
                 if len(parts[name]) > limit:
                     raise CheckpointError(f"{name} in {file} is larger than {limit >> 20} MiB", _TRAIN_HINT)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as exc:
@@ -219,7 +219,7 @@ def _tensors(file: Path, content: bytes) -> dict[str, Any]:
 
 
 class _Reader:
-    """One checkpoint while it is read. ``unread`` shrinks to the tensors that nobody understood."""
+    """One checkpoint while it is read. ``unread`` shrinks to the tensors that were not interpreted."""
 
     def __init__(self, file: Path, data: Mapping[str, Any], state: Mapping[str, Any], trust: bool) -> None:
         self.file, self._data, self._state, self._trust = file, data, state, trust
@@ -357,7 +357,7 @@ class _Reader:
         return value
 
     def _algorithm(self, family: str) -> str:
-        """SB3 does not store the algorithm's name; the class and the settings that it stores tell."""
+        """SB3 does not store the algorithm's name; it follows from the class and the settings that are stored."""
         data = self._data
         if family == "actor-critic":
             return "trpo" if "cg_max_steps" in data else "ppo" if "n_epochs" in data else "a2c"

@@ -26,7 +26,7 @@ _PICKLE_HINT = "save it with the policy: env.save('vecnormalize.pkl')"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies beside a checkpoint and belongs to its policy."""
+    """The files next to a checkpoint that belong to its policy."""
 
     normalization: Normalization | None
     file: Path | None  # that the normalization was read from
@@ -132,7 +132,7 @@ def _yaml(path: Path | None) -> Mapping[str, Any]:
 
 
 def _normalizes_observations(value: Any) -> bool | None:
-    """What the zoo's ``normalize`` says: a flag, a table, or the text of a call of ``dict``. None: it says nothing."""
+    """What the zoo's ``normalize`` says: a flag, a table, or the text of a call of ``dict``. None: not given."""
     if isinstance(value, Mapping):
         return bool(value.get("norm_obs", True))
     if isinstance(value, str):

@@ -24,7 +24,7 @@ def command(as_json: bool) -> None:
         print_json({"healthy": healthy, "checks": [check.to_dict() for check in checks]})
     else:
         stdout.print(_table(checks))
-        stdout.print("everything that hil run needs is there" if healthy else "hil run cannot work yet: cure what is missing")
+        stdout.print("everything that hil run needs is there" if healthy else "hil run cannot work yet: install what is missing")
     sys.exit(0 if healthy else 3)
 
 

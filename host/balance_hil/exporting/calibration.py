@@ -28,7 +28,7 @@ NOISE_LEVELS = (0.0, 0.1, 0.3, 1.0)
 UNIFORM_SHARE = 0.05  # of all rows, drawn uniformly: no part of what was seen is left without a range
 NORMALIZED_FROM = 10.0  # ratio of standard deviations from which one int8 scale for all inputs costs accuracy
 _MIN_CLIP = 10.0  # standard deviations
-_UNBOUNDED = 1e6  # a limit beyond it says nothing about what is seen
+_UNBOUNDED = 1e6  # a limit beyond it counts as none
 _MIN_FILE_ROWS = 16
 _HELD_OUT_SHARE = 5
 
@@ -39,7 +39,7 @@ _HELD_OUT_STREAM = 1  # of the seed sequence; calibration is stream 0
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rows that the converter sees, float32 [n, n_obs], rows that it does not see, and where they come from.
+    """Calibration rows, float32 [n, n_obs], held-out rows, and where they come from.
 
     They are observations as the environment gives them, not normalized.
     """

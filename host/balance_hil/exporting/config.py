@@ -21,10 +21,10 @@ class ExportConfig:
 
     source: Path  # an SB3 zip or its folder, an .onnx actor, a Keras model or a SavedModel
     output: Path | None = None  # bundle folder; None: beside the source, or the folder of a policy.zip
-    environment: str | None = None  # Gymnasium id; None: what training.json or the zoo's args.yml says
+    environment: str | None = None  # Gymnasium id; None: from training.json or the zoo's args.yml
     options: Mapping[str, Any] = field(default_factory=dict)  # of the environment
-    period_s: float | None = None  # seconds between two actions; None: what the environment says
-    terminated: Terminated = ""  # what termination of an episode means; "": what the environment says
+    period_s: float | None = None  # seconds between two actions; None: the environment's
+    terminated: Terminated = ""  # what termination of an episode means; "": the environment's declaration
     spec: Path | None = None  # signals.yaml of a policy without an environment, or with other names than its environment's
     episodes: int = 10  # of the check of each stage
     max_steps: int | None = None  # of an episode of the check; None: the environment's full length

@@ -50,7 +50,7 @@ class TensorFlowProcess:
             )
 
     def start(self, task: str, **request: Any) -> None:
-        """Asks for one task of the worker; it runs while the caller goes on."""
+        """Starts one task in the worker and returns at once."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"task": task, **request}) + "\n")

@@ -1,4 +1,4 @@
-"""Episodes of one stage in a process of its own: ``python -m balance_hil.exporting.episodes_worker``.
+"""Episodes of one stage in a separate process: ``python -m balance_hil.exporting.episodes_worker``.
 
 stdin takes one JSON line; stdout gives JSON lines: ``{"progress": 0..1}`` while it runs and ``{"episodes": [...], "saturated":
 [...]}`` at the end.

@@ -27,7 +27,7 @@ def write_onnx(layers: Sequence[Layer], path: Path) -> None:
     """Writes dense layers as a checked ONNX model: input ``observation`` [batch, n_obs], output ``action`` [batch, n_act].
 
     Raises:
-        ExportError: onnx's checker refuses the model.
+        ExportError: onnx's checker rejects the model.
         MissingExtraError: onnx is not installed.
     """
     require("onnx", "export")
@@ -79,7 +79,7 @@ def write_graph(actor: OnnxActor, spec: PolicySpec, path: Path) -> None:
     """Writes an ONNX graph as it is, with the limits of the actions behind it: outputs of -1..1 where ``spec`` has limits.
 
     Raises:
-        ExportError: onnx's checker refuses the result.
+        ExportError: onnx's checker rejects the result.
     """
     import onnx
     from onnx import helper, numpy_helper

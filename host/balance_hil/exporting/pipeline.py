@@ -76,7 +76,7 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
     """Makes a bundle out of a policy.
 
     An old bundle stays as it was unless everything has succeeded and the verdict is good. A bundle whose verdict is bad goes to a
-    folder of its own, ``NAME.rejected``, where it can be looked into and is not taken for a good one.
+    separate folder, ``NAME.rejected``, for inspection.
 
     Raises:
         CheckpointError: the policy cannot be read, or not without running its code.
@@ -193,7 +193,7 @@ class _Export:
         published = write_bundle(self.staging, bundle)
         rejected = self.source.target.with_name(self.source.target.name + REJECTED)
         if verdict.good and (rejected / MANIFEST).is_file():
-            shutil.rmtree(rejected)  # of an earlier export of this policy, which nobody is to find beside the good one
+            shutil.rmtree(rejected)  # of an earlier export: it must not stay next to a good bundle
         return ExportResult(
             bundle=published,
             stages=stages,

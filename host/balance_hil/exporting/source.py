@@ -35,9 +35,9 @@ Reference = Callable[[Float32Array], NDArray[Any]]  # the source's own actions, 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySource:
-    """A policy that was read, and everything that the export has to know about it.
+    """A policy that was read, and everything that the export needs about it.
 
-    Either ``layers`` or ``graph`` says what the network computes behind the normalization, with outputs as ``spec`` has them.
+    Either ``layers`` or ``graph`` defines what the network computes behind the normalization, with outputs as ``spec`` has them.
     ``reference`` opens the source's own answer and gives it a name; it raises CheckpointError where there is none.
     """
 
@@ -45,7 +45,7 @@ class PolicySource:
     file: Path  # as the user named it
     target: Path  # folder of the bundle
     spec: PolicySpec
-    algorithm: str = ""  # "ppo", ...; "" when nothing tells
+    algorithm: str = ""  # "ppo", ...; "" if unknown
     layers: tuple[Layer, ...] = ()
     graph: OnnxActor | None = None
     normalization: Normalization | None = None
@@ -92,7 +92,7 @@ def open_source(config: ExportConfig, read_keras: Callable[[Path], tuple[Network
 
 
 def as_trained(config: ExportConfig) -> ExportConfig:
-    """The same for a policy of ``hil train``, in the environment as it was trained, where the export says nothing else.
+    """The same for a policy of ``hil train``, in the environment as it was trained, unless the export's options override it.
 
     Raises:
         CheckpointError: its training.json is garbled.
@@ -199,7 +199,7 @@ def _keras(config: ExportConfig, read_keras: Callable[[Path], tuple[Network, Ref
 
 
 def _spec_of(config: ExportConfig, n_obs: int, n_act: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> PolicySpec:
-    """The table of a policy that says nothing about itself but its sizes."""
+    """The table of a policy of which only the sizes are known."""
     if config.environment and config.spec is None:
         with open_own_environment(config, config.environment) as env:
             spec = env.spec

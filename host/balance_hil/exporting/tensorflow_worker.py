@@ -1,4 +1,4 @@
-"""TensorFlow in a process of its own: ``python -m balance_hil.exporting.tensorflow_worker``.
+"""TensorFlow in a separate process: ``python -m balance_hil.exporting.tensorflow_worker``.
 
 TensorFlow takes seconds to import, logs from C++ past every Python setting, and onnx2tf leaves through ``sys.exit`` when it
 fails. In a child process the import overlaps with the recording of calibration data, the noise goes to the parent's log file,
@@ -33,7 +33,7 @@ def quiet_environment() -> dict[str, str]:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Imports TensorFlow at once, then does what the requests ask for until there is no more of them."""
+    """Imports TensorFlow at once, then serves requests until the end of stdin."""
     import tensorflow as tf
 
     worker = _Worker(tf)
@@ -45,7 +45,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 class _Worker:
-    """One method for each task. Paths are files; what an answer refuses with a reason is a mistake of the user's."""
+    """One method for each task. Paths are files; an answer with a reason reports a user's mistake."""
 
     def __init__(self, tf: Any) -> None:
         self._tf = tf

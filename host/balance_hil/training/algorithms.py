@@ -36,7 +36,7 @@ class Algorithm:
             symmetries: of the environment, where the algorithm shall learn from them.
 
         Raises:
-            ConfigError: Stable-Baselines3 refuses the settings.
+            ConfigError: Stable-Baselines3 rejects the settings.
         """
         import numpy as np
         import stable_baselines3

@@ -15,14 +15,14 @@ _TERM_EVERY_STEPS = 8  # reward terms are averaged over every 8th step of all ep
 
 
 class TrainingCallback(BaseCallback):  # type: ignore[misc]
-    """Calls ``check`` and ``checkpoint`` when they are due, and ends the training when one of them says so.
+    """Calls ``check`` and ``checkpoint`` when they are due, and ends the training when one of them requests it.
 
     Args:
         config: when they are due.
         stop_requested: asked at every step.
         check: evaluates the policy; true ends the training.
         checkpoint: saves the present state.
-        progress: told (steps, mean return of the latest episodes).
+        progress: called with (steps, mean return of the latest episodes).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TrainingCallback(BaseCallback):  # type: ignore[misc]
         self._progress = progress
         self._next_check = 0
         self._next_checkpoint = 0
-        self._sums: dict[str, float] = {}  # of the reward terms, where the environment tells them
+        self._sums: dict[str, float] = {}  # of the reward terms, if the environment reports them
         self._count = 0
         self._finished = False
 

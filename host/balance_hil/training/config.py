@@ -76,7 +76,7 @@ class TrainingConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyConfig(TrainingConfig):
-    """What PPO and A2C share: they learn from the steps of the present policy and then forget them."""
+    """What PPO and A2C share: both are on-policy and discard the steps after each update."""
 
     n_steps: int = number(1)  # of each of the n_envs per update
     gae_lambda: float = number(0.0, 1.0)

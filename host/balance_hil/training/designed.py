@@ -34,7 +34,7 @@ def design(request: TrainingRequest, environment: Environment, on_progress: Call
     """Computes the policy, evaluates it on unseen episodes and writes ``policy.zip`` and ``training.json``.
 
     Raises:
-        UsageError: an option that only learning knows, or the output folder is taken.
+        UsageError: an option that applies to learning only, or the output folder is taken.
         ConfigError, CheckpointError, MissingExtraError.
     """
     for option in ("seed", "steps", "resume", "init_from"):

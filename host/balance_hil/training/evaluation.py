@@ -1,4 +1,4 @@
-"""Evaluating a policy during training, on episodes that training never sees."""
+"""Evaluating a policy during training, on episodes that are not used in training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Evaluator:
     Args:
         environment: an open one; it stays the caller's.
         config: how many episodes.
-        stop_requested: asked at every step; true ends the evaluation with StopRequestedError.
-        on_step: told the control step for a progress display.
+        stop_requested: called at every step; true ends the evaluation with StopRequestedError.
+        on_step: called with the control step, for a progress display.
         n_threads: of the physics; 0 takes every core.
     """
 
@@ -96,7 +96,7 @@ class Evaluator:
 
 
 def check_criteria(config: EvaluationConfig, environment: Environment) -> None:
-    """Refuses limits on metrics that the environment does not have, and stopping when there is nothing to be good at.
+    """Refuses limits on metrics that the environment does not have, and stop_when_good without a criterion.
 
     Raises:
         ConfigError: naming the key and the metrics that there are.

@@ -1,4 +1,4 @@
-"""Several trainings side by side, each in a process of its own: one that fails or is killed takes no other with it."""
+"""Several trainings in parallel, each in its own process: a failure or a kill does not affect the others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run_matrix(
         requests: each with an output folder of its own; beside it lies the process's log.
         job: what is done for each.
         processes: how many at a time.
-        on_change: told all runs a few times per second.
+        on_change: called with all runs a few times per second.
 
     Ctrl-C (or SIGTERM) ends every training after its running step; those runs are "interrupted", the waiting ones too. A second
     one ends the processes at once.
@@ -130,7 +130,7 @@ def _work(job: Job, request: TrainingRequest, log: Path, connection: Connection)
 
 
 def _listen(workers: list[_Worker]) -> list[_Worker]:
-    """Takes in what the workers have to say within a moment; returns those that still run."""
+    """Reads the workers' pending messages; returns the workers that still run."""
     ready = wait([worker.connection for worker in workers], timeout=_POLL_S)
     for worker in workers:
         worker.run.wall_s = time.perf_counter() - worker.start_s
@@ -161,7 +161,7 @@ def _receive(worker: _Worker) -> bool:
 
 
 def _stop(workers: list[_Worker]) -> None:
-    """Asks the workers to end, and takes in what they still have to say."""
+    """Stops the workers and reads their remaining messages."""
     for worker in workers:
         worker.process.terminate()  # SIGTERM: the training ends its step and saves a checkpoint
     deadline_s = time.perf_counter() + _STOP_S

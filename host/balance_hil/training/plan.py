@@ -70,7 +70,7 @@ def plan(request: TrainingRequest) -> Plan:
 
 
 def open_requested(request: TrainingRequest) -> Environment:
-    """The environment that is asked for. Raises what ``open_environment`` raises, and ConfigError."""
+    """The requested environment. Raises what ``open_environment`` raises, and ConfigError."""
     return open_environment(request.environment, request.read_options(), period_s=request.period_s, terminated=request.terminated)
 
 
@@ -145,7 +145,7 @@ def _with_length(spec: Any, config: TrainingConfig) -> Any:
 
 
 def _check_against(environment: Environment, config: Any, curriculum: Curriculum | None) -> None:
-    """Refuses what the environment cannot do."""
+    """Raises ConfigError for settings that the environment does not support."""
     check_criteria(config.evaluation, environment)
     own, name = environment.env.unwrapped, environment.spec.environment
     if config.far_starts and not hasattr(own, "far_start"):

@@ -33,7 +33,7 @@ class TrainingRequest:
     options: Path | None = None  # YAML with arguments of the environment's constructor, of training and evaluation
     period_s: float | None = None  # between two actions; None: the environment's own
     terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` says
-    normalize_observations: bool = False  # whatever the configuration says
+    normalize_observations: bool = False  # overrides the configuration
     resume: Path | None = None
     init_from: Path | None = None  # checkpoint whose weights are the first ones of this training
     device: str = "cpu"  # or "auto": a GPU where torch finds one; "cuda", "cuda:1"

@@ -1,4 +1,4 @@
-"""The training episodes as Stable-Baselines3 wants them."""
+"""The training episodes as a Stable-Baselines3 ``VecEnv``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrainingEnvs(VecEnv):  # type: ignore[misc]
         far_starts: share of the episodes that begin as the environment's ``far_start`` says.
     """
 
-    render_mode = None  # Stable-Baselines3 asks for it
+    render_mode = None  # read by Stable-Baselines3
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ class BalanceBatch:
         environment: Gymnasium id of one of our environments.
         n: number of episodes.
         n_threads: threads of the physics; 0 takes every core. The result does not depend on it.
-        options: as for ``BalanceEnv``; every episode draws a robot of its own.
+        options: as for ``BalanceEnv``; the robot is sampled for each episode.
         config: None: that of the id.
 
     Raises:

@@ -221,7 +221,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     def excite(self, rng: np.random.Generator) -> dict[str, Any]:
         """Reset options that excite the plant: a steep start, and in half of the episodes far targets that hold."""
         options: dict[str, Any] = {"tilt_rad": rng.uniform(-0.35, 0.35)}
-        # Twice what the task asks for: large errors, saturated actions.
+        # Twice the task's target: large errors, saturated actions.
         far = {
             "speed_target_rad_s": rng.uniform(-40.0, 40.0),
             "wheel_speed_difference_target_rad_s": rng.uniform(-20.0, 20.0),

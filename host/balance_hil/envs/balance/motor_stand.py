@@ -110,7 +110,7 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
 
     ## Starting State
     At rest. `reset(options={"load_kg_m2": ...})` fastens a disc of that inertia to each wheel: without two different loads a
-    step response tells the motor's parameters only up to a common factor.
+    step response determines the motor's parameters only up to a common factor.
 
     ## Episode End
     Truncation: 6000 steps of 1 ms, 6 s.

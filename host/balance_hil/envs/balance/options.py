@@ -180,7 +180,7 @@ def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = Non
 
     Args:
         values: groups of quantities; a range is a list of two numbers.
-        base: what holds where ``values`` says nothing.
+        base: the defaults for keys that ``values`` omits.
         name: what the message of an error calls the source.
 
     Raises:

@@ -49,7 +49,7 @@ def fixed(value: Quantity | None) -> float:
 
 
 def check_quantity(value: Any, limits: Limits, name: str) -> None:
-    """Refuses what is no quantity within its limits. Raises ConfigError, naming it."""
+    """Raises ConfigError for an unknown quantity or a value out of its limits."""
     if value is None and limits.optional:
         return
     ends = (value.low, value.high) if isinstance(value, Uniform) else (value,)

@@ -93,7 +93,7 @@ class ViewerWindow:
 
     @staticmethod
     def _check_glfw() -> None:
-        # launch_passive initializes GLFW in a thread of its own and would wait for ever if that fails there.
+        # launch_passive initializes GLFW in a thread of its own and would hang if that fails there.
         import glfw
 
         if not glfw.init():

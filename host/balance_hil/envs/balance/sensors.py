@@ -56,7 +56,7 @@ class Sensors:
         return self._actions.pop(0)
 
     def measure(self, true: Measurement, qpos: list[float], white: list[float]) -> Measurement:
-        """What the controller gets to know in this control step.
+        """The controller's observation in this control step.
 
         Args:
             true: the state.

@@ -102,7 +102,7 @@ def read_chain(graph: TfliteGraph) -> tuple[Step, ...]:
     """The operators of an int8 actor, each fed by the one before.
 
     Raises:
-        ExportError: an operator that this export does not know, a branch, a dense layer without bias, or a shared constant.
+        ExportError: an operator that this export does not support, a branch, a dense layer without bias, or a shared constant.
     """
     steps: list[Step] = []
     value = graph.input.index

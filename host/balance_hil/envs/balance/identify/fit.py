@@ -2,7 +2,7 @@
 
 On a stand a wheel turns by ``J w' = clip(k (c - w), +-T) - d w`` with the inertia J of wheel, load and armature; coasting, the
 first term is zero. For a command that is held over a sample this has a closed solution, so the fit needs no simulator and no time
-step. J, d, T and k enter by their ratios alone: only a second run with a known load tells them apart.
+step. J, d, T and k enter by their ratios alone: only a second run with a known load separates them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Parameter:
 
     @property
     def determined(self) -> bool:
-        """Whether the log says anything about it."""
+        """Whether the log determines it."""
         return self.high / self.low < math.exp(2 * CONFIDENCE_Z * POOR)
 
 

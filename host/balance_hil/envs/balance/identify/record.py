@@ -31,7 +31,7 @@ def record(options: RobotOptions | None = None, loads_kg_m2: Sequence[float] = D
     """Runs the pattern once per load on ``balance/MotorStand-v0``. The right wheel turns the other way.
 
     Raises:
-        ConfigError: the options ask for something that a robot on a stand does not have.
+        ConfigError: the options name something that a robot on a stand lacks.
         UsageError: a load out of range.
     """
     env = MotorStandEnv(options=options)
