@@ -137,7 +137,7 @@ def _warnings(generated: Path) -> Iterable[list[str]]:
 
 
 def _is_portable(path: Path) -> bool:
-    """Whether a library is for every board."""
+    """Whether a library is shared by all boards."""
     name = path.relative_to(FIRMWARE).as_posix()
     return name.startswith("lib/") and not name.startswith(("lib/hal_native/", "lib/engine_remote/"))
 

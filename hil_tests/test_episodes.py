@@ -1,4 +1,4 @@
-"""Episodes with the board as controller, on whatever environment the bundle was made for.
+"""Episodes with the board as controller, on the environment of the bundle.
 
 In lockstep every number must be that of TensorFlow Lite Micro in simulation. In real time the board's latency acts on the plant:
 there an episode may not fail where the same seed in simulation does not.
@@ -20,10 +20,10 @@ from balance_hil.runtimes.base import Int8Runtime
 
 REPEATED_STEPS = 500
 pytestmark = pytest.mark.timeout(1800)  # ten episodes on an emulator beside other programs
-# Share of a real-time episode's steps that may go without a reply in time. A busy computer costs some, which is not the board's
-# fault; a board that is too slow for its control period loses all of them.
+# Share of a real-time episode's steps that may go without a reply in time. A busy computer causes some;
+# a board that is too slow for its control period misses all of them.
 MAX_LOST_SHARE = 0.2
-# Of a board whose real time is the host's (timing = "host" in its file), a failure is judged only below this share of held steps.
+# For a board timed by the host (timing = "host" in its file), failures count only below this share of held steps.
 MAX_HELD_SHARE = 0.02
 
 
@@ -44,7 +44,7 @@ def simulated(hil_runtime_tflm: Int8Runtime, hil_bundle: Bundle, hil_episodes: i
 
 
 def report(result: RunResult, simulated: Sequence[EpisodeMetrics], measure: Callable[..., None]) -> None:
-    """Failures and equality are the verdict; the rest is written down."""
+    """Fails on failed or differing episodes; other metrics are only recorded."""
     for metric in result.metrics:
         measure(metric.name, result.summary.metrics[metric.name], metric.unit or "1")
     measure("control_rate", result.control_rate_hz, "Hz")
@@ -106,7 +106,7 @@ def test_one_real_time_episode(
 
 
 def run_in_real_time(board: Board, bundle: Bundle, steps: int, simulated: EpisodeMetrics, recording: Path) -> RunResult:
-    """One episode; skips the test when a busy computer kept an emulated board from answering."""
+    """One episode; skips the test when a busy computer delayed an emulated board."""
     config = RunConfig(seeds=[simulated.seed], max_steps=steps, max_lost=int(MAX_LOST_SHARE * steps), recording=recording)
     starved = f"the emulator of {board.name} did not get its turn often enough: run it on an idle computer"
     try:

@@ -41,7 +41,7 @@ def test_identity_is_complete(hil_board: Board) -> None:
     assert info.engine_status == messages.Status.OK
     assert info.n_ops > 0
     assert 0 < info.arena_used <= info.arena_size
-    # Physical boards may not know these; emulated ones do.
+    # Physical boards may report 0 (unknown); emulated ones may not.
     least = 1 if hil_board.definition.is_emulated else 0
     assert min(info.stack, info.ram, info.flash) >= least
     assert hil_board.stats().stack >= least
@@ -59,7 +59,7 @@ def test_info_belongs_to_this_session(hil_board: Board) -> None:
 def test_greeting_again_changes_nothing(hil_board: Board) -> None:
     before = hil_board.info
     after = hil_board.identify()
-    # The deepest stack is a measurement; everything else is identity.
+    # Peak stack usage is a measurement; everything else is identity.
     assert replace(after, nonce=0, stack=0, watchdog_ms=0) == replace(before, nonce=0, stack=0, watchdog_ms=0)
 
 

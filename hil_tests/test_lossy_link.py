@@ -1,4 +1,4 @@
-"""A wire that damages and loses frames costs answers. It never makes a wrong one."""
+"""A link that corrupts and drops frames loses replies but never produces a wrong one."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ FAULTS = (
     Fault("drop", 0.02),
 )
 REPLY_TIMEOUT_S = 0.05
-SILENCE_S = 0.1  # then nothing more is on its way
-MIN_ANSWERED = REQUESTS // 4  # about three quarters get through; the rest is room for a busy computer
+SILENCE_S = 0.1  # no reply for this long: none is pending
+MIN_ANSWERED = REQUESTS // 4  # about three quarters arrive; the rest is margin for a busy computer
 
 
 def test_no_wrong_action_gets_through(
@@ -42,7 +42,7 @@ def test_no_wrong_action_gets_through(
             assert np.array_equal(frame.message.input, inputs[row]), "the board acted on an input that was never sent"
             assert np.array_equal(frame.message.output, expected[row])
             answered += 1
-    assert sum(board.injected_faults.values()) > 0, "nothing was damaged: the test proves nothing"
+    assert sum(board.injected_faults.values()) > 0, "no fault was injected: the test is void"
     hil_measure("answered", answered, "1", minimum=MIN_ANSWERED)
 
 
@@ -51,10 +51,10 @@ def test_the_board_counts_what_was_damaged(hil_connect: Callable[..., Board]) ->
     for _ in range(50):
         board.send(messages.Echo(b"some bytes to hit"))
     while board.poll(REPLY_TIMEOUT_S) is not None:
-        pass  # echoes of what got through
-    # A request for the counters can be hit as well: ask until one is answered.
+        pass  # replies to the echoes that arrived
+    # The request for the counters can be lost as well: repeat it until one is answered.
     stats = next(stats for stats in (_try_stats(board) for _ in range(100)) if stats is not None)
-    # A flipped bit can also make two frames of one, or a text line: at least most show up as damaged frames.
+    # A flipped bit can also split a frame or turn it into a text line; most are counted as damaged frames.
     assert stats.crc_errors + stats.framing_errors >= board.injected_faults["corrupt tx"] // 2 > 0
 
 

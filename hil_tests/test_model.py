@@ -1,4 +1,4 @@
-"""What the model computes on the board: equal, bit for bit, to TensorFlow Lite Micro on the host."""
+"""Model outputs on the board are bit-identical to TensorFlow Lite Micro on the host."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def golden(hil_bundle: Bundle) -> dict[str, NDArray[np.generic]]:
 
 
 def report(what: str, board: NDArray[np.int8], reference: NDArray[np.int8]) -> str:
-    """Names the first difference; "" when there is none."""
+    """Description of the first difference; "" if there is none."""
     if board.shape != reference.shape:
         return f"{what}: the board returns {board.shape}, the reference {reference.shape}"
     wrong = np.argwhere(board != reference)

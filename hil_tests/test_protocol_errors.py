@@ -1,4 +1,4 @@
-"""Malformed, early, oversized and damaged input: each gets its named answer, and the request after it works."""
+"""Malformed, early, oversized and damaged input: each gets the documented status, and the next request works."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def exchange(board: Board, data: bytes) -> Frame:
 
 
 def refused(board: Board, data: bytes, status: Status, detail: int | None, request: int) -> None:
-    """Sends bytes that must be refused with this status, and checks that the board goes on."""
+    """Sends bytes that must be refused with this status, and checks that the next request works."""
     frame = exchange(board, data)
     error = frame.message
     assert isinstance(error, messages.Error), f"expected ERROR({status.name}), got {error}"
@@ -163,7 +163,7 @@ def test_every_flipped_bit_is_noticed(hil_board: Board) -> None:
             continue  # a new delimiter makes two frames, a printable type byte makes text: counted otherwise
         hil_board.send_raw(b"\x00" + bytes(bad))
         damaged += 1
-        assert_works(hil_board)  # the very next frame is its answer: the damaged one got none
+        assert_works(hil_board)  # the next frame is its reply: the damaged frame was not answered
     after = hil_board.stats()
     counted = after.crc_errors + after.framing_errors - before.crc_errors - before.framing_errors
     assert counted == damaged

@@ -1,4 +1,4 @@
-"""The board's own conversions, at the places where quantizers go wrong. Expected values come from exact rational arithmetic."""
+"""Quantization on the board, at critical values. Expected values come from exact rational arithmetic."""
 
 from fractions import Fraction
 
@@ -122,6 +122,6 @@ def test_non_finite_is_refused_by_name_and_index(hil_board: Board, value: float)
 def test_actions_are_the_dequantized_outputs(hil_board: Board) -> None:
     inputs = np.random.default_rng(8).integers(-128, 128, size=(500, hil_board.info.n_obs)).astype(np.int8)
     actions = hil_board.infer_int8_batch(inputs)
-    assert np.array_equal(np.stack([a.input for a in actions]), inputs), "the board must say what it was given"
+    assert np.array_equal(np.stack([a.input for a in actions]), inputs), "ACTION must return the int8 input"
     expected = dequantize(np.stack([a.output for a in actions]), hil_board.output_quant)
     assert np.array_equal(np.stack([a.action for a in actions]).view(np.uint32), expected.view(np.uint32))

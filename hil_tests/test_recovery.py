@@ -1,4 +1,4 @@
-"""What happens when the host falls silent, the board restarts or loses power; and the counters that tell of it."""
+"""Recovery from a silent host, a reset and a power loss, and the related counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEADLINE_S = 10.0
 
 
 def wait_for(board: Board, condition: Callable[[Stats], bool], what: str) -> Stats:
-    """Asks for the counters until ``condition`` holds."""
+    """Polls the counters until ``condition`` holds."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         stats = board.stats()
@@ -32,7 +32,7 @@ def zeros(board: Board) -> np.ndarray:
 
 @pytest.fixture
 def watchdog(hil_board: Board) -> Iterator[Board]:
-    """The board, whose watchdog time is put back afterwards: it ends with the session."""
+    """The board; ending the session afterwards restores its watchdog timeout."""
     yield hil_board
     hil_board.identify()
 
@@ -45,7 +45,7 @@ def test_silence_brings_the_safe_state_and_an_observation_ends_it(watchdog: Boar
     assert watchdog.set_watchdog(30) == 30
     tripped = wait_for(watchdog, lambda stats: stats.safe_state == 1, "safe state after 30 ms without an observation")
     assert tripped.watchdog_trips == before.watchdog_trips + 1
-    watchdog.set_watchdog(0)  # so that a slow host cannot trip it again before it asks
+    watchdog.set_watchdog(0)  # so that a slow host cannot trip it again before the next request
     watchdog.infer(zeros(watchdog))
     assert watchdog.stats().safe_state == 0
 

@@ -1,4 +1,4 @@
-"""The text line: what a person types in a serial monitor, and what the reference project's host program sends."""
+"""Text lines, as typed in a serial monitor and sent by the reference project's host program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE_DEADLINE_S = 5.0
 
 
 def ask(board: Board, line: bytes) -> str:
-    """Sends a line, returns the line that comes back."""
+    """Sends a line, returns the reply."""
     board.send_raw(line)
     answer = b""
     deadline = time.monotonic() + LINE_DEADLINE_S
@@ -87,7 +87,7 @@ def test_a_line_does_not_end_the_safe_state_of_a_session(hil_board: Board) -> No
         assert time.monotonic() < deadline, "the watchdog did not trip"
     assert len(numbers(ask(hil_board, as_line(observation)))) == hil_board.info.n_act
     assert hil_board.stats().safe_state == 1
-    hil_board.set_watchdog(0)  # so that a slow host cannot trip it again before it asks
+    hil_board.set_watchdog(0)  # so that a slow host cannot trip it again before the next request
     hil_board.infer(observation)
     assert hil_board.stats().safe_state == 0
 

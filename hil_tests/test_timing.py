@@ -1,4 +1,4 @@
-"""Is the board fast enough for its control loop? Loose on purpose: numbers are recorded, limits only catch what cannot work."""
+"""Whether the board is fast enough for its control loop. Times are recorded; loose limits catch boards that are too slow."""
 
 import time
 from collections.abc import Callable

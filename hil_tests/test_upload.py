@@ -1,4 +1,4 @@
-"""A model over the wire: it takes over when everything about it is right, and otherwise the one that runs is untouched."""
+"""Model upload: a valid upload becomes the active model; otherwise the active model is unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
 
 
 def _other_weights(model: bytes) -> bytes:
-    """Every byte of the largest vector of weights, turned round."""
+    """Inverts every byte of the largest weight vector."""
     from balance_hil.tflite.graph import read_graph
 
     graph = read_graph(model)
@@ -59,7 +59,7 @@ def _other_weights(model: bytes) -> bytes:
 
 @pytest.fixture
 def board(hil_board: Board, hil_bundle: Bundle) -> Iterator[Board]:
-    """The board, which runs its flashed model again afterwards."""
+    """The board; its flashed model is restored afterwards."""
     if not hil_board.info.upload_size:
         pytest.skip(f"{hil_board.name} has no room for uploads")
     yield hil_board
@@ -124,12 +124,12 @@ def _cut(upload: ModelImage) -> ModelImage:
 
 
 def _hostile(upload: ModelImage) -> ModelImage:
-    """The root table is somewhere else."""
+    """Wrong offset of the root table."""
     return replace(upload, model=struct.pack("<I", 0x7FFFFFF0) + upload.model[4:], id="")
 
 
 def _other_operator(upload: ModelImage) -> ModelImage:
-    """Its first operator code is one that no engine here knows (120, WHERE's neighborhood)."""
+    """Its first operator code is unsupported by every engine here (120)."""
     from balance_hil.tflite.codec import edit, schema
 
     def change(model: Any) -> None:
@@ -140,7 +140,7 @@ def _other_operator(upload: ModelImage) -> ModelImage:
 
 
 def _wrong_shape(upload: ModelImage) -> ModelImage:
-    """One input less, or more where there is but one."""
+    """One input fewer, or one more if there is only one."""
     n_obs = upload.inputs.shape[1]
     columns = np.arange(n_obs - 1) if n_obs > 1 else np.zeros(2, int)
     by = upload.normalization

@@ -1,4 +1,4 @@
-"""For boards behind a debug probe: OpenOCD takes the first probe it finds, so it is told which one is meant."""
+"""For boards behind a debug probe: OpenOCD uses the first probe it finds, so the probe is selected explicitly."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""For images that run TensorFlow Lite Micro: finds the library that the user supplies, or says what is missing."""
+"""For images that run TensorFlow Lite Micro: finds the library that the user supplies, or reports what is missing."""
 
 import json
 import os

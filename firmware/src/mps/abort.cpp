@@ -1,4 +1,4 @@
-// Where a library that gives up ends: TFLM's assertions call abort(), and newlib's would want files and a heap.
+// Replaces newlib's abort(), which needs files and a heap; TFLM's assertions call it.
 
 extern "C" void FaultHandler();
 

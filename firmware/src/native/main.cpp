@@ -183,7 +183,7 @@ class NativePlace {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // The process lives and dies with its port. Ctrl-C in the terminal is for the host program, which still wants its answers.
+  // The process ends when its port closes. Ctrl-C in the terminal is meant for the host program, which still needs the replies.
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, [](int) { _exit(EXIT_SUCCESS); });
 

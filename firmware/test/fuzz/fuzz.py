@@ -87,7 +87,7 @@ def fuzz(compiler: str, target: str, seconds: int, keep: bool) -> bool:
 
 
 def summary(log: str) -> str:
-    """What libFuzzer says of its run, in a line."""
+    """One-line summary of a libFuzzer run."""
     executions = re.search(r"number_of_executed_units:\s*(\d+)", log)
     coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)/(\S+)", log)
     first, last = (coverage[0], coverage[-1]) if coverage else (("?",) * 4, ("?",) * 4)

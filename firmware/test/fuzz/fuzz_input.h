@@ -31,7 +31,7 @@ class Input {
     return low | uint32_t{Short()} << 16;
   }
 
-  /// At most `size` bytes; `*taken` tells how many.
+  /// At most `size` bytes; `*taken` is their number.
   const uint8_t* Bytes(size_t size, size_t* taken) {
     *taken = size < left_ ? size : left_;
     const uint8_t* bytes = at_;

@@ -1,4 +1,4 @@
-// Fuzz target: any bytes as a model. Whatever they are, the engine refuses them or runs them inside its memory.
+// Fuzz target: arbitrary bytes as a model. The engine refuses them or runs them within its memory.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

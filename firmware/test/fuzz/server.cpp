@@ -61,7 +61,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
     }
   }
-  // Whatever happened, it still answers.
+  // The server must still answer.
   board.machine().blocked = false;
   board.Send(hil::protocol::Hello{1});
   Require(board.machine().last.type == static_cast<uint8_t>(hil::protocol::MessageType::kInfo), "HELLO is answered by INFO");

@@ -53,7 +53,7 @@ extern "C" void ResetHandler() {
   FaultHandler();  // main() never returns
 }
 
-/// A fault, or an interrupt that nobody asked for: start again. The host sees READY with the cause "unknown".
+/// A fault or an unexpected interrupt: restart. The host receives READY with the cause "unknown".
 extern "C" void FaultHandler() {
   __asm__ volatile("dsb" ::: "memory");
   ResetControl() = kResetRequest;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint64_t kUsPerMs = 1000;
 
-// A frame that stopped arriving is given up, so that the host's next one is not taken for its rest.
+// A partial frame is dropped after a timeout, so that the next frame is not read as its remainder.
 constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs;
 
 // So that the strings of INFO fit its payload together.
@@ -30,7 +30,7 @@ void Server::Boot(hal::ResetCause cause) {
   ready.protocol = static_cast<uint16_t>(protocol::kVersion);
   ready.schema_crc = protocol::kSchemaCrc;
   ready.reset_cause = static_cast<uint8_t>(cause);
-  // A host that speaks text alone gets one line that it cannot read, and the answer to its first line is a line of its own.
+  // A text-only host receives READY as one unparsable line, and the reply to its first line as a separate line.
   out_[0] = 0;
   const size_t size = 1 + encoder_.Encode(ready, 0, out_ + 1);
   out_[size] = '\n';
@@ -209,7 +209,7 @@ void Server::Handle(const protocol::LoadCommit& request) {
   const Outcome outcome = upload_.Commit(request, &reply);
   if (!outcome.ok()) return ReplyError(outcome);
   if (&models_.running() != before) {
-    // Another policy: no action until it has seen an observation, and none of a host that does not know that it runs.
+    // New policy: safe state until its first observation, and a new HELLO before the next request.
     watchdog_.Hold();
     hw_.actuator->EnterSafeState();
     BeginSession();

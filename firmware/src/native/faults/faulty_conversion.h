@@ -13,7 +13,7 @@ namespace hil::faults {
 /// Does what Conversion does, but for the one fault.
 class FaultyConversion final : public Conversion {
  public:
-  /// `engine` knows the parameters of the other end of the model.
+  /// `engine` provides the quantization parameters of the other end of the model.
   FaultyConversion(Fault fault, const Engine* engine) : fault_(fault), engine_(engine) {}
 
   void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;

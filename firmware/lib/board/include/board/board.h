@@ -15,8 +15,8 @@ class Board {
   Board(const ServerConfig& config, const Peripherals& peripherals, const Place& first, const Place& second = {})
       : models_(first, second, peripherals.clock), server_(config, peripherals, &models_) {}
 
-  /// Loads the model of the image, puts the actuators in the safe state and says READY. Where the model does not load, the board
-  /// says why in INFO and refuses every inference. `verify`: see Policy::Load().
+  /// Loads the model of the image, puts the actuators in the safe state and sends READY. If the model fails to load, INFO holds
+  /// the reason and every inference is refused. `verify`: see Policy::Load().
   void Start(const ModelImage& image, hal::ResetCause cause, bool verify = true) {
     models_.LoadFlashed(image, verify);
     server_.Boot(cause);

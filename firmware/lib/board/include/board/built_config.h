@@ -1,6 +1,6 @@
-// What the build says of an image: build_info.h, where the build writes one, and its flags.
+// Build-time configuration of an image: build_info.h, if the build writes one, and the compiler flags.
 //
-//   HIL_BAUD 921600     bits per second of the port       HIL_TEXT_LINE 1     0: text lines are not answered
+//   HIL_BAUD 921600     bits per second of the port       HIL_TEXT_LINE 1     0: text lines are disabled
 #pragma once
 
 #include "server/server.h"

@@ -62,7 +62,7 @@ class Engine {
 
   virtual const EngineInfo& info() const = 0;
 
-  /// What there is to say about the last status that was not kOk; empty otherwise.
+  /// Message for the last status that was not kOk; empty otherwise.
   virtual const char* message() const = 0;
 
   /// The number that belongs to the last status that was not kOk.

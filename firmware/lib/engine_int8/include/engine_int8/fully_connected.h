@@ -20,7 +20,7 @@ struct FullyConnectedLayer {
   bool fits;  // RowFits() for every row: the fast arithmetic holds every accumulator and multiplier
 };
 
-/// True when the row's accumulator stays below 2^30 whatever the input, and its multiplier is at most 1/2.
+/// True when the row's accumulator stays below 2^30 for every input, and its multiplier is at most 1/2.
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
 
 /// Bytes of scratch memory, aligned to 4, that FullyConnected() needs for an input of `columns` elements.

@@ -10,7 +10,7 @@
 namespace hil {
 
 /// Runs feed-forward policies: FULLY_CONNECTED, TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, QUANTIZE, DEQUANTIZE, RESHAPE.
-/// It allocates nothing, reads the weights where the model lies, and believes nothing that the file says without checking it.
+/// It allocates nothing, reads the weights in place, and validates everything that it reads from the file.
 class Int8Engine final : public Engine {
  public:
   /// Bytes of arena that Init() needs for a model.
@@ -19,7 +19,7 @@ class Int8Engine final : public Engine {
   static Status RequiredArena(const ByteSpan& model, size_t* bytes);
 
   /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator (detail() is the operator's builtin code * 256 + its
-  /// number), kArenaTooSmall (detail() is what RequiredArena() says).
+  /// number), kArenaTooSmall (detail() is RequiredArena()).
   Status Init(const ByteSpan& model, const Arena& arena) override;
   /// Returns kOk.
   Status Infer(const int8_t* input, int8_t* output) override;

@@ -13,7 +13,7 @@ constexpr uint32_t kTableEntries = 256;
 /// Limits of an activation on an output with these parameters.
 void ActivationRange(FusedActivation activation, const QuantParams& output, int8_t* low, int8_t* high);
 
-/// True for the operators that BuildTable() knows: TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, and QUANTIZE from int8 to int8.
+/// True for the operators that BuildTable() supports: TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, and QUANTIZE from int8 to int8.
 bool HasTable(BuiltinOperator code);
 
 /// Fills `table` so that the result for `value` is table[uint8_t(value)]; nullptr only checks. Returns false where TFLM has no

@@ -78,8 +78,8 @@ struct Refusal {
 
 /// Checks a model and builds its program in the memory of `cursor`. A counting cursor checks as much and builds nothing.
 ///
-/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then says why. That the memory sufficed is the
-/// caller's to check: cursor->needed() is what it takes.
+/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. That the memory sufficed is
+/// the caller's to check: cursor->needed() is what it takes.
 Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Refusal* refusal);
 
 }  // namespace hil::int8

@@ -67,7 +67,7 @@ class TfliteModel {
 
   uint32_t Count(uint32_t operands) { return file_.Count(operands); }
 
-  /// Tensor number of an operator's input or output; `tensors()` where the operator has fewer, or the file says -1 (absent).
+  /// Tensor number of an operator's input or output; `tensors()` where the operator has fewer, or the index is -1 (absent).
   uint32_t TensorOf(uint32_t operands, uint32_t index);
 
   float ScaleAt(const Tensor& tensor, uint32_t index);

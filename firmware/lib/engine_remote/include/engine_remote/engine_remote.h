@@ -21,7 +21,7 @@ namespace hil {
 /// Forwards every call to the helper and waits for its answer.
 class RemoteEngine final : public Engine {
  public:
-  /// `name` is what INFO calls the engine; `fd` is a connected stream socket, which several of them may share; `model` tells them
+  /// `name` is the engine's name in INFO; `fd` is a connected stream socket, which several of them may share; `model` tells them
   /// apart.
   RemoteEngine(const char* name, int fd, uint8_t model) : fd_(fd), model_(model) { info_.name = name; }
 

@@ -12,11 +12,11 @@ enum class ResetCause : uint8_t { kPowerOn = 0, kRequested = 1, kWatchdog = 2, k
 /// The byte stream to the host: a UART, USB CDC, or a pseudo-terminal.
 class Uart {
  public:
-  /// Sends all of `data`, in one piece where the transport allows it. Returns false when it was given up because nobody reads;
-  /// part of it may have been sent then.
+  /// Sends all of `data`, in one piece where the transport allows it. Returns false when the data was dropped because the host
+  /// does not read; part of it may have been sent.
   virtual bool Write(const uint8_t* data, size_t size) = 0;
 
-  /// How often received bytes were lost since boot.
+  /// Receive overruns since boot.
   virtual uint32_t Overruns() const = 0;
 
  protected:
@@ -32,20 +32,20 @@ class Clock {
   ~Clock() = default;
 };
 
-/// What the actions go to: motor drivers on a robot, an LED on a bare board, nothing where the plant is simulated.
+/// Receives the actions: motor drivers on a robot, an LED on a bare board, nothing if the plant is simulated.
 class Actuator {
  public:
-  /// Takes a new action, float32 [count], in the scaled units of the policy.
+  /// Applies a new action, float32 [count], in the scaled units of the policy.
   virtual void Apply(const float* action, size_t count) = 0;
 
-  /// Zero action: called once when the board goes to the safe state.
+  /// Zero action: called once when the board enters the safe state.
   virtual void EnterSafeState() = 0;
 
  protected:
   ~Actuator() = default;
 };
 
-/// Where the plant is simulated by the host: there is nothing to drive.
+/// For a plant simulated by the host: no actuators.
 class NoActuator final : public Actuator {
  public:
   void Apply(const float*, size_t) override {}
@@ -55,11 +55,10 @@ class NoActuator final : public Actuator {
 /// The processor.
 class System {
  public:
-  /// Restarts the board. Does not come back on a microcontroller. Where it does, the restart failed and the board goes on as it
-  /// is.
+  /// Restarts the board. Does not return on a microcontroller. If it returns, the restart failed and the board keeps running.
   virtual void Reboot() = 0;
 
-  /// Most stack used so far, in bytes; 0 where nobody can tell.
+  /// Peak stack usage in bytes; 0 if unknown.
   virtual uint32_t StackHighWater() const { return 0; }
 
  protected:

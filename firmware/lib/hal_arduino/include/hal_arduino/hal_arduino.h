@@ -1,4 +1,4 @@
-// The machine behind the Arduino API: one file for every board that has a core for it.
+// HAL on top of the Arduino API, for every board with an Arduino core.
 #pragma once
 
 #include <Arduino.h>
@@ -10,12 +10,12 @@
 
 namespace hil::arduino {
 
-/// The port to the host: `Serial`, whether that is a UART or the processor's own USB.
+/// The port to the host: `Serial`, a UART or the processor's native USB.
 class StreamUart final : public hal::Uart {
  public:
   explicit StreamUart(Stream& stream) : stream_(stream) {}
 
-  /// Takes what has arrived, at most `capacity` bytes. Never waits.
+  /// Reads the bytes received so far, at most `capacity`. Does not block.
   size_t Read(uint8_t* buffer, size_t capacity) {
     size_t count = 0;
     while (count < capacity && stream_.available() > 0) {
@@ -26,8 +26,8 @@ class StreamUart final : public hal::Uart {
     return count;
   }
 
-  /// Tries for 100 ms to find room; then the reply is given up, and so are the next ones at once until there is room again.
-  /// Cores differ in what write() does when nobody reads (wait, take a part, take nothing), so only its result counts.
+  /// Waits up to 100 ms for buffer space, then drops the reply and, without waiting, the next ones until there is space again.
+  /// Cores differ in what write() does when the buffer is full (block, write a part, write nothing); only its result is used.
   bool Write(const uint8_t* data, size_t size) override {
     const auto start_ms = static_cast<uint32_t>(millis());
     while (size > 0) {
@@ -42,7 +42,7 @@ class StreamUart final : public hal::Uart {
     return !congested_;
   }
 
-  /// Arduino's Stream does not tell.
+  /// Arduino's Stream does not report overruns.
   uint32_t Overruns() const override { return 0; }
 
  private:

@@ -16,14 +16,14 @@ class CmsdkUart final : public hal::Uart {
   /// Sets the divider for `baud` and starts to receive.
   void Open(uint32_t baud);
 
-  /// Sleeps until there is something to read, `timeout_ms` (UINT32_MAX: for ever) at the longest. It may return early with
+  /// Sleeps until there is data to read, at most `timeout_ms` (UINT32_MAX: no limit). It may return early with
   /// nothing.
   void Wait(uint32_t timeout_ms);
 
   /// Takes what has arrived, at most `capacity` bytes.
   size_t Read(uint8_t* buffer, size_t capacity);
 
-  /// Waits up to 100 ms for room; then the reply is given up, and so are the next ones at once until there is room again.
+  /// Waits up to 100 ms for buffer space, then drops the reply and, without waiting, the next ones until there is space again.
   bool Write(const uint8_t* data, size_t size) override;
 
   uint32_t Overruns() const override;

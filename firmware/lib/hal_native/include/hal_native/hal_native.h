@@ -11,11 +11,11 @@ namespace hil::native {
 /// A pseudo-terminal or socket that this process inherited.
 class FdUart final : public hal::Uart {
  public:
-  /// What Wait() saw.
+  /// Result of Wait().
   enum class Wake : uint8_t {
     kData,     ///< Read() has bytes
     kTimeout,  ///< nothing arrived
-    kClosed,   ///< nobody can ever write to this port again
+    kClosed,   ///< the port is closed for good
   };
 
   explicit FdUart(int fd) : fd_(fd) {}
@@ -23,15 +23,14 @@ class FdUart final : public hal::Uart {
   /// Makes the descriptor non-blocking and, on a terminal, 8-bit clean without echo. Returns false when `fd` is not open.
   bool Open();
 
-  /// Sleeps until bytes arrive or `timeout_ms` (UINT32_MAX: for ever) has passed.
+  /// Sleeps until bytes arrive or `timeout_ms` (UINT32_MAX: no limit) has passed.
   Wake Wait(uint32_t timeout_ms);
 
-  /// Takes what has arrived, at most `capacity` bytes. Returns 0 when there is nothing; `*closed` tells the end of the port.
+  /// Reads the bytes received so far, at most `capacity`; 0 if there are none. Sets `*closed` at the end of the port.
   size_t Read(uint8_t* buffer, size_t capacity, bool* closed);
 
-  /// Sends in one write(). When the reader is slow it waits up to 100 ms for room, as a UART with flow control would; then the
-  /// reply is given up, and so are the next ones at once until there is room again. So a host that writes without reading slows
-  /// the board down but cannot lock it up.
+  /// Sends in one write(). Waits up to 100 ms for buffer space, as a UART with flow control would, then drops the reply and,
+  /// without waiting, the next ones until there is space again. A host that never reads slows the board down but cannot block it.
   bool Write(const uint8_t* data, size_t size) override;
 
   /// A pseudo-terminal holds its writer back instead of losing bytes.

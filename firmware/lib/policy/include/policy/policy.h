@@ -28,11 +28,11 @@ struct GoldenVectors {
   uint16_t count = 0;
 };
 
-/// What a board is given to run: a model and what belongs to it. model.h, the native board's file and an upload carry the same.
+/// A model and its metadata. model.h, the native board's file and an upload hold the same.
 struct ModelImage {
   ByteSpan model;
   const char* id = "";  ///< 12 hex digits, terminated
-  uint16_t n_obs = 0;   ///< elements of the model's input; 0: whatever it has
+  uint16_t n_obs = 0;   ///< elements of the model's input; 0: not checked
   uint16_t n_act = 0;   ///< likewise of its output
   Normalization normalization;
   GoldenVectors golden;
@@ -50,15 +50,15 @@ struct InferenceTimes {
 /// Runs a model and holds its latest input, output and action.
 class Policy {
  public:
-  /// All outlive it. Without a clock no times are taken.
+  /// All arguments must outlive the policy. Without a clock, inferences are not timed.
   explicit Policy(Engine* engine, const hal::Clock* clock = nullptr, Conversion* conversion = &exact_conversion)
       : engine_(engine), clock_(clock), conversion_(conversion) {}
 
-  /// Loads a model, whose memory must outlive its use, and replays its golden vectors: an engine that computes something else
-  /// must not drive a robot. `verify` false leaves that out.
+  /// Loads a model, whose memory must outlive its use, and replays its golden vectors: an engine that computes different outputs
+  /// must not drive a robot. `verify` = false skips the replay.
   ///
   /// Returns what Engine::Init() and Engine::Infer() return, kNoModel for an empty model, kOtherModel (it has other sizes than
-  /// the image says; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: how many vectors came out wrong), and
+  /// the image declares; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: number of mismatches), and
   /// kModelInvalid when it has more inputs or outputs than the protocol carries, a scale that is not positive or beyond a 256th
   /// of the largest float, or a normalization that is not finite and positive.
   Outcome Load(const ModelImage& image, const Arena& arena, bool verify = true);
@@ -73,17 +73,17 @@ class Policy {
   /// that of Engine::Tensor().
   Outcome Tensor(uint16_t op, TensorView* values);
 
-  /// How many golden vectors come out wrong, and the first of them.
+  /// Number of golden vectors whose outputs differ, and the index of the first.
   struct SelfTestCount {
     uint16_t mismatches = 0;
     uint16_t first_mismatch = UINT16_MAX;
   };
 
-  /// Runs every golden vector. Returns kOk whatever they gave, the status of Load(), kNoGoldenVectors, or that of
+  /// Runs every golden vector. Returns kOk even if outputs differ, the status of Load(), kNoGoldenVectors, or that of
   /// Engine::Infer().
   Outcome SelfTest(SelfTestCount* result);
 
-  /// Goes on counting where another model stopped.
+  /// Continues the inference count of the previous model.
   void ContinueCount(uint32_t inferences) { times_.count = inferences; }
 
   const Outcome& load_outcome() const { return load_; }

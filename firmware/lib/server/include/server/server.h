@@ -1,4 +1,4 @@
-// The protocol server: everything between received bytes and sent bytes. Knows no board, no engine and no operating system.
+// The protocol server: everything between received bytes and sent bytes. Independent of board, engine and operating system.
 #pragma once
 
 #include <cstddef>
@@ -14,14 +14,14 @@
 
 namespace hil {
 
-/// What the board says of itself in INFO. Strings are terminated and outlive the server.
+/// Identity of the board in INFO. Strings are NUL-terminated and must outlive the server.
 struct Identity {
   const char* firmware_commit = "";
   const char* board = "";
   const char* processor = "";
   uint32_t clock_hz = 0;   ///< 0 = unknown, as below
   uint32_t rx_buffer = 0;  ///< bytes
-  uint32_t ram = 0;        ///< bytes, without what is kept free for uploads
+  uint32_t ram = 0;        ///< bytes, without the memory reserved for uploads
   uint32_t flash = 0;      ///< bytes
 };
 
@@ -29,10 +29,10 @@ struct Identity {
 struct ServerConfig {
   Identity identity;
   uint32_t watchdog_ms = protocol::kWatchdogMs;
-  bool text_line = true;  ///< whether text lines are answered
+  bool text_line = true;  ///< whether text lines are enabled
 };
 
-/// The machine around the server.
+/// Hardware that the server uses.
 struct Peripherals {
   hal::Uart* uart;
   const hal::Clock* clock;
@@ -43,7 +43,8 @@ struct Peripherals {
 /// Answers requests in the order in which they arrive; each gets exactly one reply, with its own sequence number.
 class Server {
  public:
-  /// The flashed model has been loaded, or failed to: then INFO and the answer to every inference say why. `models` outlives it.
+  /// Requires that Models::LoadFlashed() has been called; its failure is reported in INFO and to every inference request.
+  /// `models` must outlive the server.
   Server(const ServerConfig& config, const Peripherals& peripherals, Models* models)
       : config_(config),
         hw_(peripherals),
@@ -52,14 +53,14 @@ class Server {
         watchdog_(config.watchdog_ms),
         text_line_(config.text_line) {}
 
-  /// Puts the actuators in the safe state and sends READY, and a line end, so that READY is a line of its own to a host that
-  /// reads lines.
+  /// Puts the actuators in the safe state and sends READY and a line end, so that a host that reads lines receives READY as a
+  /// separate line.
   void Boot(hal::ResetCause cause);
 
-  /// To be called whenever bytes have arrived, and with `size` 0 when none have for MsToNextEvent(). Answers what is complete.
+  /// Call it whenever bytes have arrived, and with `size` 0 when none have for MsToNextEvent(). Answers the complete requests.
   void Step(const uint8_t* data, size_t size);
 
-  /// How long Step() need not be called when nothing arrives, in milliseconds, rounded up; UINT32_MAX: for ever.
+  /// Longest time until the next call of Step() if nothing arrives, in milliseconds, rounded up; UINT32_MAX: no limit.
   uint32_t MsToNextEvent() const;
 
  private:

@@ -1,4 +1,4 @@
-// The text line: numbers in, numbers out, for people in a serial monitor and hosts that know no frames.
+// The text line: numbers in, numbers out, for serial monitors and hosts without frame support.
 //
 // Own code instead of strtof and printf: those of newlib allocate.
 #pragma once

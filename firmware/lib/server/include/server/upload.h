@@ -9,35 +9,35 @@
 
 namespace hil {
 
-/// Bytes of the normalization, and of all that follows an announcement: model, normalization, vectors.
+/// Size in bytes of the normalization, and of the whole upload: model, normalization, vectors.
 size_t NormalizationSize(const protocol::LoadBegin& announced);
 uint64_t UploadSize(const protocol::LoadBegin& announced);
 
-/// What was announced, as it lies in `data`, UploadSize() bytes.
+/// The announced image in `data`, UploadSize() bytes.
 ModelImage UploadedImage(const protocol::LoadBegin& announced, const uint8_t* data, const char* id);
 
-/// One upload at a time, into the place beside the model that runs. Whatever goes wrong, that one is not touched.
+/// One upload at a time, into the standby place. A failed upload leaves the active model unchanged.
 ///
-/// Messages may be lost, doubled and sent again: LOAD_BEGIN with the number of the open upload, LOAD_DATA that is there already,
-/// and LOAD_COMMIT of the upload that was committed last change nothing and are answered again.
+/// Messages may be lost, duplicated and repeated: LOAD_BEGIN of the open upload, LOAD_DATA already received, and LOAD_COMMIT of
+/// the last committed upload change nothing and are answered again.
 class Upload {
  public:
   explicit Upload(Models* models) : models_(*models) {}
 
   /// Returns kOk, kNoUpload (number 0), kNoModel (no bytes), kNoGoldenVectors, kModelInvalid (more inputs or outputs than the
-  /// protocol carries, or none), kNoRoom. A refused one leaves an open upload open.
+  /// protocol carries, or none), kNoRoom. A refusal leaves an open upload open.
   Outcome Begin(const protocol::LoadBegin& request);
 
   /// Returns kOk, kNoUpload, kWrongOffset, kOversized (more than was announced).
   Outcome Receive(const protocol::LoadData& request);
 
-  /// Fills `result` when the upload is complete: its status is kOk and the model runs, or why it does not: kUploadDamaged,
-  /// kVectorsDiffer, or that of Policy::Load(). Then the upload is no longer open.
+  /// Fills `result` when the upload is complete: its status is kOk and the model is active, or the reason of the refusal:
+  /// kUploadDamaged, kVectorsDiffer, or that of Policy::Load(). Then the upload is no longer open.
   ///
   /// Returns kOk, kNoUpload, kUploadIncomplete.
   Outcome Commit(const protocol::LoadCommit& request, protocol::LoadResult* result);
 
-  /// Forgets the upload. Of another one than the open one: does nothing.
+  /// Discards the open upload. Has no effect on another transfer number.
   void Abort(const protocol::LoadAbort& request);
 
   uint32_t received() const { return received_; }
