@@ -47,7 +47,7 @@ def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
 
 
 def _other_weights(model: bytes) -> bytes:
-    """Inverts every byte of the largest weight vector."""
+    """Reverses the bytes of the largest weight tensor."""
     from balance_hil.tflite.graph import read_graph
 
     graph = read_graph(model)

@@ -43,8 +43,8 @@ struct Peripherals {
 /// Answers requests in the order in which they arrive; each gets exactly one reply, with its own sequence number.
 class Server {
  public:
-  /// Requires that Models::LoadFlashed() has been called; its failure is reported in INFO and to every inference request.
-  /// `models` must outlive the server.
+  /// Call Models::LoadFlashed() before Boot(); its failure is reported in INFO and to every inference request. `models` must
+  /// outlive the server.
   Server(const ServerConfig& config, const Peripherals& peripherals, Models* models)
       : config_(config),
         hw_(peripherals),
