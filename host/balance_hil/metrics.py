@@ -23,7 +23,7 @@ class Metric:
 
     ``source`` is a key of the step's ``info``, or "reward", "steps" (always 1) or "action_rate": the mean over the outputs of
     |a_t - a_(t-1)|, with a_0 = 0 before the first step. ``reduction`` makes one number of an episode. Over episodes, means
-    and root mean squares are weighted by steps, a short episode counts for little; the others are plain means.
+    and root mean squares are weighted by steps; the others are plain means.
     """
 
     name: str  # with the unit as suffix where it has one
