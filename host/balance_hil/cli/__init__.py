@@ -133,3 +133,8 @@ def main() -> None:
     except HarnessError as exc:
         print_error(exc.message, exc.hint)
         sys.exit(exit_status(exc))
+    except ImportError as exc:
+        # An extension module that is interrupted while it is loaded reports an ImportError.
+        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        raise
