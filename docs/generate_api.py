@@ -41,7 +41,7 @@ def signature(thing: object) -> str:
     if inspect.isclass(thing) and issubclass(thing, Exception):
         return "(message, hint)"
     shown = []
-    for parameter in inspect.signature(thing).parameters.values():  # type: ignore[arg-type]
+    for parameter in inspect.signature(thing).parameters.values():  # type: ignore[arg-type]  # every name is callable
         if parameter.name in ("self", "cls"):
             continue
         plain = parameter.default is inspect.Parameter.empty or isinstance(parameter.default, str | int | float | tuple | None)

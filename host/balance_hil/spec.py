@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -90,9 +91,13 @@ class PolicySpec:
 
     def clip(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs, float32 [..., n_act], within the limits of ``action``."""
+        return np.clip(np.asarray(outputs, np.float32), *self._limits)
+
+    @cached_property
+    def _limits(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         low = [-np.inf if signal.min is None else signal.min for signal in self.action]
         high = [np.inf if signal.max is None else signal.max for signal in self.action]
-        return np.clip(np.asarray(outputs, np.float32), np.asarray(low, np.float32), np.asarray(high, np.float32))
+        return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
     def outputs_for(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Outputs, float32 [n, n_act], that stand for actions of the environment, [n, ...]: the inverse of ``action_map``."""

@@ -107,7 +107,7 @@ def _seconds_to_survival(config: Any, env: Any) -> tuple[float, int]:
     torch.set_num_threads(1)
     evaluator = Evaluator(open_environment("balance/Balance-v0"), config.evaluation)
 
-    class Evaluated(BaseCallback):  # type: ignore[misc]
+    class Evaluated(BaseCallback):  # type: ignore[misc]  # the base class has no types
         next_check = CHECK_EVERY_STEPS
         survived = False
 

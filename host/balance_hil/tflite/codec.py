@@ -67,7 +67,7 @@ def pack(parsed: Any) -> bytes:
     """A ``ModelT`` as a file, its constants aligned as kernels require."""
     import flatbuffers
 
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
+    class Builder(flatbuffers.Builder):  # type: ignore[misc]  # the base class has no types
         def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803  # its names
             # The generated code uses an alignment of 1 for the bytes of constants.
             return super().StartVector(elemSize, numElems, _BUFFER_ALIGNMENT if elemSize == 1 else alignment)

@@ -14,7 +14,7 @@ _TERM = "reward_"  # what the keys of reward terms in ``info`` begin with
 _TERM_EVERY_STEPS = 8  # reward terms are averaged over every 8th step of all episodes: enough for a curve
 
 
-class TrainingCallback(BaseCallback):  # type: ignore[misc]
+class TrainingCallback(BaseCallback):  # type: ignore[misc]  # the base class has no types
     """Calls ``check`` and ``checkpoint`` when they are due, and ends the training when one of them requests it.
 
     Args:

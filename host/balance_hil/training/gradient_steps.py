@@ -86,7 +86,7 @@ def log_losses(model: Any, actor_losses: Sequence[torch.Tensor], critic_losses: 
             model.logger.record(f"train/{name}", torch.stack(list(losses)).mean().item())
 
 
-class DelayedSAC(SAC):  # type: ignore[misc]
+class DelayedSAC(SAC):  # type: ignore[misc]  # the base class has no types
     """SAC that updates its actor less often than its critics, as TD3 does: most of the cost of a gradient step is the actor's.
 
     With a ``policy_delay`` of 1 it computes what ``SAC`` does.
@@ -200,15 +200,15 @@ class _SmoothActor:
         return loss.detach()
 
 
-class SmoothTD3(_SmoothActor, TD3):  # type: ignore[misc]
+class SmoothTD3(_SmoothActor, TD3):  # type: ignore[misc]  # the base class has no types
     """TD3 with the smooth actor loss."""
 
 
-class SmoothDDPG(_SmoothActor, DDPG):  # type: ignore[misc]
+class SmoothDDPG(_SmoothActor, DDPG):  # type: ignore[misc]  # the base class has no types
     """DDPG with the smooth actor loss."""
 
 
-class SymmetricA2C(A2C):  # type: ignore[misc]
+class SymmetricA2C(A2C):  # type: ignore[misc]  # the base class has no types
     """A2C that is pulled toward a policy without a preferred side or direction.
 
     A small preference for one side is a steady yaw rate, and once the robot spins the reward is flat: one of the first seeds

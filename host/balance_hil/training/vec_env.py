@@ -13,7 +13,7 @@ from balance_hil.environment import Environment, open_batch
 from balance_hil.errors import NonFiniteInputError
 
 
-class TrainingEnvs(VecEnv):  # type: ignore[misc]
+class TrainingEnvs(VecEnv):  # type: ignore[misc]  # the base class has no types
     """``n`` training episodes of one environment; an episode that ends starts anew at once.
 
     Args:
