@@ -442,7 +442,8 @@ class _Reader:
         """CrossQ's BatchRenorm at rest: scale * (x - mean) / sqrt(variance + eps) + bias, as a factor and a shift."""
         self._unread.discard(f"{name}.steps")
         arrays = [self._array(f"{name}.{part}") for part in ("ra_mean", "ra_var", "scale", "bias")]
-        if any(array is None or array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):  # type: ignore[union-attr]
+        first = arrays[0]
+        if first is None or any(array is None or array.ndim != 1 or array.shape != first.shape for array in arrays):
             raise self._refused(f"{name} is no BatchRenorm")
         mean, variance, scale, bias = (np.asarray(array, np.float64) for array in arrays)
         with np.errstate(invalid="ignore", divide="ignore"):
