@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from balance_hil.bundle import FROM_CALIBRATION, Bundle
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.spec import Signal
@@ -46,7 +48,23 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
         "## Rebuild\n\n" + _rebuild(bundle, config),
         "## Versions\n\n" + _table(("package", "version"), list(bundle.versions.items())),
     ]
-    path.write_text("\n\n".join(sections) + "\n")
+    path.write_text(front_matter(bundle) + "\n\n".join(sections) + "\n")
+
+
+def front_matter(bundle: Bundle) -> str:
+    """The YAML block that the Hugging Face Hub reads: tags, and the int8 policy's results in the field's form."""
+    environment = bundle.spec.environment
+    int8 = next(stage for stage in bundle.metrics["stages"] if stage["name"] == "int8")
+    card: dict[str, Any] = {
+        "library_name": "tflite",
+        "tags": ["reinforcement-learning", "robotics", "int8", "tflite-micro", *([bundle.algorithm] if bundle.algorithm else [])],
+    }
+    if environment and int8.get("metrics"):
+        values = {"success_rate": int8["success_rate"], **int8["metrics"]}
+        metrics = [{"type": "mean_reward" if name == "return" else name, "value": float(value)} for name, value in values.items()]
+        task, dataset = {"type": "reinforcement-learning"}, {"name": environment, "type": environment}
+        card["model-index"] = [{"name": bundle.path.name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+    return f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n\n"
 
 
 def _title(bundle: Bundle) -> str:

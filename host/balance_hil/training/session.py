@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import HParam, configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -30,6 +30,7 @@ from balance_hil.training.warm_start import apply_statistics, apply_warm_start, 
 
 _PROGRESS_PERIOD_S = 0.1
 _FIRST_SEED = "first_seed"
+_TENSORBOARD_NAMES = {"return": "mean_reward", "length": "mean_ep_length"}  # as Stable-Baselines3's EvalCallback
 
 
 class TrainingSession:
@@ -106,6 +107,8 @@ class TrainingSession:
         symmetries = getattr(self._environment.env.unwrapped, "policy_symmetries", ()) if learns else ()
         self._model = self._plan.algorithm.build(config, self._normalizer, record.seed, self._request.device, symmetries)
         self._model.set_logger(configure(str(self._tensorboard), ["tensorboard"]))
+        settings = {name: value for name, value in config.to_dict().items() if isinstance(value, int | float | str)}
+        self._model.logger.record("hparams", HParam({**settings, "seed": record.seed}, {"eval/success_rate": 0.0}))
         if self._plan.parameters is not None:
             self._restore(self._plan.parameters)
         elif self._plan.warm_start is not None:
@@ -169,7 +172,7 @@ class TrainingSession:
         summary = self._evaluator.check(self._model)
         self._progress = replace(self._progress, success_rate=summary.success_rate)
         for name, value in {"success_rate": summary.success_rate, **summary.metrics}.items():
-            self._model.logger.record(f"evaluation/{name}", value)
+            self._model.logger.record(f"eval/{_TENSORBOARD_NAMES.get(name, name)}", value)
         self._model.logger.dump(self._model.num_timesteps)
         candidate = self._pack()
         good = self._evaluator.is_good(summary)

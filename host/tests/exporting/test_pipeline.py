@@ -87,6 +87,20 @@ def test_the_model_card_tells_what_the_bundle_tells(tiny_bundle):
         assert text in card
 
 
+def test_the_model_card_begins_with_the_front_matter_that_the_hugging_face_hub_reads(tiny_bundle):
+    import yaml
+
+    _, front, _ = tiny_bundle.file(MODEL_CARD).read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert {"reinforcement-learning", "sac"} <= set(card["tags"])
+    [result] = card["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "balance/Balance-v0"
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    int8 = next(stage for stage in tiny_bundle.metrics["stages"] if stage["name"] == "int8")
+    assert values["success_rate"] == int8["success_rate"]
+    assert values["mean_reward"] == pytest.approx(int8["metrics"]["return"])
+
+
 def test_a_policy_trained_after_the_export_makes_the_bundle_stale(folder, untrained):
     untrained("PPO", path=folder / POLICY)
     with pytest.raises(BundleError, match=r"policy\.zip was altered"):

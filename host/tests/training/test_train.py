@@ -60,8 +60,9 @@ def test_tensorboard_has_every_reward_term_and_the_evaluation(finished):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {f"reward/{term}" for term in REWARD_TERMS} <= tags
-    assert {"evaluation/success_rate", "rollout/ep_rew_mean", "train/loss"} <= tags
+    assert {"eval/success_rate", "eval/mean_reward", "rollout/ep_rew_mean", "train/loss"} <= tags
     assert events.Scalars("reward/alive")[0].value == pytest.approx(0.2)
+    assert b"learning_rate" in events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
 
 
 def test_the_same_seed_gives_the_same_policy_and_another_seed_another(tiny):
