@@ -34,6 +34,7 @@ class OffscreenView:
         self._context, self._gl = _open_context(model, width, height)
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0  # software rendering: frames come 4 to 7 times as fast without shadows and samples
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -109,7 +110,9 @@ def _open_context(model: mujoco.MjModel, width: int, height: int) -> tuple[mujoc
             from mujoco import GLContext
         gl = GLContext(width, height)
         gl.make_current()
+        samples, model.vis.quality.offsamples = model.vis.quality.offsamples, 0
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        model.vis.quality.offsamples = samples
     except (ImportError, RuntimeError, AttributeError, mujoco.FatalError) as exc:
         raise DisplayMissingError(
             f"OpenGL cannot be initialized for headless frames ({str(exc).strip() or type(exc).__name__})",
