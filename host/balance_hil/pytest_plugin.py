@@ -48,6 +48,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "bundle": ("NAME", str, f"bundle that the board runs; repeat it or give a list (default: {DEFAULT_BUNDLE})"),
     "port": ("PORT", str, "serial port or URL of the board"),
     "baud": ("BITS_PER_S", int, "baud rate, if not the board's usual one"),
+    "wait": ("S", float, "time to wait for a board that another user holds (default: 0)"),
     "engine": ("NAME", str, "engine of an emulated board, if not its usual one"),
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
@@ -132,6 +133,13 @@ def hil_engine(pytestconfig: pytest.Config) -> str | None:
 
 
 @pytest.fixture(scope="session")
+def hil_wait(pytestconfig: pytest.Config) -> float:
+    """``--hil-wait``, in seconds."""
+    given: float | None = _option(pytestconfig, "wait")
+    return given or 0.0
+
+
+@pytest.fixture(scope="session")
 def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``--hil-record``: the folder that holds every test's log directory."""
     given = _option(pytestconfig, "record")
@@ -210,14 +218,15 @@ class HilBench:
 
 @pytest.fixture(scope="session")
 def hil_open(
-    hil_board_name: str, hil_bundle: Bundle, hil_port: str | None, hil_baud: int | None, hil_engine: str | None
+    hil_board_name: str, hil_bundle: Bundle, hil_port: str | None, hil_baud: int | None, hil_engine: str | None, hil_wait: float
 ) -> Callable[..., Board]:
     """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
 
     def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
         from balance_hil import boards
 
-        return boards.connect(hil_board_name, bundle, port=hil_port, baud=hil_baud, engine=hil_engine, **options)
+        where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "wait_s": hil_wait}
+        return boards.connect(hil_board_name, bundle, **where, **options)
 
     return open_board
 

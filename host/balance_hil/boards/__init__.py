@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
+from balance_hil.boards.reservation import reserved
 from balance_hil.boards.session import BoardInfo
 from balance_hil.boards.upload import UploadResult
 from balance_hil.bundle import Bundle
@@ -47,6 +49,7 @@ def connect(
     watchdog_ms: int | None = None,
     firmware_fault: str | None = None,
     handshake_timeout_s: float | None = None,
+    wait_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
     """Starts or opens a board and identifies it.
@@ -63,11 +66,12 @@ def connect(
         watchdog_ms: of an emulated board; None takes the firmware's own.
         firmware_fault: of an emulated board: one of ``native.firmware_faults``, to test fault detection.
         handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
+        wait_s: time to wait for a port that another user holds.
         progress: called with a message before long operations, such as building the firmware.
 
     Raises:
         UnknownBoardError, UsageError, ConfigError: the name or the options are invalid.
-        Port…Error: the port cannot be opened; see ``open_link``.
+        Port…Error: the port cannot be reserved or opened; see ``reserved`` and ``open_link``.
         LinkError, ModelMismatchError and the engine's errors: see ``Board``.
         BoardBootError, FirmwareBuildError, EmulatorMissingError, MissingExtraError: an emulated board cannot be started.
     """
@@ -84,7 +88,13 @@ def connect(
 
     if port is not None or not definition.is_emulated:
         where, rate = port or find_port(definition), baud or definition.baud
-        return Board(open_link(where, rate), bundle, baud=rate, **options)
+        held = contextlib.ExitStack()
+        held.enter_context(reserved(where, wait_s, progress))
+        try:
+            return Board(open_link(where, rate), bundle, baud=rate, on_close=held.close, **options)
+        except BaseException:
+            held.close()
+            raise
 
     machine = emulate(
         definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, fault=firmware_fault, progress=progress

@@ -7,6 +7,7 @@ The port is closed while the flash tool works. The board is then found by its US
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definit
 from balance_hil.boards.engines import TFLM, check_fits, choose_engine
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.serial import find_port
+from balance_hil.boards.reservation import reserved
 from balance_hil.bundle import Bundle
 from balance_hil.errors import (
     AmbiguousBoardError,
@@ -53,6 +55,7 @@ class FlashConfig:
     baud: int | None = None  # baud rate of the new firmware; None: the definition's
     force: bool = False  # also if the same image runs, there is no port yet, or the board reports another type
     back_timeout_s: float = BACK_TIMEOUT_S
+    wait_s: float = 0.0  # time to wait for a port that another user holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,14 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
     engine = choose_engine(definition, config.engine, progress)
     check_fits(definition, config.bundle.int8_model(), engine)
     target = _locate(definition, config)
+    # Also while the flash tool has the port: nobody may open it between the two images.
+    with reserved(target.where, config.wait_s, progress) if target.where else contextlib.nullcontext():
+        return _flash(definition, target, config, engine, start, progress)
+
+
+def _flash(
+    definition: BoardDefinition, target: _Target, config: FlashConfig, engine: str, start: float, progress: Progress
+) -> FlashResult:
     running = _ask(definition, target, config.baud)
     _refuse_other_board(definition, running, config.force)
     if running is not None and target.where is not None and not config.force and _is_same(running, config.bundle, engine):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -63,6 +63,7 @@ class Session:
         faults: injected into all traffic after the handshake.
         fault_seed: the same seed affects the same frames.
         handshake_timeout_s: time allowed for the handshake; None: 3 s, or 20 s with a ``machine``.
+        on_close: called after the port was closed, possibly twice.
 
     Raises:
         LinkError: the handshake failed; the subclass says why.
@@ -80,12 +81,14 @@ class Session:
         faults: Sequence[Fault] = (),
         fault_seed: int = 0,
         handshake_timeout_s: float | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.definition = definition
         self.bundle = bundle
         self._baud = baud
         self._machine = machine
         self._faults = (faults, fault_seed)
+        self._on_close = on_close
         usual_s = HANDSHAKE_TIMEOUT_S if machine is None else BOOT_TIMEOUT_S
         self._handshake_timeout_s = usual_s if handshake_timeout_s is None else handshake_timeout_s
         self._faulty: FaultyLink | None = None
@@ -219,6 +222,7 @@ class Session:
         self._channel.link.close()
         if self._machine is not None:
             self._machine.close()
+        self._on_close()
 
     def __enter__(self) -> Self:
         return self

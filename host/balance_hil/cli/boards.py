@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from balance_hil.boards import BoardDefinition, load_definitions
+from balance_hil.boards.reservation import Owner, reservations
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.errors import HarnessError
 from balance_hil.link import SerialPort, list_serial_ports
@@ -21,12 +22,22 @@ def command(as_json: bool) -> None:
     """List the serial ports of this computer and the supported boards."""
     ports = list_serial_ports()
     boards = list(load_definitions().values())
+    owners = reservations()
     if as_json:
-        print_json({"ports": [_port(port, boards) for port in ports], "boards": [_board(board, ports) for board in boards]})
+        print_json(
+            {
+                "ports": [_port(port, boards) for port in ports],
+                "boards": [_board(board, ports) for board in boards],
+                "reservations": [asdict(owner) for owner in owners],
+            }
+        )
         return
     _print_ports(ports, boards)
     stdout.print()
     _print_boards([_board(board, ports) for board in boards])
+    if owners:
+        stdout.print()
+        _print_owners(owners)
 
 
 def _port(port: SerialPort, boards: Sequence[BoardDefinition]) -> dict[str, Any]:
@@ -90,6 +101,15 @@ def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
     for board in boards:
         if board["missing"]:
             stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", soft_wrap=True)
+
+
+def _print_owners(owners: Sequence[Owner]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("held port", "user", "process", "since", "command"):
+        table.add_column(heading, overflow="fold")
+    for owner in owners:
+        table.add_row(owner.port, owner.user, f"{owner.host} {owner.pid}", f"{owner.age} ago", owner.command)
+    stdout.print(table)
 
 
 def _state(board: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from balance_hil.runtimes.base import Runtime
 
 BOARD = "board"
 DEFAULT_BOARD = "native"
-OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "as_json")
+OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "wait_s", "as_json")
 MOST_DIVERGENCES = 20  # printed; --json has them all
 
 
@@ -36,10 +36,12 @@ class Device(NamedTuple):
     port: str | None
     baud: int | None
     engine: str | None
+    wait_s: float
 
     def connect(self, bundle: Bundle) -> Board:
         """See ``boards.connect``; the native board unless another one is named."""
-        return connect(self.board or DEFAULT_BOARD, bundle, port=self.port, baud=self.baud, engine=self.engine, progress=say)
+        name = self.board or DEFAULT_BOARD
+        return connect(name, bundle, port=self.port, baud=self.baud, engine=self.engine, wait_s=self.wait_s, progress=say)
 
 
 def main(

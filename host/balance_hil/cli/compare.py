@@ -43,9 +43,9 @@ from balance_hil.comparing.picture import check_picture, save_picture
 @click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: the environment's")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of tables")
 def command(
-    model: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, samples: int, seed: int,
-    runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool, output: str | None,
-    picture: Path | None, as_json: bool, loop: str | None, episodes: int | None, steps: int | None,
+    model: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, wait_s: float, samples: int,
+    seed: int, runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool,
+    output: str | None, picture: Path | None, as_json: bool, loop: str | None, episodes: int | None, steps: int | None,
 ) -> None:  # fmt: skip
     """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
@@ -61,7 +61,7 @@ def command(
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
 
-        wanted = closed_loop.Device(board=board, port=port, baud=baud, engine=engine)
+        wanted = closed_loop.Device(board=board, port=port, baud=baud, engine=engine, wait_s=wait_s)
         closed_loop.main(loop, model, wanted, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
     config = CompareConfig(
         samples=samples,
@@ -77,7 +77,7 @@ def command(
         check_picture(picture, layer_samples)
     under_test = load_model(model, output)
     with ExitStack() as stack:
-        device = _connect(stack, under_test, board, port, baud, engine) if board else None
+        device = _connect(stack, under_test, board, port, baud, engine, wait_s) if board else None
         watch = stack.enter_context(ProgressBars())
         result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
@@ -91,11 +91,12 @@ def command(
 
 
 def _connect(
-    stack: ExitStack, model: ModelUnderTest, board: str, port: str | None, baud: int | None, engine: str | None
+    stack: ExitStack, model: ModelUnderTest, board: str, port: str | None, baud: int | None, engine: str | None, wait_s: float
 ) -> Board:
     """The board, closed by ``stack``; an emulated one is given the model when that has no bundle."""
     image = None
     if model.bundle is None and port is None:
         image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="balance-hil-"))) / "model.tflite"
         image.write_bytes(model.model)
-    return stack.enter_context(connect(board, model.bundle, port=port, baud=baud, engine=engine, model=image))
+    connected = connect(board, model.bundle, port=port, baud=baud, engine=engine, model=image, wait_s=wait_s, progress=say)
+    return stack.enter_context(connected)

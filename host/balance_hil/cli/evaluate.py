@@ -16,7 +16,7 @@ from balance_hil import evaluating
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
-from balance_hil.cli.params import BOARD, POLICY
+from balance_hil.cli.params import BOARD, POLICY, WAIT
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -38,6 +38,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="For the runtime board; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
+@WAIT
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
@@ -67,6 +68,7 @@ def command(
     options: Path | None,
     board: str,
     port: str | None,
+    wait_s: float,
     episodes: int | None,
     steps: int | None,
     seed: int,
@@ -87,7 +89,10 @@ def command(
     Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition.
     """
     if robustness:
-        _refuse({"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port}, "--robustness")
+        _refuse(
+            {"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port, "--wait": wait_s},
+            "--robustness",
+        )
         config = RobustnessConfig(
             policies=policies,
             conditions=load_suite(suite) if suite else own_suite(policies[0], environment),
@@ -117,6 +122,7 @@ def command(
         options=read_yaml(options) if options else None,
         board=board,
         port=port,
+        wait_s=wait_s,
         trust=trust,
         spec=spec,
         output=output,

@@ -11,7 +11,7 @@ from balance_hil.boards.engines import ENGINES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, say, stdout
-from balance_hil.cli.params import BOARD, POLICY
+from balance_hil.cli.params import BOARD, POLICY, WAIT
 
 
 @click.command()
@@ -22,14 +22,17 @@ from balance_hil.cli.params import BOARD, POLICY
 @click.option(
     "--baud", type=click.IntRange(min=1), help="Baud rate of the firmware's port; by default from the board definition."
 )
+@WAIT
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(bundle: Path, board: str, port: str | None, engine: str | None, baud: int | None, force: bool, as_json: bool) -> None:
+def command(
+    bundle: Path, board: str, port: str | None, engine: str | None, baud: int | None, wait_s: float, force: bool, as_json: bool
+) -> None:
     """Build the firmware with BUNDLE's model, flash it to a board, and verify that the board runs it.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
-    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, baud=baud, force=force)
+    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, baud=baud, force=force, wait_s=wait_s)
     result = flashing.flash(config, say)
     if as_json:
         print_json(_document(result, config.bundle))

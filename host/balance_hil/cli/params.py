@@ -64,13 +64,20 @@ def _runtimes() -> Iterable[str]:
     return RUNTIME_NAMES
 
 
+WAIT = click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="S",
+    help="Wait this long, in seconds, for a board that another user holds; see hil boards.",
+)  # fmt: skip
+
+
 def board_options(command: Command) -> Command:
-    """Adds --port, --baud and --engine: the connection to a board, or the engine of an emulated one."""
+    """Adds --port, --wait, --baud and --engine: the connection to a board, or the engine of an emulated one."""
     for option in (
         click.option("--engine", metavar="NAME", help="Inference engine of an emulated board; by default from its definition."),
         click.option(
             "--baud", type=click.IntRange(min=1), metavar="BITS_PER_S", help="Baud rate; by default from the board definition."
         ),
+        WAIT,
         click.option(
             "--port",
             metavar="PORT",

@@ -35,7 +35,7 @@ from balance_hil.runtimes.base import Runtime
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def command(
     recording: Path, runtime: str | None, board: str | None, bundle: Path | None, port: str | None, baud: int | None,
-    engine: str | None, as_json: bool,
+    engine: str | None, wait_s: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Feed the observations of RECORDING to a runtime or a board and count the results that differ.
 
@@ -57,7 +57,8 @@ def command(
     with ExitStack() as stack:
         target: Runtime | Board
         if board is not None:
-            target = stack.enter_context(connect(board, policy, port=port, baud=baud, engine=engine, progress=say))
+            connected = connect(board, policy, port=port, baud=baud, engine=engine, wait_s=wait_s, progress=say)
+            target = stack.enter_context(connected)
         else:
             assert runtime is not None  # one of the two is there
             target = stack.enter_context(load_runtime(runtime, policy))

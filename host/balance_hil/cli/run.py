@@ -57,6 +57,7 @@ class _Options:
     port: str | None
     baud: int | None
     engine: str | None
+    wait_s: float
     faults: Sequence[Fault]
     record: Path | None
     no_record: bool
@@ -172,6 +173,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         engine=options.engine,
         faults=options.faults,
         fault_seed=options.seed,
+        wait_s=options.wait_s,
         progress=say,
     )
     with connecting as board:

@@ -48,6 +48,7 @@ def open_policy(
     options: Mapping[str, Any] | None = None,
     board: str = "native",
     port: str | None = None,
+    wait_s: float = 0.0,
     trust: bool = False,
     render_mode: str | None = None,
     spec: Path | None = None,
@@ -62,6 +63,7 @@ def open_policy(
         options: of the environment; see ``open_environment``.
         board: for the runtime ``board``: name of a board definition.
         port: for the runtime ``board``: device or URL.
+        wait_s: for the runtime ``board``: time to wait for a port that another user holds.
         trust: for a checkpoint that was not exported: it may run pickled code.
         render_mode: of the environment: "human" or "rgb_array" to watch or to film.
         spec: ``signals.yaml`` of a ``.tflite`` alone.
@@ -80,7 +82,7 @@ def open_policy(
         if runtime == BOARD_RUNTIME:
             from balance_hil.boards import connect
 
-            with connect(board, bundle, port=port) as connected:
+            with connect(board, bundle, port=port, wait_s=wait_s) as connected:
                 yield OpenPolicy(connected.as_runtime(), env, bundle.id)
         else:
             with load_runtime(runtime, bundle) as loaded:

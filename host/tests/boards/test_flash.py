@@ -14,6 +14,7 @@ import balance_hil.boards.kinds.serial
 from balance_hil.boards import flash as flashing
 from balance_hil.boards import flash_tool
 from balance_hil.boards.flash import FlashConfig, FlashResult
+from balance_hil.boards.reservation import reservations
 from balance_hil.bundle import INT8_MODEL
 from balance_hil.cli import flash as flash_command
 from balance_hil.errors import (
@@ -200,6 +201,21 @@ def test_a_port_that_others_try_first_is_waited_for(bench, linear_bundle):
     finally:
         flashing.connect = restore
     assert len(refusals) == 1
+
+
+def test_the_port_stays_reserved_while_the_flash_tool_has_it(bench, linear_bundle):
+    held = []
+
+    def on_upload() -> None:
+        held.extend(owner.port for owner in reservations())
+        bench.unplug(bench.boards[0])
+        bench.plug("ttyACM0", our_firmware(linear_bundle))
+
+    port = bench.plug("ttyACM0", silent).usb.device
+    bench.on_upload = on_upload
+    assert flash(bench, linear_bundle).flashed
+    assert port in held
+    assert port not in [owner.port for owner in reservations()]
 
 
 # --- one error for each cause -------------------------------------------------------------------------------------------

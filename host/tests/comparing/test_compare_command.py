@@ -65,7 +65,7 @@ def run(bundle: Bundle, *options: str) -> Result:
 
 def test_a_board_that_equals_tflm_exits_with_0(ppo_bundle: Bundle, plug: Plug) -> None:
     plug.plug()
-    result = run(ppo_bundle, "--board", "bench", "--port", "COM7", "--runtimes", "float32,int8-builtin", "--json")
+    result = run(ppo_bundle, "--board", "bench", "--port", "COM7", "--wait", "5", "--runtimes", "float32,int8-builtin", "--json")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 0
     document = json.loads(result.stdout)
@@ -84,7 +84,9 @@ def test_a_board_that_equals_tflm_exits_with_0(ppo_bundle: Bundle, plug: Plug) -
         ("tflm", "board"),
     }
     assert len(document["layers"]) == 3 * len(plug.model.graph.operators)
-    assert plug.opened == [("bench", {"port": "COM7", "baud": None, "engine": None, "model": None})]
+    ((name, options),) = plug.opened
+    assert name == "bench"
+    assert {key: value for key, value in options.items() if value and key != "progress"} == {"port": "COM7", "wait_s": 5.0}
 
 
 def test_a_board_that_differs_unexplained_says_where(ppo_bundle: Bundle, plug: Plug) -> None:

@@ -169,7 +169,7 @@ def test_a_board_is_connected_for_as_long_as_it_is_used(ppo_bundle, monkeypatch)
             return load_runtime("tflm", ppo_bundle)
 
     @contextmanager
-    def connect(board, bundle, *, port):
+    def connect(board, bundle, *, port, wait_s):
         events.append((board, bundle.id, port))
         yield StandIn()
         events.append("closed")

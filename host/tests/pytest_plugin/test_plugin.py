@@ -60,7 +60,7 @@ def bench_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log: list[str] = []
 
     def connect(name: str, bundle: object, **options: object) -> FakeBoard:
-        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+        given = [f"{key}={value}" for key, value in options.items() if value]
         log.append(" ".join(["open", name, f"bundle={bundle}", *given]))
         return FakeBoard(Info(name), log)
 
@@ -102,9 +102,9 @@ def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench
             assert hil_record.name == "logs" and hil_log_dir.parent == hil_record
     """)
     options = ["--hil-episodes=3", "--hil-seconds=1.5"]
-    options += ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs"]
+    options += ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs", "--hil-wait=9"]
     pytester.runpytest(*options).assert_outcomes(passed=1)
-    assert bench_log[0].endswith("port=socket://x:1 baud=115200 engine=int8")
+    assert bench_log[0].endswith("port=socket://x:1 baud=115200 engine=int8 wait_s=9.0")
     assert bench_log[0].startswith("open native ")
     (folder,) = (pytester.path / "logs").iterdir()
     assert '"firmware_commit": "abc"' in (folder / "board.json").read_text()

@@ -1,0 +1,190 @@
+"""Reservations: one user at a time of a port, whoever runs on this computer.
+
+A reservation is a locked file that names its owner. The kernel releases the lock when the owner ends, SIGKILL included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import shlex
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import filelock
+
+from balance_hil.boards.channel import printable
+from balance_hil.errors import PortBusyError, PortOpenError
+from balance_hil.files import parse_json
+
+# Shared by all users of this computer, so neither the user's own runtime folder nor TMPDIR.
+LOCKS = Path("/tmp" if sys.platform != "win32" else tempfile.gettempdir()) / "balance_hil-locks"  # noqa: S108
+LOOK_INTERVAL_S = 0.05
+_ALWAYS_WAIT_S = 0.2  # ``reservations`` in another process holds a lock for an instant
+_MAX_OWNER_BYTES = 4096
+_MAX_TEXT = 200
+_SUFFIX = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who holds a port."""
+
+    port: str  # as the owner named it
+    user: str
+    host: str
+    pid: int
+    command: str
+    since: float  # Unix time, s
+
+    def __str__(self) -> str:
+        """One sentence part: "alice (process 123 on bench: hil run ppo) since 14:03:22, 5 min ago"."""
+        when = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"{self.user} (process {self.pid} on {self.host}: {self.command}) since {when}, {self.age} ago"
+
+    @property
+    def age(self) -> str:
+        """Time since it began: "12 s", "5 min", "3 h", "2 d"."""
+        seconds = max(0.0, time.time() - self.since)
+        for unit, size_s, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 24)):
+            if seconds < size_s * most:
+                return f"{seconds / size_s:.0f} {unit}"
+        return f"{seconds / 86400:.0f} d"
+
+
+@contextlib.contextmanager
+def reserved(port: str, wait_s: float = 0.0, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds ``port`` for this process, which may enter it repeatedly; links to one device are one port.
+
+    Args:
+        port: device or URL.
+        wait_s: time to wait for another owner to release it.
+        progress: called with a message if there is one.
+
+    Raises:
+        PortBusyError: another process holds it; the message names the owner.
+        PortOpenError: the lock file cannot be made.
+    """
+    path = _lock_file(port)
+    if path is None:
+        yield
+        return
+    try:
+        lock = _acquired(path, port, wait_s, progress)
+    except PortBusyError:
+        raise
+    except OSError as exc:
+        raise PortOpenError(f"cannot reserve {port}: {path}: {exc.strerror}", f"make {LOCKS} writable for every user") from exc
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:  # the file goes while it is locked; a sticky folder keeps the files of other users
+            with contextlib.suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+def reservations() -> list[Owner]:
+    """Who holds which port now; none where the system cannot tell."""
+    owners = [owner for path in sorted(LOCKS.glob(f"*{_SUFFIX}")) if _is_held(path) and (owner := _owner(path))]
+    return sorted(owners, key=lambda owner: owner.port)
+
+
+def _acquired(path: Path, port: str, wait_s: float, progress: Callable[[str], None] | None) -> filelock.BaseFileLock:
+    if not LOCKS.is_dir():
+        LOCKS.mkdir(exist_ok=True)
+        LOCKS.chmod(0o1777)  # mkdir's mode is cut by the umask
+    lock = filelock.FileLock(path, mode=0o666, is_singleton=True, thread_local=False)
+    try:
+        lock.acquire(timeout=_ALWAYS_WAIT_S, poll_interval=LOOK_INTERVAL_S)
+    except filelock.Timeout:
+        owner = _owner(path)
+        if wait_s > 0 and progress is not None:
+            progress(f"waiting up to {wait_s:g} s for {port}, held by {owner or 'another program'}")
+        try:
+            lock.acquire(timeout=max(0.0, wait_s - _ALWAYS_WAIT_S), poll_interval=LOOK_INTERVAL_S)
+        except filelock.Timeout:
+            raise PortBusyError(
+                f"{port} is held by {_owner(path) or 'another program'}",
+                f"wait for it: --wait {max(60, 2 * round(wait_s))}; who holds what: hil boards",
+            ) from None
+    if lock.lock_counter == 1:
+        _sign(path, port)
+    return lock
+
+
+def _lock_file(port: str) -> Path | None:
+    """The lock file of a port; None for one that nobody else can open."""
+    if "://" in port:
+        url = urlsplit(port)
+        if url.scheme not in ("socket", "rfc2217") or not url.hostname:
+            return None
+        try:
+            address = socket.gethostbyname(url.hostname)
+        except OSError:
+            address = url.hostname
+        identity = f"{address}:{url.netloc.rpartition(':')[2]}"
+    else:
+        identity = os.path.realpath(port)
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in identity.strip("/"))[-60:]
+    return LOCKS / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}{_SUFFIX}"
+
+
+def _sign(path: Path, port: str) -> None:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container without an entry for the user id
+        user = f"user {os.getuid()}" if sys.platform != "win32" else "unknown"
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    owner = Owner(
+        port=port, user=user, host=socket.gethostname(), pid=os.getpid(), command=command[:_MAX_TEXT], since=time.time()
+    )
+    with contextlib.suppress(OSError):  # the lock holds without it; Windows does not let it be written
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(owner), file)
+
+
+def _owner(path: Path) -> Owner | None:
+    """Who signed a lock file; None if nobody did. Any user may have written it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            values = parse_json(file.read(_MAX_OWNER_BYTES))
+        texts = {name: printable(str(values[name]))[:_MAX_TEXT] for name in ("port", "user", "host", "command")}
+        time.localtime(since := float(values["since"]))
+        return Owner(pid=int(values["pid"]), since=since, **texts)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _is_held(path: Path) -> bool:
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
