@@ -28,7 +28,7 @@ class Step(NamedTuple):
     reward: float
     input_int8: Sequence[int] | None = None  # None when held
     output_int8: Sequence[int] | None = None
-    round_trip_us: float | None = None  # realtime only, from here on
+    round_trip_us: float | None = None  # realtime only, from here on; of a late reply they are in its fault
     inference_us: float | None = None
     jitter_us: float | None = None  # how late the control step began
 
@@ -85,6 +85,7 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
         **dict.fromkeys(TIMINGS, number),
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
+    fault |= {"request_step": integer, "round_trip_us": number, "inference_us": number}  # of a late reply
     episode: dict[str, Any] = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "failed": boolean}
     episode["metrics"] = {"type": "object", "additionalProperties": number}
     return {

@@ -32,10 +32,10 @@ class Recording:
     held: NDArray[np.bool_]  # [n], no reply took effect in this step
     plant: dict[str, NDArray[np.float64]]  # what the environment traced, each [n], at the end of the step
     reward: NDArray[np.float64]  # [n]
-    round_trip_us: NDArray[np.float64]  # [n]
+    round_trip_us: NDArray[np.float64]  # [n], of the reply to this step's observation, however late it came
     inference_us: NDArray[np.float64]  # [n]
     jitter_us: NDArray[np.float64]  # [n], how late the control step began
-    meta: dict[str, Any]  # bundle, board, clock, seed, ...; "ended": how the run ended
+    meta: dict[str, Any]  # bundle, board, clock, seed, ...; "ended": how the run ended; "result": what it found, or None
     spec: PolicySpec
     faults: list[dict[str, Any]]  # t_s (since the run began), episode, step, kind, detail
     episodes: list[dict[str, Any]]  # of every episode that was finished
@@ -91,7 +91,9 @@ def run_metadata(path: str | Path, metadata: dict[str, dict[str, str]]) -> dict[
             f"{path} has the recording format {meta['format']}, this program reads {FORMAT}",
             "read it with the version that wrote it",
         )
-    meta["ended"] = str(parse_json(metadata[END]["ended"])) if END in metadata else CUT_OFF
+    end = metadata.get(END)
+    meta["ended"] = str(parse_json(end["ended"])) if end is not None else CUT_OFF
+    meta["result"] = parse_json(end.get("result", "null")) if end is not None else None
     return meta
 
 
@@ -140,6 +142,9 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
     def timing(name: str) -> NDArray[np.float64]:
         return np.array([step.get(name, np.nan) for step in steps], np.float64)
 
+    faults = [_checked(fault, t_s=float, episode=int, step=int, kind=str) for fault in messages[FAULT]]
+    round_trip_us, inference_us = timing("round_trip_us"), timing("inference_us")
+    _add_late(round_trip_us, inference_us, steps, faults)
     return Recording(
         t_s=column("t_s"),
         episode=np.array([step["episode"] for step in steps], np.int64),
@@ -152,12 +157,28 @@ def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], s
         reward=column("reward"),
         meta=meta,
         spec=spec,
-        faults=[_checked(fault, t_s=float, episode=int, step=int, kind=str) for fault in messages[FAULT]],
+        faults=faults,
         episodes=[_checked(episode, episode=int) for episode in messages[EPISODE]],
-        round_trip_us=timing("round_trip_us"),
-        inference_us=timing("inference_us"),
+        round_trip_us=round_trip_us,
+        inference_us=inference_us,
         jitter_us=timing("jitter_us"),
     )
+
+
+def _add_late(
+    round_trip_us: NDArray[np.float64],
+    inference_us: NDArray[np.float64],
+    steps: Sequence[dict[str, Any]],
+    faults: Sequence[dict[str, Any]],
+) -> None:
+    """Gives the times of late replies, which are in their faults, to the steps whose observations they answer."""
+    late = [fault for fault in faults if "request_step" in fault]
+    rows = {(step["episode"], step["step"]): row for row, step in enumerate(steps)} if late else {}
+    for fault in late:
+        row = rows.get((fault["episode"], fault["request_step"]))
+        if row is not None:
+            round_trip_us[row] = float(fault["round_trip_us"])
+            inference_us[row] = float(fault["inference_us"])
 
 
 def _checked(message: dict[str, Any], **types: type) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class RecordingWriter:
         self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, trace: Sequence[str] = (), *, start_ns: int = 0
     ) -> None:
         self.path = path
+        self.result: Mapping[str, Any] | None = None  # what the run found, JSON types; written by ``close``
         self._partial = path.with_name(path.name + PARTIAL)
         self._start_ns = start_ns
         self._now_ns = start_ns
@@ -60,9 +61,9 @@ class RecordingWriter:
         """Adds one control step at simulated time ``run_s`` since the run began."""
         self._add(STEP, run_s, self._encode(step))
 
-    def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "") -> None:
-        """Adds a fault."""
-        self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail})
+    def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
+        """Adds a fault. Of a late reply, ``numbers`` are request_step, round_trip_us and inference_us."""
+        self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail, **numbers})
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """Adds the result of a finished episode, JSON types."""
@@ -77,7 +78,7 @@ class RecordingWriter:
                     if self._failed is not None:  # after a gap in the middle nothing could be read
                         raise self._failed
                     self._writer.flush()  # the end comes last
-                    self._writer.add_metadata(END, {"ended": json.dumps(ended)})
+                    self._writer.add_metadata(END, {"ended": json.dumps(ended), "result": json.dumps(self.result)})
                     self._writer.finish()
                 self._partial.replace(self.path)
         return self.path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from balance_hil.environment import Environment, Float32Array
 from balance_hil.environment import Step as PlantStep
@@ -35,16 +36,21 @@ class RunLog:
         if env.is_watched and step.step % max(1, round(VIEW_INTERVAL_S / env.spec.control_period_s)) == 0:
             env.render()
 
-    def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str) -> None:
+    def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str, **numbers: float) -> None:
         """Records a fault."""
         if self._writer is not None:
-            self._writer.fault(self.before_s + t_s, episode, step, kind, detail)
+            self._writer.fault(self.before_s + t_s, episode, step, kind, detail, **numbers)
 
     def episode(self, t_s: float, index: int, metrics: EpisodeMetrics) -> None:
         """Writes the result of a finished episode."""
         self.before_s += t_s
         if self._writer is not None:
             self._writer.episode(self.before_s, {"episode": index, **metrics.to_dict()})
+
+    def result(self, outcome: Mapping[str, Any]) -> None:
+        """Records what the run found."""
+        if self._writer is not None:
+            self._writer.result = outcome
 
 
 class Episode:
@@ -103,7 +109,7 @@ class Episode:
                 f"{self.env.spec.environment} promises numbers in info (policy_trace), and not all are there: {exc!r}",
                 f"info has: {', '.join(map(str, info)) or 'nothing'}",
             ) from exc
-        timed = self._log.timed
+        timed = reply is not None and self._log.timed and reply.step == self.step  # a late reply's times are in its fault
         step = Step(
             t_s=self.step * self.env.spec.control_period_s,
             episode=self.index,
@@ -117,7 +123,7 @@ class Episode:
             output_int8=reply.action.output.tolist() if reply else None,
             round_trip_us=reply.round_trip_us if reply and timed else None,
             inference_us=reply.action.inference_us if reply and timed else None,
-            jitter_us=jitter_us if timed else None,
+            jitter_us=jitter_us if self._log.timed else None,
         )
         self._unreported = (step, reply.round_trip_us if reply else None)
         self.step += 1
@@ -130,9 +136,9 @@ class Episode:
             self._unreported = None
             self._log.step(self.env, step, round_trip_us, self._exchange.misses)
 
-    def fault(self, kind: str, detail: str) -> None:
+    def fault(self, kind: str, detail: str, **numbers: float) -> None:
         """Records a fault at the current time."""
-        self._log.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail)
+        self._log.fault(self.step * self.env.spec.control_period_s, self.index, self.step, kind, detail, **numbers)
 
     def finish(self) -> EpisodeMetrics:
         """Ends the episode, complete or not; returns its metrics."""

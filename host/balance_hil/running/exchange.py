@@ -8,8 +8,7 @@ force is held, and the verdict of the run is bad.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ class Reply(NamedTuple):
     """An ACTION that arrived in time to matter."""
 
     action: Action
+    step: int  # whose observation it answers
     outputs: NDArray[np.float32]  # of the policy, float32 [n_act], within the limits of its signals
     round_trip_us: float
 
@@ -45,7 +45,11 @@ class _Request(NamedTuple):
     observation: NDArray[np.float32]  # float32 [n_obs]
 
 
-FaultSink = Callable[[str, str], None]  # kind, detail
+class FaultSink(Protocol):
+    """Takes the faults of a run."""
+
+    def __call__(self, kind: str, detail: str, **numbers: float) -> None:
+        """``detail`` is a sentence; ``numbers`` are what it is about, by name."""
 
 
 class Exchange:
@@ -200,12 +204,18 @@ class Exchange:
         self.trace.add(action)
         if request.step != self.step:  # that control step is over
             self.late += 1
-            self._on_fault("late", f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms")
+            self._on_fault(
+                "late",
+                f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms",
+                request_step=request.step,
+                round_trip_us=round_trip_us,
+                inference_us=action.inference_us,
+            )
             self._check_bound()
         if request.number < self._newest:
             return None
         self._newest = request.number
-        return Reply(action, outputs, round_trip_us)
+        return Reply(action, request.step, outputs, round_trip_us)
 
     def _outputs(self, request: _Request, action: Action) -> NDArray[np.float32] | None:
         """The outputs that take effect, float32 [n_act]; None when the reply is rejected."""

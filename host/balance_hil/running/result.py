@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,6 +75,8 @@ class Memory:
         }
 
 
+OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "equals_tflm", "verdict")
+OUTCOME_TIMED = ("memory_bytes", "bad_frames", "injected_faults", "stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
 
 
@@ -147,6 +149,11 @@ class RunResult:
                 f"the board rebooted {self.reboots} times, {MAX_REBOOTS} are allowed: look at its supply and reset cause"
             )
         return Verdict(tuple(reasons))
+
+    def outcome(self) -> dict[str, Any]:
+        """What a recording keeps of it: JSON types, in lockstep only what repeats."""
+        names = OUTCOME if self.clock == "lockstep" else (*OUTCOME, *OUTCOME_TIMED)
+        return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> OneRunDocument:
         """One run of the document of ``hil run --json``."""

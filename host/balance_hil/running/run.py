@@ -94,15 +94,20 @@ def run(
     board.accept(board.info)
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
-        Interrupt() as stop,
         _run_log(board, bundle, config, env, on_tick) as log,
     ):
+        stop = Interrupt()
         this_run = _Run(board, bundle, config, env, log, stop)
         try:
-            this_run.execute()
+            with stop:
+                this_run.execute()
+            result = this_run.result()
         except KeyboardInterrupt:
-            raise RunInterrupted(this_run.result(interrupted=True)) from None
-    return this_run.result()
+            result = this_run.result(interrupted=True)
+            log.result(result.outcome())
+            raise RunInterrupted(result) from None
+        log.result(result.outcome())
+    return result
 
 
 def identity(board: Board) -> dict[str, Any]:
@@ -192,9 +197,9 @@ class _Run:
             totals.longest_hold = max(totals.longest_hold, episode.longest_hold)
             totals.episodes.append(episode.finish())
 
-    def _on_fault(self, kind: str, detail: str) -> None:
+    def _on_fault(self, kind: str, detail: str, **numbers: float) -> None:
         if self._episode is not None:
-            self._episode.fault(kind, detail)
+            self._episode.fault(kind, detail, **numbers)
 
 
 def _memory(board: Board) -> Memory:
@@ -202,6 +207,12 @@ def _memory(board: Board) -> Memory:
     with contextlib.suppress(LinkError):  # no reply: keep the values of the handshake
         return Memory.of(board.info, board.stats().stack)
     return Memory.of(board.info)
+
+
+def _float_metrics(bundle: Bundle) -> dict[str, float]:
+    """Of the float policy in simulation, as measured by the export; the run's are held against them."""
+    stages = bundle.metrics.get("stages") or [{}]
+    return dict(stages[0].get("metrics", {}))
 
 
 @contextlib.contextmanager
@@ -213,6 +224,7 @@ def _run_log(
         yield RunLog(None, on_tick, timed=realtime_clock)
         return
     meta = {
+        "policy": bundle.path.resolve().name,
         "bundle": bundle.id,
         "environment": env.spec.environment,
         "options": env.options,
@@ -221,6 +233,9 @@ def _run_log(
         "max_steps": require_control_steps(env, config.max_steps),
         "board": identity(board),
         "instructions_per_inference": config.instructions,
+        "max_lost": config.lost_bound(require_control_steps(env, config.max_steps)),
+        "metrics": [asdict(metric) for metric in env.metrics],
+        "float_metrics": _float_metrics(bundle),
     }
     if realtime_clock:
         meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")

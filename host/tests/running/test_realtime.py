@@ -8,7 +8,9 @@ from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
-from balance_hil.running import RunConfig, run
+from balance_hil.running import RunConfig, RunInterrupted, run
+from balance_hil.running.result import Spread
+from balance_hil.running.trace import TflmCheck, Trace
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
 PERIOD_S = 0.005
@@ -225,3 +227,37 @@ def test_on_the_real_clock(board, linear_bundle):
     assert not result.episodes[0].failed
     assert result.wall_s > 0.25, "it must not run faster than the wall clock"
     assert result.jitter_us.count == 60
+
+
+def test_late_replies_count_in_every_statistic(clock, board, firmware, linear_bundle, tmp_path):
+    """The figures of the run are those of its recording: times of late replies belong to the steps that asked."""
+    firmware.delay_s = lambda number: {20: 0.0577, 50: 0.006, 199: 0.03}.get(number, 0.0003)
+    firmware.lose = {51, 100}
+    result = run(board, linear_bundle, config(tmp_path))
+    assert result.late > 4, "those behind a slow one are late as well"
+    assert result.lost == 2
+    back = read_recording(result.recording)
+    assert Spread.of(back.round_trip_us[np.isfinite(back.round_trip_us)]).to_document() == result.round_trip_us.to_document()
+    assert result.round_trip_us.max == pytest.approx(57_700, abs=10)
+    assert back.round_trip_us[[20, 199]] == pytest.approx([57_700, 30_000], abs=10)
+    assert np.flatnonzero(np.isnan(back.round_trip_us)).tolist() == [51, 100]
+
+
+def test_the_recording_keeps_what_the_run_found(clock, board, linear_bundle, tmp_path):
+    result = run(board, linear_bundle, config(tmp_path))
+    back = read_recording(result.recording)
+    assert back.meta["result"] == result.outcome()
+    assert back.meta["policy"] == "linear"
+
+
+def test_ctrl_c_during_the_check_still_gives_the_result(clock, board, linear_bundle, tmp_path, monkeypatch):
+    def check(trace, bundle, *, with_tflm):
+        if with_tflm:
+            raise KeyboardInterrupt
+        return TflmCheck(checked=trace.count, differing=None, skipped="not asked for")
+
+    monkeypatch.setattr(Trace, "check", check)
+    with pytest.raises(RunInterrupted) as interrupted:
+        run(board, linear_bundle, config(tmp_path, check_tflm=True))
+    assert interrupted.value.result.steps == 200
+    assert read_recording(tmp_path / "run.mcap").meta["ended"] == "interrupted"
