@@ -9,14 +9,19 @@ by byte, and a Unix socket holds only a few hundred such writes before it blocks
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
+from balance_hil.boards.handshake import BUSY_LINE
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.boards.kinds.qmp import Qmp
 from balance_hil.errors import ConfigError, EmulatorMissingError, FlashToolMissingError, UsageError
@@ -27,6 +32,9 @@ QEMU = "qemu-system-arm"
 # The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
+LOOK_INTERVAL_S = 0.2  # whether QEMU has ended
+ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
+REFUSAL_S = 0.5  # for a refused client to read why
 
 KEYS: Mapping[str, type] = {"machine": str}  # that QEMU emulates: "mps2-an386", ...
 
@@ -94,6 +102,7 @@ class QemuMachine(EmulatedMachine):
         self._watchdog_ms = config.watchdog_ms
         self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
         self._qmp: Qmp | None = None
+        self._server: socket.socket | None = None
         super().__init__(config.name)
 
     def start(self) -> Link:
@@ -110,12 +119,39 @@ class QemuMachine(EmulatedMachine):
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a URL, for one program at a time."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
-            link = open_link(url)  # before QEMU starts, so that READY is not lost
-            self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
+        self._server = server = socket.create_server(("127.0.0.1", 0))
+        url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+        link = open_link(url)  # before QEMU starts, so that READY is not lost
+        self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
         self._await_ready(link)
         return url
+
+    def wait(self, progress: Callable[[str], None]) -> str:
+        """See EmulatedMachine. Meanwhile a second client is refused: QEMU would let it wait without a word."""
+        while self._server is not None and self._processes[0].poll() is None:
+            if not select.select([self._server], [], [], LOOK_INTERVAL_S)[0]:
+                continue
+            user = self._client()
+            time.sleep(ACCEPT_S)
+            if not user or user != self._client():
+                continue  # QEMU is about to accept it
+            with contextlib.suppress(BlockingIOError):  # it has gone again
+                connection, (host, port) = self._server.accept()
+                _refuse(connection, user)
+                progress(f"refused a second client, {host}:{port}: {user} uses the board")
+        return super().wait(progress)
+
+    def _client(self) -> str:
+        """Address of the client that QEMU serves; "" without one."""
+        devices = self._control("query-chardev")
+        name = next(device["filename"] for device in devices if device["label"] == "uart")
+        return str(name).partition(" <-> ")[2]
+
+    def close(self) -> None:
+        """Ends QEMU; may be called twice."""
+        if self._server is not None:
+            self._server.close()
+        super().close()
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
@@ -129,10 +165,10 @@ class QemuMachine(EmulatedMachine):
         """See EmulatedMachine."""
         self._control("cont")
 
-    def _control(self, command: str) -> None:
+    def _control(self, command: str) -> Any:
         if self._qmp is None:
             raise UsageError(f"the board {self._name} is not running", "start it first")
-        self._qmp.execute(command)
+        return self._qmp.execute(command)
 
     def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
         """Starts QEMU with a character device ``uart``, which may use inherited descriptors or be QEMU's stdin and stdout."""
@@ -158,6 +194,17 @@ def emulator() -> str:
     if path is None:
         raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
     return path
+
+
+def _refuse(connection: socket.socket, user: str) -> None:
+    """Sends the reason and closes, once the client has closed: closing first would discard the line if it had sent something."""
+    deadline = time.monotonic() + REFUSAL_S
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(REFUSAL_S)
+        connection.sendall(BUSY_LINE.format(user).encode())
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096) and time.monotonic() < deadline:
+            pass
 
 
 def _header(config: EmulationConfig) -> Path:
