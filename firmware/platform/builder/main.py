@@ -57,7 +57,7 @@ def processor():
     return board.get("build.mcu")
 
 
-add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").replace("_", "-"))
+add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-"))
 
 program = env.BuildProgram()
 AlwaysBuild(env.Alias("buildprog", program))

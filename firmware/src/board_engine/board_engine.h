@@ -10,6 +10,9 @@ namespace hil {
 Place FirstPlace();
 Place SecondPlace();
 
+/// Whether the board replays its golden vectors at the start; see Policy::Load(). One with a fault must run all the same.
+bool VerifiesAtStart();
+
 namespace board_engine {
 
 inline constexpr size_t kArenaBytes = 16 * 1024;

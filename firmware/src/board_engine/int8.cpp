@@ -5,5 +5,6 @@ namespace hil {
 
 Place FirstPlace() { return board_engine::StaticPlace<Int8Engine, 0>(); }
 Place SecondPlace() { return board_engine::StaticPlace<Int8Engine, 1>(); }
+bool VerifiesAtStart() { return true; }
 
 }  // namespace hil

@@ -5,5 +5,6 @@ namespace hil {
 
 Place FirstPlace() { return board_engine::StaticPlace<TflmEngine, 0>(); }
 Place SecondPlace() { return board_engine::StaticPlace<TflmEngine, 1>(); }
+bool VerifiesAtStart() { return true; }
 
 }  // namespace hil

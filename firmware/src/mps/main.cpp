@@ -44,7 +44,7 @@ int main() {
   static hil::Board board(config, {&uart, &clock, &actuator, &system}, WithUploads(hil::FirstPlace(), 0),
                           WithUploads(hil::SecondPlace(), 1));
   uart.Open(HIL_BAUD);
-  board.Start(hil::FlashedModel(), hil::mps::CortexSystem::Cause());
+  board.Start(hil::FlashedModel(), hil::mps::CortexSystem::Cause(), hil::VerifiesAtStart());
   for (;;) {
     uart.Wait(board.MsToNextEvent());
     board.Step(received, uart.Read(received, sizeof received));

@@ -14,7 +14,7 @@ from balance_hil.boards.session import BoardInfo
 from balance_hil.boards.upload import UploadResult
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardBootError, CableUnpluggedError, UsageError
-from balance_hil.link import Fault, open_link
+from balance_hil.link import Fault, Link, open_link
 from balance_hil.protocol.messages import Action
 
 __all__ = [
@@ -28,11 +28,14 @@ __all__ = [
     "load_definitions",
 ]
 
+FAULTY_KINDS = ("native", "qemu")  # their boards can be started with a fault of the firmware's gallery
+
 
 class _Options(TypedDict):
     definition: BoardDefinition
     faults: Sequence[Fault]
     fault_seed: int
+    tamper: Callable[[Link], Link] | None
     handshake_timeout_s: float | None
 
 
@@ -48,6 +51,7 @@ def connect(
     model: Path | None = None,
     watchdog_ms: int | None = None,
     firmware_fault: str | None = None,
+    tamper: Callable[[Link], Link] | None = None,
     handshake_timeout_s: float | None = None,
     wait_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
@@ -64,7 +68,8 @@ def connect(
         fault_seed: the same seed affects the same frames.
         model: int8 ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
         watchdog_ms: of an emulated board; None takes the firmware's own.
-        firmware_fault: of an emulated board: one of ``native.firmware_faults``, to test fault detection.
+        firmware_fault: of a native or qemu board: one of ``native.firmware_faults``, to test fault detection.
+        tamper: see ``Session``.
         handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
         wait_s: time to wait for a port that another user holds.
         progress: called with a message before long operations, such as building the firmware.
@@ -80,9 +85,10 @@ def connect(
         "definition": definition,
         "faults": tuple(faults or ()),
         "fault_seed": fault_seed,
+        "tamper": tamper,
         "handshake_timeout_s": handshake_timeout_s,
     }
-    if firmware_fault is not None and (port is not None or definition.kind != "native"):
+    if firmware_fault is not None and (port is not None or definition.kind not in FAULTY_KINDS):
         raise UsageError("firmware faults work on emulated boards only", "omit --port and use --board native")
     from balance_hil.boards.kinds.machines import emulate, find_port  # they import this package
 

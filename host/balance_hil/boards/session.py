@@ -62,6 +62,7 @@ class Session:
         machine: of a board that this program started.
         faults: injected into all traffic after the handshake.
         fault_seed: the same seed affects the same frames.
+        tamper: wraps every link to the board before its first byte, to test fault detection; see ``verifying``.
         handshake_timeout_s: time allowed for the handshake; None: 3 s, or 20 s with a ``machine``.
         on_close: called after the port was closed, possibly twice.
 
@@ -80,6 +81,7 @@ class Session:
         machine: Machine | None = None,
         faults: Sequence[Fault] = (),
         fault_seed: int = 0,
+        tamper: Callable[[Link], Link] | None = None,
         handshake_timeout_s: float | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -88,6 +90,7 @@ class Session:
         self._baud = baud
         self._machine = machine
         self._faults = (faults, fault_seed)
+        self._tamper = tamper
         self._on_close = on_close
         usual_s = HANDSHAKE_TIMEOUT_S if machine is None else BOOT_TIMEOUT_S
         self._handshake_timeout_s = usual_s if handshake_timeout_s is None else handshake_timeout_s
@@ -101,7 +104,9 @@ class Session:
             raise
 
     def _harmed(self, link: Link) -> Link:
-        """``link`` with fault injection, not armed yet."""
+        """``link``, tampered with, and with fault injection that is not armed yet."""
+        if self._tamper is not None:
+            link = self._tamper(link)
         faults, seed = self._faults
         if not faults:
             return link

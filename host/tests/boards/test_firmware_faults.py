@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import connect
+from balance_hil.boards.kinds import qemu
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine, firmware_faults
-from balance_hil.errors import BoardStatusError, UsageError
+from balance_hil.bundle import GOLDEN
+from balance_hil.errors import BoardStatusError, HarnessError, UsageError
 from balance_hil.model_image import ModelImage
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
@@ -125,6 +127,30 @@ def test_an_unknown_fault_is_refused_with_the_list(model_file):
     with pytest.raises(UsageError, match="no fault 'input-trunc'") as caught:
         NativeMachine(EmulationConfig(image=ModelImage(model=model_file.read_bytes()), fault="input-trunc"))
     assert "input-truncate" in caught.value.hint
+
+
+ON_A_CORTEX_M = ["input-stale", "model-wrap", "output-swapped-bytes"]
+REST = [fault for fault in (*INPUT_FORMULAS, *OUTPUT_FORMULAS, *MODEL_FORMULAS) if fault not in ON_A_CORTEX_M]
+
+
+@pytest.mark.parametrize("fault", [*ON_A_CORTEX_M, *(pytest.param(fault, marks=pytest.mark.nightly) for fault in REST)])
+def test_a_cortex_m_has_the_same_fault(fault, ppo_bundle):
+    try:
+        qemu.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    with np.load(ppo_bundle.file(GOLDEN)) as golden:
+        observations = golden["observations"]
+
+    def ask(board):
+        with connect(board, ppo_bundle, engine="int8", firmware_fault=fault) as faulty:
+            assert faulty.info.board == board
+            return faulty.infer_batch(observations)
+
+    for here, there in zip(ask("native"), ask("qemu-m4"), strict=True):
+        assert np.array_equal(here.input, there.input)
+        assert np.array_equal(here.output, there.output)
+        assert np.array_equal(here.action.view(np.uint32), there.action.view(np.uint32))
 
 
 def test_a_physical_board_cannot_be_given_a_fault():

@@ -21,6 +21,7 @@ __attribute__((section(".noinit"))) volatile uint32_t note;
 struct Options {
   uint32_t mark;
   uint32_t watchdog_ms;
+  uint32_t fault;
 };
 
 constexpr uint32_t kOptionsMark = 0x4F505431;
@@ -63,5 +64,7 @@ uint32_t CortexSystem::StackHighWater() const {
 }
 
 uint32_t WatchdogMs(uint32_t fallback) { return options.mark == kOptionsMark ? options.watchdog_ms : fallback; }
+
+uint32_t FaultNumber() { return options.mark == kOptionsMark ? options.fault : 0; }
 
 }  // namespace hil::mps

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -38,7 +38,7 @@ class EmulationConfig:
     image: ModelImage | None = None  # None: a board without a model
     watchdog_ms: int | None = None  # None: the firmware's default
     arena_bytes: int | None = None  # of the native board's engine; None: what the model needs
-    fault: str | None = None  # one of ``native.firmware_faults``; None: no fault
+    fault: str | None = None  # one of ``native.firmware_faults``, on native and qemu boards; None: no fault
 
 
 def check_platform() -> None:
@@ -108,8 +108,8 @@ class EmulatedMachine(ABC):
         words = self._last_words()
         return f"{ended}; last output: {words}" if words else ended
 
-    def wait(self, progress: Callable[[str], None]) -> str:
-        """Waits until the board ends; returns the exit report. ``progress`` is called with what happens meanwhile."""
+    def wait(self) -> str:
+        """Waits until the board ends; returns the exit report."""
         self._processes[0].wait()
         return self.exit_report() or ""
 

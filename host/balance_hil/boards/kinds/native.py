@@ -52,13 +52,26 @@ def machine(definition: BoardDefinition, config: EmulationConfig, progress: Call
 
 
 def firmware_faults(progress: Callable[[str], None] | None = None) -> dict[str, str]:
-    """Faults that the native firmware can be started with: name and effect.
+    """Faults that an emulated board's firmware can be started with: name and effect.
 
     Raises:
         FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
     """
     listing = subprocess.run([build_native(progress), "--list-faults"], capture_output=True, text=True, check=True).stdout
     return dict(line.split("\t", 1) for line in listing.splitlines())
+
+
+def fault_number(name: str, progress: Callable[[str], None] | None = None) -> int:
+    """Number of a firmware fault, counted from 1.
+
+    Raises:
+        UsageError: no such fault.
+        FirmwareBuildError, FlashToolMissingError: the firmware cannot be built.
+    """
+    faults = list(firmware_faults(progress))
+    if name not in faults:
+        raise UsageError(f"the firmware has no fault {name!r}", f"faults are {', '.join(faults)}")
+    return faults.index(name) + 1
 
 
 class NativeMachine(EmulatedMachine):
@@ -80,8 +93,8 @@ class NativeMachine(EmulatedMachine):
             require("tflite_micro", "int8")
         self._config = config
         self._program = build_native(progress)
-        if config.fault is not None and config.fault not in (faults := firmware_faults(progress)):
-            raise UsageError(f"the native board has no fault {config.fault!r}", f"faults are {', '.join(faults)}")
+        if config.fault is not None:
+            fault_number(config.fault, progress)
         self._slave = -1
         super().__init__(config.name)
 

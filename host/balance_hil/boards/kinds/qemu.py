@@ -9,32 +9,25 @@ by byte, and a Unix socket holds only a few hundred such writes before it blocks
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import shutil
 import socket
-import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
-from balance_hil.boards.handshake import BUSY_LINE
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
+from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
 from balance_hil.errors import ConfigError, EmulatorMissingError, FlashToolMissingError, UsageError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+from balance_hil.protocol.messages import WATCHDOG_MS
 
 QEMU = "qemu-system-arm"
-# The firmware reads its options from the start of its RAM (hal_mps): a mark, and the watchdog's time.
+# The firmware reads its options from the start of its RAM (hal_mps): a mark, the watchdog's time, the number of a fault.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
-LOOK_INTERVAL_S = 0.2  # whether QEMU has ended
-ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
-REFUSAL_S = 0.5  # for a refused client to read why
 
 KEYS: Mapping[str, type] = {"machine": str}  # that QEMU emulates: "mps2-an386", ...
 
@@ -87,7 +80,7 @@ class QemuMachine(EmulatedMachine):
         progress: called with a message before the firmware is built.
 
     Raises:
-        UsageError: no model, or a fault was requested.
+        UsageError: no model, no such fault, or a fault with another engine than the compact one.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
 
@@ -95,14 +88,16 @@ class QemuMachine(EmulatedMachine):
         self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
     ) -> None:
         check_platform()
-        if config.fault is not None:
-            raise UsageError(f"the board {config.name} has no firmware faults", "use the native board: --board native")
         self._qemu = emulator()
         self._machine: str = definition.settings["machine"]
-        self._watchdog_ms = config.watchdog_ms
-        self._image = build_image(image_environment(definition, config.engine), _header(config), progress)
+        environment = image_environment(definition, config.engine)
+        if config.fault is not None:
+            if config.engine == "tflm":
+                raise UsageError(f"firmware faults on {config.name} need the compact engine", "add --engine int8")
+            environment += "_faults"
+        self._options = _options(config.watchdog_ms, fault_number(config.fault, progress) if config.fault else 0)
+        self._image = build_image(environment, _header(config), progress)
         self._qmp: Qmp | None = None
-        self._server: socket.socket | None = None
         super().__init__(config.name)
 
     def start(self) -> Link:
@@ -119,39 +114,12 @@ class QemuMachine(EmulatedMachine):
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a URL, for one program at a time."""
-        self._server = server = socket.create_server(("127.0.0.1", 0))
-        url = f"socket://127.0.0.1:{server.getsockname()[1]}"
-        link = open_link(url)  # before QEMU starts, so that READY is not lost
-        self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+            link = open_link(url)  # before QEMU starts, so that READY is not lost
+            self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
         self._await_ready(link)
         return url
-
-    def wait(self, progress: Callable[[str], None]) -> str:
-        """See EmulatedMachine. Meanwhile a second client is refused: QEMU would let it wait without a word."""
-        while self._server is not None and self._processes[0].poll() is None:
-            if not select.select([self._server], [], [], LOOK_INTERVAL_S)[0]:
-                continue
-            user = self._client()
-            time.sleep(ACCEPT_S)
-            if not user or user != self._client():
-                continue  # QEMU is about to accept it
-            with contextlib.suppress(BlockingIOError):  # it has gone again
-                connection, (host, port) = self._server.accept()
-                _refuse(connection, user)
-                progress(f"refused a second client, {host}:{port}: {user} uses the board")
-        return super().wait(progress)
-
-    def _client(self) -> str:
-        """Address of the client that QEMU serves; "" without one."""
-        devices = self._control("query-chardev")
-        name = next(device["filename"] for device in devices if device["label"] == "uart")
-        return str(name).partition(" <-> ")[2]
-
-    def close(self) -> None:
-        """Ends QEMU; may be called twice."""
-        if self._server is not None:
-            self._server.close()
-        super().close()
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
@@ -165,10 +133,10 @@ class QemuMachine(EmulatedMachine):
         """See EmulatedMachine."""
         self._control("cont")
 
-    def _control(self, command: str) -> Any:
+    def _control(self, command: str) -> None:
         if self._qmp is None:
             raise UsageError(f"the board {self._name} is not running", "start it first")
-        return self._qmp.execute(command)
+        self._qmp.execute(command)
 
     def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
         """Starts QEMU with a character device ``uart``, which may use inherited descriptors or be QEMU's stdin and stdout."""
@@ -178,7 +146,7 @@ class QemuMachine(EmulatedMachine):
             command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
             command += ["-chardev", uart, "-serial", "chardev:uart"]
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
-            command += _options(self._watchdog_ms)
+            command += self._options
             self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
 
     def _reap(self) -> None:
@@ -196,17 +164,6 @@ def emulator() -> str:
     return path
 
 
-def _refuse(connection: socket.socket, user: str) -> None:
-    """Sends the reason and closes, once the client has closed: closing first would discard the line if it had sent something."""
-    deadline = time.monotonic() + REFUSAL_S
-    with connection, contextlib.suppress(OSError):
-        connection.settimeout(REFUSAL_S)
-        connection.sendall(BUSY_LINE.format(user).encode())
-        connection.shutdown(socket.SHUT_WR)
-        while connection.recv(4096) and time.monotonic() < deadline:
-            pass
-
-
 def _header(config: EmulationConfig) -> Path:
     """``model.h`` of the model that goes into the image."""
     if config.image is None:
@@ -216,8 +173,9 @@ def _header(config: EmulationConfig) -> Path:
     return header
 
 
-def _options(watchdog_ms: int | None) -> list[str]:
-    if watchdog_ms is None:
+def _options(watchdog_ms: int | None, fault: int) -> list[str]:
+    if watchdog_ms is None and not fault:
         return []
-    (data,) = struct.unpack("<Q", struct.pack("<II", OPTIONS_MARK, watchdog_ms))
-    return ["-device", f"loader,addr={OPTIONS_ADDRESS:#x},data={data:#x},data-len=8"]
+    words = (OPTIONS_MARK, WATCHDOG_MS if watchdog_ms is None else watchdog_ms, fault)
+    loaders = [f"loader,addr={OPTIONS_ADDRESS + 4 * i:#x},data={word:#x},data-len=4" for i, word in enumerate(words)]
+    return [argument for loader in loaders for argument in ("-device", loader)]

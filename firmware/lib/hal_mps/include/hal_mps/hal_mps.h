@@ -72,4 +72,7 @@ uint32_t StaticRamBytes();
 /// The watchdog's time that the emulator wrote to the start of RAM, `fallback` where it wrote none.
 uint32_t WatchdogMs(uint32_t fallback);
 
+/// The fault of the gallery that the emulator wrote there; 0: none.
+uint32_t FaultNumber();
+
 }  // namespace hil::mps

@@ -1,4 +1,4 @@
-#include "faulty_dense.h"
+#include "faults/faulty_dense.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@ namespace {
 enum Activation : uint8_t { kNoActivation = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
 const ModelTensor& TensorAt(const std::vector<ModelTensor>& tensors, int32_t number) {
-  return tensors.at(static_cast<size_t>(number));
+  return tensors[static_cast<size_t>(number)];
 }
 
 /// TensorFlow Lite's fixed-point form of a factor: multiplier * 2^(shift - 31).
@@ -48,10 +48,10 @@ std::unique_ptr<FaultyDense> FaultyDense::Make(Fault fault, ModelView* model) {
 }
 
 FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const {
-  const ModelTensor& input = TensorAt(tensors, op.inputs.at(0));
-  const ModelTensor& weights = TensorAt(tensors, op.inputs.at(1));
-  const ModelTensor& output = TensorAt(tensors, op.outputs.at(0));
-  const auto rows = static_cast<uint32_t>(weights.shape.at(0));
+  const ModelTensor& input = TensorAt(tensors, op.inputs[0]);
+  const ModelTensor& weights = TensorAt(tensors, op.inputs[1]);
+  const ModelTensor& output = TensorAt(tensors, op.outputs[0]);
+  const auto rows = static_cast<uint32_t>(weights.shape[0]);
   Layer layer;
   layer.weights.assign(weights.data.data, weights.data.data + weights.data.count);
   layer.bias.assign(rows, 0);
@@ -70,8 +70,10 @@ FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vec
   };
   const bool from_zero = op.activation == kRelu || op.activation == kRelu6;
   const bool from_minus_one = op.activation == kReluN1To1;
-  layer.low = from_zero ? std::max(-128, code(0.0f)) : from_minus_one ? std::max(-128, code(-1.0f)) : -128;
-  layer.high = op.activation == kRelu6 ? std::min(127, code(6.0f)) : from_minus_one ? std::min(127, code(1.0f)) : 127;
+  layer.low = from_zero ? std::max<int32_t>(-128, code(0.0f)) : from_minus_one ? std::max<int32_t>(-128, code(-1.0f)) : -128;
+  layer.high = op.activation == kRelu6 ? std::min<int32_t>(127, code(6.0f))
+               : from_minus_one        ? std::min<int32_t>(127, code(1.0f))
+                                       : 127;
   layer.output.resize(rows);
   return layer;
 }

@@ -1,4 +1,4 @@
-#include "fault.h"
+#include "faults/fault.h"
 
 #include <cstring>
 
@@ -52,6 +52,11 @@ Fault Find(const char* name) {
     if (std::strcmp(entry.name, name) == 0) return entry.fault;
   }
   return Fault::kNone;
+}
+
+Fault At(size_t number) {
+  const size_t count = sizeof(kGallery) / sizeof(kGallery[0]);
+  return number >= 1 && number <= count ? kGallery[number - 1].fault : Fault::kNone;
 }
 
 }  // namespace hil::faults

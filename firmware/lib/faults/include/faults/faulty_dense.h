@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "fault.h"
-#include "model_view.h"
+#include "faults/fault.h"
+#include "faults/model_view.h"
 
 namespace hil::faults {
 
@@ -17,7 +17,7 @@ class FaultyDense {
   static std::unique_ptr<FaultyDense> Make(Fault fault, ModelView* model);
 
   void Infer(const int8_t* input, int8_t* output);
-  const std::vector<int8_t>& Tensor(uint16_t op) const { return layers_.at(op).output; }
+  const std::vector<int8_t>& Tensor(uint16_t op) const { return layers_[op].output; }
 
  private:
   struct Layer {

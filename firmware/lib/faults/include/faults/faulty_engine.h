@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "fault.h"
-#include "faulty_dense.h"
+#include "faults/fault.h"
+#include "faults/faulty_dense.h"
 
 namespace hil::faults {
 

@@ -1,4 +1,4 @@
-#include "faulty_conversion.h"
+#include "faults/faulty_conversion.h"
 
 #include <algorithm>
 #include <cmath>
@@ -33,14 +33,16 @@ int8_t Wrap(double rounded, int32_t zero_point) {
 }  // namespace
 
 void FaultyConversion::ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) {
-  std::vector<float> taken(values.size());
-  for (size_t i = 0; i < taken.size(); ++i) taken[i] = values[i];
-  if (fault_ == Fault::kInputPermuted && taken.size() > 1) std::swap(taken[0], taken[1]);
+  const uint16_t count = values.size();
+  float taken[kMaxObs];
+  for (uint16_t i = 0; i < count; ++i) taken[i] = values[i];
+  if (fault_ == Fault::kInputPermuted && count > 1) std::swap(taken[0], taken[1]);
   if (fault_ == Fault::kInputStale) {
-    if (previous_.empty()) previous_ = taken;
-    std::swap(taken, previous_);
+    if (!has_previous_) std::copy(taken, taken + count, previous_);
+    has_previous_ = true;
+    std::swap_ranges(taken, taken + count, previous_);
   }
-  for (size_t i = 0; i < taken.size(); ++i) codes[i] = ToCode(taken[i], params);
+  for (uint16_t i = 0; i < count; ++i) codes[i] = ToCode(taken[i], params);
 }
 
 int8_t FaultyConversion::ToCode(float value, const QuantParams& params) const {

@@ -2,11 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "engine/engine.h"
-#include "fault.h"
-#include "policy/conversion.h"
+#include "faults/fault.h"
+#include "policy/policy.h"
 
 namespace hil::faults {
 
@@ -25,7 +24,8 @@ class FaultyConversion final : public Conversion {
 
   Fault fault_;
   const Engine* engine_;
-  std::vector<float> previous_;  // observation before the last; empty at first
+  bool has_previous_ = false;
+  float previous_[kMaxObs] = {};  // observation before the last
 };
 
 }  // namespace hil::faults

@@ -1,4 +1,4 @@
-#include "model_view.h"
+#include "faults/model_view.h"
 
 #include <algorithm>
 #include <cstring>
@@ -33,7 +33,7 @@ ModelView::ModelView(std::vector<uint8_t>* model) {
   uint8_t* root = Follow(model->data());
   const std::vector<uint8_t*> codes = Tables(root, 1);
   const std::vector<uint8_t*> buffers = Tables(root, 4);
-  uint8_t* subgraph = Tables(root, 2).at(0);
+  uint8_t* subgraph = Tables(root, 2)[0];
   for (uint8_t* tensor : Tables(subgraph, 0)) ReadTensor(tensor, buffers);
   for (uint8_t* op : Tables(subgraph, 3)) ReadOperator(op, codes);
 }
@@ -44,7 +44,7 @@ void ModelView::ReadTensor(uint8_t* table, const std::vector<uint8_t*>& buffers)
   const uint8_t* type = Field(table, 1);
   tensor.int8 = type != nullptr && *type == kInt8;
   const uint8_t* buffer = Field(table, 2);
-  tensor.data = VectorAt(buffers.at(buffer != nullptr ? Load<uint32_t>(buffer) : 0), 0);
+  tensor.data = VectorAt(buffers[buffer != nullptr ? Load<uint32_t>(buffer) : 0], 0);
   if (uint8_t* quantization = Table(table, 4)) {
     tensor.scales = VectorAt(quantization, 2);
     tensor.zero_points = VectorAt(quantization, 3);
@@ -55,11 +55,11 @@ void ModelView::ReadTensor(uint8_t* table, const std::vector<uint8_t*>& buffers)
 void ModelView::ReadOperator(uint8_t* table, const std::vector<uint8_t*>& codes) {
   OperatorView op;
   const uint8_t* index = Field(table, 0);
-  uint8_t* code = codes.at(index != nullptr ? Load<uint32_t>(index) : 0);
+  uint8_t* code = codes[index != nullptr ? Load<uint32_t>(index) : 0];
   const uint8_t* old_code = Field(code, 0);
   const uint8_t* new_code = Field(code, 3);
   const int32_t number =
-      std::max(old_code != nullptr ? Load<int8_t>(old_code) : 0, new_code != nullptr ? Load<int32_t>(new_code) : 0);
+      std::max<int32_t>(old_code != nullptr ? Load<int8_t>(old_code) : 0, new_code != nullptr ? Load<int32_t>(new_code) : 0);
   op.dense = number == kFullyConnected;
   op.inputs = Integers(table, 1);
   op.outputs = Integers(table, 2);

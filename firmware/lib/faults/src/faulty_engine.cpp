@@ -1,9 +1,9 @@
-#include "faulty_engine.h"
+#include "faults/faulty_engine.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "model_view.h"
+#include "faults/model_view.h"
 
 namespace hil::faults {
 namespace {

@@ -1,4 +1,4 @@
-// Faults that the native board can be given on purpose, so that the tools that look for them can be tested.
+// Faults that an emulated board can be given on purpose, so that the tools that look for them can be tested.
 #pragma once
 
 #include <cstddef>
@@ -56,5 +56,8 @@ const Entry* Gallery(size_t* count);
 
 /// The fault of that name, or kNone when there is none.
 Fault Find(const char* name);
+
+/// The fault of that number, counted from 1 in the order of the gallery; kNone for any other number.
+Fault At(size_t number);
 
 }  // namespace hil::faults

@@ -1,0 +1,30 @@
+// The compact engine with the fault of the gallery that the emulator asks for.
+
+#include "board_engine/board_engine.h"
+#include "engine_int8/int8_engine.h"
+#include "faults/faulty_conversion.h"
+#include "faults/faulty_engine.h"
+#include "hal_mps/hal_mps.h"
+
+namespace hil {
+namespace {
+
+template <int kNumber>
+Place FaultyPlace() {
+  const faults::Fault fault = faults::At(mps::FaultNumber());
+  Place place = board_engine::StaticPlace<Int8Engine, kNumber>();
+  static faults::FaultyEngine engine(fault, place.engine);
+  static faults::FaultyConversion conversion(fault, &engine);
+  place.engine = &engine;
+  place.conversion = &conversion;
+  return place;
+}
+
+}  // namespace
+
+Place FirstPlace() { return FaultyPlace<0>(); }
+Place SecondPlace() { return FaultyPlace<1>(); }
+
+bool VerifiesAtStart() { return mps::FaultNumber() == 0; }
+
+}  // namespace hil

@@ -1,0 +1,36 @@
+// Memory for the faults of the gallery, which allocate: taken once and never given back. No other image has a heap.
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+extern "C" [[noreturn]] void FaultHandler();
+
+namespace {
+
+constexpr size_t kHeapBytes = 1024 * 1024;
+constexpr size_t kAlignment = 16;
+
+alignas(kAlignment) __attribute__((section(".noinit"))) uint8_t heap[kHeapBytes];
+size_t used = 0;
+
+}  // namespace
+
+void* operator new(size_t size) {
+  const size_t padded = (size + kAlignment - 1) & ~(kAlignment - 1);
+  if (padded > kHeapBytes - used) FaultHandler();
+  used += padded;
+  return heap + used - padded;
+}
+
+void operator delete(void*) noexcept {}
+void operator delete(void*, size_t) noexcept {}
+
+// What std::vector calls in place of an exception; libstdc++'s own brings its whole machinery.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl58-cpp)
+namespace std {
+void __throw_length_error(const char*) { FaultHandler(); }
+void __throw_bad_alloc() { FaultHandler(); }
+void __throw_bad_array_new_length() { FaultHandler(); }
+}  // namespace std
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl58-cpp)
