@@ -15,8 +15,8 @@ from balance_hil.cli.console import stderr, stdout
 from balance_hil.runtimes.tflm import is_emulated as tflm_is_emulated
 
 if TYPE_CHECKING:
+    from balance_hil.distribution import Distribution
     from balance_hil.running import RunResult, Tick
-    from balance_hil.running.result import Spread
     from balance_hil.running.trace import TflmCheck
 
 SHOW_EVERY_S = 0.1
@@ -81,9 +81,9 @@ def _remarks(run: RunResult) -> list[str]:
     remarks = []
     if run.tflm_check.skipped is not None:
         remarks.append(f"outputs were not compared with TensorFlow Lite Micro: {run.tflm_check.skipped}")
-    if run.stalls_ms:
-        count, worst = len(run.stalls_ms), max(run.stalls_ms)
-        remarks.append(f"this computer stalled {count} times (up to {worst:.0f} ms); the plant's clock waited for it")
+    if stalls := run.stalls_ms.count:
+        worst_ms = run.stalls_ms.max
+        remarks.append(f"this computer stalled {stalls} times (up to {worst_ms:.0f} ms); the plant's clock waited for it")
     if run.reboots:
         remarks.append(f"the board rebooted {run.reboots} times and was resumed")
     if run.injected_faults:
@@ -138,7 +138,7 @@ def _bytes(number: int) -> str:
     return f"{number:,} B" if number else "-"
 
 
-def _times(spread: Spread | None, pattern: str, names: Sequence[str]) -> str:
-    if spread is None:
+def _times(times_us: Distribution, pattern: str, names: Sequence[str]) -> str:
+    if not times_us.count:
         return "-"
-    return " / ".join(format(getattr(spread, name) / 1e3, pattern) for name in names)
+    return " / ".join(format(getattr(times_us, name) / 1e3, pattern) for name in names)

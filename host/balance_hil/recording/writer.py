@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from mcap.data_stream import ReadDataStream, RecordBuilder
+from mcap.records import ChunkIndex
 from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
@@ -18,7 +22,35 @@ from balance_hil.spec import PolicySpec
 
 PARTIAL = ".partial"  # at the end of the name of a file that is not finished
 CHUNK_BYTES = 1 << 16  # compressing one takes a fraction of a millisecond: a realtime run does it while it waits
+RECORD_HEAD_BYTES = 9  # of an MCAP record: opcode u8, length u64
 FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give equal bytes; what SIGKILL takes is less than that
+
+
+# mcap's writer keeps an object for every chunk, 12 bytes a control step, and offers no way to keep it elsewhere.
+_CHUNK_INDEX = "_Writer__chunk_indices"
+
+
+class _ChunkIndexFile:
+    """The list of a writer's chunks, in a temporary file without a name until the end of the recording."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the recording
+        self._encoder = RecordBuilder()
+
+    def append(self, index: ChunkIndex) -> None:
+        """Adds one. Raises OSError."""
+        index.write(self._encoder)
+        self._file.write(self._encoder.end())
+
+    def __iter__(self) -> Iterator[ChunkIndex]:
+        self._file.seek(0)
+        while head := self._file.read(RECORD_HEAD_BYTES):
+            content = self._file.read(int.from_bytes(head[1:], "little"))
+            yield ChunkIndex.read(ReadDataStream(BytesIO(content)))
+
+    def close(self) -> None:
+        """Deletes the file."""
+        self._file.close()
 
 
 class RecordingWriter:
@@ -51,6 +83,8 @@ class RecordingWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._create()
             self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
+            self._index = _ChunkIndexFile()
+            setattr(self._writer, _CHUNK_INDEX, self._index)
             self._writer.start(profile="", library=f"balance_hil {__version__}")
             self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec, trace).items()}
             run = {"format": FORMAT, **meta, "spec": spec.to_dict(), "trace": list(trace)}
@@ -74,7 +108,7 @@ class RecordingWriter:
         if not self._closed:
             self._closed = True
             with self._disk_errors():
-                with self._file:
+                with self._file, contextlib.closing(self._index):
                     if self._failed is not None:  # after a gap in the middle nothing could be read
                         raise self._failed
                     self._writer.flush()  # the end comes last

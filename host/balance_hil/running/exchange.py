@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from balance_hil.boards import Action, Board
 from balance_hil.boards.handshake import HELLO_INTERVAL_S, Handshake, status_error
 from balance_hil.bundle import Bundle
+from balance_hil.distribution import Distribution
 from balance_hil.errors import BoardRebootedError, SilentBoardError, TooManyLostError
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
@@ -61,6 +62,7 @@ class Exchange:
         reply_timeout_s: a reply that takes longer is lost.
         max_lost: misses beyond this end the run.
         on_fault: called for every fault.
+        trace: takes every valid reply.
         asks_again: requests in flight when the board rebooted are repeated, and so not lost.
     """
 
@@ -72,6 +74,7 @@ class Exchange:
         reply_timeout_s: float,
         max_lost: int,
         on_fault: FaultSink,
+        trace: Trace,
         asks_again: bool = False,
     ) -> None:
         self._board = board
@@ -84,6 +87,7 @@ class Exchange:
         self._reply_timeout_s = reply_timeout_s
         self._max_lost = max_lost
         self._on_fault = on_fault
+        self._trace = trace
         self._asks_again = asks_again
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
@@ -100,9 +104,8 @@ class Exchange:
         self.rejected = 0
         self.first_rejected = ""  # which and why
         self.reboots = 0
-        self.round_trips_us: list[float] = []
-        self.inferences_us: list[float] = []
-        self.trace = Trace()
+        self.round_trip_us = Distribution()
+        self.inference_us = Distribution()
 
     @property
     def misses(self) -> int:
@@ -199,9 +202,9 @@ class Exchange:
         outputs = self._outputs(request, action)
         if outputs is None:
             return None
-        self.round_trips_us.append(round_trip_us)
-        self.inferences_us.append(action.inference_us)
-        self.trace.add(action)
+        self.round_trip_us.add(round_trip_us)
+        self.inference_us.add(action.inference_us)
+        self._trace.add(action)
         if request.step != self.step:  # that control step is over
             self.late += 1
             self._on_fault(

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from balance_hil.distribution import Distribution
 from balance_hil.environment import Float32Array
 from balance_hil.running.episode import Episode
 from balance_hil.running.exchange import Exchange, Reply
@@ -32,8 +33,8 @@ _PR_SET_TIMERSLACK = 29
 class TimingStats:
     """How well this computer kept the schedule."""
 
-    jitter_us: list[float] = field(default_factory=list)  # how late each control step began
-    stalls_ms: list[float] = field(default_factory=list)  # each time the schedule had to be moved
+    jitter_us: Distribution = field(default_factory=Distribution)  # how late each control step began
+    stalls_ms: Distribution = field(default_factory=Distribution)  # each time the schedule had to be moved
 
 
 def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> None:
@@ -45,9 +46,9 @@ def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> No
     _wait_until(due_s, episode, exchange)
     while episode.goes_on():
         late_s = max(0.0, time.perf_counter() - due_s)
-        timing.jitter_us.append(late_s * 1e6)
+        timing.jitter_us.add(late_s * 1e6)
         if late_s > period_s:
-            timing.stalls_ms.append(late_s * 1e3)
+            timing.stalls_ms.add(late_s * 1e3)
             episode.fault("stall", f"this computer was {late_s * 1e3:.1f} ms late; the schedule moved")
             due_s += late_s
         exchange.step = episode.step

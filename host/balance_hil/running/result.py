@@ -7,40 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from balance_hil.boards import BoardInfo
 from balance_hil.bundle import Bundle
-from balance_hil.documents import EqualsTflmDocument, MemoryDocument, OneRunDocument, SpreadDocument
+from balance_hil.distribution import Distribution
+from balance_hil.documents import EqualsTflmDocument, MemoryDocument, OneRunDocument
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
 from balance_hil.running.trace import TflmCheck
 from balance_hil.runtimes.tflm import is_emulated
 
 Priority = Literal["real-time", "normal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Distribution of a timing."""
-
-    p50: float
-    p99: float
-    p999: float
-    max: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
-        """The distribution of ``values``; None when there are none."""
-        if not len(values):
-            return None
-        p50, p99, p999, top = np.percentile(np.asarray(values, np.float64), [50, 99, 99.9, 100]).tolist()
-        return cls(p50=p50, p99=p99, p999=p999, max=top, count=len(values))
-
-    def to_document(self) -> SpreadDocument:
-        """Rounded to a tenth."""
-        return {"p50": round(self.p50, 1), "p99": round(self.p99, 1), "p999": round(self.p999, 1), "max": round(self.max, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +73,10 @@ class RunResult:
     clock: Clock
     metrics: Sequence[Metric]
     episodes: Sequence[EpisodeMetrics]
-    round_trip_us: Spread | None
-    inference_us: Spread | None
-    jitter_us: Spread | None  # realtime only: how late control steps began
-    stalls_ms: Sequence[float]  # realtime only: each time this computer fell behind by more than a control period
+    round_trip_us: Distribution
+    inference_us: Distribution
+    jitter_us: Distribution  # realtime only: how late control steps began
+    stalls_ms: Distribution  # realtime only: each time this computer fell behind by more than a control period
     steps: int
     wall_s: float  # of the control loop, without start and checks
     priority: Priority  # that this computer gave the loop and an emulated board
@@ -173,9 +149,9 @@ class RunResult:
             "episodes": [episode.to_dict() for episode in self.episodes],
             "success_rate": summary.success_rate,
             "metrics": dict(summary.metrics),
-            "round_trip_us": _document(self.round_trip_us),
-            "inference_us": _document(self.inference_us),
-            "jitter_us": _document(self.jitter_us),
+            "round_trip_us": self.round_trip_us.to_document(),
+            "inference_us": self.inference_us.to_document(),
+            "jitter_us": self.jitter_us.to_document(),
             "late": self.late,
             "lost": self.lost,
             "unsent": self.unsent,
@@ -183,7 +159,7 @@ class RunResult:
             "reboots": self.reboots,
             "held_steps": self.held_steps,
             "longest_hold_steps": self.longest_hold,
-            "stalls": {"count": len(self.stalls_ms), "total_ms": round(sum(self.stalls_ms), 1)},
+            "stalls": {"count": self.stalls_ms.count, "total_ms": round(self.stalls_ms.total, 1)},
             "bad_frames": self.bad_frames,
             "injected_faults": self.injected_faults,
             "priority": self.priority,
@@ -193,10 +169,6 @@ class RunResult:
             "recording": str(self.recording) if self.recording else None,
             "verdict": self.verdict.to_dict(),
         }
-
-
-def _document(spread: Spread | None) -> SpreadDocument | None:
-    return spread.to_document() if spread else None
 
 
 def equals_tflm(check: TflmCheck) -> EqualsTflmDocument | None:

@@ -21,7 +21,8 @@ from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, RunLog
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.realtime import TimingStats, low_jitter
-from balance_hil.running.result import Memory, Priority, RunResult, Spread
+from balance_hil.running.result import Memory, Priority, RunResult
+from balance_hil.running.trace import Trace
 from balance_hil.scheduling import real_time_priority
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
@@ -86,7 +87,7 @@ def run(
     Raises:
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
         TooManyLostError, SilentBoardError, BoardRebootedError, BoardStatusError, CableUnpluggedError: board failure.
-        RecordingError: the recording cannot be written.
+        RecordingError: the recording, or the file for the check against tflm, cannot be written.
         What ``open_plant`` raises.
         RunInterrupted: Ctrl-C; it carries what was done.
     """
@@ -95,9 +96,10 @@ def run(
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
         _run_log(board, bundle, config, env, on_tick) as log,
+        Trace(kept=config.check_tflm) as trace,
     ):
         stop = Interrupt()
-        this_run = _Run(board, bundle, config, env, log, stop)
+        this_run = _Run(board, bundle, config, env, log, trace, stop)
         try:
             with stop:
                 this_run.execute()
@@ -119,9 +121,18 @@ def identity(board: Board) -> dict[str, Any]:
 class _Run:
     """The episodes of one run."""
 
-    def __init__(self, board: Board, bundle: Bundle, config: RunConfig, env: Environment, log: RunLog, stop: Interrupt) -> None:
+    def __init__(
+        self,
+        board: Board,
+        bundle: Bundle,
+        config: RunConfig,
+        env: Environment,
+        log: RunLog,
+        trace: Trace,
+        stop: Interrupt,
+    ) -> None:
         self._board, self._bundle, self._config = board, bundle, config
-        self._env, self._log, self._stop = env, log, stop
+        self._env, self._log, self._trace, self._stop = env, log, trace, stop
         self._max_steps = require_control_steps(env, config.max_steps)
         self._episode: Episode | None = None
         self.totals = _Totals()
@@ -132,6 +143,7 @@ class _Run:
             reply_timeout_s=self._timeout_s,
             max_lost=config.lost_bound(self._max_steps),
             on_fault=self._on_fault,
+            trace=self._trace,
             asks_again=config.clock == "lockstep",
         )
 
@@ -156,9 +168,9 @@ class _Run:
             environment=self._env.spec.environment,
             clock=config.clock,
             episodes=totals.episodes,
-            round_trip_us=Spread.of(exchange.round_trips_us),
-            inference_us=Spread.of(exchange.inferences_us),
-            jitter_us=Spread.of(totals.timing.jitter_us),
+            round_trip_us=exchange.round_trip_us,
+            inference_us=exchange.inference_us,
+            jitter_us=totals.timing.jitter_us,
             stalls_ms=totals.timing.stalls_ms,
             steps=sum(episode.steps for episode in totals.episodes),
             wall_s=totals.wall_s,
@@ -174,7 +186,7 @@ class _Run:
             bad_frames=board.bad_frames,
             injected_faults=board.injected_faults,
             metrics=self._env.metrics,
-            tflm_check=exchange.trace.check(self._bundle, with_tflm=config.check_tflm and not interrupted),
+            tflm_check=self._trace.check(self._bundle, with_tflm=not interrupted),
             interrupted=interrupted,
             recording=config.recording,
         )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards import Action
 from balance_hil.bundle import Bundle
-from balance_hil.errors import MissingExtraError
+from balance_hil.errors import MissingExtraError, RecordingError
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Int8Runtime
 
 REFERENCE = "tflm"
+BUFFER_BYTES = 1 << 16  # written at once, in some tens of microseconds
+BLOCK_ROWS = 1 << 16  # checked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,36 +33,70 @@ class TflmCheck:
 
 
 class Trace:
-    """Every int8 input and output of a run, for the check against tflm afterwards."""
+    """Every int8 input and output of a run, in a temporary file without a name, for the check against tflm afterwards.
 
-    def __init__(self) -> None:
-        self._inputs = bytearray()
-        self._outputs = bytearray()
+    Args:
+        kept: otherwise replies are only counted.
+
+    Raises:
+        RecordingError: the file cannot be written; so does ``add``.
+    """
+
+    def __init__(self, *, kept: bool) -> None:
         self.count = 0
+        with _disk_errors():
+            self._file = tempfile.TemporaryFile(buffering=BUFFER_BYTES) if kept else None  # noqa: SIM115 - closed by __exit__
 
     def add(self, action: Action) -> None:
         """Adds one reply."""
-        self._inputs += action.input.tobytes()
-        self._outputs += action.output.tobytes()
         self.count += 1
+        if self._file is not None:
+            with _disk_errors():
+                self._file.write(action.input.tobytes() + action.output.tobytes())
 
     def check(self, bundle: Bundle, *, with_tflm: bool) -> TflmCheck:
-        """Replays every input through the ``tflm`` runtime."""
-        inputs = np.frombuffer(bytes(self._inputs), np.int8).reshape(-1, bundle.spec.n_obs)
-        outputs = np.frombuffer(bytes(self._outputs), np.int8).reshape(-1, bundle.spec.n_act)
-        differing, skipped = _against_tflm(bundle, inputs, outputs) if with_tflm else (None, "not asked for")
+        """Replays every input through the ``tflm`` runtime, block by block."""
+        differing, skipped = self._against_tflm(bundle) if with_tflm and self._file else (None, "not asked for")
         return TflmCheck(checked=self.count, differing=differing, skipped=skipped)
 
+    def _against_tflm(self, bundle: Bundle) -> tuple[int | None, str | None]:
+        try:
+            runtime = load_runtime(REFERENCE, bundle)
+        except MissingExtraError as exc:
+            return None, exc.message
+        n_obs = bundle.spec.n_obs
+        differing = 0
+        with runtime:
+            assert isinstance(runtime, Int8Runtime)  # tflm is one by name
+            for rows in self._blocks(n_obs + bundle.spec.n_act):
+                distinct, which = np.unique(rows[:, :n_obs], axis=0, return_inverse=True)
+                differs = runtime.infer_int8_batch(distinct)[which.reshape(-1)] != rows[:, n_obs:]
+                differing += int(np.count_nonzero(np.any(differs, axis=1)))
+        return differing, None
 
-def _against_tflm(bundle: Bundle, inputs: NDArray[np.int8], outputs: NDArray[np.int8]) -> tuple[int | None, str | None]:
+    def _blocks(self, width: int) -> Iterator[NDArray[np.int8]]:
+        """Rows of input and output, int8 [at most BLOCK_ROWS, ``width``]."""
+        assert self._file is not None
+        with _disk_errors():
+            self._file.seek(0)
+            while data := self._file.read(BLOCK_ROWS * width):
+                yield np.frombuffer(data, np.int8).reshape(-1, width)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            with _disk_errors():
+                self._file.close()
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
     try:
-        runtime = load_runtime(REFERENCE, bundle)
-    except MissingExtraError as exc:
-        return None, exc.message
-    with runtime:
-        assert isinstance(runtime, Int8Runtime)  # tflm is one by name
-        if not len(inputs):
-            return 0, None
-        distinct, which = np.unique(inputs, axis=0, return_inverse=True)
-        differs = runtime.infer_int8_batch(distinct)[which.reshape(-1)] != outputs
-        return int(np.count_nonzero(np.any(differs, axis=1))), None
+        yield
+    except OSError as exc:
+        raise RecordingError(
+            f"cannot keep the run's inputs and outputs in {tempfile.gettempdir()}: {exc}",
+            "free some space there, or choose another place: TMPDIR=FOLDER hil run ...",
+        ) from exc

@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from balance_hil.distribution import Distribution
 from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, RunInterrupted, run
-from balance_hil.running.result import Spread
 from balance_hil.running.trace import TflmCheck, Trace
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
@@ -29,7 +29,7 @@ def kinds(recording):
 def test_a_prompt_board_gives_the_lockstep_episode(clock, board, linear_bundle, tmp_path):
     result = run(board, linear_bundle, config(tmp_path))
     assert result.verdict.good
-    assert (result.late, result.lost, result.held_steps, list(result.stalls_ms)) == (0, 0, 0, [])
+    assert (result.late, result.lost, result.held_steps, result.stalls_ms.count) == (0, 0, 0, 0)
     assert result.jitter_us.max < 1
     realtime = read_recording(result.recording)
     lockstep = read_recording(run(board, linear_bundle, config(tmp_path, clock="lockstep")).recording)
@@ -176,7 +176,7 @@ def test_a_host_that_is_late_catches_up_and_drops_no_simulated_time(clock, board
 
     start = clock.now_s
     result = run(board, linear_bundle, config(tmp_path), busy)
-    assert list(result.stalls_ms) == []
+    assert result.stalls_ms.count == 0
     back = read_recording(result.recording)
     assert back.jitter_us[22] == pytest.approx(3300, abs=10)
     assert back.jitter_us[23] < 1, "the schedule was reached again"
@@ -192,8 +192,8 @@ def test_a_host_that_stalls_moves_the_schedule_and_says_so(clock, board, linear_
     start = clock.now_s
     result = run(board, linear_bundle, config(tmp_path), stall)
     assert result.verdict.good
-    assert len(result.stalls_ms) == 1
-    assert result.stalls_ms[0] == pytest.approx(495, abs=1)
+    assert result.stalls_ms.count == 1
+    assert result.stalls_ms.max == pytest.approx(495, abs=1)
     assert result.held_steps == 0, "the board is not blamed for it"
     assert clock.now_s - start == pytest.approx(0.5 + 199 * PERIOD_S, abs=2 * PERIOD_S)
     assert kinds(read_recording(result.recording)) == ["stall"]
@@ -237,7 +237,9 @@ def test_late_replies_count_in_every_statistic(clock, board, firmware, linear_bu
     assert result.late > 4, "those behind a slow one are late as well"
     assert result.lost == 2
     back = read_recording(result.recording)
-    assert Spread.of(back.round_trip_us[np.isfinite(back.round_trip_us)]).to_document() == result.round_trip_us.to_document()
+    assert (
+        Distribution.of(back.round_trip_us[np.isfinite(back.round_trip_us)]).to_document() == result.round_trip_us.to_document()
+    )
     assert result.round_trip_us.max == pytest.approx(57_700, abs=10)
     assert back.round_trip_us[[20, 199]] == pytest.approx([57_700, 30_000], abs=10)
     assert np.flatnonzero(np.isnan(back.round_trip_us)).tolist() == [51, 100]
