@@ -8,6 +8,7 @@ TEST_JOBS ?= 2
 NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55
 MODEL ?= models/ppo
 SECONDS ?= 60
+FAULTS ?= 10000
 ARGS ?=
 HIL := .venv/bin/hil
 
@@ -17,7 +18,7 @@ space := $(subst ,, )
 
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 
-.PHONY: run test nightly setup setup-run check format fuzz clean help
+.PHONY: run test nightly guarantees setup setup-run check format fuzz clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +33,9 @@ nightly: setup ## the HIL suite in full length, every shipped policy on every em
 	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
 	  --junitxml build/nightly.xml $(ARGS)
 	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml $(ARGS)
+
+guarantees: setup ## inject 10,000 faults of each kind and check what must hold all the same (FAULTS=N: N of each)
+	@.venv/bin/python -m pytest host/tests/guarantees --faults $(FAULTS) --timeout 3600 $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all
