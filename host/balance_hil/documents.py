@@ -65,6 +65,14 @@ class MemoryDocument(TypedDict):
     flash: int
 
 
+class MissCausesDocument(TypedDict):
+    """Late and lost replies by what caused them."""
+
+    host: int
+    board: int
+    link: int
+
+
 class StallsDocument(TypedDict):
     """How often this computer fell behind by more than a control period."""
 
@@ -104,6 +112,7 @@ class OneRunDocument(TypedDict):
     lost: int  # replies that never came
     unsent: int  # observations that the board could not take
     rejected: int  # replies that cannot be right and were not applied
+    miss_causes: MissCausesDocument  # of late and lost replies
     reboots: int
     held_steps: int  # control steps in which the action in force was held
     longest_hold_steps: int

@@ -10,6 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 LOOP_PRIORITY = 2  # above the emulator, so that busy-waiting firmware cannot starve the loop
 BOARD_PRIORITY = 1
@@ -38,6 +40,35 @@ def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
     finally:
         for thread in [CURRENT_THREAD, *_threads(board_processes)]:
             _schedule(thread, 0)
+
+
+class ProcessorWait:
+    """How long the calling thread and some processes were ready to run and had no processor. Always 0 where not on Linux.
+
+    Use it as a context manager. A read takes 2 us for each thread.
+    """
+
+    def __init__(self, processes: Sequence[int]) -> None:
+        files = ["/proc/thread-self/schedstat", *(f"/proc/{thread}/schedstat" for thread in _threads(processes))]
+        self._descriptors: list[int] = []
+        for file in files:
+            with contextlib.suppress(OSError):  # another system, or the thread has ended
+                self._descriptors.append(os.open(file, os.O_RDONLY))
+
+    def total_us(self) -> float:
+        """Since they were started, over all of them."""
+        waited_ns = 0
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):  # it has ended
+                waited_ns += int(os.pread(descriptor, 100, 0).split()[1])
+        return waited_ns / 1e3
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
 
 
 def _schedule(thread: int, priority: int) -> bool:

@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, real_time_priority
+from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, ProcessorWait, real_time_priority
 
 
 @pytest.fixture
@@ -45,3 +47,23 @@ def test_a_board_that_has_ended_is_no_error():
     with real_time_priority([ended.pid]):
         pass
     assert scheduling(0) == (os.SCHED_OTHER, 0)
+
+
+def test_a_thread_that_waits_for_a_processor_is_noticed():
+    if not Path("/proc/thread-self/schedstat").exists():
+        pytest.skip("this kernel does not count it")
+    spin = "while True: pass"
+    core = min(os.sched_getaffinity(0))
+    programs = [[sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\n{spin}"]] * 2
+    first, second = (subprocess.Popen(program) for program in programs)
+    try:
+        with ProcessorWait([first.pid]) as wait:
+            start_us = wait.total_us()
+            while wait.total_us() - start_us < 50_000:  # two programs on one core: each waits half of the time
+                os.sched_yield()
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+    with ProcessorWait([first.pid]) as wait:
+        assert wait.total_us() >= 0

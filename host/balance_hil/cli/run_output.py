@@ -121,6 +121,7 @@ def _facts(run: RunResult) -> dict[str, str]:
         "round trip, ms p50 / p99 / max": _times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
         "tick jitter, ms p50 / p99 / max": _times(run.jitter_us, ".2f", ("p50", "p99", "max")),
         "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
+        "misses by host, board, link": " / ".join(str(count) for count in run.miss_causes.values()),
         "episodes without failure": f"{summary.episodes - summary.failed} of {summary.episodes}",
         "board equals tflm": _equal(run.tflm_check) + (", which is emulated" if tflm_is_emulated() else ""),
         **{metric.name: f"{summary.metrics[metric.name]:.4g}" for metric in run.metrics},

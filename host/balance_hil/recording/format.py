@@ -85,7 +85,8 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
         **dict.fromkeys(TIMINGS, number),
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
-    fault |= {"request_step": integer, "round_trip_us": number, "inference_us": number}  # of a late reply
+    fault["request_step"] = integer  # of a late reply, as what follows
+    fault |= dict.fromkeys(("round_trip_us", "inference_us", "host_us", "board_us", "link_us"), number)
     episode: dict[str, Any] = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "failed": boolean}
     episode["metrics"] = {"type": "object", "additionalProperties": number}
     return {

@@ -96,7 +96,7 @@ class RecordingWriter:
         self._add(STEP, run_s, self._encode(step))
 
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
-        """Adds a fault. Of a late reply, ``numbers`` are request_step, round_trip_us and inference_us."""
+        """Adds a fault. ``numbers`` are those of a late reply, as in the schema of the topic."""
         self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail, **numbers})
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:

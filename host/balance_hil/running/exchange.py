@@ -8,6 +8,8 @@ force is held, and the verdict of the run is bad.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +25,9 @@ from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
 from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
 from balance_hil.running.input_check import InputCheck
+from balance_hil.running.misses import CAUSES, Cause, Parts
 from balance_hil.running.trace import Trace
+from balance_hil.scheduling import ProcessorWait
 
 RECOVERY_TIMEOUT_S = 3.0  # a rebooted board must have identified itself by then
 SILENT_TIMEOUTS = 3  # reply timeouts in a row without a byte from the board: it has stopped
@@ -41,7 +45,9 @@ class Reply(NamedTuple):
 
 class _Request(NamedTuple):
     number: int  # counts from 1 over the run
+    due_s: float  # when its control step was to begin
     sent_s: float
+    waited_us: float  # for a processor, before that
     step: int
     observation: NDArray[np.float32]  # float32 [n_obs]
 
@@ -63,6 +69,7 @@ class Exchange:
         max_lost: misses beyond this end the run.
         on_fault: called for every fault.
         trace: takes every valid reply.
+        processor_wait: of this thread and the board's processes.
         asks_again: requests in flight when the board rebooted are repeated, and so not lost.
     """
 
@@ -75,6 +82,7 @@ class Exchange:
         max_lost: int,
         on_fault: FaultSink,
         trace: Trace,
+        processor_wait: ProcessorWait,
         asks_again: bool = False,
     ) -> None:
         self._board = board
@@ -88,8 +96,13 @@ class Exchange:
         self._max_lost = max_lost
         self._on_fault = on_fault
         self._trace = trace
+        self._processor_wait = processor_wait
         self._asks_again = asks_again
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
+        self._given_up: dict[int, _Request] = {}  # lost, and the board has not shown yet why
+        self._causes: Counter[Cause] = Counter()
+        self._emptied_s = time.perf_counter()  # when the port was last seen empty
+        self._was_unread = False  # the latest frame was there before the host looked
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
         self._recovery: Handshake | None = None
         self._damaged = board.bad_frames
@@ -113,12 +126,20 @@ class Exchange:
         return self.late + self.lost + self.unsent + self.rejected
 
     @property
+    def miss_causes(self) -> Mapping[Cause, int]:
+        """Late and lost replies so far, by cause."""
+        silent: dict[Cause, int] = {"board": len(self._given_up)}
+        return {cause: self._causes[cause] + silent.get(cause, 0) for cause in CAUSES}
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a reply may still come."""
         return bool(self._in_flight)
 
-    def send(self, observation: NDArray[np.float32]) -> bool:
+    def send(self, observation: NDArray[np.float32], due_s: float | None = None) -> bool:
         """Sends the observation of the current step, float32 [n_obs]; False when the board cannot take one now.
+
+        ``due_s`` is when the step was to begin, by ``time.perf_counter``; None: now.
 
         Raises:
             BoardRebootedError: the board rebooted and does not identify itself.
@@ -134,7 +155,9 @@ class Exchange:
             return False
         seq = self._board.send(messages.Infer(observation))
         self._sent += 1
-        self._in_flight[seq] = _Request(self._sent, now, self.step, observation.copy())
+        self._in_flight[seq] = _Request(
+            self._sent, now if due_s is None else due_s, now, self._processor_wait.total_us(), self.step, observation.copy()
+        )
         return True
 
     def poll(self, timeout_s: float) -> Reply | None:
@@ -147,7 +170,7 @@ class Exchange:
             BoardRebootedError, TooManyLostError: see ``send``.
             LinkError: the cable is unplugged.
         """
-        frame = self._board.poll(timeout_s)
+        frame = self._next_frame(timeout_s)
         if self._board.bad_frames != self._damaged:
             self._damaged = self._board.bad_frames
             self._silence_s = 0.0
@@ -192,10 +215,36 @@ class Exchange:
                 self._on_fault("identified", f"policy {info.model_id}")
         return None
 
+    def _next_frame(self, timeout_s: float) -> Frame | None:
+        start_s = time.perf_counter()
+        frame = self._board.poll(0.0)
+        self._was_unread = frame is not None
+        if frame is None:
+            self._emptied_s = time.perf_counter()
+            left_s = timeout_s - (self._emptied_s - start_s)
+            if left_s > 0 and (frame := self._board.poll(left_s)) is None:
+                self._emptied_s = time.perf_counter()
+        return frame
+
+    def _parts(self, request: _Request, action: Action) -> Parts:
+        """How the time from when the request was due until now divides."""
+        now = time.perf_counter()
+        unread_us = (now - max(self._emptied_s, request.sent_s)) * 1e6 if self._was_unread else 0.0
+        waited_us = self._processor_wait.total_us() - request.waited_us
+        host_us = (request.sent_s - request.due_s) * 1e6 + max(unread_us, waited_us)
+        return Parts.of((now - request.due_s) * 1e6, host_us, action.total_us)
+
+    def _attribute_lost(self, cause: Cause) -> None:
+        self._causes[cause] += len(self._given_up)
+        self._given_up.clear()
+
     def _reply(self, seq: int, action: Action) -> Reply | None:
         request = self._in_flight.pop(seq, None)
         if request is None:  # given up as lost before it came
+            if (given_up := self._given_up.pop(seq, None)) is not None:
+                self._causes[self._parts(given_up, action).cause] += 1
             return None
+        self._attribute_lost("link")
         if action.status != Status.OK:
             raise status_error(action.status, 0, f"the board on {self._board.port} failed at an observation")
         round_trip_us = (time.perf_counter() - request.sent_s) * 1e6
@@ -207,12 +256,15 @@ class Exchange:
         self._trace.add(action)
         if request.step != self.step:  # that control step is over
             self.late += 1
+            parts = self._parts(request, action)
+            self._causes[parts.cause] += 1
             self._on_fault(
                 "late",
-                f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms",
+                f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms, because of the {parts.cause}",
                 request_step=request.step,
                 round_trip_us=round_trip_us,
                 inference_us=action.inference_us,
+                **parts._asdict(),
             )
             self._check_bound()
         if request.number < self._newest:
@@ -251,6 +303,7 @@ class Exchange:
             self._in_flight.clear()
         else:
             self.give_up()
+        self._attribute_lost("board")
         since = self._recovery.since if self._recovery is not None else None
         self._recovery = self._board.start_handshake()
         self._recovery.since = since or self._recovery.since
@@ -273,6 +326,7 @@ class Exchange:
             if now - request.sent_s < older_than_s:
                 break
             del self._in_flight[seq]
+            self._given_up[seq] = request
             self.lost += 1
             self._on_fault("lost", f"no reply to the observation of step {request.step}")
         self._check_bound()

@@ -52,7 +52,7 @@ def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> No
             episode.fault("stall", f"this computer was {late_s * 1e3:.1f} ms late; the schedule moved")
             due_s += late_s
         exchange.step = episode.step
-        exchange.send(observation)
+        exchange.send(observation, due_s)
         substeps = _Substeps(due_s, episode, exchange)
         result = env.step(None, substeps.before)
         observation = episode.finish_step(observation, result, substeps.applied, late_s * 1e6)

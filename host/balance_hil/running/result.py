@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from balance_hil.distribution import Distribution
 from balance_hil.documents import EqualsTflmDocument, MemoryDocument, OneRunDocument
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
+from balance_hil.running.misses import Cause
 from balance_hil.running.trace import TflmCheck
 from balance_hil.runtimes.tflm import is_emulated
 
@@ -52,7 +53,7 @@ class Memory:
 
 
 OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "equals_tflm", "verdict")
-OUTCOME_TIMED = ("memory_bytes", "bad_frames", "injected_faults", "stalls", "priority", "control_rate_hz")
+OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames", "injected_faults", "stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
 
 
@@ -85,6 +86,7 @@ class RunResult:
     unsent: int
     rejected: int  # invalid replies, not applied
     first_rejected: str
+    miss_causes: Mapping[Cause, int]  # of late and lost replies; see ``running.misses``
     reboots: int
     held_steps: int
     longest_hold: int
@@ -133,7 +135,7 @@ class RunResult:
 
     def to_dict(self) -> OneRunDocument:
         """One run of the document of ``hil run --json``."""
-        summary, check = self.summary, self.tflm_check
+        summary, check, causes = self.summary, self.tflm_check, self.miss_causes
         return {
             "bundle": {"name": self.bundle.path.resolve().name, "id": self.bundle.id, "path": str(self.bundle.path)},
             "board": self.board,
@@ -156,6 +158,7 @@ class RunResult:
             "lost": self.lost,
             "unsent": self.unsent,
             "rejected": self.rejected,
+            "miss_causes": {"host": causes["host"], "board": causes["board"], "link": causes["link"]},
             "reboots": self.reboots,
             "held_steps": self.held_steps,
             "longest_hold_steps": self.longest_hold,

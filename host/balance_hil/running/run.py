@@ -23,7 +23,7 @@ from balance_hil.running.exchange import Exchange
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
-from balance_hil.scheduling import real_time_priority
+from balance_hil.scheduling import ProcessorWait, real_time_priority
 
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
@@ -97,9 +97,10 @@ def run(
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
         _run_log(board, bundle, config, env, on_tick) as log,
         Trace(kept=config.check_tflm) as trace,
+        ProcessorWait(board.process_ids) as processor_wait,
     ):
         stop = Interrupt()
-        this_run = _Run(board, bundle, config, env, log, trace, stop)
+        this_run = _Run(board, bundle, config, env, log, trace, processor_wait, stop)
         try:
             with stop:
                 this_run.execute()
@@ -129,6 +130,7 @@ class _Run:
         env: Environment,
         log: RunLog,
         trace: Trace,
+        processor_wait: ProcessorWait,
         stop: Interrupt,
     ) -> None:
         self._board, self._bundle, self._config = board, bundle, config
@@ -144,6 +146,7 @@ class _Run:
             max_lost=config.lost_bound(self._max_steps),
             on_fault=self._on_fault,
             trace=self._trace,
+            processor_wait=processor_wait,
             asks_again=config.clock == "lockstep",
         )
 
@@ -180,6 +183,7 @@ class _Run:
             unsent=exchange.unsent,
             rejected=exchange.rejected,
             first_rejected=exchange.first_rejected,
+            miss_causes=exchange.miss_causes,
             reboots=exchange.reboots,
             held_steps=totals.held_steps,
             longest_hold=totals.longest_hold,

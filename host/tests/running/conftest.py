@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from balance_hil.scheduling import ProcessorWait
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
 GAINS = [[2, 1, 0, 0, -0.2, -0.3], [2, 1, 0, 0, -0.2, 0.3]]
@@ -37,4 +38,5 @@ def clock(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", virtual.now)
     monkeypatch.setattr(time, "monotonic", virtual.now)
     monkeypatch.setattr(time, "sleep", virtual.sleep)
+    monkeypatch.setattr(ProcessorWait, "total_us", lambda wait: 0.0)  # of the real clock
     return virtual
