@@ -2,10 +2,10 @@
 
 PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
-TEST_BOARDS ?= native,qemu-m4,qemu-m7
+TEST_BOARDS ?= native,qemu-m7,f405,pico
 TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10
 TEST_JOBS ?= 2
-NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55
+NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55,f405,pico
 MODEL ?= models/ppo
 SECONDS ?= 60
 FAULTS ?= 10000
@@ -26,7 +26,7 @@ help: ## list the targets
 run: setup-run ## balance the robot with the policy on two emulated boards, in real time; BOARD=native takes one
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
-test: setup ## every test, the HIL suite on three emulated boards included (TEST_BOARDS=native: on one)
+test: setup ## every test, the HIL suite on four emulated boards included (TEST_BOARDS=native: on one)
 	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
 
 nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour

@@ -30,7 +30,18 @@ WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow",
 WARNINGS += ["-Wold-style-cast", "-Wundef", "-Wcast-align", "-Wvla", "-Werror"]
 NEEDS_A_LIBRARY = ("engine_tflm", "board_engine/tflm.cpp", "operators_tflm.cpp")
 # What a Cortex-M alone can compile: registers, its instructions, the images for it.
-CORTEX = ("lib/hal_mps/", "src/mps/", "board_engine/faulty.cpp", "src/bench/", "test/engine_int8/on_board.cpp", "dense_rows_dsp.cpp", "dense_rows_mve.cpp")
+CORTEX = (
+    "lib/hal_cortex/",
+    "lib/hal_mps/",
+    "lib/hal_rp2040/",
+    "lib/hal_stm32/",
+    "src/bare_metal/",
+    "board_engine/faulty.cpp",
+    "src/bench/",
+    "test/engine_int8/on_board.cpp",
+    "dense_rows_dsp.cpp",
+    "dense_rows_mve.cpp",
+)
 CPPCHECK = ["--enable=warning,style,performance,portability", "--inline-suppr", "--error-exitcode=1", "--quiet", "--std=c++17"]
 SUPPRESSED = (
     "missingIncludeSystem",

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "host" / "constraints.txt"
+NPM_PACKAGES = ROOT / "host" / "balance_hil" / "boards" / "kinds" / "package.json"
 TORCH = "torch==2.13.0"
 
 EXTRAS = {"run": "int8,firmware", "all": "train,export,int8,firmware,report,video,dev"}
@@ -34,6 +35,7 @@ PACKAGES_RUN = {
 PACKAGES_ALL = {
     **PACKAGES_RUN,
     "git": "firmware commit, tests",
+    "npm": "emulator of the Raspberry Pi Pico",
     "libegl1": "headless pictures and videos",
     "libgl1": "onnx2tf (OpenCV)",
     "libglib2.0-0": "onnx2tf (OpenCV)",
@@ -60,6 +62,8 @@ def main() -> None:
         install_torch()
     say(f"installing the Python packages of the extras [{EXTRAS[profile]}]")
     pip("install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{EXTRAS[profile]}]")
+    if profile == "all":
+        install_emulators()
     stamp.write_text(fingerprint())
 
 
@@ -87,7 +91,13 @@ def provided(package: str) -> bool:
     """Whether the package, or what it stands for, is there already."""
     if package == "python3.11-venv":  # a Python that is not Debian's brings its own
         return subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0
-    programs = {"g++": "g++", "git": "git", "qemu-system-arm": "qemu-system-arm", "gcc-arm-none-eabi": "arm-none-eabi-g++"}
+    programs = {
+        "g++": "g++",
+        "git": "git",
+        "npm": "npm",
+        "qemu-system-arm": "qemu-system-arm",
+        "gcc-arm-none-eabi": "arm-none-eabi-g++",
+    }
     if package in programs:
         return shutil.which(programs[package]) is not None
     query = subprocess.run(["dpkg-query", "-W", "-f=${Status}", package], capture_output=True, text=True)
@@ -130,6 +140,15 @@ def install_torch() -> None:
     pip("install", TORCH)
 
 
+def install_emulators() -> None:
+    """npm packages that emulate microcontrollers."""
+    folder = VENV / "emulators"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(NPM_PACKAGES, folder / "package.json")
+    say("installing the npm packages of emulated boards")
+    check(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent"], "npm failed")
+
+
 def pip(*arguments: str) -> None:
     """Runs the virtual environment's pip; a failure ends the set-up with pip's own message."""
     if not try_pip(*arguments, quiet=False):
@@ -146,7 +165,7 @@ def try_pip(*arguments: str, quiet: bool = True) -> bool:
 
 def fingerprint() -> str:
     """Changes when what has to be installed changes."""
-    sources = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__))
+    sources = (ROOT / "pyproject.toml", CONSTRAINTS, NPM_PACKAGES, Path(__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

@@ -112,9 +112,11 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         _run_platformio(environment, {"HIL_MODEL": str(header.resolve().parent)})
         IMAGES.mkdir(exist_ok=True)
         stamp.unlink(missing_ok=True)
-        for suffix in (".map", ".elf"):
-            with replacing(image.with_suffix(suffix)) as partial:
-                shutil.copyfile(PROJECT / f".pio/build/{environment}/program{suffix}", partial)
+        for suffix in (".map", ".uf2", ".elf"):
+            built = PROJECT / f".pio/build/{environment}/program{suffix}"
+            if built.is_file():  # only boards with a boot drive have a UF2 file
+                with replacing(image.with_suffix(suffix)) as partial:
+                    shutil.copyfile(built, partial)
         stamp.write_text(fingerprint)
     return image
 

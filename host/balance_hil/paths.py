@@ -16,6 +16,7 @@ SHIPPED = _PACKAGE.parents[1] if IS_CHECKOUT else _DATA
 MODELS = SHIPPED / "models"  # the shipped policies, one folder each
 POLICIES = Path("policies")  # the user's own, in the current folder
 CACHE = platformdirs.user_cache_path("balance_hil")
+EMULATORS = SHIPPED / ".venv/emulators" if IS_CHECKOUT else CACHE / "emulators"  # npm packages
 CONFIG = platformdirs.user_config_path("balance_hil")
 # Of a wheel's firmware sources: their hash, and the last commit that touched them (the hash again, where it was built without
 # git). A checkout asks git.

@@ -9,6 +9,7 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
 from image import add_build_info, add_model  # noqa: E402
+from uf2 import finish  # noqa: E402
 
 board = env.BoardConfig()
 toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none-eabi-", ...
@@ -60,5 +61,7 @@ def processor():
 add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-"))
 
 program = env.BuildProgram()
+if family := board.get("build.uf2_family", ""):
+    env.AddPostAction(program, lambda target, source, env: finish(Path(str(target[0])), toolchain, 0x10000000, int(family, 0)))
 AlwaysBuild(env.Alias("buildprog", program))
 Default("buildprog")

@@ -7,6 +7,7 @@
 
 #include "board/built_config.h"
 #include "board_engine/board_engine.h"
+#include "hal_cortex/system.h"
 #include "hal_mps/hal_mps.h"
 #include "model.h"
 #include "operators.h"
@@ -69,7 +70,7 @@ int main() {
   }
   Report("arena_bytes", engine->info().arena_used);
   Report("object_bytes", static_cast<uint32_t>(hil::EngineObjectBytes()));
-  Report("stack_bytes", hil::mps::CortexSystem().StackHighWater());
+  Report("stack_bytes", hil::cortex::System().StackHighWater());
   Report("done", 0);
   for (;;) {
     uart.Wait(UINT32_MAX);

@@ -4,14 +4,14 @@
 #include "engine_int8/int8_engine.h"
 #include "faults/faulty_conversion.h"
 #include "faults/faulty_engine.h"
-#include "hal_mps/hal_mps.h"
+#include "hal_cortex/system.h"
 
 namespace hil {
 namespace {
 
 template <int kNumber>
 Place FaultyPlace() {
-  const faults::Fault fault = faults::At(mps::FaultNumber());
+  const faults::Fault fault = faults::At(cortex::FaultNumber());
   Place place = board_engine::StaticPlace<Int8Engine, kNumber>();
   static faults::FaultyEngine engine(fault, place.engine);
   static faults::FaultyConversion conversion(fault, &engine);
@@ -25,6 +25,6 @@ Place FaultyPlace() {
 Place FirstPlace() { return FaultyPlace<0>(); }
 Place SecondPlace() { return FaultyPlace<1>(); }
 
-bool VerifiesAtStart() { return mps::FaultNumber() == 0; }
+bool VerifiesAtStart() { return cortex::FaultNumber() == 0; }
 
 }  // namespace hil

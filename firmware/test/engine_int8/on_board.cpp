@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "engine_int8/int8_engine.h"
+#include "hal_cortex/system.h"
 #include "hal_mps/hal_mps.h"
 
 namespace {

@@ -34,7 +34,13 @@ def test_shipped_definitions():
     assert boards["native"].kind == "native"
     assert {board.engine for board in boards.values()} == {""}, "one rule for all"
     assert boards["serial"].kind == "serial"
-    assert {name for name, board in boards.items() if board.kind == "qemu"} == {"qemu-m3", "qemu-m4", "qemu-m7", "qemu-m55"}
+    assert {name for name, board in boards.items() if board.kind == "qemu"} == {
+        "qemu-m3",
+        "qemu-m4",
+        "qemu-m7",
+        "qemu-m55",
+        "f405",
+    }
 
 
 def test_a_full_definition(tmp_path):
@@ -59,7 +65,7 @@ def test_a_full_definition(tmp_path):
         ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
         ('kind = "native"', "name is missing", "name ="),
         ('name = "a"', "kind is missing", "kind ="),
-        ('name = "a"\nkind = "radio"', "unknown board kind: 'radio'", "native, qemu, serial"),
+        ('name = "a"\nkind = "radio"', "unknown board kind: 'radio'", "native, qemu, rp2040, serial"),
         ('name = "a"\nkind = "qemu"\nenvironment = "qemu_m4"', "needs environment and machine", "qemu-m4.toml"),
         ("name = ", "is not TOML", ""),
     ],

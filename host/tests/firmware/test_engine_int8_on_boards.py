@@ -24,7 +24,7 @@ ROWS = 60
 CASES_ADDRESS = {"mps3-an547": 0x6000_0000}
 CASES_ADDRESS_MPS2 = 0x2020_0000
 DEADLINE_S = 120.0
-BOARDS = {name: board for name, board in load_definitions().items() if board.kind == "qemu"}
+BOARDS = {name: board for name, board in load_definitions().items() if board.kind == "qemu" and "bench" not in board.settings}
 
 
 @pytest.fixture(scope="module", autouse=True)

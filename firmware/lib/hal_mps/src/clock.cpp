@@ -11,7 +11,7 @@ constexpr uint32_t kUsPer100Hz = 10'000;
 
 uint32_t ClockHz() { return kClockHz; }
 
-void FpgaClock::Start() {
+void StartClocks() {
   fpga::Prescale() = kFpgaClockHz / 1'000'000 - 1;
   fpga::Counter() = 0;
   fpga::Counter100Hz() = 0;
@@ -26,15 +26,15 @@ uint64_t FpgaClock::NowUs() const {
 }
 
 InstructionCounter::InstructionCounter() {
-  core::SysTickControl() = 0;
-  core::SysTickReload() = core::kSysTickMax;
-  core::SysTickValue() = 0;
-  core::SysTickControl() = core::kSysTickRun & ~core::kSysTickInterrupt;
+  cortex::SysTickControl() = 0;
+  cortex::SysTickReload() = cortex::kSysTickMax;
+  cortex::SysTickValue() = 0;
+  cortex::SysTickControl() = cortex::kSysTickRun & ~cortex::kSysTickInterrupt;
 }
 
 uint64_t InstructionCounter::Elapsed() const {
   constexpr uint64_t kInstructionsPerSecond = 1'000'000'000;
-  return (core::kSysTickMax - core::SysTickValue()) * kInstructionsPerSecond / kClockHz;
+  return (cortex::kSysTickMax - cortex::SysTickValue()) * kInstructionsPerSecond / kClockHz;
 }
 
 }  // namespace hil::mps

@@ -1,11 +1,13 @@
-// Registers of the MPS2 and MPS3 machines and of every Cortex-M.
+// Registers of the MPS2 and MPS3 machines.
 #pragma once
 
 #include <cstdint>
 
+#include "hal_cortex/core.h"
+
 namespace hil::mps {
 
-inline volatile uint32_t& Register(uint32_t address) { return *reinterpret_cast<volatile uint32_t*>(address); }
+using cortex::Register;
 
 #if defined(HIL_MACHINE_MPS2)
 inline constexpr uint32_t kUart = 0x40004000;
@@ -37,33 +39,10 @@ inline constexpr uint32_t kTransmitEnable = 1u << 0, kReceiveEnable = 1u << 1, k
 inline constexpr uint32_t kTransmitPending = 1u << 0, kReceivePending = 1u << 1;
 }  // namespace uart
 
-/// What unused stack is filled with.
-inline constexpr uint32_t kStackPaint = 0xA5A5A5A5;
-
 namespace fpga {
 inline volatile uint32_t& Counter100Hz() { return Register(kFpgaIo + 0x14); }
 inline volatile uint32_t& Counter() { return Register(kFpgaIo + 0x18); }
 inline volatile uint32_t& Prescale() { return Register(kFpgaIo + 0x1C); }
 }  // namespace fpga
-
-namespace core {
-inline volatile uint32_t& SysTickControl() { return Register(0xE000E010); }
-inline volatile uint32_t& SysTickReload() { return Register(0xE000E014); }
-inline volatile uint32_t& SysTickValue() { return Register(0xE000E018); }
-inline volatile uint32_t& InterruptEnable(uint32_t irq) { return Register(0xE000E100 + irq / 32 * 4); }
-inline volatile uint32_t& InterruptControl() { return Register(0xE000ED04); }
-inline volatile uint32_t& ResetControl() { return Register(0xE000ED0C); }
-inline volatile uint32_t& CoprocessorAccess() { return Register(0xE000ED88); }
-inline constexpr uint32_t kSysTickRun = 0b111;  // enabled, with interrupt, from the processor clock
-inline constexpr uint32_t kSysTickInterrupt = 0b010;
-inline constexpr uint32_t kSysTickMax = 0xFFFFFF;
-inline constexpr uint32_t kClearPendingSysTick = 1u << 25;
-inline constexpr uint32_t kResetRequest = 0x05FA0004;
-}  // namespace core
-
-inline void DisableInterrupts() { __asm__ volatile("cpsid i" ::: "memory"); }
-inline void EnableInterrupts() { __asm__ volatile("cpsie i" ::: "memory"); }
-/// Sleeps until an interrupt is pending, masked or not.
-inline void WaitForInterrupt() { __asm__ volatile("dsb\n wfi" ::: "memory"); }
 
 }  // namespace hil::mps

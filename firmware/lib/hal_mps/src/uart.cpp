@@ -2,10 +2,15 @@
 // takes as few as it can: two for a byte that arrives, two for one that leaves, one to go to sleep.
 #include <initializer_list>
 
+#include "hal_cortex/ring.h"
+#include "hal_cortex/system.h"
+#include "hal_cortex/vectors.h"
 #include "hal_mps/hal_mps.h"
 #include "registers.h"
 
 namespace hil::mps {
+
+using namespace cortex;  // NOLINT(google-build-using-namespace): its registers
 
 namespace {
 
@@ -19,34 +24,22 @@ constexpr uint32_t kNapMs = 1;
 constexpr uint32_t kNotReceiving = uart::kTransmitEnable | uart::kReceiveEnable;
 constexpr uint32_t kReceiving = kNotReceiving | uart::kReceiveInterrupt;
 
-/// A frame ends with 0x00, a text line with a line feed.
-bool IsDelimiter(uint8_t byte) { return byte == 0 || byte == '\n'; }
-
-/// One writer, the interrupt, and one reader. Counts only grow; what two of them differ by is the number of bytes or delimiters.
-struct Ring {
-  uint8_t bytes[kRxBuffer];
-  volatile uint32_t written = 0;
-  volatile uint32_t read = 0;
-  volatile uint32_t delimiters_written = 0;
-  volatile uint32_t delimiters_read = 0;
-  volatile bool stalled = false;  // full: the interrupt is off, and the sender waits
-};
-
-Ring ring;
+cortex::Ring<kRxBuffer> ring;
+volatile bool stalled = false;  // the ring is full: the interrupt is off, and the sender waits
 bool alarm_is_set = false;
 volatile bool alarm_went_off = false;
 
 void SetAlarm(uint32_t ms) {
   alarm_is_set = true;
   alarm_went_off = false;
-  core::SysTickReload() = ms * kTicksPerMs;
-  core::SysTickValue() = 0;
-  core::SysTickControl() = core::kSysTickRun;
+  SysTickReload() = ms * kTicksPerMs;
+  SysTickValue() = 0;
+  SysTickControl() = kSysTickRun;
 }
 
 void StopAlarm() {
-  core::SysTickControl() = 0;
-  core::InterruptControl() = core::kClearPendingSysTick;
+  SysTickControl() = 0;
+  InterruptControl() = kClearPendingSysTick;
   alarm_is_set = false;
 }
 
@@ -54,48 +47,42 @@ void StopAlarm() {
 /// loop: with a watchdog of 100 ms and a request every 5 ms that would be twenty times as often as needed.
 void WakeWithin(uint32_t ms) {
   const uint32_t limit_ms = ms < kMaxAlarmMs ? ms : kMaxAlarmMs;
-  if (!alarm_is_set || alarm_went_off || core::SysTickValue() > limit_ms * kTicksPerMs) {
+  if (!alarm_is_set || alarm_went_off || SysTickValue() > limit_ms * kTicksPerMs) {
     SetAlarm(limit_ms);
   }
-}
-
-/// Sleeps until an interrupt has been handled. Interrupts are off when it is called, so that none slips by between the caller's
-/// look at what it waits for and the sleep: it stays pending and ends the sleep.
-void SleepOnce() {
-  WaitForInterrupt();
-  EnableInterrupts();
-  DisableInterrupts();
 }
 
 }  // namespace
 
 extern "C" void UartReceiveHandler() {
   uart::InterruptStatus() = uart::kReceivePending;  // before the byte is taken, for the next one may come at once
-  if (ring.written - ring.read == kRxBuffer) {
+  if (ring.Full()) {
     uart::Control() = kNotReceiving;
-    ring.stalled = true;
+    stalled = true;
     return;
   }
-  const uint8_t byte = static_cast<uint8_t>(uart::Data());
-  ring.bytes[ring.written % kRxBuffer] = byte;
-  ring.written = ring.written + 1;
-  if (IsDelimiter(byte)) {
-    ring.delimiters_written = ring.delimiters_written + 1;
-  }
+  ring.Put(static_cast<uint8_t>(uart::Data()));
 }
 
 extern "C" void UartTransmitHandler() { uart::InterruptStatus() = uart::kTransmitPending; }
 
 extern "C" void SysTickHandler() {
-  core::SysTickControl() = 0;
+  SysTickControl() = 0;
   alarm_went_off = true;
 }
+
+namespace {
+
+__attribute__((section(".vectors"), used)) constexpr Vectors kVectors =
+    MakeVectors({{kUartReceiveIrq, UartReceiveHandler}, {kUartTransmitIrq, UartTransmitHandler}});
+
+}  // namespace
 
 void CmsdkUart::Open(uint32_t baud) {
   const uint32_t divider = kClockHz / baud;
   uart::BaudDivider() = divider < kMinBaudDivider ? kMinBaudDivider : divider;
   for (const uint32_t irq : {kUartReceiveIrq, kUartTransmitIrq}) {
-    core::InterruptEnable(irq) = 1u << (irq % 32);
+    InterruptEnable(irq) = 1u << (irq % 32);
   }
   uart::Control() = kReceiving;
   // QEMU's main loop notices that the UART receives only when it is touched again; without this the first request may wait for
@@ -114,12 +101,10 @@ void CmsdkUart::Wait(uint32_t timeout_ms) {
     WakeWithin(timeout_ms);
   }
   for (;;) {
-    const uint32_t arrived = ring.written - ring.read;
-    const bool complete = ring.delimiters_written != ring.delimiters_read || arrived > kRxBuffer / 2;
-    if (complete || alarm_went_off) {
+    if (ring.HasMessage() || alarm_went_off) {
       break;
     }
-    if (arrived != 0 && !gathering) {
+    if (ring.Size() != 0 && !gathering) {
       gathering = true;
       WakeWithin(kGatherMs);
     }
@@ -133,18 +118,10 @@ void CmsdkUart::Wait(uint32_t timeout_ms) {
 }
 
 size_t CmsdkUart::Read(uint8_t* buffer, size_t capacity) {
-  size_t count = 0;
-  while (count < capacity && ring.read != ring.written) {
-    const uint8_t byte = ring.bytes[ring.read % kRxBuffer];
-    buffer[count++] = byte;
-    ring.read = ring.read + 1;
-    if (IsDelimiter(byte)) {
-      ring.delimiters_read = ring.delimiters_read + 1;
-    }
-  }
-  if (ring.stalled && count > 0) {
+  const size_t count = ring.Take(buffer, capacity);
+  if (stalled && count > 0) {
     DisableInterrupts();
-    ring.stalled = false;
+    stalled = false;
     uart::Control() = kReceiving;
     UartReceiveHandler();  // the byte that did not fit raises no second interrupt
     EnableInterrupts();
@@ -172,14 +149,14 @@ bool CmsdkUart::WaitForRoom() {
   // short naps: it does not notice by itself that the transmitter waits, but every timer that expires makes it look.
   bool room = false;
   DisableInterrupts();
-  uart::Control() = (ring.stalled ? kNotReceiving : kReceiving) | uart::kTransmitInterrupt;
+  uart::Control() = (stalled ? kNotReceiving : kReceiving) | uart::kTransmitInterrupt;
   for (uint32_t naps = 0; !room && naps < kWriteTimeoutMs / kNapMs; naps += alarm_went_off ? 1u : 0u) {
     SetAlarm(kNapMs);
     SleepOnce();
     room = (uart::State() & uart::kTransmitFull) == 0;
   }
   StopAlarm();
-  uart::Control() = ring.stalled ? kNotReceiving : kReceiving;
+  uart::Control() = stalled ? kNotReceiving : kReceiving;
   EnableInterrupts();
   return room;
 }
@@ -193,3 +170,10 @@ uint32_t CmsdkUart::Overruns() const {
 }
 
 }  // namespace hil::mps
+
+void hil::cortex::ResetChip() {
+  __asm__ volatile("dsb" ::: "memory");
+  ResetControl() = kResetRequest;
+  for (;;) {
+  }
+}

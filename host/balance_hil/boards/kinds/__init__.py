@@ -17,7 +17,7 @@ from balance_hil.errors import ConfigError
 from balance_hil.files import did_you_mean
 
 GROUP = "balance_hil.boards"
-_SHIPPED = ("native", "qemu", "serial")
+_SHIPPED = ("native", "qemu", "rp2040", "serial")
 
 
 class BoardKind(Protocol):

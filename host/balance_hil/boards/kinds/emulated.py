@@ -12,11 +12,14 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from balance_hil.boards.channel import Channel
+from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S
-from balance_hil.errors import BoardBootError, CableUnpluggedError, EmulatorMissingError
+from balance_hil.errors import BoardBootError, CableUnpluggedError, EmulatorMissingError, FlashToolMissingError, UsageError
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
 from balance_hil.link import Link, PipeEnds
 from balance_hil.model_image import ModelImage
 from balance_hil.processes import popen
@@ -48,6 +51,32 @@ def check_platform() -> None:
             f"emulated boards run on Linux only, this is {platform.system()}",
             "use a container or WSL; hil evaluate, hil compare and physical boards (--port) work here",
         )
+
+
+def image_environment(definition: BoardDefinition, engine: str, prefix: str = "qemu") -> str:
+    """The environment of platformio.ini that builds the image of an engine for a board; ``prefix`` "bench" counts instructions.
+
+    Raises:
+        FlashToolMissingError: the engine is tflm, and its C++ library is not set.
+    """
+    name = definition.environment.replace("qemu", prefix, 1)
+    if engine != "tflm":
+        return name
+    if not os.environ.get(TFLM_LIBRARY):
+        raise FlashToolMissingError(
+            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, but {TFLM_LIBRARY} is not set",
+            "see docs/boards.md; or use the compact engine, which computes the same: --engine int8",
+        )
+    return f"{name}_tflm"
+
+
+def model_header(config: EmulationConfig) -> Path:
+    """``model.h`` of the model that goes into the image."""
+    if config.image is None:
+        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle, for example: hil emulate ppo")
+    header = HEADERS / config.image.id / "model.h"
+    config.image.write_header(header)
+    return header
 
 
 class EmulatedMachine(ABC):

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.kinds.qemu import emulator, image_environment
+from balance_hil.boards.definition import BoardDefinition, find_definition
+from balance_hil.boards.kinds.emulated import image_environment
+from balance_hil.boards.kinds.qemu import emulator
 from balance_hil.errors import BoardBootError
 from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
@@ -54,6 +55,8 @@ def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Cal
         BoardBootError: the benchmark did not finish, or the engine's outputs differ from the vectors.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
+    if counted_on := board.settings.get("bench"):
+        board = find_definition(counted_on)
     image = build_image(image_environment(board, engine, prefix="bench"), header, progress)
     record, stamp = image.with_suffix(".json"), image.with_suffix(".stamp").read_text()
     known = json.loads(record.read_text()) if record.is_file() else {}

@@ -9,27 +9,27 @@ by byte, and a Unix socket holds only a few hundred such writes before it blocks
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
-from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform, image_environment, model_header
 from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.errors import ConfigError, EmulatorMissingError, FlashToolMissingError, UsageError
-from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, build_image, check_cross_tools
+from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
+from balance_hil.firmware_build import build_image, check_cross_tools
 from balance_hil.link import Link, PipeEnds, open_link, open_pipes
 from balance_hil.protocol.messages import WATCHDOG_MS
 
 QEMU = "qemu-system-arm"
-# The firmware reads its options from the start of its RAM (hal_mps): a mark, the watchdog's time, the number of a fault.
+# The firmware reads its options from the start of its RAM (hal_cortex): a mark, the watchdog's time, the number of a fault.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
 
-KEYS: Mapping[str, type] = {"machine": str}  # that QEMU emulates: "mps2-an386", ...
+# machine: what QEMU emulates, "mps2-an386", ...; uart: the number of the firmware's UART among the machine's, from 0.
+# bench: the board whose instruction counts hold for this one; by default itself.
+KEYS: Mapping[str, type] = {"machine": str, "uart": int, "bench": str}
 
 
 def check_definition(definition: BoardDefinition) -> None:
@@ -47,23 +47,6 @@ def check_installation() -> None:
     check_platform()
     emulator()
     check_cross_tools()
-
-
-def image_environment(definition: BoardDefinition, engine: str, prefix: str = "qemu") -> str:
-    """The environment of platformio.ini that builds the image of an engine for a board; ``prefix`` "bench" counts instructions.
-
-    Raises:
-        FlashToolMissingError: the engine is tflm, and its C++ library is not set.
-    """
-    name = definition.environment.replace("qemu", prefix, 1)
-    if engine != "tflm":
-        return name
-    if not os.environ.get(TFLM_LIBRARY):
-        raise FlashToolMissingError(
-            f"the engine tflm on {definition.name} needs the C++ library of TensorFlow Lite Micro, but {TFLM_LIBRARY} is not set",
-            "see docs/boards.md; or use the compact engine, which computes the same: --engine int8",
-        )
-    return f"{name}_tflm"
 
 
 def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
@@ -90,13 +73,16 @@ class QemuMachine(EmulatedMachine):
         check_platform()
         self._qemu = emulator()
         self._machine: str = definition.settings["machine"]
+        self._uart: int = definition.settings.get("uart", 0)
         environment = image_environment(definition, config.engine)
         if config.fault is not None:
+            if not self._machine.startswith("mps"):  # the gallery takes 1 MB of RAM
+                raise UsageError(f"the board {config.name} has no firmware faults", "use native or qemu-m4: --board native")
             if config.engine == "tflm":
                 raise UsageError(f"firmware faults on {config.name} need the compact engine", "add --engine int8")
             environment += "_faults"
         self._options = _options(config.watchdog_ms, fault_number(config.fault, progress) if config.fault else 0)
-        self._image = build_image(environment, _header(config), progress)
+        self._image = build_image(environment, model_header(config), progress)
         self._qmp: Qmp | None = None
         super().__init__(config.name)
 
@@ -144,7 +130,7 @@ class QemuMachine(EmulatedMachine):
         self._qmp = Qmp(ours)
         with theirs:
             command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
-            command += ["-chardev", uart, "-serial", "chardev:uart"]
+            command += ["-chardev", uart, *["-serial", "null"] * self._uart, "-serial", "chardev:uart"]
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
             command += self._options
             self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
@@ -162,15 +148,6 @@ def emulator() -> str:
     if path is None:
         raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
     return path
-
-
-def _header(config: EmulationConfig) -> Path:
-    """``model.h`` of the model that goes into the image."""
-    if config.image is None:
-        raise UsageError(f"the image of the board {config.name} needs a model", "name a bundle, for example: hil emulate ppo")
-    header = HEADERS / config.image.id / "model.h"
-    config.image.write_header(header)
-    return header
 
 
 def _options(watchdog_ms: int | None, fault: int) -> list[str]:

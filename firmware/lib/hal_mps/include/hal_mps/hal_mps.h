@@ -9,6 +9,11 @@
 namespace hil::mps {
 
 inline constexpr uint32_t kRxBuffer = 4096;  ///< bytes that may be on their way to the board
+#if defined(HIL_MACHINE_MPS2)
+inline constexpr uint32_t kUploadBytes = 256 * 1024;  ///< longest model that can be uploaded, with its vectors
+#else
+inline constexpr uint32_t kUploadBytes = 160 * 1024;
+#endif
 
 /// UART0. Received bytes come in by interrupt; the processor sleeps while there are none.
 class CmsdkUart final : public hal::Uart {
@@ -38,8 +43,6 @@ class CmsdkUart final : public hal::Uart {
 /// Microseconds since reset, from two counters of the FPGA: one is fine and wraps, the other is coarse and does not.
 class FpgaClock final : public hal::Clock {
  public:
-  /// Sets the fine counter to 1 MHz and both to zero.
-  static void Start();
   uint64_t NowUs() const override;
 };
 
@@ -53,26 +56,14 @@ class InstructionCounter {
   uint64_t Elapsed() const;
 };
 
-class CortexSystem final : public hal::System {
- public:
-  void Reboot() override;
-  uint32_t StackHighWater() const override;
-
-  /// Why the processor started, from a note that a reset leaves in memory. To be called once.
-  static hal::ResetCause Cause();
-};
+/// Sets the FPGA's fine counter to 1 MHz and both counters to zero.
+void StartClocks();
 
 /// Processor clock of this machine.
 uint32_t ClockHz();
 
-/// Sizes of the linked image, in bytes.
-uint32_t ImageBytes();
-uint32_t StaticRamBytes();
-
-/// The watchdog's time that the emulator wrote to the start of RAM, `fallback` where it wrote none.
-uint32_t WatchdogMs(uint32_t fallback);
-
-/// The fault of the gallery that the emulator wrote there; 0: none.
-uint32_t FaultNumber();
+/// These machines have no watchdog that the firmware uses.
+inline bool WatchdogFired() { return false; }
+inline void StartWatchdog() {}
 
 }  // namespace hil::mps

@@ -1,5 +1,6 @@
-#include "hal_mps/hal_mps.h"
-#include "registers.h"
+#include "hal_cortex/system.h"
+
+#include "hal_cortex/core.h"
 
 extern "C" {
 extern uint32_t hil_image_start, hil_image_end;  // of what is loaded: code, constants and the initial values of variables
@@ -7,7 +8,7 @@ extern uint32_t hil_data_start, hil_bss_end;
 extern uint32_t hil_stack_limit, hil_stack_top;
 }
 
-namespace hil::mps {
+namespace hil::cortex {
 
 namespace {
 
@@ -17,7 +18,7 @@ constexpr uint32_t kRunningNote = 0x52554E21;
 /// Survives a reset, not a power cycle.
 __attribute__((section(".noinit"))) volatile uint32_t note;
 
-/// Written by balance_hil.boards.kinds.qemu.
+/// Written by the kinds of balance_hil.boards that emulate a board.
 struct Options {
   uint32_t mark;
   uint32_t watchdog_ms;
@@ -34,19 +35,19 @@ uint32_t BytesBetween(const uint32_t* from, const uint32_t* to) {
 
 }  // namespace
 
-void CortexSystem::Reboot() {
+void System::Reboot() {
   note = kRequestedNote;
-  __asm__ volatile("dsb" ::: "memory");
-  core::ResetControl() = core::kResetRequest;
-  for (;;) {
-  }
+  ResetChip();
 }
 
-hal::ResetCause CortexSystem::Cause() {
+hal::ResetCause System::Cause(bool watchdog_fired) {
   const uint32_t found = note;
   note = kRunningNote;
   if (found == kRequestedNote) {
     return hal::ResetCause::kRequested;
+  }
+  if (watchdog_fired) {
+    return hal::ResetCause::kWatchdog;
   }
   return found == kRunningNote ? hal::ResetCause::kUnknown : hal::ResetCause::kPowerOn;
 }
@@ -55,7 +56,7 @@ uint32_t ImageBytes() { return BytesBetween(&hil_image_start, &hil_image_end); }
 
 uint32_t StaticRamBytes() { return BytesBetween(&hil_data_start, &hil_bss_end); }
 
-uint32_t CortexSystem::StackHighWater() const {
+uint32_t System::StackHighWater() const {
   const uint32_t* lowest = &hil_stack_limit;
   while (*lowest == kStackPaint && lowest != &hil_stack_top) {
     ++lowest;
@@ -67,4 +68,4 @@ uint32_t WatchdogMs(uint32_t fallback) { return options.mark == kOptionsMark ? o
 
 uint32_t FaultNumber() { return options.mark == kOptionsMark ? options.fault : 0; }
 
-}  // namespace hil::mps
+}  // namespace hil::cortex

@@ -1,0 +1,74 @@
+#include "hal_cortex/system.h"
+#include "hal_cortex/ticks.h"
+#include "hal_stm32/hal_stm32.h"
+#include "registers.h"
+
+namespace hil::stm32 {
+
+namespace {
+
+constexpr uint32_t kInternalHz = 16'000'000;
+constexpr uint32_t kPllHz = 168'000'000;
+// 16 MHz / 16 * 336 / 2 (PLLP = 0); the 48 MHz output (/ 7) is unused.
+constexpr uint32_t kPllSettings = 16u | (336u << 6) | (7u << 24);
+constexpr uint32_t kTries = 100'000;  // tens of milliseconds at 16 MHz; the PLL locks within 300 us
+constexpr uint32_t kWatchdogMs = 1000;
+
+uint32_t clock_hz = kInternalHz;
+
+bool Await(volatile uint32_t& status, uint32_t mask, uint32_t wanted) {
+  for (uint32_t tries = 0; tries < kTries; ++tries) {
+    if ((status & mask) == wanted) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void StartClocks() {
+  if ((rcc::Control() & rcc::kInternalReady) == 0) {
+    clock_hz = kPllHz;  // an emulator without a clock tree: its processor runs at the highest rate
+    cortex::StartTicks(clock_hz);
+    return;
+  }
+  FlashAccess() = kFlashCaches | kFiveWaitStates;
+  rcc::Pll() = kPllSettings;
+  rcc::Control() |= rcc::kPllOn;
+  if (Await(rcc::Control(), rcc::kPllReady, rcc::kPllReady)) {
+    rcc::Configuration() = rcc::kApb1By4 | rcc::kApb2By2 | rcc::kSwitchToPll;
+    if (Await(rcc::Configuration(), rcc::kSwitchStatusPll, rcc::kSwitchStatusPll)) {
+      clock_hz = kPllHz;
+    }
+  }
+  cortex::StartTicks(clock_hz);
+}
+
+uint32_t ClockHz() { return clock_hz; }
+
+bool WatchdogFired() {
+  const bool fired = (rcc::Status() & rcc::kWatchdogReset) != 0;
+  rcc::Status() |= rcc::kClearFlags;
+  return fired;
+}
+
+void StartWatchdog() {
+  iwdg::Key() = iwdg::kStart;
+  iwdg::Key() = iwdg::kUnlock;
+  iwdg::Prescaler() = iwdg::kDivideBy32;
+  iwdg::Reload() = kWatchdogMs;
+  Await(iwdg::Status(), ~0u, 0);
+  FeedWatchdog();
+}
+
+void FeedWatchdog() { iwdg::Key() = iwdg::kFeed; }
+
+}  // namespace hil::stm32
+
+void hil::cortex::ResetChip() {
+  __asm__ volatile("dsb" ::: "memory");
+  ResetControl() = kResetRequest;
+  for (;;) {
+  }
+}

@@ -1,0 +1,128 @@
+"""Boards on an RP2040 that rp2040js emulates: the UF2 image that a Raspberry Pi Pico is flashed with, its UART0 behind two pipes.
+
+    this program ── link: two pipes ── Node: rp2040.mjs ── UART0 ── firmware
+
+The emulator is an npm package; ``make setup`` installs it. It counts the processor's cycles and knows no wait
+states of the flash.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from balance_hil.boards.definition import SHIPPED, BoardDefinition
+from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform, image_environment, model_header
+from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
+from balance_hil.firmware_build import build_image, check_cross_tools
+from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+from balance_hil.paths import EMULATORS
+
+KEYS: Mapping[str, type] = {}
+_FOLDER = Path(__file__).parent
+_BRIDGE = _FOLDER / "rp2040.mjs"
+_PACKAGE = "rp2040js"
+
+
+def check_definition(definition: BoardDefinition) -> None:
+    """Raises ConfigError where the environment is missing."""
+    if not definition.environment:
+        raise ConfigError("a board of kind rp2040 needs environment", f"compare it with {SHIPPED / 'pico.toml'}")
+
+
+def check_installation() -> None:
+    """Raises what keeps the board from being built or started here.
+
+    Raises:
+        EmulatorMissingError, FlashToolMissingError: what is missing.
+    """
+    check_platform()
+    emulator()
+    check_cross_tools()
+
+
+def emulator() -> tuple[str, Path]:
+    """Paths of Node and of the emulator's module. Raises EmulatorMissingError."""
+    node = shutil.which("node")
+    if node is None:
+        raise EmulatorMissingError(
+            "emulating an RP2040 needs node, which is not installed", "install it: apt-get install nodejs npm"
+        )
+    version = json.loads((_FOLDER / "package.json").read_text())["dependencies"][_PACKAGE]
+    package = EMULATORS / "node_modules" / _PACKAGE
+    found = json.loads((package / "package.json").read_text())["version"] if (package / "package.json").is_file() else None
+    if found != version:
+        raise EmulatorMissingError(
+            f"emulating an RP2040 needs the npm package {_PACKAGE} {version}, which is not installed"
+            + (f" (version {found} is)" if found else ""),
+            f"install it: npm install --prefix {EMULATORS} {_PACKAGE}@{version}",
+        )
+    return node, package / "dist" / "esm" / "index.js"
+
+
+def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
+    """See ``Rp2040Machine``."""
+    return Rp2040Machine(definition, config, progress)
+
+
+class Rp2040Machine(EmulatedMachine):
+    """One Node process.
+
+    Args:
+        definition: the board; its ``environment`` builds the image.
+        config: model and watchdog time. The model is compiled into the image.
+        progress: called with a message before the firmware is built.
+
+    Raises:
+        UsageError: no model, or a fault was requested.
+        EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: the emulator is missing, or the image cannot be built.
+    """
+
+    def __init__(
+        self, definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None = None
+    ) -> None:
+        check_platform()
+        if config.fault is not None:
+            raise UsageError(f"the board {config.name} has no firmware faults", "use the native board: --board native")
+        self._node, self._module = emulator()
+        self._watchdog_ms = config.watchdog_ms
+        elf = build_image(image_environment(definition, config.engine), model_header(config), progress)
+        self._image = elf.with_suffix(".uf2")
+        super().__init__(config.name)
+
+    def start(self) -> Link:
+        """See EmulatedMachine. Closing the link switches the board off."""
+        link, far_end = open_pipes(f"a pipe to {self._name}")
+        try:
+            self._spawn({}, pipes=far_end)
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            far_end.close()
+        return link
+
+    def start_unopened(self) -> str:
+        """See EmulatedMachine. The port is a URL, for one program at a time."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+            link = open_link(url)  # before the board starts, so that READY is not lost
+            self._spawn({"listen_fd": server.fileno()}, descriptors=[server.fileno()])
+        self._await_ready(link)
+        return url
+
+    def press_reset(self) -> None:
+        """See EmulatedMachine."""
+        if not self._processes:
+            raise UsageError(f"the board {self._name} is not running", "start it first")
+        self._processes[0].send_signal(signal.SIGUSR2)
+
+    def _spawn(self, settings: dict[str, Any], descriptors: list[int] | None = None, pipes: PipeEnds | None = None) -> None:
+        settings["watchdog_ms"] = self._watchdog_ms
+        command = [self._node, str(_BRIDGE), self._module.as_uri(), str(self._image), json.dumps(settings)]
+        self._processes = [self._popen(command, descriptors or [], pipes)]

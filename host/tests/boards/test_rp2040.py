@@ -1,0 +1,104 @@
+"""The Raspberry Pi Pico as a board: the image that is flashed, executed by an emulator of its chip."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balance_hil.boards import Board, connect, find_definition
+from balance_hil.boards.kinds import rp2040
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.rp2040 import Rp2040Machine
+from balance_hil.bundle import INT8_MODEL, Bundle
+from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError
+from balance_hil.model_image import ModelImage
+from balance_hil.runtimes.tflm import TflmModel
+
+FLASH = 0x1000_0000
+RP2040_FAMILY = 0xE48B_FF56
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    try:
+        rp2040.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+
+
+@pytest.fixture(scope="module")
+def board(ppo_bundle: Bundle) -> Iterator[Board]:
+    with connect("pico", ppo_bundle) as board:
+        yield board
+
+
+@pytest.fixture(scope="module")
+def image(ppo_bundle: Bundle) -> Path:
+    machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
+    machine.close()
+    return machine._image
+
+
+def test_the_image_is_a_uf2_file_for_this_chip_with_the_checksum_that_its_rom_wants(image: Path):
+    data = image.read_bytes()
+    blocks = [data[at : at + 512] for at in range(0, len(data), 512)]
+    heads = [struct.unpack("<8I", block[:32]) for block in blocks]
+    assert {head[0] for head in heads} == {0x0A324655}
+    assert {head[7] for head in heads} == {RP2040_FAMILY}
+    assert [head[3] for head in heads] == [FLASH + 256 * n for n in range(len(blocks))]
+    assert [head[5:7] for head in heads] == [(n, len(blocks)) for n in range(len(blocks))]
+    assert {block[-4:] for block in blocks} == {struct.pack("<I", 0x0AB16F30)}
+    boot = blocks[0][32 : 32 + 256]
+    crc = 0xFFFF_FFFF
+    for bit in (
+        byte >> shift & 1 for byte in boot[:252] for shift in range(7, -1, -1)
+    ):  # bit by bit: another way than the build's
+        crc = (crc << 1 & 0xFFFF_FFFF) ^ (0x04C1_1DB7 if crc >> 31 ^ bit else 0)
+    assert struct.unpack("<I", boot[252:]) == (crc,)
+
+
+def test_random_inputs_give_the_bits_of_tflm(board: Board, ppo_bundle: Bundle):
+    inputs = np.random.default_rng(0).integers(-128, 128, (200, 6), dtype=np.int8)
+    expected = TflmModel(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs)
+    np.testing.assert_array_equal(np.stack([action.output for action in board.infer_int8_batch(inputs)]), expected)
+
+
+def test_the_time_of_an_inference_is_the_chips(board: Board):
+    times = {action.inference_us for action in (board.infer(np.zeros(6, np.float32)) for _ in range(20))}
+    assert max(times) - min(times) <= 2  # cycles are counted: only a tick of SysTick may come between
+
+
+def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Board):
+    before = board.infer(np.zeros(6, np.float32)).output
+    board.press_reset()
+    np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
+    board.power_cycle()
+    np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
+
+
+def test_an_image_that_the_rom_would_refuse_does_not_start(image: Path, ppo_bundle: Bundle, tmp_path: Path):
+    machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
+    damaged = bytearray(image.read_bytes())
+    damaged[40] ^= 1
+    machine._image = tmp_path / "damaged.uf2"
+    machine._image.write_bytes(damaged)
+    try:
+        with pytest.raises(BoardBootError, match="checksum of the second-stage boot"):
+            machine.start_unopened()
+    finally:
+        machine.close()
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(rp2040, "EMULATORS", tmp_path)
+    with pytest.raises(EmulatorMissingError, match="npm package rp2040js") as caught:
+        rp2040.emulator()
+    assert caught.value.hint.startswith("install it: npm install --prefix")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(EmulatorMissingError, match="needs node"):
+        rp2040.emulator()
