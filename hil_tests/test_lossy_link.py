@@ -6,7 +6,6 @@ import numpy as np
 
 from balance_hil.boards import Board
 from balance_hil.errors import ReplyTimeoutError
-from balance_hil.link import Fault
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action
 from balance_hil.runtimes.base import Int8Runtime
@@ -14,11 +13,11 @@ from balance_hil.runtimes.base import Int8Runtime
 REQUESTS = 300
 IN_FLIGHT = 40  # fit into the smallest receive buffer that test_identity.py allows
 FAULTS = (
-    Fault("corrupt", 0.05),
-    Fault("drop-byte", 0.001),
-    Fault("truncate", 0.02),
-    Fault("duplicate", 0.02),
-    Fault("drop", 0.02),
+    "corrupt:rate=0.05",
+    "drop-byte:rate=0.001",
+    "truncate:rate=0.02",
+    "duplicate:rate=0.02",
+    "drop:rate=0.02",
 )
 REPLY_TIMEOUT_S = 0.05
 SILENCE_S = 0.1  # no reply for this long: none is pending
@@ -47,7 +46,7 @@ def test_no_wrong_action_gets_through(
 
 
 def test_the_board_counts_what_was_damaged(hil_connect: Callable[..., Board]) -> None:
-    board = hil_connect(faults=[Fault("corrupt", 0.5, "tx")], fault_seed=2)
+    board = hil_connect(faults=["corrupt:rate=0.5,direction=tx"], fault_seed=2)
     for _ in range(50):
         board.send(messages.Echo(b"some bytes to hit"))
     while board.poll(REPLY_TIMEOUT_S) is not None:

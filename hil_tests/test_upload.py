@@ -15,7 +15,6 @@ from balance_hil.boards import Board
 from balance_hil.boards.upload import transfer
 from balance_hil.bundle import GOLDEN, Bundle, model_id
 from balance_hil.errors import BoardStatusError, HarnessError, ReplyTimeoutError
-from balance_hil.link import Fault
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
@@ -23,7 +22,7 @@ from balance_hil.quantize import Normalization
 from balance_hil.runtimes.tflm import TflmModel
 
 ROWS = 200
-LOSSY = (Fault("corrupt", 0.02), Fault("drop", 0.02), Fault("duplicate", 0.02), Fault("truncate", 0.01))
+LOSSY = ("corrupt:rate=0.02", "drop:rate=0.02", "duplicate:rate=0.02", "truncate:rate=0.01")
 DEADLINE_S = 10.0
 
 

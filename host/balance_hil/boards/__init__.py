@@ -33,7 +33,7 @@ FAULTY_KINDS = ("native", "qemu")  # their boards can be started with a fault of
 
 class _Options(TypedDict):
     definition: BoardDefinition
-    faults: Sequence[Fault]
+    faults: Sequence[Fault | str]
     fault_seed: int
     tamper: Callable[[Link], Link] | None
     handshake_timeout_s: float | None
@@ -46,7 +46,7 @@ def connect(
     port: str | None = None,
     baud: int | None = None,
     engine: str | None = None,
-    faults: Sequence[Fault] | None = None,
+    faults: Sequence[Fault | str] | None = None,
     fault_seed: int = 0,
     model: Path | None = None,
     watchdog_ms: int | None = None,
@@ -64,7 +64,7 @@ def connect(
         port: device or URL, also of an emulated board that is already running (``hil emulate``).
         baud: bits per second; None takes the definition's.
         engine: of an emulated board; None takes the definition's.
-        faults: injected into all traffic after the handshake.
+        faults: injected after the handshake; a text is read as ``--fault`` is: docs/faults.md.
         fault_seed: the same seed affects the same frames.
         model: int8 ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
         watchdog_ms: of an emulated board; None takes the firmware's own.

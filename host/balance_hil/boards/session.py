@@ -11,14 +11,15 @@ from typing import Protocol, Self
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshake, check_model, identify, status_error
-from balance_hil.bundle import Bundle
+from balance_hil.bundle import INT8_MODEL, Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
-from balance_hil.link import Fault, FaultyLink, Link
+from balance_hil.link import Fault, FaultyLink, Link, faults, parse_faults
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
 from balance_hil.protocol.messages import Info
 from balance_hil.protocol.wire import Message
 from balance_hil.quantize import QuantParams
+from balance_hil.tflite.graph import read_graph
 
 BoardInfo = Info
 # By what the board's timing depends on: an emulator on a busy computer may be delayed.
@@ -26,20 +27,11 @@ REPLY_TIMEOUT_S: dict[Timing, float] = {"board": 1.0, "host": 5.0}
 MIN_WINDOW_BYTES = 64  # a board that reports a smaller receive buffer gets one request at a time
 
 
-class Machine(Protocol):
+class Machine(faults.Machine, Protocol):
     """The processes of an emulated board, with power and reset."""
-
-    def restart(self) -> Link:
-        """Restarts the board and returns the new link."""
 
     def press_reset(self) -> None:
         """Presses the reset button. Raises UsageError if the board has none."""
-
-    def pause(self) -> None:
-        """Suspends the processor until ``resume``."""
-
-    def resume(self) -> None:
-        """Resumes a paused processor."""
 
     def process_ids(self) -> list[int]:
         """The board's processes."""
@@ -60,13 +52,14 @@ class Session:
         definition: of the board.
         baud: baud rate of the port, for messages.
         machine: of a board that this program started.
-        faults: injected into all traffic after the handshake.
+        faults: injected after the handshake; a text is read by ``parse_faults``.
         fault_seed: the same seed affects the same frames.
         tamper: wraps every link to the board before its first byte, to test fault detection; see ``verifying``.
         handshake_timeout_s: time allowed for the handshake; None: 3 s, or 20 s with a ``machine``.
         on_close: called after the port was closed, possibly twice.
 
     Raises:
+        UsageError, ConfigError: no such fault, or not on this board.
         LinkError: the handshake failed; the subclass says why.
         ModelMismatchError and the engine's errors: see ``check_model``.
     """
@@ -79,7 +72,7 @@ class Session:
         definition: BoardDefinition = ANY_SERIAL,
         baud: int | None = None,
         machine: Machine | None = None,
-        faults: Sequence[Fault] = (),
+        faults: Sequence[Fault | str] = (),
         fault_seed: int = 0,
         tamper: Callable[[Link], Link] | None = None,
         handshake_timeout_s: float | None = None,
@@ -89,13 +82,17 @@ class Session:
         self.bundle = bundle
         self._baud = baud
         self._machine = machine
-        self._faults = (faults, fault_seed)
+        self._faults = (parse_faults(faults), fault_seed)
         self._tamper = tamper
         self._on_close = on_close
         usual_s = HANDSHAKE_TIMEOUT_S if machine is None else BOOT_TIMEOUT_S
         self._handshake_timeout_s = usual_s if handshake_timeout_s is None else handshake_timeout_s
-        self._faulty: FaultyLink | None = None
-        self._channel = Channel(self._harmed(link))
+        self.faults: FaultyLink | None = None  # injects them; None: there are none
+        try:
+            self._channel = Channel(self._harmed(link))
+        except UsageError:
+            link.close()
+            raise
         self.unexpected_frames = 0  # replies that arrived after their timeout
         try:
             self.info: BoardInfo = self._introduce()
@@ -110,14 +107,21 @@ class Session:
         faults, seed = self._faults
         if not faults:
             return link
-        self._faulty = FaultyLink(link, faults, seed, armed=False)
-        return self._faulty
+        weights = None if self.bundle is None else self._weights
+        self.faults = FaultyLink(link, faults, seed, armed=False, machine=self._machine, weights=weights)
+        return self.faults
+
+    def _weights(self) -> bytes:
+        """Of the policy's widest layer, as they are in the board's memory."""
+        assert self.bundle is not None
+        tensors = read_graph(self.bundle.file(INT8_MODEL).read_bytes()).tensors
+        return max((t.data.tobytes() for t in tensors if t.data is not None and t.type == "INT8"), key=len)
 
     def _introduce(self) -> BoardInfo:
         """The handshake on a newly opened link; arms fault injection afterwards."""
         info = self.identify()
-        if self._faulty is not None:
-            self._faulty.armed = True
+        if self.faults is not None:
+            self.faults.begin()
         return info
 
     # --- session ------------------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ class Session:
     @property
     def injected_faults(self) -> dict[str, int]:
         """Count of each injected fault so far, such as {"drop rx": 3}."""
-        return dict(self._faulty.injected) if self._faulty is not None else {}
+        return dict(self.faults.injected) if self.faults is not None else {}
 
     @property
     def bad_frames(self) -> int:
@@ -338,7 +342,7 @@ class Session:
 
     def _explained(self, exc: CableUnpluggedError) -> CableUnpluggedError:
         """For an emulated board, a lost connection means that its process ended, unless fault injection cut the link."""
-        was_cut = self._faulty is not None and self._faulty.cut
+        was_cut = self.faults is not None and self.faults.cut
         exit_report = self._machine.exit_report() if self._machine is not None and not was_cut else None
         if exit_report is None:
             return exc

@@ -22,7 +22,7 @@ from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.documents import RUN, FailedRunDocument, OneRunDocument
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
-from balance_hil.link import Fault, parse_fault
+from balance_hil.link import Fault, parse_faults
 from balance_hil.metrics import Verdict
 from balance_hil.opening import open_policy
 from balance_hil.spec import Terminated
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 RECORDINGS = Path("recordings")
 BOARD_HELP = "Board to run on; see hil boards. Repeat it, or separate by commas, for several."
-FAULT_HELP = "Inject a link fault: drop=0.01, corrupt=0.01:rx, delay=0.004@0.5, cut=500. Repeat for several."
+FAULT_HELP = "Inject a fault, NAME[:key=value,…]: drop:rate=0.01, hang:at_s=2; or a sequence from a file: docs/faults.md."
 UPLOAD_HELP = "Upload POLICY over the link, without flashing; a reset restores the flashed policy."
 OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
 TERMINATED_HELP = "Meaning of termination; by default as the environment declares it."
@@ -102,7 +102,7 @@ class _Options:
 @click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
 @click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
 @board_options
-@click.option("--fault", "faults", multiple=True, metavar="FAULT", help=FAULT_HELP)
+@click.option("--fault", "faults", multiple=True, metavar="FAULT|FILE.yaml", help=FAULT_HELP)
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps allowed without a timely reply; default: 10 % of all.")
@@ -132,7 +132,7 @@ def command(
             options=read_yaml(rest["options"]) if rest["options"] else None,
         ),
         boards=[name.strip() for item in boards for name in item.split(",") if name.strip()],
-        faults=[parse_fault(text) for text in faults],
+        faults=parse_faults(faults),
         **rest,
     )
     for name in options.boards:

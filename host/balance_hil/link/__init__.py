@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from balance_hil.link.base import Link
-from balance_hil.link.faults import Fault, FaultyLink, parse_fault
+from balance_hil.link.fault_table import Fault, parse_fault, parse_faults
+from balance_hil.link.faults import FaultyLink
 from balance_hil.link.pipe_link import PipeEnds, open_pipes
 from balance_hil.link.ports import SerialPort, list_serial_ports
 from balance_hil.link.serial_link import open_link
@@ -18,4 +19,5 @@ __all__ = [
     "open_link",
     "open_pipes",
     "parse_fault",
+    "parse_faults",
 ]

@@ -118,9 +118,9 @@ def test_upload_brings_another_policy_to_the_board(hil, ppo, ppo_bundle):
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (["--fault", "drop=0.05", "--max-lost", "3"], "4 control steps got no reply in time", 1),
-        (["--fault", "drop=1.0"], "stopped answering at step 0: nothing came for 1.5 s", 3),
-        (["--fault", "cut=150"], "fault injection cut the cable", 3),
+        (["--fault", "drop:rate=0.05", "--max-lost", "3"], "4 control steps got no reply in time", 1),
+        (["--fault", "drop:rate=1"], "stopped answering at step 0: nothing came for 1.5 s", 3),
+        (["--fault", "cut:at_s=0.1"], "fault injection cut the cable", 3),
     ],
 )
 def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, arguments, message, status):
@@ -138,8 +138,8 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
         (["--port", "/dev/ttyNOPE"], "no such port: /dev/ttyNOPE", 3),
         (["--board", "natvie"], "unknown board 'natvie'", 2),
         (["--board", "serial"], "names no port", 2),
-        (["--fault", "melt=1"], "unknown fault: melt", 2),
-        (["--fault", "drop"], "cannot read the fault 'drop'", 2),
+        (["--fault", "melt"], "unknown fault: melt", 2),
+        (["--fault", "drop:rate"], "cannot read 'rate' in the fault 'drop:rate'", 2),
         (["--engine", "abacus"], "no engine 'abacus'", 2),
         (
             ["--environment", "balance/Balanse-v0"],

@@ -18,7 +18,6 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
-from balance_hil.link import Fault
 from balance_hil.protocol import messages
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
@@ -206,7 +205,7 @@ def test_a_board_that_refuses_the_observation(board, firmware, linear_bundle):
 
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "truncate"])
 def test_a_bad_line_costs_replies_but_never_a_wrong_action(firmware, linear_bundle, kind):
-    board = Board(FakeLink(firmware), linear_bundle, faults=[Fault(kind, 0.02)], fault_seed=1)
+    board = Board(FakeLink(firmware), linear_bundle, faults=[f"{kind}:rate=0.02"], fault_seed=1)
     result = run(board, linear_bundle, config())
     assert result.lost > 0
     assert sum(result.injected_faults.values()) > 0
@@ -216,7 +215,7 @@ def test_a_bad_line_costs_replies_but_never_a_wrong_action(firmware, linear_bund
 
 
 def test_duplicated_frames_are_harmless(firmware, linear_bundle):
-    board = Board(FakeLink(firmware), linear_bundle, faults=[Fault("duplicate", 1.0)])
+    board = Board(FakeLink(firmware), linear_bundle, faults=["duplicate:rate=1"])
     result = run(board, linear_bundle, config())
     assert (result.lost, result.held_steps) == (0, 0)
     assert result.verdict.good

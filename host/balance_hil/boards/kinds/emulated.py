@@ -30,6 +30,7 @@ READY_TAIL_TRIES = 500
 GRACE_S = 1.0  # between SIGTERM and SIGKILL
 _LAST_BYTES = 2000
 _LAST_LINES = 5
+MAX_MAPPING_BYTES = 1 << 28  # of memory that is searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,22 @@ class EmulatedMachine(ABC):
         """Resumes a paused processor."""
         os.kill(self._processes[0].pid, signal.SIGCONT)
 
+    def flip_bit(self, data: bytes, position: int, bit: int) -> int:
+        """Flips one bit of every copy of ``data`` in the board's memory; returns how many there are.
+
+        Raises:
+            UsageError: there is none, or this system lets nobody write to the memory of its child processes.
+        """
+        try:
+            copies = sum(_flip_bit(pid, data, position, 1 << bit) for pid in self.process_ids())
+        except PermissionError as exc:
+            raise UsageError(
+                f"the memory of the board {self._name} cannot be written: {exc}", "allow it: sysctl kernel.yama.ptrace_scope=1"
+            ) from exc
+        if not copies:
+            raise UsageError(f"the model was not found in the memory of {self._name}", "let it run the policy that was named")
+        return copies
+
     def process_ids(self) -> list[int]:
         """The board's processes, the processor first."""
         return [process.pid for process in self._processes]
@@ -189,3 +206,26 @@ class EmulatedMachine(ABC):
         raw = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES))  # a seek would move the processes' write position
         lines = raw.decode(errors="replace").strip().splitlines()
         return " / ".join(lines[-_LAST_LINES:])
+
+
+def _flip_bit(pid: int, data: bytes, position: int, mask: int) -> int:
+    """Changes every copy of ``data`` in the memory of a process; returns how many there were."""
+    copies = 0
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+        for line in maps:
+            span, permissions = line.split()[:2]
+            start, end = (int(number, 16) for number in span.split("-"))
+            if not permissions.startswith("rw-") or end - start > MAX_MAPPING_BYTES:
+                continue
+            try:
+                memory.seek(start)
+                content = memory.read(end - start)
+            except OSError:  # a device's memory
+                continue
+            at = content.find(data)
+            while at >= 0:
+                memory.seek(start + at + position)
+                memory.write(bytes([content[at + position] ^ mask]))
+                copies += 1
+                at = content.find(data, at + 1)
+    return copies
