@@ -101,7 +101,8 @@ def parse_json(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode()
     depth = deepest = 0
-    for match in _BRACKETS.finditer(text):
+    few = text.count("[") + text.count("{") <= MAX_JSON_DEPTH
+    for match in () if few else _BRACKETS.finditer(text):
         if match[0][0] != '"':
             depth += 1 if match[0] in "[{" else -1
             deepest = max(deepest, depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from balance_hil.boards import Board, connect, find_definition
-from balance_hil.bundle import HEADER, Bundle
+from balance_hil.bundle import HEADER, Bundle, locate
 from balance_hil.cli import INTERRUPTED, exit_status
 from balance_hil.cli.console import print_error, print_json, say, stderr
 from balance_hil.cli.params import BOARD, POLICY, board_options, model_options
@@ -181,7 +183,9 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
 
         if options.upload:
             upload(board, options.policy)
-        config = replace(config, recording=options.recording(name), instructions=_instructions(board, options))
+        config = replace(
+            config, recording=options.recording(name), instructions=_instructions(board, options), command=_repeated()
+        )
         try:
             with LiveLine(len(config.seeds), enabled=live) as line:
                 return run(board, options.policy, config, line.show, environment=plant)
@@ -227,6 +231,28 @@ def _config(options: _Options) -> RunConfig:
         max_lost=options.max_lost,
         view=options.view,
     )
+
+
+def _repeated() -> str:
+    """The command line, without what is about the recording and the output."""
+    context = click.get_current_context()
+    words = ["hil", "run"]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in (
+            "record",
+            "no_record",
+            "as_json",
+            "view",
+        ):
+            continue
+        value = context.params[name]
+        if name == "policy" and locate(value.name) == value:
+            value = value.name
+        for each in value if isinstance(value, tuple) else (value,):
+            given = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
+            words += given if each is True else [*given, str(each)]
+    return shlex.join(words)
 
 
 def _document(name: str, run: RunResult | HarnessError) -> OneRunDocument | FailedRunDocument:

@@ -31,6 +31,8 @@ class Step(NamedTuple):
     round_trip_us: float | None = None  # realtime only, from here on; of a late reply they are in its fault
     inference_us: float | None = None
     jitter_us: float | None = None  # how late the control step began
+    substep: int | None = None  # of the physics, counted from 1, before which the action took effect
+    earlier: Sequence[tuple[float, ...]] = ()  # late replies that took effect in the step before: substep and action
 
 
 def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], bytes]:
@@ -63,6 +65,10 @@ def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], byt
         ):
             if value is not None:
                 text += f',"{name}":{value:.1f}'
+        if step.substep is not None:
+            text += f',"substep":{step.substep}'
+        if step.earlier:
+            text += f',"earlier":{json.dumps(step.earlier)}'
         return (text + "}").encode()
 
     return encode
@@ -83,6 +89,8 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
         "input_int8": _vector(spec.observation, "integer"),
         "output_int8": _vector(spec.action, "integer"),
         **dict.fromkeys(TIMINGS, number),
+        "substep": integer,
+        "earlier": {"type": "array", "items": {"type": "array", "items": number}},
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
     fault["request_step"] = integer  # of a late reply, as what follows

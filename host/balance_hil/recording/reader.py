@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import RecordingError
 from balance_hil.files import parse_json
-from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, TIMINGS, names
 from balance_hil.recording.records import DamagedFileError, End, records
-from balance_hil.spec import PolicySpec, Signal
+from balance_hil.spec import PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Recording:
     spec: PolicySpec
     faults: list[dict[str, Any]]  # t_s (since the run began), episode, step, kind, detail
     episodes: list[dict[str, Any]]  # of every episode that was finished
+    substep: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [n], before which the action took effect
+    earlier: dict[int, list[tuple[int, list[float]]]] = field(default_factory=dict)  # row: other actions in that step, by substep
     missing: str = ""  # of a file that was cut off: what it lacks; "" when it is complete
 
     def __len__(self) -> int:
@@ -51,12 +54,8 @@ def read_recording(path: str | Path) -> Recording:
     Raises:
         RecordingError: no such file, not a recording of this program, or altered.
     """
-    with recording_errors(path):
-        messages, metadata, end = _read(Path(path))
-        meta = run_metadata(path, metadata)
-        spec = PolicySpec.from_dict(meta["spec"])
-        with np.errstate(over="ignore"):  # a float64 that no float32 holds is infinite
-            return replace(_assemble(messages, meta, spec), missing=_missing(end, messages[STEP], meta))
+    with recording_errors(path), np.errstate(over="ignore"):  # a float64 that no float32 holds is infinite
+        return _read(Path(path))
 
 
 @contextlib.contextmanager
@@ -97,9 +96,77 @@ def run_metadata(path: str | Path, metadata: dict[str, dict[str, str]]) -> dict[
     return meta
 
 
-def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]], End]:
-    """Messages by topic, in order, metadata by name, and how far the file could be read."""
-    messages: dict[str, list[dict[str, Any]]] = {STEP: [], FAULT: [], EPISODE: []}
+class _Columns:
+    """Collects control steps as they are read, so that an hour of them takes little memory. Raises what is not a number."""
+
+    def __init__(self, spec: PolicySpec, trace: Sequence[str]) -> None:
+        observations, actions = names(spec.observation), names(spec.action)
+        self._vectors: dict[str, tuple[list[str], array[Any]]] = {
+            "observation": (observations, array("d")),
+            "action": (actions, array("d")),
+            "input_int8": (observations, array("b")),
+            "output_int8": (actions, array("b")),
+        }
+        self._plant = {name: array("d") for name in trace}
+        self._whole = {name: array("q") for name in ("episode", "step", "substep")}
+        self._numbers = {name: array("d") for name in ("t_s", "reward", *TIMINGS)}
+        self._held = array("b")
+        self._earlier: dict[int, list[tuple[int, list[float]]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, step: Mapping[str, Any]) -> None:
+        for key, (signals, column) in self._vectors.items():
+            vector = step.get(key) if column.typecode == "b" else step[key]  # a held step has no int8 vectors
+            column.extend([vector[name] for name in signals] if vector is not None else [0] * len(signals))
+        for name, column in self._plant.items():
+            column.append(_number(step["plant"][name]))
+        for name in ("t_s", "reward"):
+            self._numbers[name].append(_number(step[name]))
+        for name in TIMINGS:
+            self._numbers[name].append(_number(step.get(name)))
+        for name in ("episode", "step"):
+            self._whole[name].append(step[name])
+        self._whole["substep"].append(step.get("substep", 0))
+        if "earlier" in step:
+            self._earlier[len(self)] = [(int(substep), list(map(float, action))) for substep, *action in step["earlier"]]
+        self._held.append(bool(step["held"]))
+
+    def last(self) -> tuple[float, int]:
+        """Time and episode of the last step."""
+        return self._numbers["t_s"][-1], self._whole["episode"][-1]
+
+    def fields(self, faults: list[dict[str, Any]]) -> dict[str, Any]:
+        """The fields of a Recording."""
+        dtypes = {"observation": np.float32, "action": np.float32, "input_int8": np.int8, "output_int8": np.int8}
+        vectors = {
+            name: np.array(column).astype(dtypes[name]).reshape(len(self), len(signals))
+            for name, (signals, column) in self._vectors.items()
+        }
+        numbers = {name: np.array(column) for name, column in self._numbers.items()}
+        whole = {name: np.array(column) for name, column in self._whole.items()}
+        step = whole.pop("step")
+        late = [fault for fault in faults if "request_step" in fault]
+        rows = {key: row for row, key in enumerate(zip(whole["episode"].tolist(), step.tolist(), strict=True))} if late else {}
+        for fault in late:  # times of a late reply belong to the step whose observation it answers
+            row = rows.get((fault["episode"], fault["request_step"]))
+            if row is not None:
+                numbers["round_trip_us"][row] = float(fault["round_trip_us"])
+                numbers["inference_us"][row] = float(fault["inference_us"])
+        plant = {name: np.array(column) for name, column in self._plant.items()}
+        held = np.array(self._held).astype(bool)
+        return {**vectors, **numbers, **whole, "plant": plant, "held": held, "earlier": self._earlier, "faults": faults}
+
+
+def _number(value: Any) -> Any:
+    return np.nan if value is None else value
+
+
+def _read(path: Path) -> Recording:
+    columns: _Columns | None = None
+    faults: list[dict[str, Any]] = []
+    episodes: list[dict[str, Any]] = []
     topics: dict[int, str] = {}
     metadata: dict[str, dict[str, str]] = {}
     end = End()
@@ -107,78 +174,43 @@ def _read(path: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[s
         match record:
             case Metadata():
                 metadata[record.name] = record.metadata
+                if record.name == RUN and columns is None:
+                    meta = run_metadata(path, metadata)
+                    spec = PolicySpec.from_dict(meta["spec"])
+                    columns = _Columns(spec, meta["trace"])
             case Channel():
                 topics[record.id] = record.topic
-            case Message() if (topic := topics[record.channel_id]) in messages:
-                messages[topic].append(parse_json(record.data))
+            case Message():
+                topic = topics[record.channel_id]
+                if topic == STEP and columns is not None:
+                    columns.add(parse_json(record.data))
+                elif topic == FAULT:
+                    faults.append(_checked(parse_json(record.data), t_s=float, episode=int, step=int, kind=str))
+                elif topic == EPISODE:
+                    episodes.append(_checked(parse_json(record.data), episode=int))
     if not end.data:
         metadata.pop(END, None)  # older recordings have it before the last steps
     elif RUN in metadata and END not in metadata:
         raise KeyError(END)
-    return messages, metadata, end
+    meta = run_metadata(path, metadata)
+    assert columns is not None  # there is metadata of a run
+    missing = _missing(end, columns, meta)
+    return Recording(meta=meta, spec=spec, episodes=episodes, missing=missing, **columns.fields(faults))
 
 
-def _missing(end: End, steps: list[dict[str, Any]], meta: dict[str, Any]) -> str:
+def _missing(end: End, columns: _Columns, meta: dict[str, Any]) -> str:
     if end.index:
         return ""
     if end.data:
         return "its index is cut off; every control step is there"
-    if not steps:
+    if not len(columns):
         return "it is cut off before its first control step"
-    last, seeds = steps[-1], meta.get("seeds")
+    (t_s, episode), seeds = columns.last(), meta.get("seeds")
     of = f" of {len(seeds)}" if isinstance(seeds, list) else ""
     return (
-        f"it is cut off after {len(steps)} control steps, at {last['t_s']:.3f} s of episode {int(last['episode']) + 1}{of}; "
+        f"it is cut off after {len(columns)} control steps, at {t_s:.3f} s of episode {episode + 1}{of}; "
         "what came after that is missing"
     )
-
-
-def _assemble(messages: dict[str, list[dict[str, Any]]], meta: dict[str, Any], spec: PolicySpec) -> Recording:
-    steps = messages[STEP]
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([step[name] for step in steps], np.float64)
-
-    def timing(name: str) -> NDArray[np.float64]:
-        return np.array([step.get(name, np.nan) for step in steps], np.float64)
-
-    faults = [_checked(fault, t_s=float, episode=int, step=int, kind=str) for fault in messages[FAULT]]
-    round_trip_us, inference_us = timing("round_trip_us"), timing("inference_us")
-    _add_late(round_trip_us, inference_us, steps, faults)
-    return Recording(
-        t_s=column("t_s"),
-        episode=np.array([step["episode"] for step in steps], np.int64),
-        observation=_matrix(steps, "observation", spec.observation, np.float32),
-        input_int8=_matrix(steps, "input_int8", spec.observation, np.int8),
-        output_int8=_matrix(steps, "output_int8", spec.action, np.int8),
-        action=_matrix(steps, "action", spec.action, np.float32),
-        held=column("held").astype(bool),
-        plant={name: np.array([step["plant"][name] for step in steps], np.float64) for name in meta["trace"]},
-        reward=column("reward"),
-        meta=meta,
-        spec=spec,
-        faults=faults,
-        episodes=[_checked(episode, episode=int) for episode in messages[EPISODE]],
-        round_trip_us=round_trip_us,
-        inference_us=inference_us,
-        jitter_us=timing("jitter_us"),
-    )
-
-
-def _add_late(
-    round_trip_us: NDArray[np.float64],
-    inference_us: NDArray[np.float64],
-    steps: Sequence[dict[str, Any]],
-    faults: Sequence[dict[str, Any]],
-) -> None:
-    """Gives the times of late replies, which are in their faults, to the steps whose observations they answer."""
-    late = [fault for fault in faults if "request_step" in fault]
-    rows = {(step["episode"], step["step"]): row for row, step in enumerate(steps)} if late else {}
-    for fault in late:
-        row = rows.get((fault["episode"], fault["request_step"]))
-        if row is not None:
-            round_trip_us[row] = float(fault["round_trip_us"])
-            inference_us[row] = float(fault["inference_us"])
 
 
 def _checked(message: dict[str, Any], **types: type) -> dict[str, Any]:
@@ -186,12 +218,3 @@ def _checked(message: dict[str, Any], **types: type) -> dict[str, Any]:
         if not isinstance(message[name], (int, float) if kind is float else kind):
             raise TypeError(f"{name} is {message[name]!r}")
     return message
-
-
-def _matrix(steps: Sequence[dict[str, Any]], name: str, signals: Sequence[Signal], dtype: Any) -> NDArray[Any]:
-    nothing = dict.fromkeys((signal.name for signal in signals), 0)  # a held step has no int8 vectors
-    rows = [[vector[signal.name] for signal in signals] for step in steps for vector in (step.get(name, nothing),)]
-    values = np.array(rows, np.int64 if dtype is np.int8 else dtype).reshape(len(steps), len(signals))
-    if dtype is np.int8 and np.any(values != values.astype(np.int8)):
-        raise ValueError(f"a number of {name} is no int8")
-    return values.astype(dtype)

@@ -37,6 +37,7 @@ class RunConfig:
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``timeout_s``
     recording: Path | None = None  # None: none is written
     instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
+    command: str = ""  # line that repeats the run: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
     view: bool = False  # in a window
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from balance_hil.environment import Environment, Float32Array
@@ -86,9 +86,17 @@ class Episode:
         return self.env.reset(self._seed)
 
     def finish_step(
-        self, observation: Float32Array, result: PlantStep, reply: Reply | None, jitter_us: float | None = None
+        self,
+        observation: Float32Array,
+        result: PlantStep,
+        reply: Reply | None,
+        jitter_us: float | None = None,
+        taken: Sequence[tuple[int, Reply]] = (),
     ) -> Float32Array:
-        """Ends a control step of which ``reply`` took effect, None when the action was held; returns the next observation."""
+        """Ends a control step in which ``reply`` took effect last, None when the action was held.
+
+        Returns the next observation. In real time, ``taken`` are all replies that took effect, with the physics substep.
+        """
         held = reply is None
         if reply is not None:
             self._action, self._outputs = reply.action.action.tolist(), reply.outputs.tolist()
@@ -124,6 +132,8 @@ class Episode:
             round_trip_us=reply.round_trip_us if reply and timed else None,
             inference_us=reply.action.inference_us if reply and timed else None,
             jitter_us=jitter_us if self._log.timed else None,
+            substep=taken[-1][0] if taken else None,
+            earlier=[(substep, *each.action.action.tolist()) for substep, each in taken[:-1]],
         )
         self._unreported = (step, reply.round_trip_us if reply else None)
         self.step += 1

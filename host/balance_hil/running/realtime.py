@@ -55,7 +55,9 @@ def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> No
         exchange.send(observation, due_s)
         substeps = _Substeps(due_s, episode, exchange)
         result = env.step(None, substeps.before)
-        observation = episode.finish_step(observation, result, substeps.applied, late_s * 1e6)
+        observation = episode.finish_step(
+            observation, result, substeps.taken[-1][1] if substeps.taken else None, late_s * 1e6, substeps.taken
+        )
         due_s += period_s
     exchange.step = episode.step
     episode.report()
@@ -68,7 +70,7 @@ class _Substeps:
     def __init__(self, due_s: float, episode: Episode, exchange: Exchange) -> None:
         self._due_s, self._episode, self._exchange = due_s, episode, exchange
         self._begun = 0
-        self.applied: Reply | None = None  # the last reply that took effect
+        self.taken: list[tuple[int, Reply]] = []  # replies that took effect, with the substep, counted from 1
 
     def before(self) -> Float32Array | None:
         """Waits for the next substep's time; returns the outputs that take effect in it."""
@@ -79,7 +81,7 @@ class _Substeps:
         reply = _wait_until(self._due_s + self._begun * env.substep_s, self._episode, self._exchange)
         if reply is None:
             return None
-        self.applied = reply
+        self.taken.append((self._begun, reply))
         return reply.outputs
 
 

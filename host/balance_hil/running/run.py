@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from balance_hil.boards import Board
@@ -25,6 +26,7 @@ from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
 from balance_hil.scheduling import ProcessorWait, real_time_priority
 
+VERSIONS = ("balance-hil", "mujoco", "gymnasium", "numpy")  # that a recording names
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
 
 
@@ -249,6 +251,8 @@ def _run_log(
         "max_steps": require_control_steps(env, config.max_steps),
         "board": identity(board),
         "instructions_per_inference": config.instructions,
+        "versions": {name: version(name) for name in VERSIONS},
+        "command": config.command,
         "max_lost": config.lost_bound(require_control_steps(env, config.max_steps)),
         "metrics": [asdict(metric) for metric in env.metrics],
         "float_metrics": _float_metrics(bundle),

@@ -67,6 +67,8 @@ def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, pp
     assert found["recording"] == "a.mcap"
     assert found["verdict"] == {"good": True, "reasons": []}
     assert (tmp_path / "a.mcap").read_bytes() == (tmp_path / "b.mcap").read_bytes()
+    repeat = read_recording("a.mcap").meta["command"]
+    assert repeat == "hil run ppo --episodes 2 --clock lockstep --seconds 1.0"
 
 
 def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_path):

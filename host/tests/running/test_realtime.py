@@ -1,3 +1,4 @@
+import itertools
 import signal
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from balance_hil.distribution import Distribution
+from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
 from balance_hil.quantize import dequantize, quantize
@@ -61,6 +63,22 @@ def test_an_action_takes_effect_in_the_substep_in_which_it_arrives(clock, board,
         env.advance(env.substeps - before)
         observation, *_ = env.finish_step()
         assert np.array_equal(observation, back.observation[step + 1]), f"step {step}"
+
+
+def test_a_run_with_late_replies_can_be_simulated_again_from_its_recording(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.delay_s = lambda number: {0: 0.0062, 20: 0.0577}.get(number % 30, 0.0023)
+    firmware.lose = {51}
+    back = read_recording(run(board, linear_bundle, config(tmp_path, max_lost=200)).recording)
+    assert back.earlier, "a late reply and the next one took effect in one step"
+    with open_environment("balance/Balance-v0") as env:
+        assert np.array_equal(env.reset(3), back.observation[0])
+        for row in range(199):
+            due = {at: np.float32(action) for at, action in back.earlier.get(row, [])}
+            if not back.held[row]:
+                due[int(back.substep[row])] = back.action[row]
+            begun = itertools.count(1)
+            result = env.step(None, lambda due=due, begun=begun: due.get(next(begun)))
+            assert np.array_equal(result.observation, back.observation[row + 1]), f"step {row}"
 
 
 def test_replies_that_always_come_one_step_late_still_take_effect(clock, board, firmware, linear_bundle, tmp_path):
