@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 from cobs import cobs
 
@@ -30,22 +29,12 @@ _LINE_ENDS = b"\r\n"
 
 
 @dataclass(frozen=True, eq=False)
-class OtherSchema(Message):
-    """READY or INFO of a board built from another schema: the common prefix."""
+class OtherSchema(Message, type=-1, layout="u8 u16 u32"):
+    """READY or INFO of a board built from another schema: the common prefix. Received, never sent."""
 
-    TYPE: ClassVar[int] = -1
     type: int
     protocol: int
     schema_crc: int
-
-    def pack(self) -> bytes:
-        """The common prefix; such a message is received, never sent."""
-        return _PREFIX.pack(self.protocol, self.schema_crc)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Not known from the payload alone; raises MalformedPayloadError."""
-        raise MalformedPayloadError("needs its type")
 
 
 @dataclass(frozen=True)

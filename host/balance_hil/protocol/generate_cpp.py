@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from balance_hil.protocol.schema import SCALARS, Field, MessageDef, Schema
+from balance_hil.protocol.schema import Field, MessageDef, Schema
 
 _CPP_SCALAR = {
     "u8": "uint8_t",
@@ -106,11 +106,9 @@ def _any_of(messages: list[MessageDef]) -> str:
 
 
 def _cpp_type(field: Field) -> str:
-    if field.wire in SCALARS:
-        return _CPP_SCALAR[field.wire]
     if field.wire == "string":
         return "StringView"
-    return f"ArrayView<{_CPP_SCALAR[field.wire[:-2]]}>"
+    return _CPP_SCALAR.get(field.wire) or f"ArrayView<{_CPP_SCALAR[field.wire[:-2]]}>"
 
 
 def _message(message: MessageDef) -> str:

@@ -5,10 +5,8 @@ Generated from schema.toml by ``python -m balance_hil.protocol.generate``: do no
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,203 +75,73 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Hello(wire.Message):
+class Hello(wire.Message, type=0x80, layout="u32"):
     """Host to board: requests INFO; opens the session. Answered by INFO."""
 
-    _S0: ClassVar = struct.Struct("<I")
-    TYPE: ClassVar[int] = 0x80
     nonce: int  # returned in INFO: identifies the session that the reply belongs to
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "Hello", self.nonce)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (nonce,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(nonce)
-
 
 @dataclass(frozen=True, eq=False)
-class Infer(wire.Message):
+class Infer(wire.Message, type=0x81, layout="f32[]"):
     """Host to board: normalize, quantize, infer, dequantize. Answered by ACTION."""
 
-    TYPE: ClassVar[int] = 0x81
     observation: NDArray[np.float32]  # [n_obs], as the environment gives it
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_array(self.observation, "<f4")
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        observation, end = wire.unpack_array(payload, 0, "<f4")
-        wire.expect_end(payload, end)
-        return cls(observation)
-
 
 @dataclass(frozen=True, eq=False)
-class InferInt8(wire.Message):
+class InferInt8(wire.Message, type=0x82, layout="i8[]"):
     """Host to board: infer from a raw input. Answered by ACTION."""
 
-    TYPE: ClassVar[int] = 0x82
     input: NDArray[np.int8]  # [n_obs], quantized
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_array(self.input, "<i1")
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        input, end = wire.unpack_array(payload, 0, "<i1")
-        wire.expect_end(payload, end)
-        return cls(input)
-
 
 @dataclass(frozen=True, eq=False)
-class Tensor(wire.Message):
+class Tensor(wire.Message, type=0x83, layout="u16"):
     """Host to board: requests the output of one operator in the last inference. Answered by TENSOR_DATA."""
 
-    _S0: ClassVar = struct.Struct("<H")
-    TYPE: ClassVar[int] = 0x83
     op: int  # operator index in execution order
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "Tensor", self.op)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (op,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(op)
-
 
 @dataclass(frozen=True, eq=False)
-class SelfTest(wire.Message):
+class SelfTest(wire.Message, type=0x84):
     """Host to board: replays the golden vectors in the image. Answered by SELF_TEST_RESULT."""
 
-    TYPE: ClassVar[int] = 0x84
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b""
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        wire.expect_end(payload, 0)
-        return cls()
-
 
 @dataclass(frozen=True, eq=False)
-class StatsRequest(wire.Message):
+class StatsRequest(wire.Message, type=0x85):
     """Host to board: requests the counters. Answered by STATS."""
 
-    TYPE: ClassVar[int] = 0x85
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b""
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        wire.expect_end(payload, 0)
-        return cls()
-
 
 @dataclass(frozen=True, eq=False)
-class SetWatchdog(wire.Message):
+class SetWatchdog(wire.Message, type=0x86, layout="u32"):
     """Host to board: sets the time without an observation after which the board enters the safe state. Answered by WATCHDOG."""
 
-    _S0: ClassVar = struct.Struct("<I")
-    TYPE: ClassVar[int] = 0x86
     timeout_ms: int  # ms; 0 disables the watchdog; reset at the end of the session
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "SetWatchdog", self.timeout_ms)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (timeout_ms,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(timeout_ms)
-
 
 @dataclass(frozen=True, eq=False)
-class SetTextLine(wire.Message):
+class SetTextLine(wire.Message, type=0x8D, layout="u8"):
     """Host to board: enables or disables text lines. Answered by TEXT_LINE."""
 
-    _S0: ClassVar = struct.Struct("<B")
-    TYPE: ClassVar[int] = 0x8D
     enabled: int  # 0 disables text lines; reset at the end of the session
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "SetTextLine", self.enabled)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (enabled,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(enabled)
-
 
 @dataclass(frozen=True, eq=False)
-class Echo(wire.Message):
+class Echo(wire.Message, type=0x87, layout="u8[]"):
     """Host to board: measures the link. Answered by ECHO_REPLY."""
 
-    TYPE: ClassVar[int] = 0x87
     data: bytes  # at most max_payload - 2 bytes
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_bytes(self.data)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        data, end = wire.unpack_bytes(payload, 0)
-        wire.expect_end(payload, end)
-        return cls(data)
-
 
 @dataclass(frozen=True, eq=False)
-class Reset(wire.Message):
+class Reset(wire.Message, type=0x88):
     """Host to board: reboots the board. Answered by READY."""
 
-    TYPE: ClassVar[int] = 0x88
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b""
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        wire.expect_end(payload, 0)
-        return cls()
-
 
 @dataclass(frozen=True, eq=False)
-class LoadBegin(wire.Message):
+class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u16 u16 u32 string"):
     """Host to board: announces a model and its vectors; repeated, it requests the progress. Answered by LOAD_PROGRESS."""
 
-    _S0: ClassVar = struct.Struct("<IIBHHHI")
-    TYPE: ClassVar[int] = 0x89
     transfer: int  # not 0
     model_size: int  # B; bytes of the .tflite
     normalized: int  # 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
@@ -283,147 +151,48 @@ class LoadBegin(wire.Message):
     crc: int  # CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
     model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join(
-            (
-                wire.pack_scalars(
-                    self._S0,
-                    "LoadBegin",
-                    self.transfer,
-                    self.model_size,
-                    self.normalized,
-                    self.n_self_test,
-                    self.n_obs,
-                    self.n_act,
-                    self.crc,
-                ),
-                wire.pack_string(self.model_id),
-            )
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            transfer,
-            model_size,
-            normalized,
-            n_self_test,
-            n_obs,
-            n_act,
-            crc,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        model_id, end = wire.unpack_string(payload, end)
-        wire.expect_end(payload, end)
-        return cls(transfer, model_size, normalized, n_self_test, n_obs, n_act, crc, model_id)
-
 
 @dataclass(frozen=True, eq=False)
-class LoadData(wire.Message):
+class LoadData(wire.Message, type=0x8A, layout="u32 u32 u8[]"):
     """Host to board: one chunk of the upload; a chunk already received is acknowledged again. Answered by LOAD_PROGRESS."""
 
-    _S0: ClassVar = struct.Struct("<II")
-    TYPE: ClassVar[int] = 0x8A
     transfer: int
     offset: int  # B; from the start of the upload
     data: bytes
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join((wire.pack_scalars(self._S0, "LoadData", self.transfer, self.offset), wire.pack_bytes(self.data)))
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            transfer,
-            offset,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        data, end = wire.unpack_bytes(payload, end)
-        wire.expect_end(payload, end)
-        return cls(transfer, offset, data)
-
 
 @dataclass(frozen=True, eq=False)
-class LoadCommit(wire.Message):
+class LoadCommit(wire.Message, type=0x8B, layout="u32"):
     """Host to board: verifies the upload, activates the model; repeated: same result. Answered by LOAD_RESULT."""
 
-    _S0: ClassVar = struct.Struct("<I")
-    TYPE: ClassVar[int] = 0x8B
     transfer: int
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "LoadCommit", self.transfer)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (transfer,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(transfer)
 
 
 @dataclass(frozen=True, eq=False)
-class LoadAbort(wire.Message):
+class LoadAbort(wire.Message, type=0x8C, layout="u32"):
     """Host to board: discards the upload. Answered by LOAD_PROGRESS."""
 
-    _S0: ClassVar = struct.Struct("<I")
-    TYPE: ClassVar[int] = 0x8C
     transfer: int
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "LoadAbort", self.transfer)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (transfer,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(transfer)
 
 
 @dataclass(frozen=True, eq=False)
-class Ready(wire.Message):
+class Ready(wire.Message, type=0xC0, layout="u16 u32 u8"):
     """Board to host: sent once after every boot, with sequence number 0."""
 
-    _S0: ClassVar = struct.Struct("<HIB")
-    TYPE: ClassVar[int] = 0xC0
     protocol: int  # protocol version
     schema_crc: int  # CRC of the canonical schema text
     reset_cause: int  # 0 power on, 1 requested by RESET, 2 hardware watchdog, 255 unknown
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "Ready", self.protocol, self.schema_crc, self.reset_cause)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            protocol,
-            schema_crc,
-            reset_cause,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(protocol, schema_crc, reset_cause)
-
 
 @dataclass(frozen=True, eq=False)
-class Info(wire.Message):
+class Info(
+    wire.Message,
+    type=0xC1,
+    layout="u16 u32 u32 string string string string string u8 u32 string string u32 u16 u16 u16 f32 i8 f32 i8 "
+    "u16 u32 u32 u32 u32 u16 u16 u32 u32 u32 u32 u8 u32",
+):
     """Board to host: identity of the board, its firmware, engine and model."""
 
-    _S0: ClassVar = struct.Struct("<HII")
-    _S6: ClassVar = struct.Struct("<BI")
-    _S9: ClassVar = struct.Struct("<IHHHfbfbHIIIIHHIIIIBI")
-    TYPE: ClassVar[int] = 0xC1
     protocol: int  # protocol version
     schema_crc: int  # CRC of the canonical schema text
     nonce: int  # nonce of the HELLO
@@ -458,137 +227,11 @@ class Info(wire.Message):
     uploaded: int  # 1: the model was uploaded by LOAD and is lost on reset
     upload_size: int  # B; longest upload that the board accepts: model, normalization and vectors; 0 = none
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join(
-            (
-                wire.pack_scalars(self._S0, "Info", self.protocol, self.schema_crc, self.nonce),
-                wire.pack_string(self.firmware_commit),
-                wire.pack_string(self.board),
-                wire.pack_string(self.processor),
-                wire.pack_string(self.engine),
-                wire.pack_string(self.engine_version),
-                wire.pack_scalars(self._S6, "Info", self.engine_status, self.engine_detail),
-                wire.pack_string(self.engine_message),
-                wire.pack_string(self.model_id),
-                wire.pack_scalars(
-                    self._S9,
-                    "Info",
-                    self.normalization_crc,
-                    self.n_obs,
-                    self.n_act,
-                    self.n_ops,
-                    self.input_scale,
-                    self.input_zero_point,
-                    self.output_scale,
-                    self.output_zero_point,
-                    self.n_self_test,
-                    self.arena_used,
-                    self.arena_size,
-                    self.clock_hz,
-                    self.rx_buffer,
-                    self.max_payload,
-                    self.max_text,
-                    self.watchdog_ms,
-                    self.stack,
-                    self.ram,
-                    self.flash,
-                    self.uploaded,
-                    self.upload_size,
-                ),
-            )
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            protocol,
-            schema_crc,
-            nonce,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        firmware_commit, end = wire.unpack_string(payload, end)
-        board, end = wire.unpack_string(payload, end)
-        processor, end = wire.unpack_string(payload, end)
-        engine, end = wire.unpack_string(payload, end)
-        engine_version, end = wire.unpack_string(payload, end)
-        (
-            engine_status,
-            engine_detail,
-        ) = wire.unpack_scalars(cls._S6, payload, end)
-        end += cls._S6.size
-        engine_message, end = wire.unpack_string(payload, end)
-        model_id, end = wire.unpack_string(payload, end)
-        (
-            normalization_crc,
-            n_obs,
-            n_act,
-            n_ops,
-            input_scale,
-            input_zero_point,
-            output_scale,
-            output_zero_point,
-            n_self_test,
-            arena_used,
-            arena_size,
-            clock_hz,
-            rx_buffer,
-            max_payload,
-            max_text,
-            watchdog_ms,
-            stack,
-            ram,
-            flash,
-            uploaded,
-            upload_size,
-        ) = wire.unpack_scalars(cls._S9, payload, end)
-        end += cls._S9.size
-        wire.expect_end(payload, end)
-        return cls(
-            protocol,
-            schema_crc,
-            nonce,
-            firmware_commit,
-            board,
-            processor,
-            engine,
-            engine_version,
-            engine_status,
-            engine_detail,
-            engine_message,
-            model_id,
-            normalization_crc,
-            n_obs,
-            n_act,
-            n_ops,
-            input_scale,
-            input_zero_point,
-            output_scale,
-            output_zero_point,
-            n_self_test,
-            arena_used,
-            arena_size,
-            clock_hz,
-            rx_buffer,
-            max_payload,
-            max_text,
-            watchdog_ms,
-            stack,
-            ram,
-            flash,
-            uploaded,
-            upload_size,
-        )
-
 
 @dataclass(frozen=True, eq=False)
-class Action(wire.Message):
+class Action(wire.Message, type=0xC2, layout="u8 i8[] i8[] f32[] u32 u32"):
     """Board to host: result of one inference."""
 
-    _S0: ClassVar = struct.Struct("<B")
-    _S4: ClassVar = struct.Struct("<II")
-    TYPE: ClassVar[int] = 0xC2
     status: int  # ok; an inference that fails is answered by ERROR
     input: NDArray[np.int8]  # [n_obs], quantized input of the model
     output: NDArray[np.int8]  # [n_act], quantized output of the model
@@ -596,93 +239,29 @@ class Action(wire.Message):
     inference_us: int  # us; time in the engine
     total_us: int  # us; from the last byte of the request until the reply is ready
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join(
-            (
-                wire.pack_scalars(self._S0, "Action", self.status),
-                wire.pack_array(self.input, "<i1"),
-                wire.pack_array(self.output, "<i1"),
-                wire.pack_array(self.action, "<f4"),
-                wire.pack_scalars(self._S4, "Action", self.inference_us, self.total_us),
-            )
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (status,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        input, end = wire.unpack_array(payload, end, "<i1")
-        output, end = wire.unpack_array(payload, end, "<i1")
-        action, end = wire.unpack_array(payload, end, "<f4")
-        (
-            inference_us,
-            total_us,
-        ) = wire.unpack_scalars(cls._S4, payload, end)
-        end += cls._S4.size
-        wire.expect_end(payload, end)
-        return cls(status, input, output, action, inference_us, total_us)
-
 
 @dataclass(frozen=True, eq=False)
-class TensorData(wire.Message):
+class TensorData(wire.Message, type=0xC3, layout="u16 i8[]"):
     """Board to host: output of one operator."""
 
-    _S0: ClassVar = struct.Struct("<H")
-    TYPE: ClassVar[int] = 0xC3
     op: int  # index in the TENSOR request
     values: NDArray[np.int8]  # row-major
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join((wire.pack_scalars(self._S0, "TensorData", self.op), wire.pack_array(self.values, "<i1")))
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (op,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        values, end = wire.unpack_array(payload, end, "<i1")
-        wire.expect_end(payload, end)
-        return cls(op, values)
-
 
 @dataclass(frozen=True, eq=False)
-class SelfTestResult(wire.Message):
+class SelfTestResult(wire.Message, type=0xC4, layout="u8 u16 u16 u16"):
     """Board to host: result of the self-test."""
 
-    _S0: ClassVar = struct.Struct("<BHHH")
-    TYPE: ClassVar[int] = 0xC4
     status: int  # ok when every vector was replayed, even if outputs differ
     count: int  # vectors replayed
     mismatches: int  # vectors whose output differs
     first_mismatch: int  # index of the first mismatch; 65535 = none
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "SelfTestResult", self.status, self.count, self.mismatches, self.first_mismatch)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            status,
-            count,
-            mismatches,
-            first_mismatch,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(status, count, mismatches, first_mismatch)
-
 
 @dataclass(frozen=True, eq=False)
-class Stats(wire.Message):
+class Stats(wire.Message, type=0xC5, layout="u32 u32 u32 u32 u32 u32 u32 u32 u32 u8 u32 u32 u32 u32 u32"):
     """Board to host: counters since boot."""
 
-    _S0: ClassVar = struct.Struct("<IIIIIIIIIBIIIII")
-    TYPE: ClassVar[int] = 0xC5
     requests: int  # complete frames and text lines received
     errors: int  # requests answered by an error
     inferences: int  # inferences completed
@@ -699,211 +278,53 @@ class Stats(wire.Message):
     arena_used: int  # B
     stack: int  # B; peak stack usage so far; 0 = unknown
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(
-            self._S0,
-            "Stats",
-            self.requests,
-            self.errors,
-            self.inferences,
-            self.crc_errors,
-            self.framing_errors,
-            self.dropped_bytes,
-            self.overruns,
-            self.dropped_replies,
-            self.watchdog_trips,
-            self.safe_state,
-            self.uptime_ms,
-            self.inference_min_us,
-            self.inference_max_us,
-            self.arena_used,
-            self.stack,
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            requests,
-            errors,
-            inferences,
-            crc_errors,
-            framing_errors,
-            dropped_bytes,
-            overruns,
-            dropped_replies,
-            watchdog_trips,
-            safe_state,
-            uptime_ms,
-            inference_min_us,
-            inference_max_us,
-            arena_used,
-            stack,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(
-            requests,
-            errors,
-            inferences,
-            crc_errors,
-            framing_errors,
-            dropped_bytes,
-            overruns,
-            dropped_replies,
-            watchdog_trips,
-            safe_state,
-            uptime_ms,
-            inference_min_us,
-            inference_max_us,
-            arena_used,
-            stack,
-        )
-
 
 @dataclass(frozen=True, eq=False)
-class Watchdog(wire.Message):
+class Watchdog(wire.Message, type=0xC6, layout="u32"):
     """Board to host: watchdog timeout in force."""
 
-    _S0: ClassVar = struct.Struct("<I")
-    TYPE: ClassVar[int] = 0xC6
     timeout_ms: int  # ms; 0 = off
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "Watchdog", self.timeout_ms)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (timeout_ms,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(timeout_ms)
-
 
 @dataclass(frozen=True, eq=False)
-class TextLine(wire.Message):
+class TextLine(wire.Message, type=0xCB, layout="u16"):
     """Board to host: whether text lines are enabled."""
 
-    _S0: ClassVar = struct.Struct("<H")
-    TYPE: ClassVar[int] = 0xCB
     max_text: int  # B; longest line that the board accepts; 0 = disabled
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "TextLine", self.max_text)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (max_text,) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(max_text)
-
 
 @dataclass(frozen=True, eq=False)
-class EchoReply(wire.Message):
+class EchoReply(wire.Message, type=0xC7, layout="u8[]"):
     """Board to host: the data of the ECHO."""
 
-    TYPE: ClassVar[int] = 0xC7
     data: bytes
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_bytes(self.data)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        data, end = wire.unpack_bytes(payload, 0)
-        wire.expect_end(payload, end)
-        return cls(data)
 
 
 @dataclass(frozen=True, eq=False)
-class LoadProgress(wire.Message):
+class LoadProgress(wire.Message, type=0xC9, layout="u32 u32"):
     """Board to host: progress of the upload."""
 
-    _S0: ClassVar = struct.Struct("<II")
-    TYPE: ClassVar[int] = 0xC9
     transfer: int
     received: int  # B; contiguous bytes from the start
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "LoadProgress", self.transfer, self.received)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            transfer,
-            received,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(transfer, received)
-
 
 @dataclass(frozen=True, eq=False)
-class LoadResult(wire.Message):
+class LoadResult(wire.Message, type=0xCA, layout="u32 u8 u32 string"):
     """Board to host: result of LOAD_COMMIT; after ok, a new HELLO is required."""
 
-    _S0: ClassVar = struct.Struct("<IBI")
-    TYPE: ClassVar[int] = 0xCA
     transfer: int
     status: int  # ok: the new model is active; otherwise the reason for refusal, and the previous model stays active
     detail: int  # see the status
     message: str  # error message of the engine; empty when ok
 
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return b"".join(
-            (wire.pack_scalars(self._S0, "LoadResult", self.transfer, self.status, self.detail), wire.pack_string(self.message))
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            transfer,
-            status,
-            detail,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        message, end = wire.unpack_string(payload, end)
-        wire.expect_end(payload, end)
-        return cls(transfer, status, detail, message)
-
 
 @dataclass(frozen=True, eq=False)
-class Error(wire.Message):
+class Error(wire.Message, type=0xC8, layout="u8 u32 u8"):
     """Board to host: the request was refused."""
 
-    _S0: ClassVar = struct.Struct("<BIB")
-    TYPE: ClassVar[int] = 0xC8
     status: int  # reason
     detail: int  # see the status
     request: int  # type of the request
-
-    def pack(self) -> bytes:
-        """Payload; raises UsageError when a value does not fit."""
-        return wire.pack_scalars(self._S0, "Error", self.status, self.detail, self.request)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Inverse of ``pack``; raises MalformedPayloadError."""
-        (
-            status,
-            detail,
-            request,
-        ) = wire.unpack_scalars(cls._S0, payload, 0)
-        end = cls._S0.size
-        wire.expect_end(payload, end)
-        return cls(status, detail, request)
 
 
 MESSAGES: dict[int, type[wire.Message]] = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from balance_hil.errors import ConfigError
+from balance_hil.protocol.wire import SCALARS
 
-SCALARS = {"u8": 1, "u16": 2, "u32": 4, "i8": 1, "i16": 2, "i32": 4, "f32": 4}  # wire type -> bytes
 ARRAYS = {"i8[]", "u8[]", "f32[]"}
 FIRST_TYPE = 0x80  # a type byte is never printable, which distinguishes a frame from a text line
 HANDSHAKE_TYPES = {"HELLO": 0x80, "READY": 0xC0, "INFO": 0xC1}  # fixed in every version
@@ -21,7 +21,7 @@ class Field:
     """One field of a message."""
 
     name: str
-    wire: str  # a key of SCALARS, a member of ARRAYS, or "string"
+    wire: str  # a key of wire.SCALARS, a member of ARRAYS, or "string"
     unit: str
     doc: str
 
