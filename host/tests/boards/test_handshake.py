@@ -254,7 +254,7 @@ def test_the_cable_comes_out_during_the_handshake(linear_bundle):
 
 
 def test_faults_begin_after_the_handshake(linear_bundle):
-    board = Board(FakeLink(firmware(linear_bundle)), linear_bundle, faults=[Fault("drop", 1.0, "tx")])
+    board = Board(FakeLink(firmware(linear_bundle)), linear_bundle, faults=[Fault("drop", {"rate": 1.0}, "tx")])
     with pytest.raises(ReplyTimeoutError):
         board.request(messages.StatsRequest(), timeout_s=0.01)
     assert board.injected_faults == {"drop tx": 1}

@@ -226,7 +226,7 @@ def test_options_that_cannot_be(ppo_bundle, monkeypatch):
 
 
 def test_faults_on_the_way_to_a_real_board(ppo_bundle):
-    with connect("native", ppo_bundle, faults=[Fault("corrupt", 1.0, "tx")]) as board:
+    with connect("native", ppo_bundle, faults=[Fault("corrupt", {"rate": 1.0}, "tx")]) as board:
         board.send_raw(b"\x00")
         for _ in range(20):
             board.send_raw(b"\x07\xc0abc\x00")
