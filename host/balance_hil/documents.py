@@ -1,4 +1,4 @@
-"""The ``--json`` contract: what ``hil run``, ``evaluate``, ``compare``, ``export`` and ``bench`` print, one document each.
+"""The ``--json`` contract: one document of each of ``hil run``, ``soak``, ``evaluate``, ``compare``, ``export`` and ``bench``.
 
 Keys may be added, never renamed or removed. ``schemas/NAME.json`` is the JSON Schema of each; after a change here:
 ``python -m balance_hil.documents`` (needs pydantic, of the extra "dev").
@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 SCHEMAS = Path(__file__).with_name("schemas")
 RUN: Literal["balance_hil/run@2"] = "balance_hil/run@2"
+SOAK: Literal["balance_hil/soak@2"] = "balance_hil/soak@2"
 BENCH: Literal["balance_hil/bench@2"] = "balance_hil/bench@2"
 
 
@@ -101,7 +102,7 @@ class OneRunDocument(TypedDict):
     memory_bytes: MemoryDocument
     instructions_per_inference: int | None  # emulated processors
     environment: str
-    clock: Literal["realtime", "lockstep", "device"]
+    clock: Literal["realtime", "lockstep"]
     episodes: list[EpisodeDocument]
     success_rate: float  # of episodes that did not fail, 0..1
     metrics: dict[str, float]  # over all episodes
@@ -141,6 +142,84 @@ class RunDocument(TypedDict):
 
     schema: Literal["balance_hil/run@2"]
     runs: list[OneRunDocument | FailedRunDocument]  # one for each board
+
+
+class ResourcesDocument(TypedDict):
+    """What processes hold."""
+
+    memory_bytes: int  # resident
+    descriptors: int
+    threads: int
+
+
+class GrowthDocument(ResourcesDocument):
+    """How much more than after the first minute."""
+
+    memory_bytes_per_step: float
+
+
+class GrowthsDocument(TypedDict):
+    """Growth of this program and of an emulated board's processes; None where it is not known."""
+
+    host: GrowthDocument | None
+    emulator: GrowthDocument | None
+
+
+class SoakStatisticsDocument(TypedDict):
+    """Of some episodes; the keys that a run has mean the same."""
+
+    episodes: int
+    failed: int
+    steps: int
+    late: int
+    lost: int
+    unsent: int
+    rejected: int
+    reboots: int
+    held_steps: int
+    miss_causes: MissCausesDocument
+    anomalies: int  # misses, faults, reboots and failures; those within half a second are one
+    round_trip_us: SpreadDocument | None
+    inference_us: SpreadDocument | None
+    jitter_us: SpreadDocument | None
+    stalls: StallsDocument
+
+
+class SoakMinuteDocument(SoakStatisticsDocument):
+    """What was done since the minute before, and what was held at its end."""
+
+    elapsed_s: float  # since the soak began
+    host: ResourcesDocument | None
+    emulator: ResourcesDocument | None
+
+
+class OneSoakDocument(SoakStatisticsDocument):
+    """A soak of one board."""
+
+    bundle: BundleDocument
+    board: str
+    processor: str
+    engine: str
+    port: str
+    environment: str
+    duration_s: float  # asked for
+    elapsed_s: float
+    equals_tflm: EqualsTflmDocument | None  # None: not checked
+    errors: int  # episodes that ended in an error
+    first_errors: list[str]
+    recoveries: int  # after errors
+    growth: GrowthsDocument
+    anomaly_recordings: str | None  # the folder
+    minutes: list[SoakMinuteDocument]
+    interrupted: bool
+    verdict: VerdictDocument
+
+
+class SoakDocument(TypedDict):
+    """``hil soak --json``."""
+
+    schema: Literal["balance_hil/soak@2"]
+    soaks: list[OneSoakDocument | FailedRunDocument]  # one for each board
 
 
 class EvaluateDocument(TypedDict):
@@ -244,6 +323,7 @@ class BenchDocument(TypedDict):
 
 DOCUMENTS: dict[str, Any] = {
     "run": RunDocument,
+    "soak": SoakDocument,
     "evaluate": EvaluateDocument,
     "compare": CompareDocument,
     "export": ExportDocument,

@@ -1,6 +1,6 @@
-// Runs a sketch on a pseudo-terminal.
+// The stand-in's other half: a program that runs a sketch behind a pseudo-terminal.
 //
-//   program FD [START_US]     FD: the port; START_US: initial value of micros(). LED and pins are printed to stderr.
+//   program FD [START_US]     FD: the port; START_US: what micros() begins with. The LED and resets are told on standard error.
 
 #include "Arduino.h"
 
@@ -28,7 +28,7 @@ uint32_t MonotonicUs() {
   return static_cast<uint32_t>(now.tv_sec * 1'000'000 + now.tv_nsec / 1000);
 }
 
-/// Sleeps until bytes arrive, so that the sketch's loop does not occupy a whole core. Exits when the port closes.
+/// Sleeps while nothing arrives, so that the sketch's endless loop does not take a whole processor. Ends when the port does.
 void Idle() {
   pollfd entry{port, POLLIN, 0};
   poll(&entry, 1, kIdleMs);

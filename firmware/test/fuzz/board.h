@@ -1,4 +1,5 @@
-// The server with the compact engine on simulated hardware, which checks everything that the server sends.
+// The server with the compact engine on a machine that exists only in a fuzz target. It looks at everything that the server
+// sends.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,7 @@ namespace hil::fuzz {
 /// Ends the process, which the fuzzer reports together with the input, unless `holds`.
 void Require(bool holds, const char* what);
 
-/// Splits the output of the server into frames and lines, and requires that there is nothing else.
+/// Splits what the server sends into frames and lines, and insists that there is nothing else.
 class Machine final : public hal::Uart, public hal::Clock, public hal::Actuator, public hal::System {
  public:
   bool Write(const uint8_t* data, size_t size) override;
@@ -37,7 +38,7 @@ class Machine final : public hal::Uart, public hal::Clock, public hal::Actuator,
   Decoder decoder_;
 };
 
-/// A board that runs a small policy and accepts uploads.
+/// A board that runs a small policy, and takes uploads.
 class Board {
  public:
   static constexpr size_t kArenaBytes = 4096;
@@ -49,7 +50,7 @@ class Board {
   const hil::Board& board() const { return *board_; }
   const ModelImage& image() const { return board_->policy().image(); }
 
-  /// Sends one valid frame of any type and payload.
+  /// Sends one good frame of any type and payload.
   void Send(uint8_t type, const uint8_t* payload, size_t size);
 
   template <typename Message>
@@ -63,13 +64,13 @@ class Board {
 
   void Step(const uint8_t* data, size_t size);
 
-  /// Output of the active model for a fixed input.
+  /// What the model that runs makes of one fixed input.
   std::vector<int8_t> Fingerprint();
 
  private:
   Machine machine_;
   Int8Engine engines_[2];
-  // On the heap and of exactly the announced size, so that the address sanitizer detects an overrun.
+  // On the heap and of exactly the size promised, so that the address sanitizer sees every byte beyond.
   std::unique_ptr<uint8_t[]> arenas_[2];
   std::unique_ptr<uint8_t[]> uploads_[2];
   std::unique_ptr<hil::Board> board_;

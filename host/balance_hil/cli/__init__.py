@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": "run episodes of a policy in simulation, on any runtime or board",
     "flash": "build the firmware with a policy, flash it to a board, verify that it runs",
     "run": "run episodes with a board as controller",
+    "soak": "run real-time episodes for hours; record anomalies, measure growth",
     "compare": "run the same inputs through every runtime and the board, and count the differing outputs",
     "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",

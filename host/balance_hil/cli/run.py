@@ -39,10 +39,7 @@ FAULT_HELP = "Inject a fault, NAME[:key=value,…]: drop:rate=0.01, hang:at_s=2;
 UPLOAD_HELP = "Upload POLICY over the link, without flashing; a reset restores the flashed policy."
 OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
 TERMINATED_HELP = "Meaning of termination; by default as the environment declares it."
-CLOCK_HELP = (
-    "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit. device: realtime on "
-    "the time of an emulated chip whose cycles are counted (pico); it repeats bit for bit, too."
-)
+CLOCK_HELP = "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +94,7 @@ class _Options:
 @model_options
 @click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
-@click.option(
-    "--clock", type=click.Choice(["realtime", "lockstep", "device"]), default="realtime", show_default=True, help=CLOCK_HELP
-)
+@click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
 @click.option(
@@ -180,7 +175,6 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         engine=options.engine,
         faults=options.faults,
         fault_seed=options.seed,
-        device_clock=options.clock == "device",
         wait_s=options.wait_s,
         progress=say,
     )
@@ -193,7 +187,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
             config, recording=options.recording(name), instructions=_instructions(board, options), command=_repeated()
         )
         try:
-            with LiveLine(len(config.seeds), enabled=live) as line:
+            with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=live) as line:
                 return run(board, options.policy, config, line.show, environment=plant)
         except BaseException:
             if config.recording is not None and config.recording.is_file():

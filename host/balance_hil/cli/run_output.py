@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -30,8 +30,8 @@ class LiveLine:
     millisecond at a time, from a thread of its own at any moment.
     """
 
-    def __init__(self, episodes: int, *, enabled: bool) -> None:
-        self._episodes = episodes
+    def __init__(self, progress: Callable[[Tick], str], *, enabled: bool) -> None:
+        self._progress = progress  # how far it is, at the start of the line
         self._enabled = enabled
         self._next_s = 0.0
         self._width = stderr.width - 1
@@ -48,8 +48,7 @@ class LiveLine:
         actions = " ".join(f"{value:+.2f}" for value in tick.action)
         plant = "" if tick.plant is None else f"{tick.plant[0]} {tick.plant[1]:+.3f}  "
         text = (
-            f"episode {tick.episode + 1}/{self._episodes}  {tick.t_s:5.1f} s  "
-            f"misses {tick.misses}  round trip {round_trip}  {plant}action {actions}"
+            f"{self._progress(tick)}  {tick.t_s:5.1f} s  misses {tick.misses}  round trip {round_trip}  {plant}action {actions}"
         )
         sys.stderr.write(f"\r{text[: self._width]}\x1b[K")
         sys.stderr.flush()
@@ -58,6 +57,10 @@ class LiveLine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Makes room for other output, until the next ``show``."""
         if self._enabled:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
@@ -117,9 +120,9 @@ def _facts(run: RunResult) -> dict[str, str]:
         "firmware": f"{run.firmware_commit}, {_bytes(memory.flash)}",
         "arena, static RAM, stack": f"{_bytes(memory.arena_used)}, {_bytes(memory.ram)}, {_bytes(memory.stack)}",
         "instructions per inference": "-" if run.instructions is None else f"{run.instructions:,}",
-        "on the board, ms p50 / p99": _times(run.inference_us, ".3f", ("p50", "p99")),
-        "round trip, ms p50 / p99 / max": _times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
-        "tick jitter, ms p50 / p99 / max": _times(run.jitter_us, ".2f", ("p50", "p99", "max")),
+        "on the board, ms p50 / p99": times(run.inference_us, ".3f", ("p50", "p99")),
+        "round trip, ms p50 / p99 / max": times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
+        "tick jitter, ms p50 / p99 / max": times(run.jitter_us, ".2f", ("p50", "p99", "max")),
         "misses (late, lost), steps held": f"{misses} ({run.late}, {run.lost + run.unsent}), {run.held_steps}",
         "misses by host, board, link": " / ".join(str(count) for count in run.miss_causes.values()),
         "episodes without failure": f"{summary.episodes - summary.failed} of {summary.episodes}",
@@ -139,7 +142,8 @@ def _bytes(number: int) -> str:
     return f"{number:,} B" if number else "-"
 
 
-def _times(times_us: Distribution, pattern: str, names: Sequence[str]) -> str:
+def times(times_us: Distribution, pattern: str, names: Sequence[str]) -> str:
+    """Quantiles of microseconds in ms, "-" without any."""
     if not times_us.count:
         return "-"
     return " / ".join(format(getattr(times_us, name) / 1e3, pattern) for name in names)

@@ -5,5 +5,6 @@ from __future__ import annotations
 from balance_hil.running.config import Clock, RunConfig, Tick
 from balance_hil.running.result import RunResult
 from balance_hil.running.run import RunInterrupted, open_plant, run
+from balance_hil.running.soak import SoakConfig, SoakResult, soak
 
-__all__ = ["Clock", "RunConfig", "RunInterrupted", "RunResult", "Tick", "open_plant", "run"]
+__all__ = ["Clock", "RunConfig", "RunInterrupted", "RunResult", "SoakConfig", "SoakResult", "Tick", "open_plant", "run", "soak"]

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from balance_hil.environment import Environment, Float32Array
 from balance_hil.environment import Step as PlantStep
 from balance_hil.errors import UnsupportedEnvironmentError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
-from balance_hil.recording import RecordingWriter, Step
+from balance_hil.recording import Step
 from balance_hil.running.config import Tick
 from balance_hil.running.exchange import Exchange, Reply
 
 VIEW_INTERVAL_S = 1 / 30  # between two pictures
 
 
+class Sink(Protocol):
+    """What keeps the steps and faults of a run; see ``RecordingWriter``."""
+
+    result: Mapping[str, Any] | None
+
+    def step(self, run_s: float, step: Step) -> None:
+        """Takes one control step."""
+
+    def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
+        """Takes a fault."""
+
+    def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
+        """Takes the result of a finished episode."""
+
+
 class RunLog:
     """Where a run's steps and faults go: the recording, the live line, the viewer."""
 
-    def __init__(self, writer: RecordingWriter | None, on_tick: Callable[[Tick], None] | None, *, timed: bool) -> None:
+    def __init__(self, writer: Sink | None, on_tick: Callable[[Tick], None] | None, *, timed: bool) -> None:
         self._writer = writer
         self._on_tick = on_tick
         self.timed = timed

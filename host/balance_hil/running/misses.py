@@ -2,9 +2,9 @@
 
 A late reply: the time from when its step was due until the host read it has three parts, and the largest is the cause.
 
-    host    how late the observation was sent, and how long the reply may have lain unread in the port: since the host last found
-            the port empty; or, where that is longer, how long the loop and the processes of an emulated board had to wait for a
-            processor (Linux)
+    host    how late the observation was sent, and the longest of these: how long the reply may have lain unread, since the host
+            last found the port empty; how much longer the loop slept than it asked for; how long the loop and the processes of
+            an emulated board waited for a processor (Linux)
     board   from the last byte of the request until the reply was ready, as ACTION's ``total_us`` reports it
     link    the rest
 

@@ -13,7 +13,7 @@ from typing import Any
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.environment import Environment, open_for, require_control_steps
-from balance_hil.errors import LinkError, UsageError
+from balance_hil.errors import LinkError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
@@ -36,11 +36,6 @@ class RunInterrupted(KeyboardInterrupt):
     def __init__(self, result: RunResult) -> None:
         super().__init__("the run was interrupted")
         self.result = result
-
-
-# Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
-# or less does not change them.
-DEVICE_START_S = 0.1
 
 
 @dataclass
@@ -98,20 +93,12 @@ def run(
         What ``open_plant`` raises.
         RunInterrupted: Ctrl-C; it carries what was done.
     """
-    if config.clock != "lockstep" and board.has_device_clock != (config.clock == "device"):
-        raise UsageError(
-            f"the clock {config.clock} does not fit how {board.name} was opened", 'connect(..., device_clock=clock == "device")'
-        )
-    board.bundle = bundle
-    board.accept(board.info)
+    stop = Interrupt()
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
         _run_log(board, bundle, config, env, on_tick) as log,
-        Trace(kept=config.check_tflm) as trace,
-        ProcessorWait(board.process_ids if config.clock == "realtime" else None) as processor_wait,
+        prepare(board, bundle, config, env, log, stop) as this_run,
     ):
-        stop = Interrupt()
-        this_run = _Run(board, bundle, config, env, log, trace, processor_wait, stop)
         try:
             with stop:
                 this_run.execute()
@@ -124,13 +111,24 @@ def run(
     return result
 
 
+@contextlib.contextmanager
+def prepare(
+    board: Board, bundle: Bundle, config: RunConfig, env: Environment, log: RunLog, stop: Interrupt
+) -> Iterator[RunInProgress]:
+    """A run that is about to begin. Raises ModelMismatchError, RecordingError."""
+    board.bundle = bundle
+    board.accept(board.info)
+    with Trace(kept=config.check_tflm) as trace, ProcessorWait(board.process_ids) as processor_wait:
+        yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop)
+
+
 def identity(board: Board) -> dict[str, Any]:
     """Identity of the board in a recording, equal in every session."""
     facts = {key: value for key, value in asdict(board.info).items() if key not in _NOT_IDENTITY}
     return {"definition": board.name, **facts}
 
 
-class _Run:
+class RunInProgress:
     """The episodes of one run."""
 
     def __init__(
@@ -214,8 +212,6 @@ class _Run:
         try:
             if self._config.clock == "lockstep":
                 lockstep.run_episode(episode, exchange, self._timeout_s)
-            elif self._config.clock == "device":
-                realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
             else:
                 with low_jitter(), real_time_priority(self._board.process_ids) as granted:
                     totals.priority = "real-time" if granted else "normal"
@@ -244,14 +240,8 @@ def _float_metrics(bundle: Bundle) -> dict[str, float]:
     return dict(stages[0].get("metrics", {}))
 
 
-@contextlib.contextmanager
-def _run_log(
-    board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
-) -> Iterator[RunLog]:
-    realtime_clock = config.clock == "realtime"
-    if config.recording is None:
-        yield RunLog(None, on_tick, timed=config.clock != "lockstep")
-        return
+def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) -> dict[str, Any]:
+    """Metadata of a recording of a run that begins now."""
     meta = {
         "policy": bundle.path.resolve().name,
         "bundle": bundle.id,
@@ -268,9 +258,24 @@ def _run_log(
         "metrics": [asdict(metric) for metric in env.metrics],
         "float_metrics": _float_metrics(bundle),
     }
-    if realtime_clock:
+    if config.clock == "realtime":
         meta["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return meta
+
+
+@contextlib.contextmanager
+def _run_log(
+    board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
+) -> Iterator[RunLog]:
+    realtime_clock = config.clock == "realtime"
+    if config.recording is None:
+        yield RunLog(None, on_tick, timed=realtime_clock)
+        return
     with RecordingWriter(
-        config.recording, meta, bundle.spec, env.trace, start_ns=time.time_ns() if realtime_clock else 0
+        config.recording,
+        metadata(board, bundle, config, env),
+        bundle.spec,
+        env.trace,
+        start_ns=time.time_ns() if realtime_clock else 0,
     ) as writer:
-        yield RunLog(writer, on_tick, timed=config.clock != "lockstep")
+        yield RunLog(writer, on_tick, timed=realtime_clock)

@@ -88,6 +88,22 @@ def test_a_loop_that_gets_no_processor_is_the_cause(clock, board, firmware, run_
     assert result.miss_causes["host"] == 1
 
 
+def test_a_loop_that_wakes_too_late_is_the_cause(clock, board, firmware, run_on, monkeypatch):
+    """The kernel, or the host of a virtual machine, ends a sleep of a millisecond after seven."""
+    firmware.delay_s = lambda number: 0.0052 if number == 20 else 0.0
+    poll = board.poll
+
+    def oversleep(timeout_s):
+        frame = poll(timeout_s)
+        clock.now_s += 0.0078 if frame is not None and timeout_s > 0 and firmware.inferences == 22 else 0.0
+        return frame
+
+    monkeypatch.setattr(board, "poll", oversleep)
+    result, back = run_on(board)
+    assert (result.late, result.miss_causes) == (1, {"host": 1, "board": 0, "link": 0})
+    assert back.faults[0]["host_us"] == pytest.approx(7000, abs=10)
+
+
 def test_a_lost_reply_is_the_links_where_the_board_replies_to_the_next(clock, board, firmware, run_on):
     firmware.lose = {40, 41}
     result, _ = run_on(board)

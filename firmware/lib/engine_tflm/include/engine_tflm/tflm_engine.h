@@ -12,10 +12,11 @@ namespace hil {
 
 /// Runs a model with the interpreter of TFLM: no heap, everything lives in this object and in the arena.
 ///
-/// Old libraries return kTfLiteOk and wrong values for per-channel weights; Policy::Load() detects that with the golden vectors.
+/// An old library returns OK and wrong values for weights with one scale per channel. So whoever owns the engine replays golden
+/// vectors after Init(): Inference::Verify().
 class TflmEngine final : public Engine {
  public:
-  /// `arena` must be about 600 bytes larger than the resulting info().arena_used: TFLM needs more while it loads.
+  /// `arena` must be larger than info().arena_used says afterwards: TFLM needs more while it loads (some 600 bytes more).
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
@@ -25,7 +26,7 @@ class TflmEngine final : public Engine {
   uint32_t detail() const override { return detail_; }
 
  private:
-  // Only registered operators are linked: those of exported policies.
+  // Only what is registered is linked. These are the operators that exported policies consist of.
   static constexpr unsigned int kOperators = 3;
   using Resolver = tflite::MicroMutableOpResolver<kOperators>;
 

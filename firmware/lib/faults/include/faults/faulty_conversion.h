@@ -1,4 +1,4 @@
-// Faulty conversion of observations and actions.
+// Wrong ways of converting observations and actions, one at a time.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace hil::faults {
 
-/// ExactConversion with one fault.
+/// Does what Conversion does, but for the one fault.
 class FaultyConversion final : public Conversion {
  public:
-  /// `engine` provides the quantization parameters of the model's output.
+  /// `engine` provides the quantization parameters of the other end of the model.
   FaultyConversion(Fault fault, const Engine* engine) : fault_(fault), engine_(engine) {}
 
   void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;

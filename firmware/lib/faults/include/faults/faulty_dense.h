@@ -1,4 +1,4 @@
-// Dense layers with faulty arithmetic, which no engine offers.
+// Dense layers in wrong arithmetic: what the official engine cannot be talked into.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace hil::faults {
 /// Runs a chain of FULLY_CONNECTED operators with one fault in its scales or its requantization.
 class FaultyDense {
  public:
-  /// nullptr for a model with any other operator.
+  /// Nothing for a model with any other operator.
   static std::unique_ptr<FaultyDense> Make(Fault fault, ModelView* model);
 
   void Infer(const int8_t* input, int8_t* output);

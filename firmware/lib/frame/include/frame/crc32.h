@@ -1,4 +1,4 @@
-// zlib's CRC-32, with a table of 64 bytes.
+// The CRC-32 of zlib, in 64 bytes of table.
 #pragma once
 
 #include <cstddef>
