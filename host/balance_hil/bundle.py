@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import BundleError
-from balance_hil.files import did_you_mean, parse_json
+from balance_hil.files import did_you_mean, parse_json, read_limited, read_npz
 from balance_hil.paths import MODELS, POLICIES
-from balance_hil.quantize import Normalization, QuantParams, quantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, quantize
 from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 2
+MAX_MANIFEST_BYTES = 4 << 20
+_TABLES = ("calibration", "training", "versions", "metrics")
 INT8_MODEL = "policy_int8.tflite"
 FLOAT_MODEL = "policy_float32.tflite"
 ONNX_MODEL = "actor.onnx"
@@ -82,17 +86,13 @@ class Bundle:
                 id=manifest["id"],
                 algorithm=manifest["algorithm"],
                 spec=PolicySpec.from_dict(manifest["spec"]),
-                input_quant=QuantParams(**manifest["quantization"]["input"]),
-                output_quant=QuantParams(**manifest["quantization"]["output"]),
+                input_quant=_quant_params(**manifest["quantization"]["input"]),
+                output_quant=_quant_params(**manifest["quantization"]["output"]),
                 normalization=Normalization.from_dict(manifest["normalization"]) if manifest["normalization"] else None,
-                source=manifest.get("source", {}),
-                checked_against=manifest.get("checked_against", {}),
-                calibration=manifest["calibration"],
-                training=manifest["training"],
-                versions=manifest["versions"],
-                metrics=manifest["metrics"],
+                **{name: dict(manifest[name]) for name in _TABLES},
+                **{name: dict(manifest.get(name, {})) for name in ("source", "checked_against")},
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
             raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
         if model_id(bundle.int8_model(), bundle.normalization) != bundle.id:
             raise _broken(folder, f"{INT8_MODEL} does not have the id {bundle.id}")
@@ -101,6 +101,13 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files."""
         return self.path / name
+
+    def golden(self, name: str) -> NDArray[Any]:
+        """One of the arrays of the golden vectors. Raises BundleError."""
+        try:
+            return read_npz(self.file(GOLDEN))[name]
+        except (OSError, ValueError, KeyError) as exc:
+            raise _broken(self.path, f"{GOLDEN} cannot be read: {exc}") from exc
 
     def int8_model(self) -> bytes:
         """Bytes of the int8 ``.tflite``."""
@@ -206,12 +213,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise no_such_bundle(folder)
     try:
-        manifest = parse_json((folder / MANIFEST).read_text())
+        manifest = parse_json(read_limited(folder / MANIFEST, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         raise BundleError(
             f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}"
         ) from None
-    except ValueError as exc:
+    except (OSError, ValueError) as exc:
         raise _broken(folder, f"{MANIFEST} is not JSON ({exc})") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         raise _broken(folder, f"{MANIFEST} is not of format {FORMAT_VERSION}")
@@ -238,5 +245,14 @@ def _quant(params: QuantParams) -> dict[str, Any]:
     return {"scale": params.scale, "zero_point": params.zero_point}
 
 
+def _quant_params(scale: float, zero_point: int) -> QuantParams:
+    """Raises TypeError, ValueError, OverflowError for what no int8 tensor has."""
+    params = QuantParams(float(scale), operator.index(zero_point))
+    if not (0 < params.scale < math.inf and INT8_MIN <= params.zero_point <= INT8_MAX):
+        raise ValueError(f"the quantization {params}")
+    return params
+
+
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
+import itertools
 import json
 import os
 import re
@@ -11,19 +13,25 @@ import secrets
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balance_hil.errors import ConfigError, UsageError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 MAX_YAML_BYTES = 1 << 20
 MAX_JSON_DEPTH = 100
+MAX_NPZ_BYTES = 64 << 20  # decompressed
 _STAGING = ".staging"
 
 
-# A string, closed or not, or a bracket outside of one.
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+# A string, closed or not, or anything else but brackets.
+_NO_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^\[\]{}"]+', re.DOTALL)
+_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
@@ -100,15 +108,46 @@ def parse_json(text: str | bytes) -> Any:
     """
     if isinstance(text, bytes):
         text = text.decode()
-    depth = deepest = 0
-    few = text.count("[") + text.count("{") <= MAX_JSON_DEPTH
-    for match in () if few else _BRACKETS.finditer(text):
-        if match[0][0] != '"':
-            depth += 1 if match[0] in "[{" else -1
-            deepest = max(deepest, depth)
-            if deepest > MAX_JSON_DEPTH:
-                raise ValueError(f"nested more than {MAX_JSON_DEPTH} times")
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+        depths = itertools.accumulate(map(_DEEPER.__getitem__, _NO_BRACKETS.sub("", text)))
+        if max(depths, default=0) > MAX_JSON_DEPTH:
+            raise ValueError(f"nested more than {MAX_JSON_DEPTH} times")
     return json.loads(text)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Content of a file of at most ``limit`` bytes. Raises ValueError for a larger one, and OSError."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit} bytes")
+    return content
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` from outside, by name, without pickled objects.
+
+    Raises:
+        ValueError: damaged, no .npz file, or decompressed larger than MAX_NPZ_BYTES.
+        OSError: it cannot be read.
+    """
+    import numpy as np
+
+    arrays, left = {}, MAX_NPZ_BYTES
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as part:
+                    content = part.read(left + 1)  # the size in the directory may be wrong
+                left -= len(content)
+                if left < 0:
+                    raise ValueError(f"it is larger than {MAX_NPZ_BYTES >> 20} MiB")
+                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError):
+        raise
+    except Exception as exc:  # zipfile, zlib and numpy share no base for what is damaged
+        raise ValueError(str(exc) or type(exc).__name__) from exc
+    return arrays
 
 
 def new_run_folder(runs: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import GOLDEN, Bundle, model_id
+from balance_hil.bundle import Bundle, model_id
 from balance_hil.files import write_atomically
 from balance_hil.protocol import messages
 from balance_hil.quantize import Normalization
@@ -58,8 +58,7 @@ class ModelImage:
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
         """The image of ``bundle``."""
-        with np.load(bundle.file(GOLDEN)) as golden:
-            inputs, outputs = (golden[name][:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
+        inputs, outputs = (bundle.golden(name)[:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
         return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
 
     def begin(self, transfer: int) -> messages.LoadBegin:

@@ -1,5 +1,7 @@
 """Fixtures that several areas share."""
 
+import signal
+import threading
 from pathlib import Path
 
 import gymnasium as gym
@@ -24,6 +26,12 @@ def linear_bundle():
         input_quant=QuantParams(1 / 128, 0),
         output_quant=QuantParams(1 / 128, 0),
     )
+
+
+def pytest_configure():
+    """Ctrl-C ends the tests, and their children, also where a shell started them in the background with SIGINT ignored."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from balance_hil.boards.channel import M
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
-from balance_hil.bundle import GOLDEN, Bundle
+from balance_hil.bundle import Bundle
 from balance_hil.errors import ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
@@ -146,8 +146,7 @@ class BoardRuntime(Int8Runtime):
 def _operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:
     """Operator names from the bundle, for as many operators as the board reports."""
     if bundle is not None:
-        with np.load(bundle.file(GOLDEN)) as golden:
-            names = [str(name) for name in golden["operators"]]
+        names = [str(name) for name in bundle.golden("operators")]
         if len(names) == n_ops:
             return names
     return [f"operator {op}" for op in range(n_ops)]

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from balance_hil.boards.kinds import find_kind
 from balance_hil.errors import ConfigError, UnknownBoardError
-from balance_hil.files import did_you_mean
+from balance_hil.files import did_you_mean, read_limited
 from balance_hil.link import SerialPort
 from balance_hil.paths import CONFIG
 
@@ -21,6 +21,7 @@ Upload = Literal["port", "probe", "any"]
 # many missed replies is then inconclusive; see hil_tests/README.md.
 Timing = Literal["board", "host"]
 FOLDER_VARIABLE = "HIL_BOARDS"
+MAX_BYTES = 16 << 10  # of a board file; tomllib takes a time that grows with its square
 SHIPPED = Path(__file__).parent / "definitions"
 _NO_KEYS = ("settings", "file")  # fields that a board file cannot set
 
@@ -120,10 +121,13 @@ def find_definition(name: str, folder: Path | None = None) -> BoardDefinition:
 def load_definition(path: Path) -> BoardDefinition:
     """Reads one board file. Raises ConfigError."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        table = tomllib.loads(read_limited(path, MAX_BYTES).decode())
+    except (OSError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} is not TOML: {exc}", f"compare it with {SHIPPED / 'native.toml'}") from exc
-    return _checked(path, table)
+    try:
+        return _checked(path, table)
+    except RecursionError as exc:  # a value that is nested too deeply to be shown
+        raise ConfigError(f"{path} is nested too deeply", f"compare it with {SHIPPED / 'native.toml'}") from exc
 
 
 def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from balance_hil.errors import CheckpointError
 
 MAX_BYTES = 64 << 20  # of one pickle
+MAX_CODES, MAX_TUPLES, MAX_NAMES = 250_000, 10_000, 1000  # tuples: nested, they are hashed and printed by recursion
 _ARRAY = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -119,10 +121,23 @@ def read_pickle(data: bytes, what: str) -> Any:
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"{what} is {len(data)} bytes long; at most {MAX_BYTES} are read", "save it without its buffers")
     try:
+        _check_codes(data)
         return _InertUnpickler(data).load()
-    except (Exception, MemoryError) as exc:  # pickle raises whatever the stand-ins and the garbled bytes lead to
+    except Exception as exc:  # pickle raises whatever the stand-ins and the garbled bytes lead to
         reason = str(exc) or type(exc).__name__
         raise CheckpointError(f"{what} is no readable pickle: {reason}", "save it again with the program that made it") from exc
+
+
+def _check_codes(data: bytes) -> None:
+    """Raises for a pickle whose small code makes large or deep objects, before it is run."""
+    tuples = names = 0
+    for number, (code, argument, _) in enumerate(pickletools.genops(data)):
+        tuples += "TUPLE" in code.name
+        names += code.name in ("GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "NEWOBJ_EX")
+        if number >= MAX_CODES or tuples > MAX_TUPLES or names > MAX_NAMES:
+            raise pickle.UnpicklingError("it has more parts than the settings and statistics of a policy")
+        if "PUT" in code.name and int(argument or 0) > len(data):  # the unpickler makes room for as many
+            raise pickle.UnpicklingError("it numbers its parts too high")
 
 
 def path_of(value: Any) -> str:

@@ -35,7 +35,7 @@ DEFAULT_CLIP_MEAN = 2.0  # of SAC and its relatives with gSDE
 DEFAULT_BATCH_NORM_EPS = 1e-3  # of CrossQ
 
 _SUFFIX = ".zip"
-_MAX_BYTES = {"data": 64 << 20, "policy.pth": 512 << 20, "_stable_baselines3_version": 1 << 10}
+_MAX_BYTES = {"data": 8 << 20, "policy.pth": 64 << 20, "_stable_baselines3_version": 1 << 10}
 _MAX_MEMBERS = 1000
 _MAX_TENSORS = 10_000
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import GOLDEN, Bundle
-from balance_hil.errors import BundleError, RecordingError, UsageError
+from balance_hil.bundle import Bundle
+from balance_hil.errors import RecordingError, UsageError
 from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
 
@@ -115,11 +115,7 @@ def golden_observations(bundle: Bundle, count: int) -> Float32Array:
 
     Those at the end of float32's range are left out: int8 saturates there, and a float network overflows to no number.
     """
-    try:
-        with np.load(bundle.file(GOLDEN), allow_pickle=False) as golden:
-            observations = np.asarray(golden["observations"], dtype=np.float32)
-    except (OSError, ValueError, KeyError) as exc:
-        raise BundleError(f"{bundle.file(GOLDEN)} cannot be read: {exc}", f"export it again: hil export {bundle.path}") from exc
+    observations = bundle.golden("observations").astype(np.float32)
     return spread(observations[np.all(np.abs(observations) <= _LARGEST, axis=1)], count)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import ExportError
+from balance_hil.files import read_npz
 from balance_hil.quantize import Normalization
 from balance_hil.spec import PolicySpec
 
@@ -71,20 +71,12 @@ def load_calibration(path: Path, spec: PolicySpec, seed: int) -> Calibration:
     """
     hint = f"save them with numpy.savez('{path.name}', observations=...), float32 [n, {spec.n_obs}], n >= {_MIN_FILE_ROWS}"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            values = archive["observations"]
+        values = read_npz(path)["observations"]
     except FileNotFoundError:
         raise ExportError(f"no such calibration file: {path}", hint) from None
     except KeyError:
         raise ExportError(f"{path} holds no array named 'observations'", hint) from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as exc:  # numpy's ways of saying that it is no .npz
+    except (OSError, ValueError) as exc:
         raise ExportError(f"{path} is no .npz file of plain arrays: {exc}", hint) from exc
     if values.ndim != 2 or values.shape[1] != spec.n_obs or not np.issubdtype(values.dtype, np.floating):
         raise ExportError(f"the calibration rows of {path} are {values.dtype} {list(values.shape)}", hint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from balance_hil.checkpoint.chain import Activation, Affine, Dense, Limits, Network, Step, network_of
-from balance_hil.errors import CheckpointError, require
+from balance_hil.errors import CheckpointError, HarnessError, require
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.files import parse_json
+from balance_hil.processes import tied
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 MAX_BYTES = 256 << 20
+_MAX_CONFIG_BYTES = 4 << 20
+_TIMEOUT_S = 60.0
 _HINT = "save a chain of Dense layers with one input and one output, or convert it to ONNX and export that"
 _FUSED: dict[str, list[Step]] = {
     "NONE": [],
@@ -35,22 +40,34 @@ def check_keras_file(path: Path) -> None:
             raise CheckpointError(f"{path} is larger than {MAX_BYTES >> 20} MiB", _HINT)
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive, archive.open("config.json") as part:
-                config = parse_json(part.read(MAX_BYTES))
+                config = parse_json(part.read(_MAX_CONFIG_BYTES))
         else:
             require("h5py", "export")
-            import h5py
-
-            with h5py.File(path) as file:
-                config = parse_json(file.attrs["model_config"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, RecursionError) as exc:
-        if isinstance(exc, CheckpointError):
-            raise
+            config = parse_json(_h5_config(path))
+    except HarnessError:
+        raise
+    except Exception as exc:  # zipfile, zlib and h5py share no base for what is damaged
         raise CheckpointError(f"{path} is no Keras model, or damaged: {exc}", _HINT) from exc
     for table in _tables(config):
         name = table.get("class_name")
         module = str(table.get("module") or "keras")
         if name == "Lambda" or module.partition(".")[0] not in ("keras", "builtins"):
             raise CheckpointError(f"{path} has code of its own, {module}.{name}, which is not run", _HINT)
+
+
+def _h5_config(path: Path) -> bytes:
+    """The attribute model_config of an HDF5 file, read in a child process: a damaged file may crash the library."""
+    read = "import h5py, sys; sys.stdout.write(h5py.File(sys.argv[1]).attrs['model_config'])"
+    try:
+        done = subprocess.run(tied([sys.executable, "-c", read, str(path)]), capture_output=True, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as exc:
+        raise ValueError(f"it cannot be read in {_TIMEOUT_S:g} s") from exc
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ValueError(said[-1] if said else f"the program that reads it ended with status {done.returncode}")
+    if len(done.stdout) > _MAX_CONFIG_BYTES:
+        raise ValueError(f"its configuration is larger than {_MAX_CONFIG_BYTES} bytes")
+    return done.stdout
 
 
 def read_network(model: Path, tensorflow: TensorFlowProcess, scratch: Path) -> Network:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from balance_hil.envs.balance.task import N_ACT
 from balance_hil.errors import RecordingError, UsageError
-from balance_hil.files import parse_json
+from balance_hil.files import parse_json, read_npz
 
 MAX_STEPS = 8192  # a longer episode is not kept; those of evaluation have 6000
 _FORMAT = 1
@@ -99,16 +98,14 @@ def load(path: Path) -> CrashRepro:
     """
     hint = "it is the diverged.npz in the folder of a training or an evaluation, in runs/"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if _TEXT not in archive:
-                raise UsageError(
-                    f"{path} holds no episode to run again: not the simulation went wrong but the weights", "train anew"
-                )
-            facts, actions = parse_json(str(archive[_TEXT])), archive[_ACTIONS]
+        arrays = read_npz(path)
+        if _TEXT not in arrays:
+            raise UsageError(f"{path} holds no episode to run again: not the simulation went wrong but the weights", "train anew")
+        facts, actions = parse_json(str(arrays[_TEXT])), arrays[_ACTIONS]
         if facts.pop("format") != _FORMAT:
             raise KeyError("format")
         return CrashRepro(actions=actions, **facts)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as exc:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         if isinstance(exc, UsageError):
             raise
         raise RecordingError(f"{path} is no episode that can be run again: {exc}", hint) from exc

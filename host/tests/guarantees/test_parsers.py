@@ -1,0 +1,45 @@
+"""Every parser survives damaged input: no error outside the family, no crash, at most 256 MiB and 5 s, whatever arrives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .parsers import bombs
+
+PROGRAM = Path(__file__).with_name("parsers.py")
+NAMES = [
+    *("frames", "messages", "text_lines", "tflite", "npz", "bundle_json", "mcap", "yaml", "toml", "checkpoint_zip", "pickles"),
+    *("onnx", "keras", "keras_h5"),
+]
+SHARE = {"keras_h5": 0.01}  # inputs for each fault, else 2, and fewer in a slice; this one starts a process for each input
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_input(name, tmp_path, faults):
+    for package in {
+        "checkpoint_zip": ["torch"],
+        "pickles": ["stable_baselines3"],
+        "onnx": ["onnx", "onnxruntime"],
+        "keras_h5": ["h5py"],
+    }.get(name, []):
+        pytest.importorskip(package)
+    first, last, found = -len(bombs(name)), round(SHARE.get(name, 2 if faults >= 1000 else 0.3) * faults), []
+    while first < last:
+        (tmp_path / str(first)).mkdir()
+        command = [sys.executable, PROGRAM, name, tmp_path / str(first), str(first), str(last)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        found += [line for line in lines if "fault" in line]
+        if done.returncode == 0 and lines and "inputs" in lines[-1]:
+            break
+        assert (tmp_path / str(first) / "at").is_file(), done.stderr
+        number = int((tmp_path / str(first) / "at").read_text())
+        found.append({"parser": name, "input": number, "fault": f"exit status {done.returncode}: {done.stderr[-300:]}"})
+        first = number + 1
+    assert not found, "\n".join(f"{line['parser']} {line['input']}: {line['fault']}" for line in found[:20])
