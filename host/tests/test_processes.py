@@ -193,3 +193,43 @@ def test_a_killed_training_of_many_leaves_no_worker(mark, tmp_path):
         training.wait_for("spawn_main")
         wait_until(lambda: list(tmp_path.rglob("*.log")), "no training began")
         training.end()
+
+
+def test_ctrl_c_ends_tests_and_their_children_that_a_shell_started_in_the_background(tmp_path):
+    """Such a shell has SIGINT ignored in both."""
+    program = tmp_path / "test_waits.py"
+    child = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, flush=True)"
+    program.write_text(f"""
+import subprocess, sys, time
+def test_it():
+    print("ignored:", subprocess.run([sys.executable, "-c", {child!r}], capture_output=True, text=True).stdout, flush=True)
+    time.sleep({DEADLINE_S})
+""")
+    pytest_command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *pytest_command, str(program)],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said = next(line for line in process.stdout if "ignored:" in line)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=DEADLINE_S / 2)
+        finally:
+            process.kill()
+    assert said.split()[-1] == "False"
+    assert process.returncode == pytest.ExitCode.INTERRUPTED

@@ -5,6 +5,9 @@ INFO returns the nonce of HELLO, so a stale answer from an earlier session is no
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import secrets
 import time
 from dataclasses import replace
@@ -15,10 +18,13 @@ from balance_hil.bundle import Bundle
 from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
+    CableUnpluggedError,
+    HarnessError,
     LinkError,
     ModelMismatchError,
     ModelNotInt8Error,
     NotOurFirmwareError,
+    PortBusyError,
     ProtocolMismatchError,
     ReplyTimeoutError,
     SilentBoardError,
@@ -35,8 +41,10 @@ from balance_hil.tflite.graph import builtin_name
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BOOT_TIMEOUT_S = 20.0  # of an emulated board on a busy computer; if its process ends, that is detected at once
 HELLO_INTERVAL_S = 0.25
-BOOT_LOG_FACTOR = 5  # timeout factor for a board that prints text
+BOOT_LOG_FACTOR = 5  # timeout factor for a board that prints text or sends its INFO slowly
 BOOTED_GRACE_S = 0.05  # a HELLO sent before the boot may still be answered
+BUSY_LINE = "busy: this board serves one program at a time, and {} uses it\r\n"  # ``hil emulate`` to a second client
+BUSY_WORDS = re.compile(r"\bbusy\b|\bin use\b", re.IGNORECASE)  # ser2net: "Port already in use"
 READABLE_SHARE = 0.85  # of printable bytes in text; noise at a wrong baud rate has 40 %
 
 
@@ -70,12 +78,23 @@ class Handshake:
 
 
 def identify(channel: Channel, *, timeout_s: float = HANDSHAKE_TIMEOUT_S, baud: int | None = None) -> messages.Info:
-    """Sends HELLO until INFO arrives. While the board prints text, such as a boot log, the timeout is five times as long.
+    """Sends HELLO until INFO arrives. While the board prints text, such as a boot log, or sends slowly, the timeout is five times
+    as long.
 
     Raises:
         ProtocolMismatchError, SilentBoardError, NotOurFirmwareError, WrongBaudError, ReplyTimeoutError: cause of the failure.
-        CableUnpluggedError: the port vanished.
+        PortBusyError: the server behind a URL says that another program uses the port.
+        CableUnpluggedError: the port vanished, or the server behind a URL closed the connection.
     """
+    try:
+        return _identify(channel, timeout_s, baud)
+    except CableUnpluggedError as exc:
+        if "://" not in channel.link.description:
+            raise
+        raise _closed(channel, exc) from exc
+
+
+def _identify(channel: Channel, timeout_s: float, baud: int | None) -> messages.Info:
     handshake = Handshake(channel)
     deadline = handshake.since + timeout_s
     seen = 0
@@ -86,7 +105,7 @@ def identify(channel: Channel, *, timeout_s: float = HANDSHAKE_TIMEOUT_S, baud: 
             return info
         if channel.decoder.bytes_seen > seen:
             seen = channel.decoder.bytes_seen
-            if _readable(channel.raw_tail):
+            if _readable(channel.raw_tail) or channel.decoder.handshake_begun:
                 deadline = min(time.monotonic() + timeout_s, handshake.since + BOOT_LOG_FACTOR * timeout_s)
     raise _diagnosis(channel, time.monotonic() - handshake.since, baud)
 
@@ -237,6 +256,11 @@ def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError
             f"the board on {where} is silent: no byte received in {waited_s:.2g} s",
             "check that it has power, is flashed and is on this port; list ports and boards: hil boards",
         )
+    if decoder.handshake_begun:
+        return ReplyTimeoutError(
+            f"the board on {where} answers too slowly: in {waited_s:.2g} s only a part of its INFO arrived",
+            "check what lies between: a USB hub, a serial server, a radio link",
+        )
     if decoder.frames:
         return ReplyTimeoutError(
             f"the board on {where} sends frames but did not answer the handshake within {waited_s:.2g} s "
@@ -249,10 +273,41 @@ def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError
             f"the board on {where} does not run this project's firmware: in {waited_s:.2g} s it printed {text!r}",
             "if it is still booting, try again later; otherwise flash it: hil flash ppo --board NAME (names: hil boards)",
         )
+    if not _has_baud_rate(where):
+        return NotOurFirmwareError(
+            f"{decoder.bytes_seen} bytes arrived from {where}, neither frames nor text: this is not one of our boards",
+            "check the port; behind a serial server, also the baud rate that it is set to",
+        )
     rate = f" at {baud} baud" if baud else ""
     return WrongBaudError(
         f"{decoder.bytes_seen} bytes arrived from {where}{rate} and none can be decoded: the baud rates differ",
         "pass the baud rate that the firmware was built with: --baud 115200",
+    )
+
+
+def _has_baud_rate(where: str) -> bool:
+    """Whether the baud rate of ``where`` is set here and means anything: not of a raw connection or a pseudo-terminal."""
+    return not where.startswith("socket://") and not os.path.realpath(where).startswith("/dev/pts/")
+
+
+def _closed(channel: Channel, exc: CableUnpluggedError) -> HarnessError:
+    """The error for a server that closed the connection during the handshake, from its last words."""
+    where = channel.link.description
+    with contextlib.suppress(CableUnpluggedError):  # a write may have failed before they were read
+        while data := channel.link.read(0.0):
+            channel.raw_tail += data
+    if channel.decoder.frames:
+        return exc
+    text = _readable(channel.raw_tail)
+    if not text:
+        return CableUnpluggedError(
+            f"the server behind {where} closed the connection before a board answered",
+            "another program may use the board, or another service listens there: check host and port",
+        )
+    if BUSY_WORDS.search(text):
+        return PortBusyError(f"{where} is busy; its server says {text!r}", "close the other program and try again")
+    return NotOurFirmwareError(
+        f"no board is behind {where}: its server says {text!r} and closed the connection", "check host and port"
     )
 
 

@@ -126,13 +126,13 @@ def _acquired(path: Path, port: str, wait_s: float, progress: Callable[[str], No
 def _lock_file(port: str) -> Path | None:
     """The lock file of a port; None for one that nobody else can open."""
     if "://" in port:
-        url = urlsplit(port)
-        if url.scheme not in ("socket", "rfc2217") or not url.hostname:
-            return None
         try:
+            url = urlsplit(port)
+            if url.scheme not in ("socket", "rfc2217") or not url.hostname:
+                return None
             address = socket.gethostbyname(url.hostname)
-        except OSError:
-            address = url.hostname
+        except (OSError, ValueError):
+            return None  # nobody can open it
         identity = f"{address}:{url.netloc.rpartition(':')[2]}"
     else:
         identity = os.path.realpath(port)

@@ -57,7 +57,7 @@ def command(
             sys.stdout.write(f"{name}\n")  # the one line of data
             sys.stdout.flush()
             say(f"{board} runs {policy}; Ctrl-C ends it")
-            raise BoardBootError(f"the emulated board {board} ended: {machine.wait()}", "what it needs: hil doctor")
+            raise BoardBootError(f"the emulated board {board} ended: {machine.wait(say)}", "what it needs: hil doctor")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Links over pyserial: device nodes, pseudo-terminals and URLs (``socket://``, ``rfc2217://``).
 
-pyserial opens and configures the port; bytes then move through its file descriptor, where ``select`` wakes the reader with the
-first byte (25 us on a pseudo-terminal). Ports without a descriptor (``rfc2217://``, ``loop://``) go through pyserial's own read.
+pyserial opens and configures a serial port; bytes then move through its file descriptor, where ``select`` wakes the reader with
+the first byte (25 us on a pseudo-terminal). Ports without a descriptor (``rfc2217://``, ``loop://``) go through pyserial's own
+read. ``socket://`` is opened here: pyserial would discard what the server says first, without end if it never stops, and leave
+the descriptor open if the server closes first.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import serial
 
@@ -31,6 +34,7 @@ from balance_hil.link.base import Link
 from balance_hil.link.ports import existing_ports_hint, holder_of, list_serial_ports, owning_group
 
 DEFAULT_BAUD = 921_600
+CONNECT_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 1.0  # longer means that nothing reads at the far end
 READ_CHUNK = 65_536
 # select cannot wait for a port without a descriptor, and pyserial renegotiates an rfc2217 port whenever its timeout changes. So
@@ -45,8 +49,10 @@ def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
         PortNotFoundError, PortBusyError, PortPermissionError: as named.
         PortOpenError: any other cause: not a serial port, connection refused, unknown URL, unsupported baud rate.
     """
+    if port.startswith("socket://"):
+        return _open_socket(port)
     is_url = "://" in port
-    timeout_s = GENERIC_READ_QUANTUM_S if is_url and not port.startswith("socket://") else 0.0
+    timeout_s = GENERIC_READ_QUANTUM_S if is_url else 0.0
     try:
         device = serial.serial_for_url(port, baudrate=baud, timeout=timeout_s, exclusive=None if is_url else True)
     except serial.SerialException as exc:
@@ -56,11 +62,20 @@ def open_link(port: str, baud: int = DEFAULT_BAUD) -> Link:
     with contextlib.suppress(ValueError, OSError, AttributeError, NotImplementedError):
         device.set_low_latency_mode(True)  # FTDI chips otherwise buffer bytes for 16 ms; other drivers do not support it
     descriptor = _descriptor(device)
-    if descriptor is None:
-        return GenericLink(device, port)
-    if port.startswith("socket://"):
-        _disable_nagle(descriptor)
-    return DescriptorLink(device, descriptor, port)
+    return GenericLink(device, port) if descriptor is None else DescriptorLink(device, descriptor, port)
+
+
+def _open_socket(port: str) -> Link:
+    try:
+        url = urlsplit(port)
+        if not url.hostname or not url.port:
+            raise ValueError("it has no host or no port")
+        connection = socket.create_connection((url.hostname, url.port), CONNECT_TIMEOUT_S)
+    except (ValueError, OSError) as exc:
+        raise PortOpenError(f"cannot open {port}: {exc}", "pass socket://host:port; check that the server is running") from exc
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setblocking(False)
+    return DescriptorLink(connection, connection.fileno(), port)
 
 
 class DescriptorLink:
@@ -163,11 +178,6 @@ def _descriptor(device: Any) -> int | None:
     except (OSError, AttributeError, NotImplementedError):  # io.UnsupportedOperation is an OSError
         return None
     return int(descriptor)
-
-
-def _disable_nagle(descriptor: int) -> None:
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _open_error(port: str, exc: serial.SerialException) -> HarnessError:

@@ -98,6 +98,21 @@ class Decoder:
         """Frames that arrived damaged."""
         return self.crc_errors + self.framing_errors
 
+    @property
+    def handshake_begun(self) -> bool:
+        """Whether the first part of a READY or INFO of this schema has arrived: of a board that sends slowly."""
+        body, at = bytearray(), 0
+        buffer = self._buffer[: 2 * (_HEADER.size + _PREFIX.size)]
+        while at < len(buffer):  # COBS, without the last group's end
+            code = buffer[at] or 1
+            body += buffer[at + 1 : at + code]
+            at += code
+            if code < 0xFF and at <= len(buffer):
+                body.append(0)
+        if len(body) < _HEADER.size + _PREFIX.size or body[0] not in messages.HANDSHAKE_TYPES:
+            return False
+        return _PREFIX.unpack_from(body, _HEADER.size) == (messages.PROTOCOL_VERSION, messages.SCHEMA_CRC)
+
     def reset(self) -> None:
         """Discards a partially received frame (after reopening a port). Counters stay."""
         self.dropped_bytes += len(self._buffer)

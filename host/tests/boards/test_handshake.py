@@ -1,5 +1,7 @@
 import contextlib
+import select
 import socket
+import threading
 import time
 from collections import deque
 from dataclasses import replace
@@ -10,7 +12,7 @@ import pytest
 from balance_hil.boards import Board
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.handshake import identify
+from balance_hil.boards.handshake import BUSY_LINE, identify
 from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
@@ -18,6 +20,7 @@ from balance_hil.errors import (
     ModelMismatchError,
     ModelNotInt8Error,
     NotOurFirmwareError,
+    PortBusyError,
     ProtocolMismatchError,
     ReplyTimeoutError,
     SilentBoardError,
@@ -99,6 +102,108 @@ def test_wrong_baud():
     assert type(error) is WrongBaudError
     assert "at 9600 baud and none can be decoded" in error.message
     assert "--baud" in error.hint
+
+
+@contextlib.contextmanager
+def server_that(serve):
+    """A server on loopback that calls ``serve(connection)`` for its first client and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept():
+            connection, _ = server.accept()
+            with connection:
+                serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        link = open_link(f"socket://127.0.0.1:{server.getsockname()[1]}")
+        try:
+            yield link
+        finally:
+            link.close()
+            thread.join()
+
+
+def hears_hello_and_says(line):
+    def serve(connection):
+        connection.recv(1)
+        connection.sendall(line)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+
+    return serve
+
+
+@pytest.mark.parametrize("line", [BUSY_LINE.format("127.0.0.1:4711").encode(), b"Port already in use\r\n"])
+def test_a_server_that_says_busy_is_busy(line):
+    with server_that(hears_hello_and_says(line)) as link, pytest.raises(PortBusyError) as caught:
+        Board(link)
+    assert f"{link.description} is busy; its server says {line.decode().strip()!r}" in caught.value.message
+    assert "close the other program" in caught.value.hint
+
+
+def test_a_server_that_says_busy_and_closes_before_it_hears_anything():
+    with server_that(lambda connection: connection.sendall(b"Port already in use\r\n")) as link:
+        select.select([], [], [], 0.1)  # so that HELLO meets a closed connection
+        with pytest.raises(PortBusyError):
+            Board(link)
+
+
+@pytest.mark.parametrize("serve", [lambda connection: None, lambda connection: connection.recv(1), hears_hello_and_says(b"")])
+def test_a_foreign_server_that_closes_at_once(serve):
+    with server_that(serve) as link, pytest.raises(CableUnpluggedError, match="closed the connection before a board answered"):
+        Board(link)
+
+
+def test_a_foreign_server_that_says_something_else():
+    answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
+    with server_that(hears_hello_and_says(answer)) as link, pytest.raises(NotOurFirmwareError) as caught:
+        Board(link)
+    assert "its server says 'Connection: close' and closed the connection" in caught.value.message
+
+
+@pytest.mark.parametrize("where", ["socket://127.0.0.1:9", "/dev/pts/77"])
+def test_garbage_where_there_is_no_baud_rate(where):
+    link = ScriptedLink(np.random.default_rng(1).integers(0x80, 0x100, 200, dtype=np.uint8).tobytes())
+    link.description = where
+    with pytest.raises(NotOurFirmwareError, match="neither frames nor text"):
+        Board(link, handshake_timeout_s=PATIENCE_S)
+
+
+def test_garbage_before_the_boot_does_no_harm(linear_bundle):
+    link = FakeLink(firmware(linear_bundle))
+    link._held.appendleft((0.0, np.random.default_rng(1).bytes(5000)))  # a boot loader at another baud rate
+    with Board(link, linear_bundle) as board:
+        assert board.info.board == "fake"
+
+
+class SlowLink(FakeLink):
+    """Delivers one byte at a time, and only the first ``most``."""
+
+    def __init__(self, board, pause_s, most=1 << 30):
+        super().__init__(board)
+        self._pause_s, self._most, self._left = pause_s, most, b""
+        self._held.clear()
+
+    def read(self, timeout_s):
+        self._left = self._left or super().read(timeout_s)
+        if not self._left or self._most == 0:
+            return b""
+        time.sleep(self._pause_s)
+        self._most -= 1
+        byte, self._left = self._left[:1], self._left[1:]
+        return byte
+
+
+def test_a_board_that_sends_slowly_is_waited_for(linear_bundle):
+    with Board(SlowLink(firmware(linear_bundle), 0.004), linear_bundle, handshake_timeout_s=0.2) as board:
+        assert board.info.board == "fake"
+
+
+def test_a_board_that_sends_too_slowly_is_not_at_another_baud_rate(linear_bundle):
+    with pytest.raises(ReplyTimeoutError, match="answers too slowly"):
+        Board(SlowLink(firmware(linear_bundle), 0.0, 60), linear_bundle, handshake_timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize(

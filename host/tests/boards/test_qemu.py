@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,9 +29,11 @@ from balance_hil.errors import (
     FlashToolMissingError,
     HarnessError,
     ModelMismatchError,
+    PortBusyError,
     ReplyTimeoutError,
     UsageError,
 )
+from balance_hil.link import open_link
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
@@ -225,6 +228,28 @@ def test_other_programs_reach_it_by_a_url(ppo_bundle: Bundle):
     finally:
         machine.close()
         machine.close()
+
+
+def test_a_second_client_is_refused_at_once(ppo_bundle: Bundle):
+    machine = QemuMachine(find_definition(NAME), EmulationConfig(image=ModelImage.of(ppo_bundle), name=NAME, engine="int8"))
+    said: list[str] = []
+    try:
+        port = machine.start_unopened()
+        waiting = threading.Thread(target=lambda: machine.wait(said.append))
+        waiting.start()
+        with connect("serial", ppo_bundle, port=port) as board:
+            for _ in range(2):
+                with pytest.raises(PortBusyError, match="is busy; its server says 'busy: this board serves one program"):
+                    Board(open_link(port))  # without a reservation, like a program of somebody else
+            assert board.echo(b"still here") == b"still here"
+        with connect("serial", ppo_bundle, port=port) as board:
+            assert board.echo(b"free again") == b"free again"
+        os.kill(machine.process_ids()[0], signal.SIGTERM)
+        waiting.join()
+    finally:
+        machine.close()
+    assert len(said) == 2
+    assert said[0].startswith("refused a second client, 127.0.0.1:")
 
 
 def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle):

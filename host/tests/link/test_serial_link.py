@@ -10,6 +10,7 @@ import tty
 import pytest
 import serial
 
+from balance_hil.boards import connect
 from balance_hil.errors import (
     CableUnpluggedError,
     LinkError,
@@ -178,10 +179,14 @@ def test_a_file_is_not_a_serial_port(tmp_path):
             open_link(str(path))
 
 
-@pytest.mark.parametrize("url", ["nonsense://x", "socket://127.0.0.1", "rfc2217://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "url", ["nonsense://x", "socket://127.0.0.1", "socket://[::1", "socket://a..b:1", "socket://x:99999", "rfc2217://127.0.0.1:1"]
+)
 def test_a_bad_url_is_a_port_open_error(url):
     with pytest.raises(PortOpenError):
         open_link(url)
+    with pytest.raises(PortOpenError):
+        connect("serial", port=url)
 
 
 def test_an_impossible_baud_rate_is_a_port_open_error(terminal):
@@ -205,6 +210,21 @@ def test_socket_url():
     with pytest.raises(PortOpenError, match="cannot open") as caught:
         open_link(url)
     assert "server is running" in caught.value.hint
+
+
+def test_what_a_server_says_first_is_read_and_its_connection_is_closed_whoever_closes_first():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        said = threading.Thread(target=lambda: server.accept()[0].sendall(b"Port already in use"))
+        said.start()
+        link = open_link(f"socket://127.0.0.1:{server.getsockname()[1]}")
+        said.join()
+        assert read_exactly(link, 19) == b"Port already in use"
+        with pytest.raises(CableUnpluggedError):
+            link.read(DEADLINE_S)
+        descriptor = link._device.fileno()
+        link.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_url_without_a_descriptor():

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -154,8 +154,8 @@ class EmulatedMachine(ABC):
         words = self._last_words()
         return f"{ended}; last output: {words}" if words else ended
 
-    def wait(self) -> str:
-        """Waits until the board ends; returns the exit report."""
+    def wait(self, progress: Callable[[str], None]) -> str:
+        """Waits until the board ends; returns the exit report. ``progress`` is called with what happens meanwhile."""
         self._processes[0].wait()
         return self.exit_report() or ""
 

@@ -9,11 +9,16 @@ by byte, and a Unix socket holds only a few hundred such writes before it blocks
 
 from __future__ import annotations
 
+import contextlib
+import select
 import shutil
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
+from balance_hil.boards.handshake import BUSY_LINE
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform, image_environment, model_header
 from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
@@ -26,6 +31,9 @@ QEMU = "qemu-system-arm"
 # The firmware reads its options from the start of its RAM (hal_cortex): a mark, the watchdog's time, the number of a fault.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
+LOOK_INTERVAL_S = 0.2  # whether QEMU has ended
+ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
+REFUSAL_S = 0.5  # for a refused client to read why
 
 # machine: what QEMU emulates, "mps2-an386", ...; uart: the number of the firmware's UART among the machine's, from 0.
 # bench: the board whose instruction counts hold for this one; by default itself.
@@ -84,6 +92,7 @@ class QemuMachine(EmulatedMachine):
         self._options = _options(config.watchdog_ms, fault_number(config.fault, progress) if config.fault else 0)
         self._image = build_image(environment, model_header(config), progress)
         self._qmp: Qmp | None = None
+        self._server: socket.socket | None = None
         super().__init__(config.name)
 
     def start(self) -> Link:
@@ -100,12 +109,39 @@ class QemuMachine(EmulatedMachine):
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a URL, for one program at a time."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            url = f"socket://127.0.0.1:{server.getsockname()[1]}"
-            link = open_link(url)  # before QEMU starts, so that READY is not lost
-            self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
+        self._server = server = socket.create_server(("127.0.0.1", 0))
+        url = f"socket://127.0.0.1:{server.getsockname()[1]}"
+        link = open_link(url)  # before QEMU starts, so that READY is not lost
+        self._spawn(f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", [server.fileno()])
         self._await_ready(link)
         return url
+
+    def wait(self, progress: Callable[[str], None]) -> str:
+        """See EmulatedMachine. Meanwhile a second client is refused: QEMU would let it wait without a word."""
+        while self._server is not None and self._processes[0].poll() is None:
+            if not select.select([self._server], [], [], LOOK_INTERVAL_S)[0]:
+                continue
+            user = self._client()
+            time.sleep(ACCEPT_S)
+            if not user or user != self._client():
+                continue  # QEMU is about to accept it
+            with contextlib.suppress(BlockingIOError):  # it has gone again
+                connection, (host, port) = self._server.accept()
+                _refuse(connection, user)
+                progress(f"refused a second client, {host}:{port}: {user} uses the board")
+        return super().wait(progress)
+
+    def _client(self) -> str:
+        """Address of the client that QEMU serves; "" without one."""
+        devices = self._control("query-chardev")
+        name = next(device["filename"] for device in devices if device["label"] == "uart")
+        return str(name).partition(" <-> ")[2]
+
+    def close(self) -> None:
+        """Ends QEMU; may be called twice."""
+        if self._server is not None:
+            self._server.close()
+        super().close()
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
@@ -119,10 +155,10 @@ class QemuMachine(EmulatedMachine):
         """See EmulatedMachine."""
         self._control("cont")
 
-    def _control(self, command: str) -> None:
+    def _control(self, command: str) -> Any:
         if self._qmp is None:
             raise UsageError(f"the board {self._name} is not running", "start it first")
-        self._qmp.execute(command)
+        return self._qmp.execute(command)
 
     def _spawn(self, uart: str, descriptors: Sequence[int] = (), pipes: PipeEnds | None = None) -> None:
         """Starts QEMU with a character device ``uart``, which may use inherited descriptors or be QEMU's stdin and stdout."""
@@ -148,6 +184,17 @@ def emulator() -> str:
     if path is None:
         raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
     return path
+
+
+def _refuse(connection: socket.socket, user: str) -> None:
+    """Sends the reason and closes, once the client has closed: closing first would discard the line if it had sent something."""
+    deadline = time.monotonic() + REFUSAL_S
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(REFUSAL_S)
+        connection.sendall(BUSY_LINE.format(user).encode())
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096) and time.monotonic() < deadline:
+            pass
 
 
 def _options(watchdog_ms: int | None, fault: int) -> list[str]:

@@ -20,8 +20,8 @@ class Qmp:
         self._lines = connection.makefile("rb")
         self._greeted = False
 
-    def execute(self, command: str) -> None:
-        """Runs a command without arguments and waits until it is done.
+    def execute(self, command: str) -> Any:
+        """Runs a command without arguments and returns its result.
 
         Raises:
             CableUnpluggedError: QEMU has ended, does not answer, or reports an error.
@@ -30,9 +30,9 @@ class Qmp:
             self._greeted = True
             self._line()  # QEMU sends its greeting first
             self._run("qmp_capabilities")
-        self._run(command)
+        return self._run(command)
 
-    def _run(self, command: str) -> None:
+    def _run(self, command: str) -> Any:
         try:
             self._connection.sendall(json.dumps({"execute": command}).encode() + b"\n")
         except OSError as exc:
@@ -40,7 +40,7 @@ class Qmp:
         while True:
             reply = self._line()
             if "return" in reply:
-                return
+                return reply["return"]
             if "error" in reply:
                 raise _gone(command, reply["error"].get("desc"))
             # anything else is an event
