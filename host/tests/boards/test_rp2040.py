@@ -15,7 +15,8 @@ from balance_hil.boards.kinds import rp2040
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.rp2040 import Rp2040Machine
 from balance_hil.bundle import INT8_MODEL, Bundle
-from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError
+from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError, PortBusyError
+from balance_hil.link import open_link
 from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import TflmModel
 
@@ -79,6 +80,20 @@ def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Boa
     np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
     board.power_cycle()
     np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
+
+
+def test_a_second_client_is_refused_at_once(ppo_bundle: Bundle):
+    machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
+    try:
+        port = machine.start_unopened()
+        with connect("serial", ppo_bundle, port=port) as board:
+            with pytest.raises(PortBusyError, match="is busy; its server says 'busy: this board serves one program"):
+                Board(open_link(port))  # without a reservation, like a program of somebody else
+            assert board.echo(b"still here") == b"still here"
+        with connect("serial", ppo_bundle, port=port) as board:
+            assert board.echo(b"free again") == b"free again"
+    finally:
+        machine.close()
 
 
 def test_an_image_that_the_rom_would_refuse_does_not_start(image: Path, ppo_bundle: Bundle, tmp_path: Path):

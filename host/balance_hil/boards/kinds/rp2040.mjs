@@ -265,6 +265,12 @@ if (settings.clock === "device") {
   const server = createServer((socket) => {
     socket.setNoDelay(true);
     socket.on("error", () => socket.destroy());
+    if (clients.current) {
+      const user = `${clients.current.remoteAddress}:${clients.current.remotePort}`;
+      socket.end(`busy: this board serves one program at a time, and ${user} uses it\r\n`);
+      socket.resume(); // what it sent is read: closing would discard the line otherwise
+      return;
+    }
     socket.on("close", () => (clients.current = clients.current === socket ? null : clients.current));
     clients.current = socket;
     if (started) socket.on("data", (bytes) => clients.receive(bytes));
