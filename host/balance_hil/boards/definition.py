@@ -15,8 +15,8 @@ from balance_hil.files import did_you_mean, read_limited
 from balance_hil.link import SerialPort
 from balance_hil.paths import CONFIG
 
-# How the flash tool selects the board: by port, by the serial number of its debug probe, or not at all.
-Upload = Literal["port", "probe", "any"]
+# How the flash tool selects the board: by port, by the serial number of its debug probe, by its boot drive, or not at all.
+Upload = Literal["port", "probe", "any", "drive"]
 # What its real-time behavior depends on. "host": an emulator that this computer may delay; a failed real-time episode with too
 # many missed replies is then inconclusive; see hil_tests/README.md.
 Timing = Literal["board", "host"]

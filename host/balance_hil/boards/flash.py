@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition, flash_tool
+from balance_hil.boards.boot_drive import copy_image, find_drive
 from balance_hil.boards.engines import TFLM, check_fits, choose_engine
 from balance_hil.boards.handshake import check_model
+from balance_hil.boards.kinds.emulated import image_environment
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.boards.reservation import reserved
-from balance_hil.bundle import Bundle
+from balance_hil.bundle import HEADER, Bundle
 from balance_hil.errors import (
     AmbiguousBoardError,
     BoardNotBackError,
@@ -32,7 +34,7 @@ from balance_hil.errors import (
     UsageError,
     WrongBoardError,
 )
-from balance_hil.firmware_build import firmware_commit
+from balance_hil.firmware_build import build_image, firmware_commit
 from balance_hil.link import SerialPort, list_serial_ports
 
 ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
@@ -54,6 +56,7 @@ class FlashConfig:
     engine: str | None = None  # "tflm" or "int8"; None: see ``choose_engine``
     baud: int | None = None  # baud rate of the new firmware; None: the definition's
     force: bool = False  # also if the same image runs, there is no port yet, or the board reports another type
+    drive: Path | None = None  # boot drive; None: the one that is mounted
     back_timeout_s: float = BACK_TIMEOUT_S
     wait_s: float = 0.0  # time to wait for a port that another user holds
 
@@ -63,9 +66,9 @@ class FlashResult:
     """What a board runs after ``flash``."""
 
     board: str
-    port: str
+    port: str  # "" for a board that was flashed through its boot drive and has no port yet
     flashed: bool  # False: the board already ran this image
-    info: BoardInfo
+    info: BoardInfo | None  # what the board reports; None without a port
     wall_s: float
 
 
@@ -81,7 +84,7 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
     """Flashes a board unless it already runs the same image: same model, same firmware commit, same engine.
 
     Raises:
-        UnknownBoardError, UsageError: no such board or engine, or one that is not flashed.
+        UnknownBoardError, UsageError: no such board or engine, one that is not flashed, or --baud where the image has its own.
         ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: the board cannot run the model.
         PortNotFoundError, AmbiguousBoardError: no board or several boards match.
         PortBusyError, PortPermissionError, PortOpenError: the port cannot be opened.
@@ -94,6 +97,10 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
     _check(definition)
     engine = choose_engine(definition, config.engine, progress)
     check_fits(definition, config.bundle.int8_model(), engine)
+    if definition.upload != "drive" and config.drive is not None:
+        raise UsageError(f"{definition.name} has no boot drive", "leave out --drive")
+    if definition.upload == "drive":
+        return _flash_drive(definition, config, engine, start, progress)
     target = _locate(definition, config)
     # Also while the flash tool has the port: nobody may open it between the two images.
     with reserved(target.where, config.wait_s, progress) if target.where else contextlib.nullcontext():
@@ -126,13 +133,28 @@ def _flash(
     return _result(definition, where, info, start, flashed=True)
 
 
-def _result(definition: BoardDefinition, where: str, info: BoardInfo, start: float, *, flashed: bool) -> FlashResult:
+def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, start: float, progress: Progress) -> FlashResult:
+    if config.baud not in (None, definition.baud):
+        raise UsageError(f"the image of {definition.name} has a fixed rate of {definition.baud} baud", "leave out --baud")
+    environment = image_environment(definition, engine)
+    image = build_image(environment, config.bundle.file(HEADER), progress).with_suffix(".uf2")
+    copy_image(image, find_drive(config.drive, image), progress)
+    if config.port is None:
+        return _result(definition, "", None, start, flashed=True)
+    with reserved(config.port, config.wait_s, progress):
+        progress("waiting for the board to come back")
+        where, info = _wait_until_back(definition, _Target(config.port, None), config, engine)
+        check_model(info, config.bundle, where, definition)
+    return _result(definition, where, info, start, flashed=True)
+
+
+def _result(definition: BoardDefinition, where: str, info: BoardInfo | None, start: float, *, flashed: bool) -> FlashResult:
     return FlashResult(board=definition.name, port=where, flashed=flashed, info=info, wall_s=time.monotonic() - start)
 
 
 def _check(definition: BoardDefinition) -> None:
     """Raises UsageError when there is nothing to flash."""
-    if definition.is_emulated:
+    if definition.is_emulated and definition.upload != "drive":
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
             f"run on it: hil run ppo --board {definition.name}",

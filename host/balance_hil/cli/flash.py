@@ -18,6 +18,9 @@ from balance_hil.cli.params import BOARD, POLICY, WAIT
 @click.argument("bundle", type=POLICY)
 @click.option("-b", "--board", type=BOARD, required=True, help="Board type; see hil boards.")
 @click.option("--port", help="Device or URL; by default the only port with the board's USB ids.")
+@click.option(
+    "--drive", type=click.Path(path_type=Path, file_okay=False), help="Boot drive of a board with one (pico); by default found."
+)
 @click.option("--engine", type=click.Choice(ENGINES), help="Inference engine; by default tflm if its library is installed.")
 @click.option(
     "--baud", type=click.IntRange(min=1), help="Baud rate of the firmware's port; by default from the board definition."
@@ -26,16 +29,33 @@ from balance_hil.cli.params import BOARD, POLICY, WAIT
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    bundle: Path, board: str, port: str | None, engine: str | None, baud: int | None, wait_s: float, force: bool, as_json: bool
+    bundle: Path,
+    board: str,
+    port: str | None,
+    drive: Path | None,
+    engine: str | None,
+    baud: int | None,
+    wait_s: float,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Build the firmware with BUNDLE's model, flash it to a board, and verify that the board runs it.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
-    config = FlashConfig(bundle=Bundle.load(bundle), board=board, port=port, engine=engine, baud=baud, force=force, wait_s=wait_s)
+    config = FlashConfig(
+        bundle=Bundle.load(bundle), board=board, port=port, drive=drive, engine=engine, baud=baud, force=force, wait_s=wait_s
+    )
     result = flashing.flash(config, say)
     if as_json:
         print_json(_document(result, config.bundle))
+        return
+    if result.info is None:
+        stdout.print(
+            f"{result.board} took the image with policy {config.bundle.id} and restarted, {result.wall_s:.1f} s; what it runs "
+            f"was not verified. Connect its UART, then: hil run {bundle} --board {board} --port DEVICE",
+            soft_wrap=True,
+        )
         return
     what = "now runs" if result.flashed else "already ran"
     stdout.print(
@@ -46,15 +66,17 @@ def command(
 
 
 def _document(result: FlashResult, bundle: Bundle) -> dict[str, object]:
+    info = result.info
     return {
         "bundle": str(bundle.path),
         "board": result.board,
         "port": result.port,
         "flashed": result.flashed,
-        "model_id": result.info.model_id,
-        "engine": result.info.engine,
-        "engine_version": result.info.engine_version,
-        "firmware_commit": result.info.firmware_commit,
-        "processor": result.info.processor,
+        "verified": info is not None,
+        "model_id": info and info.model_id,
+        "engine": info and info.engine,
+        "engine_version": info and info.engine_version,
+        "firmware_commit": info and info.firmware_commit,
+        "processor": info and info.processor,
         "wall_s": result.wall_s,
     }

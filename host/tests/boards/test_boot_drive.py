@@ -1,0 +1,168 @@
+"""Flashing by a boot drive, against folders that behave as the drive of a Raspberry Pi Pico does."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from balance_hil.boards import boot_drive
+from balance_hil.boards.boot_drive import INFO_FILE, copy_image, find_drive
+from balance_hil.boards.flash import FlashConfig, flash
+from balance_hil.bundle import Bundle
+from balance_hil.cli import flash as flash_command
+from balance_hil.errors import AmbiguousBoardError, FlashFailedError, HarnessError, PortNotFoundError, UsageError, WrongBoardError
+
+BLOCKS = 100
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.uf2"
+    head = struct.pack("<8I", 0x0A324655, 0x9E5D5157, 0x2000, 0x1000_0000, 256, 0, BLOCKS, 0xE48B_FF56)
+    path.write_bytes((head + bytes(476) + struct.pack("<I", 0x0AB16F30)) * BLOCKS)
+    return path
+
+
+class FakeDrive:
+    """A board in its boot loader: its folder goes away once a whole image, or so many bytes of one, have arrived."""
+
+    def __init__(self, folder: Path, board: str = "RPI-RP2", vanishes_after: int | None = None) -> None:
+        folder.mkdir(parents=True)
+        (folder / INFO_FILE).write_text(f"UF2 Bootloader v3.0\nModel: Raspberry Pi RP2\nBoard-ID: {board}\n")
+        self.folder = folder
+        self.vanishes_after = vanishes_after
+        self.taken = b""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._over.is_set() and self.folder.exists():
+            data = b"".join(path.read_bytes() for path in self.folder.glob("*.uf2"))
+            whole = len(data) >= 512 and len(data) == 512 * struct.unpack_from("<I", data, 24)[0]
+            if whole and self.vanishes_after is None:
+                self.taken = data
+                shutil.rmtree(self.folder)
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Callable[..., FakeDrive]]:
+    drives: list[FakeDrive] = []
+
+    def plug(name: str = "RPI-RP2", **options: object) -> FakeDrive:
+        drives.append(FakeDrive(tmp_path / "media" / name, **options))  # type: ignore[arg-type]
+        return drives[-1]
+
+    yield plug
+    for each in drives:
+        each.close()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot_drive, "_mounted", lambda: sorted((tmp_path / "media").glob("*")))
+
+
+def test_the_whole_image_is_copied_and_the_board_restarts(drive, mounted, image: Path):
+    board = drive()
+    copy_image(image, find_drive(None, image))
+    assert board.taken == image.read_bytes()
+
+
+def test_no_drive_and_a_folder_that_is_none(mounted, image: Path, tmp_path: Path):
+    with pytest.raises(PortNotFoundError, match="no boot drive is mounted") as caught:
+        find_drive(None, image)
+    assert "hold BOOTSEL" in caught.value.hint
+    with pytest.raises(PortNotFoundError, match="is no boot drive"):
+        find_drive(tmp_path, image)
+
+
+def test_a_drive_of_another_chip_is_refused_and_the_right_one_found_beside_it(drive, mounted, image: Path):
+    drive("OTHER", board="RP2350")
+    with pytest.raises(WrongBoardError, match="belongs to RP2350, the image is for RPI-RP2"):
+        find_drive(None, image)
+    right = drive()
+    assert find_drive(None, image) == right.folder
+
+
+def test_two_boards_that_wait_are_not_guessed_between(drive, mounted, image: Path):
+    drive("A"), drive("B")
+    with pytest.raises(AmbiguousBoardError, match="2 boards wait"):
+        find_drive(None, image)
+
+
+def test_a_drive_that_vanishes_while_it_is_written_is_no_success(drive, image: Path, monkeypatch: pytest.MonkeyPatch):
+    board = drive(vanishes_after=0)
+    real = Path.open
+
+    class Failing:
+        def __init__(self, file) -> None:
+            self.file, self.writes = file, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> int:
+            self.writes += 1
+            if self.writes > 1:
+                shutil.rmtree(board.folder)
+                raise OSError(5, "Input/output error")
+            return self.file.write(data[: 10 * 512])
+
+    def fail(path: Path, mode: str = "r", **options: object) -> object:
+        return Failing(real(path, mode, **options)) if mode == "wb" else real(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(FlashFailedError, match="failed after 5120 of 51200 bytes: Input/output error"):
+        copy_image(image, board.folder)
+
+
+def test_a_board_that_does_not_restart_is_no_success(drive, image: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(boot_drive, "RESTART_TIMEOUT_S", 0.1)
+    board = drive(vanishes_after=10**9)
+    with pytest.raises(FlashFailedError, match="did not take the image"):
+        copy_image(image, board.folder)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+    monkeypatch.setattr("balance_hil.boards.flash.build_image", lambda environment, header, progress: image.with_suffix(".elf"))
+
+
+def test_hil_flash_copies_the_image_and_says_that_nothing_was_verified(drive, mounted, built, image: Path, ppo_bundle: Bundle):
+    board = drive()
+    done = CliRunner().invoke(flash_command.command, [str(ppo_bundle.path), "--board", "pico"])
+    assert done.exit_code == 0, done.output
+    assert "not verified" in done.output
+    assert board.taken == image.read_bytes()
+
+
+def test_what_a_boot_drive_cannot_do_is_refused(ppo_bundle: Bundle, built, tmp_path: Path):
+    for options, said in (
+        ({"board": "pico", "baud": 115_200}, "fixed rate"),
+        ({"board": "teensy41", "drive": tmp_path}, "has no boot drive"),
+        ({"board": "qemu-m4"}, "is emulated"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            flash(FlashConfig(bundle=ppo_bundle, **options))
+
+
+def test_a_port_that_answers_with_nothing_after_the_copy_is_an_error(drive, mounted, built, image: Path, ppo_bundle: Bundle):
+    drive()
+    with pytest.raises(HarnessError):
+        flash(FlashConfig(bundle=ppo_bundle, board="pico", port=str(image), back_timeout_s=0.2))
