@@ -102,7 +102,7 @@ class OneRunDocument(TypedDict):
     memory_bytes: MemoryDocument
     instructions_per_inference: int | None  # emulated processors
     environment: str
-    clock: Literal["realtime", "lockstep"]
+    clock: Literal["realtime", "lockstep", "device"]
     episodes: list[EpisodeDocument]
     success_rate: float  # of episodes that did not fail, 0..1
     metrics: dict[str, float]  # over all episodes

@@ -43,13 +43,16 @@ def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
 
 
 class ProcessorWait:
-    """How long the calling thread and some processes were ready to run and had no processor. Always 0 where not on Linux.
+    """How long the calling thread and some processes were ready to run and had no processor.
 
-    Use it as a context manager. A read takes 2 us for each thread.
+    Always 0 where not on Linux, and for None, which is a run whose time is not this computer's. Use it as a context manager.
+    A read takes 2 us for each thread.
     """
 
-    def __init__(self, processes: Sequence[int]) -> None:
-        files = ["/proc/thread-self/schedstat", *(f"/proc/{thread}/schedstat" for thread in _threads(processes))]
+    def __init__(self, processes: Sequence[int] | None) -> None:
+        files: list[str] = []
+        if processes is not None:
+            files = ["/proc/thread-self/schedstat", *(f"/proc/{thread}/schedstat" for thread in _threads(processes))]
         self._descriptors: list[int] = []
         for file in files:
             with contextlib.suppress(OSError):  # another system, or the thread has ended

@@ -16,7 +16,7 @@ hil::arduino::LedActuator led;
 hil::arduino::BoardSystem board_system;
 uint8_t received[HIL_RX_BUFFER];
 
-// HIL_UPLOAD_BYTES: longest upload that the board takes; it keeps twice as much for them. 0: none.
+// HIL_UPLOAD_BYTES: longest upload; the board reserves twice as much memory. 0: no uploads.
 #if HIL_UPLOAD_BYTES > 0
 hil::Place WithUploads(hil::Place place, size_t number) {
   alignas(16) static uint8_t memory[2][HIL_UPLOAD_BYTES];

@@ -11,7 +11,7 @@ namespace {
 
 uint8_t received[chip::kRxBuffer];
 
-/// What an upload is received into: nothing that a start would have to clear.
+/// Buffers of uploads; not cleared at start-up.
 alignas(16) __attribute__((section(".noinit"))) uint8_t upload_memory[2][chip::kUploadBytes];
 
 hil::Place WithUploads(hil::Place place, size_t number) {

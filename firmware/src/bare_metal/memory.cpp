@@ -1,4 +1,4 @@
-// Memory for the faults of the gallery, which allocate: taken once and never given back. No other image has a heap.
+// Heap of the fault gallery, which never releases memory. No other image has a heap.
 
 #include <cstddef>
 #include <cstdint>
@@ -26,7 +26,7 @@ void* operator new(size_t size) {
 void operator delete(void*) noexcept {}
 void operator delete(void*, size_t) noexcept {}
 
-// What std::vector calls in place of an exception; libstdc++'s own brings its whole machinery.
+// Called by std::vector instead of throwing; libstdc++'s versions link the exception machinery.
 // NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl58-cpp)
 namespace std {
 void __throw_length_error(const char*) { FaultHandler(); }

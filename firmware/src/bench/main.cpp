@@ -38,9 +38,7 @@ void Report(const char* name, uint32_t number) {
 template <typename Action>
 uint32_t Count(const Action& action) {
   const hil::mps::InstructionCounter counter;
-  for (uint32_t i = 0; i < kRounds; ++i) {
-    action();
-  }
+  for (uint32_t i = 0; i < kRounds; ++i) action();
   return static_cast<uint32_t>((counter.Elapsed() + kRounds / 2) / kRounds);
 }
 
@@ -65,14 +63,10 @@ int main() {
   const hil::Status status = engine->Init({hil_model::kModel, hil_model::kModelSize}, place.arena);
   Report("load_instructions", static_cast<uint32_t>(loading.Elapsed()));
   Report("status", static_cast<uint32_t>(status));
-  if (status == hil::Status::kOk) {
-    Measure(engine);
-  }
+  if (status == hil::Status::kOk) Measure(engine);
   Report("arena_bytes", engine->info().arena_used);
   Report("object_bytes", static_cast<uint32_t>(hil::EngineObjectBytes()));
   Report("stack_bytes", hil::cortex::System().StackHighWater());
   Report("done", 0);
-  for (;;) {
-    uart.Wait(UINT32_MAX);
-  }
+  for (;;) uart.Wait(UINT32_MAX);
 }

@@ -1,4 +1,4 @@
-// What the benchmark needs of an engine beyond its interface. platformio.ini compiles one of the files beside this one.
+// What the benchmark needs beyond the engine's interface. platformio.ini compiles one of the files beside this one.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace hil {
 
-/// Runs one operator on what the ones before it left. Returns false where this engine cannot.
+/// Runs one operator on the present results of those before it. Returns false if this engine cannot.
 bool RunOperator(Engine* engine, uint16_t op);
 
 /// Size of the engine's object, which lies outside its arena.

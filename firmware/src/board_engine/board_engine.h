@@ -5,19 +5,19 @@
 
 namespace hil {
 
-/// The place of the flashed model, and the one for a model that is uploaded: engine and arena, no memory for an upload. What is
-/// not called takes no memory.
+/// The place of the flashed model, and the one for a model that is uploaded: engine and arena, no memory for an upload. An unused
+/// function takes no memory.
 Place FirstPlace();
 Place SecondPlace();
 
-/// Whether the board replays its golden vectors at the start; see Policy::Load(). One with a fault must run all the same.
+/// Whether the board replays its golden vectors at the start; see Policy::Load(). A faulty one must run regardless.
 bool VerifiesAtStart();
 
 namespace board_engine {
 
 inline constexpr size_t kArenaBytes = 16 * 1024;
 
-/// One engine of this type with an arena; another one for each number.
+/// One engine of this type with an arena for each number.
 template <typename EngineType, int kNumber>
 Place StaticPlace() {
   alignas(16) static uint8_t arena[kArenaBytes];

@@ -1,4 +1,4 @@
-// The compact engine with the fault of the gallery that the emulator asks for.
+// The compact engine with the gallery's fault that the emulator selects.
 
 #include "board_engine/board_engine.h"
 #include "engine_int8/int8_engine.h"

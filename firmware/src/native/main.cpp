@@ -25,7 +25,7 @@
 namespace {
 
 constexpr int kUsageError = 2;
-constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal takes before its writer has to wait
+constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal buffers before its writer blocks
 
 struct Options {
   int fd = -1;
@@ -115,11 +115,11 @@ class ImageFile {
     if (!file.is_open() || file.bad()) Fail("cannot read " + path);
     uint16_t size = 0;
     hil::PayloadReader reader(bytes_.data(), bytes_.size());
-    if (!reader.Read(&size) || bytes_.size() < sizeof size + size) Fail(path + " holds no announcement of a model");
+    if (!reader.Read(&size) || bytes_.size() < sizeof size + size) Fail(path + " does not start with a LOAD_BEGIN");
     hil::PayloadReader payload(bytes_.data() + sizeof size, size);
     hil::protocol::LoadBegin announced;
     const size_t start = sizeof size + size;
-    if (!announced.Read(&payload) || bytes_.size() - start != hil::UploadSize(announced)) Fail(path + " is cut off");
+    if (!announced.Read(&payload) || bytes_.size() - start != hil::UploadSize(announced)) Fail(path + " is truncated");
     aligned_ = Allocate(bytes_.size() - start);
     if (!aligned_.empty()) std::memcpy(aligned_.data(), bytes_.data() + start, bytes_.size() - start);
     id_.assign(announced.model_id.data, announced.model_id.size);
@@ -165,7 +165,7 @@ class NativePlace {
   size_t ArenaBytes(const hil::ByteSpan& flashed) const {
     size_t bytes = options_.arena_bytes;
     if (!IsCompact() || bytes != 0) return bytes;
-    if (flashed.size > 0) hil::Int8Engine::RequiredArena(flashed, &bytes);  // a refusal comes up again when it is loaded
+    if (flashed.size > 0) hil::Int8Engine::RequiredArena(flashed, &bytes);  // a refusal is reported when it is loaded
     return bytes > kArenaBytes ? bytes : kArenaBytes;
   }
 
@@ -206,7 +206,7 @@ int main(int argc, char** argv) {
   NativePlace first(options, 0, file.image().model);
   NativePlace second(options, 1, {});
   static hil::Board board(config, {&uart, &clock, &actuator, &system}, first.place(), second.place());
-  // A board with a fault is there to be found out by others.
+  // A faulty board must run, so that tools can detect the fault.
   board.Start(file.image(), hil::native::ProcessSystem::Cause(), options.fault == hil::faults::Fault::kNone);
 
   uint8_t received[kRxBuffer];

@@ -1,4 +1,4 @@
-// A stand-in for an Arduino core, as small as the HAL allows: Serial on an inherited descriptor, a clock, one LED.
+// Minimal stand-in for an Arduino core: Serial on an inherited descriptor, a clock, one LED.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ class Stream {
   ~Stream() = default;
 };
 
-/// Takes at most seven bytes a call, as some cores do, and none when the reader is slow.
+/// Accepts at most seven bytes per call, as some cores do, and none when the reader is slow.
 class FdSerial final : public Stream {
  public:
   void Attach(int fd) { fd_ = fd; }

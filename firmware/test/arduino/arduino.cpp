@@ -1,6 +1,6 @@
-// The stand-in's other half: a program that runs a sketch behind a pseudo-terminal.
+// Runs a sketch on a pseudo-terminal.
 //
-//   program FD [START_US]     FD: the port; START_US: what micros() begins with. The LED and resets are told on standard error.
+//   program FD [START_US]     FD: the port; START_US: initial value of micros(). LED and pins are printed to stderr.
 
 #include "Arduino.h"
 
@@ -28,7 +28,7 @@ uint32_t MonotonicUs() {
   return static_cast<uint32_t>(now.tv_sec * 1'000'000 + now.tv_nsec / 1000);
 }
 
-/// Sleeps while nothing arrives, so that the sketch's endless loop does not take a whole processor. Ends when the port does.
+/// Sleeps until bytes arrive, so that the sketch's loop does not occupy a whole core. Exits when the port closes.
 void Idle() {
   pollfd entry{port, POLLIN, 0};
   poll(&entry, 1, kIdleMs);

@@ -3,8 +3,8 @@
 //   check MODEL INPUTS OUTPUTS
 //
 // INPUTS holds int8 [n][n_obs]; OUTPUTS gets, for each of the n rows, the int8 tensor of every operator that has one, in
-// execution order, and then the output. stdout gets one line: the engine's status and message, and the sizes. Exit status 0 when
-// all was written, 1 when the engine refused the model, 2 for a mistake in the call.
+// execution order, and then the output. stdout gets one line: the engine's status and message, and the sizes. Exit status: 0
+// complete, 1 the engine refused the model, 2 usage or file error.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -16,13 +16,9 @@ namespace {
 
 bool ReadFile(const char* path, std::vector<uint8_t>* bytes) {
   std::FILE* file = std::fopen(path, "rb");
-  if (file == nullptr) {
-    return false;
-  }
+  if (file == nullptr) return false;
   uint8_t chunk[4096];
-  for (size_t count; (count = std::fread(chunk, 1, sizeof chunk, file)) > 0;) {
-    bytes->insert(bytes->end(), chunk, chunk + count);
-  }
+  for (size_t count; (count = std::fread(chunk, 1, sizeof chunk, file)) > 0;) bytes->insert(bytes->end(), chunk, chunk + count);
   std::fclose(file);
   return true;
 }
@@ -52,7 +48,7 @@ int main(int argc, char** argv) {
   size_t needed = 0;
   hil::Status status = hil::Int8Engine::RequiredArena(span, &needed);
   hil::Int8Engine engine;
-  // Exactly what is needed, so that a sanitizer sees every byte beyond; at least one, so that there is memory to point to.
+  // Of exactly the required size, so that the sanitizer detects an overrun; at least 1 byte, for a valid pointer.
   std::vector<uint8_t> arena(needed == 0 ? 1 : needed);
   const hil::Status init = engine.Init(span, {arena.data(), needed});
   if (init != status) {
@@ -61,9 +57,7 @@ int main(int argc, char** argv) {
   }
   std::printf("status %d detail %u arena %u message %s\n", static_cast<int>(init), static_cast<unsigned>(engine.detail()),
               static_cast<unsigned>(needed), engine.message());
-  if (init != hil::Status::kOk) {
-    return 1;
-  }
+  if (init != hil::Status::kOk) return 1;
   std::FILE* out = std::fopen(argv[3], "wb");
   bool ok = out != nullptr;
   const size_t n_obs = engine.info().n_obs;

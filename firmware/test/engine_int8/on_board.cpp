@@ -36,9 +36,7 @@ void RunRow(const int8_t* input) {
   engine.Infer(input, output);
   hil::TensorView tensor;
   for (uint16_t op = 0; op < engine.info().n_ops; ++op) {
-    if (engine.Tensor(op, &tensor) == hil::Status::kOk) {
-      Send(tensor.bytes(), tensor.size());
-    }
+    if (engine.Tensor(op, &tensor) == hil::Status::kOk) Send(tensor.bytes(), tensor.size());
   }
   Send(output, engine.info().n_act);
 }
@@ -53,12 +51,8 @@ const uint8_t* RunCase(const uint8_t* at) {
   const hil::Status status = engine.Init({model, sizes[0]}, {arena, sizeof arena});
   SendNumber(static_cast<uint32_t>(status));
   SendNumber(static_cast<uint32_t>(needed));
-  if (status != hil::Status::kOk) {
-    return inputs;
-  }
-  for (uint32_t row = 0; row < sizes[1]; ++row) {
-    RunRow(reinterpret_cast<const int8_t*>(inputs) + row * engine.info().n_obs);
-  }
+  if (status != hil::Status::kOk) return inputs;
+  for (uint32_t row = 0; row < sizes[1]; ++row) RunRow(reinterpret_cast<const int8_t*>(inputs) + row * engine.info().n_obs);
   return inputs + ((sizes[1] * engine.info().n_obs + 15u) & ~15u);
 }
 
@@ -70,10 +64,6 @@ int main() {
   uint32_t count;
   std::memcpy(&count, at, sizeof count);
   at += 16;
-  for (uint32_t i = 0; i < count; ++i) {
-    at = RunCase(at);
-  }
-  for (;;) {
-    uart.Wait(UINT32_MAX);
-  }
+  for (uint32_t i = 0; i < count; ++i) at = RunCase(at);
+  for (;;) uart.Wait(UINT32_MAX);
 }

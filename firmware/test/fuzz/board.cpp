@@ -29,14 +29,14 @@ bool Machine::Write(const uint8_t* data, size_t size) {
     last.payload = payload.data();
   }
   const DecoderCounters& counters = decoder_.counters();
-  Require(counters.crc_errors + counters.framing_errors + counters.dropped_bytes == 0, "the board sends nothing that is damaged");
+  Require(counters.crc_errors + counters.framing_errors + counters.dropped_bytes == 0, "the board sends no damaged bytes");
   Require(records == 1, "one reply is one record");
   ++replies;
   return true;
 }
 
 void Machine::Apply(const float* action, size_t count) {
-  Require(count > 0 && count <= kMaxAct, "an action has as many elements as the protocol carries");
+  Require(count > 0 && count <= kMaxAct, "the number of actions is within the protocol's limit");
   for (size_t i = 0; i < count; ++i) Require(action[i] == action[i] && action[i] - action[i] == 0.0f, "an action is finite");
   safe = false;
 }
@@ -57,7 +57,7 @@ Board::Board() {
   board_ = std::make_unique<hil::Board>(config, Peripherals{&machine_, &machine_, &machine_, &machine_}, places[0], places[1]);
   board_->Start(image, hal::ResetCause::kPowerOn);
   Require(board_->policy().load_outcome().ok(), "the target's own model loads");
-  Require(machine_.safe && machine_.replies == 1, "a board says READY and is safe");
+  Require(machine_.safe && machine_.replies == 1, "a board sends READY and is in the safe state");
 }
 
 void Board::Send(uint8_t type, const uint8_t* payload, size_t size) {
@@ -69,11 +69,11 @@ void Board::Send(uint8_t type, const uint8_t* payload, size_t size) {
   const uint32_t crc = Crc32(body.data(), kFrameHeaderSize + size, CrcSeed(type));
   std::memcpy(body.data() + kFrameHeaderSize + size, &crc, sizeof crc);
   std::vector<uint8_t> frame(1 + body.size() + body.size() / 254 + 2);
-  const size_t encoded = CobsEncode(body.data(), body.size(), frame.data() + 1);  // behind a 0x00 that ends what came before
+  const size_t encoded = CobsEncode(body.data(), body.size(), frame.data() + 1);  // after a 0x00 that ends any partial frame
   const uint32_t before = machine_.replies;
   Step(frame.data(), encoded + 2);
   if (machine_.blocked) return;
-  Require(machine_.replies >= before + 1, "a good frame is answered");
+  Require(machine_.replies >= before + 1, "a valid frame is answered");
   Require(machine_.last.seq == seq_, "a reply carries the number of its request");
 }
 
@@ -84,7 +84,7 @@ std::vector<int8_t> Board::Fingerprint() {
   std::vector<int8_t> output(running.info().n_act);
   const std::vector<int8_t> input(running.info().n_obs, 3);
   Engine& engine = engines_[&running.info() == &engines_[1].info() ? 1 : 0];
-  Require(engine.Infer(input.data(), output.data()) == Status::kOk, "the model that runs runs");
+  Require(engine.Infer(input.data(), output.data()) == Status::kOk, "the active model runs");
   return output;
 }
 

@@ -1,5 +1,4 @@
-// The server with the compact engine on a machine that exists only in a fuzz target. It looks at everything that the server
-// sends.
+// The server with the compact engine on simulated hardware, which checks everything that the server sends.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +16,7 @@ namespace hil::fuzz {
 /// Ends the process, which the fuzzer reports together with the input, unless `holds`.
 void Require(bool holds, const char* what);
 
-/// Splits what the server sends into frames and lines, and insists that there is nothing else.
+/// Splits the output of the server into frames and lines, and requires that there is nothing else.
 class Machine final : public hal::Uart, public hal::Clock, public hal::Actuator, public hal::System {
  public:
   bool Write(const uint8_t* data, size_t size) override;
@@ -38,7 +37,7 @@ class Machine final : public hal::Uart, public hal::Clock, public hal::Actuator,
   Decoder decoder_;
 };
 
-/// A board that runs a small policy, and takes uploads.
+/// A board that runs a small policy and accepts uploads.
 class Board {
  public:
   static constexpr size_t kArenaBytes = 4096;
@@ -50,7 +49,7 @@ class Board {
   const hil::Board& board() const { return *board_; }
   const ModelImage& image() const { return board_->policy().image(); }
 
-  /// Sends one good frame of any type and payload.
+  /// Sends one valid frame of any type and payload.
   void Send(uint8_t type, const uint8_t* payload, size_t size);
 
   template <typename Message>
@@ -64,13 +63,13 @@ class Board {
 
   void Step(const uint8_t* data, size_t size);
 
-  /// What the model that runs makes of one fixed input.
+  /// Output of the active model for a fixed input.
   std::vector<int8_t> Fingerprint();
 
  private:
   Machine machine_;
   Int8Engine engines_[2];
-  // On the heap and of exactly the size promised, so that the address sanitizer sees every byte beyond.
+  // On the heap and of exactly the announced size, so that the address sanitizer detects an overrun.
   std::unique_ptr<uint8_t[]> arenas_[2];
   std::unique_ptr<uint8_t[]> uploads_[2];
   std::unique_ptr<hil::Board> board_;

@@ -1,4 +1,5 @@
-// Fuzz target: any bytes on the wire, for the decoder alone. It counts every byte, and what it accepts can be sent again.
+// Fuzz target: arbitrary bytes on the wire, for the decoder alone. It accounts for every byte; accepted messages survive a round
+// trip.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,7 +17,7 @@ void Require(bool holds) {
   if (!holds) std::abort();
 }
 
-/// COBS there and back, in buffers of exactly the size promised.
+/// COBS round trip, in buffers of exactly the documented size.
 void RoundTrip(const uint8_t* data, size_t size) {
   std::vector<uint8_t> encoded(size + size / 254 + 1);
   const size_t length = hil::CobsEncode(data, size, encoded.data());
@@ -26,7 +27,7 @@ void RoundTrip(const uint8_t* data, size_t size) {
   if (size > 0) Require(std::memcmp(encoded.data(), data, size) == 0);
 }
 
-/// Whatever layout a payload is read as, the reader stays inside, and what it read is written again as it was.
+/// With any layout, the reader stays within the payload, and writing the message again gives the same bytes.
 template <typename Message>
 void ReadAs(const hil::FrameView& frame) {
   const std::vector<uint8_t> payload(frame.payload, frame.payload + frame.payload_size);
@@ -75,7 +76,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   decoder.Reset();
-  // A byte is part of a record, a delimiter, or dropped; COBS adds one to each 254.
+  // A byte is part of a record, a delimiter, or dropped; COBS adds one per 254.
   Require(decoder.counters().dropped_bytes <= size);
   Require(accepted + accepted / 254 + decoder.counters().dropped_bytes + delimiters + 1 + accepted / 8 >= size);
   return 0;

@@ -1,10 +1,10 @@
 """Fuzzes the firmware with libFuzzer: ``python firmware/test/fuzz/fuzz.py [--seconds N] [--keep] [TARGET...]`` (``make fuzz``).
 
 Builds each target with clang, address and undefined-behavior sanitizers, and runs one after the other on the corpus beside this
-file. Inputs that reach something new are kept under build/fuzz; ``--keep`` merges the smallest set of them into the corpus. What
-breaks a target is written to build/fuzz/TARGET/crash-…: mend the firmware, then put that file into the corpus.
+file. Inputs with new coverage are kept under build/fuzz; ``--keep`` merges a small set of them into the corpus. Crashing inputs
+are written to build/fuzz/TARGET/crash-…: fix the firmware, then add that file to the corpus.
 
-Exit status 1 when a target broke.
+Exit status 1 if a target failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMPILERS = ("clang++", "clang++-14", "clang++-15", "clang++-16", "clang++-17", 
 
 
 def sources(target: str) -> list[Path]:
-    """Everything that a target is compiled of, without a main()."""
+    """Sources of a target, without main()."""
     own = [HERE / f"{target}.cpp", *([HERE / "board.cpp"] if TARGETS[target] is BOARD else [])]
     return own + [path for lib in TARGETS[target] for path in sorted((FIRMWARE / "lib" / lib / "src").glob("*.cpp"))]
 
@@ -48,18 +48,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
-    parser.add_argument("--keep", action="store_true", help="merge what is new into the corpus of the repository")
+    parser.add_argument("--keep", action="store_true", help="merge inputs with new coverage into the repository's corpus")
     arguments = parser.parse_args()
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         print("error: fuzzing needs clang\nhint:  apt-get install clang libclang-rt-14-dev", file=sys.stderr)
         return 2
-    broken = [target for target in arguments.targets if not fuzz(compiler, target, arguments.seconds, arguments.keep)]
-    return 1 if broken else 0
+    failed = [target for target in arguments.targets if not fuzz(compiler, target, arguments.seconds, arguments.keep)]
+    return 1 if failed else 0
 
 
 def fuzz(compiler: str, target: str, seconds: int, keep: bool) -> bool:
-    """Runs one target; whether it held."""
+    """Runs one target; returns whether it passed."""
     folder = BUILD / target
     found = folder / "inputs"
     found.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,13 @@ def fuzz(compiler: str, target: str, seconds: int, keep: bool) -> bool:
     run = [str(program), f"-max_total_time={seconds}", *limits, "-print_final_stats=1", "-verbosity=1"]
     run += [f"-artifact_prefix={folder}/", str(found), str(CORPUS / target)]
     done = subprocess.run(run, stderr=subprocess.PIPE, text=True, errors="replace")
-    held = done.returncode == 0
-    print(f"{target}: {summary(done.stderr)}, {'held' if held else 'BROKEN'}", flush=True)
-    if not held:
+    passed = done.returncode == 0
+    print(f"{target}: {summary(done.stderr)}, {'passed' if passed else 'FAILED'}", flush=True)
+    if not passed:
         print(done.stderr[-4000:], file=sys.stderr)
     elif keep:
         merge(program, target, found)
-    return held
+    return passed
 
 
 def summary(log: str) -> str:
@@ -96,7 +96,7 @@ def summary(log: str) -> str:
 
 
 def merge(program: Path, target: str, found: Path) -> None:
-    """A small set of inputs with nearly the same coverage becomes the corpus. Seeds and regressions, which have names, stay."""
+    """Replaces the corpus by a small set of inputs with nearly the same coverage. Named files (seeds, regressions) stay."""
     merged = BUILD / target / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir()

@@ -1,4 +1,4 @@
-// Takes decisions and bytes off the front of a fuzzer's input.
+// Reads decisions and bytes from the front of a fuzzer's input.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace hil::fuzz {
 
-/// What is not there reads as zero, so that every input means something.
+/// Missing bytes read as zero, so that every input is valid.
 class Input {
  public:
   Input(const uint8_t* data, size_t size) : at_(data), left_(size) {}

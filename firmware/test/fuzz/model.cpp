@@ -1,4 +1,4 @@
-// Fuzz target: arbitrary bytes as a model. The engine refuses them or runs them within its memory.
+// Fuzz target: arbitrary bytes as a model. The engine refuses them, or runs them within its arena.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -11,15 +11,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const hil::ByteSpan model = {data, size};
   size_t needed = 0;
   const hil::Status status = hil::Int8Engine::RequiredArena(model, &needed);
-  if (status != hil::Status::kOk || needed > (1u << 22)) {
-    return 0;
-  }
-  // On the heap and of exactly the size needed, so that the address sanitizer sees every byte beyond.
+  if (status != hil::Status::kOk || needed > (1u << 22)) return 0;
+  // On the heap and of exactly the required size, so that the address sanitizer detects an overrun.
   std::vector<uint8_t> arena(needed);
   hil::Int8Engine engine;
   if (engine.Init(model, {arena.data(), needed - 1}) != hil::Status::kArenaTooSmall || engine.detail() != needed ||
       engine.Init(model, {arena.data(), needed}) != hil::Status::kOk) {
-    std::abort();  // the need was not known before
+    std::abort();  // RequiredArena() was wrong
   }
   std::vector<int8_t> input(engine.info().n_obs);
   std::vector<int8_t> output(engine.info().n_act);
@@ -27,9 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::memset(input.data(), value, input.size());
     engine.Infer(input.data(), output.data());
     hil::TensorView tensor;
-    for (uint16_t op = 0; op < engine.info().n_ops; ++op) {
-      engine.Tensor(op, &tensor);
-    }
+    for (uint16_t op = 0; op < engine.info().n_ops; ++op) engine.Tensor(op, &tensor);
   }
   return 0;
 }

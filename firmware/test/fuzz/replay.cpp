@@ -1,8 +1,8 @@
-// main() for a fuzz target where there is no libFuzzer: runs it over files, as they are and mutated.
+// main() of a fuzz target without libFuzzer: runs it over files, unchanged and mutated.
 //
 //   target ROUNDS SEED FILE...
 //
-// Each file is run once and then ROUNDS times with changes; the same seed makes the same changes everywhere.
+// Each file is run once unchanged and ROUNDS times mutated; equal seeds give equal mutations everywhere.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -21,7 +21,7 @@ uint32_t Next(uint32_t* state) {  // xorshift
   return *state;
 }
 
-/// Up to four changes: a byte, a 32-bit number of the kind that breaks offset arithmetic, a block copied elsewhere, a cut.
+/// Up to four changes: a byte, a 32-bit number at a limit of offset arithmetic, a block copied elsewhere, a truncation.
 void Mutate(std::vector<uint8_t>* bytes, uint32_t* state) {
   static constexpr uint32_t kNumbers[] = {0, 1, 4, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFC, 0x40000000, 0xFFFF};
   for (uint32_t changes = 1 + Next(state) % 4; changes > 0 && bytes->size() > 8; --changes) {
@@ -54,7 +54,7 @@ bool ReadFile(const char* path, std::vector<uint8_t>* bytes) {
   return true;
 }
 
-/// A copy of exactly its size, so that the address sanitizer sees every byte beyond.
+/// A copy of exactly its size, so that the address sanitizer detects an overrun.
 void RunOnce(const std::vector<uint8_t>& bytes) {
   const std::vector<uint8_t> exact(bytes.begin(), bytes.end());
   LLVMFuzzerTestOneInput(exact.data(), exact.size());

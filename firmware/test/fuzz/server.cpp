@@ -1,6 +1,6 @@
-// Fuzz target: a host that does anything. Raw bytes, good frames of any type and payload, time, a reader that does not read.
+// Fuzz target: arbitrary host behavior. Raw bytes, valid frames of any type and payload, silence, not reading.
 //
-//   input: moves; each a byte that says which, and what it needs
+//   input: moves; each a byte for its kind, and its data
 #include <cstddef>
 #include <cstdint>
 #include <vector>

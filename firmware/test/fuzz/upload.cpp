@@ -1,5 +1,5 @@
-// Fuzz target: LOAD with a hostile model in it. Checksum, identity and sizes are made right, or wrong on purpose, so that the
-// model itself is looked at; pieces are lost, doubled and out of order.
+// Fuzz target: LOAD of a malicious model. Checksum, id and sizes are valid, or deliberately wrong, so that the model itself is
+// read; pieces are lost, duplicated and reordered.
 //
 //   input: how u8 | vectors u8 | n_obs u8 | n_act u8 | piece u8 | disorder u8 | model
 #include <cstddef>
@@ -23,11 +23,11 @@ constexpr uint32_t kTransfer = 7;
 constexpr uint32_t kMaxRounds = 400;
 
 // Bits of `how`.
-constexpr uint8_t kRightSizes = 1;    // those of the model, when it can be read
+constexpr uint8_t kRightSizes = 1;    // those of the model, if it can be read
 constexpr uint8_t kRightVectors = 2;  // what the engine computes
 constexpr uint8_t kWrongCrc = 4;
 constexpr uint8_t kWrongId = 8;
-constexpr uint8_t kTwice = 16;  // upload it again afterwards, into the other place
+constexpr uint8_t kTwice = 16;  // upload it again, into the other place
 constexpr uint8_t kNormalized = 32;
 constexpr uint8_t kWrongNormalization = 64;  // a factor of it is negative
 
@@ -36,7 +36,7 @@ struct Plan {
   std::vector<uint8_t> data;
   LoadBegin begin;  // its id points to `id`
   hil::ModelId id;
-  size_t identified = 0;  // bytes of `data` that the id names
+  size_t identified = 0;  // bytes of `data` that the id covers
   size_t piece = 1;
   uint8_t disorder = 0;
 };
@@ -50,7 +50,7 @@ void Describe(uint8_t how, Plan* plan) {
   if (hil::Int8Engine::RequiredArena(model, &needed) == hil::Status::kOk && needed <= Board::kArenaBytes) {
     hil::Int8Engine engine;
     std::vector<uint8_t> arena(needed + 1);
-    Require(engine.Init(model, {arena.data(), needed}) == hil::Status::kOk, "the need was known before");
+    Require(engine.Init(model, {arena.data(), needed}) == hil::Status::kOk, "RequiredArena() is right");
     if ((how & kRightSizes) != 0) {
       plan->begin.n_obs = engine.info().n_obs;
       plan->begin.n_act = engine.info().n_act;
@@ -99,7 +99,7 @@ void MakePlan(uint8_t how, Input* input, Plan* made) {
 
 bool Got(Board* board, MessageType type) { return board->machine().last.type == static_cast<uint8_t>(type); }
 
-/// Pieces until the board has everything, as a host would send them; `disorder` repeats and skips some.
+/// Sends pieces as a host does, until the board has all of them; `disorder` repeats and skips some.
 bool SendPieces(Board* board, const Plan& plan, uint8_t disorder) {
   const size_t piece = plan.piece;
   size_t position = 0;
@@ -113,7 +113,7 @@ bool SendPieces(Board* board, const Plan& plan, uint8_t disorder) {
     if (!Got(board, MessageType::kLoadProgress)) continue;
     LoadProgress progress;
     hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
-    Require(progress.Read(&reader) && progress.received >= position, "progress does not go back");
+    Require(progress.Read(&reader) && progress.received >= position, "progress never decreases");
     position = progress.received;
   }
   return position == plan.data.size();
@@ -131,18 +131,20 @@ void UploadOnce(Board* board, const Plan& plan, uint8_t disorder, uint8_t how) {
   LoadResult result;
   hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
   const bool answered = Got(board, MessageType::kLoadResult);
-  Require(answered == complete, "a complete upload is judged, and no other");
+  Require(answered == complete, "only a complete upload gets a result");
   const bool runs = answered && result.Read(&reader) && result.status == static_cast<uint8_t>(hil::Status::kOk);
   if (runs) {
-    Require((how & (kWrongCrc | kWrongId)) == 0, "nothing runs whose checksum or identity is wrong");
-    Require((how & kNormalized) == 0 || (how & kWrongNormalization) == 0, "nothing runs with a negative factor");
-    Require(std::memcmp(board->image().id, plan.id.text, hil::kModelIdSize) == 0, "what runs has the id announced");
-    Require(board->board().policy().info().n_act == plan.begin.n_act, "and its sizes");
+    Require((how & (kWrongCrc | kWrongId)) == 0, "no model with a wrong checksum or id becomes active");
+    Require((how & kNormalized) == 0 || (how & kWrongNormalization) == 0,
+            "no normalization with a negative factor becomes active");
+    Require(std::memcmp(board->image().id, plan.id.text, hil::kModelIdSize) == 0, "the active model has the announced id");
+    Require(board->board().policy().info().n_act == plan.begin.n_act, "the active model has the announced sizes");
     board->Fingerprint();
     return;
   }
-  Require(board->Fingerprint() == before, "a model that was not taken leaves the one that ran");
-  Require(std::memcmp(board->image().id, id_before.data(), id_before.size()) == 0, "and its name");
+  Require(board->Fingerprint() == before, "a refused model leaves the active one unchanged");
+  Require(std::memcmp(board->image().id, id_before.data(), id_before.size()) == 0,
+          "a refused model leaves the active id unchanged");
 }
 
 }  // namespace

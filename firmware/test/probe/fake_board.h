@@ -1,5 +1,4 @@
-// A server on a machine that exists only in a test: the clock stands still until it is set, and everything that happens is
-// printed.
+// A server on simulated hardware: the clock advances only when it is set, and every effect is printed.
 #pragma once
 
 #include <iostream>
@@ -11,7 +10,7 @@
 
 namespace hil::probe {
 
-/// Adds and negates: output = {clip(x0 + x1), -x2}. Its three operators give the input, 1100 values, and nothing.
+/// Adds and negates: output = {clip(x0 + x1), -x2}. The outputs of its three operators: the input, 1100 values, none.
 class FakeEngine final : public Engine {
  public:
   static constexpr uint64_t kInferenceUs = 40;
@@ -20,8 +19,8 @@ class FakeEngine final : public Engine {
 
   void SetStatus(Status status) { status_ = status; }
 
-  /// The first byte of a model tells what it is like: 'X' has an input more, 'O' more than the protocol carries, 'Z' a scale of
-  /// zero and 'H' a huge one; 'R' is refused, and 'W' adds 1 to the first output.
+  /// The first byte of a model selects its kind: 'X' has one input more, 'O' more than the protocol supports, 'Z' a scale of
+  /// zero, 'H' a huge one; 'R' is refused, 'W' adds 1 to the first output.
   Status Init(const ByteSpan& model, const Arena& arena) override {
     kind_ = static_cast<char>(model.data[0]);
     info_.name = "fake";
@@ -66,7 +65,7 @@ class FakeEngine final : public Engine {
   int8_t large_[1100] = {};
 };
 
-/// Prints what the server does to its machine.
+/// Prints what the server does to the hardware.
 class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actuator, public hal::System {
  public:
   bool Write(const uint8_t* data, size_t size) override {
@@ -88,7 +87,7 @@ class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actua
   bool blocked = false;
 };
 
-/// Server, engines and machine together.
+/// Server, engines and hardware.
 class FakeBoard {
  public:
   static constexpr size_t kUploadBytes = 64;
@@ -100,7 +99,7 @@ class FakeBoard {
     SetEngineStatus(self_test_fails ? 0 : load_status);
     static const uint8_t kModel[4] = {};
     ModelImage image;
-    // "No model" is what the policy itself makes of an empty one.
+    // For an empty model the policy itself returns kNoModel.
     image.model = {kModel, load_status == static_cast<int>(Status::kNoModel) ? 0u : sizeof(kModel)};
     image.id = "cafe00000000";
     image.golden = {kGoldenInputs, kGoldenOutputs, 3};
@@ -132,7 +131,7 @@ class FakeBoard {
   static constexpr float kInverseStd[] = {0.5f, 3.0f, 1e30f};
 
   Place At(size_t number) {
-    // Of exactly the size promised, so that the sanitizer sees every byte beyond.
+    // Of exactly the announced size, so that the sanitizer detects an overrun.
     upload_[number] = std::make_unique<uint8_t[]>(kUploadBytes);
     return {engines_[number].get(), {nullptr, 4096}, upload_[number].get(), kUploadBytes};
   }

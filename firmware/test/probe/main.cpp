@@ -1,14 +1,14 @@
-// The parts of the firmware behind a command line, so that the tests of the host drive the very code that runs on a board.
+// Parts of the firmware behind a command line, so that the host's tests run the code of the board.
 //
 // One command a line on stdin; the answer is any number of lines and then ".". Bytes are hex; floats are their bytes.
 //
 //   frames BYTES                    events and counters of the decoder
 //   quantize SCALE ZERO FLOATS      int8 values              dequantize SCALE ZERO BYTES   floats
 //   parse BYTES                     status, floats           format FLOATS                 text, one number a line
-//   model_id BYTES                  the id                   checksum BYTES                what TakeChecksum and AddChecksum do
-//   server WATCHDOG_MS LOAD_STATUS  a new server on a fake machine (fake_board.h), booted
+//   model_id BYTES                  the id                   checksum BYTES                TakeChecksum and AddChecksum
+//   server WATCHDOG_MS LOAD_STATUS  boots a new server on simulated hardware (fake_board.h)
 //   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS
-//   room yes|no                     whether the next server takes uploads
+//   room yes|no                     whether the next server accepts uploads
 //   normalized yes|no               whether the model of the next server has a normalization
 //   normalize MEAN FACTOR CLIP FLOATS
 
@@ -59,7 +59,7 @@ void PrintEvent(const Decoder& decoder, Decoder::Event event) {
 }
 
 void Frames(const Arguments& arguments) {
-  // On the heap and exactly as large as the data, so that the sanitizer sees every step too far.
+  // On the heap, so that the sanitizer detects an overrun.
   const auto decoder = std::make_unique<Decoder>();
   for (const uint8_t byte : FromHex(arguments[0])) PrintEvent(*decoder, decoder->Feed(byte));
   PrintCounters(decoder->counters());

@@ -53,6 +53,7 @@ def connect(
     firmware_fault: str | None = None,
     tamper: Callable[[Link], Link] | None = None,
     handshake_timeout_s: float | None = None,
+    device_clock: bool = False,
     wait_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
@@ -71,6 +72,7 @@ def connect(
         firmware_fault: of a native or qemu board: one of ``native.firmware_faults``, to test fault detection.
         tamper: see ``Session``.
         handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
+        device_clock: the time of an emulated board advances only while the host waits for it; see ``Board.now_s``.
         wait_s: time to wait for a port that another user holds.
         progress: called with a message before long operations, such as building the firmware.
 
@@ -90,6 +92,11 @@ def connect(
     }
     if firmware_fault is not None and (port is not None or definition.kind not in FAULTY_KINDS):
         raise UsageError("firmware faults work on emulated boards only", "omit --port and use --board native")
+    if device_clock and (port is not None or not definition.is_emulated):
+        raise UsageError(
+            f"{definition.name} is not an emulated board of this run: its clock cannot pace it",
+            "omit --port and use --board pico",
+        )
     from balance_hil.boards.kinds.machines import emulate, find_port  # they import this package
 
     if port is not None or not definition.is_emulated:
@@ -103,7 +110,14 @@ def connect(
             raise
 
     machine = emulate(
-        definition, bundle, engine=engine, model=model, watchdog_ms=watchdog_ms, fault=firmware_fault, progress=progress
+        definition,
+        bundle,
+        engine=engine,
+        model=model,
+        watchdog_ms=watchdog_ms,
+        fault=firmware_fault,
+        device_clock=device_clock,
+        progress=progress,
     )
     try:
         return Board(machine.start(), bundle, machine=machine, **options)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from balance_hil.link import Link
+from balance_hil.link import Link, clock_of
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode
 from balance_hil.protocol.wire import Message
@@ -22,6 +21,7 @@ class Channel:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.now_s = clock_of(link)
         self.decoder = Decoder()
         self.raw_tail = b""  # latest bytes received, for the diagnosis of a failed handshake
         self._frames: deque[Frame] = deque()
@@ -31,6 +31,7 @@ class Channel:
         """Switches to a newly opened link. Sequence numbers continue, so old replies cannot match new requests."""
         self.link.close()
         self.link = link
+        self.now_s = clock_of(link)
         self.decoder = Decoder()
         self.raw_tail = b""
         self._frames.clear()
@@ -50,7 +51,7 @@ class Channel:
         """The next frame, or None if none arrives within ``timeout_s``."""
         if self._frames:
             return self._frames.popleft()
-        deadline = time.perf_counter() + timeout_s
+        deadline = self.now_s() + timeout_s
         while True:
             data = self.link.read(timeout_s)
             if data:
@@ -58,18 +59,18 @@ class Channel:
                 self._frames.extend(_literal(frame) for frame in self.decoder.feed(data))
                 if self._frames:
                     return self._frames.popleft()
-            timeout_s = deadline - time.perf_counter()
+            timeout_s = deadline - self.now_s()
             if timeout_s <= 0:  # also while bytes keep arriving: a board may print text forever
                 return None
 
     def await_kind(self, kind: type[M], timeout_s: float) -> M | None:
         """The next message of one type, or None if none arrives within ``timeout_s``. Other messages are dropped."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self.now_s() + timeout_s
         left_s = timeout_s
         while (frame := self.poll(left_s)) is not None:
             if isinstance(frame.message, kind):
                 return frame.message
-            left_s = deadline - time.monotonic()
+            left_s = deadline - self.now_s()
             if left_s <= 0:  # even if frames keep coming
                 return None
         return None

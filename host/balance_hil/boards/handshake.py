@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import secrets
-import time
 from dataclasses import replace
 
 from balance_hil.boards.channel import Channel
@@ -54,12 +53,12 @@ class Handshake:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._nonce = secrets.randbits(32)
-        self.since = time.monotonic()
+        self.since = channel.now_s()
         self.next_hello = self.since
 
     def send_if_due(self) -> None:
         """Sends HELLO if the interval has passed."""
-        now = time.monotonic()
+        now = self._channel.now_s()
         if now >= self.next_hello:
             self._channel.link.write(b"\x00")  # terminates a partial frame from an earlier session
             self._channel.send(messages.Hello(self._nonce))
@@ -71,7 +70,7 @@ class Handshake:
             case messages.Info(nonce=answered) as info if answered == self._nonce:
                 return info
             case messages.Ready():
-                self.next_hello = time.monotonic() + BOOTED_GRACE_S  # a HELLO sent before the boot is lost
+                self.next_hello = self._channel.now_s() + BOOTED_GRACE_S  # a HELLO sent before the boot is lost
             case OtherSchema() as other:
                 raise _protocol_mismatch(self._channel, other)
         return None
@@ -98,7 +97,7 @@ def _identify(channel: Channel, timeout_s: float, baud: int | None) -> messages.
     handshake = Handshake(channel)
     deadline = handshake.since + timeout_s
     seen = 0
-    while (now := time.monotonic()) < deadline:
+    while (now := channel.now_s()) < deadline:
         handshake.send_if_due()
         frame = channel.poll(max(0.0, min(handshake.next_hello, deadline) - now))
         if frame is not None and (info := handshake.answer(frame.message)) is not None:
@@ -106,8 +105,8 @@ def _identify(channel: Channel, timeout_s: float, baud: int | None) -> messages.
         if channel.decoder.bytes_seen > seen:
             seen = channel.decoder.bytes_seen
             if _readable(channel.raw_tail) or channel.decoder.handshake_begun:
-                deadline = min(time.monotonic() + timeout_s, handshake.since + BOOT_LOG_FACTOR * timeout_s)
-    raise _diagnosis(channel, time.monotonic() - handshake.since, baud)
+                deadline = min(channel.now_s() + timeout_s, handshake.since + BOOT_LOG_FACTOR * timeout_s)
+    raise _diagnosis(channel, channel.now_s() - handshake.since, baud)
 
 
 def check_model(info: messages.Info, bundle: Bundle, where: str, definition: BoardDefinition) -> None:

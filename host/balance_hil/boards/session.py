@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -142,6 +141,15 @@ class Session:
     def port(self) -> str:
         """Port of the board."""
         return self._channel.link.description
+
+    @property
+    def has_device_clock(self) -> bool:
+        """Whether the board's time advances only while the host waits for it."""
+        return hasattr(self._channel.link, "now_s")
+
+    def now_s(self) -> float:
+        """The clock of the link: the wall clock, or that of a board which paces the run. See ``connect``."""
+        return self._channel.now_s()
 
     @property
     def link(self) -> Link:
@@ -291,7 +299,7 @@ class Session:
         return REPLY_TIMEOUT_S[self.definition.timing] if timeout_s is None else timeout_s
 
     def _reply_to(self, seq: int, message: Message, timeout_s: float) -> Message:
-        deadline = time.perf_counter() + timeout_s
+        deadline = self.now_s() + timeout_s
         left_s = timeout_s
         while (frame := self.poll(left_s)) is not None:
             reply = frame.message
@@ -305,7 +313,7 @@ class Session:
                     raise status_error(reply.status, reply.detail, f"the board on {self.port} refused {type(message).__name__}")
                 return reply
             self.unexpected_frames += 1
-            left_s = deadline - time.perf_counter()
+            left_s = deadline - self.now_s()
             if left_s <= 0:  # even if frames keep coming
                 break
         raise ReplyTimeoutError(

@@ -127,8 +127,8 @@ class _Sender:
 
     def _await(self, in_flight: deque[int]) -> bool:
         """Waits for the answer to one of ``in_flight``, removes it and those before it; False: lost or out of order."""
-        deadline = time.perf_counter() + min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._quiet)
-        while (left_s := deadline - time.perf_counter()) > 0 and (frame := self._session.poll(left_s)) is not None:
+        deadline = self._session.now_s() + min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._quiet)
+        while (left_s := deadline - self._session.now_s()) > 0 and (frame := self._session.poll(left_s)) is not None:
             message = frame.message
             if isinstance(message, messages.Ready):
                 raise self._rebooted()

@@ -39,7 +39,10 @@ FAULT_HELP = "Inject a fault, NAME[:key=value,…]: drop:rate=0.01, hang:at_s=2;
 UPLOAD_HELP = "Upload POLICY over the link, without flashing; a reset restores the flashed policy."
 OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
 TERMINATED_HELP = "Meaning of termination; by default as the environment declares it."
-CLOCK_HELP = "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit."
+CLOCK_HELP = (
+    "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit. device: realtime on "
+    "the time of an emulated chip whose cycles are counted (pico); it repeats bit for bit, too."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,9 @@ class _Options:
 @model_options
 @click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
-@click.option("--clock", type=click.Choice(["realtime", "lockstep"]), default="realtime", show_default=True, help=CLOCK_HELP)
+@click.option(
+    "--clock", type=click.Choice(["realtime", "lockstep", "device"]), default="realtime", show_default=True, help=CLOCK_HELP
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
 @click.option(
@@ -175,6 +180,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         engine=options.engine,
         faults=options.faults,
         fault_seed=options.seed,
+        device_clock=options.clock == "device",
         wait_s=options.wait_s,
         progress=say,
     )

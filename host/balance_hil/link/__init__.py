@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from balance_hil.link.base import Link
+from balance_hil.link.base import Link, clock_of
 from balance_hil.link.fault_table import Fault, parse_fault, parse_faults
 from balance_hil.link.faults import FaultyLink
 from balance_hil.link.pipe_link import PipeEnds, open_pipes
@@ -15,6 +15,7 @@ __all__ = [
     "Link",
     "PipeEnds",
     "SerialPort",
+    "clock_of",
     "list_serial_ports",
     "open_link",
     "open_pipes",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -31,3 +33,12 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Closes the port; may be called twice."""
+
+
+def clock_of(link: Link) -> Callable[[], float]:
+    """The clock, in seconds, by which waiting on ``link`` is measured: its own ``now_s`` where it has one, else the wall clock.
+
+    A link to an emulator that advances only on request has one.
+    """
+    now_s: Callable[[], float] = getattr(link, "now_s", time.perf_counter)
+    return now_s

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from balance_hil.errors import CableUnpluggedError, SilentBoardError, UsageError
-from balance_hil.link.base import Link
+from balance_hil.link.base import Link, clock_of
 from balance_hil.link.fault_table import NEEDS_EMULATION, Fault, Value
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, encode
@@ -101,6 +101,7 @@ class FaultyLink:
         self.injected: Counter[str] = Counter()  # count of each fault, "drop rx": 3
         self.injections: deque[Injection] = deque()  # not yet taken by whoever records them
         self._link = link
+        self._follow_clock()
         self._machine = machine
         self._weights = weights
         self._now_s = 0.0  # simulated
@@ -124,7 +125,7 @@ class FaultyLink:
         self._begin(control_period_s)
 
     def _begin(self, control_period_s: float | None) -> None:
-        self._zero_s = time.monotonic()
+        self._zero_s = self._clock()
         self._period_s = control_period_s
         self.injected.clear()
         self.injections.clear()
@@ -135,9 +136,15 @@ class FaultyLink:
         self._strikes = [(i, f) for i, f in enumerate(self.faults) if f.kind.lasts == "once" or self.suspends(f)]
         self._tx, self._rx = _Lane("tx", self), _Lane("rx", self)
 
+    def _follow_clock(self) -> None:
+        """Takes the clock of the link over; see ``clock_of``."""
+        self._clock = clock_of(self._link)
+        if self._clock is not time.perf_counter:
+            self.now_s = self._clock
+
     def now(self) -> float:
         """Seconds since the beginning of the run."""
-        return self._now_s if self.simulated else time.monotonic() - self._zero_s
+        return self._now_s if self.simulated else self._clock() - self._zero_s
 
     def advance(self, now_s: float) -> bool:
         """Simulated time becomes ``now_s``; returns whether bytes can be read."""
@@ -258,6 +265,7 @@ class FaultyLink:
             case "power-cycle" if self._machine is not None:
                 self._link.close()
                 self._link = self._machine.restart()
+                self._follow_clock()
                 self._boots(fault)
             case "hang" if self._machine is not None:
                 self._machine.pause()

@@ -13,10 +13,10 @@ from balance_hil.spec import Terminated
 if TYPE_CHECKING:
     from balance_hil.boards.definition import Timing
 
-Clock = Literal["realtime", "lockstep"]
+Clock = Literal["realtime", "lockstep", "device"]
 # Real time: the board's watchdog time; a reply later than that is not expected. Lockstep waits longer, because a delay on a
 # busy computer must not change a run that has to repeat bit for bit.
-REPLY_TIMEOUT_S: dict[Clock, float] = {"realtime": 0.1, "lockstep": 0.5}
+REPLY_TIMEOUT_S: dict[Clock, float] = {"realtime": 0.1, "lockstep": 0.5, "device": 0.1}
 # An emulator may be descheduled for longer on a busy computer: seen once in 300,000 steps.
 EMULATOR_TIMEOUT_S = 3.0
 LOST_SHARE = 0.1  # enough for a busy computer; a lost board is still detected within half a second
@@ -58,8 +58,8 @@ class RunConfig:
         """
         if self.reply_timeout_s is not None:
             return self.reply_timeout_s
-        if self.clock == "realtime":
-            return max(REPLY_TIMEOUT_S["realtime"], control_period_s)
+        if self.clock != "lockstep":
+            return max(REPLY_TIMEOUT_S[self.clock], control_period_s)
         return EMULATOR_TIMEOUT_S if timing == "host" else REPLY_TIMEOUT_S["lockstep"]
 
     def lost_bound(self, episode_steps: int) -> int:

@@ -7,7 +7,6 @@ force is held, and the verdict of the run is bad.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -87,6 +86,7 @@ class Exchange:
         asks_again: bool = False,
     ) -> None:
         self._board = board
+        self.now_s = board.now_s
         self._bundle = bundle
         self._check_input = InputCheck(bundle)
         codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
@@ -102,7 +102,7 @@ class Exchange:
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
         self._given_up: dict[int, _Request] = {}  # lost, and the board has not shown yet why
         self._causes: Counter[Cause] = Counter()
-        self._emptied_s = time.perf_counter()  # when the port was last seen empty
+        self._emptied_s = self.now_s()  # when the port was last seen empty
         self._overslept_us = 0.0  # sum of how late waits for frames ended
         self._was_unread = False  # the latest frame was there before the host looked
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
@@ -141,14 +141,14 @@ class Exchange:
     def send(self, observation: NDArray[np.float32], due_s: float | None = None) -> bool:
         """Sends the observation of the current step, float32 [n_obs]; False when the board cannot take one now.
 
-        ``due_s`` is when the step was to begin, by ``time.perf_counter``; None: now.
+        ``due_s`` is when the step was to begin, by ``now_s``; None: now.
 
         Raises:
             BoardRebootedError: the board rebooted and does not identify itself.
             TooManyLostError: the bound was reached.
         """
         self._give_up(older_than_s=self._reply_timeout_s)
-        now = time.perf_counter()
+        now = self.now_s()
         self._urge()
         if self._recovery is not None or len(self._in_flight) >= self._most_in_flight:
             self.unsent += 1
@@ -224,22 +224,22 @@ class Exchange:
         return None
 
     def _next_frame(self, timeout_s: float) -> Frame | None:
-        start_s = time.perf_counter()
+        start_s = self.now_s()
         frame = self._board.poll(0.0)
         self._was_unread = frame is not None
         if frame is None:
-            self._emptied_s = time.perf_counter()
+            self._emptied_s = self.now_s()
             left_s = timeout_s - (self._emptied_s - start_s)
             if left_s > 0:
                 frame = self._board.poll(left_s)
-                now = time.perf_counter()
+                now = self.now_s()
                 self._overslept_us += max(0.0, now - start_s - timeout_s) * 1e6
                 self._emptied_s = now if frame is None else self._emptied_s
         return frame
 
     def _parts(self, request: _Request, action: Action) -> Parts:
         """How the time from when the request was due until now divides."""
-        now = time.perf_counter()
+        now = self.now_s()
         unread_us = (now - max(self._emptied_s, request.sent_s)) * 1e6 if self._was_unread else 0.0
         waited_us = self._processor_wait.total_us() - request.waited_us
         overslept_us = self._overslept_us - request.overslept_us
@@ -259,7 +259,7 @@ class Exchange:
         self._attribute_lost("link")
         if action.status != Status.OK:
             raise status_error(action.status, 0, f"the board on {self._board.port} failed at an observation")
-        round_trip_us = (time.perf_counter() - request.sent_s) * 1e6
+        round_trip_us = (self.now_s() - request.sent_s) * 1e6
         outputs = self._outputs(request, action)
         if outputs is None:
             return None
@@ -325,7 +325,7 @@ class Exchange:
         """Sends HELLO to a rebooted board when due. Raises BoardRebootedError after the recovery timeout."""
         if self._recovery is None:
             return
-        if time.monotonic() > self._recovery.since + RECOVERY_TIMEOUT_S:
+        if self.now_s() > self._recovery.since + RECOVERY_TIMEOUT_S:
             raise BoardRebootedError(
                 f"the board on {self._board.port} restarted and did not identify itself within {RECOVERY_TIMEOUT_S:g} s",
                 "its supply may sag or its firmware crash: look at the reset cause",
@@ -333,7 +333,7 @@ class Exchange:
         self._recovery.send_if_due()
 
     def _give_up(self, *, older_than_s: float) -> None:
-        now = time.perf_counter()
+        now = self.now_s()
         for seq, request in list(self._in_flight.items()):
             if now - request.sent_s < older_than_s:
                 break

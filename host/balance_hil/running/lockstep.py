@@ -6,8 +6,6 @@ a chunk is compressed: the 99th percentile of a lockstep round trip measures thi
 
 from __future__ import annotations
 
-import time
-
 from balance_hil.environment import Float32Array
 from balance_hil.errors import BoardRebootedError
 from balance_hil.running.episode import Episode
@@ -35,8 +33,8 @@ def _ask(episode: Episode, exchange: Exchange, observation: Float32Array, timeou
         reboots = exchange.reboots
         exchange.send(observation)
         episode.report()
-        deadline = time.perf_counter() + timeout_s
-        while exchange.is_waiting and (left_s := deadline - time.perf_counter()) > 0:
+        deadline = exchange.now_s() + timeout_s
+        while exchange.is_waiting and (left_s := deadline - exchange.now_s()) > 0:
             reply = exchange.poll(left_s)
             if reply is not None:
                 return reply

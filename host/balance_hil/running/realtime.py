@@ -1,5 +1,8 @@
 """The realtime clock: the plant advances on the wall clock, whatever the board does, so that the board's true latency acts on it.
 
+The device clock is the same on the time of an emulated chip whose cycles are counted: nothing depends on this computer's speed,
+and a run repeats bit for bit.
+
 Control step k is due at start + k * period, on a schedule that never drifts. Its observation goes out; then the physics advances
 substep by substep on the schedule, and an action takes effect in the substep in which it arrives. Until then, and when
 the reply is lost, the action in force is held. An environment without substeps is stepped at the end of the period, with the
@@ -15,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -37,15 +40,20 @@ class TimingStats:
     stalls_ms: Distribution = field(default_factory=Distribution)  # each time the schedule had to be moved
 
 
-def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats) -> None:
-    """Runs one episode on the wall clock. Raises what ``Exchange.poll`` raises."""
+def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats, starts_every_s: float | None = None) -> None:
+    """Runs one episode on the clock of ``exchange``; it starts at a multiple of ``starts_every_s``, if given.
+
+    Raises what ``Exchange.poll`` raises.
+    """
     env = episode.env
     period_s = env.spec.control_period_s
     observation = episode.begin()
-    due_s = time.perf_counter() + LEAD_S
+    due_s = exchange.now_s() + LEAD_S
+    if starts_every_s is not None:
+        due_s = math.ceil(due_s / starts_every_s) * starts_every_s
     _wait_until(due_s, episode, exchange)
     while episode.goes_on():
-        late_s = max(0.0, time.perf_counter() - due_s)
+        late_s = max(0.0, exchange.now_s() - due_s)
         timing.jitter_us.add(late_s * 1e6)
         if late_s > period_s:
             timing.stalls_ms.add(late_s * 1e3)
@@ -92,12 +100,12 @@ def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Repl
     """
     latest: Reply | None = None
     while True:
-        left_s = boundary_s - time.perf_counter()
+        left_s = boundary_s - exchange.now_s()
         reply = exchange.poll(left_s if left_s > 0 else 0.0)
         if reply is not None:
             episode.report()
             latest = reply
-        elif left_s <= 0 or time.perf_counter() >= boundary_s:
+        elif left_s <= 0 or exchange.now_s() >= boundary_s:
             return latest
 
 

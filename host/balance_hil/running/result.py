@@ -53,13 +53,14 @@ class Memory:
 
 
 OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "equals_tflm", "verdict")
-OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames", "injected_faults", "stalls", "priority", "control_rate_hz")
+OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames", "injected_faults")
+OUTCOME_REALTIME = ("stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """One run. Timings are microseconds of this computer's clock, but for ``inference_us``, which is the board's."""
+    """One run. Timings are microseconds of the run's clock, but for ``inference_us``, which is the board's."""
 
     bundle: Bundle
     board: str
@@ -129,8 +130,9 @@ class RunResult:
         return Verdict(tuple(reasons))
 
     def outcome(self) -> dict[str, Any]:
-        """What a recording keeps of it: JSON types, in lockstep only what repeats."""
-        names = OUTCOME if self.clock == "lockstep" else (*OUTCOME, *OUTCOME_TIMED)
+        """What a recording keeps of it: JSON types, in lockstep and on the device clock only what repeats."""
+        timed = {"lockstep": (), "device": OUTCOME_TIMED, "realtime": (*OUTCOME_TIMED, *OUTCOME_REALTIME)}
+        names = (*OUTCOME, *timed[self.clock])
         return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> OneRunDocument:

@@ -13,7 +13,7 @@ from typing import Any
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.environment import Environment, open_for, require_control_steps
-from balance_hil.errors import LinkError
+from balance_hil.errors import LinkError, UsageError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
@@ -36,6 +36,11 @@ class RunInterrupted(KeyboardInterrupt):
     def __init__(self, result: RunResult) -> None:
         super().__init__("the run was interrupted")
         self.result = result
+
+
+# Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
+# or less does not change them.
+DEVICE_START_S = 0.1
 
 
 @dataclass
@@ -93,6 +98,10 @@ def run(
         What ``open_plant`` raises.
         RunInterrupted: Ctrl-C; it carries what was done.
     """
+    if config.clock != "lockstep" and board.has_device_clock != (config.clock == "device"):
+        raise UsageError(
+            f"the clock {config.clock} does not fit how {board.name} was opened", 'connect(..., device_clock=clock == "device")'
+        )
     stop = Interrupt()
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
@@ -118,7 +127,8 @@ def prepare(
     """A run that is about to begin. Raises ModelMismatchError, RecordingError."""
     board.bundle = bundle
     board.accept(board.info)
-    with Trace(kept=config.check_tflm) as trace, ProcessorWait(board.process_ids) as processor_wait:
+    waiting = board.process_ids if config.clock == "realtime" else None
+    with Trace(kept=config.check_tflm) as trace, ProcessorWait(waiting) as processor_wait:
         yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop)
 
 
@@ -212,6 +222,8 @@ class RunInProgress:
         try:
             if self._config.clock == "lockstep":
                 lockstep.run_episode(episode, exchange, self._timeout_s)
+            elif self._config.clock == "device":
+                realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
             else:
                 with low_jitter(), real_time_priority(self._board.process_ids) as granted:
                     totals.priority = "real-time" if granted else "normal"
@@ -269,7 +281,7 @@ def _run_log(
 ) -> Iterator[RunLog]:
     realtime_clock = config.clock == "realtime"
     if config.recording is None:
-        yield RunLog(None, on_tick, timed=realtime_clock)
+        yield RunLog(None, on_tick, timed=config.clock != "lockstep")
         return
     with RecordingWriter(
         config.recording,
@@ -278,4 +290,4 @@ def _run_log(
         env.trace,
         start_ns=time.time_ns() if realtime_clock else 0,
     ) as writer:
-        yield RunLog(writer, on_tick, timed=realtime_clock)
+        yield RunLog(writer, on_tick, timed=config.clock != "lockstep")

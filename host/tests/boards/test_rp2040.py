@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from balance_hil.boards.kinds import rp2040
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.rp2040 import Rp2040Machine
 from balance_hil.bundle import INT8_MODEL, Bundle
-from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError, PortBusyError
-from balance_hil.link import open_link
+from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError, PortBusyError, UsageError
+from balance_hil.link import open_link, parse_fault
 from balance_hil.model_image import ModelImage
+from balance_hil.running import RunConfig, RunResult, run
 from balance_hil.runtimes.tflm import TflmModel
 
 FLASH = 0x1000_0000
@@ -117,3 +119,37 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(EmulatorMissingError, match="needs node"):
         rp2040.emulator()
+
+
+# --- the device clock -----------------------------------------------------------------------------------------------------
+
+
+def recorded(bundle: Bundle, path: Path, **options: Any) -> RunResult:
+    with connect("pico", bundle, device_clock=True, **options) as board:
+        return run(board, bundle, RunConfig(seeds=[3], clock="device", max_steps=60, recording=path, max_lost=60))
+
+
+def test_a_run_on_the_device_clock_repeats_bit_for_bit_with_the_chips_latency(ppo_bundle: Bundle, tmp_path: Path):
+    first, again = recorded(ppo_bundle, tmp_path / "1.mcap"), recorded(ppo_bundle, tmp_path / "2.mcap")
+    assert (tmp_path / "1.mcap").read_bytes() == (tmp_path / "2.mcap").read_bytes()
+    assert (first.late, first.lost, first.held_steps) == (0, 0, 0)
+    # 43 bytes to the chip and 34 back at 921,600 baud, and the inference: nothing of this computer's time.
+    assert 0.8e3 < first.round_trip_us.quantile(0.5) < 1.4e3
+    assert first.round_trip_us.max - first.round_trip_us.quantile(0.01) < 40
+    assert again.verdict.good
+
+
+def test_on_the_device_clock_a_delay_of_the_link_is_one_of_the_chips_time(ppo_bundle: Bundle, tmp_path: Path):
+    slow = recorded(ppo_bundle, tmp_path / "slow.mcap", faults=[parse_fault("delay:s=0.002,direction=rx")])
+    assert 2.8e3 < slow.round_trip_us.quantile(0.5) < 3.4e3
+    late = recorded(ppo_bundle, tmp_path / "late.mcap", faults=[parse_fault("delay:s=0.005,direction=rx")])
+    assert late.late > 55
+
+
+def test_only_a_board_whose_cycles_are_counted_paces_a_run(ppo_bundle: Bundle):
+    with pytest.raises(UsageError, match="no clock of its own"):
+        connect("native", ppo_bundle, device_clock=True)
+    with pytest.raises(UsageError, match="cannot pace"):
+        connect("pico", ppo_bundle, port="/dev/ttyACM9", device_clock=True)
+    with connect("native", ppo_bundle) as board, pytest.raises(UsageError, match="does not fit"):
+        run(board, ppo_bundle, RunConfig(seeds=[0], clock="device", max_steps=1))

@@ -1,7 +1,7 @@
-// A robot that a host drives: the protocol, the watchdog and the text line on any board with an Arduino core.
+// A robot that a host drives: protocol, watchdog and text line on any board with an Arduino core.
 //
-// The host sends observations, the policy answers, and its outputs also go to the motors here. When the host falls silent, the
-// watchdog calls EnterSafeState(). model.h lies in the bundle that `hil export` wrote: copy it to include/.
+// The host sends observations; the outputs of the policy are returned to it and applied to the motors here. When observations
+// stop, the watchdog calls EnterSafeState(). Copy model.h from the bundle that `hil export` wrote to include/.
 
 #include <Arduino.h>
 

@@ -1,6 +1,6 @@
 // A control loop of your own, on your robot, without a host: sensors in, policy, motors out.
 //
-// model.h lies in the bundle that `hil export` wrote: copy it to include/. robot.h is yours.
+// Copy model.h from the bundle that `hil export` wrote to include/; replace robot.h by your own.
 
 #include "engine_int8/int8_engine.h"
 #include "policy/flashed_model.h"
@@ -13,7 +13,8 @@ int main() {
   if (!policy.Load(hil::FlashedModel(), {arena, sizeof arena}).ok()) return 1;
   float observation[hil::kMaxObs];
   while (robot::Sense(observation, policy.info().n_obs)) {
-    const bool good = policy.Run({observation, policy.info().n_obs}).ok();
-    good ? robot::Drive(policy.action(), policy.info().n_act) : robot::Stop();
+    const bool ok = policy.Run({observation, policy.info().n_obs}).ok();
+    if (ok) robot::Drive(policy.action(), policy.info().n_act);
+    if (!ok) robot::Stop();
   }
 }

@@ -1,4 +1,4 @@
-// The inner loop of FULLY_CONNECTED. One of dense_rows_*.cpp implements it, by what the processor has.
+// The inner loop of FULLY_CONNECTED. One of dense_rows_*.cpp implements it, depending on the processor.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@
 #define HIL_DENSE_ROWS_PORTABLE 1
 #endif
 
-// Optimized for speed even in a build for size: most of the inference time is spent here.
+// Inlined even with -Os: most of the inference time is spent here.
 #define HIL_ALWAYS_INLINE __attribute__((always_inline))
 
 namespace hil::int8 {
@@ -36,9 +36,7 @@ HIL_ALWAYS_INLINE inline int32_t LoadInt32(const uint8_t* bytes) {
 }
 
 HIL_ALWAYS_INLINE inline int8_t SaturateToInt8(int32_t value) {
-  if (value > INT8_MAX) {
-    return INT8_MAX;
-  }
+  if (value > INT8_MAX) return INT8_MAX;
   return static_cast<int8_t>(value < INT8_MIN ? INT8_MIN : value);
 }
 
@@ -65,7 +63,7 @@ HIL_ALWAYS_INLINE inline int32_t MultiplyHighFast(int32_t accumulator, int32_t f
 }
 
 /// Requantized accumulator plus zero point. Rounding half away from zero as: subtract one from negative numbers, shift by all but
-/// one bit, add one, shift by the last bit; the zero point, doubled, goes with the one.
+/// one bit, add one and the doubled zero point, shift by the last bit.
 HIL_ALWAYS_INLINE inline int8_t FinishRow(int32_t accumulator, int32_t fraction, int32_t shift, int32_t one_and_zero_point) {
   const int32_t product = MultiplyHighFast(accumulator, fraction);
   return HalfSaturatedToInt8(((product + (product >> 31)) >> shift) + one_and_zero_point);
@@ -77,11 +75,11 @@ struct PairOfSums {
   int32_t b;
 };
 
-/// Goes through a layer by pairs of rows, because two rows can share the loading of the input. `add(a, b, sums)` returns the sums
+/// Processes a layer in pairs of rows, which share the loads of the input. `add(a, b, sums)` returns the sums
 /// with the products of the rows that start at `a` and `b` added.
 template <typename Add>
 HIL_ALWAYS_INLINE inline void ForEachPairOfRows(const FullyConnectedLayer& layer_in_memory, int8_t* output, const Add& add) {
-  const FullyConnectedLayer layer = layer_in_memory;  // a copy, because writing int8 could change the original
+  const FullyConnectedLayer layer = layer_in_memory;  // a copy, because int8 stores may alias the original
   const int32_t one_and_zero_point = 1 + 2 * layer.output_zero_point;
   const int8_t* weights = layer.weights;
   const uint8_t* bias = layer.bias;
@@ -91,10 +89,8 @@ HIL_ALWAYS_INLINE inline void ForEachPairOfRows(const FullyConnectedLayer& layer
     const PairOfSums sums = add(weights, weights + layer.columns, PairOfSums{LoadInt32(bias), LoadInt32(bias + 4)});
     output[0] = FinishRow(sums.a, fractions[0], shifts[0], one_and_zero_point);
     output[1] = FinishRow(sums.b, fractions[1], shifts[1], one_and_zero_point);
-    if (left == 2) {
-      return;
-    }
-    const uint32_t step = left == 3 ? 1 : 2;  // of an odd number of rows, the last pair repeats one
+    if (left == 2) return;
+    const uint32_t step = left == 3 ? 1 : 2;  // with an odd number of rows, the last pair repeats one
     left -= step;
     weights += step * layer.columns;
     bias += step * 4;

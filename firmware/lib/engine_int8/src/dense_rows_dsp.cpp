@@ -20,7 +20,7 @@ HIL_ALWAYS_INLINE inline uint32_t OddBytesPlus(uint32_t offset, uint32_t word) {
 }
 HIL_ALWAYS_INLINE inline uint32_t Load(const int8_t* bytes) {
   uint32_t word;
-  std::memcpy(&word, bytes, sizeof word);  // one load: these processors read unaligned words
+  std::memcpy(&word, bytes, sizeof word);  // one load: these processors support unaligned access
   return word;
 }
 
@@ -29,7 +29,7 @@ struct InputPair {
   uint32_t odd;   // 1 and 3
 };
 
-/// Input for columns that are no multiple of four: the last four columns once more, with zeros for those that were counted.
+/// Input for a number of columns that is not a multiple of four: the last four, with zeros for those already added.
 InputPair Tail(const int8_t* last_four, uint32_t offset, uint32_t new_columns) {
   const uint32_t word = Load(last_four);
   InputPair pair = {EvenBytesPlus(offset, word), OddBytesPlus(offset, word)};
@@ -48,12 +48,10 @@ void ExpandInput(const FullyConnectedLayer& layer, const int8_t* input, InputPai
     const uint32_t word = Load(input);
     *pairs = {EvenBytesPlus(offset, word), OddBytesPlus(offset, word)};
   }
-  if (input != end) {
-    *pairs = Tail(end - 4, offset, static_cast<uint32_t>(end - input));
-  }
+  if (input != end) *pairs = Tail(end - 4, offset, static_cast<uint32_t>(end - input));
 }
 
-/// Four columns of both rows: eight products in eleven instructions. Moves all pointers on.
+/// Four columns of both rows: eight products in eleven instructions. Advances all pointers.
 HIL_ALWAYS_INLINE inline void FourColumns(const int8_t*& a, const int8_t*& b, const InputPair*& x, PairOfSums* sums) {
   uint32_t even, odd, word_a, word_b, half;
   __asm__(
@@ -81,7 +79,7 @@ void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t* s
   ExpandInput(layer, input, pairs);
   const uint32_t sixteens = layer.columns / 16;
   const uint32_t fours = (layer.columns % 16 + 3) / 4;
-  const uint32_t back = (0 - layer.columns) % 4;  // columns that the last four have counted before
+  const uint32_t back = (0 - layer.columns) % 4;  // of the last four columns, those already added
   ForEachPairOfRows(layer, output, [=](const int8_t* a, const int8_t* b, PairOfSums sums) {
     const InputPair* x = pairs;
     for (uint32_t left = sixteens; left != 0; --left) {

@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t kLanes = 16;
 
-/// Sums over one row of weights: with the raw input, and alone. The zero point comes off afterwards, because input less zero
-/// point may need nine bits.
+/// Sums over one row: of weights times raw input, and of weights. The zero point is subtracted afterwards, because input minus
+/// zero point may need nine bits.
 struct RowSums {
   int32_t products = 0;
   int32_t weights = 0;

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-// Runs when a model is loaded, so that space counts and time does not.
+// Runs when a model is loaded: optimized for size.
 #define HIL_OUT_OF_LINE __attribute__((noinline))
 
 namespace hil::int8 {
@@ -41,12 +41,8 @@ Float Unpack(float value) {
 /// a * 2^exponent, saturated.
 int32_t SaturatingShiftLeft(int32_t a, int32_t exponent) {
   const int32_t limit = INT32_MAX >> exponent;
-  if (a > limit) {
-    return INT32_MAX;
-  }
-  if (a < -limit - 1) {
-    return INT32_MIN;
-  }
+  if (a > limit) return INT32_MAX;
+  if (a < -limit - 1) return INT32_MIN;
   return static_cast<int32_t>(static_cast<uint32_t>(a) << exponent);
 }
 
@@ -66,17 +62,13 @@ int32_t ExpOnLastQuarter(int32_t a) {
 int32_t ExpOfNegative(int32_t a, int32_t fraction_bits) {
   // exp(-1/4), exp(-1/2), exp(-1), ... exp(-16) as Q31
   constexpr int32_t kPowers[] = {1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242};
-  if (a == 0) {
-    return kOneQ31;
-  }
+  if (a == 0) return kOneQ31;
   const int32_t quarter = 1 << (fraction_bits - 2);
   const int32_t in_last_quarter = (a & (quarter - 1)) - quarter;
   int32_t result = ExpOnLastQuarter(SaturatingShiftLeft(in_last_quarter, 31 - fraction_bits));
   const int32_t quarters = in_last_quarter - a;
   for (int32_t bit = fraction_bits - 2, i = 0; bit < 31; ++bit, ++i) {
-    if ((quarters & static_cast<int32_t>(uint32_t{1} << bit)) != 0) {
-      result = MultiplyHigh(result, kPowers[i]);
-    }
+    if ((quarters & static_cast<int32_t>(uint32_t{1} << bit)) != 0) result = MultiplyHigh(result, kPowers[i]);
   }
   return result;
 }
@@ -136,9 +128,7 @@ Multiplier Quotient(float a, float b, float c) {
     fraction >>= 1;
     ++shift;
   }
-  if (shift < -31) {
-    return {};
-  }
+  if (shift < -31) return {};
   return {static_cast<int32_t>(fraction), shift};
 }
 
@@ -148,9 +138,7 @@ Multiplier ScaleTimesPowerOfTwo(float scale, int32_t exponent) {
 }
 
 int32_t TanhQ31(int32_t argument_q27) {
-  if (argument_q27 == 0) {
-    return 0;
-  }
+  if (argument_q27 == 0) return 0;
   const int32_t negative = argument_q27 < 0 ? argument_q27 : -argument_q27;
   // tanh(|x|) = (1 - e) / (1 + e) with e = exp(-2|x|): the doubling moves the point by one bit.
   const int32_t exponential = ExpOfNegative(negative, 26);
@@ -159,9 +147,7 @@ int32_t TanhQ31(int32_t argument_q27) {
 }
 
 int32_t LogisticQ31(int32_t argument_q27) {
-  if (argument_q27 == 0) {
-    return 1 << 30;
-  }
+  if (argument_q27 == 0) return 1 << 30;
   const int32_t negative = argument_q27 < 0 ? argument_q27 : -argument_q27;
   const int32_t of_positive = SaturatingShiftLeft(TwoOverOnePlus(ExpOfNegative(negative, 27)), 1);
   return argument_q27 < 0 ? kOneQ31 - of_positive : of_positive;

@@ -16,7 +16,7 @@ uint32_t Flatbuffer::Uint32(uint32_t position) {
   const uint8_t* bytes = At(position, 4);
   uint32_t value = 0;
   if (bytes != nullptr) {
-    std::memcpy(&value, bytes, sizeof value);  // fields need not be aligned in a hostile file
+    std::memcpy(&value, bytes, sizeof value);  // fields of a malicious file may be unaligned
   }
   return value;
 }
@@ -24,9 +24,7 @@ uint32_t Flatbuffer::Uint32(uint32_t position) {
 uint32_t Flatbuffer::Uint16(uint32_t position) {
   const uint8_t* bytes = At(position, 2);
   uint16_t value = 0;
-  if (bytes != nullptr) {
-    std::memcpy(&value, bytes, sizeof value);
-  }
+  if (bytes != nullptr) std::memcpy(&value, bytes, sizeof value);
   return value;
 }
 
@@ -40,15 +38,11 @@ uint32_t Flatbuffer::Follow(uint32_t position) {
 }
 
 uint32_t Flatbuffer::Field(uint32_t table, uint32_t id) {
-  if (table == 0) {
-    return 0;
-  }
+  if (table == 0) return 0;
   // A table starts with the distance back to its vtable: sizes of vtable and table, then one 16-bit offset for each field.
   const uint32_t vtable = table - Uint32(table);  // wraps for a vtable behind the table, which is allowed
   const uint32_t slot = 4 + 2 * id;
-  if (slot + 2 > Uint16(vtable)) {
-    return 0;
-  }
+  if (slot + 2 > Uint16(vtable)) return 0;
   const uint32_t offset = Uint16(vtable + slot);
   return offset == 0 ? 0 : table + offset;
 }

@@ -12,9 +12,7 @@ void DenseRowsExact(const FullyConnectedLayer& layer, const int8_t* input, int8_
   const int8_t* weights = layer.weights;
   for (uint32_t row = 0; row < layer.rows; ++row) {
     uint32_t sum = static_cast<uint32_t>(LoadInt32(layer.bias + 4 * row));
-    for (uint32_t i = 0; i < layer.columns; ++i) {
-      sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
-    }
+    for (uint32_t i = 0; i < layer.columns; ++i) sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
     const Multiplier multiplier = {layer.fractions[row], -1 - layer.shifts[row]};
     const uint32_t requantized = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
     output[row] = SaturateToInt8(static_cast<int32_t>(requantized + static_cast<uint32_t>(layer.output_zero_point)));
@@ -46,9 +44,7 @@ void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16
   } else {
     DenseRowsExact(layer, input, output);
   }
-  if (layer.low != INT8_MIN || layer.high != INT8_MAX) {
-    Clamp(layer.low, layer.high, output, layer.rows);
-  }
+  if (layer.low != INT8_MIN || layer.high != INT8_MAX) Clamp(layer.low, layer.high, output, layer.rows);
 }
 
 }  // namespace hil::int8

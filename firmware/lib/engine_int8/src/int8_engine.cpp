@@ -50,9 +50,7 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
 
 Status Int8Engine::Infer(const int8_t* input, int8_t* output) {
   std::memcpy(program_.input, input, program_.n_obs);
-  for (uint32_t op = 0; op < program_.n_steps; ++op) {
-    RunOperator(op);
-  }
+  for (uint32_t op = 0; op < program_.n_steps; ++op) RunOperator(op);
   std::memcpy(output, program_.output, program_.n_act);
   return Status::kOk;
 }
@@ -71,23 +69,17 @@ void Int8Engine::RunOperator(uint32_t op) {
     case int8::StepKind::kAlias:
       break;
     case int8::StepKind::kDequantize:
-      for (uint32_t i = 0; i < step.elements; ++i) {
-        static_cast<float*>(step.output)[i] = Dequantize(input[i], step.quant);
-      }
+      for (uint32_t i = 0; i < step.elements; ++i) static_cast<float*>(step.output)[i] = Dequantize(input[i], step.quant);
       break;
     case int8::StepKind::kQuantize:
-      for (uint32_t i = 0; i < step.elements; ++i) {
-        output[i] = Quantize(static_cast<const float*>(step.input)[i], step.quant);
-      }
+      for (uint32_t i = 0; i < step.elements; ++i) output[i] = Quantize(static_cast<const float*>(step.input)[i], step.quant);
       break;
   }
 }
 
 Status Int8Engine::Tensor(uint16_t op, TensorView* values) {
   const int8::Step& step = program_.steps[op];
-  if (step.output_type != int8::TensorType::kInt8) {
-    return Status::kNotSupported;
-  }
+  if (step.output_type != int8::TensorType::kInt8) return Status::kNotSupported;
   *values = TensorView(static_cast<const int8_t*>(step.output), static_cast<uint16_t>(step.elements));
   return Status::kOk;
 }

@@ -10,29 +10,25 @@ namespace hil::int8 {
 
 namespace {
 
-constexpr int32_t kArgumentFractionBits = 27;  // TANH and LOGISTIC see their argument as Q4.27
-constexpr int32_t kLargestArgument = 15;       // beyond it they are at their limit
-constexpr int32_t kMaxRescalingShift = 22;     // nine bits of input, shifted left, must stay within 32
+constexpr int32_t kArgumentFractionBits = 27;  // argument of TANH and LOGISTIC: Q4.27
+constexpr int32_t kLargestArgument = 15;       // beyond it they are saturated
+constexpr int32_t kMaxRescalingShift = 22;     // nine bits of input, shifted left, must fit 32
 
 int8_t Clamp(int32_t value, int32_t low, int32_t high) {
   const int32_t raised = value < low ? low : value;
   return static_cast<int8_t>(raised > high ? high : raised);
 }
 
-/// The first distance from the zero point that is at the limit already.
+/// Smallest distance from the zero point at which the function saturates.
 int32_t Radius(const Multiplier& to_q27) {
   return to_q27.shift > 30 ? 0 : static_cast<int32_t>((uint32_t{kLargestArgument} << kArgumentFractionBits) >> to_q27.shift);
 }
 
-/// TANH or LOGISTIC of `value`, and more than int8 holds where they are at their limit.
+/// TANH or LOGISTIC of `value`, a code less its zero point, before clamping.
 int32_t Squash(bool tanh, int32_t value, const Multiplier& to_q27) {
   const int32_t radius = Radius(to_q27);
-  if (value <= -radius) {
-    return INT8_MIN;
-  }
-  if (value >= radius) {
-    return INT8_MAX;
-  }
+  if (value <= -radius) return INT8_MIN;
+  if (value >= radius) return INT8_MAX;
   const int32_t argument = Requantize(value, to_q27);
   return tanh ? ShiftRight(TanhQ31(argument), 24) : ShiftRight(LogisticQ31(argument), 23) - 128;
 }
@@ -44,12 +40,8 @@ bool Same(const QuantParams& a, const QuantParams& b) { return a.scale == b.scal
 void ActivationRange(FusedActivation activation, const QuantParams& output, int8_t* low, int8_t* high) {
   *low = INT8_MIN;
   *high = INT8_MAX;
-  if (activation == FusedActivation::kRelu || activation == FusedActivation::kRelu6) {
-    *low = output.zero_point;
-  }
-  if (activation == FusedActivation::kRelu6) {
-    *high = Quantize(6.0F, output);
-  }
+  if (activation == FusedActivation::kRelu || activation == FusedActivation::kRelu6) *low = output.zero_point;
+  if (activation == FusedActivation::kRelu6) *high = Quantize(6.0F, output);
   if (activation == FusedActivation::kReluN1To1) {
     *low = Quantize(-1.0F, output);
     *high = Quantize(1.0F, output);
@@ -88,9 +80,7 @@ bool BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParam
     const bool doubles = code == BuiltinOperator::kQuantize;
     multiplier = Quotient(doubles ? input.scale : ratio, 1.0F, doubles ? output.scale : 1.0F);
     defined = IsScale(ratio) && multiplier.shift <= kMaxRescalingShift;
-    if (!doubles) {
-      activation = code == BuiltinOperator::kRelu ? FusedActivation::kRelu : FusedActivation::kReluN1To1;
-    }
+    if (!doubles) activation = code == BuiltinOperator::kRelu ? FusedActivation::kRelu : FusedActivation::kReluN1To1;
   }
   int8_t low;
   int8_t high;
@@ -118,7 +108,7 @@ void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t c
 
 void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t count) {
   const int8_t* const end = input + (count & ~3u);
-  while (input != end) {  // by four, because the loop would cost more than the look-up
+  while (input != end) {  // unrolled: the loop would cost more than the look-up
     output[0] = table[static_cast<uint8_t>(input[0])];
     output[1] = table[static_cast<uint8_t>(input[1])];
     output[2] = table[static_cast<uint8_t>(input[2])];
@@ -126,9 +116,7 @@ void Lookup(const int8_t* table, const int8_t* input, int8_t* output, uint32_t c
     input += 4;
     output += 4;
   }
-  for (uint32_t i = 0; i < (count & 3u); ++i) {
-    output[i] = table[static_cast<uint8_t>(input[i])];
-  }
+  for (uint32_t i = 0; i < (count & 3u); ++i) output[i] = table[static_cast<uint8_t>(input[i])];
 }
 
 #endif

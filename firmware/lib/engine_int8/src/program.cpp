@@ -50,18 +50,12 @@ class Builder {
 };
 
 Status Builder::Build() {
-  if (!model_.ok() || !model_.HasPolicyShape() || model_.operators() > kMaxOperators) {
-    return Status::kModelInvalid;
-  }
+  if (!model_.ok() || !model_.HasPolicyShape() || model_.operators() > kMaxOperators) return Status::kModelInvalid;
   Operand ends[2];
   for (uint32_t i = 0; i < 2; ++i) {
     const Status status = ReadOperand(i == 0 ? model_.input() : model_.output(), &ends[i]);
-    if (status != Status::kOk) {
-      return status;
-    }
-    if (ends[i].tensor.type != TensorType::kInt8) {
-      return Status::kModelNotInt8;
-    }
+    if (status != Status::kOk) return status;
+    if (ends[i].tensor.type != TensorType::kInt8) return Status::kModelNotInt8;
   }
   program_.input_quant = ends[0].quant;
   program_.output_quant = ends[1].quant;
@@ -72,9 +66,7 @@ Status Builder::Build() {
   program_.input = cursor_.Take<int8_t>(program_.n_obs);
   for (uint32_t i = 0; i < program_.n_steps; ++i) {
     const Status status = AddStep(i);
-    if (status != Status::kOk) {
-      return model_.ok() ? status : Status::kModelInvalid;
-    }
+    if (status != Status::kOk) return model_.ok() ? status : Status::kModelInvalid;
   }
   program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(ScratchBytes(widest_input_) / 4));
   refusal_ = {};
@@ -92,7 +84,7 @@ Status Builder::AddStep(uint32_t index) {
   void* taken = nullptr;
   const bool usable = model_.Count(op.outputs) == 1 && ReadOperand(model_.TensorOf(op.inputs, 0), &input) == Status::kOk &&
                       ReadOperand(model_.TensorOf(op.outputs, 0), &output) == Status::kOk;
-  // What it reads must have been computed, what it computes must be new.
+  // Its input must already be computed, its output must not.
   if (!usable || !FindData(input.number, index, &input.data) || output.number == model_.input() ||
       FindData(output.number, index, &taken)) {
     return Status::kUnsupportedOperator;
@@ -116,18 +108,12 @@ Status Builder::AddStep(uint32_t index) {
 
 /// Returns kOk, kModelInvalid (no such tensor, no usable shape, a constant), kModelNotInt8 (another type or quantization).
 Status Builder::ReadOperand(uint32_t number, Operand* operand) {
-  if (number >= model_.tensors()) {
-    return Status::kModelInvalid;
-  }
+  if (number >= model_.tensors()) return Status::kModelInvalid;
   Tensor& tensor = operand->tensor;
   tensor = model_.TensorAt(number);
   operand->number = number;
-  if (tensor.elements == 0 || tensor.elements > kMaxVector || tensor.data != nullptr) {
-    return Status::kModelInvalid;
-  }
-  if (tensor.type == TensorType::kFloat32) {
-    return Status::kOk;
-  }
+  if (tensor.elements == 0 || tensor.elements > kMaxVector || tensor.data != nullptr) return Status::kModelInvalid;
+  if (tensor.type == TensorType::kFloat32) return Status::kOk;
   operand->quant.zero_point = static_cast<int8_t>(tensor.zero_point);
   const bool one_scale = tensor.scale_count == 1 && operand->quant.zero_point == tensor.zero_point;
   operand->quant.scale = one_scale ? model_.ScaleAt(tensor, 0) : 0.0F;
@@ -152,9 +138,7 @@ bool Builder::FindData(uint32_t number, uint32_t before, void** data) {
 bool Builder::AddFullyConnected(const Operator& op, const Operand& input, const Operand& output, Step* step) {
   Tensor weights;
   Tensor bias;
-  if (!ReadDenseTensors(op, input, output, &weights, &bias)) {
-    return false;
-  }
+  if (!ReadDenseTensors(op, input, output, &weights, &bias)) return false;
   step->kind = StepKind::kFullyConnected;
   FullyConnectedLayer& layer = step->layer;
   layer = {};
@@ -179,7 +163,7 @@ bool Builder::ReadDenseTensors(const Operator& op, const Operand& input, const O
     return false;
   }
   *weights = model_.TensorAt(weights_number);
-  // One vector in, one vector out: batches would need more of both.
+  // One input vector, one output vector: no batches.
   if (weights->type != TensorType::kInt8 || weights->data_bytes != weights->elements || weights->elements == 0 ||
       weights->last_dimension != columns || weights->elements / columns != rows || output.tensor.last_dimension != rows ||
       !model_.HasPlainWeights(op)) {
@@ -190,9 +174,7 @@ bool Builder::ReadDenseTensors(const Operator& op, const Operand& input, const O
   }
   if (bias_number < model_.tensors()) {
     *bias = model_.TensorAt(bias_number);
-    if (bias->type != TensorType::kInt32 || bias->elements != rows || bias->data_bytes != 4 * rows) {
-      return Refuse("bias");
-    }
+    if (bias->type != TensorType::kInt32 || bias->elements != rows || bias->data_bytes != 4 * rows) return Refuse("bias");
   }
   return true;
 }
@@ -213,11 +195,9 @@ bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Ope
     if (row < weights.scale_count) {
       const float scale = model_.ScaleAt(weights, row);
       multiplier = Quotient(input.quant.scale, scale, output.quant.scale);
-      if (!IsScale(scale) || multiplier.shift > kMaxShift) {
-        return Refuse("weight scales");
-      }
+      if (!IsScale(scale) || multiplier.shift > kMaxShift) return Refuse("weight scales");
     }
-    if (shifts != nullptr) {  // the last that was taken: if it is there, so are the others
+    if (shifts != nullptr) {  // allocated last: if it fits, so do the others
       fractions[row] = multiplier.fraction;
       // A multiplier of 0 may have any shift.
       shifts[row] = static_cast<int8_t>(multiplier.fraction == 0 ? 0 : -1 - multiplier.shift);
@@ -230,9 +210,7 @@ bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Ope
 bool Builder::AddElementwise(const Operator& op, const Operand& input, const Operand& output, Step* step) {
   const bool from_float = input.tensor.type == TensorType::kFloat32;
   const bool to_float = output.tensor.type == TensorType::kFloat32;
-  if (input.tensor.elements != output.tensor.elements) {
-    return false;
-  }
+  if (input.tensor.elements != output.tensor.elements) return false;
   if (op.code == BuiltinOperator::kReshape) {
     step->kind = StepKind::kAlias;
     return from_float == to_float &&
@@ -248,9 +226,7 @@ bool Builder::AddElementwise(const Operator& op, const Operand& input, const Ope
     step->quant = output.quant;
     return !to_float;
   }
-  if (!HasTable(op.code)) {
-    return Refuse("unknown");
-  }
+  if (!HasTable(op.code)) return Refuse("unknown");
   step->kind = StepKind::kLookup;
   int8_t* table = cursor_.Take<int8_t>(kTableEntries);
   step->table = table;

@@ -36,16 +36,12 @@ constexpr uint8_t kFullyConnectedOptions = 8;
 
 TfliteModel::TfliteModel(const uint8_t* data, uint32_t size) : file_(data, size) {
   const uint8_t* identifier = file_.At(4, 4);
-  if (identifier == nullptr || size > INT32_MAX || std::memcmp(identifier, "TFL3", 4) != 0) {
-    return;
-  }
+  if (identifier == nullptr || size > INT32_MAX || std::memcmp(identifier, "TFL3", 4) != 0) return;
   const uint32_t model = file_.Root();
   codes_ = file_.VectorField(model, model_table::kOperatorCodes, 4);
   buffers_ = file_.VectorField(model, model_table::kBuffers, 4);
   const uint32_t subgraphs = file_.VectorField(model, model_table::kSubgraphs, 4);
-  if (file_.Count(subgraphs) != 1) {
-    return;
-  }
+  if (file_.Count(subgraphs) != 1) return;
   const uint32_t subgraph = file_.TableIn(subgraphs, 0);
   tensors_ = file_.VectorField(subgraph, subgraph_table::kTensors, 4);
   operators_ = file_.VectorField(subgraph, subgraph_table::kOperators, 4);
@@ -62,7 +58,7 @@ TfliteModel::TfliteModel(const uint8_t* data, uint32_t size) : file_(data, size)
 Operator TfliteModel::OperatorAt(uint32_t index) {
   const uint32_t table = file_.TableIn(operators_, index);
   const uint32_t code = file_.TableIn(codes_, file_.Uint32Field(table, operator_table::kCode, 0));
-  // Old files keep the code in an 8-bit field, new ones in a 32-bit field; the larger one is right.
+  // Old files store the code in an 8-bit field, new ones in a 32-bit field; the larger one is valid.
   const uint32_t old_code = file_.Uint8Field(code, code_table::kOldCode, 0);
   const uint32_t new_code = file_.Uint32Field(code, code_table::kCode, 0);
   Operator op;
@@ -101,7 +97,7 @@ Tensor TfliteModel::TensorAt(uint32_t index) {
 
 void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
   if (file_.Uint8Field(table, quantization_table::kDetailsType, 0) != 0) {
-    return;  // a custom quantization: no scales that mean anything here
+    return;  // custom quantization: its scales are not usable
   }
   tensor->scales = file_.VectorField(table, quantization_table::kScale, 4);
   tensor->scale_count = file_.Count(tensor->scales);
@@ -116,9 +112,7 @@ void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
 }
 
 uint32_t TfliteModel::TensorOf(uint32_t operands, uint32_t index) {
-  if (index >= file_.Count(operands)) {
-    return tensor_count_;
-  }
+  if (index >= file_.Count(operands)) return tensor_count_;
   const uint32_t tensor = static_cast<uint32_t>(file_.Int32In(operands, index));
   return tensor < tensor_count_ ? tensor : tensor_count_;
 }

@@ -73,7 +73,7 @@ Status RemoteEngine::Call(Command command, const Part& head, const Part& body) {
 
 Status RemoteEngine::ReceiveReply() {
   message_[0] = '\0';
-  // A short reply is there whole after one recv().
+  // One recv() usually returns a short reply completely.
   uint8_t chunk[kReplyHeader + kInline];
   size_t received = 0;
   while (received < kReplyHeader) {
@@ -102,7 +102,7 @@ Status RemoteEngine::Lost() {
 }
 
 Status RemoteEngine::Malformed() {
-  constexpr char kText[] = "the process that runs the engine answers something else than its protocol";
+  constexpr char kText[] = "the process that runs the engine sent an invalid reply";
   std::memcpy(message_, kText, sizeof(kText));
   detail_ = 0;
   return Status::kEngineLost;

@@ -20,11 +20,11 @@ constexpr bool kKeepsTensors =
     std::is_constructible_v<Interpreter, const tflite::Model*, const tflite::MicroOpResolver&, uint8_t*, size_t,
                             tflite::MicroResourceVariables*, tflite::MicroProfilerInterface*, bool>;
 
-// TFLM puts its own objects into the arena before it checks for room: the planner that keeps tensors alone takes 4 kB.
+// TFLM places its own objects in the arena before checking its size; the planner that keeps tensors takes 4 kB.
 constexpr size_t kOwnObjects = 1024;
 constexpr size_t kSmallestArena = kOwnObjects + (kKeepsTensors ? sizeof(tflite::LinearMemoryPlanner) : 0);
 
-// Templates, so that the branch for the other kind of library is not compiled.
+// Templates, so that the branch for the other library version is not compiled.
 template <typename Target>
 void Emplace(Target* target, const tflite::Model* model, const tflite::MicroOpResolver& resolver, const Arena& arena) {
   if constexpr (kKeepsTensors) {
@@ -54,7 +54,7 @@ size_t SizeOf(const Vector* vector) {
   return vector == nullptr ? 0 : vector->size();
 }
 
-/// Whether every index points at one of `count` tensors; -1 stands for an optional input that is left out.
+/// Whether every index refers to one of `count` tensors; -1 is an omitted optional input.
 template <typename Vector>
 bool IndicesValid(const Vector* indices, size_t count, int32_t smallest) {
   for (size_t i = 0; i < SizeOf(indices); ++i) {
@@ -64,8 +64,7 @@ bool IndicesValid(const Vector* indices, size_t count, int32_t smallest) {
   return true;
 }
 
-/// Whether all tensors and operators lie inside the file. flatbuffers' own Verifier would check the rest, too, which no policy
-/// has: it is 24 kB of code.
+/// Whether all tensors and operators lie within the file. flatbuffers' own Verifier takes 24 kB of code.
 bool IsWhole(const ByteSpan& bytes) {
   int8::TfliteModel file(bytes.data, static_cast<uint32_t>(bytes.size));
   for (uint32_t i = 0; file.ok() && i < file.tensors(); ++i) file.TensorAt(i);
@@ -116,14 +115,14 @@ Status TflmEngine::RegisterOperators() {
   if (registered_) return Status::kOk;
   registered_ = resolver_.AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT8()) == kTfLiteOk &&
                 resolver_.AddRelu() == kTfLiteOk && resolver_.AddTanh() == kTfLiteOk;
-  return registered_ ? Status::kOk : Refuse(Status::kUnsupportedOperator, 0, "TFLM refuses an operator that it should have");
+  return registered_ ? Status::kOk : Refuse(Status::kUnsupportedOperator, 0, "TFLM did not register a built-in operator");
 }
 
 Status TflmEngine::CheckModel(const ByteSpan& bytes) {
   if (reinterpret_cast<uintptr_t>(bytes.data) % kModelAlignment != 0)
-    return Refuse(Status::kModelInvalid, kModelAlignment, "the model does not lie on a multiple of 16 bytes");
+    return Refuse(Status::kModelInvalid, kModelAlignment, "the model is not aligned to 16 bytes");
   if (!IsWhole(bytes))
-    return Refuse(Status::kModelInvalid, 0, "the model is not a whole .tflite file of one input and one output");
+    return Refuse(Status::kModelInvalid, 0, "the model is not a complete .tflite file with one input and one output");
   model_ = tflite::GetModel(bytes.data);
   if (model_->version() != TFLITE_SCHEMA_VERSION)
     return Refuse(Status::kModelInvalid, model_->version(), "the model has another version of the .tflite format");
@@ -133,12 +132,12 @@ Status TflmEngine::CheckModel(const ByteSpan& bytes) {
 }
 
 Status TflmEngine::CheckGraph() {
-  if (SizeOf(model_->subgraphs()) != 1) return Refuse(Status::kModelInvalid, 0, "the model has not one graph");
+  if (SizeOf(model_->subgraphs()) != 1) return Refuse(Status::kModelInvalid, 0, "the model does not have exactly one graph");
   const auto* graph = model_->subgraphs()->Get(0);
   const size_t tensors = SizeOf(graph->tensors());
   const bool one_each = SizeOf(graph->inputs()) == 1 && SizeOf(graph->outputs()) == 1;
   if (!one_each || !IndicesValid(graph->inputs(), tensors, 0) || !IndicesValid(graph->outputs(), tensors, 0))
-    return Refuse(Status::kModelInvalid, 0, "the model has not one input and one output");
+    return Refuse(Status::kModelInvalid, 0, "the model does not have exactly one input and one output");
   for (size_t i = 0; i < tensors; ++i) {
     const auto* tensor = graph->tensors()->Get(static_cast<flatbuffers::uoffset_t>(i));
     if (tensor->shape() == nullptr || tensor->buffer() >= SizeOf(model_->buffers()))
@@ -155,7 +154,7 @@ Status TflmEngine::CheckOperators() {
     const bool connected = SizeOf(op->inputs()) > 0 && SizeOf(op->outputs()) > 0;
     if (!connected || !IndicesValid(op->inputs(), tensors, -1) || !IndicesValid(op->outputs(), tensors, 0) ||
         op->opcode_index() >= SizeOf(model_->operator_codes()))
-      return Refuse(Status::kModelInvalid, 0, "an operator of the model names a tensor or code that is not there");
+      return Refuse(Status::kModelInvalid, 0, "an operator of the model refers to a missing tensor or operator code");
     const tflite::BuiltinOperator code = tflite::GetBuiltinCode(model_->operator_codes()->Get(op->opcode_index()));
     if (resolver_.FindOp(code) == nullptr)
       return Refuse(Status::kUnsupportedOperator, static_cast<uint32_t>(code), tflite::EnumNameBuiltinOperator(code));
@@ -164,9 +163,9 @@ Status TflmEngine::CheckOperators() {
 }
 
 Status TflmEngine::StartInterpreter(const Arena& arena) {
-  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena does not hold the objects of TFLM");
+  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena is too small for TFLM's own objects");
   Emplace(&interpreter_, model_, resolver_, arena);
-  // The operators are known and the graph is whole: what is left is room.
+  // Operators and graph are valid: what can still be missing is memory.
   if (interpreter_->AllocateTensors() != kTfLiteOk)
     return Refuse(Status::kArenaTooSmall, 0,
                   "TFLM's AllocateTensors() failed: the arena is too small, or a kernel refuses its tensors");
@@ -177,7 +176,7 @@ Status TflmEngine::StartInterpreter(const Arena& arena) {
 
 Status TflmEngine::CheckTensors() {
   if (input_ == nullptr || output_ == nullptr)
-    return Refuse(Status::kArenaTooSmall, 0, "no room for the input and output tensors");
+    return Refuse(Status::kArenaTooSmall, 0, "the arena has no room for the input and output tensors");
   if (!IsInt8(input_)) return Refuse(Status::kModelNotInt8, 0, "the input");
   if (!IsInt8(output_)) return Refuse(Status::kModelNotInt8, 0, "the output");
   if (input_->bytes > UINT16_MAX || output_->bytes > UINT16_MAX)

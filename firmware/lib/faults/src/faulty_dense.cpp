@@ -80,7 +80,7 @@ FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vec
 
 double FaultyDense::Factor(const ModelTensor& input, const ModelTensor& weights, const ModelTensor& output, uint32_t row) const {
   if (fault_ == Fault::kModelFirstScale) {
-    // As the library of that time did: one factor for all, its product in float32.
+    // As old TFLM libraries: one factor for all channels, its product in float32.
     const float product = input.Scale(0) * weights.Scale(0);
     return static_cast<double>(product) / static_cast<double>(output.Scale(0));
   }

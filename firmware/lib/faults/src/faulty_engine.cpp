@@ -8,7 +8,7 @@
 namespace hil::faults {
 namespace {
 
-/// Other weights of the same size: each tensor's in reverse order.
+/// Other weights of the same size: each tensor reversed.
 void ReverseWeights(ModelView* view) {
   for (ModelTensor& tensor : view->tensors()) {
     if (tensor.int8) std::reverse(tensor.data.data, tensor.data.data + tensor.data.count);
@@ -18,7 +18,7 @@ void ReverseWeights(ModelView* view) {
 }  // namespace
 
 Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
-  const Status status = engine_->Init(model, arena);  // refuses what the code below could not read
+  const Status status = engine_->Init(model, arena);  // refuses models that the code below could not read
   if (status != Status::kOk) return status;
   previous_.assign(info().n_act, 0);
   model_.assign(model.data, model.data + model.size);
@@ -32,7 +32,7 @@ Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
     case Fault::kModelSingleRounding:
       dense_ = FaultyDense::Make(fault_, &view);
       if (dense_) return Status::kOk;
-      message_ = "this fault can be given to a model of dense layers only";
+      message_ = "this fault requires a model of dense layers only";
       return Status::kUnsupportedOperator;
     default:
       return Status::kOk;

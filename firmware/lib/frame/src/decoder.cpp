@@ -12,7 +12,7 @@ constexpr uint8_t kFirstType = 0x80;
 bool IsText(uint8_t byte) { return (byte >= 0x20 && byte < 0x7F) || byte == '\t'; }
 bool IsLineEnd(uint8_t byte) { return byte == '\r' || byte == '\n'; }
 
-// Type and sequence number of a frame of which only the beginning is there. At least 8 encoded bytes are.
+// Reads type and sequence number from the first 8 encoded bytes of a frame.
 void PeekHeader(const uint8_t* encoded, FrameView* frame) {
   uint8_t head[8];
   std::memcpy(head, encoded, sizeof(head));
@@ -53,12 +53,12 @@ Decoder::Event Decoder::Feed(uint8_t byte) {
 }
 
 void Decoder::Reset() {
-  if (state_ == State::kFrame) ++counters_.framing_errors;  // one that is too long was counted when it became so
+  if (state_ == State::kFrame) ++counters_.framing_errors;  // an oversized frame is already counted
   Drop(size_);
   state_ = State::kStart;
 }
 
-// Start(), Text() and RestartWith() call one another once at most: a restart begins with nothing held.
+// The recursion is one level deep: a restart holds no bytes.
 // NOLINTBEGIN(misc-no-recursion)
 Decoder::Event Decoder::Start(uint8_t byte) {
   if (size_ == 0) {

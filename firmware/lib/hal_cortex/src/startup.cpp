@@ -22,12 +22,10 @@ size_t BytesBetween(const uint32_t* from, const uint32_t* to) {
   return reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from);
 }
 
-/// Everything below the running frame, so that what was used can be told from what was not.
+/// Paints the stack below the current frame, for StackHighWater().
 void PaintStack() {
   const uint32_t* const frame = static_cast<uint32_t*>(__builtin_frame_address(0)) - 32;
-  for (volatile uint32_t* word = &hil_stack_limit; word < frame; ++word) {
-    *word = hil::cortex::kStackPaint;
-  }
+  for (volatile uint32_t* word = &hil_stack_limit; word < frame; ++word) *word = hil::cortex::kStackPaint;
 }
 
 }  // namespace
@@ -40,9 +38,7 @@ extern "C" void ResetHandler() {
   PaintStack();
   std::memcpy(&hil_data_start, &hil_data_load, BytesBetween(&hil_data_start, &hil_data_end));
   std::memset(&hil_bss_start, 0, BytesBetween(&hil_bss_start, &hil_bss_end));
-  for (void (**constructor)() = hil_constructors_start; constructor != hil_constructors_end; ++constructor) {
-    (*constructor)();
-  }
+  for (void (**constructor)() = hil_constructors_start; constructor != hil_constructors_end; ++constructor) (*constructor)();
   main();
   FaultHandler();  // main() never returns
 }

@@ -43,12 +43,8 @@ void System::Reboot() {
 hal::ResetCause System::Cause(bool watchdog_fired) {
   const uint32_t found = note;
   note = kRunningNote;
-  if (found == kRequestedNote) {
-    return hal::ResetCause::kRequested;
-  }
-  if (watchdog_fired) {
-    return hal::ResetCause::kWatchdog;
-  }
+  if (found == kRequestedNote) return hal::ResetCause::kRequested;
+  if (watchdog_fired) return hal::ResetCause::kWatchdog;
   return found == kRunningNote ? hal::ResetCause::kUnknown : hal::ResetCause::kPowerOn;
 }
 
@@ -58,9 +54,7 @@ uint32_t StaticRamBytes() { return BytesBetween(&hil_data_start, &hil_bss_end); 
 
 uint32_t System::StackHighWater() const {
   const uint32_t* lowest = &hil_stack_limit;
-  while (*lowest == kStackPaint && lowest != &hil_stack_top) {
-    ++lowest;
-  }
+  while (*lowest == kStackPaint && lowest != &hil_stack_top) ++lowest;
   return BytesBetween(lowest, &hil_stack_top);
 }
 

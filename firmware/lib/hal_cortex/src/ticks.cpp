@@ -29,12 +29,8 @@ uint64_t TickClock::NowUs() const {
     left = SysTickValue();
     pending = (InterruptControl() & kSysTickPending) != 0;
   } while (ms != milliseconds);
-  if (pending && left > cycles_per_ms / 2) {
-    ++ms;
-  }
-  if (ms < last_ms_) {
-    ++wraps_;
-  }
+  if (pending && left > cycles_per_ms / 2) ++ms;
+  if (ms < last_ms_) ++wraps_;
   last_ms_ = ms;
   return ((uint64_t{wraps_} << 32) + ms) * 1000 + (cycles_per_ms - 1 - left) * 1000 / cycles_per_ms;
 }

@@ -18,7 +18,7 @@ void StartClocks() {
 }
 
 uint64_t FpgaClock::NowUs() const {
-  // The fine counter wraps after 71 minutes; the coarse one (resolution 10 ms at best) counts the wraps.
+  // The fine counter wraps every 71 minutes; the coarse one, in units of 10 ms, extends it.
   const uint64_t coarse_us = uint64_t{fpga::Counter100Hz()} * kUsPer100Hz;
   const uint32_t fine_us = fpga::Counter();
   const int32_t difference = static_cast<int32_t>(fine_us - static_cast<uint32_t>(coarse_us));

@@ -1,5 +1,5 @@
-// Every access to a register of an emulated device costs the emulator about as much as a thousand instructions, so that this file
-// takes as few as it can: two for a byte that arrives, two for one that leaves, one to go to sleep.
+// A register access of an emulated device costs QEMU about as much as a thousand instructions. This file minimizes them: two per
+// received byte, two per sent byte, one per sleep.
 #include <initializer_list>
 
 #include "hal_cortex/ring.h"
@@ -14,10 +14,10 @@ using namespace cortex;  // NOLINT(google-build-using-namespace): its registers
 
 namespace {
 
-constexpr uint32_t kMinBaudDivider = 16;  // the least that the UART takes
+constexpr uint32_t kMinBaudDivider = 16;  // minimum of the UART
 constexpr uint32_t kMaxAlarmMs = 500;     // SysTick has 24 bits
 constexpr uint32_t kTicksPerMs = kClockHz / 1000;
-constexpr uint32_t kGatherMs = 100;  // bytes without a delimiter are handed over after this time at the latest
+constexpr uint32_t kGatherMs = 100;  // longest delay of bytes without a delimiter
 constexpr uint32_t kWriteTimeoutMs = 100;
 constexpr uint32_t kNapMs = 1;
 
@@ -43,19 +43,17 @@ void StopAlarm() {
   alarm_is_set = false;
 }
 
-/// Sees to it that an alarm goes off within `ms`. One that does so anyway is left as it is, because setting one wakes QEMU's main
-/// loop: with a watchdog of 100 ms and a request every 5 ms that would be twenty times as often as needed.
+/// Ensures that an alarm goes off within `ms`. An earlier one is kept, because setting one wakes QEMU's main loop: with a
+/// watchdog of 100 ms and a request every 5 ms, 20 times as often as needed.
 void WakeWithin(uint32_t ms) {
   const uint32_t limit_ms = ms < kMaxAlarmMs ? ms : kMaxAlarmMs;
-  if (!alarm_is_set || alarm_went_off || SysTickValue() > limit_ms * kTicksPerMs) {
-    SetAlarm(limit_ms);
-  }
+  if (!alarm_is_set || alarm_went_off || SysTickValue() > limit_ms * kTicksPerMs) SetAlarm(limit_ms);
 }
 
 }  // namespace
 
 extern "C" void UartReceiveHandler() {
-  uart::InterruptStatus() = uart::kReceivePending;  // before the byte is taken, for the next one may come at once
+  uart::InterruptStatus() = uart::kReceivePending;  // before the byte is read: the next one may follow immediately
   if (ring.Full()) {
     uart::Control() = kNotReceiving;
     stalled = true;
@@ -81,29 +79,21 @@ __attribute__((section(".vectors"), used)) constexpr Vectors kVectors =
 void CmsdkUart::Open(uint32_t baud) {
   const uint32_t divider = kClockHz / baud;
   uart::BaudDivider() = divider < kMinBaudDivider ? kMinBaudDivider : divider;
-  for (const uint32_t irq : {kUartReceiveIrq, kUartTransmitIrq}) {
-    InterruptEnable(irq) = 1u << (irq % 32);
-  }
+  for (const uint32_t irq : {kUartReceiveIrq, kUartTransmitIrq}) InterruptEnable(irq) = 1u << (irq % 32);
   uart::Control() = kReceiving;
-  // QEMU's main loop notices that the UART receives only when it is touched again; without this the first request may wait for
-  // the better part of a second.
+  // QEMU notices the enabled receiver only at the next register access; without this one the first request may wait for most of a
+  // second.
   [[maybe_unused]] const uint32_t nothing_yet = uart::Data();
   EnableInterrupts();
 }
 
 void CmsdkUart::Wait(uint32_t timeout_ms) {
-  if (timeout_ms == 0) {
-    return;
-  }
+  if (timeout_ms == 0) return;
   bool gathering = false;
   DisableInterrupts();
-  if (timeout_ms != UINT32_MAX) {
-    WakeWithin(timeout_ms);
-  }
+  if (timeout_ms != UINT32_MAX) WakeWithin(timeout_ms);
   for (;;) {
-    if (ring.HasMessage() || alarm_went_off) {
-      break;
-    }
+    if (ring.HasMessage() || alarm_went_off) break;
     if (ring.Size() != 0 && !gathering) {
       gathering = true;
       WakeWithin(kGatherMs);
@@ -142,11 +132,9 @@ bool CmsdkUart::Write(const uint8_t* data, size_t size) {
 }
 
 bool CmsdkUart::WaitForRoom() {
-  if (congested_) {
-    return false;
-  }
-  // Asleep, not polling: QEMU's main loop, which has to empty the transmitter, hardly gets a turn beside a busy processor. And in
-  // short naps: it does not notice by itself that the transmitter waits, but every timer that expires makes it look.
+  if (congested_) return false;
+  // Sleeps instead of polling: QEMU's main loop, which empties the transmitter, hardly runs beside a busy processor. In short
+  // naps: it checks the transmitter only when a timer expires.
   bool room = false;
   DisableInterrupts();
   uart::Control() = (stalled ? kNotReceiving : kReceiving) | uart::kTransmitInterrupt;

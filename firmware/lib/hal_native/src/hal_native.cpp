@@ -12,7 +12,7 @@
 #include <cstring>
 
 extern "C" {
-// By the linker, which names them.
+// Defined and named by the linker.
 // NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
 extern char __executable_start, __data_start, edata, end;
 }
@@ -26,11 +26,11 @@ constexpr uint8_t kMark = 0xA5;
 uintptr_t marked_from = 0;
 uintptr_t marked_to = 0;
 
-/// Fills the stack below the caller's frame. Not inlined, so that its own frame is what it fills.
+/// Paints the stack below the caller's frame: its own, therefore not inlined.
 __attribute__((noinline, no_sanitize("address"))) void MarkStack() {
   volatile uint8_t frame[kMarkedStack];
   for (volatile uint8_t& byte : frame) byte = kMark;
-  // The addresses outlive the frame, and are meant to: what is called later writes there.
+  // Intentional: functions called later use this memory.
   marked_from = reinterpret_cast<uintptr_t>(&frame[0]);  // cppcheck-suppress danglingLifetime
   marked_to = marked_from + sizeof frame;                // cppcheck-suppress danglingLifetime
 }
@@ -43,7 +43,7 @@ constexpr int kWriteTimeoutMs = 100;
 constexpr char kResetCauseVariable[] = "BALANCE_HIL_RESET_CAUSE";
 constexpr char kRequested[] = "requested";
 
-// A signal that is handled does not shorten a wait.
+// A handled signal does not end the wait.
 int PollOnce(int fd, short events, int timeout_ms, short* seen) {
   pollfd entry{fd, events, 0};
   int ready = 0;

@@ -1,12 +1,12 @@
-// The second stage of the boot: the ROM copies the first 256 bytes of the flash to RAM, checks their CRC-32 (which the build
-// appends) and runs them. They set the flash interface to the plain read command (03h), which every flash chip knows, at a
-// quarter of the processor's clock, and start the image.
+// Second-stage boot loader: the ROM copies the first 256 bytes of the flash to RAM, checks their CRC-32 (which the build
+// appends) and runs them. They set the flash interface to the plain read command (03h), which every flash chip supports, at a
+// quarter of the processor clock, and start the image.
 
 extern "C" __attribute__((naked, section(".boot2"), used)) void SecondStageBoot() {
   __asm__ volatile(
       "ldr r0, 1f\n"  // SSI
       "movs r1, #0\n"
-      "str r1, [r0, #0x08]\n"  // SSIENR: off while it is set up
+      "str r1, [r0, #0x08]\n"  // SSIENR: disabled during set-up
       "movs r1, #4\n"
       "str r1, [r0, #0x14]\n"  // BAUDR
       "ldr r1, 2f\n"

@@ -19,9 +19,7 @@ uint32_t clock_hz = kRingOscillatorHz;
 
 bool Await(volatile uint32_t& status, uint32_t mask) {
   for (uint32_t tries = 0; tries < kTries; ++tries) {
-    if ((status & mask) == mask) {
-      return true;
-    }
+    if ((status & mask) == mask) return true;
   }
   return false;
 }
@@ -29,24 +27,18 @@ bool Await(volatile uint32_t& status, uint32_t mask) {
 bool StartCrystal() {
   xosc::Startup() = xosc::kStartupDelay;
   xosc::Control() = xosc::kEnable;
-  if (!Await(xosc::Status(), xosc::kStable)) {
-    return false;
-  }
+  if (!Await(xosc::Status(), xosc::kStable)) return false;
   clocks::RefControl() = clocks::kRefCrystal;
   return Await(clocks::RefSelected(), 1u << clocks::kRefCrystal);
 }
 
 bool StartPll() {
   resets::Clear() = resets::kPllSys;
-  if (!Await(resets::Done(), resets::kPllSys)) {
-    return false;
-  }
+  if (!Await(resets::Done(), resets::kPllSys)) return false;
   pll::Control() = 1;  // reference divider
   pll::Feedback() = kPllFeedback;
   pll::PowerClear() = pll::kDown | pll::kVcoDown;
-  if (!Await(pll::Control(), pll::kLocked)) {
-    return false;
-  }
+  if (!Await(pll::Control(), pll::kLocked)) return false;
   pll::PostDividers() = kPllPostDividers;
   pll::PowerClear() = pll::kPostDividersDown;
   clocks::SysControl() = clocks::kSysAux;
@@ -56,9 +48,7 @@ bool StartPll() {
 }  // namespace
 
 void StartClocks() {
-  if (StartCrystal()) {
-    clock_hz = StartPll() ? kPllHz : kCrystalHz;
-  }
+  if (StartCrystal()) clock_hz = StartPll() ? kPllHz : kCrystalHz;
   clocks::PeriControl() = clocks::kPeriEnable;
   watchdog::Tick() = kCrystalHz / 1'000'000 | watchdog::kTickEnable;
   resets::Clear() = resets::kTimer;
@@ -72,7 +62,7 @@ bool WatchdogFired() { return (watchdog::Reason() & watchdog::kByTimer) != 0; }
 
 void StartWatchdog() {
   PsmWatchdogSelect() = kAllButOscillators;
-  watchdog::BootMagic() = 0;  // an ordinary start
+  watchdog::BootMagic() = 0;  // normal boot
   FeedWatchdog();
   watchdog::ControlSet() = watchdog::kEnable;
 }
@@ -84,9 +74,7 @@ uint64_t TimerClock::NowUs() const {
   for (;;) {
     const uint32_t low = timer::Low();
     const uint32_t again = timer::High();
-    if (again == high) {
-      return uint64_t{high} << 32 | low;
-    }
+    if (again == high) return uint64_t{high} << 32 | low;
     high = again;
   }
 }

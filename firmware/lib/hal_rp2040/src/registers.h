@@ -48,12 +48,12 @@ inline volatile uint32_t& ControlSet() { return Register(0x40058000 + kAtomicSet
 inline volatile uint32_t& ControlClear() { return Register(0x40058000 + kAtomicClear); }
 inline volatile uint32_t& Load() { return Register(0x40058004); }
 inline volatile uint32_t& Reason() { return Register(0x40058008); }
-inline volatile uint32_t& BootMagic() { return Register(0x4005801C); }  // SCRATCH4: what the boot ROM looks at
+inline volatile uint32_t& BootMagic() { return Register(0x4005801C); }  // SCRATCH4: read by the boot ROM
 inline volatile uint32_t& Tick() { return Register(0x4005802C); }
 inline constexpr uint32_t kTrigger = 1u << 31, kEnable = 1u << 30, kByTimer = 1u << 0, kTickEnable = 1u << 9;
 }  // namespace watchdog
 
-/// What the watchdog resets: all but the two oscillators.
+/// What the watchdog resets: everything except the two oscillators.
 inline volatile uint32_t& PsmWatchdogSelect() { return Register(0x40010008); }
 inline constexpr uint32_t kAllButOscillators = 0x0001FFFC;
 

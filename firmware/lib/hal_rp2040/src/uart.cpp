@@ -19,12 +19,8 @@ volatile uint32_t lost = 0;
 extern "C" void Uart0Handler() {
   while ((uart0::Flags() & uart0::kReceiveEmpty) == 0) {
     const uint32_t data = uart0::Data();
-    if ((data & uart0::kOverrun) != 0 || ring.Full()) {
-      lost = lost + 1;
-    }
-    if (!ring.Full()) {
-      ring.Put(static_cast<uint8_t>(data));
-    }
+    if ((data & uart0::kOverrun) != 0 || ring.Full()) lost = lost + 1;
+    if (!ring.Full()) ring.Put(static_cast<uint8_t>(data));
   }
 }
 
@@ -46,7 +42,7 @@ void Uart0::Open(uint32_t baud) {
   const uint32_t divider = (ClockHz() * 4 + baud / 2) / baud;  // in 64ths of 16 clocks
   uart0::BaudInteger() = divider / 64;
   uart0::BaudFraction() = divider % 64;
-  uart0::LineControl() = uart0::kEightBits | uart0::kFifos;  // also takes the divider over
+  uart0::LineControl() = uart0::kEightBits | uart0::kFifos;  // also latches the divider
   uart0::FifoLevels() = 0;                                   // interrupts when the receive FIFO is an eighth full
   uart0::Control() = uart0::kEnable | uart0::kTransmit | uart0::kReceive;
   uart0::InterruptMask() = uart0::kReceiveInterrupt | uart0::kReceiveTimeoutInterrupt;
@@ -61,9 +57,7 @@ size_t Uart0::Read(uint8_t* buffer, size_t capacity) { return ring.Take(buffer, 
 bool Uart0::Write(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < size; ++i) {
     for (const uint32_t started = cortex::Ticks(); (uart0::Flags() & uart0::kTransmitFull) != 0;) {
-      if (cortex::Ticks() - started >= kWriteTimeoutMs) {
-        return false;
-      }
+      if (cortex::Ticks() - started >= kWriteTimeoutMs) return false;
     }
     uart0::Data() = data[i];
   }

@@ -18,9 +18,7 @@ uint32_t clock_hz = kInternalHz;
 
 bool Await(volatile uint32_t& status, uint32_t mask, uint32_t wanted) {
   for (uint32_t tries = 0; tries < kTries; ++tries) {
-    if ((status & mask) == wanted) {
-      return true;
-    }
+    if ((status & mask) == wanted) return true;
   }
   return false;
 }
@@ -29,7 +27,7 @@ bool Await(volatile uint32_t& status, uint32_t mask, uint32_t wanted) {
 
 void StartClocks() {
   if ((rcc::Control() & rcc::kInternalReady) == 0) {
-    clock_hz = kPllHz;  // an emulator without a clock tree: its processor runs at the highest rate
+    clock_hz = kPllHz;  // emulators without a clock tree run at the maximum rate
     cortex::StartTicks(clock_hz);
     return;
   }
@@ -38,9 +36,7 @@ void StartClocks() {
   rcc::Control() |= rcc::kPllOn;
   if (Await(rcc::Control(), rcc::kPllReady, rcc::kPllReady)) {
     rcc::Configuration() = rcc::kApb1By4 | rcc::kApb2By2 | rcc::kSwitchToPll;
-    if (Await(rcc::Configuration(), rcc::kSwitchStatusPll, rcc::kSwitchStatusPll)) {
-      clock_hz = kPllHz;
-    }
+    if (Await(rcc::Configuration(), rcc::kSwitchStatusPll, rcc::kSwitchStatusPll)) clock_hz = kPllHz;
   }
   cortex::StartTicks(clock_hz);
 }

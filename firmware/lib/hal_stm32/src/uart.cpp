@@ -24,16 +24,10 @@ void SetField(volatile uint32_t& reg, uint32_t pin, uint32_t value) {
 
 extern "C" void Usart2Handler() {
   const uint32_t status = usart2::Status();
-  if ((status & (usart2::kReceived | usart2::kOverrun)) == 0) {
-    return;
-  }
+  if ((status & (usart2::kReceived | usart2::kOverrun)) == 0) return;
   const uint8_t byte = static_cast<uint8_t>(usart2::Data());  // reading it after the status clears both
-  if ((status & usart2::kOverrun) != 0 || ring.Full()) {
-    lost = lost + 1;
-  }
-  if ((status & usart2::kReceived) != 0 && !ring.Full()) {
-    ring.Put(byte);
-  }
+  if ((status & usart2::kOverrun) != 0 || ring.Full()) lost = lost + 1;
+  if ((status & usart2::kReceived) != 0 && !ring.Full()) ring.Put(byte);
 }
 
 namespace {
@@ -66,9 +60,7 @@ size_t Usart2::Read(uint8_t* buffer, size_t capacity) { return ring.Take(buffer,
 bool Usart2::Write(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < size; ++i) {
     for (const uint32_t started = cortex::Ticks(); (usart2::Status() & usart2::kTransmitEmpty) == 0;) {
-      if (cortex::Ticks() - started >= kWriteTimeoutMs) {
-        return false;
-      }
+      if (cortex::Ticks() - started >= kWriteTimeoutMs) return false;
     }
     usart2::Data() = data[i];
   }

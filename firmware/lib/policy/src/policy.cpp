@@ -8,7 +8,7 @@
 namespace hil {
 namespace {
 
-// A code and its zero point differ by 255 at most.
+// A code and its zero point differ by at most 255.
 constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
 
 }  // namespace
@@ -48,7 +48,7 @@ Outcome Policy::Check() {
 Outcome Policy::Verify() {
   SelfTestCount result;
   const Outcome tested = SelfTest(&result);
-  // What the board did to itself does not count as an inference.
+  // The replay does not count as inferences.
   times_ = {};
   has_result_ = false;
   if (!tested.ok()) return Refuse(tested.status, tested.detail, engine_->message());

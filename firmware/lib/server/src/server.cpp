@@ -12,7 +12,7 @@ constexpr uint64_t kUsPerMs = 1000;
 // A partial frame is dropped after a timeout, so that the next frame is not read as its remainder.
 constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs;
 
-// So that the strings of INFO fit its payload together.
+// Together, the strings of INFO fit its payload.
 constexpr size_t kNameLimit = 80;
 constexpr size_t kMessageLimit = 240;
 
@@ -286,7 +286,7 @@ void Server::SendLine(size_t size, bool checksum) {
 template <typename Message>
 void Server::Reply(const Message& message) {
   size_t size = encoder_.Encode(message, frame_.seq, out_ + 1);
-  if (size == 0) {  // the answer is longer than a frame; this one is not
+  if (size == 0) {  // the reply does not fit a frame; this error does
     ++errors_;
     const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame_.type};
     size = encoder_.Encode(error, frame_.seq, out_ + 1);

@@ -31,7 +31,7 @@ class Cursor {
     while (Peek() == ' ' || Peek() == '\t') ++at_;
   }
 
-  /// Takes `word`, written in any case.
+  /// Skips `word`, case-insensitively.
   bool TakeWord(const char* word) {
     const char* at = at_;
     for (; *word != '\0'; ++word, ++at) {
@@ -58,7 +58,7 @@ double PowerOfTen(int exponent) {
 
 double Scale(double value, int exponent) { return exponent < 0 ? value / PowerOfTen(-exponent) : value * PowerOfTen(exponent); }
 
-// Digits with one optional point; false when there is no digit. `*exponent` counts what the point and dropped digits shift.
+// Parses digits with an optional decimal point; false without a digit. `*exponent`: shift by the point and by dropped digits.
 bool ParseMantissa(Cursor* cursor, uint64_t* mantissa, int* exponent) {
   int digits = 0;
   bool any = false;
@@ -105,7 +105,7 @@ bool ParseNumber(Cursor* cursor, float* value) {
     cursor->TakeWord("inity");
     magnitude = std::numeric_limits<double>::infinity();
   } else if (ParseMantissa(cursor, &mantissa, &exponent) && ParseExponent(cursor, &exponent)) {
-    // Dividing by a power beyond a double's range would give 0 too early: a line is short, so both parts are bounded.
+    // In two steps, because a power of ten beyond the range of a double would give 0 too early.
     const int first = exponent < -300 ? -300 : exponent;
     magnitude = mantissa == 0 ? 0.0 : Scale(Scale(static_cast<double>(mantissa), first), exponent - first);
   } else {
@@ -119,7 +119,7 @@ bool ParseNumber(Cursor* cursor, float* value) {
 uint32_t Digits(double magnitude, int* exponent) {
   int power = static_cast<int>(std::floor(std::log10(magnitude)));
   double scaled = std::round(Scale(magnitude, kSignificantDigits - 1 - power));
-  if (scaled >= 1e9) {  // rounding, or log10, was just below a power of ten
+  if (scaled >= 1e9) {  // rounded up to a power of ten, or log10 was just below it
     ++power;
     scaled = std::round(Scale(magnitude, kSignificantDigits - 1 - power));
   } else if (scaled < 1e8) {
@@ -190,7 +190,7 @@ size_t FormatFloat(float value, char* out) {
   while (last > 0 && text[last] == '0') --last;
 
   const bool scientific = exponent < -4 || exponent >= kSignificantDigits;
-  const int point = scientific ? 0 : exponent;  // index of the digit before the point; negative: zeros come first
+  const int point = scientific ? 0 : exponent;  // index of the digit before the point; negative: leading zeros
   for (int i = point < 0 ? point : 0; i <= last || i <= point; ++i) {
     *at++ = i < 0 || i > last ? '0' : text[i];
     if (i == point && i < last) *at++ = '.';

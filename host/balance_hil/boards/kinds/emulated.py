@@ -42,6 +42,7 @@ class EmulationConfig:
     image: ModelImage | None = None  # None: a board without a model
     watchdog_ms: int | None = None  # None: the firmware's default
     arena_bytes: int | None = None  # of the native board's engine; None: what the model needs
+    device_clock: bool = False  # its time advances only while the host waits for it
     fault: str | None = None  # one of ``native.firmware_faults``, on native and qemu boards; None: no fault
 
 

@@ -44,23 +44,31 @@ def emulate(
     model: Path | None = None,
     watchdog_ms: int | None = None,
     fault: str | None = None,
+    device_clock: bool = False,
     progress: Progress | None = None,
 ) -> EmulatedMachine:
     """The machine of an emulated board, built and not yet started. For the arguments see ``boards.connect``.
 
     Raises:
-        UsageError: not an emulated board, or no such engine or fault.
+        UsageError: not an emulated board, no such engine or fault, or a board whose time the host cannot follow.
         BundleError, ModelTooWideError, UnsupportedOperatorError, ArenaTooSmallError: it cannot run the model.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: a prerequisite is missing.
     """
     kind = find_kind(definition.kind)
     if not isinstance(kind, MachineKind):
         raise UsageError(f"the board {definition.name} is not emulated", "list emulated boards: hil boards")
+    if device_clock and not getattr(kind, "HAS_DEVICE_CLOCK", False):
+        raise UsageError(
+            f"the emulator of {definition.name} has no clock of its own that a run could follow",
+            "use --clock lockstep, or a board whose cycles are counted: --board pico",
+        )
     chosen = choose_engine(definition, engine, progress)
     image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
     if image is not None:
         check_fits(definition, image.model, chosen)
-    config = EmulationConfig(name=definition.name, engine=chosen, image=image, watchdog_ms=watchdog_ms, fault=fault)
+    config = EmulationConfig(
+        name=definition.name, engine=chosen, image=image, watchdog_ms=watchdog_ms, device_clock=device_clock, fault=fault
+    )
     return kind.machine(definition, config, progress)
 
 

@@ -22,6 +22,7 @@ const BOOT_BYTES = 252;
 const OPTIONS_MARK = 0x4f505431; // see hal_cortex
 const BITS_PER_BYTE = 10;
 const TX_FIFO = 32;
+const LINE_FEED = 10;
 const TX_FULL = 1 << 5, TX_BUSY = 1 << 3, TX_EMPTY = 1 << 7;
 const MS = 1e6; // in nanoseconds
 // Registers that the chip has, that the emulator does not know, and that change nothing here.
@@ -61,6 +62,7 @@ class Chip {
     this.flash = flash;
     this.received = []; // [byte, time of its last stop bit, ns], on their way to the chip
     this.nextReceiveNs = 0;
+    this.messageEndNs = Infinity; // when the first delimiter of `sent` has left
     this.sent = []; // [byte, time of its last stop bit, ns], on their way to the host
     this.busyCycles = 0;
     this.start(null);
@@ -117,6 +119,7 @@ class Chip {
       const end = Math.max(this.nowNs, last) + this.byteNs;
       this.inFifo.push(end);
       this.sent.push([byte, end]);
+      if ((byte === 0 || byte === LINE_FEED) && this.messageEndNs === Infinity) this.messageEndNs = end;
     };
     const receiverFlags = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(uart), "flags").get;
     Object.defineProperty(uart, "flags", {
@@ -154,7 +157,10 @@ class Chip {
   takeSent() {
     let count = 0;
     while (count < this.sent.length && this.sent[count][1] <= this.nowNs) ++count;
-    return this.sent.splice(0, count);
+    const taken = this.sent.splice(0, count);
+    const next = this.sent.find(([byte]) => byte === 0 || byte === LINE_FEED);
+    this.messageEndNs = next ? next[1] : Infinity;
+    return taken;
   }
 
   /** It sleeps, and no byte is on its way in either direction. */
@@ -168,10 +174,11 @@ class Chip {
     this.resetRequested = true;
   }
 
-  /** Advances the chip's time to `untilNs`; with `untilQuiet` only until it is quiet. */
-  run(untilNs, untilQuiet = false) {
+  /** Advances the chip's time to `untilNs`; `until` "quiet": until it is quiet, "message": to the end of a message. */
+  run(untilNs, until = "") {
     let { clock } = this, { core } = this.chip;
     while (clock.nanosCounter < untilNs) {
+      if (until === "message" && this.messageEndNs <= clock.nanosCounter) return;
       if (this.resetRequested) {
         this.start(this.chip);
         ({ clock } = this);
@@ -184,9 +191,10 @@ class Chip {
           core.interruptsUpdated = true;
           continue;
         }
-        if (untilQuiet && this.isQuiet) return;
+        if (until === "quiet" && this.isQuiet) return;
+        const stopNs = until === "message" ? Math.min(untilNs, this.messageEndNs) : untilNs;
         const next = clock.nextAlarm;
-        clock.tick((next && next.nanos < untilNs ? next.nanos : untilNs) - clock.nanosCounter);
+        clock.tick((next && next.nanos < stopNs ? next.nanos : stopNs) - clock.nanosCounter);
       } else {
         const cycles = core.executeInstruction();
         this.busyCycles += cycles;
@@ -209,7 +217,7 @@ function serveRealTime(chip, input, output) {
     const wallNs = (performance.now() - started) * MS;
     chip.run(Math.min(wallNs, chip.nowNs + SLICE_NS));
     const behind = chip.nowNs < wallNs;
-    if (!behind) chip.run(wallNs + AHEAD_NS, true);
+    if (!behind) chip.run(wallNs + AHEAD_NS, "quiet");
     const bytes = chip.takeSent().map(([byte]) => byte);
     if (bytes.length) output.write(Buffer.from(bytes));
     timer = behind ? setImmediate(pump) : setTimeout(pump, PERIOD_MS);
@@ -224,7 +232,7 @@ function serveRealTime(chip, input, output) {
 
 /**
  * The host's clock is the chip's. A request: u8 what (0 exchange, 1 reset button), u32 count of bytes, f64 time of their first bit,
- * f64 time to run to, the bytes. The reply: u32 count, f64 time reached, f64 cycles in which the processor did not sleep so far,
+ * f64 time to run to, the bytes. It runs to that time or to the end of a message from the chip. The reply: u32 count, f64 time reached, f64 cycles in which the processor did not sleep so far,
  * then for each byte that left the chip: u8 byte, f64 time of its last bit. All little-endian, times in ns since power on.
  */
 function serveDeviceClock(chip) {
@@ -242,7 +250,7 @@ function serveDeviceClock(chip) {
     const bytes = read(head.readUInt32LE(1));
     if (head[0] === 1) chip.pressReset();
     if (bytes.length) chip.receive(bytes, head.readDoubleLE(5));
-    chip.run(head.readDoubleLE(13));
+    chip.run(head.readDoubleLE(13), "message");
     const sent = chip.takeSent();
     const reply = Buffer.alloc(20 + 9 * sent.length);
     reply.writeUInt32LE(sent.length, 0);

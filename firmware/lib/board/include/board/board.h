@@ -1,4 +1,4 @@
-// A board that a host drives: models, protocol and watchdog behind one object. What is around it is the HAL's.
+// A board that a host drives: models, protocol and watchdog in one object, on top of the HAL.
 //
 //   hil::Board board(config, {&uart, &clock, &actuator, &system}, hil::FirstPlace(), hil::SecondPlace());
 //   board.Start(hil::FlashedModel(), cause);
@@ -28,7 +28,7 @@ class Board {
   /// See Server::MsToNextEvent().
   uint32_t MsToNextEvent() const { return server_.MsToNextEvent(); }
 
-  /// The policy that runs now.
+  /// The active policy.
   const Policy& policy() const { return models_.running(); }
 
  private:

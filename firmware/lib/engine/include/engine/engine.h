@@ -1,4 +1,4 @@
-// What a policy needs of anything that runs an int8 model.
+// Interface of an inference engine for int8 models.
 //
 // Implementations: engine_int8 (compact), engine_tflm (TensorFlow Lite Micro), engine_remote (a helper process, native board).
 // All take the bytes of a .tflite and an arena that the caller owns.
@@ -13,19 +13,19 @@
 
 namespace hil {
 
-/// Bytes that outlive whoever reads them. The model must be aligned to 16 bytes.
+/// Bytes owned by the caller, which outlive their users. A model must be aligned to 16 bytes.
 struct ByteSpan {
   const uint8_t* data = nullptr;
   size_t size = 0;
 };
 
-/// Memory that an engine works in. Must be aligned to 16 bytes and outlive the engine.
+/// Working memory of an engine, aligned to 16 bytes. Outlives the engine.
 struct Arena {
   uint8_t* data = nullptr;
   size_t size = 0;
 };
 
-/// What is known once a model is loaded. Strings are terminated and live as long as the engine.
+/// Properties of the loaded model. Strings are NUL-terminated and live as long as the engine.
 struct EngineInfo {
   const char* name = "";     ///< "tflm", ...
   const char* version = "";  ///< release or commit
@@ -65,7 +65,7 @@ class Engine {
   /// Message for the last status that was not kOk; empty otherwise.
   virtual const char* message() const = 0;
 
-  /// The number that belongs to the last status that was not kOk.
+  /// Detail of the last status that was not kOk.
   virtual uint32_t detail() const = 0;
 
  protected:

@@ -1,13 +1,12 @@
-// Bounded reading of a flatbuffer, without generated code and without its library.
+// Bounds-checked reading of a flatbuffer, without generated code and its library.
 #pragma once
 
 #include <cstdint>
 
 namespace hil::int8 {
 
-/// A flatbuffer that may be cut off, garbled or hostile. Positions are byte offsets from its start; 0 stands for "absent", which
-/// no table, vector or field ever is at. A read that would leave the buffer yields 0 and makes `ok()` false for good, so that a
-/// caller may read on and check once, before it relies on anything.
+/// A flatbuffer that may be truncated, corrupt or malicious. Positions are byte offsets from its start; 0 means absent. A read
+/// beyond the buffer returns 0 and makes `ok()` false permanently: callers check once, before they use the values.
 class Flatbuffer {
  public:
   Flatbuffer(const uint8_t* data, uint32_t size) : data_(data), size_(size) {}
@@ -18,7 +17,7 @@ class Flatbuffer {
   /// Position of the root table.
   uint32_t Root() { return Follow(0); }
 
-  /// Position of field number `id` of a table, 0 where the field has its default value.
+  /// Position of field number `id` of a table; 0 if the field has its default value.
   uint32_t Field(uint32_t table, uint32_t id);
 
   /// Position of the table, or of the vector of elements of `element_size` bytes, that field number `id` refers to. All elements
@@ -40,7 +39,7 @@ class Flatbuffer {
   uint8_t Uint8Field(uint32_t table, uint32_t id, uint8_t fallback);
   uint32_t Uint32Field(uint32_t table, uint32_t id, uint32_t fallback);
 
-  /// Address of `bytes` bytes from `position` on, nullptr where they are not all inside.
+  /// Address of `bytes` bytes at `position`; nullptr if they are not all inside.
   const uint8_t* At(uint32_t position, uint32_t bytes);
 
  private:

@@ -1,4 +1,4 @@
-// FULLY_CONNECTED on int8: one implementation for each kind of processor, all with the same results.
+// FULLY_CONNECTED on int8: one implementation per kind of processor, with identical results.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ struct FullyConnectedLayer {
   const int8_t* weights;     // [rows][columns]
   const uint8_t* bias;       // int32 [rows], possibly unaligned
   const int32_t* fractions;  // [rows], Multiplier::fraction
-  const int8_t* shifts;      // [rows], -1 - Multiplier::shift: what is left to shift right after the first bit
+  const int8_t* shifts;      // [rows], -1 - Multiplier::shift: right shift beyond the first bit
   uint32_t rows;
   uint32_t columns;
   int16_t input_zero_point;

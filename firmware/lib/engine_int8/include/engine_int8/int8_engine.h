@@ -10,7 +10,7 @@
 namespace hil {
 
 /// Runs feed-forward policies: FULLY_CONNECTED, TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, QUANTIZE, DEQUANTIZE, RESHAPE.
-/// It allocates nothing, reads the weights in place, and validates everything that it reads from the file.
+/// It allocates no memory, reads the weights in place, and validates everything it reads from the file.
 class Int8Engine final : public Engine {
  public:
   /// Bytes of arena that Init() needs for a model.
@@ -30,7 +30,7 @@ class Int8Engine final : public Engine {
   const char* message() const override { return message_; }
   uint32_t detail() const override { return detail_; }
 
-  /// Runs operator `op` alone, on what the operators before it left: for measuring.
+  /// Runs only operator `op`, on the present results of those before it. For benchmarks.
   void RunOperator(uint32_t op);
 
  private:

@@ -16,9 +16,8 @@ void ActivationRange(FusedActivation activation, const QuantParams& output, int8
 /// True for the operators that BuildTable() supports: TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, and QUANTIZE from int8 to int8.
 bool HasTable(BuiltinOperator code);
 
-/// Fills `table` so that the result for `value` is table[uint8_t(value)]; nullptr only checks. Returns false where TFLM has no
-/// right answer for these parameters (a TANH whose output is not 1/128, a RELU6 that would have to rescale), or its arithmetic
-/// does not hold them.
+/// Fills `table` so that the result for `value` is table[uint8_t(value)]; nullptr only checks. Returns false for parameters that
+/// TFLM computes wrong (TANH with an output scale other than 1/128, RELU6 that rescales) or that exceed the arithmetic.
 bool BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParams& output, int8_t* table);
 
 /// output[i] = table[input[i]] for `count` elements.

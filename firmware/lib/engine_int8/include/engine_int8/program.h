@@ -1,4 +1,4 @@
-// A model, checked and prepared: what Int8Engine runs.
+// A validated model, prepared for Int8Engine.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +34,12 @@ struct Step {
   };
 };
 
-/// Hands out memory from a block of the caller's; without a block it only counts.
+/// Allocates from a block of the caller; without a block it only counts.
 class Cursor {
  public:
   Cursor(uint8_t* memory, uint32_t size) : memory_(memory), size_(size) {}
 
-  /// Memory for `count` objects, nullptr where only counting or where it does not fit; `needed()` grows in any case.
+  /// Memory for `count` objects, nullptr when only counting or if it does not fit; `needed()` grows in any case.
   template <typename T>
   T* Take(uint32_t count) {
     needed_ = (needed_ + alignof(T) - 1) & ~static_cast<uint32_t>(alignof(T) - 1);
@@ -56,7 +56,7 @@ class Cursor {
   uint32_t needed_ = 0;
 };
 
-/// A model's operators with everything that can be computed beforehand. Lies in the arena, but for this struct.
+/// A model's operators with precomputed parameters, which lie in the arena.
 struct Program {
   Step* steps = nullptr;
   uint32_t n_steps = 0;
@@ -69,17 +69,17 @@ struct Program {
   QuantParams output_quant;
 };
 
-/// Where the building of a program stood when it failed: an operator's number and builtin code, and what of it.
+/// Where BuildProgram() failed: number and builtin code of the operator, and what was refused.
 struct Refusal {
   uint32_t op = 0;
   uint32_t code = 0;
   const char* reason = "";
 };
 
-/// Checks a model and builds its program in the memory of `cursor`. A counting cursor checks as much and builds nothing.
+/// Validates a model and builds its program in the memory of `cursor`; with a counting cursor it only validates.
 ///
-/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. That the memory sufficed is
-/// the caller's to check: cursor->needed() is what it takes.
+/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. The caller compares
+/// cursor->needed() with its memory.
 Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Refusal* refusal);
 
 }  // namespace hil::int8

@@ -23,11 +23,11 @@ enum class BuiltinOperator : uint32_t {
 
 enum class FusedActivation : uint8_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRelu6 = 3 };
 
-/// One tensor. `data` is nullptr where an operator computes it.
+/// One tensor. `data` is nullptr if an operator computes it.
 struct Tensor {
   TensorType type = TensorType::kAbsent;
   bool symmetric = true;        // every zero point is 0
-  uint32_t elements = 0;        // product of the shape; 0 where it is no positive number of at most 2^20
+  uint32_t elements = 0;        // product of the shape; 0 if it is not between 1 and 2^20
   uint32_t last_dimension = 0;  // 1 for a scalar
   uint32_t scales = 0;          // vector of `scale_count` float32
   uint32_t scale_count = 0;
@@ -42,7 +42,7 @@ struct Operator {
   BuiltinOperator code;
   uint32_t inputs;
   uint32_t outputs;
-  uint32_t options;  // table of FullyConnectedOptions, 0 where there is none
+  uint32_t options;  // table of FullyConnectedOptions; 0: none
 };
 
 /// A checked view of the model's only subgraph.
@@ -51,7 +51,7 @@ class TfliteModel {
   /// `data` must outlive the view.
   TfliteModel(const uint8_t* data, uint32_t size);
 
-  /// False: some read so far left the file. What the other functions returned is then worthless.
+  /// False after a read beyond the file: all values read so far are then invalid.
   bool ok() const { return file_.ok(); }
 
   /// One subgraph with one input, one output and at least one operator.
@@ -67,12 +67,12 @@ class TfliteModel {
 
   uint32_t Count(uint32_t operands) { return file_.Count(operands); }
 
-  /// Tensor number of an operator's input or output; `tensors()` where the operator has fewer, or the index is -1 (absent).
+  /// Tensor number of an operator's input or output; `tensors()` if the operator has fewer, or the index is -1 (absent).
   uint32_t TensorOf(uint32_t operands, uint32_t index);
 
   float ScaleAt(const Tensor& tensor, uint32_t index);
   FusedActivation ActivationOf(const Operator& op);
-  /// False for FULLY_CONNECTED weights in another order than row by row.
+  /// False if FULLY_CONNECTED weights are not row-major.
   bool HasPlainWeights(const Operator& op);
 
  private:

@@ -7,7 +7,7 @@
 //   2 infer   int8 [n_obs]                             int8 [n_act]
 //   3 tensor  op u16                                   int8 [size]
 //
-// `model` is the number of the one that is meant: the helper keeps several side by side.
+// `model`: number of the model; the helper holds several.
 // The helper is balance_hil.boards.kinds.tflm_worker. It ends when the socket closes.
 #pragma once
 
@@ -21,8 +21,8 @@ namespace hil {
 /// Forwards every call to the helper and waits for its answer.
 class RemoteEngine final : public Engine {
  public:
-  /// `name` is the engine's name in INFO; `fd` is a connected stream socket, which several of them may share; `model` tells them
-  /// apart.
+  /// `name` is the engine's name in INFO; `fd` is a connected stream socket, which several engines may share; `model` is the
+  /// number of this one.
   RemoteEngine(const char* name, int fd, uint8_t model) : fd_(fd), model_(model) { info_.name = name; }
 
   /// `arena.size` is passed on, 0 meaning the helper's own choice; `arena.data` is not used: the helper has its own memory.

@@ -1,4 +1,4 @@
-// The headers of TensorFlow Lite Micro, kept out of our warnings: they are not clean under -Wconversion and -Wshadow.
+// The headers of TensorFlow Lite Micro, as system headers: they give warnings under -Wconversion and -Wshadow.
 #pragma once
 #pragma GCC system_header
 

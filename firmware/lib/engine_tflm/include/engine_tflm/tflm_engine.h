@@ -12,11 +12,10 @@ namespace hil {
 
 /// Runs a model with the interpreter of TFLM: no heap, everything lives in this object and in the arena.
 ///
-/// An old library returns OK and wrong values for weights with one scale per channel. So whoever owns the engine replays golden
-/// vectors after Init(): Inference::Verify().
+/// Old libraries return kTfLiteOk and wrong values for per-channel weights; Policy::Load() detects that with the golden vectors.
 class TflmEngine final : public Engine {
  public:
-  /// `arena` must be larger than info().arena_used says afterwards: TFLM needs more while it loads (some 600 bytes more).
+  /// `arena` must be about 600 bytes larger than the resulting info().arena_used: TFLM needs more while it loads.
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
@@ -26,7 +25,7 @@ class TflmEngine final : public Engine {
   uint32_t detail() const override { return detail_; }
 
  private:
-  // Only what is registered is linked. These are the operators that exported policies consist of.
+  // Only registered operators are linked: those of exported policies.
   static constexpr unsigned int kOperators = 3;
   using Resolver = tflite::MicroMutableOpResolver<kOperators>;
 

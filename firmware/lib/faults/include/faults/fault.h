@@ -1,4 +1,4 @@
-// Faults that an emulated board can be given on purpose, so that the tools that look for them can be tested.
+// Intentional faults of emulated boards, for tests of the diagnostic tools.
 #pragma once
 
 #include <cstddef>
@@ -47,14 +47,14 @@ enum class Fault {
 /// One fault of the gallery.
 struct Entry {
   Fault fault;
-  const char* name;         // what --fault takes
+  const char* name;         // argument of --fault
   const char* description;  // what the firmware does
 };
 
-/// Every fault but kNone; `*count` is how many.
+/// Every fault except kNone; `*count` is their number.
 const Entry* Gallery(size_t* count);
 
-/// The fault of that name, or kNone when there is none.
+/// The fault of that name, or kNone.
 Fault Find(const char* name);
 
 /// The fault of that number, counted from 1 in the order of the gallery; kNone for any other number.

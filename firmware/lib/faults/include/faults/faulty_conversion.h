@@ -1,4 +1,4 @@
-// Wrong ways of converting observations and actions, one at a time.
+// Faulty conversion of observations and actions.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace hil::faults {
 
-/// Does what Conversion does, but for the one fault.
+/// ExactConversion with one fault.
 class FaultyConversion final : public Conversion {
  public:
-  /// `engine` provides the quantization parameters of the other end of the model.
+  /// `engine` provides the quantization parameters of the model's output.
   FaultyConversion(Fault fault, const Engine* engine) : fault_(fault), engine_(engine) {}
 
   void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override;

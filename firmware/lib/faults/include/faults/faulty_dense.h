@@ -1,4 +1,4 @@
-// Dense layers in wrong arithmetic: what the official engine cannot be talked into.
+// Dense layers with faulty arithmetic, which no engine offers.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace hil::faults {
 /// Runs a chain of FULLY_CONNECTED operators with one fault in its scales or its requantization.
 class FaultyDense {
  public:
-  /// Nothing for a model with any other operator.
+  /// nullptr for a model with any other operator.
   static std::unique_ptr<FaultyDense> Make(Fault fault, ModelView* model);
 
   void Infer(const int8_t* input, int8_t* output);

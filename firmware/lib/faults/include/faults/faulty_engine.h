@@ -11,12 +11,12 @@
 
 namespace hil::faults {
 
-/// Passes everything on to `engine`, but for the one fault.
+/// Forwards everything to `engine`, with one fault.
 class FaultyEngine final : public Engine {
  public:
   FaultyEngine(Fault fault, Engine* engine) : fault_(fault), engine_(engine) {}
 
-  /// Also returns kUnsupportedOperator when the fault needs a model of nothing but dense layers and this is another one.
+  /// Also returns kUnsupportedOperator if the fault requires a model of dense layers only and this is another one.
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
@@ -31,7 +31,7 @@ class FaultyEngine final : public Engine {
   Fault fault_;
   Engine* engine_;
   const char* message_ = nullptr;
-  std::vector<uint8_t> model_;  // the copy that a fault changes
+  std::vector<uint8_t> model_;  // copy that a fault changes
   std::unique_ptr<FaultyDense> dense_;
   std::vector<int8_t> previous_;
 };

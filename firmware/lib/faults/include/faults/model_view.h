@@ -1,4 +1,4 @@
-// A look into a .tflite that is known to be sound: the native board's engine has already loaded it.
+// View of a .tflite that an engine has already validated.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace hil::faults {
 
-/// Elements of a flatbuffer's vector, as they lie in the file.
+/// Elements of a flatbuffer's vector, in the file.
 struct Vector {
   uint8_t* data = nullptr;
   uint32_t count = 0;
@@ -20,8 +20,8 @@ struct ModelTensor {
   Vector data;         // bytes
   std::vector<int32_t> shape;
 
-  float Scale(uint32_t channel) const;  ///< the only one where there is one
-  int32_t ZeroPoint() const;            ///< 0 where there is none
+  float Scale(uint32_t channel) const;  ///< the only one if there is one
+  int32_t ZeroPoint() const;            ///< 0 if there is none
 };
 
 /// One operator; indices of tensors.

@@ -1,4 +1,4 @@
-// The CRC-32 of zlib, in 64 bytes of table.
+// zlib's CRC-32, with a table of 64 bytes.
 #pragma once
 
 #include <cstddef>

@@ -16,23 +16,23 @@ struct FrameView {
   size_t payload_size = 0;
 };
 
-/// What went wrong on the line so far.
+/// Receive errors since boot.
 struct DecoderCounters {
-  uint32_t crc_errors = 0;      ///< COBS was right, the CRC was not
-  uint32_t framing_errors = 0;  ///< not COBS, too short, too long or cut off
-  uint32_t dropped_bytes = 0;   ///< part of no good frame or line; delimiters and line ends do not count
+  uint32_t crc_errors = 0;      ///< valid COBS, wrong CRC
+  uint32_t framing_errors = 0;  ///< invalid COBS, too short, too long or truncated
+  uint32_t dropped_bytes = 0;   ///< outside valid frames and lines, without delimiters and line ends
 };
 
 /// Finds frames and text lines in a byte stream.
 ///
 /// A frame ends with a 0x00 and its second byte is its type, >= 0x80. A text line starts with a printable character and ends
-/// with '\n'. A byte >= 0x80 inside text therefore means that a frame started one byte earlier. After damage the decoder is in
-/// step again at the next 0x00 or line end.
+/// with '\n'. A byte >= 0x80 inside text therefore means that a frame started one byte earlier. After damage the decoder
+/// resynchronizes at the next 0x00 or line end.
 class Decoder {
  public:
   enum class Event : uint8_t {
     kNone,       ///< more bytes are needed
-    kFrame,      ///< frame() holds a frame whose CRC is right
+    kFrame,      ///< frame() holds a frame with a valid CRC
     kLine,       ///< line() holds a text line without its line end
     kOversized,  ///< a frame longer than kMaxFrame ended; frame() holds its type and number, unverified
     kLongLine,   ///< a text line longer than kMaxText ended
@@ -41,10 +41,10 @@ class Decoder {
   /// Takes one byte.
   Event Feed(uint8_t byte);
 
-  /// True while a frame has begun and its 0x00 has not arrived.
+  /// True from the start of a frame until its 0x00.
   bool InsideFrame() const { return state_ == State::kFrame || state_ == State::kOversized; }
 
-  /// Drops a half-received frame or line.
+  /// Drops a partial frame or line.
   void Reset();
 
   const FrameView& frame() const { return frame_; }
@@ -53,9 +53,9 @@ class Decoder {
 
  private:
   enum class State : uint8_t {
-    kStart,      // between records; at most one byte is held, of which it is not known yet what it begins
+    kStart,      // between records; holds at most one byte, of a kind not yet known
     kText,       // in a line
-    kLongLine,   // in a line that is too long; its latest byte is held, it might be the first of a frame
+    kLongLine,   // in a line that is too long; holds the last byte, which may start a frame
     kFrame,      // in a frame
     kOversized,  // in a frame that is too long, up to its 0x00
   };
@@ -75,7 +75,7 @@ class Decoder {
   size_t line_size_ = 0;
   FrameView frame_;
   DecoderCounters counters_;
-  // Lines and frames share it; a line is known to be too long by one byte more.
+  // Shared by lines and frames; one byte more than the longest line detects an overlong one.
   uint8_t buffer_[kMaxFrame > protocol::kMaxText ? kMaxFrame : protocol::kMaxText + 1] = {};
 };
 

@@ -13,7 +13,7 @@ inline constexpr size_t kFrameOverhead = kFrameHeaderSize + 4;
 inline constexpr size_t kMaxBody = kFrameOverhead + protocol::kMaxPayload;
 inline constexpr size_t kMaxFrame = kMaxBody + kMaxBody / 254 + 1;  ///< encoded, without the 0x00
 
-/// Turns messages into frames. Holds the body that is being built.
+/// Encodes messages as frames. Holds the body under construction.
 class Encoder {
  public:
   /// Encodes `message` into `out`, which holds at least kMaxFrame + 1 bytes. Returns the size of the frame with its 0x00, or 0
@@ -38,7 +38,7 @@ size_t CobsEncode(const uint8_t* data, size_t size, uint8_t* out);
 /// Decodes in place. Returns the decoded size, or SIZE_MAX when a code byte points past the end.
 size_t CobsDecode(uint8_t* data, size_t size);
 
-/// The value that the CRC of a frame of this type starts from.
+/// Initial CRC of a frame of this type.
 constexpr uint32_t CrcSeed(uint8_t type) { return protocol::IsHandshake(type) ? 0 : protocol::kSchemaCrc; }
 
 }  // namespace hil

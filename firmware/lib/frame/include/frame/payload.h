@@ -10,7 +10,7 @@
 
 namespace hil {
 
-/// Takes values off the front of a payload. Every Read returns false when too few bytes are left.
+/// Reads values from the front of a payload. Every Read returns false if too few bytes are left.
 class PayloadReader {
  public:
   PayloadReader(const uint8_t* data, size_t size) : cursor_(data), left_(size) {}
@@ -53,7 +53,7 @@ class PayloadReader {
   size_t left_;
 };
 
-/// Appends values to a buffer. What does not fit is left out and `overflowed()` turns true.
+/// Appends values to a buffer. A value that does not fit is omitted, and `overflowed()` becomes true.
 class PayloadWriter {
  public:
   PayloadWriter(uint8_t* buffer, size_t capacity) : buffer_(buffer), capacity_(capacity) {}

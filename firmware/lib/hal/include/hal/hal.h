@@ -1,4 +1,4 @@
-// The few things that the server needs of a machine. One implementation per family of boards.
+// Hardware abstraction of the server. One implementation per family of boards.
 #pragma once
 
 #include <cstddef>

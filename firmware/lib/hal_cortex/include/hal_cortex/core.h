@@ -27,15 +27,15 @@ inline void EnableInterrupts() { __asm__ volatile("cpsie i" ::: "memory"); }
 /// Sleeps until an interrupt is pending, masked or not.
 inline void WaitForInterrupt() { __asm__ volatile("dsb\n wfi" ::: "memory"); }
 
-/// Sleeps until an interrupt has been handled. Interrupts are off when it is called, so that none slips by between the caller's
-/// look at what it waits for and the sleep: it stays pending and ends the sleep.
+/// Sleeps until an interrupt has been handled. To be called with interrupts disabled: one that arrives after the caller's check
+/// stays pending and ends the sleep.
 inline void SleepOnce() {
   WaitForInterrupt();
   EnableInterrupts();
   DisableInterrupts();
 }
 
-/// What unused stack is filled with.
+/// Fill pattern of the unused stack.
 inline constexpr uint32_t kStackPaint = 0xA5A5A5A5;
 
 }  // namespace hil::cortex

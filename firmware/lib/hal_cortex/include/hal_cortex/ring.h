@@ -1,4 +1,4 @@
-// Received bytes on their way from the interrupt to the main loop.
+// Ring buffer of received bytes, from the interrupt to the main loop.
 #pragma once
 
 #include <cstddef>
@@ -6,23 +6,21 @@
 
 namespace hil::cortex {
 
-/// One writer, the interrupt, and one reader. Counts only grow; what two of them differ by is the number of bytes or delimiters.
+/// One writer, the interrupt, and one reader. Counters only grow; their differences are the bytes and delimiters held.
 template <uint32_t kCapacity>
 class Ring {
  public:
   bool Full() const { return written_ - read_ == kCapacity; }
   uint32_t Size() const { return written_ - read_; }
 
-  /// Whether there is something worth waking up for: the end of a frame (0x00) or of a text line, or a half-full buffer.
+  /// Whether to wake up: at the end of a frame (0x00) or of a text line, or when half full.
   bool HasMessage() const { return delimiters_written_ != delimiters_read_ || Size() > kCapacity / 2; }
 
   /// By the interrupt; not when full.
   void Put(uint8_t byte) {
     bytes_[written_ % kCapacity] = byte;
     written_ = written_ + 1;
-    if (IsDelimiter(byte)) {
-      delimiters_written_ = delimiters_written_ + 1;
-    }
+    if (IsDelimiter(byte)) delimiters_written_ = delimiters_written_ + 1;
   }
 
   /// By the main loop: at most `capacity` bytes.
@@ -32,9 +30,7 @@ class Ring {
       const uint8_t byte = bytes_[read_ % kCapacity];
       buffer[count++] = byte;
       read_ = read_ + 1;
-      if (IsDelimiter(byte)) {
-        delimiters_read_ = delimiters_read_ + 1;
-      }
+      if (IsDelimiter(byte)) delimiters_read_ = delimiters_read_ + 1;
     }
     return count;
   }

@@ -12,8 +12,7 @@ class System final : public hal::System {
   void Reboot() override;
   uint32_t StackHighWater() const override;
 
-  /// Why the processor started, from a note that a reset leaves in memory and from what the chip says of its watchdog. To be
-  /// called once.
+  /// Reset cause, from a marker in memory that survives a reset and the chip's watchdog flag. To be called once.
   static hal::ResetCause Cause(bool watchdog_fired = false);
 };
 
@@ -24,10 +23,10 @@ class System final : public hal::System {
 uint32_t ImageBytes();
 uint32_t StaticRamBytes();
 
-/// The watchdog's time that an emulator wrote to the start of RAM, `fallback` where nothing was written.
+/// Watchdog timeout that an emulator wrote to the start of RAM; `fallback` if it wrote none.
 uint32_t WatchdogMs(uint32_t fallback);
 
-/// The number of the fault of the gallery that an emulator wrote there; 0: none.
+/// Number of the gallery's fault that an emulator wrote there; 0: none.
 uint32_t FaultNumber();
 
 }  // namespace hil::cortex

@@ -1,4 +1,4 @@
-// Milliseconds by SysTick: the timeouts of chips whose timers are not worth a driver.
+// A millisecond clock from SysTick, for chips without a driver for their timers.
 #pragma once
 
 #include <cstdint>
@@ -36,16 +36,12 @@ void AwaitMessage(const ReceiveRing& ring, uint32_t timeout_ms, OnTick on_tick) 
   for (;;) {
     on_tick();
     const uint32_t now = Ticks();
-    if (ring.HasMessage() || (timeout_ms != UINT32_MAX && now - started >= timeout_ms)) {
-      break;
-    }
+    if (ring.HasMessage() || (timeout_ms != UINT32_MAX && now - started >= timeout_ms)) break;
     if (ring.Size() != 0 && !gathering) {
       gathering = true;
       gathering_since = now;
     }
-    if (gathering && now - gathering_since >= kGatherMs) {
-      break;
-    }
+    if (gathering && now - gathering_since >= kGatherMs) break;
     SleepOnce();
   }
   EnableInterrupts();

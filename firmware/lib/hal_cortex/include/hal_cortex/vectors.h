@@ -28,7 +28,7 @@ struct Interrupt {
   Handler handler;
 };
 
-/// Whatever has no handler of its own restarts the board.
+/// An interrupt without a handler restarts the board.
 constexpr Vectors MakeVectors(std::initializer_list<Interrupt> handled) {
   Vectors vectors{&hil_stack_top, {}, {}};
   for (Handler& handler : vectors.core) handler = FaultHandler;

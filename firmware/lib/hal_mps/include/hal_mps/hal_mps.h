@@ -1,4 +1,4 @@
-// The machine on Arm's MPS2 and MPS3 boards, which QEMU emulates: CMSDK UART, FPGA counters, SysTick.
+// HAL of Arm's MPS2 and MPS3 boards, which QEMU emulates: CMSDK UART, FPGA counters, SysTick.
 #pragma once
 
 #include <cstddef>
@@ -8,24 +8,23 @@
 
 namespace hil::mps {
 
-inline constexpr uint32_t kRxBuffer = 4096;  ///< bytes that may be on their way to the board
+inline constexpr uint32_t kRxBuffer = 4096;  ///< bytes that may be in flight to the board
 #if defined(HIL_MACHINE_MPS2)
 inline constexpr uint32_t kUploadBytes = 256 * 1024;  ///< longest model that can be uploaded, with its vectors
 #else
 inline constexpr uint32_t kUploadBytes = 160 * 1024;
 #endif
 
-/// UART0. Received bytes come in by interrupt; the processor sleeps while there are none.
+/// UART0. Reception is interrupt-driven; the processor sleeps meanwhile.
 class CmsdkUart final : public hal::Uart {
  public:
   /// Sets the divider for `baud` and starts to receive.
   void Open(uint32_t baud);
 
-  /// Sleeps until there is data to read, at most `timeout_ms` (UINT32_MAX: no limit). It may return early with
-  /// nothing.
+  /// Sleeps until data is available, at most `timeout_ms` (UINT32_MAX: no limit). Spurious wakeups are possible.
   void Wait(uint32_t timeout_ms);
 
-  /// Takes what has arrived, at most `capacity` bytes.
+  /// Reads the bytes received so far, at most `capacity`.
   size_t Read(uint8_t* buffer, size_t capacity);
 
   /// Waits up to 100 ms for buffer space, then drops the reply and, without waiting, the next ones until there is space again.
@@ -37,22 +36,22 @@ class CmsdkUart final : public hal::Uart {
   bool WaitForRoom();
 
   bool congested_ = false;
-  mutable uint32_t overruns_ = 0;  // a flag of the UART: what it lost between two looks counts as one
+  mutable uint32_t overruns_ = 0;  // from a flag of the UART: all losses between two reads count as one
 };
 
-/// Microseconds since reset, from two counters of the FPGA: one is fine and wraps, the other is coarse and does not.
+/// Microseconds since reset, from two counters of the FPGA: a fine one that wraps, and a coarse one that does not.
 class FpgaClock final : public hal::Clock {
  public:
   uint64_t NowUs() const override;
 };
 
-/// Counts instructions where QEMU runs with `-icount shift=0`. Uses SysTick: not while CmsdkUart waits.
+/// Counts instructions under QEMU's `-icount shift=0`. Uses SysTick, as CmsdkUart::Wait() does.
 class InstructionCounter {
  public:
   /// Starts to count.
   InstructionCounter();
 
-  /// Instructions since then, to about 40; at most half a thousand million.
+  /// Instructions since construction, accurate to about 40; at most 5e8.
   uint64_t Elapsed() const;
 };
 

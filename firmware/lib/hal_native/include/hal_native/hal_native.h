@@ -1,4 +1,4 @@
-// The machine on Linux: a process whose UART is the master side of a pseudo-terminal.
+// HAL on Linux: a process whose UART is the master side of a pseudo-terminal.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ class FdUart final : public hal::Uart {
   enum class Wake : uint8_t {
     kData,     ///< Read() has bytes
     kTimeout,  ///< nothing arrived
-    kClosed,   ///< the port is closed for good
+    kClosed,   ///< the port is closed
   };
 
   explicit FdUart(int fd) : fd_(fd) {}
@@ -33,7 +33,7 @@ class FdUart final : public hal::Uart {
   /// without waiting, the next ones until there is space again. A host that never reads slows the board down but cannot block it.
   bool Write(const uint8_t* data, size_t size) override;
 
-  /// A pseudo-terminal holds its writer back instead of losing bytes.
+  /// A pseudo-terminal blocks its writer instead of losing bytes.
   uint32_t Overruns() const override { return 0; }
 
  private:
@@ -53,10 +53,10 @@ class MonotonicClock final : public hal::Clock {
   uint64_t start_us_;
 };
 
-/// Reboots by replacing the process image with a fresh one of itself: nothing survives but the inherited descriptors.
+/// Reboots with exec(): only the inherited descriptors survive.
 class ProcessSystem final : public hal::System {
  public:
-  /// Marks the unused stack, so that what main() and everything below it use can be told: call it there.
+  /// Paints the unused stack for StackHighWater(). To be constructed in main().
   explicit ProcessSystem(char** arguments);
   void Reboot() override;
   uint32_t StackHighWater() const override;

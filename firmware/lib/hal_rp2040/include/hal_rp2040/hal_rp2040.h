@@ -9,11 +9,11 @@
 
 namespace hil::rp2040 {
 
-inline constexpr uint32_t kRxBuffer = 4096;          ///< bytes that may be on their way to the board
+inline constexpr uint32_t kRxBuffer = 4096;          ///< bytes that may be in flight to the board
 inline constexpr uint32_t kUploadBytes = 64 * 1024;  ///< longest model that can be uploaded, with its vectors
 
-/// Crystal of 12 MHz, PLL to 125 MHz, 1 MHz timer and the millisecond tick. Every wait is bounded: if crystal or PLL do not get
-/// ready, the processor stays on what it runs on.
+/// Crystal of 12 MHz, PLL to 125 MHz, 1 MHz timer and the millisecond tick. Every wait is bounded: if crystal or PLL does not
+/// become ready, the processor keeps its present clock.
 void StartClocks();
 
 /// Processor clock that StartClocks() reached.
@@ -32,7 +32,7 @@ class TimerClock final : public hal::Clock {
   uint64_t NowUs() const override;
 };
 
-/// UART0. Received bytes come in by interrupt; the processor sleeps while there are none.
+/// UART0. Reception is interrupt-driven; the processor sleeps meanwhile.
 class Uart0 final : public hal::Uart {
  public:
   /// Sets the divider for `baud` and starts to receive.
@@ -41,7 +41,7 @@ class Uart0 final : public hal::Uart {
   /// See cortex::AwaitMessage().
   void Wait(uint32_t timeout_ms);
 
-  /// Takes what has arrived, at most `capacity` bytes.
+  /// Reads the bytes received so far, at most `capacity`.
   size_t Read(uint8_t* buffer, size_t capacity);
 
   /// Returns false if the transmitter takes no byte for 1 ms, which a UART at a working baud rate never does.

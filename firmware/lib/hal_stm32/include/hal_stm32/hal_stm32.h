@@ -9,7 +9,7 @@
 
 namespace hil::stm32 {
 
-inline constexpr uint32_t kRxBuffer = 4096;          ///< bytes that may be on their way to the board
+inline constexpr uint32_t kRxBuffer = 4096;          ///< bytes that may be in flight to the board
 inline constexpr uint32_t kUploadBytes = 24 * 1024;  ///< longest model that can be uploaded, with its vectors
 
 /// Flash wait states, PLL to 168 MHz from the internal 16 MHz oscillator, and the millisecond tick. Every wait is bounded: if
@@ -26,7 +26,7 @@ bool WatchdogFired();
 void StartWatchdog();
 void FeedWatchdog();
 
-/// USART2. Received bytes come in by interrupt; the processor sleeps while there are none.
+/// USART2. Reception is interrupt-driven; the processor sleeps meanwhile.
 class Usart2 final : public hal::Uart {
  public:
   /// Sets the divider for `baud` and starts to receive.
@@ -35,7 +35,7 @@ class Usart2 final : public hal::Uart {
   /// See cortex::AwaitMessage().
   void Wait(uint32_t timeout_ms);
 
-  /// Takes what has arrived, at most `capacity` bytes.
+  /// Reads the bytes received so far, at most `capacity`.
   size_t Read(uint8_t* buffer, size_t capacity);
 
   /// Returns false if the transmitter takes no byte for 1 ms, which a UART at a working baud rate never does.

@@ -1,4 +1,4 @@
-// The identity of a model, computed from its bytes so that it cannot name another model than the one that runs.
+// The id of a model: a hash of its bytes, so that it identifies the model that runs.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@ namespace hil {
 
 inline constexpr size_t kModelIdSize = 12;
 
-/// First 12 hex digits of the SHA-256 of a model, terminated. Equals balance_hil.bundle.model_id.
+/// First 12 hex digits of the SHA-256 of a model, NUL-terminated. Equals balance_hil.bundle.model_id.
 struct ModelId {
   char text[kModelIdSize + 1] = {};
 };

@@ -1,4 +1,4 @@
-// Between physical values and int8: what surrounds the engine.
+// Conversion between physical values and int8, around the engine.
 #pragma once
 
 #include "quantize/quantize.h"
@@ -6,7 +6,7 @@
 
 namespace hil {
 
-/// Converts whole vectors. Boards use ExactConversion; the native board can be given a faulty one.
+/// Converts whole vectors. Boards use ExactConversion; the fault gallery replaces it.
 class Conversion {
  public:
   /// Fills `codes` with as many values as `values` holds, all finite.

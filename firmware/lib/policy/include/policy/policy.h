@@ -1,4 +1,4 @@
-// A policy: normalize, quantize, infer, dequantize. All that a control loop of one's own needs; the server runs it, too.
+// A policy: normalize, quantize, infer, dequantize. Sufficient for a control loop without a host; the server uses it, too.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace hil {
 inline constexpr uint16_t kMaxObs = 255;  ///< float observations of this length fill a payload
 inline constexpr uint16_t kMaxAct = 64;
 
-/// A status with the number that belongs to it.
+/// A status and its detail.
 struct Outcome {
   Status status = Status::kOk;
   uint32_t detail = 0;
@@ -21,7 +21,7 @@ struct Outcome {
   bool ok() const { return status == Status::kOk; }
 };
 
-/// Inputs and the outputs that an engine must give for them, row-major.
+/// Inputs and their expected outputs, row-major.
 struct GoldenVectors {
   const int8_t* inputs = nullptr;   ///< int8 [count, n_obs]
   const int8_t* outputs = nullptr;  ///< int8 [count, n_act]
@@ -31,14 +31,14 @@ struct GoldenVectors {
 /// A model and its metadata. model.h, the native board's file and an upload hold the same.
 struct ModelImage {
   ByteSpan model;
-  const char* id = "";  ///< 12 hex digits, terminated
+  const char* id = "";  ///< 12 hex digits, NUL-terminated
   uint16_t n_obs = 0;   ///< elements of the model's input; 0: not checked
   uint16_t n_act = 0;   ///< likewise of its output
   Normalization normalization;
   GoldenVectors golden;
 };
 
-/// Times of the inferences.
+/// Inference times.
 struct InferenceTimes {
   uint32_t count = 0;  ///< since boot, of all models
   uint32_t timed = 0;  ///< of this model

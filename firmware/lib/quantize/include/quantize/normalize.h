@@ -5,11 +5,11 @@
 
 namespace hil {
 
-/// What is done to an observation before it is quantized. Both arrays have one element for each input of the model.
+/// Applied to an observation before quantization. Both arrays have one element per input of the model.
 struct Normalization {
   ArrayView<float> mean;
   ArrayView<float> inverse_std;  ///< > 0
-  float clip = 0.0f;             ///< > 0: the result stays within plus and minus this
+  float clip = 0.0f;             ///< > 0: limit of the absolute result
 
   bool none() const { return mean.size() == 0; }
 
@@ -19,8 +19,8 @@ struct Normalization {
 
 /// Subtracts the mean, multiplies by the inverse standard deviation, clips; each in float32 and in this order.
 ///
-/// The order is what makes the bits the same everywhere: scale and offset in one step would become a fused multiply-add on some
-/// processors, and a division a multiplication under -ffast-math. `value` must be finite.
+/// This order gives the same bits everywhere: scale and offset in one step would become a fused multiply-add on some processors.
+/// `value` must be finite.
 float Normalize(float value, float mean, float inverse_std, float clip);
 
 }  // namespace hil

@@ -1,4 +1,4 @@
-// The models of a board: the one that runs, and room beside it for one that comes over the wire.
+// The models of a board: the active one, and a second place for an upload.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace hil {
 
-/// What one model needs. Two of them let a new model be received and tried while another one runs.
+/// Resources of one model. With two places, a new model is received and verified while the other one runs.
 struct Place {
   Engine* engine = nullptr;   ///< one per place; nullptr: no such place
   Arena arena;                ///< of the engine

@@ -40,7 +40,7 @@ struct Peripherals {
   hal::System* system;
 };
 
-/// Answers requests in the order in which they arrive; each gets exactly one reply, with its own sequence number.
+/// Answers requests in order; each gets exactly one reply, with its sequence number.
 class Server {
  public:
   /// Call Models::LoadFlashed() before Boot(); its failure is reported in INFO and to every inference request. `models` must
@@ -57,7 +57,7 @@ class Server {
   /// separate line.
   void Boot(hal::ResetCause cause);
 
-  /// Call it whenever bytes have arrived, and with `size` 0 when none have for MsToNextEvent(). Answers the complete requests.
+  /// To be called when bytes have arrived, and with `size` 0 after MsToNextEvent() without any. Answers the complete requests.
   void Step(const uint8_t* data, size_t size);
 
   /// Longest time until the next call of Step() if nothing arrives, in milliseconds, rounded up; UINT32_MAX: no limit.
@@ -105,11 +105,11 @@ class Server {
   Encoder encoder_;
   FrameView frame_;              // the request that is being handled
   uint64_t received_us_ = 0;     // when the bytes that are being handled arrived
-  bool identified_ = false;      // a HELLO has been answered since this model runs: a session is open
+  bool identified_ = false;      // a session is open: a HELLO was answered since this model became active
   uint32_t session_ = 0;         // nonce of its HELLO
   bool text_line_;               // lines are answered
-  bool held_ = false;            // in the safe state on account of a session or a new model: a line does not end it
-  bool needs_delimiter_ = true;  // what was sent last did not end with 0x00
+  bool held_ = false;            // safe state caused by a session or a new model: a line does not end it
+  bool needs_delimiter_ = true;  // the last byte sent was not 0x00
   uint32_t requests_ = 0;
   uint32_t errors_ = 0;
   uint32_t dropped_replies_ = 0;

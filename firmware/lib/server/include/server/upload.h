@@ -1,4 +1,4 @@
-// The far end of LOAD: receives a model, checks everything about it, and only then lets it take over.
+// LOAD on the board: receives a model, verifies it, then activates it.
 #pragma once
 
 #include <cstddef>
@@ -49,11 +49,11 @@ class Upload {
 
   Models& models_;
   uint32_t transfer_ = 0;          // of the open upload; 0: none is
-  protocol::LoadBegin announced_;  // but for its id, which lies in the frame
+  protocol::LoadBegin announced_;  // except its id, which lies in the frame
   ModelId id_;
   uint32_t total_ = 0;
   uint32_t received_ = 0;
-  uint32_t finished_transfer_ = 0;  // of the upload that was committed last
+  uint32_t finished_transfer_ = 0;  // of the last committed upload
   Outcome finished_;
   const char* finished_message_ = "";
 };

@@ -1,4 +1,4 @@
-// The host watchdog: decides when the board has been without an observation for too long.
+// The host watchdog: detects missing observations.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,19 @@ class Watchdog {
  public:
   explicit Watchdog(uint32_t timeout_ms) : timeout_ms_(timeout_ms) {}
 
-  /// 0 switches it off; the time counts from the last observation.
+  /// 0 disables it; the time counts from the last observation.
   void SetTimeout(uint32_t timeout_ms) { timeout_ms_ = timeout_ms; }
 
-  /// An observation was acted upon at `now_us`.
+  /// Records that an observation was applied at `now_us`.
   void Feed(uint64_t now_us) {
     last_us_ = now_us;
     safe_ = false;
   }
 
-  /// The actuators were taken to the safe state for another reason: not a trip. The next observation ends it.
+  /// Enters the safe state without counting a trip. The next observation ends it.
   void Hold() { safe_ = true; }
 
-  /// True once per trip: the caller takes the actuators to the safe state.
+  /// True once per trip: the caller puts the actuators in the safe state.
   bool Trips(uint64_t now_us) {
     if (safe_ || timeout_ms_ == 0 || now_us < DeadlineUs()) return false;
     safe_ = true;
@@ -30,7 +30,7 @@ class Watchdog {
     return true;
   }
 
-  /// When Trips() can become true; UINT64_MAX: not before the next observation.
+  /// Earliest time at which Trips() becomes true; UINT64_MAX: not before the next observation.
   uint64_t NextTripUs() const { return safe_ || timeout_ms_ == 0 ? UINT64_MAX : DeadlineUs(); }
 
   bool safe() const { return safe_; }

@@ -1,4 +1,4 @@
-// Views of memory that somebody else owns.
+// Non-owning views of memory.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,9 @@
 
 namespace hil {
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values go to the wire as they lie in memory");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are sent in the byte order of memory");
 
-/// Elements that somebody else owns, possibly unaligned (they may lie inside a received frame).
+/// Elements owned elsewhere, possibly unaligned: they may lie inside a received frame.
 template <typename T>
 class ArrayView {
  public:
@@ -40,7 +40,7 @@ class ArrayView {
   uint16_t count_ = 0;
 };
 
-/// Characters that somebody else owns; not terminated.
+/// Characters owned elsewhere; not NUL-terminated.
 struct StringView {
   const char* data = nullptr;
   size_t size = 0;
@@ -48,7 +48,7 @@ struct StringView {
   constexpr StringView() = default;
   constexpr StringView(const char* text, size_t length) : data(text), size(length) {}
 
-  /// A view of a C string, cut to `limit` characters.
+  /// A view of a C string, truncated to `limit` characters.
   static StringView FromC(const char* text, size_t limit) {
     const size_t length = std::strlen(text);
     return StringView(text, length < limit ? length : limit);
