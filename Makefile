@@ -10,6 +10,7 @@ MODEL ?= models/ppo
 SECONDS ?= 60
 FAULTS ?= 10000
 ARGS ?=
+UPLOT ?= 1.6.32
 HIL := .venv/bin/hil
 
 POLICIES := $(patsubst %/bundle.json,%,$(wildcard models/*/bundle.json))
@@ -18,7 +19,7 @@ space := $(subst ,, )
 
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 
-.PHONY: run test nightly guarantees setup setup-run check format fuzz clean help
+.PHONY: run test nightly guarantees setup setup-run check format fuzz vendor clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -60,6 +61,11 @@ format: setup ## rewrite the sources in the project's format
 
 fuzz: ## look for inputs that break the firmware, SECONDS for each of the four targets (needs clang)
 	@$(PYTHON) firmware/test/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
+
+vendor: ## refresh the vendored uPlot, which hil report puts into its pages: UPLOT=1.6.32 (needs npm)
+	@cd $$(mktemp -d) && npm pack --silent uplot@$(UPLOT) >/dev/null && tar xzf uplot-$(UPLOT).tgz && cd package && \
+	  cp dist/uPlot.iife.min.js dist/uPlot.min.css "$(CURDIR)/host/balance_hil/reporting/assets/" && \
+	  cp LICENSE "$(CURDIR)/host/balance_hil/reporting/assets/uPlot.LICENSE"
 
 clean: ## remove what was built and installed here
 	rm -rf .venv .pio .platformio build runs

@@ -65,7 +65,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "stable_baselines3", "tensorboard"), "train"),
     **dict.fromkeys(("tensorflow", "onnx", "onnx2tf"), "export"),
     **dict.fromkeys(("ai_edge_litert", "numba", "onnxruntime", "tflite_micro"), "int8"),
-    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+    "matplotlib": "report",
     "imageio": "video",
 }
 

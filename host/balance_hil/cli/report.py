@@ -1,60 +1,61 @@
-"""``hil report``: a recording as a page or a picture."""
+"""``hil report``: recordings and comparisons as one HTML page."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from balance_hil.cli.console import stderr, stdout, warn_if_cut_off
-from balance_hil.errors import HarnessError, UsageError, require
+from balance_hil.cli.console import print_error, stderr, stdout
+from balance_hil.errors import HarnessError
 from balance_hil.files import write_atomically
-from balance_hil.recording import read_recording
+
+BROKEN = 3  # exit status: something that was named could not be read
 
 
 @click.command(name="report")
-@click.argument("recording", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.html", help="the page; default: beside the recording"
+@click.argument(
+    "sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORDING... | COMPARISON.json | FOLDER"
 )
 @click.option(
-    "--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="draw the three curves alone, and no page"
-)
-@click.option("--episode", type=click.IntRange(min=0), metavar="N", help="only this episode in the picture, counted from 0")
-def command(recording: Path, output: Path | None, picture: Path | None, episode: int | None) -> None:
-    """Render RECORDING as one self-contained HTML page, or as a picture.
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.html",
+    help="The page. Default: beside a single recording, else report.html in FOLDER or here.",
+)  # fmt: skip
+@click.option(
+    "--frames/--no-frames", default=None,
+    help="Pictures of the plant. Default: yes, unless its environment is in a module that would have to be imported.",
+)  # fmt: skip
+def command(sources: tuple[Path, ...], output: Path | None, frames: bool | None) -> None:
+    """Make one self-contained HTML page of recordings, side by side, and of comparisons (hil compare --json).
 
-    The page needs no network and no script: identity, summary, plant, action and round trip over time, histogram, faults.
-    The page and the picture are legible on light and on dark backgrounds.
+    The page opens from disk and needs no network: verdict, metrics and targets, curves over time, latency with the control
+    period, faults, int8 ranges, differences by cause, identity, and commands to repeat it.
+
+    A file that cannot be read is named on the page; the exit status is then 3.
     """
-    if picture is None and episode is not None:
-        raise click.UsageError("--episode belongs to a picture: add --picture FILE.svg")
-    if picture is not None and output is not None:
-        raise click.UsageError("give --picture or --output, not both")
-    if picture is not None and picture.suffix not in (".svg", ".png"):
-        raise UsageError(f"cannot draw a picture as {picture.name}", "name it .svg or .png")
-    require("matplotlib", "report")
-    require("jinja2", "report")
-    data = read_recording(recording)
-    warn_if_cut_off(data.missing, recording)
-    if picture is not None:
-        from balance_hil.reporting.figures import draw_run, to_png, to_svg
+    from balance_hil.reporting.collect import read_sources
+    from balance_hil.reporting.frames import film_strips
+    from balance_hil.reporting.page import render_page
 
-        figure = draw_run(data, episode)
-        content = to_png(figure) if picture.suffix == ".png" else to_svg(figure, picture.stem).encode()
-    else:
-        from balance_hil.reporting.page import render_page
-
-        content = render_page(data, recording.name).encode()
-    target = picture or output or recording.with_suffix(".html")
-    _write(target, content)
-    stderr.print(f"{len(data)} steps of {recording.name} drawn", soft_wrap=True)
-    stdout.print(str(target), soft_wrap=True)
-
-
-def _write(path: Path, content: bytes) -> None:
+    found = read_sources(sources)
+    for path, error in found.unreadable:
+        print_error(f"{path}: {error.message}", error.hint)
+    page = render_page(found, film_strips({run.label: run.recording for run in found.runs}, frames))
+    target = output or _beside(sources)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, page.encode())
     except OSError as exc:
-        raise HarnessError(f"cannot write {path}: {exc.strerror}", "choose another place: --output FILE.html") from exc
+        raise HarnessError(f"cannot write {target}: {exc.strerror}", "choose another place: --output FILE.html") from exc
+    verdict = found.verdict
+    stderr.print(verdict.line, style="bold green" if verdict.good else "bold red", soft_wrap=True)
+    stdout.print(str(target), soft_wrap=True)
+    sys.exit(BROKEN if found.unreadable else 0)
+
+
+def _beside(sources: tuple[Path, ...]) -> Path:
+    only = sources[0]
+    if len(sources) > 1:
+        return Path("report.html")
+    return only / "report.html" if only.is_dir() else only.with_suffix(".html")

@@ -1,1 +1,1 @@
-"""Draws a recording: a self-contained HTML page, or a picture alone."""
+"""Shows recordings and comparisons as one self-contained HTML page."""

@@ -1,147 +1,317 @@
-"""One self-contained HTML page about one recording: without external scripts, fonts or pictures."""
+"""The page: one self-contained HTML file, without network access. Every text goes through ``escape``."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
+from string import Template
 
-import numpy as np
-from numpy.typing import NDArray
+from balance_hil.errors import HarnessError
+from balance_hil.reporting.charts import chart_data, code_strip, histogram
+from balance_hil.reporting.collect import (
+    MISSED,
+    PROPAGATED,
+    UNEXPLAINED,
+    Comparison,
+    Difference,
+    Row,
+    Run,
+    Sources,
+    commands,
+    engine_rows,
+    identity_rows,
+    occupancy,
+    result_rows,
+    timing_rows,
+)
+from balance_hil.reporting.frames import Strip
 
-from balance_hil.errors import require
-from balance_hil.recording import Recording
-from balance_hil.reporting.figures import draw_histogram, draw_run, has_timings, to_svg
-
-SHARES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
-MAX_FAULT_ROWS = 200
-_NOT_IDENTITY = ("format", "ended", "spec")
+ASSETS = Path(__file__).with_name("assets")
+MAX_EVENT_ROWS = 200
+MAX_EPISODE_ROWS = 200
+_PALETTE = 8  # colors of runs and causes in page.html
 
 
-def render_page(recording: Recording, name: str) -> str:
-    """The page about ``recording``; ``name`` is its file name, for the title. Raises MissingExtraError."""
-    require("jinja2", "report")
-    require("matplotlib", "report")
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+class Html(str):
+    """Text that is markup already: it is not escaped again."""
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text())
-    timed = has_timings(recording)
-    drawings = {"run_svg": draw_run(recording), "histogram_svg": draw_histogram(recording) if timed else None}
-    # SVG drawn here, with texts escaped by matplotlib.
-    svgs = {key: Markup(to_svg(figure, key)) if figure else None for key, figure in drawings.items()}  # noqa: S704
-    return template.render(
-        title=name,
-        lead=_lead(recording),
-        run_title="Plant, action and round trip" if timed else "Plant and action",
-        tiles=list(_tiles(recording)),
-        timing={"columns": list(SHARES), "rows": list(_timing_rows(recording))},
-        losses=sorted(Counter(str(fault["kind"]) for fault in recording.faults).items()),
-        faults=[_fault_row(fault) for fault in recording.faults[:MAX_FAULT_ROWS]],
-        more_faults=max(0, len(recording.faults) - MAX_FAULT_ROWS),
-        episodes=list(_episode_rows(recording)),
-        identity=[(name, value) for name, value in _flatten(_identity(recording)) if value],
-        **svgs,
+    __slots__ = ()
+
+
+def render_page(sources: Sources, strips: Mapping[str, Strip | HarnessError]) -> str:
+    """The page about ``sources``; ``strips`` are pictures of its runs, by label, or why there are none."""
+    runs = sources.runs
+    data = chart_data(runs)
+    scripts = [(ASSETS / "uPlot.iife.min.js").read_text(), (ASSETS / "page.js").read_text()]
+    sections = [
+        _section("Result", _results(runs)),
+        _section("Plant", *[_strip(label, strip) for label, strip in strips.items()]),
+        _section("Over time", _charts(runs), note="drag to zoom, double-click for all") if runs else "",
+        _section("Latency", *_latency(runs)),
+        _section("Faults and misses", _faults(runs)) if runs else "",
+        _section("Differences between runtimes", *[_comparison(each) for each in sources.comparisons]),
+        _section("int8 ranges", _int8(runs)),
+        _section("Engine and memory", _columns(runs, engine_rows(runs))),
+        _section("Episodes", _episodes(runs)),
+        _section("Identity", _identity(runs)),
+        _section("Commands", _commands(runs)),
+    ]
+    return Template((ASSETS / "page.html").read_text()).substitute(
+        title=escape(_title(sources)),
+        # Whatever a recording holds, nothing but these two scripts can run.
+        hashes=" ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts),
+        uplot_css=(ASSETS / "uPlot.min.css").read_text(),
+        head=_head(sources),
+        sections="\n".join(filter(None, sections)),
+        data=_embedded(data),
+        uplot=scripts[0],
+        script=scripts[1],
     )
 
 
-def _lead(recording: Recording) -> str:
-    meta = recording.meta
-    board = meta.get("board", "")
-    name = board.get("board", "") if isinstance(board, Mapping) else board
-    parts = (recording.spec.environment, f"board {name}", f"{meta.get('clock', '')} clock", f"bundle {meta.get('bundle', '')}")
-    ended = meta.get("ended", "complete")
-    early = [recording.missing] if recording.missing else [f"ended early: {ended}"] if ended != "complete" else []
-    return " · ".join([*parts, *early])
+def _embedded(data: object) -> str:
+    """JSON within <script>: no character of it can end the element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _tiles(recording: Recording) -> Iterable[dict[str, str]]:
-    finished = recording.episodes
-    passed = sum(not episode.get("failed", True) for episode in finished)
-    verdict = "good" if finished and passed == len(finished) else "bad"
-    yield {"name": "episodes without failure", "value": f"{passed} of {len(finished)}", "verdict": verdict}
-    yield {"name": "control steps", "value": f"{len(recording)}", "verdict": ""}
-    held = int(recording.held.sum())
-    yield {"name": "steps without a new action", "value": f"{held}", "verdict": "bad" if held else "good"}
-    if len(recording):
-        for name, values in recording.plant.items():
-            known = values[np.isfinite(values)]
-            if len(known):
-                yield {"name": f"{name}, RMS", "value": f"{np.sqrt(np.mean(known**2)):.4g}", "verdict": ""}
-        rate = _action_rate(recording.action, recording.episode)
-        yield {"name": "action rate, mean |Δaction|", "value": f"{rate:.4f}", "verdict": ""}
-    yield from _board_tiles(recording.meta)
-    if has_timings(recording):
-        p50, p99 = np.nanpercentile(recording.round_trip_us, (50, 99)) / 1e3
-        yield {"name": "round trip, median", "value": f"{p50:.2f} ms", "verdict": ""}
-        late = p99 > recording.spec.control_period_s * 1e3
-        yield {"name": "round trip, p99", "value": f"{p99:.2f} ms", "verdict": "bad" if late else "good"}
+def _title(sources: Sources) -> str:
+    if len(sources.runs) == 1:
+        return sources.runs[0].label
+    if sources.runs:
+        return f"{len(sources.runs)} runs: {', '.join(run.label for run in sources.runs)}"
+    return ", ".join(each.path.name for each in sources.comparisons)
 
 
-def _board_tiles(meta: Mapping[str, Any]) -> Iterable[dict[str, str]]:
-    """Resources that the policy takes on the board, as far as the board reports them."""
-    board = meta.get("board")
-    facts = board if isinstance(board, Mapping) else {}
-    costs = {
-        "instructions of an inference": (meta.get("instructions_per_inference"), ""),
-        "tensor arena": (facts.get("arena_used"), " B"),
-        "static RAM": (facts.get("ram"), " B"),
-        "image in flash": (facts.get("flash"), " B"),
-    }
-    for name, (number, unit) in costs.items():
-        if number:
-            yield {"name": name, "value": f"{number:,}{unit}", "verdict": ""}
+def _head(sources: Sources) -> str:
+    verdict = sources.verdict
+    word, state = ("PASS", "good") if verdict.good else ("FAIL", "bad")
+    named = len(sources.runs) + len(sources.comparisons) > 1
+    if verdict.good:
+        lines = [f"{run.label}: {run.summary}" if named else run.summary for run in sources.runs]
+        lines += [f"{each.path.name}: {each.summary}" if named else each.summary for each in sources.comparisons]
+    else:
+        lines = list(verdict.reasons)
+    notes = [f"{path}: {exc.message} ({exc.hint})" for path, exc in sources.unreadable]
+    notes += [
+        f"{run.path.name}: {run.recording.missing}"
+        for run in sources.runs
+        if run.recording.missing not in ("", *run.verdict.reasons)
+    ]
+    notes += [f"{sources.left_out} older recordings of the folder are left out"] if sources.left_out else []
+    tiles = _tiles(sources.runs[0]) if len(sources.runs) == 1 else ""
+    return (
+        f'<div class="verdict {state}"><b>{word}</b><ul>{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul></div>{tiles}'
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    )
 
 
-def _timing_rows(recording: Recording) -> Iterable[dict[str, Any]]:
-    rows = {
-        "round trip (µs)": recording.round_trip_us,
-        "inference on the board (µs)": recording.inference_us,
-        "tick jitter (µs)": recording.jitter_us,
-    }
-    for name, values in rows.items():
-        if np.any(np.isfinite(values)):
-            cells = [f"{np.nanpercentile(values, share):.0f}" for share in SHARES.values()]
-            yield {"name": name, "cells": cells}
+def _tiles(run: Run) -> str:
+    """What a stranger asks first about one run; the table below has the same and the rest."""
+    rows = {row.name: row for row in result_rows([run])}
+    names = ("episodes without failure", "board equals tflm", "misses", "round trip, p99")
+    faults = sum(count for kind, count in run.counts.items() if kind not in MISSED)
+    shown = [(name, rows[name].cells[0].text, rows[name].cells[0].state) for name in names]
+    shown.append(("other faults", f"{faults}", "warn" if faults else "good"))
+    tiles = "".join(f'<div class="{state}"><b>{escape(text)}</b>{escape(name)}</div>' for name, text, state in shown)
+    return f'<div class="tiles">{tiles}</div>'
 
 
-def _episode_rows(recording: Recording) -> Iterable[dict[str, str]]:
-    results = {int(episode["episode"]): episode for episode in recording.episodes}
-    for number in np.unique(recording.episode):
-        rows = recording.episode == number
-        result = results.get(int(number), {})
-        outcome = "not finished" if not result else "failed" if result.get("failed", True) else "good"
-        yield {
-            "seed": str(result.get("seed", "")),
-            "steps": f"{int(rows.sum())}",
-            "outcome": outcome,
-            "return": f"{recording.reward[rows].sum():.4g}",
-            "held": f"{int(recording.held[rows].sum())}",
-            "action_rate": f"{_action_rate(recording.action[rows], recording.episode[rows]):.4f}",
-        }
+def _section(title: str, *parts: str, note: str = "") -> str:
+    content = "".join(parts)
+    if not content:
+        return ""
+    more = f" <small>{escape(note)}</small>" if note else ""
+    return f"<section><h2>{escape(title)}{more}</h2>{content}</section>"
 
 
-def _fault_row(fault: Mapping[str, Any]) -> dict[str, str]:
-    detail = f": {fault['detail']}" if fault.get("detail") else ""
-    return {"at": f"{fault['t_s']:.3f} s, episode {fault['episode']}, step {fault['step']}", "text": f"{fault['kind']}{detail}"}
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, right: int = 0) -> str:
+    """A table; the first ``left`` columns and the last ``right`` are text, those between numbers."""
+    end = len(heads) - right
+    lines = [f"<tr>{''.join(_cell('th', each, left <= i < end) for i, each in enumerate(row))}</tr>" for row in (heads,)]
+    lines += [f"<tr>{''.join(_cell('td', each, left <= i < end) for i, each in enumerate(row))}</tr>" for row in rows]
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>' if len(lines) > 1 else ""
 
 
-def _identity(recording: Recording) -> dict[str, Any]:
-    return {key: value for key, value in recording.meta.items() if key not in _NOT_IDENTITY}
+def _cell(tag: str, text: str, number: bool) -> str:
+    return f"<{tag}{' class=number' if number else ''}>{text if isinstance(text, Html) else escape(text)}</{tag}>"
 
 
-def _flatten(meta: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in meta.items():
-        name = f"{prefix}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name} ")
-        else:
-            yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _state(text: str, state: str) -> Html:
+    """The word is marked as well as colored."""
+    mark = {"good": "✓ ", "bad": "✗ ", "warn": "! "}.get(state, "")
+    return Html(f'<span class="{state}">{mark}{escape(text)}</span>')
 
 
-def _action_rate(action: NDArray[np.float32], episode: NDArray[np.int64]) -> float:
-    """Mean |difference| of consecutive actions, over steps and elements, not across episodes."""
-    steps = np.abs(np.diff(action.astype(np.float64), axis=0))[np.diff(episode) == 0]
-    return float(steps.mean()) if steps.size else 0.0
+def _key(run: Run, index: int, of: int) -> Html:
+    """A run's label, with its color where there are several."""
+    swatch = f'<i class="run{index % _PALETTE}"></i>' if of > 1 else ""
+    return Html(swatch + escape(run.label))
+
+
+def _columns(runs: Sequence[Run], rows: Sequence[Row], target: bool = False) -> str:
+    heads = ["", *(_key(run, i, len(runs)) for i, run in enumerate(runs)), *(["target"] if target else [])]
+    lines = [
+        [row.name, *(_state(cell.text, cell.state) for cell in row.cells), *([row.target] if target else [])] for row in rows
+    ]
+    return _table(heads, lines, left=len(heads))
+
+
+def _results(runs: Sequence[Run]) -> str:
+    return _columns(runs, result_rows(runs), target=True) if runs else ""
+
+
+def _identity(runs: Sequence[Run]) -> str:
+    table = _columns(runs, identity_rows(runs))
+    return (
+        f"<details class=print><summary>bundle, firmware, engine, versions, settings</summary>{table}</details>" if table else ""
+    )
+
+
+def _strip(label: str, strip: Strip | HarnessError) -> str:
+    if isinstance(strip, HarnessError):
+        return f'<p class="note">{escape(label)}: no pictures: {escape(strip.message)} ({escape(strip.hint)})</p>'
+    figures = "".join(
+        f'<figure><img alt="the plant at {at_s:.2f} s" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{at_s:.2f} s</figcaption></figure>"
+        for at_s, png in strip.frames
+    )
+    return f'<p class="lead">{escape(label)}. {escape(strip.title)}</p><div class="strip">{figures}</div>'
+
+
+def _charts(runs: Sequence[Run]) -> str:
+    buttons = "".join(
+        f'<button type="button" data-zoom="{what}">{text}</button>'
+        for what, text in (("all", "show all"), ("previous", "◀ previous event"), ("next", "next event ▶"))
+    )
+    legend = "".join(f"<span>{_key(run, i, len(runs))}</span>" for i, run in enumerate(runs))
+    return (
+        f'<div class="controls">{buttons}<span class="legend">{legend}</span></div>'
+        '<noscript><p class="note">The curves need JavaScript.</p></noscript><div id="charts"></div>'
+    )
+
+
+def _latency(runs: Sequence[Run]) -> list[str]:
+    if not runs:
+        return []
+    heads = ["microseconds", "", "count", "p50", "p99", "p99.9", "max"]
+    table = _table(heads, timing_rows(runs), left=2)
+    period_ms = runs[0].period_us / 1e3
+    mark = f"control period {period_ms:g} ms"
+    columns = {"round trip, ms": "round_trip_us", "tick jitter, ms": "jitter_us"}
+    drawn = [
+        histogram([getattr(run.recording, column) / 1e3 for run in runs], period_ms, mark, axis)
+        for axis, column in columns.items()
+    ]
+    if not table:
+        return ['<p class="lead">In lockstep the plant waits for the board: nothing is timed.</p>']
+    return [f'<div class="pair">{"".join(drawn)}</div>', table]
+
+
+def _faults(runs: Sequence[Run]) -> str:
+    kinds = list(dict.fromkeys(kind for run in runs for kind in run.counts))
+    if not kinds:
+        return '<p class="lead">none</p>'
+    heads = ["", *(_key(run, i, len(runs)) for i, run in enumerate(runs))]
+    table = _table(heads, [[kind, *(f"{run.counts.get(kind, 0):,}" for run in runs)] for kind in kinds])
+    lists = []
+    for run in runs:
+        rows = [
+            (f"{fault['t_s']:.3f} s", f"{fault['episode']}", f"{fault['step']}", str(fault["kind"]), str(fault.get("detail", "")))
+            for fault in run.recording.faults[:MAX_EVENT_ROWS]
+        ]
+        rest = len(run.recording.faults) - len(rows)
+        more = f'<p class="lead">and {rest:,} more</p>' if rest else ""
+        summary = escape(f"{run.label}: every event" if len(runs) > 1 else "every event")
+        events = _table(("time", "episode", "step", "kind", "detail"), rows, left=5)
+        lists.append(f"<details><summary>{summary}</summary>{events}{more}</details>" if rows else "")
+    return table + "".join(lists)
+
+
+def _int8(runs: Sequence[Run]) -> str:
+    heads = ["", "", "how often each code, -128 to 127", "least", "greatest", "codes used", "saturated"]
+    rows: list[Sequence[str]] = []
+    for index, run in enumerate(runs):
+        recording = run.recording
+        answered = ~recording.held
+        if not answered.any():
+            continue
+        for kind, codes, signals in (
+            ("input", recording.input_int8, recording.spec.observation),
+            ("output", recording.output_int8, recording.spec.action),
+        ):
+            for found in occupancy(codes[answered], [signal.name for signal in signals]):
+                numbers = (f"{found.low}", f"{found.high}", f"{found.codes} of 256", f"{found.saturated:.2%}")
+                name = f"{kind} {found.signal}"
+                rows.append(
+                    (name, _key(run, index, len(runs)) if len(runs) > 1 else "", Html(code_strip(found.shares)), *numbers)
+                )
+    order = {name: i for i, name in enumerate(dict.fromkeys(row[0] for row in rows))}
+    return _table(heads, sorted(rows, key=lambda row: order[row[0]]), left=3)
+
+
+def _comparison(comparison: Comparison) -> str:
+    causes = [c for row in (*comparison.pairs, *comparison.layers) for c in row.causes]
+    known = [cause for cause in dict.fromkeys(causes) if cause not in (PROPAGATED, UNEXPLAINED)]
+    styles = {cause: f"run{i % _PALETTE}" for i, cause in enumerate(known)} | {PROPAGATED: "propagated", UNEXPLAINED: "late"}
+    used = [cause for cause in (*known, PROPAGATED, UNEXPLAINED) if cause in causes]
+    legend = "".join(f'<span><i class="{styles[cause]}"></i>{escape(cause)}</span>' for cause in used)
+    pairs, layers = (
+        _table(
+            (title, "", "differing", "of", "max LSB", "causes"),
+            [_difference_row(row, styles, max(each.differing for each in rows)) for row in rows],
+            left=2,
+            right=1,
+        )
+        for title, rows in (("outputs", comparison.pairs), ("layers", [row for row in comparison.layers if row.differing]))
+    )
+    skipped = "".join(f'<p class="note">{escape(f"{runtime} was skipped: {why}")}</p>' for runtime, why in comparison.skipped)
+    state = _state(comparison.verdict.line if comparison.verdict.reasons else f"PASS: {comparison.summary}", _word(comparison))
+    lead = f'<p class="lead">{escape(comparison.path.name)}, {comparison.inputs:,} inputs. {state}</p>'
+    details = f"<details open><summary>layer by layer</summary>{layers}</details>" if layers else ""
+    return f'{lead}{skipped}<div class="legend">{legend}</div>{pairs}{details}'
+
+
+def _word(comparison: Comparison) -> str:
+    return "good" if comparison.verdict.good else "bad"
+
+
+def _difference_row(row: Difference, styles: Mapping[str, str], most: int) -> list[str]:
+    """``most`` differing values fill the bar."""
+    at = 0.0
+    parts = []
+    for cause, count in row.causes.items():
+        width = 200 * count / max(1, most)
+        title = escape(f"{cause}: {count:,}")
+        parts.append(f'<rect class="{styles[cause]}" x="{at:.1f}" width="{width:.1f}" height="12"><title>{title}</title></rect>')
+        at += width
+    words = escape(", ".join(f"{cause} {count:,}" for cause, count in row.causes.items()))
+    bar = Html(f'<svg class="bar" viewBox="0 0 200 12" role="img" aria-label="{words}">{"".join(parts)}</svg>')
+    return [f"{row.a} and {row.b}", row.where, f"{row.differing:,}", f"{row.values:,}", f"{row.max_lsb}", bar]
+
+
+def _episodes(runs: Sequence[Run]) -> str:
+    names = list(dict.fromkeys(name for run in runs for each in run.recording.episodes for name in _metrics(each)))
+    rows = []
+    for index, run in enumerate(runs):
+        for each in run.recording.episodes[:MAX_EPISODE_ROWS]:
+            failed = bool(each.get("failed", True))
+            numbers = [f"{_metrics(each)[name]:.4g}" if name in _metrics(each) else "" for name in names]
+            outcome = _state("failed" if failed else "good", "bad" if failed else "good")
+            rows.append([_key(run, index, len(runs)), f"{each.get('seed', '')}", outcome, f"{each.get('steps', '')}", *numbers])
+    return _table(["", "seed", "outcome", "steps", *names], rows, left=3)
+
+
+def _metrics(episode: Mapping[str, object]) -> dict[str, float]:
+    metrics = episode.get("metrics")
+    return {str(k): float(v) for k, v in metrics.items()} if isinstance(metrics, Mapping) else {}
+
+
+def _commands(runs: Sequence[Run]) -> str:
+    lines = dict.fromkeys((what, command) for run in runs for what, command in commands(run))
+    line = '<p class="command"><span>{}</span><code>{}</code><button type="button" data-copy>copy</button></p>'
+    return "".join(line.format(escape(what), escape(text)) for what, text in lines)

@@ -1,81 +1,31 @@
-"""The page and the picture of a recording."""
+"""The page about recordings and comparisons: its numbers, its text, what it does with bad input."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from dataclasses import replace
+import json
+import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import matplotlib.colors
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from balance_hil.cli.report import command
+from balance_hil.distribution import Distribution
 from balance_hil.errors import HarnessError, RecordingError, UsageError
-from balance_hil.recording import Recording, RecordingWriter, Step, read_recording
-from balance_hil.reporting import figures
+from balance_hil.recording import read_recording
+from balance_hil.reporting import charts, collect, frames
 from balance_hil.reporting.page import render_page
-from balance_hil.spec import PolicySpec, Signal
 
-SPEC = PolicySpec(
-    environment="balance/Balance-v0",
-    observation=(Signal(index=0, name="pitch", unit="rad", min=-1, max=1),),
-    action=tuple(Signal(index=i, name=f"wheel_{i}", unit="rad/s", min=-1, max=1) for i in range(2)),
-    control_period_s=0.005,
-)
-EPISODES = 2
-STEPS = 1500
-HOSTILE = "<script>alert('x')</script>"
+from .recordings import HOSTILE, STEPS, write_run
 
 
 @pytest.fixture(scope="module")
-def timed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("report") / "run.mcap", timed=True)
-
-
-@pytest.fixture(scope="module")
-def timed(timed_file: Path) -> Recording:
-    return read_recording(timed_file)
-
-
-@pytest.fixture(scope="module")
-def lockstep(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    return read_recording(write(tmp_path_factory.mktemp("report") / "lock.mcap", timed=False))
-
-
-@pytest.fixture(scope="module")
-def page(timed: Recording) -> str:
-    return render_page(timed, HOSTILE)
-
-
-@pytest.fixture(scope="module")
-def short_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For what is not about the curves: drawing few points is quick."""
-    return write(tmp_path_factory.mktemp("report") / "short.mcap", timed=True, steps=20)
-
-
-def write(path: Path, *, timed: bool, steps: int = STEPS) -> Path:
-    """Two episodes: the first is good, the second fails; one held step; one round trip of 40 ms."""
-    meta = {"bundle": "0123456789ab", "clock": "realtime" if timed else "lockstep", "board": {"board": "native", "note": HOSTILE}}
-    with RecordingWriter(path, meta, SPEC, ("pitch_rad", "speed_error_rad_s")) as writer:
-        for row in range(EPISODES * steps):
-            episode, step = divmod(row, steps)
-            held = row == 700
-            timing = ((None, None, 3.0) if held else (40_000.0 if row == 901 else 300.0, 20.0, 3.0)) if timed else ()
-            vectors = (None, None) if held else ([1], [2, 3])
-            pitch = 0.1 if row == 500 else 0.001 * np.sin(row / 50)
-            actions = [(-1.0) ** step / 4 + 9 * episode, 0.0]
-            writer.step(
-                row * 0.005, Step(step * 0.005, episode, step, [0.0], actions, held, (pitch, 3.0), 1.0, *vectors, *timing)
-            )
-            if held:
-                writer.fault(row * 0.005, episode, step, "lost", HOSTILE)
-            if step == steps - 1:
-                result = {"episode": episode, "seed": 10_000 + episode, "steps": steps, "failed": episode == 1}
-                writer.episode((row + 1) * 0.005, result)
-    return path
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("report") / "run.mcap")
 
 
 class Outline(HTMLParser):
@@ -85,192 +35,287 @@ class Outline(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self._inside = ""
         self.feed(page)
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
 
     def handle_data(self, data: str) -> None:
-        self.text += " " + data.strip()
+        if self._inside not in ("script", "style"):
+            self.text += " " + data.strip()
 
 
-def test_the_page_opens_no_resource(page: str) -> None:
-    outline = Outline(page)
-    assert not {"script", "link", "img", "iframe", "object", "embed", "video", "audio"} & {tag for tag, _ in outline.tags}
-    for tag, attributes in outline.tags:
-        assert "src" not in attributes
-        for name, value in attributes.items():
-            local = name.startswith("xmlns") or (value or "").startswith("#") or "href" not in name
-            assert local, f"<{tag} {name}={value}> points elsewhere"
-            assert "url(" not in (value or "") or "url(#" in (value or "")
-    assert "@import" not in page
-    assert page.replace("http://www.w3.org/", "").count("http") == 0, "namespaces alone may look like addresses"
+def page_of(*paths: Path) -> str:
+    return render_page(collect.read_sources(paths), {})
 
 
-def test_hostile_text_is_shown_and_not_obeyed(page: str) -> None:
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 4, "title, heading, event and identity show it"
+def text_of(*paths: Path) -> str:
+    return Outline(page_of(*paths)).text
 
 
-def test_the_page_tells_what_happened(page: str) -> None:
-    text = Outline(page).text
-    for expected in ("1 of 2 episodes without failure", "3000 control steps", "1 steps without a new action",
-                     "3 speed_error_rad_s, RMS", "0.2500 action rate, mean", "0.30 ms round trip, median", "bundle 0123456789ab",
-                     "10000 1500 good 1500", "10001 1500 failed 1500", "lost 1", "40000"):  # fmt: skip
-        assert expected in " ".join(text.split()), expected
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def test_identity_leaves_out_the_tables(page: str) -> None:
-    identity = " ".join(Outline(page[page.index("<h2>Identity") :]).text.split())
-    assert identity.startswith("Identity bundle 0123456789ab clock realtime board board native")
-    assert "wheel" not in identity
+def test_the_head_gives_the_verdict_and_why(run_file: Path) -> None:
+    text = text_of(run_file)
+    assert "FAIL 1 of 2 episodes failed: seed 10001" in text
+    assert "3,997 of 3,998 board equals tflm" in text
+    assert "2: 1 late, 1 lost misses" in text
+    assert "1 host, 1 link" in text, "misses by cause"
 
 
-def test_an_interrupted_run_says_so(short_file: Path) -> None:
-    whole = read_recording(short_file)
-    broken = replace(whole, meta={**whole.meta, "ended": "CableUnpluggedError: gone"}, episodes=whole.episodes[:1])
-    text = " ".join(Outline(render_page(broken, "run.mcap")).text.split())
-    assert "ended early: CableUnpluggedError: gone" in text
-    assert "not finished" in text
-    assert "1 of 2" not in text
+def test_metrics_have_units_targets_and_directions(run_file: Path) -> None:
+    text = text_of(run_file)
+    assert "speed_error_rms_rad_s ↓ 7.5 8: float policy, simulated" in text
+    assert "return ↑ 1500" in text
+    assert "misses ! 2: 1 late, 1 lost at most 300" in text
 
 
-def test_a_lockstep_recording_has_no_timing(lockstep: Recording) -> None:
-    page = render_page(lockstep, "lock.mcap")
-    text = Outline(page).text
-    assert "round trip" not in text.lower()
-    assert page.count("<svg") == 1
-    assert len(figures.draw_run(lockstep).axes) == 2
+def test_latency_is_that_of_the_run_with_late_replies(run_file: Path) -> None:
+    recording = read_recording(run_file)
+    values = recording.round_trip_us[np.isfinite(recording.round_trip_us)]
+    (row,) = (row for row in collect.timing_rows(collect.read_sources([run_file]).runs) if row[0] == "round trip")
+    expected = Distribution.of(values.tolist())
+    assert row[2:] == [f"{expected.count:,}", *(f"{v:,.0f}" for v in (expected.p50, expected.p99, expected.p999, expected.max))]
+    assert row[-1] == "57,700"
 
 
-def test_episodes_lie_end_to_end(timed: Recording) -> None:
-    time_s = figures.run_time(timed)
-    assert np.allclose(np.diff(time_s), 0.005)
-    assert time_s[0] == 0
-    (start,) = (time_s[1:][np.diff(timed.episode) != 0],)
-    assert np.allclose(start, STEPS * 0.005)
+def test_a_lockstep_run_has_no_latency(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "lock.mcap", timed=False)
+    page = page_of(path)
+    assert "In lockstep the plant waits for the board" in page
+    assert 'class="histogram"' not in page
+    assert "not timed" in page
 
 
-def test_a_single_late_reply_among_thousands_is_drawn(timed: Recording) -> None:
-    assert len(timed) > 2 * figures.BUCKETS, "otherwise nothing is summarized"
-    _, _, round_trip = figures.draw_run(timed).axes
-    band = round_trip.collections[0].get_paths()[0].vertices
-    assert np.nanmax(band[:, 1]) == pytest.approx(40.0)
-    assert round_trip.get_ylim()[1] > 40
+def test_a_run_that_did_not_end_fails_with_the_reason(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.mcap", ended="CableUnpluggedError: gone")
+    text = text_of(path)
+    assert "FAIL the run ended early: CableUnpluggedError: gone" in text
+    assert "not checked board equals tflm" in text
 
 
-def test_one_episode_alone(timed: Recording) -> None:
-    axes = figures.draw_run(timed, episode=1).axes
-    assert axes[-1].get_xlim() == (0.0, pytest.approx((STEPS - 1) * 0.005))
-    assert len(axes[0].lines) == 1, "no border between episodes"
-    with pytest.raises(UsageError, match="no episode 2"):
-        figures.draw_run(timed, episode=2)
-
-
-def test_figures_keep_their_ids_apart_and_repeat(short_file: Path) -> None:
-    short = read_recording(short_file)
-    first = figures.to_svg(figures.draw_run(short), "a")
-    assert first == figures.to_svg(figures.draw_run(short), "a")
-
-    def clips(svg: str) -> set[str]:
-        return {element.get("id", "") for element in ET.fromstring(svg).iter() if element.tag.endswith("clipPath")}
-
-    assert clips(first)
-    assert clips(first).isdisjoint(clips(figures.to_svg(figures.draw_run(short), "b")))
-
-
-def luminance(color: str) -> float:
-    channels = np.array(matplotlib.colors.to_rgb(color))
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-@pytest.mark.parametrize("background", ["#ffffff", "#0d1117", "#1e1e1e"])
-@pytest.mark.parametrize("color", [figures.TEXT, figures.BAD, *figures.LINES])
-def test_colors_read_on_light_and_dark_pages(color: str, background: str) -> None:
-    low, high = sorted((luminance(color), luminance(background)))
-    assert (high + 0.05) / (low + 0.05) >= 3.0, "WCAG 2 asks for 3:1 of graphics"
+def test_what_of_a_cut_off_file_can_be_read_is_shown(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.mcap").write_bytes(run_file.read_bytes()[:60_000])
+    text = text_of(tmp_path / "cut.mcap")
+    assert re.search(r"FAIL it is cut off after \d+ control steps", text)
+    assert "int8 ranges" in text
 
 
 @pytest.mark.parametrize(("trace", "n_obs", "n_act"), [((), 24, 4), (("a < b", "%s"), 1, 1)])
 @pytest.mark.parametrize("timed", [False, True])
 def test_a_run_of_any_environment(tmp_path: Path, trace: tuple[str, ...], n_obs: int, n_act: int, timed: bool) -> None:
-    spec = PolicySpec(
-        environment="somebody:Else-v0",
-        observation=tuple(Signal(index=i, name=f"obs_{i}", unit="", min=None, max=None) for i in range(n_obs)),
-        action=tuple(Signal(index=i, name=f"act_{i}", unit="", min=None, max=None) for i in range(n_act)),
-        control_period_s=0.05,
-    )
-    path = tmp_path / "run.mcap"
-    with RecordingWriter(path, {"bundle": "0" * 12, "clock": "realtime", "board": {}}, spec, trace) as writer:
-        for step in range(30):
-            plant = [float("nan") if step < 3 else step] * len(trace)
-            timing = (300.0, 20.0, 3.0) if timed else ()
-            vectors = ([1] * n_obs, [2] * n_act)
-            writer.step(
-                step * 0.05, Step(step * 0.05, 0, step, [0.5] * n_obs, [0.1] * n_act, False, plant, -1.5, *vectors, *timing)
-            )
-        writer.episode(1.5, {"episode": 0, "seed": 3, "steps": 30, "failed": False})
-    recording = read_recording(path)
-    assert len(figures.draw_run(recording).axes) == 1 + bool(trace) + timed
-    text = " ".join(Outline(render_page(recording, "run.mcap")).text.split())
-    assert "3 30 good -45" in text
-    assert "nan" not in text
-    assert "pitch" not in text
+    path = write_run(tmp_path / "run.mcap", timed=timed, steps=30, trace=trace, n_obs=n_obs, n_act=n_act)
+    data = charts.chart_data(collect.read_sources([path]).runs)
+    found = {group["title"]: len(group["charts"]) for group in data["groups"]}
+    timing = {"Timing": 2} if timed else {}
+    plant = {"Plant": len(trace)} if trace else {}
+    assert found == {**timing, "Actions": n_act, **plant, "Observations": n_obs}
+    assert ">nan<" not in page_of(path)
+
+
+def test_int8_ranges(run_file: Path) -> None:
+    codes = np.array([[-128, 5], [127, 5], [0, 5], [1, 6]], np.int8)
+    first, second = collect.occupancy(codes, ["a", "b"])
+    assert (first.low, first.high, first.codes, first.saturated) == (-128, 127, 4, 0.5)
+    assert (second.low, second.high, second.codes, second.saturated) == (5, 6, 2, 0.0)
+    assert first.shares.sum() == pytest.approx(1.0)
+
+
+# --- the page is safe and whole ---------------------------------------------------------------------------------------
+
+
+def test_the_page_opens_no_resource(run_file: Path) -> None:
+    page = page_of(run_file)
+    outline = Outline(page)
+    assert not {"link", "iframe", "object", "embed", "video", "audio"} & {tag for tag, _ in outline.tags}
+    for tag, attributes in outline.tags:
+        assert "href" not in attributes
+        assert (attributes.get("src") or "data:").startswith("data:"), f"<{tag} {attributes}>"
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_hostile_text_is_shown_and_not_obeyed(run_file: Path, tmp_path: Path) -> None:
+    named = tmp_path / "<img src=x onerror=alert(1)>.mcap"
+    named.write_bytes(run_file.read_bytes())
+    for path in (run_file, named):
+        outline = Outline(page_of(path))
+        assert [tag for tag, _ in outline.tags if tag == "script"] == ["script"] * 3
+        assert not [attributes for _, attributes in outline.tags if any(key.startswith("on") for key in attributes)]
+        assert outline.text.count(HOSTILE) >= 4, "title, heading, event and identity show it"
+    page = page_of(run_file)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    assert HOSTILE in json.dumps(json.loads(data[1])), "names of signals arrive whole"
+
+
+def test_a_page_of_an_hour_is_small(monkeypatch: pytest.MonkeyPatch, run_file: Path) -> None:
+    """The number of points is bounded, whatever the length: checked with a bound below that of this run."""
+    monkeypatch.setattr(charts, "VALUES", 6000)
+    data = charts.chart_data(collect.read_sources([run_file]).runs)
+    curves = [chart["y"][0] for group in data["groups"] for chart in group["charts"]]
+    assert sum(len(curve) * 3 / 4 / 4 for curve in curves) < 6000 * 1.5
+
+
+# --- down-sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_no_outlier_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=100_000)
+    values[[7, 50_123, 99_999]] = 80, -90, 100
+    values[::7] = np.nan
+    starts = charts.bucket_starts(len(values), np.array([20_000]), 4000)
+    points = charts.m4(values, starts)
+    assert len(points) < 4500
+    assert np.nanmax(points) == 100
+    assert np.nanmin(points) == -90
+    window = slice(20_000 - charts.WINDOW, 20_000 + charts.WINDOW)
+    time_s = np.arange(100_000) * 0.005
+    times = charts.m4_times(time_s, starts)
+    assert np.all(np.diff(times) >= 0)
+    inside = (times >= time_s[window][0]) & (times <= time_s[window][-1])
+    assert np.array_equal(points[inside], values[window], equal_nan=True), "around an event every step is there"
+
+
+def test_extremes_keep_their_order_in_time() -> None:
+    values = np.array([0.0, 5, -5, 1, 0, -7, 7, 2])
+    assert charts.m4(values, np.array([0, 4])).tolist() == [0, 5, -5, 1, 0, -7, 7, 2]
+    assert charts.m4(values, np.arange(8)).tolist() == values.tolist()
+
+
+def test_the_ends_of_failed_episodes_come_first(run_file: Path) -> None:
+    rows = charts.interesting(read_recording(run_file))
+    assert rows[0] == 2 * STEPS - 1
+    assert 901 in rows[:3], "the late reply"
+
+
+# --- several ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_side_by_side(run_file: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other.mcap", board="qemu-m7", good=True)
+    sources = collect.read_sources([run_file, other])
+    assert [run.label for run in sources.runs] == ["native", "qemu-m7"]
+    text = Outline(render_page(sources, {})).text
+    assert "verdict ✗ FAIL ✓ PASS" in text
+    assert "native: 1 of 2 episodes failed" in text
+    data = charts.chart_data(sources.runs)
+    assert all(len(chart["y"]) == 2 for group in data["groups"] for chart in group["charts"])
+    assert "runs" in data
+
+
+def test_equal_runs_are_named_by_their_files(run_file: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.mcap"
+    again.write_bytes(run_file.read_bytes())
+    assert [run.label for run in collect.read_sources([run_file, again]).runs] == ["run", "again"]
+
+
+def comparison(good: bool = True) -> dict[str, Any]:
+    pair = {"a": "tflm", "b": "board", "outputs": 400, "differing": 7, "max_lsb": 1, "causes": {HOSTILE: 5}, "unexplained": 2}
+    layer = {"a": "tflm", "b": "board", "op": 1, "operator": "FULLY_CONNECTED", "values": 640, "differing": 9, "max_lsb": 2}
+    layer |= {"new": {"requantization rounding": 4}, "propagated": 5, "unexplained": 0}
+    verdict = {"good": good, "reasons": [] if good else ["2 differences are unexplained"]}
+    document = {"schema": "balance_hil/compare@2", "inputs": 200, "pairs": [pair], "layers": [layer], "summary": "explained"}
+    return {**document, "skipped": [{"runtime": "torch", "why": HOSTILE}], "verdict": verdict}
+
+
+def test_differences_by_cause(tmp_path: Path) -> None:
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(comparison(good=False)))
+    page = page_of(path)
+    text = Outline(page).text
+    assert "FAIL 2 differences are unexplained" in text
+    assert f"torch was skipped: {HOSTILE}" in text
+    assert "1 FULLY_CONNECTED 9 640 2" in text
+    assert "requantization rounding: 4" in page
+    assert "unexplained or not attributed: 2" in page
+
+
+def test_a_folder(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").write_bytes(run_file.read_bytes())
+    (tmp_path / "b.mcap.partial").write_bytes(run_file.read_bytes()[:60_000])
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison()))
+    (tmp_path / "package.json").write_text("{}")
+    sources = collect.read_sources([tmp_path])
+    assert [run.label for run in sources.runs] == ["a", "b"]
+    assert len(sources.comparisons) == 1
+    assert not sources.unreadable
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_the_page_lies_beside_the_recording_unless_told_otherwise(short_file: Path, tmp_path: Path) -> None:
-    result = run(short_file)
-    assert result.stdout.strip() == str(short_file.with_suffix(".html"))
-    assert short_file.with_suffix(".html").read_text().startswith("<!doctype html>")
+def test_the_page_lies_beside_the_recording_unless_told_otherwise(run_file: Path, tmp_path: Path) -> None:
+    result = run(run_file, "--no-frames")
+    assert result.stdout.strip() == str(run_file.with_suffix(".html"))
+    assert run_file.with_suffix(".html").read_text().startswith("<!doctype html>")
     target = tmp_path / "deep" / "page.html"
-    assert run(short_file, "-o", target).exit_code == 0
+    assert run(run_file, "-o", target, "--no-frames").exit_code == 0
     assert [path.name for path in target.parent.iterdir()] == ["page.html"], "and no temporary file"
 
 
-def test_pictures(short_file: Path, tmp_path: Path) -> None:
-    run(short_file, "--picture", tmp_path / "run.svg", "--episode", 0)
-    assert ET.fromstring((tmp_path / "run.svg").read_text()).tag.endswith("svg")
-    run(short_file, "--picture", tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+def test_an_unreadable_file_is_named_and_the_rest_shown(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.mcap").write_bytes(b"nothing")
+    (tmp_path / "run.json").write_text('{"schema": "balance_hil/run@2"}')
+    (tmp_path / "c.json").write_text(json.dumps({**comparison(), "pairs": 3}))
+    result = run(
+        run_file, tmp_path / "x.mcap", tmp_path / "run.json", tmp_path / "c.json", "-o", tmp_path / "p.html", "--no-frames"
+    )
+    assert result.exit_code == 3
+    text = Outline((tmp_path / "p.html").read_text()).text
+    for name in ("x.mcap", "run.json", "c.json"):
+        assert f"{name} could not be read" in text
+    assert "is a balance_hil/run@2 document" in text
+    assert "not a sound MCAP file" in text
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "text"),
+    ("arguments", "kind", "text"),
     [
-        (["--picture", "run.gif"], UsageError, "cannot draw a picture as run.gif"),
-        (["--picture", "run.svg", "--episode", "9"], UsageError, "no episode 9"),
-        (["--picture", "run.svg", "-o", "run.html"], Exception, "not both"),
-        (["--episode", "1"], Exception, "--picture"),
-        (["-o", "/dev/null/page.html"], HarnessError, "cannot write"),
+        (["x.mcap"], RecordingError, "not a sound MCAP file"),
+        (["none.mcap"], RecordingError, "no such recording"),
+        (["empty"], UsageError, "holds no recording"),
+        (["RUN", "-o", "/dev/null/page.html"], HarnessError, "cannot write"),
     ],
 )
-def test_bad_options(short_file: Path, options: list[str], kind: type[Exception], text: str) -> None:
-    result = run(short_file, *options)
+def test_nothing_to_show(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], kind: type[Exception], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.mcap").write_bytes(b"nothing")
+    Path("empty").mkdir()
+    result = run(*[str(run_file) if each == "RUN" else each for each in arguments], "--no-frames")
     assert isinstance(result.exception, kind)
     assert text in str(result.exception)
 
 
-def test_a_file_that_is_no_recording(tmp_path: Path) -> None:
-    (tmp_path / "x.mcap").write_bytes(b"nothing")
-    for path in (tmp_path / "x.mcap", tmp_path / "none.mcap"):
-        assert isinstance(run(path).exception, RecordingError)
+# --- pictures of the plant --------------------------------------------------------------------------------------------
 
 
-def test_what_the_policy_costs_the_board_is_on_the_page_as_far_as_it_is_known(short_file: Path):
-    recording = read_recording(short_file)
-    board = {"board": "qemu-m4", "arena_used": 616, "ram": 28_728, "flash": 0}
-    known = replace(recording, meta={**recording.meta, "board": board, "instructions_per_inference": 4_445})
-    page = render_page(known, "run.mcap")
-    assert "4,445" in page
-    assert "616 B" in page
-    assert "28,728 B" in page
-    assert "image in flash" not in page
-    assert "instructions of an inference" not in render_page(recording, "run.mcap")
+def test_no_picture_is_no_failure(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither without EGL nor of a recording that does not hold what it names."""
+    recording = read_recording(run_file)
+    strips = frames.film_strips({"run": recording}, None)
+    page = render_page(collect.read_sources([run_file]), strips)
+    assert "no pictures: " in Outline(page).text
+
+
+def test_a_module_is_imported_only_when_asked_for(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.mcap", steps=30, environment="antigravity:Evil-v0")
+    (found,) = frames.film_strips({"run": read_recording(path)}, None).values()
+    assert isinstance(found, UsageError)
+    assert "names a module of its own" in found.message
+    assert frames.film_strips({"run": read_recording(path)}, False) == {}
