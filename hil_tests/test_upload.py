@@ -128,7 +128,7 @@ def _hostile(upload: ModelImage) -> ModelImage:
 
 
 def _other_operator(upload: ModelImage) -> ModelImage:
-    """Its first operator code is unsupported by every engine here (120)."""
+    """Its first operator code is unsupported by every engine."""
     from balance_hil.tflite.codec import edit, schema
 
     def change(model: Any) -> None:

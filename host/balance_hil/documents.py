@@ -57,7 +57,7 @@ class SpreadDocument(TypedDict):
 
 
 class MemoryDocument(TypedDict):
-    """Of a board, in bytes; 0 where it does not know."""
+    """Of a board, in bytes; 0: unknown."""
 
     arena_used: int
     arena_size: int

@@ -131,7 +131,7 @@ class FlashFailedError(HarnessError):
 
 
 class AmbiguousBoardError(HarnessError, LookupError):
-    """Several boards that are plugged in could be meant; the message lists them."""
+    """Several connected boards match; the message lists them."""
 
 
 class WrongBoardError(HarnessError, ValueError):

@@ -9,12 +9,11 @@ from statistics import median
 from typing import NamedTuple, NoReturn
 
 import click
-from rich import box
 from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import print_json, print_verdict, say, stdout
+from balance_hil.cli.console import make_table, print_json, print_verdict, say, stdout
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
 from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Divergence
@@ -129,19 +128,10 @@ def _print_notes(result: ClosedLoop) -> None:
         stdout.print(note, soft_wrap=True)
 
 
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in words:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _divergence_table(result: ClosedLoop) -> Table:
     shown = sorted(result.divergences, key=lambda divergence: divergence.step)[:MOST_DIVERGENCES]
     title = f"Where answers first differ: {len(shown)} of {len(result.divergences)} seeds, earliest first"
-    table = _table(title, ("output", "from layer", "not tflm"), ("LSB", "seed", "step", "diverged"))
+    table = make_table(("output", "from layer", "not tflm"), ("LSB", "seed", "step", "diverged"), title)
     for divergence in shown:
         diverged = "never" if divergence.trajectory_step is None else f"{divergence.trajectory_step}"
         numbers = (f"{divergence.lsb:+.3g}", f"{divergence.seed}", f"{divergence.step}", diverged)
@@ -159,7 +149,7 @@ def _who(divergence: Divergence, result: ClosedLoop) -> str:
 
 def _success_table(result: ClosedLoop) -> Table:
     success = result.success
-    table = _table("Same seeds without failure", (), ("both", "a alone", "b alone", "neither", "p"))
+    table = make_table((), ("both", "a alone", "b alone", "neither", "p"), "Same seeds without failure")
     counts = (success.both, success.only_a, success.only_b, success.neither)
     table.add_row(*(f"{count}" for count in counts), f"{success.p_value:.3g}", style="red" if success.differs else "")
     return table
@@ -168,7 +158,7 @@ def _success_table(result: ClosedLoop) -> Table:
 def _metrics_table(result: ClosedLoop) -> Table:
     rows = result.metrics
     title = f"Metrics over the {rows[0].pairs} seeds in which neither failed; interval of {rows[0].confidence:.2%}"
-    table = _table(title, ("metric",), ("a", "b", "b - a", "interval", "p"))
+    table = make_table(("metric",), ("a", "b", "b - a", "interval", "p"), title)
     for row in rows:
         interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.1e} .. {row.interval[1]:+.1e}"
         numbers = (f"{row.mean_a:.4g}", f"{row.mean_b:.4g}", f"{row.mean_difference:+.1e}", interval, f"{row.p_value:.3g}")

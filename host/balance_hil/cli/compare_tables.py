@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.measure import Measurement
 from rich.table import Table
 
-from balance_hil.cli.console import stderr, stdout
+from balance_hil.cli.console import make_table, print_verdict, stderr, stdout
 
 _WIDEST = 1000  # columns
 
@@ -41,14 +40,12 @@ def print_comparison(result: Comparison, layers: bool) -> None:
         stderr.print(f"skipped {name}: {why}", soft_wrap=True)
     for line in _sentences(result):
         stdout.print(line, soft_wrap=True)
-    verdict = result.verdict
-    line, style = (f"PASS: {result.summary}", "bold green") if verdict.good else (verdict.line, "bold red")
-    stdout.print(line, style=style, highlight=False, soft_wrap=True)
+    print_verdict(result.verdict, result.summary)
 
 
 def _sentences(result: Comparison) -> list[str]:
     """The arithmetic of each runtime, and what is wrong with the board's conversions, with its remedy."""
-    lines = [f"causes could not be looked for: {result.not_attributed}"] if result.not_attributed else []
+    lines = [f"differences could not be attributed: {result.not_attributed}"] if result.not_attributed else []
     for found in result.arithmetics:
         lines.append(found.verdict)
         if found.advice:
@@ -71,21 +68,12 @@ def _float_io(found: IoDifference) -> str:
 
 def _finding(finding: Finding) -> str:
     text = f"the board {finding.fault} ({finding.stage}: {finding.differing} of {finding.samples} values are wrong)"
-    return text + (f"; as well possible: {', '.join(finding.alternatives)}" if finding.alternatives else "")
-
-
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in words:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+    return text + (f"; also possible: {', '.join(finding.alternatives)}" if finding.alternatives else "")
 
 
 def _ladder_table(result: Comparison) -> Table:
     title = f"From float to int8: {result.ladder[0].outputs} actions on equal observations"
-    table = _table(title, ("from", "to"), ("differing", "max abs", "rms", "max LSB"))
+    table = make_table(("from", "to"), ("differing", "max abs", "rms", "max LSB"), title)
     for step in result.ladder:
         lsb = "" if step.max_lsb is None else f"{step.max_lsb:.2f}"
         table.add_row(step.a, step.b, f"{step.differing}", f"{step.max_abs:.2e}", f"{step.rms:.2e}", lsb)
@@ -94,7 +82,7 @@ def _ladder_table(result: Comparison) -> Table:
 
 def _pair_table(result: Comparison) -> Table:
     title = f"Differing int8 outputs, of {result.pairs[0].outputs} on equal int8 inputs"
-    table = _table(title, ("a", "b"), ("random", "recorded", "share", "LSB", "unexplained"))
+    table = make_table(("a", "b"), ("random", "recorded", "share", "LSB", "unexplained"), title)
     for pair in result.pairs:
         counts = (f"{pair.differing_random}", f"{pair.differing_recorded}", f"{pair.differing / pair.outputs:.2%}")
         unexplained = "" if pair.unexplained is None else f"{pair.unexplained}"
@@ -104,7 +92,7 @@ def _pair_table(result: Comparison) -> Table:
 
 
 def _cause_table(result: Comparison) -> Table:
-    table = _table("Their causes", ("a", "b"), ("outputs",))
+    table = make_table(("a", "b"), ("outputs",), "Their causes")
     table.add_column("cause", no_wrap=True)
     table.add_column("from layer", no_wrap=True)
     for pair in result.pairs:
@@ -120,7 +108,7 @@ def _layer_table(result: Comparison) -> Table:
         f"Differing values of each layer over {result.layer_inputs} inputs: new ones arise from equal layer inputs, "
         "the others follow from them"
     )
-    table = _table(title, ("a", "b", "layer"), ("values", "differing", "propagated", "unexplained", "new", "new LSB"))
+    table = make_table(("a", "b", "layer"), ("values", "differing", "propagated", "unexplained", "new", "new LSB"), title)
     table.add_column("cause of the new ones")
     table.add_column("where")
     for row in result.layers:

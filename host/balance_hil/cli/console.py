@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     from balance_hil.metrics import Verdict
@@ -35,6 +37,17 @@ def print_warning(message: str) -> None:
     """Prints a warning to stderr."""
     stderr.print("warning: ", style="bold yellow", end="")
     stderr.print(message, soft_wrap=True)
+
+
+def make_table(words: Iterable[str], numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table with left-aligned and then right-aligned columns; a title brings a line below the headings."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if title else None, pad_edge=False, show_edge=False)
+    table.padding = (0, 1, 0, 0) if title else (0, 1)
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=title is not None)
+    return table
 
 
 def print_verdict(verdict: Verdict, summary: str) -> None:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
-from balance_hil.cli.console import print_json, stdout
+from balance_hil.cli.console import make_table, print_json, stdout
 from balance_hil.envs.balance.crash_repro import CrashRepro, load
 from balance_hil.envs.balance.rerun import rerun
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
@@ -66,10 +65,8 @@ def rerun_episode(path: Path, as_json: bool) -> int:
             }
         )
         return 0 if repeats else 1
-    table = Table(box=None, pad_edge=False)
     shown = result.moments[-SHOWN:]
-    for heading in ("step", *(shown[0].trace if shown else ()), "action"):
-        table.add_column(heading, justify="right")
+    table = make_table((), ("step", *(shown[0].trace if shown else ()), "action"))
     for moment in shown:
         numbers = (f"{value:.4g}" for value in moment.trace.values())
         table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from balance_hil.cli.console import print_json, print_warning, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, print_warning, stderr, stdout
 from balance_hil.envs.balance.identify import Identification, identify, read_log, record, write_log
 from balance_hil.envs.balance.identify.output import draw_residuals, write_options
 from balance_hil.envs.balance.identify.record import DEFAULT_LOADS_KG_M2
@@ -71,10 +71,7 @@ def command(
 
 
 def _table(result: Identification) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("parameter")
-    for heading in ("value", "95 % interval", "model"):
-        table.add_column(heading, justify="right")
+    table = make_table(("parameter",), ("value", "95 % interval", "model"))
     table.add_column("unit")
     for p in result.parameters:
         table.add_row(p.name, f"{p.value:.4g}", f"{p.low:.4g} to {p.high:.4g}", f"{p.model:g}", p.unit)

@@ -7,12 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich import box
-from rich.table import Table
 
 from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle, find_bundle
-from balance_hil.cli.console import print_json, print_verdict, say, stdout, warn_if_cut_off
+from balance_hil.cli.console import make_table, print_json, print_verdict, say, stdout, warn_if_cut_off
 from balance_hil.cli.crash_repro import rerun_episode
 from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
 from balance_hil.cli.progress import ProgressBars
@@ -80,10 +78,7 @@ def _print(result: Replay) -> None:
         soft_wrap=True,
     )
     title = f"{result.rows[0].a} against {result.rows[0].b}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("value")
-    for heading in ("compared", "differing", "max LSB"):
-        table.add_column(heading, justify="right")
+    table = make_table(("value",), ("compared", "differing", "max LSB"), title)
     for row in result.rows:
         numbers = (f"{row.values}", f"{row.differing}", f"{row.max_lsb:.4g}")
         table.add_row(row.what, *numbers, style="" if row.differing else "green")

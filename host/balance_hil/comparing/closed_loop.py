@@ -6,9 +6,9 @@ observation is then compared layer by layer, and with TensorFlow Lite Micro as t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +47,7 @@ class _Difference:
     observation: Float32Array  # float32 [n_obs], the same for both
     a: Float32Array  # float32 [n_act], as the runtime gave it
     b: Float32Array
-    applied_step: int | None = (
-        None  # first step in which that reached the plant; None: never, outputs beyond their limits are clipped
-    )
-
-
-@dataclass
-class _Watch:
-    """Outputs of the first runtime, and where the second one differs."""
-
-    actions: list[Float32Array] = field(default_factory=list)  # by step, float32 [n_seeds, n_act]
-    differences: dict[int, _Difference] = field(default_factory=dict)  # by index of the seed
+    applied_step: int | None = None  # first step in which the plant was given different actions; None: never, clipping hid it
 
 
 def closed_loop(
@@ -82,13 +72,43 @@ def closed_loop(
     Raises:
         HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is no number).
     """
-    from balance_hil.rollout import EVALUATION_SEED_BASE  # imports MuJoCo
+    from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, rollout  # imports MuJoCo
 
     first = EVALUATION_SEED_BASE + config.seed
     seeds = range(first, first + config.episodes)
-    watch = _Watch()
-    episodes_a = _first_pass(environment, a, seeds, config.max_steps, watch, on_progress)
-    episodes_b = _second_pass(environment, b, seeds, config.max_steps, watch, on_progress)
+    limit = require_control_steps(environment, config.max_steps)
+    actions: list[Float32Array] = []  # of a by step, float32 [n_seeds, n_act]
+    differences: dict[int, _Difference] = {}  # by index of the seed
+    together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not diverged
+
+    def remember(step: RolloutStep, outputs: Float32Array) -> None:
+        row = np.full((len(seeds), environment.spec.n_act), np.nan, np.float32)
+        row[step.episodes] = outputs
+        actions.append(row)
+
+    def compare(step: RolloutStep, outputs: Float32Array) -> None:
+        if not together:
+            return
+        before = actions[step.step]  # while one seed has not diverged, both passes have this step
+        for place, index in enumerate(step.episodes):
+            x, y = before[index], outputs[place]
+            if index not in together or not np.any(y != x):
+                continue
+            found = differences.setdefault(index, _Difference(step.step, step.observations[place].copy(), x.copy(), y.copy()))
+            if np.any(environment.spec.clip(x) != environment.spec.clip(y)):  # trajectories diverge from here on
+                found.applied_step = step.step
+                together.discard(index)
+
+    def drive(runtime: Runtime, look: Callable[[RolloutStep, Float32Array], None]) -> list[EpisodeMetrics]:
+        policy = _Policy(runtime)
+
+        def on_step(step: RolloutStep) -> None:
+            on_progress(f"{runtime.name}, control steps", step.step + 1, limit)
+            look(step, policy.outputs)
+
+        return rollout(policy, environment, seeds, max_steps=limit, on_step=on_step)
+
+    episodes_a, episodes_b = drive(a, remember), drive(b, compare)
     tests = len(environment.metrics) + 1  # and success
     success = success_difference([not e.failed for e in episodes_a], [not e.failed for e in episodes_b], tests=tests)
     return ClosedLoop(
@@ -97,7 +117,7 @@ def closed_loop(
         a=a.name,
         b=b.name,
         seeds=tuple(seeds),
-        divergences=tuple(_describe(bundle, a, b, seeds, watch)),
+        divergences=tuple(_describe(bundle, a, b, seeds, differences)),
         success=success,
         metrics=tuple(_metrics(environment.metrics, episodes_a, episodes_b, tests)),
         summary_a=summarize(episodes_a, environment.metrics),
@@ -107,80 +127,25 @@ def closed_loop(
     )
 
 
-def _first_pass(
-    environment: Environment, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
-) -> list[EpisodeMetrics]:
-    from balance_hil.rollout import RolloutStep, rollout
-
-    limit = require_control_steps(environment, max_steps)
-    answer = _Answer(runtime)
-
-    def remember(step: RolloutStep) -> None:
-        row = np.full((len(seeds), environment.spec.n_act), np.nan, np.float32)
-        row[step.episodes] = answer.actions
-        watch.actions.append(row)
-        report(f"{runtime.name}, control steps", step.step + 1, limit)
-
-    return rollout(answer, environment, seeds, max_steps=limit, on_step=remember)
-
-
-def _second_pass(
-    environment: Environment, runtime: Runtime, seeds: Sequence[int], max_steps: int | None, watch: _Watch, report: Progress
-) -> list[EpisodeMetrics]:
-    from balance_hil.rollout import RolloutStep, rollout
-
-    limit = require_control_steps(environment, max_steps)
-    answer = _Answer(runtime)
-    together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not diverged
-
-    def compare(step: RolloutStep) -> None:
-        report(f"{runtime.name}, control steps", step.step + 1, limit)
-        if not together:
-            return
-        before = watch.actions[step.step]  # while one seed has not diverged, both passes have this step
-        for place, index in enumerate(step.episodes):
-            if index in together and np.any(answer.actions[place] != before[index]):
-                _differ(
-                    environment, watch, together, index, step.step, step.observations[place], before[index], answer.actions[place]
-                )
-
-    return rollout(answer, environment, seeds, max_steps=limit, on_step=compare)
-
-
-def _differ(
-    environment: Environment,
-    watch: _Watch,
-    together: set[int],
-    index: int,
-    step: int,
-    observation: Float32Array,
-    a: Float32Array,
-    b: Float32Array,
-) -> None:
-    """Records where the outputs ``a`` and ``b`` differ; trajectories diverge once the actions applied to the plant differ."""
-    difference = watch.differences.setdefault(index, _Difference(step, observation.copy(), a.copy(), b.copy()))
-    if np.any(environment.spec.clip(a) != environment.spec.clip(b)):
-        difference.applied_step = step
-        together.discard(index)
-
-
-class _Answer:
+class _Policy:
     """A policy for ``rollout`` that keeps the latest unclipped output of the runtime."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.actions: Float32Array = np.empty((0, runtime.n_act), np.float32)
+        self.outputs: Float32Array = np.empty((0, runtime.n_act), np.float32)
 
     def __call__(self, observations: Float32Array) -> Float32Array:
-        self.actions = np.asarray(self._runtime.act_batch(observations), np.float32)
-        return self.actions
+        self.outputs = np.asarray(self._runtime.act_batch(observations), np.float32)
+        return self.outputs
 
 
 # --- the observation at which they diverge -------------------------------------------------------------------------------
 
 
-def _describe(bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], watch: _Watch) -> list[Divergence]:
-    found = sorted(watch.differences.items())
+def _describe(
+    bundle: Bundle, a: Runtime, b: Runtime, seeds: Sequence[int], differences: Mapping[int, _Difference]
+) -> list[Divergence]:
+    found = sorted(differences.items())
     if not found:
         return []
     observations = np.stack([difference.observation for _, difference in found])

@@ -149,7 +149,7 @@ class Exchange:
         """
         self._give_up(older_than_s=self._reply_timeout_s)
         now = self.now_s()
-        self._urge()
+        self._poll_reboot()
         if self._recovery is not None or len(self._in_flight) >= self._most_in_flight:
             self.unsent += 1
             self._on_fault("unsent", "the board is rebooting" if self._recovery else "its receive buffer is full")
@@ -194,7 +194,7 @@ class Exchange:
         """Waits until a rebooted board has identified itself. Raises what ``poll`` raises."""
         while self._recovery is not None:
             self.poll(HELLO_INTERVAL_S)
-            self._urge()
+            self._poll_reboot()
 
     def settle(self) -> None:
         """Waits until every request is answered or lost, at the end of an episode, so that the next one starts with none."""
@@ -319,16 +319,16 @@ class Exchange:
         since = self._recovery.since if self._recovery is not None else None
         self._recovery = self._board.start_handshake()
         self._recovery.since = since or self._recovery.since
-        self._urge()
+        self._poll_reboot()
 
-    def _urge(self) -> None:
+    def _poll_reboot(self) -> None:
         """Sends HELLO to a rebooted board when due. Raises BoardRebootedError after the recovery timeout."""
         if self._recovery is None:
             return
         if self.now_s() > self._recovery.since + RECOVERY_TIMEOUT_S:
             raise BoardRebootedError(
                 f"the board on {self._board.port} restarted and did not identify itself within {RECOVERY_TIMEOUT_S:g} s",
-                "its supply may sag or its firmware crash: look at the reset cause",
+                "check its power supply and cable; a firmware that crashes does the same; list the boards: hil boards",
             )
         self._recovery.send_if_due()
 

@@ -63,7 +63,7 @@ class PluggedBoard:
 
 
 class Bench:
-    """What is plugged in, and a ``pio`` on PATH that a test tells what to do.
+    """The connected boards, and a ``pio`` on PATH that a test tells what to do.
 
     ``pio`` logs its command line and the variables it was given, runs the test's shell lines, and for an upload waits on a named
     pipe until ``on_upload`` has run here.

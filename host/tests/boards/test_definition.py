@@ -127,7 +127,7 @@ def test_what_only_a_kind_asks_for_is_for_that_kind(tmp_path):
 def test_port_of_a_board_by_its_usb_numbers():
     other = port("/dev/ttyUSB0", vid=0x0403, pid=0x6001)
     assert find_port(TEENSY, [other, port("/dev/ttyACM0")]) == "/dev/ttyACM0"
-    with pytest.raises(PortNotFoundError, match=r"no teensy41 is plugged in \(USB 16c0:0483\)"):
+    with pytest.raises(PortNotFoundError, match=r"no teensy41 is connected \(USB 16c0:0483\)"):
         find_port(TEENSY, [other])
     with pytest.raises(AmbiguousBoardError, match="2 boards look like teensy41") as caught:
         find_port(TEENSY, [port("/dev/ttyACM0", "1"), port("/dev/ttyACM1", "2")])

@@ -224,7 +224,7 @@ def test_the_port_stays_reserved_while_the_flash_tool_has_it(bench, linear_bundl
 def test_nothing_is_plugged_in(bench, linear_bundle):
     error = refused(bench, linear_bundle)
     assert type(error) is PortNotFoundError
-    assert "no teensy41 is plugged in (USB 16c0:0483)" in error.message
+    assert "no teensy41 is connected (USB 16c0:0483)" in error.message
     assert "--force" in error.hint
 
 

@@ -239,7 +239,7 @@ def test_an_operator_without_emulator_is_named_and_its_differences_are_unexplain
     path.write_bytes(build.build(x, build.operator("MAXIMUM", (dense, dense), build.tensor((1, 64), 0.07, -5))))
     result = run(path, samples=2000)
     assert result.exit_code == 1
-    assert "causes could not be looked for: the emulator does not support the operator MAXIMUM" in result.stdout
+    assert "differences could not be attributed: the emulator does not support the operator MAXIMUM" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["layers.svg", "layers.png"])

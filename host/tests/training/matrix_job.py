@@ -28,7 +28,7 @@ def job(request, on_progress, *, ready=None):
     if request.seed == 2:
         raise ValueError("a bug")
     if request.seed == 3:
-        sys.stdout.write("last words\n")
+        sys.stdout.write("output before the end\n")
         sys.stdout.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     if request.seed == 4:  # until it is asked to end, as a training does

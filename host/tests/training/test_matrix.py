@@ -38,7 +38,7 @@ def test_runs_that_fail_are_named_and_the_others_finish(tmp_path):
     assert runs[2].reason.startswith("ValueError: a bug; see ")
     assert "Traceback" in runs[2].log.read_text()
     assert runs[3].reason == f"its process ended with status -9; see {runs[3].log}"
-    assert runs[3].log.read_text() == "last words\n"
+    assert runs[3].log.read_text() == "output before the end\n"
     assert max(states.count("running") for states in seen) <= 3
 
 

@@ -34,7 +34,7 @@ def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None
     if not found:
         usb = f"{definition.usb_vid:04x}:{'*' if definition.usb_pid is None else f'{definition.usb_pid:04x}'}"
         serial = f" with serial number {definition.usb_serial}" if definition.usb_serial else ""
-        raise PortNotFoundError(f"no {definition.name} is plugged in (USB {usb}{serial})", "plug it in; list ports: hil boards")
+        raise PortNotFoundError(f"no {definition.name} is connected (USB {usb}{serial})", "connect it; list ports: hil boards")
     if len(found) > 1:
         listed = ", ".join(f"{port.device} (serial number {port.serial_number})" for port in found)
         raise AmbiguousBoardError(

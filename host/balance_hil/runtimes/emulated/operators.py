@@ -8,18 +8,20 @@ fastest, so that what belongs to one channel (its scale, its bias) meets long ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary
-from balance_hil.runtimes.emulated.chain import Table
-from balance_hil.runtimes.emulated.delegation import computing_variant
-from balance_hil.runtimes.emulated.fully_connected import fully_connected
+from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE as WORTH_A_CHAIN
+from balance_hil.runtimes.emulated.chain import Chain, Dense, Table
 from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.primitives import round_half_away
+from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
 from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantize_table
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
@@ -29,6 +31,10 @@ _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _WORTH_COMPILED_CODE = 1 << 15  # values
 _SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity table
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
+# Bounds on the ratios of scales that xnnpack_delegate.cc checks; the upper ones are exclusive but for QUANTIZE.
+_ADD_RATIOS = (1 / 1024, 256.0)
+_MUL_RATIOS = (1 / 65536, 256.0)
+_QUANTIZE_RATIOS = (1 / 256, 128.0)
 
 
 def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -38,7 +44,7 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
         UnsupportedOperatorError: an operator, a type or a fused activation that is not emulated; the message names it.
     """
     compilers: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
-        "FULLY_CONNECTED": fully_connected,
+        "FULLY_CONNECTED": _fully_connected,
         "ADD": _binary,
         "MUL": _binary,
         "DEQUANTIZE": _dequantize,
@@ -51,13 +57,64 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
         raise unsupported(f"{operator.name} (number {operator.index}) with the fused activation {exc.args[0]}") from exc
 
 
+def _fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
+    """Compiles one FULLY_CONNECTED.
+
+    Raises:
+        UnsupportedOperatorError: weights that are computed, or not int8.
+    """
+    source, weights = graph.tensors[operator.inputs[0]], graph.tensors[operator.inputs[1]]
+    bias = graph.tensors[operator.inputs[2]] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
+    target = graph.output_of(operator)
+    if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
+        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
+    channels, depth = weights.shape
+    if any(weights.zero_points):
+        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights that have a zero point")
+    if source.size % depth:
+        raise ValueError(f"inputs of size {source.size}, weights for {depth}")
+    offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
+    if bias is not None and bias.data is not None:
+        offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank does not matter
+    largest = int(np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset)))
+    low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
+    scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
+    requantize = Requantizer(
+        multipliers=scales.multipliers(variant, channels),
+        largest_accumulator=largest,
+        rounding=variant.rounding,
+        zero_point=quant_of(target).zero_point,
+        low=low,
+        high=high,
+    )
+    dense = Dense(weights.data, offset, requantize)
+    stage = dense if requantize.form is not None else None
+    # Created for large batches only: loading numba and its code takes a second.
+    compiled = cache(lambda: None if stage is None else Chain([stage], [True]))
+
+    def run(inputs: Sequence[Values]) -> Values:
+        rows = inputs[0].reshape(-1, depth)
+        chain = compiled() if len(rows) >= WORTH_A_CHAIN else None
+        outputs = _by_rule(dense, rows.T).T if chain is None else chain.outputs(rows)[0]
+        return outputs.reshape(-1, *target.shape)
+
+    return Kernel(run, requantize.arithmetic, stage)
+
+
+def _by_rule(layer: Dense, values: Int8Array) -> Int8Array:
+    """Outputs, int8 [channels, n], for inputs, int8 [depth, n]."""
+    # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
+    sums = layer.weights.astype(np.float64) @ values.astype(np.float64)
+    return layer.requantize(sums + layer.offsets[:, np.newaxis])
+
+
 def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     source, target = graph.tensors[operator.inputs[0]], graph.output_of(operator)
     if operator.name == "QUANTIZE" and source.type == "FLOAT32":
         return _quantize(target, variant)
     if operator.name not in SUPPORTED_OPERATORS:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
-    variant = computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
+    variant = _computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
     table = unary_table(operator.name, quant_of(source), quant_of(target), variant)
     if table is None:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
@@ -153,7 +210,7 @@ def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> 
 def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
     a, b, out = (quant_of(tensor) for tensor in (*sources, target))
-    variant = computing_variant(variant, operator.name, [a, b], out)
+    variant = _computing_variant(variant, operator.name, [a, b], out)
     bounds = clamp_bounds(operator.activation, out, variant.kernels)
     portable = (binary.add if operator.name == "ADD" else binary.mul)(a, b, out, variant)
     vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMIZED else None
@@ -188,3 +245,22 @@ def _with_constants(sources: Sequence[Tensor], run: Run) -> Run:
         return run([next(given) if constant is None else constant for constant in constants])
 
     return filled
+
+
+def _computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
+    """``variant``, or its fallback to the optimized kernels for an int8 operator that XNNPACK does not take."""
+    if variant.kernels is not Kernels.XNNPACK or _taken(
+        operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)
+    ):
+        return variant
+    return replace(variant, kernels=Kernels.OPTIMIZED)
+
+
+def _taken(operator: str, sources: list[np.float32], target: np.float32) -> bool:
+    if operator == "ADD":
+        return all(_ADD_RATIOS[0] <= float(s / target) < _ADD_RATIOS[1] for s in sources)
+    if operator == "MUL":
+        return _MUL_RATIOS[0] <= float(sources[0] * sources[1] / target) < _MUL_RATIOS[1]
+    if operator == "QUANTIZE":
+        return _QUANTIZE_RATIOS[0] <= float(sources[0] / target) <= _QUANTIZE_RATIOS[1]
+    return operator not in ("RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
