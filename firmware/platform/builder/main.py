@@ -9,6 +9,7 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
 from image import add_build_info, add_model  # noqa: E402
+from stlink import upload  # noqa: E402
 from uf2 import finish  # noqa: E402
 
 board = env.BoardConfig()
@@ -58,10 +59,15 @@ def processor():
     return board.get("build.mcu")
 
 
-add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-"))
+add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("qemu_", "qemu-"))
 
 program = env.BuildProgram()
 if family := board.get("build.uf2_family", ""):
     env.AddPostAction(program, lambda target, source, env: finish(Path(str(target[0])), toolchain, 0x10000000, int(family, 0)))
 AlwaysBuild(env.Alias("buildprog", program))
+if scripts := board.get("build.openocd", []):
+    action = env.VerboseAction(
+        lambda target, source, env: upload(Path(str(source[0])), scripts, f"{toolchain}objcopy"), "Uploading"
+    )
+    AlwaysBuild(env.Alias("upload", program, action))
 Default("buildprog")

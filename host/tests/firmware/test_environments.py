@@ -16,7 +16,7 @@ import pytest
 from balance_hil.boards import BoardDefinition, load_definitions
 from balance_hil.firmware_build import PROJECT, build_lock, platformio_settings, prepare_platformio
 
-PHYSICAL = ("teensy41", "esp32s3", "nucleo_h743zi", "nucleo_f446re", "nano33ble")
+PHYSICAL = ("teensy41", "esp32s3", "nucleo_h743zi", "nano33ble")
 LIBRARY = os.environ.get("HIL_TFLM_LIB", "")
 NO_LIBRARY = "HIL_TFLM_LIB is not set: TFLM's C++ library is not part of this repository; docs/boards.md says how to get it"
 

@@ -9,8 +9,9 @@ namespace {
 
 constexpr uint32_t kInternalHz = 16'000'000;
 constexpr uint32_t kPllHz = 168'000'000;
-// 16 MHz / 16 * 336 / 2 (PLLP = 0); the 48 MHz output (/ 7) is unused.
-constexpr uint32_t kPllSettings = 16u | (336u << 6) | (7u << 24);
+// 16 MHz / 16 * 336 / 2 (PLLP = 0); the 48 MHz output (/ 7) is unused. Bits 28 to 30 are PLLR of the F446, and reserved with the
+// same value on the F405.
+constexpr uint32_t kPllSettings = 16u | (336u << 6) | (7u << 24) | (2u << 28);
 constexpr uint32_t kTries = 100'000;  // tens of milliseconds at 16 MHz; the PLL locks within 300 us
 constexpr uint32_t kWatchdogMs = 1000;
 
