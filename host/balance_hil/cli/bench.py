@@ -15,6 +15,7 @@ from balance_hil.documents import BENCH
 TABLE_WIDTH = 160  # where stdout is no terminal
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
+    "realtime": "the same real-time episodes on this computer idle and under load: jitter, round trip, misses by cause",
     "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
     "train": "environment steps per second and seconds to a surviving PPO, beside the reference project's 20 us physics",
