@@ -16,7 +16,7 @@ import json
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from balance_hil.spec import PolicySpec
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 4 << 20
-_TABLES = ("calibration", "training", "versions", "metrics")
 INT8_MODEL = "policy_int8.tflite"
 FLOAT_MODEL = "policy_float32.tflite"
 ONNX_MODEL = "actor.onnx"
@@ -41,6 +40,7 @@ TRAINING = "training.json"
 HEADER = "model.h"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
+_TABLES = ("source", "checked_against", "calibration", "training", "versions", "metrics")  # of the manifest, stored as they are
 REQUIRED_FILES = (INT8_MODEL, HEADER, GOLDEN)
 FROM_CALIBRATION = "calibration"  # origin of a normalization that the export added, to suit int8
 
@@ -62,9 +62,7 @@ class Bundle:
     output_quant: QuantParams
     normalization: Normalization | None = None  # of observations, on the board before quantization; part of the id
     source: Mapping[str, Any] = field(default_factory=dict)  # kind, file, sha256, and where the normalization came from
-    checked_against: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # comparison with the source: what, rows, error; or why there is none
+    checked_against: Mapping[str, Any] = field(default_factory=dict)  # comparison with the source, or why there is none
     calibration: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +88,6 @@ class Bundle:
                 output_quant=_quant_params(**manifest["quantization"]["output"]),
                 normalization=Normalization.from_dict(manifest["normalization"]) if manifest["normalization"] else None,
                 **{name: dict(manifest[name]) for name in _TABLES},
-                **{name: dict(manifest.get(name, {})) for name in ("source", "checked_against")},
             )
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
             raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
@@ -133,14 +130,9 @@ class Bundle:
             "id": self.id,
             "algorithm": self.algorithm,
             "spec": self.spec.to_dict(),
-            "quantization": {"input": _quant(self.input_quant), "output": _quant(self.output_quant)},
+            "quantization": {"input": asdict(self.input_quant), "output": asdict(self.output_quant)},
             "normalization": self.normalization.to_dict() if self.normalization else None,
-            "source": dict(self.source),
-            "checked_against": dict(self.checked_against),
-            "calibration": dict(self.calibration),
-            "training": dict(self.training),
-            "versions": dict(self.versions),
-            "metrics": dict(self.metrics),
+            **{name: dict(getattr(self, name)) for name in _TABLES},
         }
 
 
@@ -239,10 +231,6 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _broken(folder: Path, fact: str) -> BundleError:
     return BundleError(f"the bundle {folder} is incomplete or altered: {fact}", f"export it again: hil export {folder}")
-
-
-def _quant(params: QuantParams) -> dict[str, Any]:
-    return {"scale": params.scale, "zero_point": params.zero_point}
 
 
 def _quant_params(scale: float, zero_point: int) -> QuantParams:

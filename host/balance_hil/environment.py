@@ -209,7 +209,7 @@ class Batch:
     def reset(
         self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
     ) -> Float32Array:
-        """Starts episode ``index`` anew, without a seed with the random numbers to come; first observation, float32 [n_obs]."""
+        """Starts episode ``index``; without a seed its random stream continues. First observation, float32 [n_obs]."""
         if isinstance(seed, np.random.SeedSequence):
             seed = int(seed.generate_state(1, np.uint64)[0])
         return self._environments[index].reset(seed, options)
@@ -264,6 +264,20 @@ def open_environment(
         raise
 
 
+def open_as(
+    spec: PolicySpec, options: Mapping[str, Any] | None, environment: str | None = None, render_mode: str | None = None
+) -> Environment:
+    """The environment of ``spec``, or ``environment``, with that period, meaning of termination and episode length."""
+    return open_environment(
+        environment or spec.environment,
+        options,
+        period_s=spec.control_period_s,
+        terminated=spec.terminated,
+        episode_steps=spec.episode_steps or None,
+        render_mode=render_mode,
+    )
+
+
 def open_for(
     made_for: PolicySpec,
     environment: str | None = None,
@@ -281,14 +295,7 @@ def open_for(
     wanted = environment or made_for.environment
     if not wanted:
         raise UsageError("this policy names no environment", "name one: -e ENVIRONMENT")
-    opened = open_environment(
-        wanted,
-        options,
-        period_s=made_for.control_period_s,
-        terminated=made_for.terminated,
-        episode_steps=made_for.episode_steps or None,
-        render_mode=render_mode,
-    )
+    opened = open_as(made_for, options, wanted, render_mode)
     difference = made_for.difference(opened.spec)
     if difference is None:
         return opened
@@ -312,18 +319,7 @@ def open_batch(environment: Environment, n: int, n_threads: int = 0) -> Any:
     own = getattr(environment.env.unwrapped, "batch", None)
     if callable(own):
         return own(n, n_threads)
-    spec = environment.spec
-    again = [
-        open_environment(
-            spec.environment,
-            environment.options,
-            period_s=spec.control_period_s,
-            terminated=spec.terminated,
-            episode_steps=spec.episode_steps or None,
-        )
-        for _ in range(n - 1)
-    ]
-    return Batch([environment, *again])
+    return Batch([environment, *(open_as(environment.spec, environment.options) for _ in range(n - 1))])
 
 
 def resolve(environment: str) -> str:
@@ -346,7 +342,7 @@ def _make(environment: str, arguments: Mapping[str, Any], render_mode: str | Non
         "what is registered: python -c 'import gymnasium; gymnasium.pprint_registry()'"
     )
     if ":" in module or (colon and not (module and name)):
-        raise UnknownEnvironmentError(f"{environment!r} is no Gymnasium id", hint)
+        raise UnknownEnvironmentError(f"{environment!r} is not a Gymnasium id", hint)
     if module:
         _import(module, environment)
     wanted = resolve(name)

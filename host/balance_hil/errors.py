@@ -253,6 +253,11 @@ class UsageError(HarnessError, ValueError):
     """Arguments that do not go together, or a value out of its range."""
 
 
+def first_line(exc: BaseException) -> str:
+    """The first line of an exception of another library, or its kind where it has no text."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+
+
 def require(module: str, extra: str) -> None:
     """Raises ``MissingExtraError`` unless ``module`` can be imported; ``extra`` names what installs it."""
     from importlib.util import find_spec

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from balance_hil.errors import ConfigError, UsageError
+from balance_hil.errors import ConfigError, HarnessError, UsageError, require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_YAML_BYTES = 1 << 20
 MAX_JSON_DEPTH = 100
 MAX_NPZ_BYTES = 64 << 20  # decompressed
+PICTURES = (".svg", ".png", ".pdf")
 _STAGING = ".staging"
 
 
@@ -38,6 +39,26 @@ def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
     """The end of a message about an unknown name: ", did you mean 'X'?" with the known one most like it, or nothing."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f", did you mean {prefix + near[0]!r}?" if near else ""
+
+
+def require_known(
+    name: object, known: Iterable[str], what: str, where: str = "", error: type[HarnessError] = ConfigError, prefix: str = ""
+) -> None:
+    """Raises ``error`` unless ``name`` is one of ``known``; ``what`` is its kind, ``prefix`` goes before each name."""
+    if name not in (known := list(known)):
+        raise error(
+            f"unknown {what} {prefix + str(name)!r}{where}" + did_you_mean(name, known, prefix),
+            f"known are: {', '.join(prefix + each for each in known)}",
+        )
+
+
+def require_picture(path: Path) -> None:
+    """Raises UsageError or MissingExtraError unless Matplotlib can draw a picture there."""
+    require("matplotlib", "report")
+    if path.suffix.lower() not in PICTURES:
+        raise UsageError(f"cannot draw a picture as {path.name}", f"end its name in {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
 
 
 @contextlib.contextmanager

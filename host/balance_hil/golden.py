@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.model_image import SELF_TEST_ROWS
+from balance_hil.bundle import GOLDEN, HEADER
+from balance_hil.model_image import SELF_TEST_ROWS, ModelImage
 from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize, quantize
 from balance_hil.runtimes.tflm import TflmModel
 
@@ -44,15 +45,21 @@ def golden_observations(
     return np.concatenate([made, picked])
 
 
-def write_golden(
-    path: Path, model: TflmModel, observations: Float32Array, normalization: Normalization | None = None
-) -> dict[str, NDArray[Any]]:
-    """Writes ``golden.npz`` and returns its arrays (names in the working agreement of ``bundle``).
+def write_vectors(
+    folder: Path,
+    int8_model: bytes,
+    model: TflmModel,
+    recorded: Float32Array,
+    seed: int,
+    normalization: Normalization | None = None,
+) -> None:
+    """Writes ``golden.npz`` and ``model.h`` of a bundle; arguments as for ``golden_observations``.
 
     ``observations`` f32 [n, n_obs], ``input_int8`` [n, n_obs], ``op_<k>`` int8 [n, size] for operator k, ``output_int8``
     [n, n_act], ``actions`` f32 [n, n_act], ``operators`` names.
     """
-    inputs = quantize(normalization.apply(observations) if normalization else observations, model.input_quant)
+    observations = golden_observations(model.input_quant, recorded, seed, normalization)
+    inputs = quantize(observations, model.input_quant, normalization)
     outputs = model.infer_int8_batch(inputs)
     arrays: dict[str, NDArray[Any]] = {
         "observations": observations,
@@ -62,8 +69,9 @@ def write_golden(
         "operators": np.array([operator.name for operator in model.graph.operators]),
     }
     arrays |= {f"op_{k}": values for k, values in enumerate(model.layers_batch(inputs))}
-    np.savez_compressed(path, **arrays)
-    return arrays
+    np.savez_compressed(folder / GOLDEN, **arrays)
+    image = ModelImage(model=int8_model, normalization=normalization, inputs=inputs, outputs=outputs)
+    image.write_header(folder / HEADER)
 
 
 def _edges(params: QuantParams, recorded: Float32Array) -> Float32Array:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.bundle import GOLDEN, HEADER, INT8_MODEL, Bundle, model_id, write_bundle
+from balance_hil.bundle import INT8_MODEL, Bundle, model_id, write_bundle
 from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
 from balance_hil.files import staging_folder
-from balance_hil.golden import golden_observations, write_golden
-from balance_hil.model_image import ModelImage
+from balance_hil.golden import write_vectors
 from balance_hil.paths import CACHE
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.tflm import TflmModel
@@ -82,8 +81,7 @@ def open_policy(
     target = MODELS / identity / path.stem
     with staging_folder(target) as staging:
         (staging / INT8_MODEL).write_bytes(model)
-        golden = write_golden(staging / GOLDEN, runtime, golden_observations(runtime.input_quant, _rows(runtime), 0))
-        ModelImage(model=model, inputs=golden["input_int8"], outputs=golden["output_int8"]).write_header(staging / HEADER)
+        write_vectors(staging, model, runtime, _rows(runtime), 0)
         return write_bundle(
             staging,
             Bundle(

@@ -73,14 +73,9 @@ class SuccessDifference:
 def paired_difference(
     metric: str, unit: str, a: Sequence[float], b: Sequence[float], *, tests: int = 1
 ) -> PairedDifference | None:
-    """Compares one metric of the same episodes; None when there is no pair.
+    """Compares one metric of the same episodes in the same order; None when there is no pair.
 
-    Args:
-        metric: its name.
-        unit: of its values.
-        a: one value per episode.
-        b: of the same episodes, in the same order.
-        tests: made altogether, over which the error is shared.
+    ``tests`` is how many tests are made altogether: the error is shared among them.
     """
     if not a:
         return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,6 @@ def rollout(
     *,
     max_steps: int | None = None,
     on_step: Callable[[RolloutStep], None] | None = None,
-    reset_options: Sequence[Mapping[str, Any]] | None = None,
     n_threads: int = 0,
 ) -> list[EpisodeMetrics]:
     """Runs one episode per seed and returns their metrics in the order of ``seeds``.
@@ -51,11 +50,10 @@ def rollout(
         seeds: one per episode; see ``evaluation_seeds``.
         max_steps: control steps after which an episode is truncated; by default the environment's own.
         on_step: called after every policy call, before the physics; what it raises ends the rollout.
-        reset_options: one for each seed.
         n_threads: threads of the physics where an environment has its own batch; 0: every core.
 
     Raises:
-        NonFiniteInputError: the policy gave a NaN or an infinity.
+        NonFiniteInputError: an output of the policy is NaN or infinite.
         SimulationDivergedError: the physics is no longer finite.
         UsageError: no seed, ``max_steps`` below 1, or an environment without an episode length.
         What ``open_batch`` raises.
@@ -65,8 +63,7 @@ def rollout(
     limit = require_control_steps(environment, max_steps)
     batch = open_batch(environment, len(seeds), n_threads)
     accumulators = [EpisodeAccumulator(seed, environment.metrics) for seed in seeds]
-    options = reset_options or [{}] * len(seeds)
-    observations = np.stack([batch.reset(i, seed, options[i]) for i, seed in enumerate(seeds)])
+    observations = np.stack([batch.reset(i, seed) for i, seed in enumerate(seeds)])
     results: list[EpisodeMetrics | None] = [None] * len(seeds)
     running = list(range(len(seeds)))
     for step in range(limit):

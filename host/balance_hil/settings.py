@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from balance_hil.errors import ConfigError
-from balance_hil.files import did_you_mean
+from balance_hil.files import require_known
 
 S = TypeVar("S")
 _KINDS = {int: "a whole number", bool: "true or false", str: "text", float: "a number", dict: "a table of keys and values"}
@@ -40,12 +40,13 @@ def refused(name: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"hyper-parameter {name!r} is {value!r}, it must {wanted}", "correct the file given to --config")
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with what ``over`` names in its place, tables within tables as well."""
+def merged(base: Mapping[str, Any], *more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``base`` with what each of ``more`` names in its place, tables within tables as well."""
     result = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        result[key] = merged(base[key], value) if nested else value
+    for table in more:
+        for key, value in (table or {}).items():
+            nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+            result[key] = merged(result[key], value) if nested else value
     return result
 
 
@@ -55,11 +56,7 @@ def settings_from_dict(kind: type[S], values: Mapping[str, Any], prefix: str = "
     hints = typing.get_type_hints(made)
     names = [each.name for each in fields(made)]
     for key in values:
-        if key not in names:
-            raise ConfigError(
-                f"unknown hyper-parameter {prefix + str(key)!r}" + did_you_mean(key, names, prefix),
-                f"known are: {', '.join(prefix + name for name in names)}",
-            )
+        require_known(key, names, "hyper-parameter", prefix=prefix)
     for each in fields(made):
         if each.name not in values and each.default is MISSING and each.default_factory is MISSING:
             raise ConfigError(f"hyper-parameter {prefix + each.name!r} is missing", "give it in the file for --config")

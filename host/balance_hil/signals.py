@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from balance_hil.errors import ConfigError
-from balance_hil.files import read_yaml
+from balance_hil.files import read_yaml, require_known
 from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 _LARGEST = float(np.finfo(np.float32).max)
-_KEYS = {"control_period_ms", "observation", "action", "discrete"}
+_KEYS = ("control_period_ms", "observation", "action", "discrete")
 _ROW_KEYS = {"name", "unit", "scale", "min", "max"}
 _HINT = "the format: docs/policies.md, section signals.yaml"
 
@@ -37,9 +37,8 @@ def read_signals(path: Path, n_obs: int, n_act: int) -> PolicySpec:
         ConfigError: no such file, an unknown key, a value of the wrong kind, or a wrong number of rows; see the message.
     """
     table = read_yaml(path)
-    unknown = sorted(set(table) - _KEYS)
-    if unknown:
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}", f"keys are {', '.join(sorted(_KEYS))}")
+    for key in table:
+        require_known(key, _KEYS, "key", f" in {path}")
     period_ms = _number(path, table, "control_period_ms")
     if period_ms is None or period_ms <= 0:
         raise ConfigError(f"{path}: control_period_ms must be a time in milliseconds, above 0", _HINT)

@@ -121,7 +121,7 @@ class PolicySpec:
                 if a != b:
                     return f"{kind} {a.index}, {a.name} (1.0 = {a.scale:g} {a.unit}) and {b.name} (1.0 = {b.scale:g} {b.unit})"
         if self.action_map != other.action_map:
-            return "what the environment makes of the policy's outputs"
+            return "the mapping of outputs to actions"
         return None
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,19 +68,6 @@ def test_on_step_sees_what_the_policy_saw_and_only_episodes_that_are_up():
         assert step.outputs.shape == (len(step.episodes), 2)
 
 
-def test_reset_options_reach_every_episode():
-    tilts = []
-    rollout(
-        faller,
-        open_environment("balance/Balance-v0"),
-        [1, 2],
-        max_steps=1,
-        reset_options=[{"tilt_rad": -0.3}, {"tilt_rad": 0.2}],
-        on_step=lambda step: tilts.extend(step.observations[:, 0].tolist()),
-    )
-    assert tilts == pytest.approx([-0.3 / 0.35, 0.2 / 0.35], abs=0.1)
-
-
 def test_an_exception_of_on_step_ends_the_rollout():
     class StopNowError(Exception):
         pass

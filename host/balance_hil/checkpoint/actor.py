@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.checkpoint.spaces import Space, space_of
+from balance_hil.errors import EnvironmentMismatchError
 from balance_hil.spec import ActionMap
 
 Float32Array = NDArray[np.float32]
@@ -53,7 +54,7 @@ def act_through(layers: Sequence[Layer], inputs: Float32Array) -> Float32Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
-    """What is left of a policy once exploration and critics are gone: observations to outputs, and outputs to actions.
+    """A policy without exploration and critics: observations to outputs, and outputs to actions.
 
     The outputs of a policy with a Box of actions lie within -1..1; those of one with Discrete actions are logits.
     """
@@ -85,16 +86,18 @@ class Actor:
         """Length of the output vector."""
         return int(self.layers[-1].weight.shape[0])
 
-    def difference(self, observation_space: Any, action_space: Any) -> str | None:
-        """Where its spaces differ from those of a Gymnasium environment, in words; None: nowhere."""
-        for kind, mine, theirs in (
-            ("observations", self.observation_space, observation_space),
-            ("actions", self.action_space, action_space),
-        ):
-            difference = mine.difference(space_of(theirs)) if mine else None
-            if difference:
-                return f"{kind}, {difference}"
-        return None
+    def require_spaces(self, path: Path, environment: str, env: Any) -> None:
+        """Raises EnvironmentMismatchError unless its spaces, read from ``path``, are those of ``env``, of Gymnasium."""
+        spaces = {
+            "observations": (self.observation_space, env.observation_space),
+            "actions": (self.action_space, env.action_space),
+        }
+        for kind, (mine, theirs) in spaces.items():
+            if difference := mine.difference(space_of(theirs)) if mine else None:
+                raise EnvironmentMismatchError(
+                    f"{path} and {environment} differ in their {kind}, {difference}",
+                    "name the environment that it was trained in: -e ENVIRONMENT",
+                )
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """Outputs, float32 [n, n_act], for observations, float32 [n, n_obs]."""

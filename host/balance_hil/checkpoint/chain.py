@@ -1,12 +1,13 @@
-"""A network read from a graph as a line of steps: normalization in front, dense layers, and limits at the end.
+"""A network as a chain of steps: normalization, dense layers with activations, limits.
 
-Readers of ONNX and Keras give the steps; what comes out is what a board has parts for.
+The readers of ONNX and Keras give the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,28 @@ class Activation:
 Step = Affine | Limits | Dense | Activation
 
 
+def affine(kind: str, constant: NDArray[Any], *, first: bool) -> list[Step] | str:
+    """The step of an elementwise ``kind`` ("Add", "Sub", "Mul", "Div") with a constant, or why it is not one.
+
+    ``first``: the observation is the first operand.
+    """
+    vector = np.asarray(constant, np.float64)
+    if vector.size != max((1, *vector.shape)):
+        return f"{kind} with a constant of shape {vector.shape}"
+    vector = vector.reshape(-1) if vector.size > 1 else vector.reshape(())
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    match kind:
+        case "Add":
+            return [Affine(one, vector)]
+        case "Sub":
+            return [Affine(one, -vector)] if first else [Affine(-one, vector)]
+        case "Mul":
+            return [Affine(vector, zero)]
+        case _ if first and np.all(vector != 0):
+            return [Affine(1 / vector, zero)]
+    return "a division by an observation, or by zero"
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """What the steps compute. ``limits`` are those of the outputs, None where nothing limits them at the end."""
@@ -82,7 +105,7 @@ def split_normalization(steps: Sequence[Step], n_obs: int) -> tuple[Normalizatio
 
 
 def network_of(steps: Sequence[Step], n_obs: int) -> Network | str:
-    """The network of a line of steps, or why it is none that can be taken apart."""
+    """The network of a line of steps, or why it is not a chain of dense layers."""
     normalization, rest = split_normalization(steps, n_obs)
     layers: list[Layer] = []
     before: Affine | None = None  # waits for the dense layer after it

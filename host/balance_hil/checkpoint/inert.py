@@ -111,12 +111,8 @@ class _InertUnpickler(pickle.Unpickler):
 def read_pickle(data: bytes, what: str) -> Any:
     """The content of a pickle, with ``Inert`` in the place of everything that would need code.
 
-    Args:
-        data: the pickle, at most 64 MiB.
-        what: named in errors.
-
     Raises:
-        CheckpointError: too large, cut off or no pickle.
+        CheckpointError: more than 64 MiB, cut off or no pickle.
     """
     if len(data) > MAX_BYTES:
         raise CheckpointError(f"{what} is {len(data)} bytes long; at most {MAX_BYTES} are read", "save it without its buffers")
@@ -125,7 +121,9 @@ def read_pickle(data: bytes, what: str) -> Any:
         return _InertUnpickler(data).load()
     except Exception as exc:  # pickle raises whatever the stand-ins and the garbled bytes lead to
         reason = str(exc) or type(exc).__name__
-        raise CheckpointError(f"{what} is no readable pickle: {reason}", "save it again with the program that made it") from exc
+        raise CheckpointError(
+            f"{what} is not a readable pickle: {reason}", "save it again with the program that made it"
+        ) from exc
 
 
 def _check_codes(data: bytes) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.checkpoint.chain import Activation, Affine, Dense, Limits, Network, Step, network_of, split_normalization
-from balance_hil.errors import CheckpointError, require
+from balance_hil.checkpoint.chain import Activation, Dense, Limits, Network, Step, affine, network_of, split_normalization
+from balance_hil.errors import CheckpointError, first_line, require
 from balance_hil.quantize import Normalization
 
 MAX_BYTES = 256 << 20  # of the model and its weights together
@@ -70,8 +70,7 @@ def read_onnx(path: Path) -> OnnxActor:
     except CheckpointError:
         raise
     except Exception as exc:  # protobuf's DecodeError, onnx's ValidationError and ValueError share no base
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise CheckpointError(f"{path} is no ONNX model, or damaged: {reason}", _HINT) from exc
+        raise CheckpointError(f"{path} is not an ONNX model, or damaged: {first_line(exc)}", _HINT) from exc
     n_obs, output = _ends(path, model)
     del model.graph.output[:]
     model.graph.output.append(output)
@@ -148,7 +147,7 @@ def _ends(path: Path, model: Any) -> tuple[int, Any]:
     sizes = [dim.dim_value for dim in kind.shape.dim]
     if kind.elem_type != 1 or not 1 <= len(sizes) <= 2 or sizes[-1] < 1 or (len(sizes) == 2 and sizes[0] > 1):
         raise CheckpointError(
-            f"the input {inputs[0].name} of {path} is no float32 [batch, observations] of a known size: {sizes}", _HINT
+            f"the input {inputs[0].name} of {path} is not float32 [batch, observations] of a known size: {sizes}", _HINT
         )
     return int(sizes[-1]), output
 
@@ -169,8 +168,7 @@ def _n_act(path: Path, model: bytes, n_obs: int) -> int:
     try:
         outputs = run_onnx(model, np.zeros((1, n_obs), np.float32))
     except Exception as exc:  # its exception classes are private and share no other base
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise CheckpointError(f"ONNX Runtime cannot run {path}: {reason}", _HINT) from exc
+        raise CheckpointError(f"ONNX Runtime cannot run {path}: {first_line(exc)}", _HINT) from exc
     return int(outputs.shape[1])
 
 
@@ -248,7 +246,7 @@ def _step(node: Any, value: str, constants: Mapping[str, NDArray[Any]]) -> Seque
             return f"{kind} with alpha {alpha:g}"
         return [Activation(_ACTIVATIONS[kind])]
     if kind in ("Sub", "Add", "Mul", "Div"):
-        return _affine(kind, given[0], first=node.input[0] == value)
+        return affine(kind, given[0], first=node.input[0] == value)
     if kind == "Clip":
         low = float(given[0]) if given else float(attributes["min"].f) if "min" in attributes else -np.inf
         high = float(given[1]) if len(given) > 1 else float(attributes["max"].f) if "max" in attributes else np.inf
@@ -262,22 +260,4 @@ def _step(node: Any, value: str, constants: Mapping[str, NDArray[Any]]) -> Seque
         weight = (weight if transposed else weight.T) * np.float32(alpha)
         bias = np.broadcast_to(given[1].reshape(-1) * beta if len(given) > 1 else 0.0, (len(weight),))
         return [Dense(np.ascontiguousarray(weight, np.float32), np.asarray(bias, np.float32))]
-    return f"{kind} {node.name} is no part of a chain of dense layers"
-
-
-def _affine(kind: str, constant: NDArray[Any], *, first: bool) -> list[Step] | str:
-    vector = np.asarray(constant, np.float64)
-    if vector.size != max((1, *vector.shape)):
-        return f"{kind} with a constant of shape {vector.shape}"
-    vector = vector.reshape(-1) if vector.size > 1 else vector.reshape(())
-    one, zero = np.ones_like(vector), np.zeros_like(vector)
-    match kind:
-        case "Add":
-            return [Affine(one, vector)]
-        case "Sub":
-            return [Affine(one, -vector)] if first else [Affine(-one, vector)]
-        case "Mul":
-            return [Affine(vector, zero)]
-        case _ if first and np.all(vector != 0):
-            return [Affine(1 / vector, zero)]
-    return "a division by an observation, or by zero"
+    return f"{kind} {node.name} is not part of a chain of dense layers"

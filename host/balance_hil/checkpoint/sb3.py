@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from balance_hil.checkpoint.actor import Actor, Checkpoint, Float32Array, Layer
 from balance_hil.checkpoint.inert import path_of, read_pickle
+from balance_hil.checkpoint.sb3_reference import algorithm_name, check_against_predict
 from balance_hil.checkpoint.spaces import Space, pickled_space
-from balance_hil.errors import CheckpointError, require
+from balance_hil.errors import CheckpointError, first_line, require
 from balance_hil.files import parse_json
 from balance_hil.spec import ActionMap
 
 ALGORITHMS = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc", "crossq", "ars")
-CONTRIB_ALGORITHMS = ("trpo", "tqc", "crossq", "ars")
 DEFAULT_CLIP_MEAN = 2.0  # of SAC and its relatives with gSDE
 DEFAULT_BATCH_NORM_EPS = 1e-3  # of CrossQ
 
@@ -90,11 +90,6 @@ _OTHER_TENSORS = {  # beside the actor: critics, exploration, optimizers' target
 }
 
 
-def algorithm_name(algorithm: str) -> str:
-    """As its authors write it."""
-    return {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
-
-
 def find_checkpoint(path: str | Path) -> Path:
     """The zip that a user means: a file, its name without ``.zip`` as Stable-Baselines3 takes it, or a folder with one in it.
 
@@ -140,7 +135,7 @@ def open_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     file = find_checkpoint(path)
     if file.suffix == ".pth":
         raise CheckpointError(
-            f"{file} holds weights alone: nothing says what they compute", "give the whole checkpoint: model.save('policy.zip')"
+            f"{file} contains weights without the settings of their policy", "give the whole checkpoint: model.save('policy.zip')"
         )
     content, parts = _unzip(file)
     data, state = _settings(file, parts["data"]), _tensors(file, parts["policy.pth"])
@@ -156,8 +151,6 @@ def open_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
         behind_vec_normalize=data.get("_last_original_obs") is not None,
     )
     if trust:
-        from balance_hil.checkpoint.sb3_reference import check_against_predict
-
         check_against_predict(opened)
     return opened
 
@@ -171,7 +164,7 @@ def _unzip(file: Path) -> tuple[bytes, dict[str, bytes]]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if len(archive.infolist()) > _MAX_MEMBERS:
-                raise CheckpointError(f"{file} is no Stable-Baselines3 checkpoint: it has too many parts", _TRAIN_HINT)
+                raise CheckpointError(f"{file} is not a Stable-Baselines3 checkpoint: it has too many parts", _TRAIN_HINT)
             for name, limit in _MAX_BYTES.items():
                 if name not in archive.namelist():
                     continue
@@ -185,7 +178,7 @@ def _unzip(file: Path) -> tuple[bytes, dict[str, bytes]]:
         raise CheckpointError(f"{file} is damaged or no zip file: {exc}", _TRAIN_HINT) from exc
     missing = [name for name in ("data", "policy.pth") if name not in parts]
     if missing:
-        raise CheckpointError(f"{file} is a zip file but no Stable-Baselines3 checkpoint: it lacks {missing[0]}", _TRAIN_HINT)
+        raise CheckpointError(f"{file} is a zip file but not a Stable-Baselines3 checkpoint: it lacks {missing[0]}", _TRAIN_HINT)
     return content, parts
 
 
@@ -193,9 +186,9 @@ def _settings(file: Path, text: bytes) -> dict[str, Any]:
     try:
         data = parse_json(text)
     except ValueError as exc:
-        raise CheckpointError(f"the settings in {file} are no JSON: {exc}", _TRAIN_HINT) from exc
+        raise CheckpointError(f"the settings in {file} are not JSON: {exc}", _TRAIN_HINT) from exc
     if not isinstance(data, dict):
-        raise CheckpointError(f"{file} is no Stable-Baselines3 checkpoint: its parts have the wrong form", _TRAIN_HINT)
+        raise CheckpointError(f"{file} is not a Stable-Baselines3 checkpoint: its parts have the wrong form", _TRAIN_HINT)
     return data
 
 
@@ -211,10 +204,11 @@ def _tensors(file: Path, content: bytes) -> dict[str, Any]:
             stream.seek(0)
             state = torch.load(stream, map_location="cpu", weights_only=True)
     except (Exception, MemoryError) as exc:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for what it will not load
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise CheckpointError(f"the weights in {file} cannot be read without running code: {reason}", _TRAIN_HINT) from exc
+        raise CheckpointError(
+            f"the weights in {file} cannot be read without running code: {first_line(exc)}", _TRAIN_HINT
+        ) from exc
     if not isinstance(state, dict) or len(state) > _MAX_TENSORS or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(f"{file} is no Stable-Baselines3 checkpoint: its parts have the wrong form", _TRAIN_HINT)
+        raise CheckpointError(f"{file} is not a Stable-Baselines3 checkpoint: its parts have the wrong form", _TRAIN_HINT)
     return {str(key): value for key, value in state.items()}
 
 
@@ -241,7 +235,7 @@ class _Reader:
         other = _OTHER_TENSORS.get(family.partition("-linear")[0], _OTHER_TENSORS["off-policy"])
         strange = sorted(key for key in self._unread if not other.fullmatch(key))
         if strange:
-            raise self._refused(f"it holds the tensor {strange[0]}, which is no part of an MLP policy")
+            raise self._refused(f"it holds the tensor {strange[0]}, which is not part of an MLP policy")
         self._check_layers(layers, observation, action)
         finished, action_map = _with_outputs(layers, action, squash)
         return Actor(
@@ -347,7 +341,7 @@ class _Reader:
     def _number(self, key: str, default: float) -> float:
         value = self.settings.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"the setting {key} of {self.file} is no number: {value!r}", _TRAIN_HINT)
+            raise CheckpointError(f"the setting {key} of {self.file} is not a number: {value!r}", _TRAIN_HINT)
         return float(value)
 
     def _flag(self, key: str, default: bool) -> bool:
@@ -444,7 +438,7 @@ class _Reader:
         arrays = [self._array(f"{name}.{part}") for part in ("ra_mean", "ra_var", "scale", "bias")]
         first = arrays[0]
         if first is None or any(array is None or array.ndim != 1 or array.shape != first.shape for array in arrays):
-            raise self._refused(f"{name} is no BatchRenorm")
+            raise self._refused(f"{name} is not a BatchRenorm")
         mean, variance, scale, bias = (np.asarray(array, np.float64) for array in arrays)
         with np.errstate(invalid="ignore", divide="ignore"):
             gain = scale / np.sqrt(variance + self._number("batch_norm_eps", DEFAULT_BATCH_NORM_EPS))
@@ -467,7 +461,7 @@ class _Reader:
             )
 
     def _refused(self, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.file} is no plain MLP policy: {reason}", _MLP_HINT)
+        return CheckpointError(f"{self.file} is not a plain MLP policy: {reason}", _MLP_HINT)
 
 
 def _with_outputs(layers: Sequence[Layer], action: Space, squash: bool) -> tuple[tuple[Layer, ...], ActionMap]:

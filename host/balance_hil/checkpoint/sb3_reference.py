@@ -1,4 +1,4 @@
-"""Stable-Baselines3's own answer for a checkpoint that was read here, to hold the reading against."""
+"""Stable-Baselines3's own actions for a checkpoint that was read here, as a reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from balance_hil.checkpoint.inert import path_of
 from balance_hil.checkpoint.spaces import Space
-from balance_hil.errors import CheckpointError, MissingExtraError, require
+from balance_hil.errors import CheckpointError, MissingExtraError, first_line, require
 from balance_hil.spec import ActionMap
 
 if TYPE_CHECKING:
@@ -26,8 +26,23 @@ Predict = Callable[[Float32Array], NDArray[Any]]  # observations, float32 [n, n_
 TOLERANCE = 1e-4  # of half the range of an action: float32 networks sum in different orders
 _TIE = 1e-4  # logits nearer than this, relative to the largest, may be ordered either way
 _CONTRIB_HINT = "install it: pip install sb3-contrib"
-_PLAIN_SETTINGS = ("net_arch", "squash_output", "clip_mean", "use_sde", "full_std", "use_expln", "with_bias")
+_PLAIN_SETTINGS = (
+    "net_arch",
+    "squash_output",
+    "clip_mean",
+    "use_sde",
+    "full_std",
+    "use_expln",
+    "with_bias",
+    "batch_norm",
+    "batch_norm_eps",
+)
 _TRUST_ROWS = 256
+
+
+def algorithm_name(algorithm: str) -> str:
+    """As its authors write it."""
+    return {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
 
 
 def keep_tensorflow_out() -> None:
@@ -51,13 +66,10 @@ def import_sb3() -> Any:
 def rebuilt_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
     """``predict(deterministic=True)`` of Stable-Baselines3's own policy class with the checkpoint's settings and weights.
 
-    The class is instantiated here; nothing of the file is unpickled.
-
-    Returns:
-        The function, and what it is, in words.
+    The class is instantiated here; nothing of the file is unpickled. Returns the function, and a description of it.
 
     Raises:
-        CheckpointError: this version of Stable-Baselines3 cannot hold the policy, or is not installed; the message says which.
+        CheckpointError: this version of Stable-Baselines3 cannot load the policy, or is not installed.
     """
     try:
         sb3 = import_sb3()
@@ -77,8 +89,9 @@ def rebuilt_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
     except MissingExtraError as exc:
         raise CheckpointError(exc.message, exc.hint) from exc
     except Exception as exc:  # whatever torch and SB3 raise for settings of another version
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise CheckpointError(f"the installed Stable-Baselines3 cannot hold this policy: {reason}", "check with --trust") from exc
+        raise CheckpointError(
+            f"the installed Stable-Baselines3 cannot load this policy: {first_line(exc)}", "check with --trust"
+        ) from exc
     name = f"{type(policy).__name__}.predict of Stable-Baselines3 {sb3.__version__}, given the settings and weights"
     return lambda observations: _predict(policy, checkpoint, observations), name
 
@@ -87,7 +100,7 @@ def check_against_predict(checkpoint: Checkpoint) -> None:
     """Lets Stable-Baselines3 unpickle the file, which runs its code, and compares 256 random actions.
 
     Raises:
-        CheckpointError: it cannot be loaded, or acts otherwise than the actor that was read.
+        CheckpointError: it cannot be loaded, or its actions differ from those of the actor that was read.
         MissingExtraError: stable-baselines3 or sb3-contrib is not installed.
     """
     actor = checkpoint.actor
@@ -116,10 +129,8 @@ def trusted_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
     """
     sb3 = import_sb3()
     algorithm = checkpoint.actor.algorithm
-    module = sb3
-    if not hasattr(sb3, algorithm.upper()):
-        module = _import_contrib()
-    name = {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
+    module = sb3 if hasattr(sb3, algorithm.upper()) else _import_contrib()
+    name = algorithm_name(algorithm)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,12 +142,9 @@ def trusted_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
 
 
 def largest_difference(action_map: ActionMap, outputs: Float32Array, actions: NDArray[Any]) -> float:
-    """Largest difference of actions, in halves of their range; of Discrete actions 1 if one differs that is no tie, else 0.
+    """Largest difference of actions, in halves of their range; of Discrete actions 1 if one differs that is not a tie, else 0.
 
-    Args:
-        action_map: from outputs to actions.
-        outputs: of this program's actor, float32 [n, n_act].
-        actions: that the source gives for the same observations, [n, ...].
+    ``outputs``, float32 [n, n_act], are this program's, ``actions``, [n, ...], the source's own for the same observations.
     """
     if not len(outputs):
         return 0.0
@@ -193,9 +201,6 @@ def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     given = {key: _plain(settings[key]) for key in _PLAIN_SETTINGS if key in settings}
-    for key in ("batch_norm", "batch_norm_eps"):
-        if key in settings:
-            given[key] = settings[key]
     if settings.get("activation_fn") is not None:
         given["activation_fn"] = getattr(torch.nn, path_of(settings["activation_fn"]).rpartition(".")[2])
     if not given.get("use_sde"):

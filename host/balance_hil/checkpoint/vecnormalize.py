@@ -1,4 +1,4 @@
-"""What a training wrapped around its environment: ``vecnormalize.pkl`` and the settings of an rl-baselines3-zoo folder."""
+"""Wrappers of the training's environment: ``vecnormalize.pkl`` and the settings of an rl-baselines3-zoo folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from balance_hil.quantize import Normalization
 FILE = "vecnormalize.pkl"
 _CLASS = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
 _STEPS = re.compile(r"(.+)_(\d+)_steps")  # SB3's CheckpointCallback
-# What the zoo wraps the environment in, and the policy's numbers are then not those of the environment.
+# Wrappers of the zoo that change the observations.
 _WRAPPER_KEYS = ("env_wrapper", "frame_stack", "vec_env_wrapper")
 _WRAPPER_HINT = "register an environment that has this inside, and export the .zip from a folder without config.yml"
 _PICKLE_HINT = "save it with the policy: env.save('vecnormalize.pkl')"
@@ -36,10 +36,6 @@ class Surroundings:
 def read_surroundings(checkpoint: Path, n_obs: int) -> Surroundings:
     """Reads ``vecnormalize.pkl`` and the zoo's ``config.yml`` and ``args.yml`` beside a checkpoint, or in the folder below it.
 
-    Args:
-        checkpoint: the zip.
-        n_obs: of the policy.
-
     Raises:
         CheckpointError: a wrapper changes the observations, a file is damaged, or the configuration names a normalization that
             is not there.
@@ -50,7 +46,7 @@ def read_surroundings(checkpoint: Path, n_obs: int) -> Surroundings:
     for key in _WRAPPER_KEYS:
         if config.get(key) not in (None, False, [], "", 1):
             raise CheckpointError(
-                f"{checkpoint} was trained behind {key} {_name(config[key])}, which a board has not", _WRAPPER_HINT
+                f"{checkpoint} was trained behind {key} {_name(config[key])}, which does not exist on a board", _WRAPPER_HINT
             )
     wanted = _normalizes_observations(config.get("normalize"))
     match = _STEPS.fullmatch(checkpoint.stem)
@@ -132,7 +128,7 @@ def _yaml(path: Path | None) -> Mapping[str, Any]:
 
 
 def _normalizes_observations(value: Any) -> bool | None:
-    """What the zoo's ``normalize`` says: a flag, a table, or the text of a call of ``dict``. None: not given."""
+    """Whether the zoo's ``normalize`` (a flag, a table, or the text of a ``dict`` call) includes observations; None: unknown."""
     if isinstance(value, Mapping):
         return bool(value.get("norm_obs", True))
     if isinstance(value, str):

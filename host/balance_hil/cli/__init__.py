@@ -16,6 +16,7 @@ import click
 from balance_hil import __version__
 from balance_hil.cli.console import print_error, print_warning
 from balance_hil.errors import (
+    EnvironmentMismatchError,
     ExportError,
     HarnessError,
     SimulationDivergedError,
@@ -50,6 +51,7 @@ COMMANDS = {
 GOOD, BAD, WRONG_USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 # Bad: what was tried is not good. Everything that is not listed is missing or broken here: a port, a board, a file, an extra.
 _STATUSES: dict[type[HarnessError], int] = {
+    EnvironmentMismatchError: WRONG_USAGE,
     ExportError: BAD,
     SimulationDivergedError: BAD,
     TooManyLostError: BAD,

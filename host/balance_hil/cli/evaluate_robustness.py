@@ -12,10 +12,9 @@ from rich.text import Text
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
-from balance_hil.evaluating.intervals import LEVEL
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
-from balance_hil.evaluating.robustness_table import RobustnessTable, show_share
-from balance_hil.files import write_atomically
+from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
+from balance_hil.files import require_picture, write_atomically
 
 ENOUGH = 0.95  # share of episodes without failure that a policy needs under every condition for exit status 0
 
@@ -25,9 +24,7 @@ def print_suite(config: RobustnessConfig, output: Path | None, picture: Path | N
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", f"make it: mkdir -p {output.parent}")
     if picture is not None:
-        from balance_hil.evaluating.robustness_picture import check_picture
-
-        check_picture(picture)
+        require_picture(picture)
     table = _with_progress(config)
     if output is not None:
         write_atomically(output, table.to_markdown() + "\n")

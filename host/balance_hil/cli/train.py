@@ -15,9 +15,9 @@ from balance_hil.cli.console import print_json, print_warning, stderr
 from balance_hil.errors import UsageError
 from balance_hil.files import new_run_folder
 from balance_hil.spec import Terminated
+from balance_hil.training import train
 from balance_hil.training.algorithms import ALGORITHMS
 from balance_hil.training.request import TrainingProgress, TrainingRequest, TrainingResult, default_output
-from balance_hil.training.trainer import train
 
 _PATH = click.Path(path_type=Path)
 

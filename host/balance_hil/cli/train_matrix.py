@@ -16,11 +16,10 @@ from rich.table import Table
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.errors import UsageError
 from balance_hil.exporting.config import ExportConfig
-from balance_hil.training import results
+from balance_hil.training import results, train
 from balance_hil.training.matrix import InterruptedJobError, Run, run_matrix
 from balance_hil.training.plan import plan
 from balance_hil.training.request import TrainingProgress, TrainingRequest
-from balance_hil.training.trainer import train
 
 _STYLES = {"waiting": "dim", "failed": "bold red", "interrupted": "yellow"}
 

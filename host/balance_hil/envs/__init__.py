@@ -8,17 +8,9 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-_BALANCE = "balance_hil.envs.balance."
-ENTRY_POINTS = {
-    "balance/Balance-v0": _BALANCE + "env:BalanceEnv",
-    "balance/BalanceNoisy-v0": _BALANCE + "variants:NoisySensorsEnv",
-    "balance/BalanceTargets-v0": _BALANCE + "variants:DriveEnv",
-    "balance/BalanceRandomized-v0": _BALANCE + "variants:RandomPhysicsEnv",
-    "balance/BalanceBlocks-v0": _BALANCE + "variants:ThrownBlocksEnv",
-    "balance/BalanceBlocksFrontBack-v0": _BALANCE + "variants:BlocksFrontBackEnv",
-    "balance/MotorStand-v0": _BALANCE + "motor_stand:MotorStandEnv",
-}
-# Ids of version 1. Not registered: the public project that they come from registers the same ones, with other signals.
+DEFAULT_ENVIRONMENT = "balance/Balance-v0"
+# Ids of version 1 -> ids of today. Those of version 1 are not registered: the public project that they come from registers the
+# same ones, with other signals.
 ALIASES = {
     "Env01-v1": "balance/Balance-v0",
     "Env01-v2": "balance/BalanceNoisy-v0",
@@ -31,10 +23,16 @@ ALIASES = {
 
 
 def register() -> None:
-    """Registers what is not registered yet."""
-    for environment, entry_point in ENTRY_POINTS.items():
+    """Registers what is not registered yet. ``balance.catalog`` has the settings of each id."""
+    for environment in ALIASES.values():
         if environment not in gym.registry:
-            gym.register(environment, entry_point, max_episode_steps=6000, kwargs={"environment": environment})
+            entry_point = "motor_stand:MotorStandEnv" if "Motor" in environment else "env:BalanceEnv"
+            gym.register(
+                environment,
+                f"balance_hil.envs.balance.{entry_point}",
+                max_episode_steps=6000,
+                kwargs={"environment": environment},
+            )
 
 
 register()

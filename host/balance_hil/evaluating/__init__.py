@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from balance_hil import opening
 from balance_hil.bundle import MANIFEST, TRAINING
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
-from balance_hil.errors import EnvironmentMismatchError, HarnessError, UsageError, require
+from balance_hil.envs import DEFAULT_ENVIRONMENT
+from balance_hil.errors import HarnessError, UsageError, require
 from balance_hil.files import parse_json, replacing
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.rollout import RolloutStep, rollout
@@ -24,7 +25,6 @@ from balance_hil.spec import PolicySpec
 
 BOARD_RUNTIME = "board"
 RUNTIMES = (*RUNTIME_NAMES, BOARD_RUNTIME)
-DEFAULT_ENVIRONMENT = "balance/Balance-v0"
 VIDEO_FRAMES_PER_S = 25
 
 StepCallback = Callable[[RolloutStep], None]
@@ -96,21 +96,12 @@ def evaluate(
     return rollout(policy.runtime.act_batch, policy.environment, seeds, max_steps=max_steps, on_step=on_step)
 
 
-def watch(
-    policy: OpenPolicy, seeds: Sequence[int], *, max_steps: int | None = None, on_step: StepCallback | None = None
-) -> list[EpisodeMetrics]:
-    """Runs the episodes one after the other in a window; ``policy`` is opened with render mode "human"."""
-    return _one_by_one(policy, seeds, max_steps, on_step)
-
-
 def film(
     policy: OpenPolicy, seeds: Sequence[int], path: Path, *, max_steps: int | None = None, on_step: StepCallback | None = None
 ) -> list[EpisodeMetrics]:
     """Runs the episodes one after the other and writes them as one video of at most 25 frames per second, without a display.
 
-    ``policy`` is opened with render mode "rgb_array".
-
-    The file appears when it is complete.
+    ``policy`` is opened with render mode "rgb_array". The file appears when it is complete.
 
     Raises:
         DisplayMissingError: no headless OpenGL.
@@ -134,7 +125,9 @@ def film(
                 # Video needs even sizes.
                 writer.append_data(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
 
-            episodes = _one_by_one(policy, seeds, max_steps, on_step, on_frame=on_frame, steps_per_frame=steps_per_frame)
+            episodes = watch(
+                policy, seeds, max_steps=max_steps, on_step=on_step, on_frame=on_frame, steps_per_frame=steps_per_frame
+            )
     except OSError as exc:
         if isinstance(exc, HarnessError):  # a board's errors are OSErrors, too
             raise
@@ -142,15 +135,16 @@ def film(
     return episodes
 
 
-def _one_by_one(
+def watch(
     policy: OpenPolicy,
     seeds: Sequence[int],
-    max_steps: int | None,
-    on_step: StepCallback | None,
     *,
+    max_steps: int | None = None,
+    on_step: StepCallback | None = None,
     on_frame: Callable[[NDArray[np.uint8]], None] | None = None,
     steps_per_frame: int = 1,
 ) -> list[EpisodeMetrics]:
+    """Runs the episodes one after the other in a window; ``policy`` is opened with render mode "human"."""
     env = policy.environment
     limit = require_control_steps(env, max_steps)
     episodes = []
@@ -178,27 +172,16 @@ def _checkpoint_environment(
     path: Path, environment: str | None, options: Mapping[str, Any] | None, render_mode: str | None
 ) -> Environment:
     folder = path if path.is_dir() else path.parent
-    trained_for = _training_spec(folder / TRAINING)
-    if trained_for is not None:
-        return open_for(trained_for, environment, options, render_mode=render_mode)
-    return open_environment(environment or DEFAULT_ENVIRONMENT, options, render_mode=render_mode)
+    try:
+        trained_for = PolicySpec.from_dict(parse_json((folder / TRAINING).read_text())["spec"])
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or of another program
+        return open_environment(environment or DEFAULT_ENVIRONMENT, options, render_mode=render_mode)
+    return open_for(trained_for, environment, options, render_mode=render_mode)
 
 
 def _open_checkpoint(path: Path, env: Environment, trust: bool) -> Runtime:
     from balance_hil.runtimes.torch import TorchRuntime
 
     runtime = TorchRuntime.from_checkpoint(path, trust=trust)
-    difference = runtime.actor.difference(env.env.observation_space, env.env.action_space)
-    if difference:
-        raise EnvironmentMismatchError(
-            f"{path} and {env.spec.environment} differ in their {difference}",
-            "name the environment that it was trained in: -e ENVIRONMENT",
-        )
+    runtime.actor.require_spaces(path, env.spec.environment, env.env)
     return runtime
-
-
-def _training_spec(path: Path) -> PolicySpec | None:
-    try:
-        return PolicySpec.from_dict(parse_json(path.read_text())["spec"])
-    except (OSError, ValueError, KeyError, TypeError):  # missing, or of another program: the caller chooses the environment
-        return None

@@ -12,8 +12,9 @@ from typing import Any
 
 from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.environment import open_environment, open_for
+from balance_hil.envs import DEFAULT_ENVIRONMENT
 from balance_hil.errors import ConfigError, UsageError
-from balance_hil.files import did_you_mean, read_yaml
+from balance_hil.files import read_yaml, require_known
 
 _KEYS = ("title", "options", "together")
 _HINT = "the form is: NAME: {title: ..., options: {...}}; docs/robustness.md has an example"
@@ -37,7 +38,7 @@ def load_suite(path: Path) -> tuple[Condition, ...]:
     """
     values = read_yaml(path)
     if not values:
-        raise ConfigError(f"{path} is no table of conditions", _HINT)
+        raise ConfigError(f"{path} is not a table of conditions", _HINT)
     return suite_from_dict(values, str(path))
 
 
@@ -49,11 +50,10 @@ def own_suite(policy: Path, environment: str | None) -> tuple[Condition, ...]:
         What ``Bundle.load`` and ``open_environment`` raise.
     """
     made_for = Bundle.load(policy).spec if (policy / MANIFEST).is_file() else None
-    opening = open_for(made_for, environment) if made_for else open_environment(environment or "balance/Balance-v0")
-    with opening as env:
+    with open_for(made_for, environment) if made_for else open_environment(environment or DEFAULT_ENVIRONMENT) as env:
         path = getattr(env.env.unwrapped, "robustness_suite", None)
     if path is None:
-        raise UsageError(f"{env.spec.environment} brings no robustness suite", "name one: --suite conditions.yaml")
+        raise UsageError(f"{env.spec.environment} has no robustness suite", "name one: --suite conditions.yaml")
     return load_suite(Path(path))
 
 
@@ -63,16 +63,11 @@ def suite_from_dict(values: Mapping[str, Any], name: str = "conditions") -> tupl
         if not isinstance(content, Mapping):
             raise ConfigError(f"the condition {key!r} of {name} is {content!r}, it must be a table of keys and values", _HINT)
         for inner in content:
-            _check_known(inner, _KEYS, f"key {inner!r} of the condition {key!r} in {name}")
+            require_known(inner, _KEYS, "key", f" of the condition {key!r} in {name}")
         if ("options" in content) == ("together" in content):
             raise ConfigError(f"the condition {key!r} of {name} needs either 'options' or 'together'", _HINT)
     return tuple(
-        Condition(
-            str(key),
-            str(content.get("title", key)),
-            _options(values, key, name),
-        )
-        for key, content in values.items()
+        Condition(str(key), str(content.get("title", key)), _options(values, key, name)) for key, content in values.items()
     )
 
 
@@ -85,14 +80,9 @@ def _options(values: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
         return dict(options)
     joined: dict[str, Any] = {}
     for part in content["together"] or ():
-        _check_known(part, tuple(values), f"condition {part!r} in {key!r} of {name}")
+        require_known(part, values, "condition", f" in {key!r} of {name}")
         if "options" not in values[part]:
             raise ConfigError(f"the condition {key!r} of {name} joins {part!r}, which itself joins others", "name those instead")
         for group, quantities in _options(values, part, name).items():
             joined[group] = {**joined.get(group, {}), **quantities} if isinstance(quantities, Mapping) else quantities
     return joined
-
-
-def _check_known(key: Any, known: tuple[str, ...], what: str) -> None:
-    if key not in known:
-        raise ConfigError(f"unknown {what}" + did_you_mean(key, known), f"known are: {', '.join(known)}")

@@ -7,30 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from balance_hil.errors import UsageError, require
+from balance_hil.errors import require
 from balance_hil.evaluating.robustness_table import RobustnessTable
 from balance_hil.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SUFFIXES = (".svg", ".png", ".pdf")
 _COLORS = "cividis"  # monotonic lightness: readable for color-blind readers and in gray
 _LIGHT = 0.6  # share above which a cell is light and its text dark
-
-
-def check_picture(path: Path) -> None:
-    """Checks that the picture can be drawn, before the episodes start.
-
-    Raises:
-        UsageError: unsupported picture format, or no such folder.
-        MissingExtraError: matplotlib is not installed.
-    """
-    require("matplotlib", "report")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"cannot draw a picture as {path.name}", f"end its name in {', '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
 
 
 def save_picture(table: RobustnessTable, path: Path) -> None:

@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
-from balance_hil.evaluating import BOARD_RUNTIME, open_policy
+from balance_hil.evaluating import BOARD_RUNTIME, OpenPolicy, open_policy
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
 from balance_hil.metrics import EpisodeMetrics
@@ -39,21 +40,20 @@ class RobustnessConfig:
 
 @dataclass(frozen=True)
 class _Work:
+    config: RobustnessConfig
     policy: Path
     condition: Condition
-    runtime: str
-    environment: str | None
     seeds: Sequence[int]
-    max_steps: int | None
-    trust: bool
+
+    def open(self) -> AbstractContextManager[OpenPolicy]:
+        config = self.config
+        return open_policy(
+            self.policy, config.runtime, environment=config.environment, options=self.condition.options, trust=config.trust
+        )
 
 
 def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> RobustnessTable:
-    """Every policy under every condition, in the same episodes.
-
-    Args:
-        config: what to run.
-        on_progress: called with the completed share, 0..1, and the job completed last.
+    """Every policy under every condition, in the same episodes; ``on_progress`` gets the completed share, 0..1, and the last job.
 
     Raises:
         UsageError: the runtime is a board, or two policies have one name.
@@ -122,9 +122,7 @@ def policy_name(path: Path) -> str:
 def _inspect(path: Path, config: RobustnessConfig) -> tuple[SuitePolicy, Environment, int]:
     """Opens a policy under every condition in this process, so that errors surface before any episode runs."""
     for condition in config.conditions:
-        with open_policy(
-            path, config.runtime, environment=config.environment, options=condition.options, trust=config.trust
-        ) as opened:
+        with _Work(config, path, condition, ()).open() as opened:
             policy = SuitePolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
             environment, steps = opened.environment, require_control_steps(opened.environment, config.max_steps)
     return policy, environment, steps
@@ -134,7 +132,7 @@ def _split(config: RobustnessConfig) -> list[_Work]:
     seeds = list(config.seeds)
     batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
     return [
-        _Work(policy, condition, config.runtime, config.environment, batch, config.max_steps, config.trust)
+        _Work(config, policy, condition, batch)
         for policy in config.policies
         for condition in config.conditions
         for batch in batches
@@ -143,15 +141,8 @@ def _split(config: RobustnessConfig) -> list[_Work]:
 
 def _run(work: _Work) -> list[EpisodeMetrics]:
     """Runs in a worker process."""
-    with open_policy(
-        work.policy, work.runtime, environment=work.environment, options=work.condition.options, trust=work.trust
-    ) as opened:
+    with work.open() as opened:
         if "torch" in sys.modules:  # one process per core already: torch's own threads would oversubscribe them
             sys.modules["torch"].set_num_threads(1)
-        return rollout(
-            opened.runtime.act_batch,
-            opened.environment,
-            work.seeds,
-            max_steps=work.max_steps,
-            n_threads=1,
-        )
+        max_steps = work.config.max_steps
+        return rollout(opened.runtime.act_batch, opened.environment, work.seeds, max_steps=max_steps, n_threads=1)

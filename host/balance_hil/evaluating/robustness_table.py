@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
-from balance_hil.evaluating.intervals import LEVEL, Interval, bootstrap_mean, bootstrap_rms, wilson
+import numpy as np
+
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.metrics import EpisodeMetrics, Metric
+
+LEVEL = 0.95  # confidence of the intervals
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the range that covers the true value at the confidence LEVEL."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """The share of successes with Wilson's score interval, which is also valid for shares of 0 and 1 (Wilson 1927).
+
+    50 of 50 gives 0.929..1.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials}")
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    share = successes / trials
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    # Rounding alone must not exclude the estimate itself.
+    return Interval(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)))
+
+
+def bootstrap(values: Sequence[float], weights: Sequence[int], *, rms: bool = False) -> Interval:
+    """The weighted mean over episodes with its percentile bootstrap interval (Efron 1979).
+
+    Args:
+        values: one of each episode.
+        weights: steps of each episode; those without a step do not count.
+        rms: the root of the mean square instead of the mean.
+    """
+    numbers, steps = np.asarray(values, np.float64), np.asarray(weights, np.float64)
+    if not steps.sum() > 0:
+        return Interval(0.0, 0.0, 0.0)
+    weighted = (numbers * numbers if rms else numbers) * steps
+    # A fixed seed: the same episodes give the same interval.
+    picks = np.random.default_rng(0).integers(0, len(numbers), (_RESAMPLES, len(numbers)))
+    resampled = weighted[picks].sum(axis=1) / np.maximum(steps[picks].sum(axis=1), 1.0)
+    ends = np.quantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]).tolist()
+    shown = [float(weighted.sum() / steps.sum()), *ends]
+    return Interval(*(map(math.sqrt, shown) if rms else shown))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,4 +176,4 @@ def _show_metric(name: str, cell: RobustnessCell) -> str:
 def _interval(metric: Metric, episodes: Sequence[EpisodeMetrics]) -> Interval:
     values = [episode.metrics[metric.name] for episode in episodes]
     weights = [episode.steps for episode in episodes] if metric.reduction in ("mean", "rms") else [1] * len(episodes)
-    return bootstrap_rms(values, weights) if metric.reduction == "rms" else bootstrap_mean(values, weights)
+    return bootstrap(values, weights, rms=metric.reduction == "rms")

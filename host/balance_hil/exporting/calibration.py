@@ -25,7 +25,7 @@ HELD_OUT_ROWS = 500
 # Of the outputs' half range, standard deviation; of a Discrete action the probability of a random one. Without noise a policy
 # that converges sees next to nothing; with the largest alone the rows are not those of the policy.
 NOISE_LEVELS = (0.0, 0.1, 0.3, 1.0)
-UNIFORM_SHARE = 0.05  # of all rows, drawn uniformly: no part of what was seen is left without a range
+UNIFORM_SHARE = 0.05  # of all rows, sampled uniformly, so that the whole observed range is covered
 NORMALIZED_FROM = 10.0  # ratio of standard deviations from which one int8 scale for all inputs costs accuracy
 _MIN_CLIP = 10.0  # standard deviations
 _UNBOUNDED = 1e6  # a limit beyond it counts as none
@@ -77,7 +77,7 @@ def load_calibration(path: Path, spec: PolicySpec, seed: int) -> Calibration:
     except KeyError:
         raise ExportError(f"{path} holds no array named 'observations'", hint) from None
     except (OSError, ValueError) as exc:
-        raise ExportError(f"{path} is no .npz file of plain arrays: {exc}", hint) from exc
+        raise ExportError(f"{path} is not an .npz file of plain arrays: {exc}", hint) from exc
     if values.ndim != 2 or values.shape[1] != spec.n_obs or not np.issubdtype(values.dtype, np.floating):
         raise ExportError(f"the calibration rows of {path} are {values.dtype} {list(values.shape)}", hint)
     if len(values) < _MIN_FILE_ROWS:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.checkpoint.chain import Activation, Affine, Dense, Limits, Network, Step, network_of
+from balance_hil.checkpoint.chain import Activation, Dense, Limits, Network, Step, affine, network_of
 from balance_hil.errors import CheckpointError, HarnessError, require
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.files import parse_json
@@ -34,7 +34,7 @@ _PASSED = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 
 
 def check_keras_file(path: Path) -> None:
-    """Raises CheckpointError for a file that is none of Keras's, or that would run code of its own when it is loaded."""
+    """Raises CheckpointError for a file that is not a Keras model, or that would run its own code when it is loaded."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_BYTES >> 20} MiB", _HINT)
@@ -47,12 +47,12 @@ def check_keras_file(path: Path) -> None:
     except HarnessError:
         raise
     except Exception as exc:  # zipfile, zlib and h5py share no base for what is damaged
-        raise CheckpointError(f"{path} is no Keras model, or damaged: {exc}", _HINT) from exc
+        raise CheckpointError(f"{path} is not a Keras model, or damaged: {exc}", _HINT) from exc
     for table in _tables(config):
         name = table.get("class_name")
         module = str(table.get("module") or "keras")
         if name == "Lambda" or module.partition(".")[0] not in ("keras", "builtins"):
-            raise CheckpointError(f"{path} has code of its own, {module}.{name}, which is not run", _HINT)
+            raise CheckpointError(f"{path} contains its own code, {module}.{name}, which is not run", _HINT)
 
 
 def _h5_config(path: Path) -> bytes:
@@ -74,7 +74,7 @@ def read_network(model: Path, tensorflow: TensorFlowProcess, scratch: Path) -> N
     """Loads a Keras model or SavedModel in TensorFlow's process, where it stays, and reads what it computes.
 
     Raises:
-        CheckpointError: it is none, has several inputs or outputs, or is no chain of dense layers; the message says where.
+        CheckpointError: it cannot be loaded, has several inputs or outputs, or is not a chain of dense layers.
     """
     if model.is_file():
         check_keras_file(model)
@@ -87,7 +87,7 @@ def read_network(model: Path, tensorflow: TensorFlowProcess, scratch: Path) -> N
     steps = _steps(graph)
     network = network_of(steps, graph.n_obs) if not isinstance(steps, str) else steps
     if isinstance(network, str):
-        raise CheckpointError(f"{model} is no chain of dense layers: {network}", _HINT)
+        raise CheckpointError(f"{model} is not a chain of dense layers: {network}", _HINT)
     return network
 
 
@@ -146,19 +146,13 @@ def _step(graph: TfliteGraph, operator: Operator, value: int) -> list[Step] | st
             weight = given[0].astype(np.float32)
             bias = given[1].astype(np.float32).reshape(-1) if len(given) > 1 else np.zeros(len(weight), np.float32)
             return [Dense(weight, bias), *fused]
-        case "ADD":
-            return [Affine(np.ones(()), given[0].reshape(-1)), *fused]
-        case "SUB":
-            first = operator.inputs[0] == value
-            return [Affine(np.ones(()) if first else -np.ones(()), given[0].reshape(-1) * (-1 if first else 1)), *fused]
-        case "MUL":
-            return [Affine(given[0].reshape(-1), np.zeros(())), *fused]
-        case "DIV" if operator.inputs[0] == value and np.all(given[0] != 0):
-            return [Affine(1 / given[0].reshape(-1), np.zeros(())), *fused]
+        case "ADD" | "SUB" | "MUL" | "DIV":
+            found = affine(name.capitalize(), given[0], first=operator.inputs[0] == value)
+            return f"{place}, is {found}" if isinstance(found, str) else [*found, *fused]
         case "MINIMUM" if given[0].size == 1:
             return [Limits(-np.inf, float(given[0].reshape(-1)[0]))]
         case "MAXIMUM" if given[0].size == 1:
             return [Limits(float(given[0].reshape(-1)[0]), np.inf)]
     if name in _ACTIVATIONS:
         return [Activation(_ACTIVATIONS[name])]
-    return [] if name in _PASSED else f"{place}, is none of its parts"
+    return [] if name in _PASSED else f"{place}, is not supported"

@@ -120,15 +120,16 @@ def _training(training: Mapping[str, Any]) -> str:
     curriculum, judged_on = settings.get("curriculum"), settings.get("evaluation", {}).get("options")
     text = table
     if judged_on:
-        what = "a robot that differs from the ideal one in everything below"
-        text += f"\n\nThese episodes were of {what}, {_DRAWN}.{_options(judged_on)}"
+        what = "a robot that differs from the nominal one in everything below, sampled for every episode"
+        text += f"\n\nThese episodes were of {what}.{_options(judged_on)}"
     if curriculum:
-        end = "it ended with an even more different one" if judged_on else f"these episodes were of its end, a robot {_DRAWN}"
+        end = (
+            "it ended with an even more different one"
+            if judged_on
+            else "these episodes were of its end, a robot sampled for every episode"
+        )
         text += f"\n\nTrained with a curriculum: {end}.{_options(curriculum['end'])}"
-    return f"{text}\n\nThe stages below are of the ideal robot." if judged_on or curriculum else text
-
-
-_DRAWN = "drawn anew for every episode"
+    return f"{text}\n\nThe stages below are of the nominal robot." if judged_on or curriculum else text
 
 
 def _options(values: Mapping[str, Any]) -> str:
@@ -158,7 +159,7 @@ def _stages(bundle: Bundle) -> str:
 
 
 def _signals(signals: tuple[Signal, ...]) -> str:
-    rows = [(s.index, s.name, _limit(s.min), _limit(s.max), f"{s.scale:g} {s.unit}".strip()) for s in signals]
+    rows = [(s.index, s.name, _number(s.min, "g"), _number(s.max, "g"), f"{s.scale:g} {s.unit}".strip()) for s in signals]
     return _table(("index", "name", "min", "max", "1.0 means"), rows)
 
 
@@ -224,12 +225,8 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
     return text + "The same source and seed give the same bytes with the versions below."
 
 
-def _limit(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
+def _number(value: float | None, form: str = ".2g") -> str:
+    return "" if value is None else format(value, form)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:

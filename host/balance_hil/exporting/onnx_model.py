@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,10 @@ def write_onnx(layers: Sequence[Layer], path: Path) -> None:
     """Writes dense layers as a checked ONNX model: input ``observation`` [batch, n_obs], output ``action`` [batch, n_act].
 
     Raises:
-        ExportError: onnx's checker rejects the model.
+        ExportError: the model does not pass the ONNX checker.
         MissingExtraError: onnx is not installed.
     """
     require("onnx", "export")
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants, value = [], [], INPUT_NAME
@@ -68,18 +68,14 @@ def write_onnx(layers: Sequence[Layer], path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="balance_hil")
     model.ir_version = IR_VERSION
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ExportError(f"onnx's checker refuses the actor: {exc}", "report this with the checkpoint attached") from exc
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    _write(model, path, "the actor", "report this with the checkpoint attached")
 
 
 def write_graph(actor: OnnxActor, spec: PolicySpec, path: Path) -> None:
     """Writes an ONNX graph as it is, with the limits of the actions behind it: outputs of -1..1 where ``spec`` has limits.
 
     Raises:
-        ExportError: onnx's checker rejects the result.
+        ExportError: the result does not pass the ONNX checker.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -102,8 +98,14 @@ def write_graph(actor: OnnxActor, spec: PolicySpec, path: Path) -> None:
         shape = graph.output[0].type.tensor_type
         del graph.output[:]
         graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, shape.elem_type, [1, actor.n_act]))
+    _write(model, path, str(actor.path), "save it with a newer exporter")
+
+
+def _write(model: Any, path: Path, name: str, hint: str) -> None:
+    import onnx
+
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ExportError(f"onnx's checker refuses {actor.path}: {exc}", "save it with a newer exporter") from exc
+        raise ExportError(f"{name} does not pass the ONNX checker: {exc}", hint) from exc
     path.write_bytes(model.SerializeToString(deterministic=True))

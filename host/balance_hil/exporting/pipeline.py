@@ -8,8 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ import balance_hil
 from balance_hil.bundle import (
     FLOAT_MODEL,
     FROM_CALIBRATION,
-    GOLDEN,
-    HEADER,
     INT8_MODEL,
     MANIFEST,
     MODEL_CARD,
@@ -40,20 +38,18 @@ from balance_hil.errors import ExportError, HarnessError, UnsupportedOperatorErr
 from balance_hil.exporting.calibration import Calibration, load_calibration, normalization_of, record_calibration, record_excited
 from balance_hil.exporting.config import ExportConfig, ExportResult, ProgressCallback, Stage
 from balance_hil.exporting.convert import TensorFlowProcess
-from balance_hil.exporting.episodes import EpisodeRuns
-from balance_hil.exporting.episodes_worker import EpisodesRequest, StageEpisodes, load_stage
+from balance_hil.exporting.episodes import EpisodeRuns, EpisodesRequest, StageEpisodes, load_stage
 from balance_hil.exporting.keras_source import read_network
 from balance_hil.exporting.model_card import write_model_card
 from balance_hil.exporting.onnx_model import write_graph, write_onnx
 from balance_hil.exporting.reference_check import check_against_source
 from balance_hil.exporting.rounding_invariant import RoundingInvariant, make_rounding_invariant
-from balance_hil.exporting.rounding_invariant.samples import RECORDED_ROWS, STREAM, make_samples
+from balance_hil.exporting.rounding_invariant.fine_tuning import RECORDED_ROWS, STREAM, make_samples
 from balance_hil.exporting.source import PolicySource, Reference, as_trained, open_own_environment, open_source
 from balance_hil.exporting.verdict import judge, saturation_warnings
 from balance_hil.files import staging_folder
-from balance_hil.golden import golden_observations, write_golden
+from balance_hil.golden import write_vectors
 from balance_hil.metrics import Verdict, summarize
-from balance_hil.model_image import ModelImage
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmModel
@@ -91,41 +87,26 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
         raise UsageError(f"the check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
     started_s = time.perf_counter()
     config = as_trained(config)
-    with staging_folder(Path(tempfile.gettempdir(), "hil-export")) as scratch, _Conversion(scratch) as conversion:
+    with staging_folder(Path(tempfile.gettempdir(), "hil-export")) as scratch, ExitStack() as stack:
+
+        @cache
+        def tensorflow() -> TensorFlowProcess:
+            return stack.enter_context(TensorFlowProcess(scratch / "tensorflow.log"))
+
+        def read_keras(model: Path) -> tuple[Network, Reference]:
+            network = read_network(model, tensorflow(), scratch)
+            return network, lambda observations: tensorflow().predict(observations, scratch)
+
         progress("source", 0.0)
-        source = open_source(config, conversion.read_keras)
+        source = open_source(config, read_keras)
         progress("source", 1.0)
         try:
             with staging_folder(source.target) as staging:
-                return _Export(config, progress, source, staging, scratch, conversion, started_s).run()
+                return _Export(config, progress, source, staging, scratch, tensorflow(), started_s).run()
         except OSError as exc:
             if isinstance(exc, HarnessError):  # some of the family are OSErrors, too
                 raise
             raise ExportError(f"the bundle {source.target} cannot be written: {exc}", "choose another folder: --output") from exc
-
-
-class _Conversion:
-    """TensorFlow's process, started when it is first needed. Use it as a context manager."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._process: TensorFlowProcess | None = None
-
-    def process(self) -> TensorFlowProcess:
-        if self._process is None:
-            self._process = TensorFlowProcess(self._scratch / "tensorflow.log")
-        return self._process
-
-    def read_keras(self, model: Path) -> tuple[Network, Reference]:
-        network = read_network(model, self.process(), self._scratch)
-        return network, lambda observations: self.process().predict(observations, self._scratch)
-
-    def __enter__(self) -> _Conversion:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._process is not None:
-            self._process.__exit__(None, None, None)
 
 
 class _Export:
@@ -138,12 +119,12 @@ class _Export:
         source: PolicySource,
         staging: Path,
         scratch: Path,
-        conversion: _Conversion,
+        tensorflow: TensorFlowProcess,
         started_s: float,
     ) -> None:
         self.config, self.progress, self.source, self.staging, self.scratch = config, progress, source, staging, scratch
         self.spec, self.started_s = source.spec, started_s
-        self.tensorflow = conversion.process()
+        self.tensorflow = tensorflow
         self.layers: tuple[Layer, ...] = source.layers
         self.normalization = source.normalization
         self.normalization_from = source.normalization_from
@@ -316,12 +297,7 @@ class _Export:
     def _artifacts(self, calibration: Calibration) -> TflmModel:
         int8_model = (self.staging / INT8_MODEL).read_bytes()
         model = TflmModel(int8_model)
-        observations = golden_observations(model.input_quant, calibration.held_out, self.config.seed, self.normalization)
-        golden = write_golden(self.staging / GOLDEN, model, observations, self.normalization)
-        image = ModelImage(
-            model=int8_model, normalization=self.normalization, inputs=golden["input_int8"], outputs=golden["output_int8"]
-        )
-        image.write_header(self.staging / HEADER)
+        write_vectors(self.staging, int8_model, model, calibration.held_out, self.config.seed, self.normalization)
         return model
 
     def _errors(self, observations: NDArray[np.float32]) -> dict[str, NDArray[np.float64] | None]:
@@ -387,7 +363,7 @@ class _Export:
                 "episodes": self.config.episodes if has_environment else 0,
                 "episode_steps": self.max_steps if has_environment else 0,
                 "operators": model.graph.operator_counts(),
-                "parameters": _parameters(model),
+                "parameters": sum(tensor.size for tensor in model.graph.tensors if tensor.constant),
                 "arena_used_bytes": model.arena_used_bytes,
                 "arena_needed_bytes": model.needed_arena_bytes(),
                 "verdict": verdict.to_dict(),
@@ -395,10 +371,6 @@ class _Export:
             }
             | ({"rounding_invariant": proof.to_dict()} if proof else {}),
         )
-
-
-def _parameters(model: TflmModel) -> int:
-    return sum(tensor.size for tensor in model.graph.tensors if tensor.constant)
 
 
 def _versions(source: PolicySource) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Holds what was exported against the source's own answers."""
+"""Compares the exported policy with the source's own actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an export starts: the policy, what lies beside it, the environment or signal table, and the folder of the bundle."""
+"""The source of an export: the policy, the files beside it, the environment or signal table, and the folder of the bundle."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from balance_hil.checkpoint.chain import Network, with_box
 from balance_hil.checkpoint.onnx_actor import OnnxActor, read_onnx, run_onnx
 from balance_hil.checkpoint.sb3_reference import rebuilt_predict, trusted_predict
 from balance_hil.environment import Environment, open_environment
+from balance_hil.envs import DEFAULT_ENVIRONMENT
 from balance_hil.errors import CheckpointError, EnvironmentMismatchError, UsageError
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.files import parse_json
@@ -25,7 +26,6 @@ from balance_hil.quantize import Normalization
 from balance_hil.signals import read_signals, unnamed_signals
 from balance_hil.spec import ActionMap, PolicySpec
 
-DEFAULT_ENVIRONMENT = "balance/Balance-v0"
 KERAS_SUFFIXES = (".keras", ".h5")
 SAVED_MODEL = "saved_model.pb"
 
@@ -68,18 +68,16 @@ class PolicySource:
 
 
 def open_source(config: ExportConfig, read_keras: Callable[[Path], tuple[Network, Reference]]) -> PolicySource:
-    """Reads the policy that ``config`` means and holds it against its environment or signal table.
+    """Reads the policy that ``config`` names and checks it against its environment or signal table.
 
-    Args:
-        config: of the export.
-        read_keras: reads a Keras model or SavedModel, in a process of its own.
+    ``read_keras`` reads a Keras model or SavedModel in its own process.
 
     Raises:
         CheckpointError: there is none, or it cannot be read, or not without running its code.
         EnvironmentMismatchError: it was made for another environment, or for an older form of this one.
         UnknownEnvironmentError, UnsupportedEnvironmentError: no such environment, or none that a board can serve.
         ConfigError: the signal table is wrong.
-        UsageError: the output is a file, or it cannot be known what the numbers mean.
+        UsageError: the output is a file, or there is neither an environment nor a signal table.
     """
     given = config.source
     if given.suffix == ".tflite":
@@ -176,7 +174,7 @@ def _onnx(config: ExportConfig) -> PolicySource:
         normalization=actor.normalization,
         normalization_from=config.source.name if actor.normalization else "",
         reference=lambda: (partial(_limited, spec.action_map, partial(run_onnx, actor.model)), "ONNX Runtime, the file as it is"),
-        notes=(f"{config.source} is no chain of dense layers ({actor.reason}): its graph is converted as it is",)
+        notes=(f"{config.source} is not a chain of dense layers ({actor.reason}): its graph is converted as it is",)
         if actor.reason
         else (),
     )
@@ -214,7 +212,7 @@ def _spec_of(config: ExportConfig, n_obs: int, n_act: int, inputs: tuple[str, ..
     if config.spec is not None:
         return read_signals(config.spec, n_obs, n_act)
     if config.period_s is None:
-        raise UsageError("nothing says how long a control step lasts", "give --spec signals.yaml, or --period-ms 20")
+        raise UsageError("the control period is unknown", "give --spec signals.yaml, or --period-ms 20")
     spec = unnamed_signals(n_obs, n_act, config.period_s)
     if inputs:
         spec = replace(spec, observation=tuple(replace(s, name=n) for s, n in zip(spec.observation, inputs, strict=True)))
@@ -225,10 +223,10 @@ def _spec_of(config: ExportConfig, n_obs: int, n_act: int, inputs: tuple[str, ..
 
 def _require_calibration(config: ExportConfig) -> None:
     if config.environment:
-        raise UsageError("-e and --spec exclude each other: an environment says what its signals are", "leave one of them out")
+        raise UsageError("-e and --spec exclude each other: an environment defines its signals", "leave one of them out")
     if config.calibration is None:
         raise UsageError(
-            f"nothing says in which environment {config.source} acts",
+            f"{config.source} does not name its environment",
             "name it: -e ENVIRONMENT; or give its signals and rows to calibrate with: --spec signals.yaml --calibration rows.npz",
         )
 
@@ -239,17 +237,12 @@ def _checked_environment(
     """The table of the environment, whose spaces must be those of the checkpoint."""
     with open_own_environment(config, environment) as env:
         _compare_record(training, env.spec)
-        difference = checkpoint.actor.difference(env.env.observation_space, env.env.action_space)
-        if difference:
-            raise EnvironmentMismatchError(
-                f"{checkpoint.path} and {environment} differ in their {difference}",
-                "name the environment that it was trained in: hil export -e ENVIRONMENT",
-            )
+        checkpoint.actor.require_spaces(checkpoint.path, environment, env.env)
         return env.spec
 
 
 def _scaled(network: Network, spec: PolicySpec) -> tuple[tuple[Layer, ...], PolicySpec]:
-    """Layers whose outputs lie within -1..1 where the actions have limits, and the table that says so."""
+    """Layers whose outputs lie within -1..1 where the actions have limits, and the table with those limits."""
     if spec.action_map.kind == "discrete":
         return network.layers, spec
     low, high = np.array(spec.action_map.low, np.float64), np.array(spec.action_map.high, np.float64)
@@ -274,7 +267,7 @@ def _is_limited(low: NDArray[Any], high: NDArray[Any]) -> bool:
 
 
 def _limited(action_map: ActionMap, answers: Reference, observations: Float32Array) -> NDArray[Any]:
-    """What an environment makes of a source's outputs, which are in its own units."""
+    """Actions for a source's outputs, which are in the units of the environment."""
     outputs = answers(observations)
     return np.argmax(outputs, axis=1) if action_map.kind == "discrete" else np.clip(outputs, action_map.low, action_map.high)
 
@@ -311,7 +304,7 @@ def _environment(config: ExportConfig, training: Mapping[str, Any], beside: str)
 
 
 def _compare_record(training: Mapping[str, Any], spec: PolicySpec) -> None:
-    """The record of a training carries the signal tables of that day."""
+    """Compares the signal tables stored with a training to those of today."""
     if "spec" not in training:
         return
     try:

@@ -4,8 +4,7 @@ TensorFlow takes seconds to import, logs from C++ past every Python setting, and
 fails. In a child process the import overlaps with the recording of calibration data, the noise goes to the parent's log file,
 and a crash is an exit status.
 
-stdin takes JSON lines, each of which asks for one task; a line of JSON on stdout says that it is done. Everything else that is
-printed goes to stderr.
+stdin takes JSON lines, one for each task; stdout gives a line of JSON when it is done. All other output goes to stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 def quiet_environment() -> dict[str, str]:
     """Variables that must be set before TensorFlow is imported: less logging, no GPU, repeatable kernels, Keras 3.
 
-    onnx2tf asks for the older Keras when it is imported, later, and gets it: TensorFlow loads Keras on first use.
+    onnx2tf sets the older Keras when it is imported, later, in time: TensorFlow loads Keras on first use.
     """
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "TF_USE_LEGACY_KERAS": "0"}
     return quiet | {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_DETERMINISTIC_OPS": "1"}
@@ -65,7 +64,7 @@ class _Worker:
         Path(int8_model).write_bytes(_quantize(tf, function, model, np.load(calibration), per_tensor))
 
     def read(self, model: str, float_model: str) -> dict[str, str]:
-        """A Keras model or SavedModel to float32 TFLite; answers with a reason where it is no policy."""
+        """A Keras model or SavedModel to float32 TFLite; answers with a reason where it is not a policy."""
         tf = self._tf
         try:
             if Path(model).is_dir():
@@ -78,7 +77,7 @@ class _Worker:
                 self._loaded = tf.keras.models.load_model(model, compile=False, safe_mode=True)
                 others = self._loaded.inputs[1:]
                 size, call = int(self._loaded.inputs[0].shape[-1]), lambda x: self._loaded(x, training=False)
-        except Exception as exc:  # Keras and TensorFlow raise ValueError, TypeError, OSError, KeyError, ... for what they refuse
+        except Exception as exc:  # Keras and TensorFlow raise ValueError, TypeError, OSError, KeyError, ... for what they reject
             return {"refused": " ".join(str(exc).split())[:300]}
         if others:
             return {"refused": "it has several inputs"}

@@ -1,4 +1,4 @@
-"""Whether an exported policy is as good as the float policy that it was made from."""
+"""The verdict of an export: the int8 policy against its float original."""
 
 from __future__ import annotations
 

@@ -25,15 +25,9 @@ class Algorithm:
     policy: Mapping[str, Any] = field(default_factory=dict)  # the same of the policy
 
     def build(self, config: Any, env: Any, seed: int, device: str, symmetries: Sequence[Any] = ()) -> Any:
-        """An untrained model on a vectorized environment.
+        """An untrained model on a ``VecEnv``; ``symmetries`` are the environment's, where the algorithm learns from them.
 
-        Args:
-            config: of ``config_type``. What the model's class takes under the same name is handed to it, the rest of what the
-                class knows is set on the model.
-            env: ``VecEnv``.
-            seed: of weights and exploration.
-            device: of torch.
-            symmetries: of the environment, where the algorithm shall learn from them.
+        A setting that the model's class has as an argument is passed to it; one that it has as an attribute is set on the model.
 
         Raises:
             ConfigError: Stable-Baselines3 rejects the settings.
@@ -75,7 +69,7 @@ class Algorithm:
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as exc:
             why = " ".join(str(exc).split()) or type(exc).__name__
-            raise ConfigError(f"Stable-Baselines3 refuses these settings: {why}", "correct the file given to --config") from exc
+            raise ConfigError(f"Stable-Baselines3 rejects these settings: {why}", "correct the file given to --config") from exc
         for name, value in values.items():
             if name not in taken and hasattr(model_class, name):
                 setattr(model, name, asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it came about), ``vecnormalize.pkl``
+"""Checkpoints: a folder with ``policy.zip`` (Stable-Baselines3) and ``training.json`` (how it was made), ``vecnormalize.pkl``
 where observations are normalized, and for an algorithm with a replay buffer ``replay.npz``. The result of a training is a
 checkpoint without the buffer.
 
@@ -28,17 +28,10 @@ from balance_hil.spec import PolicySpec
 
 _FORMAT = 2
 _REPLAY, NORMALIZER = "replay.npz", "vecnormalize.pkl"
-_ROWS = (
-    "observations",
-    "next_observations",
-    "actions",
-    "rewards",
-    "dones",
-    "timeouts",
-)  # of the buffer, each [rows, n_envs, ...]
+# Of the buffer, each [rows, n_envs, ...].
+_ROWS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 _VARIABLES = "pytorch_variables.pth"
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same weights give the same bytes
-_LEFT_OUT = ("system_info.txt",)  # says which machine it was
 # Left out of policy.zip: of no use in another process, and start_time would make equal weights unequal files.
 _OF_THIS_PROCESS = (
     "start_time",
@@ -49,7 +42,7 @@ _OF_THIS_PROCESS = (
     "_last_episode_starts",
 )
 _ADDRESS = re.compile(rb" at 0x[0-9a-f]+")  # in the readable text beside each pickle, another one in every process
-_HINT = "start anew, without --resume"
+_HINT = "train without --resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +52,11 @@ class TrainingRecord:
     algorithm: str
     environment: str
     seed: int
-    steps: int  # environment steps behind these weights
-    wall_s: float  # training alone
-    evaluation_wall_s: float
-    success_rate: float | None  # 0..1 over ``evaluation["episodes"]`` episodes; None when not yet evaluated
-    evaluation: Mapping[str, Any]  # EvaluationSummary and first seed; empty when not yet evaluated
+    steps: int = 0  # environment steps behind these weights
+    wall_s: float = 0.0  # training alone
+    evaluation_wall_s: float = 0.0
+    success_rate: float | None = None  # 0..1 over ``evaluation["episodes"]`` episodes; None when not yet evaluated
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # EvaluationSummary and first seed; empty when not yet evaluated
     hyper_parameters: Mapping[str, Any]
     versions: Mapping[str, str]
     spec: PolicySpec
@@ -118,7 +111,7 @@ def pack(model: Any, record: TrainingRecord, *, with_replay: bool = False) -> Ch
     model.save(raw, exclude=_OF_THIS_PROCESS)
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
-            if name not in _LEFT_OUT:
+            if name != "system_info.txt":  # describes the machine
                 info = zipfile.ZipInfo(name, _ZIP_TIME)
                 info.compress_type = zipfile.ZIP_DEFLATED
                 target.writestr(info, _ADDRESS.sub(b"", source.read(name)) if name == "data" else source.read(name))
@@ -141,29 +134,26 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         CheckpointError: the folder cannot be written, or the disk is full.
     """
+    contents = {
+        _REPLAY: checkpoint.replay,
+        NORMALIZER: checkpoint.normalizer,
+        POLICY: checkpoint.policy,
+        TRAINING: checkpoint.record.to_json().encode(),
+    }
+    files = {name: content for name, content in contents.items() if content}
     try:
-        _save(checkpoint, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with staging_folder(folder) as staging:
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+            if not checkpoint.normalizer:
+                (folder / NORMALIZER).unlink(missing_ok=True)  # of a policy that was there before
+            for name in files:
+                (staging / name).replace(folder / name)
     except OSError as exc:
         raise CheckpointError(
             f"cannot write {folder}: {exc.strerror}", "make room or choose another folder: --output, --runs"
         ) from exc
-
-
-def _save(checkpoint: Checkpoint, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with staging_folder(folder) as staging:
-        (staging / POLICY).write_bytes(checkpoint.policy)
-        (staging / TRAINING).write_text(checkpoint.record.to_json())
-        if checkpoint.replay:
-            (staging / _REPLAY).write_bytes(checkpoint.replay)
-            (staging / _REPLAY).replace(folder / _REPLAY)
-        if checkpoint.normalizer:
-            (staging / NORMALIZER).write_bytes(checkpoint.normalizer)
-            (staging / NORMALIZER).replace(folder / NORMALIZER)
-        else:
-            (folder / NORMALIZER).unlink(missing_ok=True)  # of a policy that was there before
-        for name in (POLICY, TRAINING):
-            (staging / name).replace(folder / name)
 
 
 def load(path: Path) -> Checkpoint:
@@ -178,7 +168,7 @@ def load(path: Path) -> Checkpoint:
         values = parse_json((folder / TRAINING).read_text())
     except OSError as exc:
         raise CheckpointError(
-            f"{folder} is no checkpoint of hil train: {exc.strerror} ({Path(exc.filename).name})", "checkpoints lie in runs/"
+            f"{folder} is not a checkpoint of hil train: {exc.strerror} ({Path(exc.filename).name})", "checkpoints are in runs/"
         ) from exc
     except ValueError as exc:
         raise CheckpointError(f"{folder / TRAINING} is not JSON: {exc}", _HINT) from exc
@@ -235,7 +225,7 @@ def require_same_task(record: TrainingRecord, algorithm: str, spec: PolicySpec) 
 
 
 def replay_bytes(model: Any) -> bytes:
-    """The buffer of a Stable-Baselines3 model as the bytes of an ``.npz`` file; empty for an algorithm without one."""
+    """The replay buffer of a Stable-Baselines3 model as the bytes of an ``.npz`` file; empty for an algorithm without one."""
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
         return b""
@@ -246,9 +236,7 @@ def replay_bytes(model: Any) -> bytes:
 
 
 def restore_replay(model: Any, packed: bytes) -> None:
-    """Fills the buffer of a new model.
-
-    The episodes that were under way are over: they do not continue in the rows to come.
+    """Fills the replay buffer of a new model. Episodes that were in progress end: they do not continue in later rows.
 
     Raises:
         CheckpointError: the bytes are no such file, or of a buffer of another shape.

@@ -1,7 +1,7 @@
 """Hyper-parameters: a frozen dataclass for each algorithm, filled from YAML files, each on top of the one before.
 
 ``configs/ALGORITHM.yaml`` names every key of its dataclass. An environment may bring what suits it better (its folder
-``training_configs``), and a file of the user's names what shall differ from both. Names and meanings are those of
+``training_configs``), and a file of the user overrides both. Names and meanings are those of
 Stable-Baselines3 where it has them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class TrainingConfig(Settings):
     checkpoint_every_steps: int = number(1)
     evaluation: EvaluationConfig
     training_options: dict[str, Any] | None = None  # constructor arguments of the training episodes alone
-    far_starts: float = number(0.0, 1.0, 0.0)  # share of the training episodes that begin as the environment's far_start says
+    far_starts: float = number(0.0, 1.0, 0.0)  # share of the training episodes that begin with the environment's far_start
     curriculum: dict[str, Any] | None = None  # see training.curriculum; None: the environment as it is
     sb3: dict[str, Any] | None = None  # further arguments of the Stable-Baselines3 class
 
@@ -158,7 +158,7 @@ class SmoothnessConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DdpgConfig(OffPolicyConfig):
-    """DDPG: a deterministic actor, which explores by added noise and has to be kept smooth."""
+    """DDPG: a deterministic actor, which explores by added noise and must be kept smooth."""
 
     action_noise: float = number(0.0)  # standard deviation of the exploration noise; the action's range is -1..1
     smoothness: SmoothnessConfig
@@ -176,19 +176,11 @@ class Td3Config(DdpgConfig):
 def read_layers(name: str, folders: Iterable[Path], override: Path | None = None) -> dict[str, Any]:
     """The table of ``NAME.yaml`` in each of the folders that has it, and of ``override``, each on top of the one before.
 
-    Args:
-        name: of the algorithm.
-        folders: the last one counts most.
-        override: a file, or by its bare name one in the folders, such as ppo-robust.
-
-    Raises:
-        ConfigError: a file cannot be read or is not a table.
+    ``override`` is a file, or by its bare name one in the folders, such as ppo-robust. Raises ConfigError.
     """
     folders = list(folders)
     files = [folder / f"{name}.yaml" for folder in folders]
-    values: dict[str, Any] = {}
-    for path in filter(Path.is_file, files):
-        values = merged(values, read_yaml(path))
+    values = merged({}, *map(read_yaml, filter(Path.is_file, files)))
     if override is None:
         return values
     named = [folder / f"{override}.yaml" for folder in folders if len(override.parts) == 1 and not override.suffix]
@@ -197,14 +189,6 @@ def read_layers(name: str, folders: Iterable[Path], override: Path | None = None
 
 
 def folders_of(environment: Any) -> list[Path]:
-    """Where hyper-parameters for an open environment lie: those of everybody, then its own."""
+    """Folders of hyper-parameters for an open environment: the general ones, then its own."""
     own = getattr(environment.env.unwrapped, "training_configs", None)
     return [CONFIGS, *([Path(own)] if own is not None else [])]
-
-
-def environment_options(base: Mapping[str, Any], *more: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Constructor arguments, each table on top of the one before; None: an empty one."""
-    options = dict(base)
-    for table in more:
-        options = merged(options, table or {})
-    return options

@@ -1,7 +1,7 @@
 """A curriculum: the environment's options move from an easy start to a hard end while training goes on.
 
-In a YAML file of hyper-parameters, for an environment that says what lies between two sets of options (``options_between``) and
-whose batch takes new ones (``change_options``):
+In a YAML file of hyper-parameters, for an environment that interpolates between two sets of options
+(``options_between``) and whose batch takes new ones (``change_options``):
 
     curriculum:
       from_progress: 0.0     # of the training's steps, 0..1: until here the options are those of `start`
@@ -12,13 +12,12 @@ whose batch takes new ones (``change_options``):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from balance_hil.environment import Environment
 from balance_hil.errors import ConfigError
-from balance_hil.settings import Settings, number, settings_from_dict
+from balance_hil.settings import Settings, number
 
 _STAGES = 20  # the options change this often on their way; finer is not different
 
@@ -39,11 +38,6 @@ class Curriculum(Settings):
                 f"a curriculum from {self.from_progress} until {self.until_progress} of the training goes backwards",
                 "correct the file given to --config",
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Curriculum:
-        """From plain types. Raises ConfigError, naming the key."""
-        return settings_from_dict(cls, values, "curriculum.")
 
     def growth(self, progress: float) -> float:
         """How far the options have come, 0..1, in steps of 1/20, when ``progress`` (0..1) of the training is done."""
@@ -67,27 +61,3 @@ class Curriculum(Settings):
                 "let it have options_between(start, end, share), and its batch change_options(options)",
             )
         return own.options_between(self.start, self.end, growth)
-
-
-class OptionsSchedule:
-    """Hands the curriculum's options to the episodes when they change. One object per training.
-
-    Args:
-        curriculum: what to follow.
-        total_steps: of the training.
-        apply: takes the growth, 0..1; episodes that start from then on have the options of it.
-    """
-
-    def __init__(self, curriculum: Curriculum, total_steps: int, apply: Callable[[float], None]) -> None:
-        self._curriculum = curriculum
-        self._total_steps = total_steps
-        self._apply = apply
-        self._growth = -1.0
-
-    def update(self, steps: int) -> float:
-        """To be called now and then with the steps done; returns how far the options have come, 0..1."""
-        growth = self._curriculum.growth(steps / self._total_steps)
-        if growth != self._growth:
-            self._growth = growth
-            self._apply(growth)
-        return growth

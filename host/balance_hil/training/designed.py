@@ -1,4 +1,4 @@
-"""A policy that is computed, not learned: an environment's own design, such as the balance robot's linear-quadratic regulator.
+"""Policies that are computed, not learned, such as the balance robot's linear-quadratic regulator.
 
 The environment names its designs in ``policy_designs`` and computes one in ``design_policy(name, settings)``: dense layers, each
 (weights, float32 [outputs, inputs]; biases, float32 [outputs]), a ReLU between them, a clip to the action's limits behind.
@@ -40,7 +40,7 @@ def design(request: TrainingRequest, environment: Environment, on_progress: Call
     for option in ("seed", "steps", "resume", "init_from"):
         if getattr(request, option) is not None:
             name = option.replace("_", "-")
-            raise UsageError(f"--{name} means nothing to {request.algorithm}, which is computed, not learned", "drop it")
+            raise UsageError(f"--{name} does not apply to {request.algorithm}, which is computed, not learned", "drop it")
     require_output(request)
     for module in ("torch", "stable_baselines3"):
         require(module, "train")

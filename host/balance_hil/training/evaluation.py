@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,58 +24,44 @@ class StopRequestedError(Exception):
     """Raised out of an evaluation when the user interrupts; never leaves the package."""
 
 
+@dataclass
 class Evaluator:
-    """Runs full-length episodes and counts the time they take in ``wall_s`` and ``cpu_s``.
+    """Runs full-length episodes and counts the time they take."""
 
-    Args:
-        environment: an open one; it stays the caller's.
-        config: how many episodes.
-        stop_requested: called at every step; true ends the evaluation with StopRequestedError.
-        on_step: called with the control step, for a progress display.
-        n_threads: of the physics; 0 takes every core.
-    """
-
-    def __init__(
-        self,
-        environment: Environment,
-        config: EvaluationConfig,
-        stop_requested: Callable[[], bool] = lambda: False,
-        on_step: Callable[[int], None] = lambda step: None,
-        n_threads: int = 0,
-    ) -> None:
-        self.wall_s = self.cpu_s = 0.0
-        self._environment = environment
-        self._config = config
-        self._stop_requested = stop_requested
-        self._on_step = on_step
-        self._n_threads = n_threads
+    environment: Environment  # an open one; it stays the caller's
+    config: EvaluationConfig
+    stop_requested: Callable[[], bool] = lambda: False  # called at every step; true ends the evaluation with StopRequestedError
+    on_step: Callable[[int], None] = lambda step: None  # called with the control step, for a progress display
+    n_threads: int = 0  # of the physics; 0 takes every core
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
     def check(self, model: Any) -> EvaluationSummary:
         """A few episodes on the check seeds."""
-        return self._run(model, list(range(CHECK_SEED_BASE, CHECK_SEED_BASE + self._config.check_episodes)))
+        return self._run(model, list(range(CHECK_SEED_BASE, CHECK_SEED_BASE + self.config.check_episodes)))
 
     def confirm(self, model: Any) -> EvaluationSummary:
         """The episodes that the result is reported on."""
-        return self._run(model, evaluation_seeds(self._config.episodes))
+        return self._run(model, evaluation_seeds(self.config.episodes))
 
     def is_good(self, summary: EvaluationSummary) -> bool:
         """Whether no episode failed and every limit is kept."""
-        better = {metric.name: metric.better for metric in self._environment.metrics}
+        better = {metric.name: metric.better for metric in self.environment.metrics}
         return summary.success_rate == 1.0 and all(
             summary.metrics[name] >= limit if better[name] == "higher" else summary.metrics[name] <= limit
-            for name, limit in self._config.limits.items()
+            for name, limit in self.config.limits.items()
         )
 
     def rank(self, check: EvaluationSummary, confirmed_success: float | None, good: bool) -> tuple[float, ...]:
         """Larger is better: success rate of the check, of the confirmation, ``good``, the metric ``best_by``; in this order."""
-        name = self._config.best_by
-        lower = any(metric.name == name and metric.better == "lower" for metric in self._environment.metrics)
+        name = self.config.best_by
+        lower = any(metric.name == name and metric.better == "lower" for metric in self.environment.metrics)
         value = check.metrics[name]
         return check.success_rate, confirmed_success or 0.0, good, -value if lower else value
 
     def _run(self, model: Any, seeds: list[int]) -> EvaluationSummary:
         normalizer = model.get_vec_normalize_env()
-        spec, space = self._environment.spec, self._environment.env.observation_space
+        spec, space = self.environment.spec, self.environment.env.observation_space
 
         def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
             rows: Any = observations.reshape(len(observations), *(space.shape or ()))
@@ -82,14 +69,14 @@ class Evaluator:
             return spec.outputs_for(actions)
 
         def on_step(step: RolloutStep) -> None:
-            if self._stop_requested():
+            if self.stop_requested():
                 raise StopRequestedError
-            self._on_step(step.step)
+            self.on_step(step.step)
 
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         try:
-            episodes = rollout(act, self._environment, seeds, on_step=on_step, n_threads=self._n_threads)
-            return summarize(episodes, self._environment.metrics)
+            episodes = rollout(act, self.environment, seeds, on_step=on_step, n_threads=self.n_threads)
+            return summarize(episodes, self.environment.metrics)
         finally:
             self.wall_s += time.perf_counter() - start_s
             self.cpu_s += time.process_time() - start_cpu_s
@@ -111,6 +98,6 @@ def check_criteria(config: EvaluationConfig, environment: Environment) -> None:
     says_failure = environment.spec.terminated or hasattr(environment.env.unwrapped, "failed")
     if config.stop_when_good and not config.limits and not says_failure:
         raise ConfigError(
-            f"stop_when_good needs a limit: {environment.spec.environment} does not say which episodes are failures",
+            f"stop_when_good needs a limit: {environment.spec.environment} does not define failure",
             f"for example evaluation: {{limits: {{{names[0]}: 100}}}}, or --terminated failure",
         )

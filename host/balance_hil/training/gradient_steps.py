@@ -1,10 +1,10 @@
 """Gradient steps of A2C, SAC, TD3 and DDPG that differ from Stable-Baselines3's: smooth actors, symmetry, few calls.
 
-On tensors this small the calls take most of the time of a gradient step: rows for all steps are drawn at once, optimizers and
+On tensors this small the calls take most of the time of a gradient step: rows for all steps are sampled at once, optimizers and
 target networks are updated with one call each. A saved model is Stable-Baselines3's.
 
 Symmetry augmentation learns from the images of every step: "On Learning Symmetric Locomotion" (Abdolhosseini, Ling, Xie, Peng,
-van de Panne; MIG 2019). What the images are, the environment says (``policy_symmetries``).
+van de Panne; MIG 2019). The environment defines the images (``policy_symmetries``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def symmetric_rows(values: torch.Tensor, symmetries: Sequence[Mapping[str, list[
 
 
 def batches(model: Any, count: int, batch_size: int) -> Iterator[Any]:
-    """``count`` batches of rows of the replay buffer, drawn in one call; where the model has symmetries, as their images."""
+    """``count`` batches of rows of the replay buffer, sampled in one call; where the model has symmetries, as their images."""
     rows = model.replay_buffer.sample(count * batch_size, env=model._vec_normalize_env)
     if symmetries := getattr(model, "symmetries", None):
         rows = rows._replace(
@@ -53,9 +53,14 @@ def update_critics(model: Any, data: Any, next_values: torch.Tensor) -> torch.Te
     targets = data.rewards + (1 - data.dones) * data.discounts * next_values
     values = torch.cat(model.critic(data.observations, data.actions), dim=1)
     loss = functional.mse_loss(values, targets.expand_as(values)) * values.shape[1]  # the sum over the critics
-    model.critic.optimizer.zero_grad()
+    return descend(model.critic.optimizer, loss)
+
+
+def descend(optimizer: Any, loss: torch.Tensor) -> torch.Tensor:
+    """One step of an optimizer; returns the loss without its graph."""
+    optimizer.zero_grad()
     loss.backward()
-    model.critic.optimizer.step()
+    optimizer.step()
     return loss.detach()
 
 
@@ -93,7 +98,6 @@ class DelayedSAC(SAC):  # type: ignore[misc]  # the base class has no types
     """
 
     symmetries: Sequence[Mapping[str, list[Any]]] = ()
-
     policy_delay = 1  # gradient steps of the critics for one of the actor
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -122,10 +126,7 @@ class DelayedSAC(SAC):  # type: ignore[misc]  # the base class has no types
 
     def _update_entropy_weight(self, log_prob: torch.Tensor) -> None:
         if self.ent_coef_optimizer is not None:
-            loss = -(self.log_ent_coef * (log_prob.detach() + self.target_entropy)).mean()
-            self.ent_coef_optimizer.zero_grad()
-            loss.backward()
-            self.ent_coef_optimizer.step()
+            descend(self.ent_coef_optimizer, -(self.log_ent_coef * (log_prob.detach() + self.target_entropy)).mean())
 
     def _next_values(self, observations: torch.Tensor, entropy_weight: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -136,11 +137,7 @@ class DelayedSAC(SAC):  # type: ignore[misc]  # the base class has no types
     def _update_actor(self, observations: torch.Tensor, actions: torch.Tensor, entropy_cost: torch.Tensor) -> torch.Tensor:
         with frozen(self.critic.parameters()):
             values = torch.cat(self.critic(observations, actions), dim=1).amin(dim=1)
-            loss: torch.Tensor = (entropy_cost - values).mean()
-            self.actor.optimizer.zero_grad()
-            loss.backward()
-        self.actor.optimizer.step()
-        return loss.detach()
+            return descend(self.actor.optimizer, (entropy_cost - values).mean())
 
 
 class _SmoothActor:
@@ -155,7 +152,7 @@ class _SmoothActor:
         saturation_weight * mean |u(s)|^2,  pi = tanh(u)                        stay where tanh still has a slope
 
     The disturbance is a multiple of each sensor's own noise: where a signal is clean, a steep response to it costs nothing.
-    CAPS's second term, of temporal smoothness, belongs into the reward, where every algorithm sees it.
+    CAPS's second term, of temporal smoothness, is part of the reward, which every algorithm uses.
     """
 
     symmetries: Sequence[Mapping[str, list[Any]]] = ()
@@ -194,10 +191,7 @@ class _SmoothActor:
                 + self.smoothness["spatial_weight"] * (actions - disturbed).square().sum(dim=1).mean()
                 + self.smoothness["saturation_weight"] * before_tanh.square().sum(dim=1).mean()
             )
-            self.actor.optimizer.zero_grad()
-            loss.backward()
-        self.actor.optimizer.step()
-        return loss.detach()
+            return descend(self.actor.optimizer, loss)
 
 
 class SmoothTD3(_SmoothActor, TD3):  # type: ignore[misc]  # the base class has no types

@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from balance_hil.environment import Environment, open_environment
-from balance_hil.errors import ConfigError, UsageError, require
-from balance_hil.settings import settings_from_dict
+from balance_hil.environment import Environment, open_as, open_environment
+from balance_hil.errors import ConfigError, UsageError, first_line, require
+from balance_hil.settings import merged, settings_from_dict
 from balance_hil.training.algorithms import ALGORITHMS, Algorithm, algorithm_for
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, load, require_same_task
-from balance_hil.training.config import TrainingConfig, environment_options, folders_of, read_layers
+from balance_hil.training.config import TrainingConfig, folders_of, read_layers
 from balance_hil.training.curriculum import Curriculum
 from balance_hil.training.evaluation import check_criteria
-from balance_hil.training.request import (
-    TrainingRequest,
-    new_record,
-    package_versions,
-    require_output,
-)
+from balance_hil.training.request import TrainingRequest, new_record, package_versions, require_output
 from balance_hil.training.warm_start import load_warm_start
 
 
@@ -38,24 +33,14 @@ class Plan:
     def open_training(self) -> Environment:
         """The environment of the training episodes. Raises what ``open_environment`` raises."""
         end = self.curriculum.end if self.curriculum else None
-        return self._open(environment_options(self.record.options, self.config.training_options, end))
+        return open_as(self.record.spec, merged(self.record.options, self.config.training_options, end))
 
     def open_evaluation(self) -> Environment:
         """The environment of checks and of the result. Raises what ``open_environment`` raises."""
         options = self.config.evaluation.options
         if options is None and self.curriculum:
             options = self.curriculum.end
-        return self._open(environment_options(self.record.options, options))
-
-    def _open(self, options: dict[str, Any]) -> Environment:
-        spec = self.record.spec
-        return open_environment(
-            spec.environment,
-            options,
-            period_s=spec.control_period_s,
-            terminated=spec.terminated,
-            episode_steps=spec.episode_steps,
-        )
+        return open_as(self.record.spec, merged(self.record.options, options))
 
 
 def plan(request: TrainingRequest) -> Plan:
@@ -84,35 +69,38 @@ def _plan(request: TrainingRequest, environment: Environment) -> Plan:
             f"hil train {able[0]} -e {spec.environment}; {' and '.join(able)} can",
         )
     if request.resume is not None and request.config is not None:
-        raise UsageError(
-            "--config and --resume do not go together", "a checkpoint brings its own hyper-parameters: drop --config"
-        )
+        raise UsageError("--config and --resume exclude each other", "a checkpoint contains its hyper-parameters: drop --config")
     if request.resume is not None and request.init_from is not None:
-        raise UsageError("--init-from and --resume do not go together", "a checkpoint that is resumed brings its own weights")
-    warm_start = None
-    if request.init_from is not None:
-        warm_start = load_warm_start(request.init_from, algorithm.name, spec)
+        raise UsageError(
+            "--init-from and --resume exclude each other", "a resumed checkpoint contains its weights: drop --init-from"
+        )
+    warm_start = load_warm_start(request.init_from, algorithm.name, spec) if request.init_from is not None else None
     require_output(request)
     if request.seed is not None and request.seed < 0:
         raise UsageError(f"the seed is {request.seed}", "give a seed of 0 or more")
     checkpoint = load(request.resume) if request.resume is not None else None
-    if checkpoint is not None:
-        known = checkpoint.record.spec.episode_steps
-        require_same_task(checkpoint.record, algorithm.name, replace(spec, episode_steps=spec.episode_steps or known))
     if checkpoint is None:
         values = read_layers(algorithm.name, folders_of(environment), request.config)
+        if request.normalize_observations:
+            values["normalize_observations"] = True
     else:
+        known = checkpoint.record.spec.episode_steps
+        require_same_task(checkpoint.record, algorithm.name, replace(spec, episode_steps=spec.episode_steps or known))
         values = dict(checkpoint.record.hyper_parameters)
-    if request.normalize_observations and checkpoint is None:
-        values["normalize_observations"] = True
     if request.steps is not None:
         values["steps"] = request.steps
     config = settings_from_dict(algorithm.config_type, values)
-    spec = _with_length(spec, config)
+    steps = spec.episode_steps or config.episode_steps
+    if not steps:
+        raise ConfigError(
+            f"{spec.environment} has no episode length (max_episode_steps)",
+            "give one in the file for --config: episode_steps: 1000",
+        )
+    spec = replace(spec, episode_steps=steps)
     for module in ("torch", "stable_baselines3", "tensorboard"):
         require(module, "train")
     request = replace(request, device=_usable_device(request.device))
-    curriculum = Curriculum.from_dict(config.curriculum) if config.curriculum else None
+    curriculum = settings_from_dict(Curriculum, config.curriculum, "curriculum.") if config.curriculum else None
     _check_against(environment, config, curriculum)
     if checkpoint is None:
         record = new_record(request, spec, config.to_dict())
@@ -134,16 +122,6 @@ def _plan(request: TrainingRequest, environment: Environment) -> Plan:
     return made
 
 
-def _with_length(spec: Any, config: TrainingConfig) -> Any:
-    steps = spec.episode_steps or config.episode_steps
-    if not steps:
-        raise ConfigError(
-            f"{spec.environment} has no episode length (max_episode_steps)",
-            "give one in the file for --config: episode_steps: 1000",
-        )
-    return replace(spec, episode_steps=steps)
-
-
 def _check_against(environment: Environment, config: Any, curriculum: Curriculum | None) -> None:
     """Raises ConfigError for settings that the environment does not support."""
     check_criteria(config.evaluation, environment)
@@ -153,10 +131,10 @@ def _check_against(environment: Environment, config: Any, curriculum: Curriculum
     if getattr(config, "symmetry", False) or getattr(config, "symmetry_weight", 0.0):
         if not hasattr(own, "policy_symmetries"):
             raise ConfigError(
-                f"{name} does not name its symmetries (policy_symmetries)", "set symmetry to false or its weight to 0"
+                f"{name} does not define its symmetries (policy_symmetries)", "set symmetry to false or its weight to 0"
             )
         if config.normalize_observations:
-            raise ConfigError("symmetry does not hold for normalized observations", "leave one of them out")
+            raise ConfigError("symmetry augmentation does not support normalized observations", "leave one of them out")
     noise = config.smoothness.observation_noise if hasattr(config, "smoothness") else (0.0,)
     if len(noise) not in (1, environment.spec.n_obs):
         raise ConfigError(
@@ -177,6 +155,6 @@ def _usable_device(device: str) -> str:
         raise UsageError(f"cannot train on {device!r}: torch finds no GPU here", "use --device cpu, or --device auto")
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as exc:  # torch's ways of refusing
-        raise UsageError(f"cannot train on {device!r}: {str(exc).splitlines()[0]}", "use --device cpu") from exc
+    except (RuntimeError, AssertionError) as exc:  # what torch raises for an unusable device
+        raise UsageError(f"cannot train on {device!r}: {first_line(exc)}", "use --device cpu") from exc
     return device

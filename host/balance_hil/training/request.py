@@ -32,7 +32,7 @@ class TrainingRequest:
     config: Path | None = None  # YAML with what differs from the shipped hyper-parameters
     options: Path | None = None  # YAML with arguments of the environment's constructor, of training and evaluation
     period_s: float | None = None  # between two actions; None: the environment's own
-    terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` says
+    terminated: Terminated = ""  # what termination means; "": the environment's own ``failed`` decides
     normalize_observations: bool = False  # overrides the configuration
     resume: Path | None = None
     init_from: Path | None = None  # checkpoint whose weights are the first ones of this training
@@ -81,11 +81,6 @@ def new_record(request: TrainingRequest, spec: PolicySpec, hyper_parameters: Map
         algorithm=request.algorithm,
         environment=spec.environment,
         seed=request.seed or 0,
-        steps=0,
-        wall_s=0.0,
-        evaluation_wall_s=0.0,
-        success_rate=None,
-        evaluation={},
         hyper_parameters=hyper_parameters,
         versions=package_versions(),
         spec=spec,
@@ -112,7 +107,7 @@ def rebuild_command(request: TrainingRequest) -> str:
 
 
 def require_output(request: TrainingRequest) -> None:
-    """Finds out before the training, not after it, that its result has no place.
+    """Checks before the training that its result can be written.
 
     Raises:
         UsageError: the folder cannot be written, holds a bundle, or holds a policy and ``force`` is not given.
@@ -121,7 +116,7 @@ def require_output(request: TrainingRequest) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(
-            f"cannot write to {folder}: {existing} is no folder or not yours to write", "choose another one: --output"
+            f"cannot write to {folder}: {existing} is not a folder or not yours to write", "choose another one: --output"
         )
     if (folder / MANIFEST).exists():
         raise UsageError(

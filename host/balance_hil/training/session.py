@@ -11,17 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from balance_hil.errors import CheckpointError, HarnessError, NonFiniteInputError, SimulationDivergedError, TrainingError
+from balance_hil.errors import (
+    CheckpointError,
+    HarnessError,
+    NonFiniteInputError,
+    SimulationDivergedError,
+    TrainingError,
+    first_line,
+)
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EvaluationSummary
 from balance_hil.rollout import EVALUATION_SEED_BASE
-from balance_hil.training.callback import TrainingCallback
 from balance_hil.training.checkpoints import Checkpoint, TrainingRecord, pack, restore_replay, save
-from balance_hil.training.curriculum import OptionsSchedule
 from balance_hil.training.evaluation import Evaluator, StopRequestedError
 from balance_hil.training.plan import Plan
 from balance_hil.training.request import TrainingProgress, TrainingResult
@@ -29,6 +35,8 @@ from balance_hil.training.vec_env import TrainingEnvs
 from balance_hil.training.warm_start import apply_statistics, apply_warm_start, statistics_of
 
 _PROGRESS_PERIOD_S = 0.1
+_TERM = "reward_"  # what the keys of reward terms in ``info`` begin with
+_TERM_EVERY_STEPS = 8  # reward terms are averaged over every 8th step of all episodes: enough for a curve
 _FIRST_SEED = "first_seed"
 _TENSORBOARD_NAMES = {"return": "mean_reward", "length": "mean_ep_length"}  # as Stable-Baselines3's EvalCallback
 
@@ -55,6 +63,9 @@ class TrainingSession:
         self._best: Checkpoint | None = None
         self._best_rank: tuple[float, ...] = ()
         self._checked_steps = -1
+        evaluation = plan.config.evaluation
+        self._next_check = max(evaluation.from_steps, plan.record.steps + evaluation.every_steps)
+        self._next_checkpoint = plan.record.steps + plan.config.checkpoint_every_steps
         self._full = False  # the best policy failed in no episode, within the limits
         self._build()
 
@@ -64,17 +75,10 @@ class TrainingSession:
         Raises:
             TrainingError: an observation or a weight is no longer finite.
         """
-        callback = TrainingCallback(
-            self._config,
-            stop_requested=lambda: self._stop.requested,
-            check=self._check,
-            checkpoint=self._save_checkpoint,
-            progress=self._training_progress,
-        )
         self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
         with self._environment, self._evaluated, closing(self._env), self._stop:
             with suppress(StopRequestedError):
-                self._learn(callback)
+                self._learn()
             checkpoint = self._save_checkpoint()
             if not self._stop.requested:
                 with suppress(StopRequestedError):
@@ -94,12 +98,8 @@ class TrainingSession:
             n_threads=self._request.threads,
             far_starts=config.far_starts,
         )
-        self._schedule = None
-        if curriculum := self._plan.curriculum:
-            self._schedule = OptionsSchedule(
-                curriculum, config.steps, lambda growth: self._env.change_options(curriculum.options(self._environment, growth))
-            )
-            self._schedule.update(record.steps)
+        self._growth = -1.0  # of the curriculum
+        self._grow(record.steps)
         self._normalizer = VecNormalize(
             self._env, norm_obs=config.normalize_observations, norm_reward=config.normalize_reward, gamma=config.gamma
         )
@@ -118,13 +118,11 @@ class TrainingSession:
         try:
             self._model.set_parameters(parameters)
         except (ValueError, KeyError, RuntimeError) as exc:
-            message = str(exc).splitlines()[0]
-            raise CheckpointError(f"the checkpoint's weights do not fit its settings: {message}", "start anew") from exc
+            raise CheckpointError(
+                f"the checkpoint's weights do not fit its settings: {first_line(exc)}", "train without --resume"
+            ) from exc
         self._model.num_timesteps = self._plan.record.steps
-        self._restore_off_policy()
         apply_statistics(self._plan.record, self._normalizer)
-
-    def _restore_off_policy(self) -> None:
         checkpoint = self._plan.checkpoint
         if checkpoint is None or not isinstance(self._model, OffPolicyAlgorithm):
             return
@@ -132,13 +130,13 @@ class TrainingSession:
             getattr(self._model, name).data.copy_(value)
         if checkpoint.replay:
             restore_replay(self._model, checkpoint.replay)
-        else:  # the result of a training: the buffer fills anew before the first update
+        else:  # the result of a training: the buffer is filled before the first update
             self._model.learning_starts += self._model.num_timesteps
 
-    def _learn(self, callback: TrainingCallback) -> None:
+    def _learn(self) -> None:
         left = self._config.steps - self._plan.record.steps
         try:
-            self._model.learn(left, callback=callback, reset_num_timesteps=self._plan.parameters is None)
+            self._model.learn(left, callback=_Callback(self), reset_num_timesteps=self._plan.parameters is None)
         except (NonFiniteInputError, SimulationDivergedError) as exc:
             raise self._diverged(exc.message, exc.crash_repro) from exc
         except ValueError as exc:
@@ -164,8 +162,8 @@ class TrainingSession:
         confirmed = {name: value for name, value in best.record.evaluation.items() if name != _FIRST_SEED}
         return self._result(best, interrupted=False, good=self._evaluator.is_good(EvaluationSummary(**confirmed)))
 
-    def _check(self) -> bool:
-        """Evaluates the present policy; true when it is good on every episode and that is what was wanted."""
+    def _check(self) -> None:
+        """Evaluates the present policy; keeps the best, and notes when it is good on every episode and that ends the training."""
         if not self._finite():
             raise self._diverged("the weights are NaN or infinite")
         self._checked_steps = self._model.num_timesteps
@@ -182,7 +180,6 @@ class TrainingSession:
         candidate_rank = self._evaluator.rank(summary, candidate.record.success_rate, good)
         if candidate_rank > self._best_rank:
             self._best, self._best_rank = candidate, candidate_rank
-        return self._full
 
     def _confirmed(self, checkpoint: Checkpoint) -> tuple[Checkpoint, EvaluationSummary]:
         summary = self._evaluator.confirm(self._model)
@@ -248,14 +245,65 @@ class TrainingSession:
             evaluation_wall_s=round(before.evaluation_wall_s + self._evaluator.wall_s, 3),
         )
 
-    def _training_progress(self, steps: int, episode_return: float | None) -> None:
-        if self._schedule:
-            self._model.logger.record("curriculum/growth", self._schedule.update(steps))
-        self._progress = replace(self._progress, phase="training", steps=steps, episode_return=episode_return)
+    def stop_requested(self) -> bool:
+        """Whether the user has interrupted the training, or the policy is good."""
+        return self._stop.requested or self._full
+
+    def between_rollouts(self) -> None:
+        """Progress, curriculum, and checkpoints and checks that are due. The policy is fresh from an update here."""
+        steps = self._model.num_timesteps
+        returns = [episode["r"] for episode in self._model.ep_info_buffer or ()]
+        if self._plan.curriculum:
+            self._grow(steps)
+            self._model.logger.record("curriculum/growth", self._growth)
+        self._progress = replace(
+            self._progress, phase="training", steps=steps, episode_return=float(np.mean(returns)) if returns else None
+        )
         self._on_progress(self._progress)
+        if steps >= self._next_checkpoint:
+            self._next_checkpoint = steps + self._config.checkpoint_every_steps
+            self._save_checkpoint()
+        if steps >= self._next_check:
+            self._next_check = steps + self._config.evaluation.every_steps
+            self._check()
+
+    def _grow(self, steps: int) -> None:
+        """Gives episodes that start from now on the options of the curriculum, where those have changed."""
+        curriculum = self._plan.curriculum
+        if curriculum and (growth := curriculum.growth(steps / self._config.steps)) != self._growth:
+            self._growth = growth
+            self._env.change_options(curriculum.options(self._environment, growth))
 
     def _evaluation_step(self, step: int) -> None:
         now_s = time.perf_counter()
         if now_s - self._progress_s >= _PROGRESS_PERIOD_S:
             self._progress_s = now_s
             self._on_progress(replace(self._progress, phase="evaluating", evaluation_step=step))
+
+
+class _Callback(BaseCallback):  # type: ignore[misc]  # the base class has no types
+    """Stable-Baselines3's calls during a training: hands them to the session, and averages the reward terms."""
+
+    def __init__(self, session: TrainingSession) -> None:
+        super().__init__()
+        self._session = session
+        self._sums: dict[str, float] = {}  # of the reward terms, if the environment reports them
+        self._count = 0
+
+    def _on_rollout_start(self) -> None:
+        self._session.between_rollouts()
+
+    def _on_step(self) -> bool:
+        if self.n_calls % _TERM_EVERY_STEPS == 0:
+            infos: list[dict[str, Any]] = self.locals["infos"]
+            for key in infos[0]:
+                if isinstance(key, str) and key.startswith(_TERM):
+                    self._sums[key] = self._sums.get(key, 0.0) + sum(info.get(key, 0.0) for info in infos)
+            self._count += len(infos)
+        return not self._session.stop_requested()
+
+    def _on_rollout_end(self) -> None:
+        for key, total in self._sums.items():
+            # Off-policy algorithms log after several rollouts of a few steps each.
+            self.logger.record_mean(f"reward/{key.removeprefix(_TERM)}", total / self._count)
+        self._sums, self._count = {}, 0

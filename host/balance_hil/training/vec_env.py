@@ -14,7 +14,7 @@ from balance_hil.errors import NonFiniteInputError
 
 
 class TrainingEnvs(VecEnv):  # type: ignore[misc]  # the base class has no types
-    """``n`` training episodes of one environment; an episode that ends starts anew at once.
+    """``n`` training episodes of one environment; an episode that ends is reset at once.
 
     Args:
         environment: an open one; it stays the caller's.
@@ -23,7 +23,7 @@ class TrainingEnvs(VecEnv):  # type: ignore[misc]  # the base class has no types
         entropy: what seeds the episodes. At least two numbers, so that no episode equals one of evaluation, whose seeds
             are single numbers.
         n_threads: of the physics where the environment has a batch of its own; 0 takes every core.
-        far_starts: share of the episodes that begin as the environment's ``far_start`` says.
+        far_starts: share of the episodes that begin with the environment's ``far_start``.
     """
 
     render_mode = None  # read by Stable-Baselines3
@@ -124,7 +124,7 @@ class TrainingEnvs(VecEnv):  # type: ignore[misc]  # the base class has no types
         return {**self._state_before, "actions": self._outputs, "observations": self._observations}
 
     def seed(self, seed: int | None = None) -> list[None]:
-        """Does nothing: ``entropy`` has decided. Stable-Baselines3 would seed with single numbers, as evaluation does."""
+        """Does nothing: ``entropy`` seeds the episodes. Stable-Baselines3 would use single numbers, as evaluation does."""
         return [None] * self.num_envs
 
     def close(self) -> None:

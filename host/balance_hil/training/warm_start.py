@@ -1,8 +1,7 @@
 """Warm start: a training that begins with the weights of a trained policy instead of random ones.
 
 Weights of actor and critic and the scale of the reward are taken over; the optimizer, the step count, the exploration noise of
-on-policy algorithms and every hyper-parameter are those of the new training. ``--resume`` is the other thing: it
-continues a training as if it had not ended.
+on-policy algorithms and every hyper-parameter are those of the new training. ``--resume`` continues a training instead.
 """
 
 from __future__ import annotations
@@ -27,25 +26,20 @@ def load_warm_start(path: Path, algorithm: str, spec: PolicySpec) -> Checkpoint:
     checkpoint = load(path)
     if checkpoint.record.algorithm != algorithm:
         raise CheckpointError(
-            f"the checkpoint {path} is of {checkpoint.record.algorithm}, its weights are no start for {algorithm}",
+            f"the checkpoint {path} was trained with {checkpoint.record.algorithm}, not with {algorithm}",
             f"start from one of {algorithm}: --init-from models/{algorithm}",
         )
     difference = checkpoint.record.spec.difference(spec)
     if difference is not None:
         raise EnvironmentMismatchError(
-            f"a policy made for {checkpoint.record.environment} is no start on {spec.environment}: they differ in {difference}",
-            f"begin from nothing: hil train {algorithm} -e {spec.environment}",
+            f"a policy of {checkpoint.record.environment} does not fit {spec.environment}: they differ in {difference}",
+            f"train without --init-from: hil train {algorithm} -e {spec.environment}",
         )
     return checkpoint
 
 
 def apply_warm_start(checkpoint: Checkpoint, model: Any, normalizer: Any) -> None:
-    """Gives an untrained model the checkpoint's weights.
-
-    Args:
-        checkpoint: of ``load_warm_start``.
-        model: of Stable-Baselines3.
-        normalizer: ``VecNormalize`` of the rewards; the critic's values are in its unit.
+    """Copies the checkpoint's weights into an untrained model, and its scales into the training's ``VecNormalize``.
 
     Raises:
         CheckpointError: its layers are not those of the model.

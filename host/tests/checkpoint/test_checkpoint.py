@@ -232,7 +232,7 @@ def test_another_algorithm_is_named(altered, global_name):
     "key", ["lstm_actor.weight_ih_l0", "mlp_extractor.policy_net.1.weight", "pi_features_extractor.linear.weight"]
 )
 def test_a_tensor_that_nobody_reads_is_an_error(altered, key):
-    with pytest.raises(CheckpointError, match="no plain MLP"):
+    with pytest.raises(CheckpointError, match="not a plain MLP"):
         read_checkpoint(altered(state=lambda t: {**t, key: torch.zeros(8, 8)}))
 
 
@@ -308,7 +308,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_weights_alone_are_refused_under_their_name(tmp_path):
     path = tmp_path / "policy.pth"
     torch.save({}, path)
-    with pytest.raises(CheckpointError, match=r"policy\.pth holds weights alone"):
+    with pytest.raises(CheckpointError, match=r"policy\.pth contains weights without"):
         read_checkpoint(path)
 
 
@@ -368,7 +368,7 @@ def test_flipped_bytes_are_refused_or_harmless(tmp_path, ppo_zip, rows):
 
 @pytest.mark.parametrize("part", ["data", "policy.pth"])
 def test_a_zip_without_its_parts_is_no_checkpoint(altered, part):
-    with pytest.raises(CheckpointError, match="no Stable-Baselines3 checkpoint"):
+    with pytest.raises(CheckpointError, match="not a Stable-Baselines3 checkpoint"):
         read_checkpoint(altered(without=[part]))
 
 

@@ -170,8 +170,8 @@ def with_input(name, shape):
         (with_input("h_in", [1, 1, 8]), "is recurrent"),
         (with_input("time_step", [1, 1]), "has 2 inputs: obs, time_step"),
         (lambda graph: graph.input[0].type.tensor_type.shape.dim[1].ClearField("dim_value"), "of a known size"),
-        (lambda graph: graph.input[0].type.tensor_type.shape.dim.add(dim_value=3), "no float32"),
-        (lambda graph: setattr(graph.output[0], "name", "nothing"), "no ONNX model, or damaged"),
+        (lambda graph: graph.input[0].type.tensor_type.shape.dim.add(dim_value=3), "not float32"),
+        (lambda graph: setattr(graph.output[0], "name", "nothing"), "not an ONNX model, or damaged"),
         (
             lambda graph: graph.output.append(helper.make_tensor_value_info("g0", TensorProto.FLOAT, [1, 8])),
             None,  # of several outputs the one called actions is meant

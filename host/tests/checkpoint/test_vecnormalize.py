@@ -55,7 +55,7 @@ def test_one_that_normalizes_rewards_alone_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no readable pickle"),
+        (b"", "not a readable pickle"),
         (pickle.dumps([1, 2]), "holds no VecNormalize: list"),
         (pickle.dumps(np.float32(1)), "holds no VecNormalize: numpy"),
     ],

@@ -92,6 +92,7 @@ def test_the_package_is_the_command() -> None:
         (errors.TrainingError, 1),
         (errors.UsageError, 2),
         (errors.UnknownBoardError, 2),
+        (errors.EnvironmentMismatchError, 2),
         (errors.PortNotFoundError, 3),
         (errors.MissingExtraError, 3),
         (errors.BundleError, 3),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.evaluating.intervals import bootstrap_mean, bootstrap_rms, wilson
+from balance_hil.evaluating.robustness_table import bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_a_bootstrap_interval_is_near_the_normal_one_and_covers():
     covered = 0
     for _ in range(200):
         values = rng.normal(5.0, 1.0, 40)
-        interval = bootstrap_mean(values, [100] * 40)
+        interval = bootstrap(values, [100] * 40)
         covered += interval.low <= 5.0 <= interval.high
     assert 0.88 <= covered / 200 <= 0.99
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / np.sqrt(40), rel=0.3)
 
 
 def test_an_rms_weighs_episodes_by_their_steps():
-    assert bootstrap_rms([3.0, 4.0], [100, 100]).value == pytest.approx(np.sqrt(12.5))
-    assert bootstrap_rms([3.0, 400.0], [100, 0]).value == pytest.approx(3.0)
+    assert bootstrap([3.0, 4.0], [100, 100], rms=True).value == pytest.approx(np.sqrt(12.5))
+    assert bootstrap([3.0, 400.0], [100, 0], rms=True).value == pytest.approx(3.0)
 
 
 def test_equal_episodes_leave_no_doubt_and_no_episodes_say_nothing():
-    interval = bootstrap_rms([2.0] * 5, [10] * 5)
+    interval = bootstrap([2.0] * 5, [10] * 5, rms=True)
     assert (interval.value, interval.low, interval.high) == pytest.approx((2.0, 2.0, 2.0))
-    assert bootstrap_rms([], []).value == 0.0
+    assert bootstrap([], [], rms=True).value == 0.0

@@ -114,15 +114,16 @@ def test_markdown_and_json_say_the_same(table):
 
 def test_the_picture_shows_every_cell(table, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'balance-hil[report]'")
-    from balance_hil.evaluating.robustness_picture import check_picture, save_picture
+    from balance_hil.evaluating.robustness_picture import save_picture
+    from balance_hil.files import require_picture
 
     file = tmp_path / "table.svg"
-    check_picture(file)
+    require_picture(file)
     save_picture(table, file)
     save_picture(table, tmp_path / "again.svg")
     assert file.read_bytes()[:5] == b"<?xml"
     with pytest.raises(UsageError, match="cannot draw"):
-        check_picture(tmp_path / "table.bmp")
+        require_picture(tmp_path / "table.bmp")
 
 
 @pytest.fixture
@@ -224,5 +225,5 @@ def test_an_option_that_the_environment_does_not_know_is_said_before_any_work(pp
 
 
 def test_an_environment_without_a_suite_says_how_to_name_one(command, tmp_path):
-    with pytest.raises(UsageError, match="CartPole-v1 brings no robustness suite"):
+    with pytest.raises(UsageError, match="CartPole-v1 has no robustness suite"):
         own_suite(tmp_path, "CartPole-v1")

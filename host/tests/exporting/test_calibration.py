@@ -199,13 +199,13 @@ def test_rows_that_cannot_calibrate_are_refused(tmp_path, spec, arrays, message)
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + bytes(50)])
 def test_a_file_that_is_no_npz_is_refused(tmp_path, spec, content):
     (tmp_path / "mine.npz").write_bytes(content)
-    with pytest.raises(ExportError, match=r"no \.npz"):
+    with pytest.raises(ExportError, match=r"not an \.npz"):
         load_calibration(tmp_path / "mine.npz", spec, 0)
 
 
 def test_a_plain_npy_is_refused(tmp_path, spec):
     np.save(tmp_path / "mine.npy", rows())
-    with pytest.raises(ExportError, match=r"no \.npz"):
+    with pytest.raises(ExportError, match=r"not an \.npz"):
         load_calibration(tmp_path / "mine.npy", spec, 0)
 
 

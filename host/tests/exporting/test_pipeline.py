@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_old_bundle_as_it_was(folder, contents, ppo_bundl
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.ModelImage, "write_header", full)
+    monkeypatch.setattr("balance_hil.golden.ModelImage.write_header", full)
     with pytest.raises(ExportError, match="No space left"):
         export(quick(folder))
     assert contents(folder.parent) == before

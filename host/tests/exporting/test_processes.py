@@ -10,8 +10,7 @@ from balance_hil.errors import ExportError, MissingExtraError, UnsupportedOperat
 from balance_hil.exporting import convert
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
-from balance_hil.exporting.episodes import EpisodeRuns
-from balance_hil.exporting.episodes_worker import EpisodesRequest
+from balance_hil.exporting.episodes import EpisodeRuns, EpisodesRequest
 from balance_hil.runtimes import load_runtime
 
 
@@ -154,7 +153,7 @@ def test_leaving_ends_the_stages(tmp_path, ppo_bundle):
     assert all(child.returncode is not None for child in runs._children)
 
 
-@pytest.mark.parametrize("module", ["tensorflow_worker", "episodes_worker"])
+@pytest.mark.parametrize("module", ["tensorflow_worker", "episodes"])
 def test_a_worker_whose_parent_is_gone_ends(module):
     command = [sys.executable, "-m", f"balance_hil.exporting.{module}"]
     if module == "tensorflow_worker":  # TensorFlow's import is not what is tested

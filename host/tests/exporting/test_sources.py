@@ -76,8 +76,8 @@ def test_an_onnx_actor_without_an_environment_becomes_a_bundle(policy, capsys):
 def test_a_policy_that_nothing_explains_is_refused(policy):
     folder = policy.parent
     for config, error, message in (
-        (ExportConfig(source=policy), UsageError, "nothing says in which environment"),
-        (ExportConfig(source=policy, calibration=folder / "rows.npz"), UsageError, "how long a control step lasts"),
+        (ExportConfig(source=policy), UsageError, "does not name its environment"),
+        (ExportConfig(source=policy, calibration=folder / "rows.npz"), UsageError, "the control period is unknown"),
         (
             ExportConfig(source=policy, environment="Pendulum-v1"),
             EnvironmentMismatchError,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from balance_hil.checkpoint import keep_tensorflow_out
+from balance_hil.training import train
 from balance_hil.training.request import TrainingRequest
-from balance_hil.training.trainer import train
 
 keep_tensorflow_out()  # before anything imports stable_baselines3: saves seconds
 

@@ -15,10 +15,10 @@ from balance_hil.errors import CheckpointError, ConfigError, UnsupportedEnvironm
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.exporting.source import as_trained
 from balance_hil.rollout import evaluation_seeds, rollout
+from balance_hil.training import train
 from balance_hil.training.checkpoints import load
 from balance_hil.training.plan import plan
 from balance_hil.training.request import TrainingRequest, default_output
-from balance_hil.training.trainer import train
 
 from ..robots import write_robot
 
@@ -189,9 +189,15 @@ def test_a_normalizer_that_is_missing_or_another_ones_is_refused(request_for):
         ("ppo", "CartPole-v1", "evaluation: {limits: {speed: 1}}", ConfigError, "CartPole-v1 has no metric 'speed'"),
         ("ppo", "CartPole-v1", "evaluation: {best_by: speed}", ConfigError, "CartPole-v1 has no metric 'speed'"),
         ("ppo", "CartPole-v1", "far_starts: 0.5", ConfigError, "CartPole-v1 has no far starts"),
-        ("a2c", "CartPole-v1", "symmetry_weight: 1", ConfigError, "does not name its symmetries"),
-        ("td3", "Pendulum-v1", "symmetry: true", ConfigError, "does not name its symmetries"),
-        ("td3", "balance/Balance-v0", "normalize_observations: true", ConfigError, "symmetry does not hold for normalized"),
+        ("a2c", "CartPole-v1", "symmetry_weight: 1", ConfigError, "does not define its symmetries"),
+        ("td3", "Pendulum-v1", "symmetry: true", ConfigError, "does not define its symmetries"),
+        (
+            "td3",
+            "balance/Balance-v0",
+            "normalize_observations: true",
+            ConfigError,
+            "symmetry augmentation does not support normalized",
+        ),
         ("td3", "Pendulum-v1", "smoothness: {observation_noise: [1, 1]}", ConfigError, "observation_noise"),
         ("ppo", "CartPole-v1", "training_options: {wheels: 2}", ConfigError, "does not take these options"),
         ("ppo", "balance/Balance-v0", "evaluation: {options: {wheels: {}}}", ConfigError, "unknown option 'wheels'"),
@@ -230,7 +236,7 @@ def test_further_arguments_reach_stable_baselines(request_for):
     assert actor.algorithm == "ppo"
     with pytest.raises(ConfigError, match="no argument 'target_k', did you mean 'target_kl'"):
         train(replace(request_for("ppo", "Pendulum-v1", tiny + "sb3: {target_k: 0.1}\n"), force=True))
-    with pytest.raises(ConfigError, match="Stable-Baselines3 refuses these settings"):
+    with pytest.raises(ConfigError, match="Stable-Baselines3 rejects these settings"):
         train(replace(request_for("ppo", "Pendulum-v1", tiny + "sb3: {sde_sample_freq: 3, device: abacus}\n"), force=True))
 
 

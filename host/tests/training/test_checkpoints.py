@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_named(finished, tmp_path):
 
 
 def test_nothing_there_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint of hil train"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of hil train"):
         load(tmp_path / "none")
 
 

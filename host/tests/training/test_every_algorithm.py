@@ -8,9 +8,9 @@ import pytest
 
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.errors import CheckpointError, ConfigError, TrainingError
+from balance_hil.training import train
 from balance_hil.training.checkpoints import Checkpoint, load
 from balance_hil.training.plan import plan
-from balance_hil.training.trainer import train
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 

@@ -17,8 +17,8 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
+from balance_hil.training import train
 from balance_hil.training.checkpoints import load
-from balance_hil.training.trainer import train
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
@@ -256,7 +256,7 @@ def test_a_runs_folder_that_cannot_be_made_is_named(tiny, tmp_path):
     ("changes", "error", "message"),
     [
         ({"steps": 100}, UsageError, "nothing is left to do"),
-        ({"resume": "nowhere"}, CheckpointError, "no checkpoint"),
+        ({"resume": "nowhere"}, CheckpointError, "not a checkpoint"),
     ],
 )
 def test_what_cannot_be_resumed_is_named(resumable, tmp_path, changes, error, message):
@@ -266,5 +266,5 @@ def test_what_cannot_be_resumed_is_named(resumable, tmp_path, changes, error, me
 
 
 def test_resume_and_config_do_not_go_together(resumable, tiny):
-    with pytest.raises(UsageError, match="do not go together"):
+    with pytest.raises(UsageError, match="exclude each other"):
         train(replace(resumable, config=tiny.config))

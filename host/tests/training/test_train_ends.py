@@ -18,8 +18,8 @@ from balance_hil.errors import (
     SimulationDivergedError,
     TrainingError,
 )
+from balance_hil.training import train
 from balance_hil.training.checkpoints import load
-from balance_hil.training.trainer import train
 
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
@@ -93,10 +93,10 @@ def test_weights_that_are_not_finite_reach_no_file(tiny, monkeypatch):
 def test_a_full_disk_is_not_taken_for_a_divergence(tiny, monkeypatch):
     from balance_hil.training import checkpoints
 
-    def full(checkpoint, folder):
+    def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_save", full)
+    monkeypatch.setattr(checkpoints, "staging_folder", full)
     with pytest.raises(CheckpointError, match=r"cannot write .*: No space left"):
         train(tiny)
 

@@ -10,7 +10,7 @@ from balance_hil.envs import register
 from balance_hil.envs.balance.catalog import CATALOG
 from balance_hil.envs.balance.config import EPISODE_STEPS, BalanceConfig
 from balance_hil.errors import UnknownEnvironmentError
-from balance_hil.files import did_you_mean
+from balance_hil.files import require_known
 
 __all__ = ["CATALOG", "EPISODE_STEPS", "BalanceConfig", "config_for", "make"]
 register()
@@ -18,11 +18,7 @@ register()
 
 def config_for(environment: str) -> BalanceConfig:
     """Settings of a balance environment. Raises UnknownEnvironmentError."""
-    if environment not in CATALOG:
-        raise UnknownEnvironmentError(
-            f"{environment!r} is no environment of the balance robot" + did_you_mean(environment, CATALOG),
-            f"they are: {', '.join(CATALOG)}",
-        )
+    require_known(environment, CATALOG, "environment of the balance robot:", error=UnknownEnvironmentError)
     return CATALOG[environment]
 
 

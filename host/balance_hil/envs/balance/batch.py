@@ -61,7 +61,7 @@ class BalanceBatch:
     def reset(
         self, index: int, seed: int | np.random.SeedSequence | None = None, options: Mapping[str, Any] | None = None
     ) -> Observation:
-        """Starts episode ``index`` anew and returns its first observation, float32 [6].
+        """Starts episode ``index`` and returns its first observation, float32 [6].
 
         Without a seed the episode continues the random stream of the one before.
 
@@ -69,11 +69,11 @@ class BalanceBatch:
             UsageError: an unknown option or a value out of range.
         """
         if seed is not None:
-            self._rngs[index] = np.random.Generator(np.random.PCG64(seed))  # what gymnasium makes of a seed
+            self._rngs[index] = np.random.Generator(np.random.PCG64(seed))  # as Gymnasium seeds its generator
         self._log.start(index, self._rngs[index], options)
         tilt_rad = self._tasks[index].reset(self._rngs[index], options)
         if self._robots:
-            self._robots[index].draw(self._rngs[index], self._plants[index])
+            self._robots[index].sample(self._rngs[index], self._plants[index])
         self._batch.reset(self._all[index : index + 1], stage=_NO_STAGE)
         self._qpos[index] = start_pose(self._model.qpos0, tilt_rad)
         if self._robots:
@@ -156,7 +156,7 @@ class BalanceBatch:
         return outcomes
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: a batch holds no resources."""
 
     def _make_robots(self) -> list[Robot]:
         """A robot for every episode; none when all are the nominal one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,8 +67,8 @@ class BalanceConfig:
     noise: SensorNoise = field(default_factory=SensorNoise)
     reward: RewardWeights = field(default_factory=RewardWeights)
     options: RobotOptions = NOMINAL  # how the robot differs from the nominal one
-    # For training. The range of the observation as the end of an episode: out there the policy sees and the reward says nothing,
-    # and a policy that spins stays there.
+    # For training. The range of the observation as the end of an episode: beyond it neither observation nor reward changes, and a
+    # policy that spins stays there.
     end_out_of_range: bool = False  # of speed error and wheel-speed-difference error
     fall_penalty: float = 0.0  # taken from the reward of the step that ends in a fall
 
@@ -103,17 +103,27 @@ class BalanceConfig:
             ("wheel_left_speed_step", "rad/s", self.wheel_speed_step_rad_s),
             ("wheel_right_speed_step", "rad/s", self.wheel_speed_step_rad_s),
         )
-        return PolicySpec(
-            environment=environment,
-            observation=_signals(observation),
-            action=_signals(action),
-            control_period_s=self.control_period_s,
-            action_map=ActionMap.of_box(-np.ones(len(action), np.float32), np.ones(len(action), np.float32)),
-            episode_steps=EPISODE_STEPS,
-        )
+        return scaled_spec(environment, observation, action, self.control_period_s, EPISODE_STEPS)
 
 
-def _signals(rows: tuple[tuple[str, str, float], ...]) -> tuple[Signal, ...]:
-    return tuple(
-        Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows)
+def scaled_spec(
+    environment: str,
+    observation: Iterable[tuple[str, str, float]],
+    action: Iterable[tuple[str, str, float]],
+    control_period_s: float,
+    episode_steps: int = 0,
+) -> PolicySpec:
+    """A table whose numbers all lie within -1..1, from rows of name, unit, and physical value of 1.0."""
+    signals = [
+        tuple(Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows))
+        for rows in (observation, action)
+    ]
+    ones = np.ones(len(signals[1]), np.float32)
+    return PolicySpec(
+        environment=environment,
+        observation=signals[0],
+        action=signals[1],
+        control_period_s=control_period_s,
+        action_map=ActionMap.of_box(-ones, ones),
+        episode_steps=episode_steps,
     )

@@ -1,4 +1,4 @@
-"""An episode that went wrong, so that it can be run again bit for bit: where it started, and every action since."""
+"""A failed episode as a repro: its start and every action since, to run it again bit for bit."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def load(path: Path) -> CrashRepro:
     """Reads what ``CrashRepro.to_arrays`` wrote.
 
     Raises:
-        RecordingError: no such file, or none of ours.
+        RecordingError: no such file, or not one of this program.
         UsageError: the file holds no episode: the weights were at fault, not the simulation.
     """
     hint = "it is the diverged.npz in the folder of a training or an evaluation, in runs/"
     try:
         arrays = read_npz(path)
         if _TEXT not in arrays:
-            raise UsageError(f"{path} holds no episode to run again: not the simulation went wrong but the weights", "train anew")
+            raise UsageError(f"{path} contains no episode to run again: the weights diverged, not the simulation", "train again")
         facts, actions = parse_json(str(arrays[_TEXT])), arrays[_ACTIONS]
         if facts.pop("format") != _FORMAT:
             raise KeyError("format")
@@ -108,4 +108,4 @@ def load(path: Path) -> CrashRepro:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         if isinstance(exc, UsageError):
             raise
-        raise RecordingError(f"{path} is no episode that can be run again: {exc}", hint) from exc
+        raise RecordingError(f"{path} is not an episode that can be run again: {exc}", hint) from exc

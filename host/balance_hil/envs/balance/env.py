@@ -31,11 +31,6 @@ from balance_hil.settings import settings_from_dict
 Float32Array = NDArray[np.float32]
 
 
-def spaces() -> tuple[gym.spaces.Box[Any], gym.spaces.Box[Any]]:
-    """Observation space, float32 [6], and action space, float32 [2], both within +-1."""
-    return gym.spaces.Box(-1.0, 1.0, (N_OBS,), np.float32), gym.spaces.Box(-1.0, 1.0, (N_ACT,), np.float32)
-
-
 class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     r"""A two-wheeled robot that has to stay upright on flat ground while it follows a speed and a yaw target.
 
@@ -59,12 +54,12 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | 2   | speed of the left wheel                                | -1  | 1   | 80 rad/s  | wheel_left  | speed (rad/s) |
     | 3   | speed of the right wheel                               | -1  | 1   | 80 rad/s  | wheel_right | speed (rad/s) |
     | 4   | speed error: target minus mean wheel speed             | -1  | 1   | 60 rad/s  | both wheels | speed (rad/s) |
-    | 5   | yaw error: target minus (right minus left wheel speed) | -1  | 1   | 40 rad/s  | both wheels | speed (rad/s) |
+    | 5   | wheel-speed-difference error: target - (right - left)  | -1  | 1   | 40 rad/s  | both wheels | speed (rad/s) |
 
     ## Rewards
-    With speed error $e$, yaw error $y$, action $a$, change of action $\Delta a$, pitch $p$, counted from the one at which the
-    center of mass is over the axle, and the lean that the speed error asks for, $l = clip(0.005 e, \pm 0.15)$, all of the true
-    state, one step gives the sum of
+    With speed error $e$, wheel-speed-difference error $y$, action $a$, change of action $\Delta a$, pitch $p$, counted from the
+    one at which the center of mass is over the axle, and the lean for the speed error, $l = clip(0.005 e, \pm 0.15)$, all of the
+    true state, one step gives the sum of
 
     | Term        | Value                                                  |
     |-------------|--------------------------------------------------------|
@@ -147,7 +142,8 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         self.physics_timestep_s = self.config.physics_timestep_s
         self.substeps = self.config.substeps_per_step
         self.control_period_s = self.config.control_period_s
-        self.observation_space, self.action_space = spaces()
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (N_OBS,), np.float32)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (N_ACT,), np.float32)
         self.render_mode = render_mode
         nominal = load_model(self.config, looks=render_mode is not None)
         self.robot = None if self.config.options.is_nominal else Robot(self.config.options, self.config, nominal)
@@ -173,7 +169,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         self._between_steps = True
         tilt_rad = self._task.reset(self.np_random, options)
         if self.robot is not None:
-            self.robot.draw(self.np_random, self._plant)
+            self.robot.sample(self.np_random, self._plant)
         mujoco.mj_resetData(self.model, self.data)
         self._qpos[:] = start_pose(self.model.qpos0, tilt_rad)
         if self.robot is not None:

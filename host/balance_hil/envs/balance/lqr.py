@@ -1,8 +1,8 @@
-"""The classical baseline: a linear-quadratic regulator in the form of a policy.
+"""A linear-quadratic regulator as a policy.
 
 The gain comes from the linearized simulator and the discrete algebraic Riccati equation, in milliseconds and without an
-episode. The speed error is limited before it is fed back, so that a far target asks for a bounded lean. All of that is written
-as two small dense layers, so that everything made for learned policies (export, boards, comparison) takes it as it is.
+episode. The speed error is limited before it is fed back, so that a far target gives a bounded lean. All of that is written
+as two small dense layers, so that it is exported, run and compared as learned policies are.
 """
 
 from __future__ import annotations
@@ -76,11 +76,8 @@ def limited_actor(design: LqrConfig, config: BalanceConfig) -> Layers:
     hidden[range(len(observed)), observed] = 1.0
     output = gain[:, observed] * (1.0, 1.0, 1.0, 1.0, -1.0)
     constant = -gain[:, [0, 1, 5]].sum(axis=1) - limit * gain[:, 4]
-    return [(_float32(hidden), _float32(offsets)), (_float32(output), _float32(constant))]
-
-
-def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    return values.astype(np.float32)
+    dense = ((hidden, offsets), (output, constant))
+    return [(weights.astype(np.float32), biases.astype(np.float32)) for weights, biases in dense]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +13,13 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.envs.balance.config import SensorNoise
+from balance_hil.envs.balance.config import SensorNoise, scaled_spec
 from balance_hil.envs.balance.options import N_SAMPLED, NOMINAL, RobotOptions, fixed, options_from_dict
-from balance_hil.envs.balance.plant import MODEL_FIELDS, write_motor
+from balance_hil.envs.balance.plant import MODEL_FIELDS, read_model, write_motor
 from balance_hil.envs.balance.rendering import OffscreenView
+from balance_hil.envs.balance.task import checked_reset_options
 from balance_hil.errors import ConfigError, NonFiniteInputError, SimulationDivergedError, UsageError
-from balance_hil.spec import ActionMap, PolicySpec, Signal
+from balance_hil.spec import PolicySpec
 
 MOTOR_STAND = "balance/MotorStand-v0"
 N_OBS, N_ACT = 2, 3
@@ -50,27 +49,19 @@ class MotorStandConfig:
 
     def policy_spec(self, environment: str) -> PolicySpec:
         """Signal tables."""
-        speeds = [
-            ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s),
-            ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s),
-        ]
-        commands = [
-            ("wheel_left_speed_command", "rad/s", self.command_scale_rad_s),
-            ("wheel_right_speed_command", "rad/s", self.command_scale_rad_s),
-            ("drive", "1", 1.0),
-        ]
-        return PolicySpec(
-            environment=environment,
-            observation=_signals(speeds),
-            action=_signals(commands),
-            control_period_s=self.control_period_s,
-            action_map=ActionMap.of_box(-np.ones(N_ACT, np.float32), np.ones(N_ACT, np.float32)),
+        speed, command = self.wheel_speed_scale_rad_s, self.command_scale_rad_s
+        commands = [(f"wheel_{side}_speed_command", "rad/s", command) for side in ("left", "right")]
+        return scaled_spec(
+            environment,
+            [("wheel_left_speed", "rad/s", speed), ("wheel_right_speed", "rad/s", speed)],
+            [*commands, ("drive", "1", 1.0)],
+            self.control_period_s,
         )
 
 
 @cache
 def _load_model(config: MotorStandConfig, looks: bool) -> mujoco.MjModel:
-    spec = mujoco.MjSpec.from_string((resources.files("balance_hil.envs.balance") / "assets" / config.model).read_text())
+    spec = read_model(config.model)
     spec.compiler.discardvisual = not looks
     spec.option.timestep = config.physics_timestep_s
     robot = spec.body("robot")
@@ -157,7 +148,7 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
         """Starts a recording. Raises UsageError on an unknown option or a load out of range."""
         super().reset(seed=seed)
-        load = _load(options or {})
+        load = checked_reset_options(options or {}, {"load_kg_m2": (0.0, MAX_LOAD_KG_M2)}).get("load_kg_m2", 0.0)
         sampled = self.options.sampled(self.np_random.random(N_SAMPLED).tolist())
         values = {name: getattr(self.model, name) for name in MODEL_FIELDS}
         for name, value in values.items():  # the episode before left its load, and perhaps motors that coast
@@ -208,12 +199,6 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
         return scaled, {"wheel_speed_rad_s": true.tolist(), "measured_rad_s": measured.tolist(), "torque_nm": torque}
 
 
-def _signals(rows: list[tuple[str, str, float]]) -> tuple[Signal, ...]:
-    return tuple(
-        Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows)
-    )
-
-
 def _checked(options: RobotOptions | Mapping[str, Any]) -> RobotOptions:
     """Options that mean something on a stand. Raises ConfigError."""
     checked = options if isinstance(options, RobotOptions) else options_from_dict(options)
@@ -226,16 +211,3 @@ def _checked(options: RobotOptions | Mapping[str, Any]) -> RobotOptions:
     if checked.motor.lag_s != 0.0 or checked.motor.dead_band_rad_s != 0.0:
         raise ConfigError(f"{MOTOR_STAND} has no lag_s and no dead_band_rad_s", "leave them out")
     return checked
-
-
-def _load(options: Mapping[str, Any]) -> float:
-    for key in options:
-        if key != "load_kg_m2":
-            raise UsageError(f"unknown reset option {key!r}, did you mean 'load_kg_m2'?", "reset options are: load_kg_m2")
-    try:
-        load = float(options.get("load_kg_m2", 0.0))
-    except (TypeError, ValueError):
-        load = math.nan
-    if not 0.0 <= load <= MAX_LOAD_KG_M2:
-        raise UsageError(f"reset option load_kg_m2 is {options['load_kg_m2']!r}", f"give a number within 0..{MAX_LOAD_KG_M2:g}")
-    return load

@@ -18,22 +18,69 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from balance_hil.envs.balance.quantities import OPTIONS_HINT, Limits, check_quantity
-from balance_hil.envs.balance.quantities import Quantity as Quantity
-from balance_hil.envs.balance.quantities import Uniform as Uniform
-from balance_hil.envs.balance.quantities import fixed as fixed
-from balance_hil.envs.balance.quantities import pick as pick
 from balance_hil.errors import ConfigError
-from balance_hil.files import did_you_mean, read_yaml
+from balance_hil.files import read_yaml, require_known
 
 MAX_DELAY_STEPS = 50
 SIDES = ("front", "back", "left", "right")
+OPTIONS_HINT = "the options and their units: docs/environments.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """A range from which a quantity is sampled; both ends belong to it."""
+
+    low: float
+    high: float
+
+    def at(self, u: float) -> float:
+        """The value at the fraction ``u``, 0..1, of the range."""
+        return min(self.high, max(self.low, self.low + u * (self.high - self.low)))  # rounding may step outside
+
+
+Quantity = float | Uniform
+
+
+class Limits(NamedTuple):
+    """What a quantity may be; ``whole`` numbers only, ``None`` where that leaves it to the model."""
+
+    low: float
+    high: float
+    whole: bool = False
+    optional: bool = False
+
+
+def pick(value: Quantity | None, u: float, *, whole: bool = False) -> float:
+    """A quantity's value: itself, or where ``u``, 0 <= u < 1, falls in its range."""
+    if isinstance(value, Uniform):
+        return math.floor(value.low + u * (value.high - value.low + 1.0)) if whole else value.at(u)
+    return cast(float, value)
+
+
+def fixed(value: Quantity | None) -> float:
+    """A quantity that has been sampled, as the number that it is."""
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def check_quantity(value: Any, limits: Limits, name: str) -> None:
+    """Raises ConfigError for an unknown quantity or a value out of its limits."""
+    if value is None and limits.optional:
+        return
+    ends = (value.low, value.high) if isinstance(value, Uniform) else (value,)
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, int | float) or not limits.low <= end <= limits.high:
+            raise ConfigError(f"option {name!r} is {end!r}, it must be within {limits.low:g}..{limits.high:g}", OPTIONS_HINT)
+        if limits.whole and end != int(end):
+            raise ConfigError(f"option {name!r} is {end!r}, it must be a whole number", OPTIONS_HINT)
+    if ends[0] > ends[-1]:
+        raise ConfigError(f"the range of option {name!r} is upside down: {ends[0]:g} to {ends[-1]:g}", "write [low, high]")
 
 
 def _quantity(default: Quantity | None, low: float, high: float = math.inf, *, whole: bool = False) -> Any:
@@ -140,7 +187,8 @@ class RobotOptions:
         for group, name, limits in _quantities():
             check_quantity(getattr(getattr(self, group), name), limits, f"{group}.{name}")
         for group in ("pushes", "blocks"):
-            _check_sides(getattr(self, group).sides, f"{group}.sides")
+            for side in getattr(self, group).sides:
+                require_known(side, SIDES, "side", f" in '{group}.sides'")
 
     @property
     def is_nominal(self) -> bool:
@@ -176,37 +224,28 @@ class RobotOptions:
 
 
 def options_from_dict(values: Mapping[str, Any], base: RobotOptions | None = None, name: str = "options") -> RobotOptions:
-    """Options from plain types, on top of ``base`` (default: the nominal robot).
-
-    Args:
-        values: groups of quantities; a range is a list of two numbers.
-        base: the defaults for keys that ``values`` omits.
-        name: what the message of an error calls the source.
+    """Options from groups of quantities, a range being [low, high], on top of ``base`` (default: the nominal robot).
 
     Raises:
-        ConfigError: an unknown key, a wrong type or a value out of range; the message names the key.
+        ConfigError: an unknown key, a wrong type or a value out of range; the message names the key, and the source by ``name``.
     """
     options = base or NOMINAL
     groups = {}
     for group, content in values.items():
-        _check_key(group, [f.name for f in fields(RobotOptions)], "", name)
+        require_known(group, [f.name for f in fields(RobotOptions)], "option", f" in {name}")
         if not isinstance(content, Mapping):
             raise ConfigError(f"{group!r} of {name} is {content!r}, it must be a table of keys and values", OPTIONS_HINT)
         known = [f.name for f in fields(getattr(options, group))]
         changes = {}
         for key, value in content.items():
-            _check_key(key, known, f"{group}.", name)
+            require_known(key, known, "option", f" in {name}", prefix=f"{group}.")
             changes[key] = _read_value(value, key, f"{group}.{key}")
         groups[group] = dataclasses.replace(getattr(options, group), **changes)
     return dataclasses.replace(options, **groups)
 
 
 def load_options(path: Path, base: RobotOptions | None = None) -> RobotOptions:
-    """Options from a YAML file, on top of ``base``: an environment's own, or by default the nominal robot.
-
-    Raises:
-        ConfigError: no such file, not YAML, an unknown key, a wrong type or a value out of range.
-    """
+    """Options from a YAML file; see ``options_from_dict``. Raises ConfigError."""
     return options_from_dict(read_yaml(path, OPTIONS_HINT), base, str(path))
 
 
@@ -214,7 +253,7 @@ def options_between(start: RobotOptions, end: RobotOptions, share: float) -> Rob
     """Options on the way from ``start`` (share 0) to ``end`` (1): both ends of every range move linearly.
 
     Raises:
-        ConfigError: a quantity is the model's own at one of the ends, so that nothing lies between.
+        ConfigError: a quantity is the model's own at one of the ends, so that it cannot be interpolated.
     """
     if share in (0.0, 1.0):
         return end if share else start
@@ -247,14 +286,12 @@ def _between(easy: Quantity | None, hard: Quantity | None, share: float, limits:
 @cache
 def _quantities() -> tuple[tuple[str, str, Limits], ...]:
     """(group, name, limits) of every quantity."""
-    return tuple(_iterate_quantities())
-
-
-def _iterate_quantities() -> Iterator[tuple[str, str, Limits]]:
-    for group in fields(RobotOptions):
-        for each in fields(cast(Any, group.default)):
-            if "limits" in each.metadata:
-                yield group.name, each.name, each.metadata["limits"]
+    return tuple(
+        (group.name, each.name, each.metadata["limits"])
+        for group in fields(RobotOptions)
+        for each in fields(cast(Any, group.default))
+        if "limits" in each.metadata
+    )
 
 
 _PER_EVENT = {("pushes", "impulse_n_s"), ("pushes", "interval_s"), ("blocks", "speed_m_s"), ("blocks", "interval_s")}
@@ -263,14 +300,6 @@ _PER_EVENT = {("pushes", "impulse_n_s"), ("pushes", "interval_s"), ("blocks", "s
 @cache
 def _sampled_per_reset() -> tuple[tuple[str, str, Limits], ...]:
     return tuple(quantity for quantity in _quantities() if quantity[:2] not in _PER_EVENT)
-
-
-def _check_key(key: Any, known: list[str], prefix: str, name: str) -> None:
-    if key not in known:
-        raise ConfigError(
-            f"unknown option {prefix + str(key)!r} in {name}" + did_you_mean(key, known, prefix),
-            f"known are: {', '.join(prefix + each for each in known)}",
-        )
 
 
 def _read_value(value: Any, key: str, name: str) -> Any:
@@ -290,15 +319,6 @@ def _number(value: Any, name: str) -> float:
         return float(value)  # YAML reads 1e-3, without a point, as text
     except (TypeError, ValueError):
         raise ConfigError(f"option {name!r} holds {value!r}, it must be a number or a range [low, high]", OPTIONS_HINT) from None
-
-
-def _check_sides(sides: Any, name: str) -> None:
-    for side in sides:
-        if side not in SIDES:
-            raise ConfigError(
-                f"unknown side {side!r} in {name!r}" + did_you_mean(side, SIDES),
-                f"sides are: {', '.join(SIDES)}",
-            )
 
 
 def _plain(value: Any) -> Any:

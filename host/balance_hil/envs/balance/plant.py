@@ -19,7 +19,6 @@ from balance_hil.envs.balance.options import NOMINAL, MotorOptions, RobotOptions
 Array = NDArray[Any]
 
 BODY = 1  # the robot's chassis; its wheels follow
-WHEEL_BODIES = slice(2, 4)
 ROBOT_BODIES = slice(1, 4)
 WHEEL_DOFS = slice(6, 8)
 FLOOR = "floor"
@@ -79,14 +78,18 @@ class ModelVariant:
             _add_block(spec, self.block_size_m)
 
 
+def read_model(name: str = "balance.xml") -> mujoco.MjSpec:
+    """The robot as its MJCF file has it, not yet compiled."""
+    return mujoco.MjSpec.from_string((resources.files("balance_hil.envs.balance") / "assets" / name).read_text())
+
+
 @cache
 def load_model(config: BalanceConfig, looks: bool) -> mujoco.MjModel:
     """The compiled MuJoCo model of a configuration and of what its options need. Shared: treat it as read-only.
 
     Without ``looks`` everything that is only seen is left out, which makes a step a sixth faster and changes no number.
     """
-    path = resources.files("balance_hil.envs.balance") / "assets" / config.model
-    spec = mujoco.MjSpec.from_string(path.read_text())
+    spec = read_model(config.model)
     spec.compiler.discardvisual = not looks
     spec.option.timestep = config.physics_timestep_s
     ModelVariant.of(config.options).apply(spec)

@@ -1,4 +1,4 @@
-"""One robot that is not the nominal one: draws it anew at every reset, and stands between task and physics."""
+"""A robot that differs from the nominal one: samples it at every reset, and stands between task and physics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Robot:
 
     def __init__(self, options: RobotOptions, config: BalanceConfig, nominal: mujoco.MjModel) -> None:
         self.options = options
-        self._next = options  # what the next reset draws from
+        self._next = options  # what the next reset samples from
         self.sampled = options  # of the present episode: without ranges, but for those of pushes and blocks
         self.sensors = Sensors(config.noise, config.control_period_s)
         self._nominal = nominal
@@ -36,7 +36,7 @@ class Robot:
         self._adopt(options)
 
     def change(self, options: RobotOptions) -> None:
-        """Draws from other options from the next reset on. They must need no more of the model than those given at first."""
+        """Samples from other options from the next reset on. They must need no more of the model than those given at first."""
         self._next = options
 
     def _adopt(self, options: RobotOptions) -> None:
@@ -44,8 +44,8 @@ class Robot:
         self._pushes = Pushes(options.pushes, self._period_s) if options.pushes.impulse_n_s != 0.0 else None
         self._blocks = Blocks(options.blocks, self._period_s) if options.blocks.sides else None
 
-    def draw(self, rng: np.random.Generator, plant: Plant | None) -> None:
-        """First half of a reset: draws the robot and writes its model. The simulation's state is lost."""
+    def sample(self, rng: np.random.Generator, plant: Plant | None) -> None:
+        """First half of a reset: samples the robot and writes its model. The simulation's state is lost."""
         if self._next is not self.options:
             self._adopt(self._next)
         quantities, sensors, pushes, blocks = rng.spawn(4)
@@ -71,7 +71,7 @@ class Robot:
             self._blocks.reset(plant, self.sampled.blocks, blocks)
 
     def command(self, speed: float) -> float:
-        """The commanded wheel speed that the motor driver makes of one, rad/s."""
+        """The wheel speed that the motor driver applies for a commanded one, rad/s."""
         return 0.0 if abs(speed) < self._dead_band else speed
 
     def before_physics(self, plant: Plant) -> None:

@@ -14,12 +14,7 @@ Measurement = tuple[float, float, float, float]  # pitch rad, pitch rate, wheel 
 
 
 class Sensors:
-    """Sensors and delays of one robot. ``reset``, then ``measure`` once per control step.
-
-    Args:
-        noise: white noise of the environment, which the options scale.
-        control_period_s: time between two measurements.
-    """
+    """Sensors and delays of one robot. ``reset``, then ``measure`` once per control step. The options scale ``noise``."""
 
     def __init__(self, noise: SensorNoise, control_period_s: float) -> None:
         self._base = noise
@@ -56,13 +51,7 @@ class Sensors:
         return self._actions.pop(0)
 
     def measure(self, true: Measurement, qpos: list[float], white: list[float]) -> Measurement:
-        """The controller's observation in this control step.
-
-        Args:
-            true: the state.
-            qpos: the simulator's positions, for the wheel angles.
-            white: four standard normal numbers.
-        """
+        """The measurement that reaches the controller in this control step; ``white`` are four standard normal numbers."""
         pitch, rate, left, right = true
         if self._walk:
             self._gyro_bias += self._walk * float(self._rng.standard_normal())

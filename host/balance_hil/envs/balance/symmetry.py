@@ -1,11 +1,9 @@
-"""The robot's images of itself. Sideways: left and right wheel change places, the wheel-speed difference changes its sign.
+"""The symmetries of the robot. Sideways: left and right wheel change places, the wheel-speed difference changes its sign.
 Forward and backward: every signal and every action changes its sign. And both.
 
-So every step that was made is also known to happen in three other ways, and an algorithm can learn from all of them (symmetry
-augmentation). Without the first the actor keeps a small preference for one side for long, which is a steady yaw error; without
-the second for one direction, in which it runs away.
-
-A robot whose mass is off its middle is no image of itself: there the environment has to sample the offset evenly to both sides.
+An algorithm learns from each step and its three images (symmetry augmentation). Without the first image the actor keeps a small
+preference for one side, which is a steady wheel-speed-difference error; without the second, for one direction, in which it runs
+away. A robot whose mass is off center is not symmetric: its environment has to sample the offset evenly to both sides.
 """
 
 from __future__ import annotations

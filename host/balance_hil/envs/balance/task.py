@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.robot import Robot
 from balance_hil.errors import NonFiniteInputError, SimulationDivergedError, UsageError
-from balance_hil.files import did_you_mean
+from balance_hil.files import require_known
 
 N_OBS = 6
 N_ACT = 2
 REWARD_TERMS = ("alive", "speed", "yaw", "lean", "action_rate", "action_size")
-RESET_OPTIONS = ("tilt_rad", "speed_target_rad_s", "wheel_speed_difference_target_rad_s")
 
 # Layout of the state in envs/assets/balance.xml: free joint (position, quaternion wxyz; velocity, body-frame angular
 # velocity), then the left and the right wheel.
@@ -88,13 +87,19 @@ class BalanceTask:
         Raises:
             UsageError: ``options`` has an unknown key or a value out of range.
         """
-        self._fixed = _checked_options(options or {}, self.config)
+        speed = self.config.command_limit_rad_s
+        limits = {
+            "tilt_rad": self.config.fall_pitch_rad,
+            "speed_target_rad_s": speed,
+            "wheel_speed_difference_target_rad_s": speed,
+        }
+        self._fixed = checked_reset_options(options or {}, {name: (-limit, limit) for name, limit in limits.items()})
         self._rng = rng
         self._command_left = self._command_right = 0.0
         self._action = self._previous_action = (0.0, 0.0)
         # Everything is sampled whether or not it is fixed, so that fixing one thing leaves the others as they were.
         tilt = rng.uniform(-self.config.start_tilt_rad, self.config.start_tilt_rad)
-        self._draw_targets()
+        self._sample_targets()
         if self._moving:
             self._steps_to_balance = self._balance_first
             self._goals = (self._speed_target, self._wheel_speed_difference_target)
@@ -103,12 +108,7 @@ class BalanceTask:
         return float(self._fixed.get("tilt_rad", tilt))
 
     def apply_action(self, action: Sequence[float] | NDArray[np.floating[Any]], left: float, right: float) -> tuple[float, float]:
-        """Moves the commanded wheel speeds by one action and returns them (left, right), rad/s.
-
-        Args:
-            action: float [2], clipped to +-1.
-            left: measured speed of the left wheel, rad/s.
-            right: measured speed of the right wheel, rad/s.
+        """Moves the commanded wheel speeds by one action, float [2], and returns them; all speeds are (left, right), rad/s.
 
         Raises:
             NonFiniteInputError: the action is NaN or infinite.
@@ -175,7 +175,7 @@ class BalanceTask:
         if self._moving:
             self._move_targets()
         elif self._steps_to_new_targets <= 0:
-            self._draw_targets()
+            self._sample_targets()
         observation, info = self.observe(qpos, qvel)
         pitch = info["pitch_rad"]
         reward = self._reward(pitch, info)
@@ -188,7 +188,7 @@ class BalanceTask:
             terminated = abs(speed_error) > self._scales[3] or abs(difference_error) > self._scales[4]
         return observation, reward, terminated, False, info
 
-    def _draw_targets(self) -> None:
+    def _sample_targets(self) -> None:
         c = self.config
         speed, yaw, hold = self._rng.random(3).tolist()
         self._speed_target = self._fixed.get("speed_target_rad_s", (2.0 * speed - 1.0) * c.speed_target_rad_s)
@@ -205,7 +205,7 @@ class BalanceTask:
             return
         speed, yaw = self._speed_target, self._wheel_speed_difference_target
         if self._steps_to_new_targets <= 0:
-            self._draw_targets()
+            self._sample_targets()
             self._goals = (self._speed_target, self._wheel_speed_difference_target)
         speed_slew, yaw_slew = self._slew
         self._speed_target = speed + min(speed_slew, max(-speed_slew, self._goals[0] - speed))
@@ -237,7 +237,7 @@ class BalanceTask:
 def _two_numbers(action: Sequence[float] | NDArray[np.floating[Any]]) -> tuple[float, float]:
     values = action.tolist() if isinstance(action, np.ndarray) else action
     if len(values) != N_ACT:
-        raise UsageError(f"an action has {N_ACT} elements, this one has {len(values)}", "see the action table in envs/balance.py")
+        raise UsageError(f"an action has {N_ACT} elements, this one has {len(values)}", "see its table: docs/environments.md")
     left, right = values
     if not math.isfinite(left + right):
         raise NonFiniteInputError(f"the action is not finite: [{left}, {right}]", "check the policy that produced it")
@@ -258,24 +258,16 @@ def _measure(qpos: list[float], qvel: list[float]) -> tuple[float, float, float,
     return pitch, rate, left, right
 
 
-def _checked_options(options: Mapping[str, Any], config: BalanceConfig) -> dict[str, float]:
-    limits = {
-        "tilt_rad": config.fall_pitch_rad,
-        "speed_target_rad_s": config.command_limit_rad_s,
-        "wheel_speed_difference_target_rad_s": config.command_limit_rad_s,
-    }
+def checked_reset_options(options: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The options of a reset as numbers. Raises UsageError on an unknown one, or one outside its ``limits``."""
     checked: dict[str, float] = {}
     for key, value in options.items():
-        if key not in limits:
-            raise UsageError(
-                f"unknown reset option {key!r}" + did_you_mean(key, limits),
-                f"reset options are: {', '.join(RESET_OPTIONS)}",
-            )
+        require_known(key, limits, "reset option", error=UsageError)
         try:
-            number = float(value)
+            checked[key] = float(value)
         except (TypeError, ValueError):
-            number = math.nan
-        if not abs(number) <= limits[key]:
-            raise UsageError(f"reset option {key} is {value!r}", f"give a number within +-{limits[key]:.3g}")
-        checked[key] = number
+            checked[key] = math.nan
+        low, high = limits[key]
+        if not low <= checked[key] <= high:
+            raise UsageError(f"reset option {key} is {value!r}", f"give a number within {low:.3g}..{high:.3g}")
     return checked

@@ -79,7 +79,7 @@ def _prove_dense(graph: TfliteGraph, step: Step, grid: tuple[QuantParams, int, i
     if any(tensor.zero_points):
         raise _broken(f"{name} has weights with a zero point")
     if np.any(weights % WEIGHT_STEP):
-        raise _broken(f"{name} has a weight that is no multiple of {WEIGHT_STEP}")
+        raise _broken(f"{name} has a weight that is not a multiple of {WEIGHT_STEP}")
     if np.any(bias % WEIGHT_STEP != BIAS_REMAINDER):
         raise _broken(f"{name} has a bias that is not {BIAS_REMAINDER} modulo {WEIGHT_STEP}")
     widest = max(INT8_MAX - given.zero_point, given.zero_point - INT8_MIN)
@@ -99,7 +99,7 @@ def _constant(graph: TfliteGraph, index: int) -> NDArray[np.int64]:
 def _exponent(scale: float, what: str) -> int:
     mantissa, exponent = np.frexp(scale)
     if mantissa != 0.5:
-        raise _broken(f"the scale of {what}, {scale:.6g}, is no power of two")
+        raise _broken(f"the scale of {what}, {scale:.6g}, is not a power of two")
     return int(exponent) - 1
 
 

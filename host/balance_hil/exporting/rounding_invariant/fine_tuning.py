@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import require
+from balance_hil.exporting.calibration import ActBatch, Float32Array
 from balance_hil.exporting.rounding_invariant.layout import (
     BIAS_REMAINDER,
     FIXED_OUTPUTS,
@@ -27,6 +28,11 @@ from balance_hil.exporting.rounding_invariant.layout import (
 from balance_hil.quantize import QuantParams, quantize
 
 FloatArray = NDArray[np.float64]
+RECORDED_ROWS = 6000
+STREAM = 2  # of the seed sequence; calibration is 0, held-out rows are 1
+_COPIES = 3  # of every recorded row, moved a little: the teacher labels as many as one likes
+_SPREAD = 0.025  # of those moves, standard deviation as a share of an input's range
+_UNIFORM_SHARE = 0.05
 _CHECKS = 40  # how often the network is validated; the best one is kept
 _BATCH = 512
 _LEARNING_RATE = 3e-3
@@ -37,8 +43,26 @@ _LEARNING_RATE_END = 3e-5
 class Samples:
     """Observations float32 [n, n_obs] and what the teacher does, float32 [n, n_act]."""
 
-    observations: NDArray[np.float32]
-    actions: NDArray[np.float32]
+    observations: Float32Array
+    actions: Float32Array
+
+
+def make_samples(teacher: ActBatch, recorded: Float32Array, calibration: Float32Array, seed: int) -> Samples:
+    """Inputs of the network and the teacher's outputs; the same seed gives the same ones.
+
+    Args:
+        teacher: the float network.
+        recorded: float32 [n, n_obs], normalized where the policy is; no row of the calibration.
+        calibration: float32 [m, n_obs], normalized likewise; gives the range of each input.
+        seed: of moves and uniform rows.
+    """
+    rng = np.random.default_rng([seed, STREAM, 0])
+    low, high = calibration.min(axis=0), calibration.max(axis=0)
+    moves = _SPREAD * (high - low)
+    moved = [np.clip(recorded + rng.normal(0.0, 1.0, recorded.shape) * moves, low, high) for _ in range(_COPIES)]
+    uniform = rng.uniform(low, high, (round(len(recorded) * _UNIFORM_SHARE), recorded.shape[1]))
+    observations: Float32Array = np.concatenate([recorded, *moved, uniform]).astype(np.float32)
+    return Samples(observations, teacher(observations))
 
 
 @dataclass(frozen=True)
@@ -80,18 +104,14 @@ class FakeQuantNetwork:
         dense = [i for i, step in enumerate(steps) if step.dense]
         inputs = [given, *grids]
         # Parameters are in units of their own step, so that one learning rate suits every layer.
-        self._weights = [
+        self.weights = [
             torch.tensor(w / (WEIGHT_STEP * np.ldexp(1.0, e))[:, np.newaxis], dtype=torch.float32, requires_grad=True)
             for w, e in zip(weights, exponents, strict=True)
         ]
-        self._biases = [
+        self.biases = [
             torch.tensor((b / np.ldexp(1.0, e + inputs[i].exponent)) / WEIGHT_STEP, dtype=torch.float32, requires_grad=True)
             for i, b, e in zip(dense, biases, exponents, strict=True)
         ]
-
-    def parameter_groups(self) -> tuple[list[Any], list[Any]]:
-        """Weights and biases, torch tensors."""
-        return self._weights, self._biases
 
     def output_codes(self, inputs: Any) -> Any:
         """Codes of the output, torch float32 [n, n_act] with gradient, for codes of the input [n, n_obs]."""
@@ -125,15 +145,15 @@ class FakeQuantNetwork:
         torch = self._torch
         with torch.no_grad():
             for index, layer in enumerate(layers):
-                self._weights[index].copy_(torch.from_numpy(layer.weights.astype(np.float32) / WEIGHT_STEP))
-                self._biases[index].copy_(torch.from_numpy(layer.bias.astype(np.float32) / WEIGHT_STEP))
+                self.weights[index].copy_(torch.from_numpy(layer.weights.astype(np.float32) / WEIGHT_STEP))
+                self.biases[index].copy_(torch.from_numpy(layer.bias.astype(np.float32) / WEIGHT_STEP))
             codes: NDArray[np.float32] = self.output_codes(torch.from_numpy(inputs.astype(np.float32))).numpy()
         return codes.astype(np.int8)
 
     def _codes(self, index: int) -> tuple[Any, Any]:
-        weight = self._round(self._torch.clamp(self._weights[index], -WEIGHT_LEVELS, WEIGHT_LEVELS))
+        weight = self._round(self._torch.clamp(self.weights[index], -WEIGHT_LEVELS, WEIGHT_LEVELS))
         offset = BIAS_REMAINDER / WEIGHT_STEP
-        bias = self._round(self._biases[index] - offset) + offset
+        bias = self._round(self.biases[index] - offset) + offset
         return weight * WEIGHT_STEP, bias * WEIGHT_STEP
 
     def _dense(self, index: int, centered: Any, grids: tuple[Grid, Grid]) -> Any:
@@ -192,9 +212,8 @@ def fine_tune(
         known, wanted = prepare(validation)
         before = best = rms()
         layers = network.codes()
-        weights, biases = network.parameter_groups()
         units = WEIGHT_LEVELS  # a weight of full scale: the learning rate is a fraction of it
-        optimizer = torch.optim.Adam([{"params": weights}, {"params": biases}], lr=_LEARNING_RATE * units)
+        optimizer = torch.optim.Adam([*network.weights, *network.biases], lr=_LEARNING_RATE * units)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: (_LEARNING_RATE_END / _LEARNING_RATE) ** (step / max(1, steps))
         )

@@ -89,15 +89,6 @@ class DenseCodes:
     exponents: NDArray[np.int64]  # [outputs], of the weight scales
 
 
-@dataclass(frozen=True)
-class ProofModel:
-    """Everything that is written into the flatbuffer. ``grids`` and ``layers`` follow the chain's steps and dense steps."""
-
-    input: Grid
-    grids: tuple[Grid, ...]
-    layers: tuple[DenseCodes, ...]
-
-
 def read_chain(graph: TfliteGraph) -> tuple[Step, ...]:
     """The operators of an int8 actor, each fed by the one before.
 

@@ -1,4 +1,4 @@
-"""An ordinary int8 model becomes a rounding-invariant one: grid, fine-tuning, flatbuffer, proof, trial."""
+"""Converts an ordinary int8 model to a rounding-invariant one: grid, fine-tuning, flatbuffer, proof, trial."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from numpy.typing import NDArray
 from balance_hil.checkpoint import Layer
 from balance_hil.checkpoint.actor import act_through
 from balance_hil.errors import ExportError
-from balance_hil.exporting.rounding_invariant.agreement import check_agreement
 from balance_hil.exporting.rounding_invariant.conditions import Proof, prove
 from balance_hil.exporting.rounding_invariant.fine_tuning import FakeQuantNetwork, FineTuned, Samples, fine_tune
-from balance_hil.exporting.rounding_invariant.flatbuffer import write_flatbuffer
-from balance_hil.exporting.rounding_invariant.layout import Grid, ProofModel, Step, read_chain
+from balance_hil.exporting.rounding_invariant.layout import DenseCodes, Grid, Step, read_chain
 from balance_hil.exporting.rounding_invariant.scales import choose_grids, choose_weight_exponents
 from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.runtimes import INT8_RUNTIME_NAMES
+from balance_hil.runtimes.tflite import TfliteInt8Runtime
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.tflite.codec import pack, unpack
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 FINE_TUNING_STEPS = 2000
 AGREEMENT_SAMPLES = 20_000
 _FORWARD_SAMPLES = 2_000
+_BLOCK_ROWS = 50_000
 
 
 @dataclass(frozen=True)
 class RoundingInvariant:
-    """A finished rounding-invariant model and how it came about. Errors are of actions against the float actor's."""
+    """A finished rounding-invariant model and how it was made. Errors are of actions against the float actor's."""
 
     model: bytes
     proof: Proof
@@ -59,7 +61,7 @@ def make_rounding_invariant(
     seed: int,
     progress: Callable[[float], None] = lambda done: None,
 ) -> RoundingInvariant:
-    """Makes the model, proves it and tries it.
+    """Makes the model, proves its conditions and compares the runtimes.
 
     Args:
         layers: of the float teacher.
@@ -79,7 +81,7 @@ def make_rounding_invariant(
     given, grids, network = _network(steps, layers, calibration)
     validation = Samples(calibration, act_through(layers, calibration))
     tuned = fine_tune(network, given, training, validation, steps=FINE_TUNING_STEPS, seed=seed, progress=progress)
-    model = write_flatbuffer(ordinary, graph, steps, ProofModel(given, grids, tuned.layers))
+    model = write_flatbuffer(ordinary, graph, steps, given, grids, tuned.layers)
     proof = prove(model)
     _check_forward(network, tuned, model, seed)
     differing = check_agreement(model, AGREEMENT_SAMPLES, seed)
@@ -121,3 +123,83 @@ def _check_forward(network: FakeQuantNetwork, tuned: FineTuned, model: bytes, se
             f"the fine-tuned network and the written model differ in {wrong} outputs of {_FORWARD_SAMPLES} inputs",
             "report this with the checkpoint attached",
         )
+
+
+def differing_outputs(model: bytes, samples: int, seed: int) -> dict[str, int]:
+    """How many of ``samples`` · n_act output values of each runtime are not TFLM's, for inputs uniform over all int8 codes."""
+    reference = TflmRuntime(model)
+    others = {name: TfliteInt8Runtime(name, model) for name in INT8_RUNTIME_NAMES if name != "tflm"}
+    counts = dict.fromkeys(others, 0)
+    rng = np.random.default_rng(seed)
+    for start in range(0, samples, _BLOCK_ROWS):
+        shape = (min(_BLOCK_ROWS, samples - start), reference.n_obs)
+        block = rng.integers(INT8_MIN, INT8_MAX + 1, shape).astype(np.int8)
+        expected = reference.infer_int8_batch(block)
+        for name, runtime in others.items():
+            counts[name] += int(np.count_nonzero(runtime.infer_int8_batch(block) != expected))
+    return counts
+
+
+def check_agreement(model: bytes, samples: int, seed: int) -> dict[str, int]:
+    """Like ``differing_outputs``; raises ExportError when anything differs."""
+    counts = differing_outputs(model, samples, seed)
+    if any(counts.values()):
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ExportError(
+            f"outputs of the rounding-invariant model differ from TFLM's on {samples} random inputs ({found})",
+            "report this with the installed versions: hil doctor",
+        )
+    return counts
+
+
+def write_flatbuffer(
+    ordinary: bytes,
+    graph: TfliteGraph,
+    steps: tuple[Step, ...],
+    given: Grid,
+    grids: tuple[Grid, ...],
+    layers: tuple[DenseCodes, ...],
+) -> bytes:
+    """The ordinary model with other constants and scales; operators, names and shapes stay as they are.
+
+    ``given`` is the grid of the input, ``grids`` and ``layers`` are those of the steps and dense steps.
+
+    Raises:
+        MissingExtraError: ``ai_edge_litert`` is not installed.
+    """
+    parsed = unpack(ordinary)
+    tensors = parsed.subgraphs[0].tensors
+    _set_grid(tensors[graph.input.index], given)
+    following = iter(layers)
+    for step, grid in zip(steps, grids, strict=True):
+        _set_grid(tensors[step.output], grid)
+        if step.dense:
+            layer = next(following)
+            scales = np.ldexp(1.0, layer.exponents)
+            kept = slice(None) if step.per_channel else slice(1)
+            _set_constant(parsed, tensors[step.weight], layer.weights, scales[kept])
+            _set_constant(parsed, tensors[step.bias], layer.bias, (scales * given.scale)[kept])
+        given = grid
+    return pack(parsed)
+
+
+def _set_grid(tensor: Any, grid: Grid) -> None:
+    _set_scales(tensor, np.array([grid.scale]))
+    tensor.quantization.zeroPoint = np.array([grid.zero_point], np.int64)
+
+
+def _set_constant(parsed: Any, tensor: Any, values: NDArray[Any], scales: NDArray[np.float64]) -> None:
+    _set_scales(tensor, scales)
+    buffer = type(parsed.buffers[0])()  # a new one: the converter lets equal constants share theirs
+    buffer.data = np.frombuffer(values.astype(values.dtype.newbyteorder("<")).tobytes(), np.uint8)
+    used = [t.buffer for t in parsed.subgraphs[0].tensors]
+    if used.count(tensor.buffer) == 1:
+        parsed.buffers[tensor.buffer] = buffer
+    else:
+        tensor.buffer = len(parsed.buffers)
+        parsed.buffers.append(buffer)
+
+
+def _set_scales(tensor: Any, scales: NDArray[np.float64]) -> None:
+    tensor.quantization.scale = scales.astype(np.float32)
+    tensor.quantization.min = tensor.quantization.max = None  # of the ordinary model; nothing reads them

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import balance_hil.envs.balance
+from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.envs.balance import CATALOG, config_for, make
 from balance_hil.envs.balance.config import BalanceConfig, SensorNoise
 from balance_hil.envs.balance.env import BalanceEnv
@@ -23,7 +24,6 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
-from balance_hil.training.trainer import keep_tensorflow_out
 
 NOISELESS = BalanceConfig(noise=SensorNoise(pitch_rad=0.0, pitch_rate_rad_s=0.0, wheel_speed_rad_s=0.0))
 STILL = {"tilt_rad": 0.0, "speed_target_rad_s": 0.0, "wheel_speed_difference_target_rad_s": 0.0}
@@ -307,7 +307,7 @@ def test_a_variant_needs_only_another_config():
     ("name", "guess"), [("balance/Balance-v1", "did you mean 'balance/Balance-v0'"), ("Balance-v0", "did you mean"), ("Pong", "")]
 )
 def test_an_unknown_environment_is_named(call, name, guess):
-    with pytest.raises(UnknownEnvironmentError, match=f"'{name}' is no environment of the balance robot.*{guess}"):
+    with pytest.raises(UnknownEnvironmentError, match=f"unknown environment of the balance robot: '{name}'.*{guess}"):
         call(name)
 
 

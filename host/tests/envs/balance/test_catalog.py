@@ -1,51 +1,18 @@
 """The environments against what is written about them."""
 
 import re
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from balance_hil.envs import ENTRY_POINTS
 from balance_hil.envs.balance import CATALOG, config_for, make
-from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.motor_stand import MOTOR_STAND, MotorStandConfig
 from balance_hil.envs.balance.options import NOMINAL, Uniform, _quantities
 
 ROOT = Path(__file__).parents[4]
 DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
-
-
-def docstring(environment):
-    module, name = ENTRY_POINTS[environment].split(":")
-    return getattr(import_module(module), name).__doc__
-
-
-def written(value):
-    if isinstance(value, Uniform):
-        return f"{value.low:g} to {value.high:g}"
-    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}"
-
-
-@pytest.mark.parametrize("environment", [e for e in CATALOG if e != "balance/Balance-v0"])
-def test_a_docstring_has_the_options_and_settings_of_its_environment(environment):
-    rows = dict(re.findall(r"\| `([\w.]+)` *\| ([^|]+?) +\|", docstring(environment)))
-    config = CATALOG[environment]
-    parent = BalanceConfig() if environment != "balance/BalanceBlocksFrontBack-v0" else CATALOG["balance/BalanceBlocks-v0"]
-    changed, values = set(), {}
-    for group, content in vars(config.options).items():
-        for key, value in vars(content).items():
-            values[f"{group}.{key}"] = value
-            if value != getattr(getattr(parent.options, group), key):
-                changed.add(f"{group}.{key}")
-    for key, value in vars(config).items():
-        values[key] = value
-        if key != "options" and value != getattr(parent, key):
-            changed.add(key)
-    assert changed <= rows.keys()
-    assert rows == {key: written(values[key]) for key in rows}
 
 
 @pytest.mark.parametrize("environment", CATALOG)

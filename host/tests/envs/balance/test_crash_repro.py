@@ -144,7 +144,7 @@ def test_an_episode_that_is_too_long_is_not_kept():
 
 def test_a_file_without_an_episode_is_refused(tmp_path):
     np.savez(tmp_path / "diverged.npz", qpos=np.zeros(3))
-    with pytest.raises(UsageError, match="holds no episode"):
+    with pytest.raises(UsageError, match="contains no episode"):
         load(tmp_path / "diverged.npz")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     for name in ("broken.npz", "none.npz"):

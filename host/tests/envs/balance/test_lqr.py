@@ -15,9 +15,9 @@ from balance_hil.errors import CheckpointError, ConfigError, UsageError
 from balance_hil.metrics import summarize
 from balance_hil.rollout import rollout
 from balance_hil.settings import settings_from_dict
+from balance_hil.training import train
 from balance_hil.training.config import read_layers
 from balance_hil.training.request import TrainingRequest
-from balance_hil.training.trainer import train
 
 CONFIG = envs.config_for("balance/Balance-v0")
 
@@ -137,7 +137,7 @@ def test_the_same_design_gives_the_same_bytes(designed, tmp_path):
 
 def test_options_of_learning_are_refused(designed):
     for option in ({"steps": 1000}, {"seed": 1}, {"resume": designed[0].output}):
-        with pytest.raises(UsageError, match=f"--{next(iter(option))} means nothing to lqr"):
+        with pytest.raises(UsageError, match=f"--{next(iter(option))} does not apply to lqr"):
             train(replace(designed[0], **option))
 
 

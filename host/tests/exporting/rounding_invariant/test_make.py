@@ -10,8 +10,8 @@ from balance_hil.checkpoint import Actor, Layer
 from balance_hil.errors import ExportError
 from balance_hil.exporting import ExportConfig, export, pipeline
 from balance_hil.exporting.rounding_invariant import fine_tuning, make, make_rounding_invariant, prove
-from balance_hil.exporting.rounding_invariant.agreement import check_agreement, differing_outputs
 from balance_hil.exporting.rounding_invariant.fine_tuning import Samples
+from balance_hil.exporting.rounding_invariant.make import check_agreement, differing_outputs
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.spec import ActionMap
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
@@ -169,11 +169,11 @@ def scale_tensor(which, factor):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (add_to_constant(1, 1), "weight that is no multiple of 4"),
+        (add_to_constant(1, 1), "weight that is not a multiple of 4"),
         (add_to_constant(2, 2), "bias that is not 2 modulo 4"),
         (add_to_constant(2, 1 << 25), "accumulators of up to"),
-        (scale_tensor(1, 1.1), "no power of two"),
-        (scale_tensor("output", 0.75), "no power of two"),
+        (scale_tensor(1, 1.1), "not a power of two"),
+        (scale_tensor("output", 0.75), "not a power of two"),
         (scale_tensor(1, 128.0), "shifts by"),
         (scale_tensor(1, 2.0**-30), "shifts by"),
     ],
@@ -186,7 +186,7 @@ def test_each_broken_condition_is_named(change, message):
 
 def test_an_ordinary_model_is_not_rounding_invariant_and_runtimes_show_it():
     model = ordinary("RELU", True, False)
-    with pytest.raises(ExportError, match="no power of two"):
+    with pytest.raises(ExportError, match="not a power of two"):
         prove(model)
     with pytest.raises(ExportError, match="differ from TFLM's on 20000 random inputs"):
         check_agreement(model, 20_000, 0)

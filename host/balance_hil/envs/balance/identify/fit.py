@@ -10,19 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-import mujoco
 import numpy as np
 from mujoco import minimize
 from numpy.typing import NDArray
 
 from balance_hil.envs.balance.identify.log import Run
+from balance_hil.envs.balance.plant import read_model
 from balance_hil.errors import CalibrationLogError
 
 Array = NDArray[np.float64]
 CONFIDENCE_Z = 1.959964  # of a two-sided 95 % interval
-POOR = 0.2  # a relative standard deviation above this is no result
+POOR = 0.2  # a relative standard deviation above this is not a result
 _REST_SAMPLES = 5
 _MIN_DAMPING = 1e-9
 # name as in the options, unit, start of the fit (the model's value), bounds
@@ -63,8 +62,7 @@ class Identification:
 
 def wheel_inertia_kg_m2() -> float:
     """Of a bare wheel about its axle, in the shipped model."""
-    spec = mujoco.MjSpec.from_string((resources.files("balance_hil.envs.balance") / "assets" / "balance.xml").read_text())
-    return float(spec.body("wheel_left").inertia[1])
+    return float(read_model().body("wheel_left").inertia[1])
 
 
 def identify(runs: Sequence[Run]) -> Identification:

@@ -57,7 +57,7 @@ def read_log(path: Path) -> list[Run]:
     """Reads a log.
 
     Raises:
-        CalibrationLogError: no such file, a column that is missing or unknown, a value that is no number; line and column named.
+        CalibrationLogError: no such file, a column that is missing or unknown, a value that is not a number, by line and column.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # with or without a byte-order mark

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from balance_hil.envs.balance.identify.fit import Identification
 from balance_hil.envs.balance.identify.log import Run
-from balance_hil.errors import UsageError, require
-from balance_hil.files import write_atomically
-
-PICTURES = (".png", ".svg", ".pdf")
+from balance_hil.errors import UsageError
+from balance_hil.files import require_picture, write_atomically
 
 
 def write_options(path: Path, result: Identification, log: str) -> None:
@@ -31,15 +29,8 @@ def write_options(path: Path, result: Identification, log: str) -> None:
 
 
 def draw_residuals(path: Path, runs: Sequence[Run], result: Identification) -> None:
-    """Draws measured and predicted speeds and their difference for every run.
-
-    Raises:
-        MissingExtraError: Matplotlib is not installed.
-        UsageError: the file's ending is not that of a picture, or it cannot be written.
-    """
-    if path.suffix not in PICTURES:
-        raise UsageError(f"{path} does not end in {', '.join(PICTURES)}", "name the picture so: --plot residuals.png")
-    require("matplotlib", "report")
+    """Draws measured and predicted speeds and their difference for every run. Raises UsageError, MissingExtraError."""
+    require_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.5), layout="constrained")
