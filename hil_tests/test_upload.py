@@ -24,6 +24,7 @@ from balance_hil.runtimes.tflm import TflmModel
 ROWS = 200
 LOSSY = ("corrupt:rate=0.02", "drop:rate=0.02", "duplicate:rate=0.02", "truncate:rate=0.01")
 DEADLINE_S = 10.0
+MANY_VECTORS = 4000  # so that their replay takes many slices on every board
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +230,39 @@ def test_an_uploaded_model_wants_a_new_greeting(board: Board, other: ModelImage)
     with pytest.raises(BoardStatusError, match="not_identified"):
         board.infer(np.zeros(board.info.n_obs, np.float32))
     assert board.stats().safe_state == 1
+
+
+def commit(board: Board) -> messages.LoadResult:
+    reply = board.request(messages.LoadCommit(9), DEADLINE_S)
+    assert isinstance(reply, messages.LoadResult)
+    return reply
+
+
+def test_the_actuators_are_safe_and_requests_are_served_while_an_upload_is_verified(
+    board: Board, other: ModelImage, hil_measure: Callable[..., None]
+) -> None:
+    per_vector = other.inputs.shape[1] + other.outputs.shape[1]
+    count = min(MANY_VECTORS, (board.info.upload_size - len(other.data())) // per_vector)
+    rows = np.arange(count) % len(other.inputs)
+    image = replace(other, inputs=other.inputs[rows], outputs=other.outputs[rows])
+    data, zeros = image.data(), np.zeros(board.info.n_obs, np.float32)
+    board.request(image.begin(9))
+    board.pipeline([messages.LoadData(9, at, data[at : at + 200]) for at in range(0, len(data), 200)])
+    board.infer(zeros)
+    assert board.stats().safe_state == 0
+    served = 0
+    while (result := commit(board)).status == Status.VERIFYING:
+        # The verification may end in between: the new model then requires a HELLO.
+        with pytest.raises(BoardStatusError, match=r"verifying|not_identified"):
+            board.infer(zeros)
+        assert board.stats().safe_state == 1
+        assert board.echo(b"served") == b"served"
+        served += 1
+    hil_measure("requests_served", served, "1")
+    assert result.status == Status.OK
+    assert served > 0
+    board.bundle = None
+    assert board.identify().model_id == image.id
 
 
 def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(

@@ -127,12 +127,17 @@ void UploadOnce(Board* board, const Plan& plan, uint8_t disorder, uint8_t how) {
   board->Send(plan.begin);
   const bool begun = Got(board, MessageType::kLoadProgress);
   const bool complete = begun && SendPieces(board, plan, disorder);
-  board->Send(LoadCommit{kTransfer});
-  LoadResult result;
-  hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
-  const bool answered = Got(board, MessageType::kLoadResult);
-  Require(answered == complete, "only a complete upload gets a result");
-  const bool runs = answered && result.Read(&reader) && result.status == static_cast<uint8_t>(hil::Status::kOk);
+  hil::Status status = hil::Status::kVerifying;
+  while (status == hil::Status::kVerifying) {
+    board->Send(LoadCommit{kTransfer});
+    LoadResult result;
+    hil::PayloadReader reader(board->machine().payload.data(), board->machine().payload.size());
+    const bool answered = Got(board, MessageType::kLoadResult) && result.Read(&reader);
+    Require(answered == complete, "only a complete upload gets a result");
+    status = answered ? static_cast<hil::Status>(result.status) : hil::Status::kNoUpload;
+    Require(board->machine().safe || !complete, "the actuators are in the safe state from the start of the verification");
+  }
+  const bool runs = status == hil::Status::kOk;
   if (runs) {
     Require((how & (kWrongCrc | kWrongId)) == 0, "no model with a wrong checksum or id becomes active");
     Require((how & kNormalized) == 0 || (how & kWrongNormalization) == 0,

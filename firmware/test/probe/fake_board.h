@@ -90,7 +90,7 @@ class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actua
 /// Server, engines and hardware.
 class FakeBoard {
  public:
-  static constexpr size_t kUploadBytes = 64;
+  static constexpr size_t kUploadBytes = 1024;
 
   void Boot(uint32_t watchdog_ms, int load_status) {
     machine_ = std::make_unique<FakeMachine>();

@@ -226,6 +226,7 @@ _STATUS_HINTS: dict[int, str] = {
     Status.UPLOAD_DAMAGED: "all frames passed their checksum but the whole did not: try again; if it recurs, check its memory",
     Status.OTHER_MODEL: "the bundle does not describe its model: export it again",
     Status.VECTORS_DIFFER: "its engine differs from TensorFlow Lite Micro on this model; hil compare shows the layer",
+    Status.VERIFYING: "repeat LOAD_COMMIT until the upload is verified, or abort it",
     Status.ENGINE_LOST: "the engine process ended: restart the board; check the installation: hil doctor",
 }
 

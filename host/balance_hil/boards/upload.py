@@ -32,7 +32,8 @@ MIN_PIECE = 16
 FIRST_WAIT_S = 0.5  # for an answer; doubled after each timeout, so that a slow board is not flooded
 LONGEST_WAIT_S = 2.0
 QUIET_TRIES = 10  # consecutive timeouts or lost pieces without progress
-COMMIT_TIMEOUT_S = 5.0  # slow processors need time to hash, build tables and run the vectors
+COMMIT_TIMEOUT_S = 5.0  # without progress of the verification: slow processors need time to hash and to build tables
+VERIFY_POLL_S = 0.01
 
 Progress = Callable[[int, int], None]  # bytes received, total bytes
 
@@ -171,24 +172,32 @@ class _Sender:
         self._session.send_raw(DELIMITER)
 
     def _commit(self) -> None:
-        """Repeats LOAD_COMMIT until the board answers. If the model already runs, the board requires a HELLO first."""
+        """Repeats LOAD_COMMIT until the board has verified the model."""
+        commit = messages.LoadCommit(self._number)
+        left, deadline = len(self._image.inputs) + 1, 0.0  # vectors not replayed yet
         while True:
             try:
-                reply = self._session.request(messages.LoadCommit(self._number), COMMIT_TIMEOUT_S)
+                reply = self._session.request(commit, COMMIT_TIMEOUT_S)
             except ReplyTimeoutError:
-                self._again(messages.LoadCommit(self._number))
-                self._session.query_info()
+                self._again(commit)
                 continue
             except BoardStatusError as exc:
-                if exc.status == Status.NOT_IDENTIFIED.name.lower():  # the model runs, and its LOAD_RESULT was lost
-                    self._again(messages.LoadCommit(self._number))
-                    self._session.query_info()
-                    continue
                 raise self._error(Status[exc.status.upper()], exc.detail, "") from exc
-            if isinstance(reply, messages.LoadResult):
-                if reply.status != Status.OK:
-                    raise self._error(reply.status, reply.detail, reply.message)
+            if not isinstance(reply, messages.LoadResult):
+                continue
+            if reply.status == Status.OK:
                 return
+            if reply.status != Status.VERIFYING:
+                raise self._error(reply.status, reply.detail, reply.message)
+            if reply.detail < left:
+                left, deadline = reply.detail, time.perf_counter() + COMMIT_TIMEOUT_S
+            if time.perf_counter() > deadline:
+                raise ReplyTimeoutError(
+                    f"the board on {self._session.port} made no progress for {COMMIT_TIMEOUT_S:g} s verifying the model: "
+                    f"{left} of {len(self._image.inputs)} vectors left",
+                    "reset it: its engine may hang",
+                )
+            time.sleep(VERIFY_POLL_S)
 
     def _error(self, status: int, detail: int, message: str) -> Exception:
         return refused_model_error(self._session.info, self._session.port, self._image.id, status, detail, message)

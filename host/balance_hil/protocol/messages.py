@@ -18,7 +18,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x52896779
+SCHEMA_CRC = 0xCD15611E
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -72,6 +72,9 @@ class Status(IntEnum):
     VECTORS_DIFFER = 26  # the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
     LINE_DAMAGED = 27  # the checksum of a text line is wrong
     TEXT_LINE_OFF = 28  # text lines are switched off
+    VERIFYING = (
+        29  # an upload is being verified: observations and other uploads are refused meanwhile; detail: vectors not replayed yet
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +166,7 @@ class LoadData(wire.Message, type=0x8A, layout="u32 u32 u8[]"):
 
 @dataclass(frozen=True, eq=False)
 class LoadCommit(wire.Message, type=0x8B, layout="u32"):
-    """Host to board: verifies the upload, activates the model; repeated: same result. Answered by LOAD_RESULT."""
+    """Host to board: safe state, verification, activation; repeated: progress, then result. Answered by LOAD_RESULT."""
 
     transfer: int
 

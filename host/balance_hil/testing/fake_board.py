@@ -41,6 +41,7 @@ class FakeFirmware:
     unplug_at: int | None = None  # inference at which the cable is unplugged
     delay_s: Callable[[int], float] = lambda inference: 0.0  # from request to reply
     silent_boot: bool = False  # the READY of a reboot is lost
+    verify_polls: int = 0  # LOAD_COMMITs of an upload that are answered by the progress of its verification
     uploads: Mapping[bytes, Policy] = field(default_factory=dict)  # models that can be uploaded, with their policies
     inferences: int = 0
     boots: int = 0
@@ -56,6 +57,7 @@ class FakeFirmware:
         )
         self._upload: messages.LoadBegin | None = None
         self._received = b""
+        self._verified = 0
         self._finished: messages.LoadResult | None = None
 
     @property
@@ -124,7 +126,7 @@ class FakeFirmware:
                 return messages.EchoReply(data)
             case messages.StatsRequest():
                 return messages.Stats(*[self.inferences] * 3, *[0] * 12)
-        if not self._identified:
+        if not self._identified and not isinstance(request, messages.LoadCommit):
             return messages.Error(Status.NOT_IDENTIFIED, 0, request.TYPE)
         match request:
             case messages.Tensor(op=op) if self._last is None:
@@ -153,7 +155,7 @@ class FakeFirmware:
             if size > self.info.upload_size:
                 return messages.Error(Status.NO_ROOM, self.info.upload_size, request.TYPE)
             if self._upload != request:
-                self._upload, self._received = request, b""
+                self._upload, self._received, self._verified = request, b"", 0
             return messages.LoadProgress(number, len(self._received))
         if isinstance(request, messages.LoadCommit) and self._finished is not None and self._finished.transfer == number:
             return self._finished
@@ -167,6 +169,9 @@ class FakeFirmware:
                 return messages.Error(Status.WRONG_OFFSET, len(self._received), request.TYPE)
             self._received += request.data[len(self._received) - request.offset :]
             return messages.LoadProgress(number, len(self._received))
+        if self._verified < self.verify_polls:
+            self._verified += 1
+            return messages.LoadResult(number, Status.VERIFYING, max(0, self._upload.n_self_test - self._verified), "")
         self._finished = self._commit(self._upload)
         return self._finished
 

@@ -112,6 +112,26 @@ def test_a_lossy_wire_delays_it_and_nothing_else(
     assert firmware.policy is new
 
 
+def test_the_progress_of_a_verification_is_awaited(
+    firmware: FakeFirmware, ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "VERIFY_POLL_S", 0.0)
+    firmware.verify_polls = 5
+    with fake_board(firmware) as board:
+        assert transfer(board, ModelImage.of(ppo_bundle)).resent == 0
+        assert firmware.policy is new
+
+
+def test_a_verification_without_progress_is_given_up(
+    firmware: FakeFirmware, ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "VERIFY_POLL_S", 0.0)
+    monkeypatch.setattr(upload, "COMMIT_TIMEOUT_S", 0.02)
+    firmware.verify_polls = 10**9
+    with fake_board(firmware) as board, pytest.raises(ReplyTimeoutError, match=r"made no progress for .* s verifying the model"):
+        transfer(board, ModelImage.of(ppo_bundle))
+
+
 def test_a_board_that_falls_silent_is_given_up(
     firmware: FakeFirmware, ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

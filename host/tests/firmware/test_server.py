@@ -135,7 +135,7 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
         ram=3,
         flash=4,
         uploaded=0,
-        upload_size=64,
+        upload_size=1024,
     )
 
 
@@ -217,7 +217,7 @@ def test_oversized_frame_is_refused_with_the_limit(board: FakeBoard) -> None:
 
 def test_damaged_frames_are_counted_and_not_answered(board: FakeBoard) -> None:
     frame = bytearray(encode(messages.Echo(b"abc"), 1))
-    frame[-3] ^= 0x10
+    frame[frame.index(b"abc")] ^= 0x10
     assert board.feed(bytes(frame) + b"\xf0\x90\x90\x00").sent == b""
     stats = board.stats()
     assert (stats.crc_errors, stats.framing_errors, stats.dropped_bytes) == (1, 1, len(frame) - 1 + 3)
@@ -342,7 +342,7 @@ def test_observation_that_comes_too_late_counts_as_a_trip(identified: FakeBoard)
 def test_other_requests_do_not_feed_the_watchdog(identified: FakeBoard) -> None:
     identified.ask(INPUT)
     identified.set("time", 90_000)
-    identified.ask(messages.Echo(b""), messages.SelfTest())
+    identified.ask(messages.Echo(b""), messages.StatsRequest())
     assert identified.idle(100_040).events == ["safe"]
 
 

@@ -5,8 +5,6 @@
 namespace hil {
 namespace {
 
-constexpr size_t kBlock = 64;
-
 constexpr uint32_t kRound[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01,
     0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc,
@@ -49,23 +47,24 @@ void Compress(uint32_t (&state)[8], const uint8_t* block) {
 
 }  // namespace
 
-ModelId ComputeModelId(const uint8_t* model, size_t size) {
-  ModelId id;
-  if (size == 0) return id;
-  uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+void ModelHash::Add(const uint8_t* data, size_t size) {
+  for (size_t at = 0; at < size; at += kBlock) Compress(state_, data + at);
+  added_ += size;
+}
+
+ModelId ModelHash::Finish(const uint8_t* rest, size_t size) {
   const size_t whole = size / kBlock * kBlock;
-  for (size_t at = 0; at < whole; at += kBlock) Compress(state, model + at);
-
+  Add(rest, whole);
+  const size_t left = size - whole;
   uint8_t tail[2 * kBlock] = {};
-  const size_t rest = size - whole;
-  std::memcpy(tail, model + whole, rest);
-  tail[rest] = 0x80;
-  const size_t padded = rest + 9 <= kBlock ? kBlock : 2 * kBlock;
-  const uint64_t bits = uint64_t{size} * 8;
+  std::memcpy(tail, rest + whole, left);
+  tail[left] = 0x80;
+  const size_t padded = left + 9 <= kBlock ? kBlock : 2 * kBlock;
+  const uint64_t bits = (added_ + left) * 8;
   for (size_t i = 0; i < 8; ++i) tail[padded - 1 - i] = static_cast<uint8_t>(bits >> (8 * i));
-  for (size_t at = 0; at < padded; at += kBlock) Compress(state, tail + at);
-
-  for (size_t i = 0; i < kModelIdSize; ++i) id.text[i] = "0123456789abcdef"[state[i / 8] >> (28 - 4 * (i % 8)) & 0x0F];
+  Add(tail, padded);
+  ModelId id;
+  for (size_t i = 0; i < kModelIdSize; ++i) id.text[i] = "0123456789abcdef"[state_[i / 8] >> (28 - 4 * (i % 8)) & 0x0F];
   return id;
 }
 

@@ -21,8 +21,10 @@ Outcome Policy::Load(const ModelImage& image, const Arena& arena, bool verify) {
   if (image.model.size == 0) return load_ = {Status::kNoModel, 0};
   const Status status = engine_->Init(image.model, arena);
   load_ = status == Status::kOk ? Check() : Refuse(status, engine_->detail(), engine_->message());
-  if (load_.ok() && verify && image.golden.count > 0) load_ = Verify();
-  return load_;
+  if (!load_.ok() || !verify || image.golden.count == 0) return load_;
+  SelfTestCount result;
+  const Outcome replayed = SelfTest(&result);
+  return Verify(replayed, result);
 }
 
 Outcome Policy::Check() {
@@ -45,15 +47,16 @@ Outcome Policy::Check() {
   return {};
 }
 
-Outcome Policy::Verify() {
-  SelfTestCount result;
-  const Outcome tested = SelfTest(&result);
+Outcome Policy::Verify(const Outcome& replayed, const SelfTestCount& result) {
   // The replay does not count as inferences.
   times_ = {};
   has_result_ = false;
-  if (!tested.ok()) return Refuse(tested.status, tested.detail, engine_->message());
-  if (result.mismatches == 0) return {};
-  return Refuse(Status::kSelfTestFailed, result.mismatches, "the engine does not reproduce the golden vectors of this model");
+  if (!replayed.ok()) {
+    load_ = Refuse(replayed.status, replayed.detail, engine_->message());
+  } else if (result.mismatches != 0) {
+    load_ = Refuse(Status::kSelfTestFailed, result.mismatches, "the engine does not reproduce the golden vectors of this model");
+  }
+  return load_;
 }
 
 Outcome Policy::Refuse(Status status, uint32_t detail, const char* message) {
@@ -114,16 +117,19 @@ Outcome Policy::Tensor(uint16_t op, TensorView* values) {
 
 Outcome Policy::SelfTest(SelfTestCount* result) {
   if (!load_.ok()) return load_;
-  const GoldenVectors& vectors = image_.golden;
-  if (vectors.count == 0) return {Status::kNoGoldenVectors, 0};
+  if (image_.golden.count == 0) return {Status::kNoGoldenVectors, 0};
   *result = {};
-  for (uint16_t i = 0; i < vectors.count; ++i) {
-    const Outcome outcome = RunInt8({vectors.inputs + static_cast<size_t>(i) * info().n_obs, info().n_obs});
-    if (!outcome.ok()) return outcome;
-    if (std::memcmp(output_, vectors.outputs + static_cast<size_t>(i) * info().n_act, info().n_act) == 0) continue;
-    if (result->mismatches++ == 0) result->first_mismatch = i;
-  }
-  return {};
+  Outcome outcome;
+  for (uint16_t i = 0; outcome.ok() && i < image_.golden.count; ++i) outcome = Replay(i, result);
+  return outcome;
+}
+
+Outcome Policy::Replay(uint16_t index, SelfTestCount* result) {
+  const size_t row = index;
+  const Outcome outcome = RunInt8({image_.golden.inputs + row * info().n_obs, info().n_obs});
+  const bool differs = outcome.ok() && std::memcmp(output_, image_.golden.outputs + row * info().n_act, info().n_act) != 0;
+  if (differs && result->mismatches++ == 0) result->first_mismatch = index;
+  return outcome;
 }
 
 }  // namespace hil

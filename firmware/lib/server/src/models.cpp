@@ -4,18 +4,18 @@
 
 namespace hil {
 
-Outcome Models::TakeOver(const ModelImage& image, const char** message) {
+Outcome Models::LoadStandby(const ModelImage& image) {
   const size_t other = 1 - running_;
   ModelImage own = image;
   std::memcpy(ids_[other].text, image.id, sizeof(ids_[other].text));
   own.id = ids_[other].text;
-  const Outcome loaded = policies_[other].Load(own, places_[other].arena);
-  *message = policies_[other].message();
-  if (!loaded.ok()) return loaded;
-  policies_[other].ContinueCount(running().times().count);
-  running_ = other;
+  return policies_[other].Load(own, places_[other].arena, false);
+}
+
+void Models::Activate() {
+  standby_policy().ContinueCount(running().times().count);
+  running_ = 1 - running_;
   uploaded_ = true;
-  return loaded;
 }
 
 }  // namespace hil

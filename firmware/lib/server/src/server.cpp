@@ -12,6 +12,9 @@ constexpr uint64_t kUsPerMs = 1000;
 // A partial frame is dropped after a timeout, so that the next frame is not read as its remainder.
 constexpr uint64_t kPartialFrameUs = kUsPerMs * protocol::kPartialFrameTimeoutMs;
 
+// An upload is verified in slices of this length, so that requests and watchdog are served between them.
+constexpr uint64_t kSliceUs = 1 * kUsPerMs;
+
 // Together, the strings of INFO fit its payload.
 constexpr size_t kNameLimit = 80;
 constexpr size_t kMessageLimit = 240;
@@ -43,18 +46,20 @@ void Server::Step(const uint8_t* data, size_t size) {
     hw_.actuator->EnterSafeState();
     held_ = identified_;
   }
-  if (size == 0) {
-    if (decoder_.InsideFrame() && now_us - received_us_ >= kPartialFrameUs) decoder_.Reset();
-    return;
+  if (size != 0) {
+    received_us_ = now_us;
+  } else if (decoder_.InsideFrame() && now_us - received_us_ >= kPartialFrameUs) {
+    decoder_.Reset();
   }
-  received_us_ = now_us;
   for (size_t i = 0; i < size; ++i) {
     const Decoder::Event event = decoder_.Feed(data[i]);
     if (event != Decoder::Event::kNone) HandleEvent(event);
   }
+  VerifyUpload();
 }
 
 uint32_t Server::MsToNextEvent() const {
+  if (upload_.verifying()) return 0;
   uint64_t next_us = watchdog_.NextTripUs();
   if (decoder_.InsideFrame() && received_us_ + kPartialFrameUs < next_us) next_us = received_us_ + kPartialFrameUs;
   if (next_us == UINT64_MAX) return UINT32_MAX;
@@ -137,9 +142,20 @@ void Server::BeginSession() {
   text_line_ = config_.text_line;
 }
 
-void Server::Handle(const protocol::Infer& request) { ReplyAction(models_.running().Run(request.observation)); }
+/// Puts the actuators in the safe state, which only INFER and INFER_INT8 end.
+void Server::HoldActuators() {
+  watchdog_.Hold();
+  hw_.actuator->EnterSafeState();
+  held_ = true;
+}
 
-void Server::Handle(const protocol::InferInt8& request) { ReplyAction(models_.running().RunInt8(request.input)); }
+void Server::Handle(const protocol::Infer& request) {
+  ReplyAction(upload_.verifying() ? upload_.Busy() : models_.running().Run(request.observation));
+}
+
+void Server::Handle(const protocol::InferInt8& request) {
+  ReplyAction(upload_.verifying() ? upload_.Busy() : models_.running().RunInt8(request.input));
+}
 
 void Server::Handle(const protocol::Tensor& request) {
   protocol::TensorData reply;
@@ -150,6 +166,7 @@ void Server::Handle(const protocol::Tensor& request) {
 }
 
 void Server::Handle(const protocol::SelfTest&) {
+  if (!watchdog_.safe()) HoldActuators();  // the watchdog cannot trip meanwhile
   Policy::SelfTestCount count;
   const Outcome outcome = models_.running().SelfTest(&count);
   if (!outcome.ok()) return ReplyError(outcome);
@@ -204,19 +221,25 @@ void Server::Handle(const protocol::LoadBegin& request) { ReplyProgress(upload_.
 void Server::Handle(const protocol::LoadData& request) { ReplyProgress(upload_.Receive(request), request.transfer); }
 
 void Server::Handle(const protocol::LoadCommit& request) {
-  protocol::LoadResult reply;
-  const Policy* const before = &models_.running();
-  const Outcome outcome = upload_.Commit(request, &reply);
+  const bool was_verifying = upload_.verifying();
+  const Outcome outcome = upload_.Commit(request);
   if (!outcome.ok()) return ReplyError(outcome);
-  if (&models_.running() != before) {
-    // New policy: safe state until its first observation, and a new HELLO before the next request.
-    watchdog_.Hold();
-    hw_.actuator->EnterSafeState();
-    BeginSession();
-    identified_ = false;
-    held_ = true;
+  if (upload_.verifying() && !was_verifying) HoldActuators();
+  VerifyUpload();
+  Reply(upload_.Result(request.transfer));
+}
+
+void Server::VerifyUpload() {
+  const Policy* const before = &models_.running();
+  const uint64_t end_us = hw_.clock->NowUs() + kSliceUs;
+  while (upload_.verifying()) {
+    upload_.Verify();
+    if (hw_.clock->NowUs() >= end_us) break;
   }
-  Reply(reply);
+  if (&models_.running() == before) return;
+  // New policy: a new HELLO before the next request.
+  BeginSession();
+  identified_ = false;
 }
 
 void Server::Handle(const protocol::LoadAbort& request) {
@@ -230,6 +253,7 @@ void Server::HandleLine(StringView line) {
   size_t count = 0;
   Status status = text_line_ ? TakeChecksum(&line, &checksum) : Status::kTextLineOff;
   if (status == Status::kOk) status = ParseLine(line, observation, kMaxObs, &count);
+  if (status == Status::kOk && upload_.verifying()) status = Status::kVerifying;
   Policy& policy = models_.running();
   if (status == Status::kOk) status = policy.Run({observation, static_cast<uint16_t>(count)}).status;
   if (status != Status::kOk) return ReplyLineError(status, checksum);

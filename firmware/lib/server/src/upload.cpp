@@ -8,10 +8,13 @@ namespace hil {
 namespace {
 
 constexpr size_t kMessageLimit = 240;
+constexpr uint32_t kPiece = 1024;  // bytes hashed in one step: a fraction of a millisecond
+static_assert(kPiece % ModelHash::kBlock == 0);
 
 }  // namespace
 
 Outcome Upload::Begin(const protocol::LoadBegin& request) {
+  if (verifying()) return Busy();
   if (request.transfer == 0) return {Status::kNoUpload, transfer_};
   if (request.model_size == 0) return {Status::kNoModel, 0};
   if (request.n_self_test == 0) return {Status::kNoGoldenVectors, 0};
@@ -32,6 +35,7 @@ Outcome Upload::Begin(const protocol::LoadBegin& request) {
 }
 
 Outcome Upload::Receive(const protocol::LoadData& request) {
+  if (verifying()) return Busy();
   if (!IsOpen(request.transfer)) return {Status::kNoUpload, transfer_};
   const size_t size = request.data.size();
   if (request.offset > total_ || size > total_ - request.offset) return {Status::kOversized, total_};
@@ -42,39 +46,84 @@ Outcome Upload::Receive(const protocol::LoadData& request) {
   return {};
 }
 
-Outcome Upload::Commit(const protocol::LoadCommit& request, protocol::LoadResult* result) {
-  const bool repeated = request.transfer != 0 && request.transfer == finished_transfer_;
-  if (!repeated) {
-    if (!IsOpen(request.transfer)) return {Status::kNoUpload, transfer_};
-    if (received_ < total_) return {Status::kUploadIncomplete, received_};
-    finished_message_ = "";
-    finished_ = Try();
-    finished_transfer_ = transfer_;
-    transfer_ = 0;
-    received_ = 0;
+Outcome Upload::Commit(const protocol::LoadCommit& request) {
+  if (request.transfer != 0 && request.transfer == finished_transfer_) return {};
+  if (!IsOpen(request.transfer)) return {Status::kNoUpload, transfer_};
+  if (received_ < total_) return {Status::kUploadIncomplete, received_};
+  if (verifying()) return {};
+  finished_message_ = "";
+  crc_ = 0;
+  hash_ = {};
+  return Enter(Stage::kChecksum);
+}
+
+void Upload::Verify() {
+  const Outcome outcome = Step();
+  if (outcome.ok() && verifying()) return;
+  if (outcome.ok()) models_.Activate();
+  finished_ = outcome.status == Status::kSelfTestFailed ? Outcome{Status::kVectorsDiffer, outcome.detail} : outcome;
+  finished_transfer_ = transfer_;
+  Close();
+}
+
+/// Returns the reason of a refusal. After the last step, no stage is left.
+Outcome Upload::Step() {
+  const uint8_t* const data = models_.standby().memory;
+  if (stage_ == Stage::kChecksum) {
+    const uint32_t size = total_ - done_ < kPiece ? total_ - done_ : kPiece;
+    crc_ = Crc32(data + done_, size, crc_);
+    done_ += size;
+    if (done_ < total_) return {};
+    return crc_ == announced_.crc ? Enter(Stage::kIdentity) : Outcome{Status::kUploadDamaged, crc_};
   }
-  result->transfer = request.transfer;
-  result->status = static_cast<uint8_t>(finished_.status);
-  result->detail = finished_.detail;
-  result->message = StringView::FromC(finished_message_, kMessageLimit);
+  if (stage_ == Stage::kIdentity) {
+    const size_t left = size_t{announced_.model_size} + NormalizationSize(announced_) - done_;
+    if (left > kPiece) {
+      hash_.Add(data + done_, kPiece);
+      done_ += kPiece;
+      return {};
+    }
+    const ModelId id = hash_.Finish(data + done_, left);
+    return std::strcmp(id.text, id_.text) == 0 ? Enter(Stage::kLoad) : Outcome{Status::kOtherModel, 0};
+  }
+  Policy& policy = models_.standby_policy();
+  Outcome outcome;
+  if (stage_ == Stage::kLoad) {
+    outcome = models_.LoadStandby(UploadedImage(announced_, data, id_.text));
+    mismatches_ = {};
+    Enter(Stage::kVectors);
+  } else {
+    outcome = policy.Replay(static_cast<uint16_t>(done_++), &mismatches_);
+    if (outcome.ok() && done_ < announced_.n_self_test) return {};
+    outcome = policy.Verify(outcome, mismatches_);
+    stage_ = Stage::kNone;
+  }
+  finished_message_ = policy.message();
+  return outcome;
+}
+
+Outcome Upload::Enter(Stage stage) {
+  stage_ = stage;
+  done_ = 0;
   return {};
 }
 
-void Upload::Abort(const protocol::LoadAbort& request) {
-  if (!IsOpen(request.transfer)) return;
-  transfer_ = 0;
-  received_ = 0;
+Outcome Upload::Busy() const { return {Status::kVerifying, announced_.n_self_test - (stage_ == Stage::kVectors ? done_ : 0)}; }
+
+protocol::LoadResult Upload::Result(uint32_t transfer) const {
+  const Outcome outcome = verifying() ? Busy() : finished_;
+  const StringView message = StringView::FromC(finished_message_, kMessageLimit);
+  return {transfer, static_cast<uint8_t>(outcome.status), outcome.detail, message};
 }
 
-Outcome Upload::Try() {
-  const uint8_t* data = models_.standby().memory;
-  const uint32_t crc = Crc32(data, total_, 0);
-  if (crc != announced_.crc) return {Status::kUploadDamaged, crc};
-  const ModelImage image = UploadedImage(announced_, data, id_.text);
-  const ModelId id = ComputeModelId(data, size_t{announced_.model_size} + NormalizationSize(announced_));
-  if (std::strcmp(id.text, id_.text) != 0) return {Status::kOtherModel, 0};
-  const Outcome loaded = models_.TakeOver(image, &finished_message_);
-  return loaded.status == Status::kSelfTestFailed ? Outcome{Status::kVectorsDiffer, loaded.detail} : loaded;
+void Upload::Abort(const protocol::LoadAbort& request) {
+  if (IsOpen(request.transfer)) Close();
+}
+
+void Upload::Close() {
+  transfer_ = 0;
+  received_ = 0;
+  stage_ = Stage::kNone;
 }
 
 bool Upload::IsSame(const protocol::LoadBegin& other) const {

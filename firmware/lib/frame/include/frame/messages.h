@@ -15,7 +15,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x52896779u;
+inline constexpr uint32_t kSchemaCrc = 0xCD15611Eu;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
@@ -30,7 +30,7 @@ enum class MessageType : uint8_t {
   kReset = 0x88,  ///< host: reboots the board
   kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it requests the progress
   kLoadData = 0x8A,  ///< host: one chunk of the upload; a chunk already received is acknowledged again
-  kLoadCommit = 0x8B,  ///< host: verifies the upload, activates the model; repeated: same result
+  kLoadCommit = 0x8B,  ///< host: safe state, verification, activation; repeated: progress, then result
   kLoadAbort = 0x8C,  ///< host: discards the upload
   kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
   kInfo = 0xC1,  ///< board: identity of the board, its firmware, engine and model
@@ -63,7 +63,6 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x8D ||
          type == 0x89 ||
          type == 0x8A ||
-         type == 0x8B ||
          type == 0x8C;
 }
 
@@ -247,7 +246,7 @@ struct LoadData {
   }
 };
 
-/// Verifies the upload, activates the model; repeated: same result.
+/// Safe state, verification, activation; repeated: progress, then result.
 struct LoadCommit {
   static constexpr MessageType kType = MessageType::kLoadCommit;
   uint32_t transfer{};

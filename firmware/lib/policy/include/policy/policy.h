@@ -83,6 +83,13 @@ class Policy {
   /// Engine::Infer().
   Outcome SelfTest(SelfTestCount* result);
 
+  /// Runs golden vector `index` and counts it in `result`. Returns what SelfTest() returns.
+  Outcome Replay(uint16_t index, SelfTestCount* result);
+
+  /// Completes a Load() without `verify` by the result of the replay: `replayed` is its first failure or kOk. Returns what
+  /// Load() returns.
+  Outcome Verify(const Outcome& replayed, const SelfTestCount& result);
+
   /// Continues the inference count of the previous model.
   void ContinueCount(uint32_t inferences) { times_.count = inferences; }
 
@@ -97,7 +104,6 @@ class Policy {
 
  private:
   Outcome Check();
-  Outcome Verify();
   Outcome Execute();
   Outcome Refuse(Status status, uint32_t detail, const char* message);
 

@@ -30,9 +30,14 @@ class Models {
   /// points to must outlive this object. See Policy::Load().
   Outcome LoadFlashed(const ModelImage& image, bool verify) { return policies_[0].Load(image, places_[0].arena, verify); }
 
-  /// Loads an uploaded model, which lies in the memory of standby(), and activates it on success; otherwise the
-  /// active model is unchanged. See Policy::Load(); `*message` holds the reason of a refusal.
-  Outcome TakeOver(const ModelImage& image, const char** message);
+  /// Loads an uploaded model, which lies in the memory of standby(), without replaying its vectors. See Policy::Load().
+  Outcome LoadStandby(const ModelImage& image);
+
+  /// The policy of the next upload.
+  Policy& standby_policy() { return policies_[1 - running_]; }
+
+  /// Makes the standby policy the active one.
+  void Activate();
 
   Policy& running() { return policies_[running_]; }
   const Policy& running() const { return policies_[running_]; }

@@ -57,7 +57,8 @@ class Server {
   /// separate line.
   void Boot(hal::ResetCause cause);
 
-  /// To be called when bytes have arrived, and with `size` 0 after MsToNextEvent() without any. Answers the complete requests.
+  /// To be called when bytes have arrived, and with `size` 0 after MsToNextEvent() without any. Answers the complete requests,
+  /// then works on the verification of an upload for about a millisecond.
   void Step(const uint8_t* data, size_t size);
 
   /// Longest time until the next call of Step() if nothing arrives, in milliseconds, rounded up; UINT32_MAX: no limit.
@@ -85,6 +86,8 @@ class Server {
   void Handle(const protocol::LoadAbort& request);
 
   void BeginSession();
+  void HoldActuators();
+  void VerifyUpload();
   void ReplyAction(const Outcome& outcome);
   void ReplyProgress(const Outcome& outcome, uint32_t transfer);
   void ReplyError(const Outcome& outcome);

@@ -20,6 +20,8 @@ ModelImage UploadedImage(const protocol::LoadBegin& announced, const uint8_t* da
 ///
 /// Messages may be lost, duplicated and repeated: LOAD_BEGIN of the open upload, LOAD_DATA already received, and LOAD_COMMIT of
 /// the last committed upload change nothing and are answered again.
+///
+/// The verification runs in steps between other requests; meanwhile Begin() and Receive() return kVerifying.
 class Upload {
  public:
   explicit Upload(Models* models) : models_(*models) {}
@@ -31,11 +33,20 @@ class Upload {
   /// Returns kOk, kNoUpload, kWrongOffset, kOversized (more than was announced).
   Outcome Receive(const protocol::LoadData& request);
 
-  /// Fills `result` when the upload is complete: its status is kOk and the model is active, or the reason of the refusal:
-  /// kUploadDamaged, kVectorsDiffer, or that of Policy::Load(). Then the upload is no longer open.
-  ///
-  /// Returns kOk, kNoUpload, kUploadIncomplete.
-  Outcome Commit(const protocol::LoadCommit& request, protocol::LoadResult* result);
+  /// Starts the verification of a complete upload. Returns kOk, kNoUpload, kUploadIncomplete.
+  Outcome Commit(const protocol::LoadCommit& request);
+
+  /// One step of the verification: a kilobyte, the load, or one vector. After the last one the upload is no longer open.
+  void Verify();
+
+  bool verifying() const { return stage_ != Stage::kNone; }
+
+  /// kVerifying with the number of vectors not replayed yet.
+  Outcome Busy() const;
+
+  /// What Commit() led to: kVerifying; kOk, and the model is active; or kUploadDamaged, kVectorsDiffer, or the status of
+  /// Policy::Load().
+  protocol::LoadResult Result(uint32_t transfer) const;
 
   /// Discards the open upload. Has no effect on another transfer number.
   void Abort(const protocol::LoadAbort& request);
@@ -43,7 +54,11 @@ class Upload {
   uint32_t received() const { return received_; }
 
  private:
-  Outcome Try();
+  enum class Stage : uint8_t { kNone, kChecksum, kIdentity, kLoad, kVectors };
+
+  Outcome Step();
+  Outcome Enter(Stage stage);
+  void Close();
   bool IsOpen(uint32_t transfer) const { return transfer != 0 && transfer == transfer_; }
   bool IsSame(const protocol::LoadBegin& other) const;
 
@@ -53,6 +68,11 @@ class Upload {
   ModelId id_;
   uint32_t total_ = 0;
   uint32_t received_ = 0;
+  Stage stage_ = Stage::kNone;
+  uint32_t done_ = 0;  // bytes or vectors of this stage
+  uint32_t crc_ = 0;
+  ModelHash hash_;
+  Policy::SelfTestCount mismatches_;
   uint32_t finished_transfer_ = 0;  // of the last committed upload
   Outcome finished_;
   const char* finished_message_ = "";

@@ -38,6 +38,7 @@ enum class Status : uint8_t {
   kVectorsDiffer = 26,  ///< the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
   kLineDamaged = 27,  ///< the checksum of a text line is wrong
   kTextLineOff = 28,  ///< text lines are switched off
+  kVerifying = 29,  ///< an upload is being verified: observations and other uploads are refused meanwhile; detail: vectors not replayed yet
 };
 
 /// The status as it is spelled in schema.toml.
@@ -101,6 +102,8 @@ constexpr const char* StatusName(Status status) {
       return "line_damaged";
     case Status::kTextLineOff:
       return "text_line_off";
+    case Status::kVerifying:
+      return "verifying";
   }
   return "unknown";
 }
