@@ -23,7 +23,7 @@ from balance_hil.errors import ConfigError, HarnessError, UsageError, require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES = 128 << 10  # PyYAML takes a second for 50 KiB of the slowest kind
 MAX_JSON_DEPTH = 100
 MAX_NPZ_BYTES = 64 << 20  # decompressed
 PICTURES = (".svg", ".png", ".pdf")
@@ -217,7 +217,7 @@ def read_yaml(
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc}", "check the path") from exc
     if len(data) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES >> 20} MiB", hint)
+        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES >> 10} KiB", hint)
     try:
         values = Loader(data.decode("utf-8-sig")).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, IndexError) as exc:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,6 @@ def _number(place: Path, table: Mapping[str, Any], key: str) -> float | None:
     value = table.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{place}: {key} must be a number, not {value!r}", _HINT)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ConfigError(f"{place}: {key} must be a number of float32, not {reprlib.repr(value)}", _HINT)
     return float(value)

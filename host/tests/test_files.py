@@ -54,8 +54,8 @@ def test_did_you_mean():
         (b"\xff\xfe\x00", "is not YAML"),
         (b"a: !!python/object/apply:os.system [true]", "is not YAML"),
         (b"[" * 5000, "is not YAML"),
-        (b"a: " + b"x" * MAX_YAML_BYTES, "larger than 1 MiB"),
-        (b"a: " + "\u00e4".encode() * (MAX_YAML_BYTES // 2), "larger than 1 MiB"),
+        (b"a: " + b"x" * MAX_YAML_BYTES, "larger than 128 KiB"),
+        (b"a: " + "\u00e4".encode() * (MAX_YAML_BYTES // 2), "larger than 128 KiB"),
     ],
     ids=["list", "garbled", "bytes", "code", "deep", "large", "large in bytes"],
 )

@@ -85,11 +85,14 @@ def read_onnx(path: Path) -> OnnxActor:
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
     simplified = _simplified(content)
-    steps, values, reason = _steps(simplified)
-    network = reason or network_of(steps, n_obs)
-    if isinstance(network, Network):
-        return replace(read, network=network, normalization=network.normalization)
-    normalization, rest = split_normalization(steps, n_obs)
+    try:
+        steps, values, reason = _steps(simplified)
+        network = reason or network_of(steps, n_obs)
+        if isinstance(network, Network):
+            return replace(read, network=network, normalization=network.normalization)
+        normalization, rest = split_normalization(steps, n_obs)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as exc:  # its sizes do not fit, though ONNX Runtime ran it
+        raise CheckpointError(f"{path} has a constant of a size that does not fit its nodes: {exc}", _HINT) from exc
     cut = len(steps) - len(rest) if normalization else 0
     return replace(read, reason=network, graph=_without_front(simplified, values[: cut + 1]), normalization=normalization)
 

@@ -327,6 +327,23 @@ def yaml(folder: Path) -> Parser:
     return [seed, nested], damaged_text, _by_file(folder, "a.yaml", parse)
 
 
+def suite(folder: Path) -> Parser:
+    """Conditions of a robustness suite."""
+    from balance_hil.evaluating.robustness import load_suite
+
+    seeds = [(MODELS.parent / "host/balance_hil/envs/balance/robustness.yaml").read_bytes()]
+    return seeds, damaged_text, _by_file(folder, "a.yaml", load_suite)
+
+
+def fault_file(folder: Path) -> Parser:
+    """Faults of ``hil run --fault FILE.yaml``."""
+    from balance_hil.link import parse_faults
+
+    page = (MODELS.parent / "docs" / "faults.md").read_text()
+    seed = page.partition("```yaml\n")[2].partition("```")[0].encode()
+    return [seed], damaged_text, _by_file(folder, "a.yaml", lambda path: parse_faults([str(path)]))
+
+
 def toml(folder: Path) -> Parser:
     """Board files."""
     from balance_hil.boards.definition import SHIPPED, load_definition
@@ -407,6 +424,8 @@ def keras_h5(folder: Path) -> Parser:
 def bombs(name: str) -> list[bytes]:
     """Small inputs that mean something large, deep or endless; chance does not find them."""
     deep = {"json": b"[" * 2_000_000, "tables": b'{"a":' * 500_000, "wide": b"[" + b"[]," * 1_300_000 + b"[]]"}
+    laughs = b"a0: &a0 [x, x]\n"
+    laughs += b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 40))
     match name:
         case "npz":
             header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 6), }"
@@ -426,16 +445,14 @@ def bombs(name: str) -> list[bytes]:
                 b"[" + b"a." * 30_000 + b"a]",
             ]
         case "yaml":
-            laughs = [b"a0: &a0 [x, x]"] + [b"a%d: &a%d [%s]" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 40)]
-            whole = b"\n".join(laughs)
-            tables = b"observation: *a39\naction: *a39\ncontrol_period_ms: "
-            return [
-                whole,
-                whole + b"\n" + tables + b"20",
-                whole + b"\n" + tables + b"*a39",
-                deep["json"][:900_000],
-                b"- " * 500_000,
-            ]
+            tables = laughs + b"observation: *a39\naction: *a39\ncontrol_period_ms: "
+            wide = [b"a: [" + b"b," * 60_000 + b"b]", b"? " * 60_000, deep["json"][:120_000], b"- " * 60_000]
+            return [laughs, tables + b"20", tables + b"*a39", *wide]
+        case "suite":
+            return [laughs, laughs + b"hard: *a39", laughs + b"hard: {about: *a39, options: {sensors: *a39}}"]
+        case "fault_file":
+            faults = (b"*a39", b"[{fault: *a39}]", b"[{fault: drop, rate: *a39}]", b"[{fault: drop, direction: *a39}]")
+            return [laughs + b"faults: " + each for each in faults]
         case "pickles":
             tuples, name_ = b"\x80\x04)" + b"\x85" * 1_000_000, b"cstable_baselines3.common.vec_env.vec_normalize\nVecNormalize\n"
             deep_list = b"]" * 9_000 + b"a" * 8_999
@@ -467,22 +484,8 @@ def _zip_of(name: str, content: bytes = b"", zeros: int = 0) -> bytes:
 PARSERS: dict[str, Callable[[Path], Parser]] = {
     made.__name__: made
     for made in (
-        *(
-            frames,
-            messages,
-            text_lines,
-            tflite,
-            npz,
-            bundle_json,
-            mcap,
-            yaml,
-            toml,
-            checkpoint_zip,
-            pickles,
-            onnx,
-            keras,
-            keras_h5,
-        ),
+        *(frames, messages, text_lines, tflite, npz, bundle_json, mcap, yaml, suite, fault_file, toml, checkpoint_zip, pickles),
+        *(onnx, keras, keras_h5),
     )
 }
 

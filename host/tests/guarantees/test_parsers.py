@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from .parsers import bombs
+from .parsers import PARSERS, bombs
 
 PROGRAM = Path(__file__).with_name("parsers.py")
-NAMES = [
-    *("frames", "messages", "text_lines", "tflite", "npz", "bundle_json", "mcap", "yaml", "toml", "checkpoint_zip", "pickles"),
-    *("onnx", "keras", "keras_h5"),
-]
 SHARE = {"keras_h5": 0.01}  # inputs for each fault, else 2, and fewer in a slice; this one starts a process for each input
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PARSERS)
 def test_damaged_input(name, tmp_path, faults):
     for package in {
         "checkpoint_zip": ["torch"],

@@ -21,6 +21,7 @@ const BOOT_ADDRESS = 0x20041f00; // where the ROM runs the second-stage boot
 const BOOT_BYTES = 252;
 const OPTIONS_MARK = 0x4f505431; // see hal_cortex
 const BITS_PER_BYTE = 10;
+const CLOSE_MS = 50; // to hear that a client has gone when the next one is there already
 const TX_FIFO = 32;
 const LINE_FEED = 10;
 const TX_FULL = 1 << 5, TX_BUSY = 1 << 3, TX_EMPTY = 1 << 7;
@@ -270,15 +271,7 @@ if (settings.clock === "device") {
 } else if (settings.listen_fd != null) {
   let started = false;
   const clients = { write: (bytes) => clients.current?.write(bytes) };
-  const server = createServer((socket) => {
-    socket.setNoDelay(true);
-    socket.on("error", () => socket.destroy());
-    if (clients.current) {
-      const user = `${clients.current.remoteAddress}:${clients.current.remotePort}`;
-      socket.end(`busy: this board serves one program at a time, and ${user} uses it\r\n`);
-      socket.resume(); // what it sent is read: closing would discard the line otherwise
-      return;
-    }
+  const serve = (socket) => {
     socket.on("close", () => (clients.current = clients.current === socket ? null : clients.current));
     clients.current = socket;
     if (started) socket.on("data", (bytes) => clients.receive(bytes));
@@ -287,6 +280,16 @@ if (settings.clock === "device") {
       const input = { on: (_, receive) => ((clients.receive = receive), socket.on("data", receive)) };
       serveRealTime(chip, input, clients);
     }
+  };
+  const refuse = (socket, user) => {
+    socket.end(`busy: this board serves one program at a time, and ${user.remoteAddress}:${user.remotePort} uses it\r\n`);
+    socket.resume(); // what it sent is read: closing would discard the line otherwise
+  };
+  const server = createServer((socket) => {
+    socket.setNoDelay(true);
+    socket.on("error", () => socket.destroy());
+    if (!clients.current) serve(socket);
+    else setTimeout(() => (clients.current ? refuse(socket, clients.current) : serve(socket)), CLOSE_MS);
   });
   server.listen({ fd: settings.listen_fd });
 } else {

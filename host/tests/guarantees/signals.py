@@ -1,0 +1,181 @@
+"""Ends commands by signals at random times: ``python signals.py FOLDER COUNT SEED``. Run by test_signals.py, as a child process.
+
+A command is a fork of this program, in which everything is imported already, or (one in SHARE_OF_PROCESSES) a process of its own.
+What is wrong goes to stdout, and last how long the slowest one took.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from balance_hil import cli
+from balance_hil.boards import connect, find_definition
+from balance_hil.boards.kinds.machines import emulate
+from balance_hil.boards.reservation import reservations
+from balance_hil.bundle import Bundle
+
+MODELS = Path(__file__).resolve().parents[3] / "models"
+END_S = 1.0  # from the signal to the end of the process, without the time in which other processes had the processor
+SHARE_OF_PROCESSES = 20
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAST, SLOW = 0.001, 1.5  # seconds until the signal
+POLICY = str(MODELS / "ppo")
+BOARD = ("--board", "native", "--engine", "int8")
+
+
+def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
+    """What is ended; none would end by itself within SLOW."""
+    return [
+        ("run", POLICY, "--board", "serial", "--port", port, "--seconds", "600"),
+        ("run", POLICY, "--board", "serial", "--port", port, "--seconds", "600", "--clock", "lockstep"),
+        ("run", POLICY, *BOARD, "--seconds", "600", "--clock", "lockstep"),
+        ("run", POLICY, *BOARD, "--seconds", "600", "--no-record", "--fault", "drop=0.1"),
+        ("compare", POLICY, *BOARD, "--samples", "100000"),
+        ("replay", str(recording), *BOARD, "--bundle", POLICY),
+        ("evaluate", POLICY, "--episodes", "500"),
+        ("evaluate", POLICY, "--runtime", "board", "--board", "serial", "--port", port, "--episodes", "500"),
+        ("emulate", POLICY, "--engine", "int8", "--link", "board"),
+        ("boards",),
+        ("recordings",),
+    ]
+
+
+def run_command(arguments: tuple[str, ...]) -> None:
+    """``hil`` as its own process would run it, up to the end of that process."""
+    sys.argv = ["hil", *arguments]
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as exc:
+        status = int(exc.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def start(arguments: tuple[str, ...], work: Path, *, fork: bool) -> int:
+    """Starts a command in ``work``, in a session of its own, and waits until it begins; its process id."""
+    begun, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(work)
+        os.environ.update(TMPDIR=str(work / "tmp"), COMMAND_OF=str(work))
+        output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.write(begin, b"x")
+        if fork:
+            run_command(arguments)
+        program = "from balance_hil.cli import main; main()"
+        os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
+    os.close(begin)
+    os.read(begun, 1)
+    os.close(begun)
+    return child
+
+
+def waited_s(pid: int) -> float:
+    """Time in which a process was ready and another one had the processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
+def left_over(work: Path) -> list[str]:
+    """Processes of a command that are still there."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(work).encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def end_one(arguments: tuple[str, ...], work: Path, rng: np.random.Generator, *, fork: bool) -> tuple[float, str]:
+    """Seconds until it ended, and what is wrong; "" if nothing is."""
+    (work / "tmp").mkdir(parents=True)
+    pid = start(arguments, work, fork=fork)
+    number = SIGNALS[int(rng.integers(0, len(SIGNALS)))]
+    time.sleep(float(np.exp(rng.uniform(np.log(FAST), np.log(SLOW)))))
+    ahead_s, sent = waited_s(pid), time.monotonic()
+    os.kill(pid, number)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    took_s = time.monotonic() - sent - (waited_s(pid) - ahead_s)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    said = (work / "output").read_text(errors="replace")
+    wrong = []
+    if took_s > END_S:
+        wrong.append(f"it took {took_s:.2f} s")
+    early = not fork and status in (-number, 1) and "Traceback" not in said.replace("KeyboardInterrupt", "")
+    if status not in (0, 1, 130) and not early:
+        wrong.append(f"exit status {status}")
+    if "Traceback" in said and fork:
+        wrong.append(said[-600:])
+    deadline = time.monotonic() + END_S
+    while (processes := left_over(work)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    files = [str(path.relative_to(work)) for path in work.rglob("*") if path.name not in ("tmp", "output", "recordings")]
+    wrong += [f"left: {name}" for name in [*processes, *files] if not name.endswith(".mcap")]
+    wrong += [f"still holds {owner.port}" for owner in reservations() if owner.pid == pid]
+    shutil.rmtree(work)
+    return took_s, "; ".join(wrong)
+
+
+def main() -> None:
+    """Ends COUNT commands and looks at the board that some of them used."""
+    folder, count, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    rng = np.random.default_rng(seed)
+    bundle = Bundle.load(POLICY)
+    machine = emulate(find_definition("native"), bundle, engine="int8", watchdog_ms=100)
+    with contextlib.closing(machine):
+        port = machine.start_unopened()
+        recording = folder / "seed.mcap"
+        child = start(
+            ("run", POLICY, *BOARD, "--seconds", "5", "--clock", "lockstep", "--record", str(recording)), folder, fork=False
+        )
+        os.waitpid(child, 0)
+        every = commands(port, recording)
+        for arguments in every:  # imports
+            __import__(f"balance_hil.cli.{arguments[0]}")
+        for module in ("running", "comparing.compare", "comparing.replay", "evaluating", "runtimes.tflm", "environment"):
+            __import__(f"balance_hil.{module}")
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        slowest = 0.0
+        for number in range(count):
+            arguments = every[int(rng.integers(0, len(every)))]
+            own = number % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1
+            took_s, wrong = end_one(arguments, folder / f"command-{number}", rng, fork=not own)
+            slowest = max(slowest, took_s)
+            if port in arguments:
+                with connect("serial", bundle, port=port) as board:
+                    deadline = time.monotonic() + END_S
+                    while not board.stats().safe_state and time.monotonic() < deadline:
+                        time.sleep(0.01)
+                    if board.stats().inferences and not board.stats().safe_state:
+                        wrong += "; the board is not in its safe state"
+            if wrong:
+                sys.stdout.write(f"{number}: {'process' if own else 'fork'} {' '.join(arguments)}: {wrong}\n")
+        if len(list(Path("/proc/self/fd").iterdir())) != descriptors:
+            sys.stdout.write("descriptors are left open\n")
+    sys.stdout.write(f"ended {count}, the slowest in {slowest:.2f} s\n")
+
+
+if __name__ == "__main__":
+    main()
