@@ -7,7 +7,7 @@ from balance_hil.distribution import EXACT
 from balance_hil.running import RunConfig, run
 from balance_hil.running.trace import TflmCheck, Trace
 
-FEW, MANY = 200, 1400  # control steps between which memory is measured
+FEW, MANY = 100, 800  # control steps between which memory is measured
 ALLOWED_BYTES_PER_STEP = 2  # lists of timings and evidence and the index of the recording took 60 to 100
 
 
