@@ -179,7 +179,9 @@ def _facts(soak: SoakResult) -> dict[str, str]:
         "on the board, ms p50 / p99 / max": times(of.inference_us, ".3f", ("p50", "p99", "max")),
         "round trip, ms p50 / p99 / p99.9 / max": times(of.round_trip_us, ".2f", ("p50", "p99", "p999", "max")),
         "tick jitter, ms p50 / p99 / p99.9 / max": times(of.jitter_us, ".2f", ("p50", "p99", "p999", "max")),
-        "board equals tflm": "not checked" if soak.differing is None else f"{soak.checked - soak.differing} of {soak.checked}",
+        "board equals tflm": "not checked"
+        if soak.differing is None or not soak.checked
+        else f"{soak.checked - soak.differing} of {soak.checked}",
         "growth of this program": _growth(soak.host),
         "growth of the emulator": _growth(soak.emulator),
     }

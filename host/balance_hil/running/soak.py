@@ -335,3 +335,5 @@ class _Soak:
                 writer.step(run_s, step)
             for run_s, episode, step_index, kind, detail, numbers in anomaly.faults:
                 writer.fault(run_s, episode, step_index, kind, detail, **numbers)
+            verdict = Verdict((f"excerpt of a soak: {anomaly.kind}: {anomaly.faults[0][4]}",))
+            writer.result = {"metrics": {}, "verdict": verdict.to_dict()}

@@ -55,6 +55,7 @@ def test_each_anomaly_is_recorded_with_the_second_around_it(soaked, firmware):
     )
     assert (lost.faults[0]["kind"], lost.faults[0]["episode"]) == ("lost", 0)
     assert lost.held.any()
+    assert "excerpt of a soak: lost: no reply to the observation of step 50" in lost.meta["result"]["verdict"]["reasons"][0]
 
 
 def test_an_error_is_recorded_the_board_is_brought_back_and_the_soak_fails(soaked, firmware):
