@@ -1,6 +1,7 @@
 // The engines of this image. platformio.ini compiles one of the files beside this one.
 #pragma once
 
+#include "policy/table_conversion.h"
 #include "server/models.h"
 
 namespace hil {
@@ -25,6 +26,10 @@ Place StaticPlace() {
   Place place;
   place.engine = &engine;
   place.arena = {arena, sizeof arena};
+#if defined(__ARM_ARCH_6M__)  // no floating-point unit
+  static TableConversion conversion;
+  place.conversion = &conversion;
+#endif
   return place;
 }
 

@@ -34,18 +34,21 @@ def synthetic_bundle(
         MissingExtraError: TensorFlow Lite Micro or the model builder is not installed.
     """
     model = actor((n_obs, hidden, n_act), "RELU", per_channel=True, seed=seed)
-    return bundle_of_model(folder, model, spec or _numbered(n_obs, n_act), normalization=normalization, seed=seed)
+    return bundle_of_model(folder, model, spec, normalization=normalization, seed=seed)
 
 
 def bundle_of_model(
-    folder: Path, model: bytes, spec: PolicySpec, *, normalization: Normalization | None = None, seed: int = 0
+    folder: Path, model: bytes, spec: PolicySpec | None = None, *, normalization: Normalization | None = None, seed: int = 0
 ) -> Bundle:
     """Writes a bundle of an int8 ``.tflite`` to ``folder``; its float models are empty, so it is for int8 runtimes and boards.
+
+    Without a ``spec`` it is made for no environment.
 
     Raises:
         MissingExtraError: TensorFlow Lite Micro is not installed.
     """
     tflm = TflmModel(model)
+    spec = spec or _numbered(tflm.n_obs, tflm.n_act)
     observations = _observations(np.random.default_rng(seed), tflm, normalization)
     inputs = quantize(observations, tflm.input_quant, normalization)
     outputs = tflm.infer_int8_batch(inputs)

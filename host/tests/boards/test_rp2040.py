@@ -21,6 +21,8 @@ from balance_hil.link import open_link, parse_fault
 from balance_hil.model_image import ModelImage
 from balance_hil.running import RunConfig, RunResult, run
 from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.testing.synthetic_bundle import bundle_of_model
+from balance_hil.testing.synthetic_models import actor
 
 FLASH = 0x1000_0000
 RP2040_FAMILY = 0xE48B_FF56
@@ -69,6 +71,30 @@ def test_random_inputs_give_the_bits_of_tflm(board: Board, ppo_bundle: Bundle):
     inputs = np.random.default_rng(0).integers(-128, 128, (200, 6), dtype=np.int8)
     expected = TflmModel(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs)
     np.testing.assert_array_equal(np.stack([action.output for action in board.infer_int8_batch(inputs)]), expected)
+
+
+def test_quantizing_by_tables_gives_the_bits_of_the_hosts_division(board: Board, ppo_bundle: Bundle):
+    scale, zero_point = ppo_bundle.input_quant.scale, ppo_bundle.input_quant.zero_point
+    middles = ((np.arange(-130, 130) - zero_point + 0.5) * scale).astype(np.float32)
+    near = [np.nextafter(middles, np.float32(side)) for side in (-np.inf, np.inf)]
+    values = np.concatenate([middles, *near, np.float32([0.0, -0.0, 1e-45, 3e38, -3e38, 1e30]), middles[:6]])
+    rows = np.resize(values, (-(-len(values) // 6), 6)).astype(np.float32)
+    got = np.stack([action.input for action in board.infer_batch(rows)])
+    np.testing.assert_array_equal(got, np.stack([ppo_bundle.to_int8(row) for row in rows]))
+
+
+@pytest.mark.parametrize("activation", ["RELU", "TANH"])
+@pytest.mark.parametrize("layers", [(4, 2), (5, 3, 1), (7, 6, 5, 2), (13, 21, 3), (6, 34, 9, 2)])
+def test_uploaded_models_of_any_shape_give_the_bits_of_tflm(board: Board, ppo_bundle: Bundle, tmp_path: Path, layers, activation):
+    model = actor(layers, activation, per_channel=True, seed=1)
+    bundle = bundle_of_model(tmp_path / "policy", model)
+    inputs = np.random.default_rng(len(layers)).integers(-128, 128, (60, layers[0]), dtype=np.int8)
+    inputs[:2] = [[-128], [127]]
+    board.load(bundle)
+    got = np.stack([action.output for action in board.infer_int8_batch(inputs)])
+    board.bundle = ppo_bundle
+    board.reset()  # to the flashed model
+    np.testing.assert_array_equal(got, TflmModel(bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs))
 
 
 def test_the_time_of_an_inference_is_the_chips(board: Board):

@@ -14,6 +14,8 @@
 #define HIL_DENSE_ROWS_MVE 1
 #elif defined(HIL_CORTEX_M_DSP)
 #define HIL_DENSE_ROWS_DSP 1
+#elif defined(__ARM_ARCH_6M__)
+#define HIL_DENSE_ROWS_M0 1
 #else
 #define HIL_DENSE_ROWS_PORTABLE 1
 #endif
@@ -26,7 +28,14 @@ namespace hil::int8 {
 constexpr uint32_t kMinColumnsOfFastPath = 4;
 constexpr uint32_t kMinRowsOfFastPath = 2;
 
-/// All rows of a layer that `fits`, saturated to int8 and not yet clamped to its activation. `scratch`: ScratchBytes() bytes.
+#if defined(HIL_DENSE_ROWS_M0)
+constexpr bool kDenseRowsClamps = true;
+#else
+constexpr bool kDenseRowsClamps = false;
+#endif
+
+/// All rows of a layer that `fits`, saturated to int8, and clamped to its activation if kDenseRowsClamps. `scratch`:
+/// ScratchBytes() bytes.
 void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);
 
 HIL_ALWAYS_INLINE inline int32_t LoadInt32(const uint8_t* bytes) {
@@ -57,6 +66,15 @@ HIL_ALWAYS_INLINE inline int32_t MultiplyHighFast(int32_t accumulator, int32_t f
   int32_t product;
   __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(accumulator * 2), "r"(fraction));
   return product;
+#elif defined(HIL_DENSE_ROWS_M0)
+  // By four products of 16 bits. With the accumulator's lower half signed, the middle sum stays within 32 bits, and its last bits
+  // are all that rounding down loses.
+  const int32_t low = static_cast<int16_t>(accumulator);
+  const int32_t high = (accumulator - low) >> 16;
+  const int32_t fraction_low = static_cast<uint16_t>(fraction);
+  const int32_t fraction_high = fraction >> 16;
+  const int32_t middle = low * fraction_high + high * fraction_low + (low * fraction_low >> 16) + (1 << 14);
+  return high * fraction_high * 2 + (middle >> 15);
 #else
   return static_cast<int32_t>((static_cast<int64_t>(accumulator * 2) * fraction + (int64_t{1} << 31)) >> 32);
 #endif

@@ -28,6 +28,22 @@ void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
 
 }  // namespace
 
+bool FoldsBias() {
+#if defined(HIL_DENSE_ROWS_M0)
+  return true;
+#else
+  return false;
+#endif
+}
+
+int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row) {
+  const int8_t* weights = layer.weights + row * layer.columns;
+  int32_t sum = 0;
+  for (uint32_t i = 0; i < layer.columns; ++i) sum += weights[i];
+  const uint32_t subtracted = static_cast<uint32_t>(sum) * static_cast<uint32_t>(int32_t{layer.input_zero_point});
+  return static_cast<int32_t>(static_cast<uint32_t>(LoadInt32(layer.bias + 4 * row)) - subtracted);
+}
+
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   constexpr int64_t kLargestProduct = 255 * 128;  // input less its zero point, times a weight
   const int64_t bias = LoadInt32(layer.bias + 4 * row);
@@ -36,11 +52,18 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   return large_enough && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
 }
 
-uint32_t ScratchBytes(uint32_t columns) { return (columns + 3u) / 4u * 8u; }
+uint32_t ScratchBytes(uint32_t columns, uint32_t rows) {
+#if defined(HIL_DENSE_ROWS_M0)
+  return (rows + 3u) / 4u * 16u + 0 * columns;
+#else
+  return (columns + 3u) / 4u * 8u + 0 * rows;
+#endif
+}
 
 void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output) {
   if (layer.fits) {
     DenseRows(layer, input, scratch, output);
+    if (kDenseRowsClamps) return;
   } else {
     DenseRowsExact(layer, input, output);
   }

@@ -46,7 +46,7 @@ class Builder {
   Cursor& cursor_;
   Program& program_;
   Refusal& refusal_;
-  uint32_t widest_input_ = 0;  // of all dense layers
+  uint32_t scratch_bytes_ = 0;  // the most that a dense layer needs
 };
 
 Status Builder::Build() {
@@ -68,7 +68,7 @@ Status Builder::Build() {
     const Status status = AddStep(i);
     if (status != Status::kOk) return model_.ok() ? status : Status::kModelInvalid;
   }
-  program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(ScratchBytes(widest_input_) / 4));
+  program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(scratch_bytes_ / 4));
   refusal_ = {};
   void* output = nullptr;
   const bool computed = model_.output() != model_.input() && FindData(model_.output(), program_.n_steps, &output);
@@ -150,7 +150,8 @@ bool Builder::AddFullyConnected(const Operator& op, const Operand& input, const 
   layer.output_zero_point = output.quant.zero_point;
   const FusedActivation activation = model_.ActivationOf(op);
   ActivationRange(activation, output.quant, &layer.low, &layer.high);
-  widest_input_ = layer.columns > widest_input_ ? layer.columns : widest_input_;
+  const uint32_t scratch_bytes = ScratchBytes(layer.columns, layer.rows);
+  scratch_bytes_ = scratch_bytes > scratch_bytes_ ? scratch_bytes : scratch_bytes_;
   return activation <= FusedActivation::kRelu6 ? PrepareRows(weights, input, output, &layer) : Refuse("fused activation");
 }
 
@@ -181,8 +182,10 @@ bool Builder::ReadDenseTensors(const Operator& op, const Operand& input, const O
 
 bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Operand& output, FullyConnectedLayer* layer) {
   int32_t* no_bias = layer->bias == nullptr ? cursor_.Take<int32_t>(layer->rows) : nullptr;
+  int32_t* folded_bias = FoldsBias() ? cursor_.Take<int32_t>(layer->rows) : nullptr;
   int32_t* fractions = cursor_.Take<int32_t>(layer->rows);
   int8_t* shifts = cursor_.Take<int8_t>(layer->rows);
+  layer->folded_bias = folded_bias;
   layer->fractions = fractions;
   layer->shifts = shifts;
   layer->fits = true;
@@ -199,6 +202,7 @@ bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Ope
     }
     if (shifts != nullptr) {  // allocated last: if it fits, so do the others
       fractions[row] = multiplier.fraction;
+      if (folded_bias != nullptr) folded_bias[row] = FoldedBias(*layer, row);
       // A multiplier of 0 may have any shift.
       shifts[row] = static_cast<int8_t>(multiplier.fraction == 0 ? 0 : -1 - multiplier.shift);
       layer->fits = layer->fits && RowFits(*layer, row);

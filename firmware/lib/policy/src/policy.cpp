@@ -21,6 +21,7 @@ Outcome Policy::Load(const ModelImage& image, const Arena& arena, bool verify) {
   if (image.model.size == 0) return load_ = {Status::kNoModel, 0};
   const Status status = engine_->Init(image.model, arena);
   load_ = status == Status::kOk ? Check() : Refuse(status, engine_->detail(), engine_->message());
+  if (load_.ok()) conversion_->Prepare(info().input, info().output);
   if (!load_.ok() || !verify || image.golden.count == 0) return load_;
   SelfTestCount result;
   const Outcome replayed = SelfTest(&result);

@@ -7,10 +7,11 @@ namespace hil::int8 {
 
 /// One dense layer. Everything it points to outlives it.
 struct FullyConnectedLayer {
-  const int8_t* weights;     // [rows][columns]
-  const uint8_t* bias;       // int32 [rows], possibly unaligned
-  const int32_t* fractions;  // [rows], Multiplier::fraction
-  const int8_t* shifts;      // [rows], -1 - Multiplier::shift: right shift beyond the first bit
+  const int8_t* weights;       // [rows][columns]
+  const uint8_t* bias;         // int32 [rows], possibly unaligned
+  const int32_t* folded_bias;  // [rows], see FoldsBias(); else nullptr
+  const int32_t* fractions;    // [rows], Multiplier::fraction
+  const int8_t* shifts;        // [rows], -1 - Multiplier::shift: right shift beyond the first bit
   uint32_t rows;
   uint32_t columns;
   int16_t input_zero_point;
@@ -20,11 +21,17 @@ struct FullyConnectedLayer {
   bool fits;  // RowFits() for every row: the fast arithmetic holds every accumulator and multiplier
 };
 
+/// Whether this processor's fast arithmetic takes a bias from which input zero point times sum of the weights is subtracted.
+bool FoldsBias();
+
+/// That bias of one row. It wraps, and so does the sum that begins with it.
+int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row);
+
 /// True when the row's accumulator stays below 2^30 for every input, and its multiplier is at most 1/2.
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
 
-/// Bytes of scratch memory, aligned to 4, that FullyConnected() needs for an input of `columns` elements.
-uint32_t ScratchBytes(uint32_t columns);
+/// Bytes of scratch memory, aligned to 4, that FullyConnected() needs for a layer.
+uint32_t ScratchBytes(uint32_t columns, uint32_t rows);
 
 /// output, int8 [rows] = clamp(requantize(weights * (input - zero point) + bias)).
 void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);

@@ -9,6 +9,9 @@ namespace hil {
 /// Converts whole vectors. Boards use ExactConversion; the fault gallery replaces it.
 class Conversion {
  public:
+  /// Called when a model is loaded, before any conversion with its parameters.
+  virtual void Prepare(const QuantParams&, const QuantParams&) {}
+
   /// Fills `codes` with as many values as `values` holds, all finite.
   virtual void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) = 0;
 
