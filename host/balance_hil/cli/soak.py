@@ -20,7 +20,7 @@ from balance_hil.cli.console import print_error, print_json, say, stderr, stdout
 from balance_hil.cli.params import BOARD, POLICY, board_options
 from balance_hil.cli.run import BOARD_HELP, FAULT_HELP, OPTIONS_HELP, RECORDINGS
 from balance_hil.cli.run_output import TABLE_WIDTH, LiveLine, times
-from balance_hil.documents import SOAK, SoakMinuteDocument
+from balance_hil.documents import SOAK, FailedRunDocument, OneSoakDocument, SoakMinuteDocument
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import parse_faults
@@ -175,7 +175,7 @@ def _facts(soak: SoakResult) -> dict[str, str]:
         "episodes without failure": f"{of.episodes - of.failed} of {of.episodes}",
         "late, lost, not sent, wrong": " / ".join(str(of.counts[name]) for name in ("late", "lost", "unsent", "rejected")),
         "misses by host, board, link": " / ".join(str(of.causes[name]) for name in ("host", "board", "link")),
-        "resets, errors": f"{of.counts['reboots']}, {soak.errors}",
+        "reboots, errors": f"{of.counts['reboots']}, {soak.errors}",
         "on the board, ms p50 / p99 / max": times(of.inference_us, ".3f", ("p50", "p99", "max")),
         "round trip, ms p50 / p99 / p99.9 / max": times(of.round_trip_us, ".2f", ("p50", "p99", "p999", "max")),
         "tick jitter, ms p50 / p99 / p99.9 / max": times(of.jitter_us, ".2f", ("p50", "p99", "p999", "max")),
@@ -193,7 +193,7 @@ def _growth(growth: Resources | None) -> str:
     return f"{growth.memory_bytes / MIB:+.2f} MiB, {growth.descriptors:+d} descriptors, {growth.threads:+d} threads"
 
 
-def _document(name: str, soak: SoakResult | HarnessError) -> Any:
+def _document(name: str, soak: SoakResult | HarnessError) -> OneSoakDocument | FailedRunDocument:
     if not isinstance(soak, HarnessError):
         return soak.to_dict()
     return {"board": name, "error": soak.message, "hint": soak.hint, "verdict": Verdict((soak.message,)).to_dict()}
