@@ -148,7 +148,7 @@ def test_a_run_that_fails_says_why_and_keeps_its_recording(hil, ppo, tmp_path, a
             "unknown environment 'balance/Balanse-v0', did you mean 'balance/Balance-v0'",
             2,
         ),
-        (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 3),
+        (["--env", "balance/MotorStand-v0"], "a control step of balance/MotorStand-v0 lasts 1 ms, not 5 ms", 2),
         (["--options", "none.yaml"], "cannot read none.yaml", 3),
         (["--record", "x.mcap", "--no-record"], "exclude each other", 2),
         (["--steps", "5", "--seconds", "1"], "--steps and --seconds exclude each other", 2),
