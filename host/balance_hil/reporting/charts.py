@@ -15,6 +15,7 @@ from balance_hil.reporting.collect import Run, episode_edges
 from balance_hil.spec import Signal
 
 VALUES = 1_200_000  # of all curves of a page together: 6.4 MB as text
+POINTS = 24_000  # of a curve, at most: more make the page slow
 WINDOW = 100  # rows on each side of an event that are kept at full rate
 MAX_EVENTS = 3000  # marks of one kind in the timeline of one run
 BINS = 70
@@ -39,7 +40,7 @@ def chart_data(runs: Sequence[Run]) -> dict[str, Any]:
     }
     groups = {title: [c for c in charts if any(_has(values) for values in c[2])] for title, charts in wanted.items()}
     curves = sum(len(charts) for charts in groups.values())
-    budget = VALUES // max(1, len(runs) * (curves + 2))
+    budget = min(POINTS, VALUES // max(1, len(runs) * (curves + 2)))
     starts = [bucket_starts(len(run.recording), interesting(run.recording), budget) for run in runs]
     return {
         "period_ms": max((run.period_us / 1e3 for run in runs), default=0.0),

@@ -186,24 +186,17 @@
     return { box, build };
   };
 
-  // A plot is built when it comes into view.
-  const pending = new Map();
-  const buildNow = (box) => {
-    const build = pending.get(box);
-    if (!build) return;
-    pending.delete(box);
-    seen.unobserve(box);
+  // One plot after the other, so that the page can be scrolled meanwhile.
+  const pending = [];
+  const buildNext = () => {
     sharing = true; // its first scale is the view already
-    plots.push(build());
+    plots.push(pending.shift()());
     sharing = false;
+    if (pending.length) setTimeout(() => pending.length && buildNext());
   };
-  const seen = new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && buildNow(entry.target)), {
-    rootMargin: "400px",
-  });
   const add = ({ box, build }) => {
     home.append(box);
-    pending.set(box, build);
-    seen.observe(box);
+    pending.push(build);
   };
   if (events.length) add(timeline());
   for (const group of data.groups) {
@@ -212,6 +205,7 @@
     home.append(heading);
     group.charts.forEach((spec) => add(chart(spec)));
   }
+  if (pending.length) buildNext();
 
   const resize = (width) => plots.forEach((plot) => plot.batch(() => plot.setSize({ width, height: plot.height })));
   new ResizeObserver(() => home.clientWidth && resize(home.clientWidth)).observe(home);
@@ -221,7 +215,7 @@
     before = root.dataset.theme;
     closed = document.querySelectorAll("details.print:not([open])");
     closed.forEach((each) => (each.open = true));
-    [...pending.keys()].forEach(buildNow);
+    while (pending.length) buildNext();
     root.dataset.theme = "light";
     resize(680); // draws at once: what is queued would be drawn after the page was printed
   });
