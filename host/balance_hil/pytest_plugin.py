@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 DEFAULT_BOARD = "native"
 DEFAULT_BUNDLE = "ppo"
 DEFAULT_EPISODES = 10
+KEPT_S = 5.0  # of the recordings of a failed test
 _log_dir_key = pytest.StashKey[Path]()
+_report_dir_key = pytest.StashKey[Path | None]()
 _board_key = pytest.StashKey[str]()
 
 
@@ -53,6 +56,11 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
+    "report": (
+        "DIR",
+        str,
+        "write an HTML page about every test that recorded a run, and the last seconds of a failed one, to DIR",
+    ),
 }
 _SEVERAL = ("board", "bundle")
 
@@ -144,6 +152,13 @@ def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     """``--hil-record``: the folder that holds every test's log directory."""
     given = _option(pytestconfig, "record")
     return _path(pytestconfig, "record", given).resolve() if given else tmp_path_factory.mktemp("hil")
+
+
+@pytest.fixture(scope="session")
+def hil_report(pytestconfig: pytest.Config) -> Path | None:
+    """``--hil-report``: the folder of the pages; None: none are written."""
+    given = _option(pytestconfig, "report")
+    return _path(pytestconfig, "report", given).resolve() if given else None
 
 
 @pytest.fixture(scope="session")
@@ -289,12 +304,13 @@ def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[Int8Runtime]:
 
 
 @pytest.fixture
-def hil_log_dir(request: pytest.FixtureRequest, hil_record: Path) -> Path:
+def hil_log_dir(request: pytest.FixtureRequest, hil_record: Path, hil_report: Path | None) -> Path:
     """A folder for recordings and logs of this test; a failure report names it."""
     name = re.sub(r"[^\w.-]+", "_", request.node.nodeid).strip("_")
     folder = hil_record / name
     folder.mkdir(parents=True, exist_ok=True)
     request.node.stash[_log_dir_key] = folder
+    request.node.stash[_report_dir_key] = hil_report
     return folder
 
 
@@ -314,15 +330,55 @@ def hil_measure(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds the board and the log directory to a failure report."""
+    """Writes the page about a test, and adds board, log directory and the command that repeats it to a failure report."""
     report = yield
     folder = item.stash.get(_log_dir_key, None)
+    pages = item.stash.get(_report_dir_key, None)
+    written = _write_page(item, folder, pages, report.failed) if folder and pages and report.when == "call" else []
     if report.failed and folder is not None:
-        lines = [item.stash.get(_board_key, "no board was open"), f"log directory: {folder}"]
+        lines = [
+            item.stash.get(_board_key, "no board was open"),
+            f"log directory: {folder}",
+            *written,
+            f"repeat: {_repeated(item)}",
+        ]
         if isinstance(report.longrepr, ExceptionRepr):
             report.longrepr.addsection("hil", "\n".join(lines))
         (folder / "failure.txt").write_text(report.longreprtext + "\n")
     return report
+
+
+def _write_page(item: pytest.Item, folder: Path, pages: Path, failed: bool) -> list[str]:
+    """The page about the recordings of a test; of a failed one also their last seconds. Returns what to say about them."""
+    from balance_hil.errors import HarnessError
+    from balance_hil.recording.folder import keep_last
+    from balance_hil.reporting import write_page
+
+    recordings = sorted(folder.glob("*.mcap*"))
+    if not recordings:
+        return []
+    page = pages / f"{folder.name}.html"
+    said = []
+    try:
+        write_page(recordings, page, frames=None if failed else False)
+        item.user_properties.append(("hil_report", str(page)))
+        said.append(f"report: {page}")
+        for recording in recordings if failed else ():
+            last = pages / f"{folder.name}-{recording.name.removesuffix('.partial').removesuffix('.mcap')}-last.mcap"
+            keep_last(recording, last, KEPT_S)
+            said.append(f"last {KEPT_S:g} s of {recording.name}: {last}")
+    except HarnessError as exc:
+        said.append(f"report: {exc.message}; {exc.hint}")
+    return said
+
+
+def _repeated(item: pytest.Item) -> str:
+    words = ["pytest", item.nodeid]
+    for name in _OPTIONS:
+        given = item.config.getoption(f"--hil-{name}")
+        for value in given if isinstance(given, list) else [] if given is None else [given]:
+            words += [f"--hil-{name}", str(value)]
+    return shlex.join(words)
 
 
 def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 
 from balance_hil.cli.console import print_error, stderr, stdout
-from balance_hil.errors import HarnessError
-from balance_hil.files import write_atomically
 
 BROKEN = 3  # exit status: something that was named could not be read
 
@@ -34,20 +32,12 @@ def command(sources: tuple[Path, ...], output: Path | None, frames: bool | None)
 
     A file that cannot be read is named on the page; the exit status is then 3.
     """
-    from balance_hil.reporting.collect import read_sources
-    from balance_hil.reporting.frames import film_strips
-    from balance_hil.reporting.page import render_page
+    from balance_hil.reporting import write_page
 
-    found = read_sources(sources)
+    target = output or _beside(sources)
+    found = write_page(sources, target, frames=frames)
     for path, error in found.unreadable:
         print_error(f"{path}: {error.message}", error.hint)
-    page = render_page(found, film_strips({run.label: run.recording for run in found.runs}, frames))
-    target = output or _beside(sources)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, page.encode())
-    except OSError as exc:
-        raise HarnessError(f"cannot write {target}: {exc.strerror}", "choose another place: --output FILE.html") from exc
     verdict = found.verdict
     stderr.print(verdict.line, style="bold green" if verdict.good else "bold red", soft_wrap=True)
     stdout.print(str(target), soft_wrap=True)

@@ -103,7 +103,24 @@ def repair(path: Path) -> Path:
     return target
 
 
-def _copy(path: Path, writer: Writer) -> None:
+def keep_last(path: Path, target: Path, seconds: float) -> None:
+    """Copies the last ``seconds`` of a recording, complete or not, to ``target``, which is replaced.
+
+    Raises:
+        RecordingError: it is no recording, or ``target`` cannot be written.
+    """
+    with recording_errors(path):
+        times = [record.log_time for record in records(path, End()) if isinstance(record, Message)]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                since_ns = max(times, default=0) - round(seconds * 1e9)
+                _copy(path, Writer(file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD), since_ns)
+        except OSError as exc:
+            raise RecordingError(f"cannot write {target}: {exc}", "choose another folder") from exc
+
+
+def _copy(path: Path, writer: Writer, since_ns: int = 0) -> None:
     end, has_end = End(), False
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
@@ -121,7 +138,7 @@ def _copy(path: Path, writer: Writer) -> None:
                 channels[record.id] = writer.register_channel(
                     record.topic, record.message_encoding, schemas.get(record.schema_id, 0), record.metadata
                 )
-            case Message():
+            case Message() if record.log_time >= since_ns:
                 writer.add_message(
                     channels[record.channel_id], record.log_time, record.data, record.publish_time, record.sequence
                 )

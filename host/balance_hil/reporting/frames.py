@@ -62,6 +62,8 @@ def film_strip(recording: Recording) -> Strip:
     seeds = recording.meta.get("seeds")
     if not len(rows) or not isinstance(seeds, list) or episode >= len(seeds):
         raise UsageError("the recording holds no step with its seed", "record a run: hil run ppo --board native")
+    if recording.t_s[rows[0]] > 0:
+        raise UsageError("the episode's beginning is not in the recording", "make the page of the whole recording")
     if len(rows) > MAX_STEPS:
         raise UsageError(
             f"the episode has {len(rows):,} steps, at most {MAX_STEPS:,} are simulated again", "record a shorter one"

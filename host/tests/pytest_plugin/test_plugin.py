@@ -8,11 +8,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from balance_hil import boards, bundle, runtimes
 from balance_hil.errors import BundleError, FlashToolMissingError, ModelMismatchError, SilentBoardError
+from balance_hil.recording import read_recording
+
+from ..reporting.recordings import write_run
 
 pytest_plugins = ["pytester"]
 
@@ -177,6 +181,39 @@ def test_junit_carries_the_identity_and_the_measurements(pytester: pytest.Pytest
         "hil_round_trip_p99": "250 us [..2000] us pass",
         "hil_episodes": "10 1",
     }
+
+
+def test_reports_of_a_good_and_a_failed_test(pytester: pytest.Pytester, bench_log: list[str], tmp_path: Path) -> None:
+    recording = write_run(tmp_path / "run.mcap", steps=1500)
+    pytester.makepyfile(f"""
+        import shutil
+        def test_good(hil_board, hil_log_dir): shutil.copy({str(recording)!r}, hil_log_dir)
+        def test_bad(hil_board, hil_log_dir):
+            shutil.copy({str(recording)!r}, hil_log_dir)
+            assert False
+        def test_without_a_recording(hil_board, hil_log_dir): pass
+    """)
+    result = pytester.runpytest("--hil-board=one", "--hil-bundle=x", "--hil-report=pages", "--junitxml=junit.xml")
+    result.assert_outcomes(passed=2, failed=1)
+    name = "test_reports_of_a_good_and_a_failed_test.py_test_{}_one"
+    pages = pytester.path / "pages"
+    good, bad = (f"{name.format(which)}.html" for which in ("good", "bad"))
+    last = f"{name.format('bad')}-run-last.mcap"
+    assert sorted(path.name for path in pages.iterdir()) == sorted([good, bad, last])
+    tail = read_recording(pages / last)
+    assert (len(tail), tail.episode[-1], tail.meta["ended"]) == (1000, 1, "complete")
+    linked = {
+        case.get("name"): [each.get("value") for each in case.iter("property") if each.get("name") == "hil_report"]
+        for case in ET.parse(pytester.path / "junit.xml").iter("testcase")
+    }
+    assert linked == {
+        "test_good[one]": [str(pages / good)],
+        "test_bad[one]": [str(pages / bad)],
+        "test_without_a_recording[one]": [],
+    }
+    result.stdout.fnmatch_lines([f"report: *{bad}", f"last 5 s of run.mcap: *{last}"])
+    given = "--hil-board one --hil-bundle x --hil-report pages"
+    result.stdout.fnmatch_lines([f"repeat: pytest 'test_reports_of_a_good_and_a_failed_test.py::test_bad[[]one[]]' {given}"])
 
 
 def test_a_measurement_outside_its_limits_fails(pytester: pytest.Pytester, bench_log: list[str]) -> None:
