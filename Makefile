@@ -19,7 +19,7 @@ space := $(subst ,, )
 
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 
-.PHONY: run test nightly guarantees setup setup-run check format fuzz vendor clean help
+.PHONY: run test nightly guarantees setup setup-run check format fuzz vendor clean help docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ format: setup ## rewrite the sources in the project's format
 	@.venv/bin/ruff format host hil_tests examples docs/*.py
 	@.venv/bin/ruff check --fix host hil_tests examples docs/*.py
 	@git ls-files 'firmware/*.cpp' 'firmware/*.h' | xargs .venv/bin/clang-format -i
+
+docs: setup ## build the documentation site into build/site
+	@.venv/bin/python docs/build_site.py
 
 fuzz: ## look for inputs that break the firmware, SECONDS for each of the four targets (needs clang)
 	@$(PYTHON) firmware/test/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
