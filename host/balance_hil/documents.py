@@ -119,7 +119,9 @@ class OneRunDocument(TypedDict):
     longest_hold_steps: int
     stalls: StallsDocument
     bad_frames: int
-    injected_faults: dict[str, int]
+    injected_faults: dict[str, int]  # count of each, "drop rx": 3
+    faults: list[str]  # that were to be injected, as on the command line
+    fault_seed: int | None  # None: no faults
     priority: Literal["real-time", "normal"]
     control_rate_hz: float
     equals_tflm: EqualsTflmDocument | None  # None: not checked

@@ -63,6 +63,11 @@ class Channel:
             if timeout_s <= 0:  # also while bytes keep arriving: a board may print text forever
                 return None
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether ``poll`` has a frame without reading the link."""
+        return bool(self._frames)
+
     def await_kind(self, kind: type[M], timeout_s: float) -> M | None:
         """The next message of one type, or None if none arrives within ``timeout_s``. Other messages are dropped."""
         deadline = self.now_s() + timeout_s

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 from balance_hil.boards.channel import Channel
@@ -50,15 +51,16 @@ READABLE_SHARE = 0.85  # of printable bytes in text; noise at a wrong baud rate 
 class Handshake:
     """Sends HELLO until INFO arrives. Neither ``send_if_due`` nor ``answer`` blocks, so both fit into any loop."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, now: Callable[[], float] | None = None) -> None:
         self._channel = channel
         self._nonce = secrets.randbits(32)
-        self.since = channel.now_s()
+        self.now = now or channel.now_s
+        self.since = self.now()
         self.next_hello = self.since
 
     def send_if_due(self) -> None:
         """Sends HELLO if the interval has passed."""
-        now = self._channel.now_s()
+        now = self.now()
         if now >= self.next_hello:
             self._channel.link.write(b"\x00")  # terminates a partial frame from an earlier session
             self._channel.send(messages.Hello(self._nonce))
@@ -70,7 +72,7 @@ class Handshake:
             case messages.Info(nonce=answered) as info if answered == self._nonce:
                 return info
             case messages.Ready():
-                self.next_hello = self._channel.now_s() + BOOTED_GRACE_S  # a HELLO sent before the boot is lost
+                self.next_hello = self.now() + BOOTED_GRACE_S  # a HELLO sent before the boot is lost
             case OtherSchema() as other:
                 raise _protocol_mismatch(self._channel, other)
         return None

@@ -220,6 +220,11 @@ class Session:
         return dict(self.faults.injected) if self.faults is not None else {}
 
     @property
+    def readable(self) -> bool:
+        """With injected faults: whether there is something to ``poll`` now."""
+        return self._channel.has_frames or (self.faults is not None and self.faults.readable)
+
+    @property
     def bad_frames(self) -> int:
         """Frames that arrived damaged since the port was opened."""
         return self._channel.decoder.bad_frames
@@ -256,9 +261,9 @@ class Session:
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
-    def start_handshake(self) -> Handshake:
-        """A handshake for a caller's own receive loop; pass the INFO to ``accept``."""
-        return Handshake(self._channel)
+    def start_handshake(self, now: Callable[[], float] | None = None) -> Handshake:
+        """A handshake for a caller's own receive loop, on its clock; pass the INFO to ``accept``."""
+        return Handshake(self._channel, now)
 
     def next_seq(self) -> int:
         """The next sequence number, for a frame sent with ``send_raw``."""

@@ -64,6 +64,7 @@ class _Options:
     engine: str | None
     wait_s: float
     faults: Sequence[Fault]
+    fault_seed: int | None
     record: Path | None
     no_record: bool
     max_lost: int | None
@@ -110,6 +111,7 @@ class _Options:
 @click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
 @board_options
 @click.option("--fault", "faults", multiple=True, metavar="FAULT|FILE.yaml", help=FAULT_HELP)
+@click.option("--fault-seed", type=click.IntRange(min=0), help="The same seed injects the same faults; default: --seed.")
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps allowed without a timely reply; default: 10 % of all.")
@@ -179,7 +181,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         baud=options.baud,
         engine=options.engine,
         faults=options.faults,
-        fault_seed=options.seed,
+        fault_seed=options.seed if options.fault_seed is None else options.fault_seed,
         device_clock=options.clock == "device",
         wait_s=options.wait_s,
         progress=say,

@@ -90,7 +90,8 @@ def _remarks(run: RunResult) -> list[str]:
     if run.reboots:
         remarks.append(f"the board rebooted {run.reboots} times and was resumed")
     if run.injected_faults:
-        remarks.append("injected faults: " + ", ".join(f"{name} {count}" for name, count in sorted(run.injected_faults.items())))
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(run.injected_faults.items()))
+        remarks.append(f"injected faults (seed {run.fault_seed}): {counts}")
     if run.recording is not None:
         remarks.append(f"recording {run.recording}")
     return remarks

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
@@ -21,6 +22,7 @@ from balance_hil.processes import end_with_parent
 from balance_hil.rollout import rollout
 from balance_hil.scheduling import usable_cores
 
+Work = TypeVar("Work")
 _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
 
 
@@ -71,7 +73,7 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
         raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
     episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
     work = _split(config)
-    for count, (item, results) in enumerate(_results(work, config.jobs or usable_cores()), start=1):
+    for count, (item, results) in enumerate(in_processes(_run, work, config.jobs or usable_cores()), start=1):
         cell = episodes.setdefault((policy_name(item.policy), item.condition.name), {})
         cell.update({episode.seed: episode for episode in results})
         on_progress(count / len(work), f"{policy_name(item.policy)}, {item.condition.title}")
@@ -86,17 +88,19 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
     )
 
 
-def _results(work: Sequence[_Work], jobs: int) -> Iterator[tuple[_Work, list[EpisodeMetrics]]]:
-    """The results as they become ready. One job needs no other process."""
+def in_processes(
+    run: Callable[[Work], list[EpisodeMetrics]], work: Sequence[Work], jobs: int
+) -> Iterator[tuple[Work, list[EpisodeMetrics]]]:
+    """What ``run`` returns for each piece of work, as it becomes ready. One job needs no other process."""
     if min(jobs, len(work)) == 1:
-        yield from ((item, _run(item)) for item in work)
+        yield from ((item, run(item)) for item in work)
         return
     others = set(multiprocessing.active_children())
     # "spawn": a forked child would inherit the threads of MuJoCo and torch, and none of their locks.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_ignore_interrupts)
     try:
-        futures = {pool.submit(_run, item): item for item in work}
+        futures = {pool.submit(run, item): item for item in work}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:

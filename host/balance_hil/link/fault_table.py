@@ -24,7 +24,7 @@ Direction = Literal["tx", "rx", "both"]  # tx: host to board; rx: board to host
 Value: TypeAlias = float | str
 
 DEFAULT_FOR_S = 0.1
-_EPSILON_S = 1e-9  # of simulated time, a sum of control periods
+EPSILON_S = 1e-9  # times are sums of control periods
 _HINT = "write NAME:key=value,…, for example drop:rate=0.05,direction=rx or stall:at_s=2,for_s=0.2; see docs/faults.md"
 
 
@@ -136,7 +136,9 @@ class Fault:
 
     def __str__(self) -> str:
         """In the notation of the command line."""
-        values = ",".join(f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in self.values().items())
+        values = ",".join(
+            f"{key}={value if isinstance(value, str) else _shortest(value)}" for key, value in self.values().items()
+        )
         return f"{self.name}:{values}" if values else self.name
 
     def window(self, now_s: float, control_period_s: float | None = None) -> tuple[int, float] | None:
@@ -149,13 +151,13 @@ class Fault:
             control_period_s: for ``at_step``; None: there is no run, and such a fault never begins.
         """
         start_s = self._start_s(control_period_s)
-        since_s = now_s - start_s + _EPSILON_S
+        since_s = now_s - start_s + EPSILON_S
         if since_s < 0 or math.isinf(start_s):
             return None
         count = int(since_s // self.every_s) if self.every_s is not None else 0
         begun_s = start_s + count * (self.every_s or 0.0)
         end_s = begun_s + self.for_s if self.for_s is not None else math.inf
-        return None if now_s + _EPSILON_S >= end_s else (count, end_s)
+        return None if now_s + EPSILON_S >= end_s else (count, end_s)
 
     def next_s(self, count: int, control_period_s: float | None = None) -> float:
         """When it happens for the time ``count``, counted from 0; infinity: not at all."""
@@ -270,6 +272,10 @@ def _number(key: str, value: Any, parameter: Parameter, where: str) -> float:
     if parameter.whole and number != int(number):
         raise UsageError(f"{where}: {key} must be a whole number, not {number:g}", f"{key}: {parameter.text}")
     return int(number) if parameter.whole else number
+
+
+def _shortest(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _check_times(fault: Fault, where: str) -> None:

@@ -15,19 +15,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Protocol
+from functools import cache
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from balance_hil.errors import CableUnpluggedError, SilentBoardError, UsageError
 from balance_hil.link.base import Link, clock_of
-from balance_hil.link.fault_table import NEEDS_EMULATION, Fault, Value
+from balance_hil.link.fault_table import EPSILON_S, NEEDS_EMULATION, Fault
 from balance_hil.protocol import messages
-from balance_hil.protocol.codec import Decoder, encode
+from balance_hil.protocol.codec import Decoder, OtherSchema, encode
 
 MAX_UNIT_BYTES = 4096  # unterminated bytes are passed on at this size
 SETTLE_TIMEOUT_S, SETTLE_ATTEMPTS = 1.0, 3  # for the answer to the ECHO in simulated time
 BOOT_TIMEOUT_S = 20.0  # for READY in simulated time
+KEPT_INJECTIONS = 100_000  # a run takes them at every step
 _ENDS = re.compile(rb"[\x00\n]")
 _NEVER = float("inf")
 
@@ -38,7 +40,7 @@ class Injection(NamedTuple):
     t_s: float  # since the beginning of the run
     fault: str
     direction: str  # "tx", "rx", or "" for what happens to a board
-    values: Mapping[str, Value]  # its parameters, and what was drawn
+    values: Mapping[str, float]  # its parameters, and what was drawn
 
 
 class Machine(Protocol):
@@ -99,7 +101,7 @@ class FaultyLink:
         self.armed = armed
         self.simulated = False
         self.injected: Counter[str] = Counter()  # count of each fault, "drop rx": 3
-        self.injections: deque[Injection] = deque()  # not yet taken by whoever records them
+        self.injections: deque[Injection] = deque(maxlen=KEPT_INJECTIONS)  # not yet taken by whoever records them
         self._link = link
         self._follow_clock()
         self._machine = machine
@@ -123,6 +125,8 @@ class FaultyLink:
         self.simulated = simulated
         self._now_s = self._booted_s = 0.0
         self._begin(control_period_s)
+        if simulated:
+            self._answers()  # what the board still sends is from before the run
 
     def _begin(self, control_period_s: float | None) -> None:
         self._zero_s = self._clock()
@@ -146,11 +150,21 @@ class FaultyLink:
         """Seconds since the beginning of the run."""
         return self._now_s if self.simulated else self._clock() - self._zero_s
 
-    def advance(self, now_s: float) -> bool:
-        """Simulated time becomes ``now_s``; returns whether bytes can be read."""
+    def advance(self, now_s: float) -> None:
+        """Simulated time becomes ``now_s``. Raises CableUnpluggedError, SilentBoardError."""
         self._now_s = max(self._now_s, now_s)
         self._pump()
-        return self._rx.next_due() <= self._now_s
+
+    def end(self) -> None:
+        """No more faults until the next ``begin``; what is held is lost, and a board that hangs goes on."""
+        if self._machine is not None and self._paused_until_s < _NEVER:
+            self._machine.resume()
+        self.armed = self.simulated = False
+
+    @property
+    def readable(self) -> bool:
+        """Whether bytes can be read now."""
+        return self.armed and self._rx.next_due() <= self.now() + EPSILON_S
 
     # --- a link -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +191,7 @@ class FaultyLink:
             data = self._link.read(max(0.0, wake - now))
             now = self.now()
             self._rx.push(data, now)
-            if now >= deadline:
+            if now + EPSILON_S >= deadline:
                 return self._rx.pop(now)
 
     def close(self) -> None:
@@ -197,20 +211,21 @@ class FaultyLink:
                 f"{self.description} vanished while it was in use (fault injection cut the cable)", "leave out --fault cut"
             )
         ready = self._tx.pop(self.now())
-        if not ready or (self.simulated and self._now_s < self._booted_s):
+        if not ready or (self.simulated and self._now_s + EPSILON_S < self._booted_s):
             return
-        self._link.write(ready)
         if self.simulated:
-            self._rx.push(self._answers(), self._now_s)
+            self._rx.push(self._answers(ready), self._now_s)
+        else:
+            self._link.write(ready)
 
-    def _answers(self) -> bytes:
-        """What the board sends to what it has received."""
+    def _answers(self, requests: bytes = b"") -> bytes:
+        """Sends ``requests`` and returns what the board sends in answer."""
         received = bytearray()
         for _ in range(SETTLE_ATTEMPTS):
-            self._echo = (self._echo + 1) % 0x10000
-            number = self._echo.to_bytes(2, "little")
-            self._link.write(b"\x00" + encode(messages.Echo(number), 0))
-            last = encode(messages.EchoReply(number), 0)
+            self._echo = (self._echo + 1) % 256
+            echo, last = _echo_frames(self._echo)
+            self._link.write(requests + echo)
+            requests = b""
             deadline = time.monotonic() + SETTLE_TIMEOUT_S
             while (left_s := deadline - time.monotonic()) > 0:
                 received += self._link.read(left_s)
@@ -224,7 +239,7 @@ class FaultyLink:
 
     # --- faults of the board ------------------------------------------------------------------------------------------
 
-    def note(self, fault: Fault, direction: str, **drawn: Value) -> None:
+    def note(self, fault: Fault, direction: str, **drawn: float) -> None:
         """Counts an injected fault and keeps it for the recording."""
         self.injected[f"{fault.name} {direction}".rstrip()] += 1
         self.injections.append(Injection(self.now(), fault.name, direction, {**fault.parameters, **drawn}))
@@ -245,7 +260,7 @@ class FaultyLink:
         if not self._strikes:
             return
         now = self.now()
-        if self._machine is not None and now >= self._paused_until_s:
+        if self._machine is not None and now + EPSILON_S >= self._paused_until_s:
             self._paused_until_s = _NEVER
             self._machine.resume()
         for index, fault in self._strikes:
@@ -255,7 +270,7 @@ class FaultyLink:
                 self._happen(fault, window[1], np.random.default_rng([self.seed, index, window[0]]))
 
     def _happen(self, fault: Fault, end_s: float, random: np.random.Generator) -> None:
-        drawn: dict[str, Value] = {}
+        drawn: dict[str, float] = {}
         match fault.name:
             case "cut":
                 self._unplugged = True
@@ -303,7 +318,7 @@ class _State:
         self.random = random
         self.kept: tuple[float, bytes] | None = None  # by reorder
         self.left = 0  # frames of a burst
-        self.counted = -1  # latest stall or hang that was counted
+        self.counted = -1  # latest of its times that was counted
 
 
 class _Lane:
@@ -342,7 +357,7 @@ class _Lane:
     def pop(self, now: float) -> bytes:
         """Everything that is due by ``now``."""
         ready = bytearray()
-        while self._held and self._held[0][0] <= now:
+        while self._held and self._held[0][0] <= now + EPSILON_S:
             ready += self._held.popleft()[1]
         return bytes(ready)
 
@@ -369,16 +384,13 @@ class _Lane:
     def _harm(self, state: _State, frame: bytes, due: float, window: tuple[int, float]) -> tuple[bytes, float]:
         """Frame and due time after one fault."""
         fault, random, values = state.fault, state.random, state.fault.parameters
-        if fault.name in ("stall", "hang"):
+        if fault.name in ("stall", "hang", "clock-drift"):
             if state.counted != window[0]:
                 state.counted = window[0]
-                self._note(fault, for_s=fault.for_s or 0.0)
+                self._note(fault, **({} if fault.for_s is None else {"for_s": fault.for_s}))
+            if fault.name == "clock-drift":
+                return _changed(frame, ("_us", "uptime_ms"), 1 + values["ppm"] * 1e-6), due
             return frame, max(due, window[1])
-        if fault.name == "clock-drift":
-            drifted = _drifted(frame, 1 + values["ppm"] * 1e-6)
-            if drifted != frame:
-                self._note(fault)
-            return drifted, due
         if fault.name in ("drop-byte", "corrupt-byte"):
             return self._harm_bytes(fault, random, frame), due
         strike, where = random.random(2)
@@ -402,20 +414,22 @@ class _Lane:
             case "duplicate":
                 self._note(fault)
                 return frame + frame, due
-            case "truncate":  # cuts the terminator, too, so that the rest merges with the next frame
-                kept_bytes = int(where * len(frame))
-                self._note(fault, left=kept_bytes)
-                return frame[:kept_bytes], due
             case "reorder":
                 state.kept = (due, frame)
                 self._note(fault)
                 return b"", due
-            case "garbage":
-                self._note(fault)
-                return random.bytes(int(values["bytes"])) + frame, due
             case "delay":
                 self._note(fault)
                 return frame, due + values["s"]
+        frame = self._repeatable(frame)
+        match fault.name:
+            case "truncate":  # cuts the terminator, too, so that the rest merges with the next frame
+                kept_bytes = int(where * len(frame))
+                self._note(fault, left=kept_bytes)
+                return frame[:kept_bytes], due
+            case "garbage":
+                self._note(fault)
+                return random.bytes(int(values["bytes"])) + frame, due
         bit = int(where * len(frame) * 8)
         self._note(fault, bit=bit)
         harmed = bytearray(frame)
@@ -427,26 +441,37 @@ class _Lane:
         if not hit.any():
             return frame
         self._note(fault, hit=int(hit.sum()))
+        frame = self._repeatable(frame)
         if fault.name == "drop-byte":
             return bytes(byte for byte, gone in zip(frame, hit, strict=True) if not gone)
         data = np.frombuffer(frame, np.uint8).copy()
         data[hit] ^= random.integers(1, 256, int(hit.sum()), np.uint8)
         return data.tobytes()
 
-    def _note(self, fault: Fault, **drawn: Value) -> None:
+    def _repeatable(self, frame: bytes) -> bytes:
+        """A frame that is going to be damaged, without what differs from run to run: the damage has the same effect then."""
+        return _changed(frame, ("_us", "uptime_ms", "nonce", "stack"), 0.0) if self._owner.simulated else frame
+
+    def _note(self, fault: Fault, **drawn: float) -> None:
         self._owner.note(fault, "" if fault.kind.side == "board" else self._name, **drawn)
 
 
-def _drifted(frame: bytes, factor: float) -> bytes:
-    """A frame with the board's times in it multiplied."""
+@cache
+def _echo_frames(number: int) -> tuple[bytes, bytes]:
+    """An ECHO and its answer. The 0x00 before it ends a truncated frame."""
+    data = bytes([number])
+    return b"\x00" + encode(messages.Echo(data), 0), encode(messages.EchoReply(data), 0)
+
+
+def _changed(frame: bytes, names: tuple[str, ...], factor: float) -> bytes:
+    """A frame with those fields multiplied whose names end in one of ``names``."""
     decoded = Decoder().feed(frame)
-    if len(decoded) != 1:
+    if len(decoded) != 1 or isinstance(decoded[0].message, OtherSchema):
         return frame
-    seq, message = decoded[0].seq, decoded[0].message
-    if not isinstance(message, messages.Action | messages.Stats):
-        return frame
-    times = [name for name in vars(message) if name.endswith(("_us", "_ms"))]
-    return encode(replace(message, **{name: min(round(getattr(message, name) * factor), 0xFFFF_FFFF) for name in times}), seq)
+    seq = decoded[0].seq
+    message: Any = decoded[0].message
+    fields = {name: value for name, value in vars(message).items() if name.endswith(names)}
+    return encode(replace(message, **{name: min(round(value * factor), 0xFFFF_FFFF) for name, value in fields.items()}), seq)
 
 
 def _is_text(data: bytearray) -> bool:

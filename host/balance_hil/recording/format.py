@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from balance_hil.spec import PolicySpec, Signal
 
 FORMAT = 2
-STEP, FAULT, EPISODE = "/step", "/fault", "/episode"
+STEP, FAULT, INJECTED, EPISODE = "/step", "/fault", "/injected", "/episode"
 RUN, END = "run", "end"  # metadata records
 TIMINGS = ("round_trip_us", "inference_us", "jitter_us")
 
@@ -95,11 +95,12 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
     fault["request_step"] = integer  # of a late reply, as what follows
     fault |= dict.fromkeys(("round_trip_us", "inference_us", "host_us", "board_us", "link_us"), number)
+    injected: dict[str, Any] = {"t_s": number, "episode": integer, "step": integer, "fault": text, "direction": text}
+    injected["values"] = {"type": "object", "additionalProperties": number}
     episode: dict[str, Any] = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "failed": boolean}
     episode["metrics"] = {"type": "object", "additionalProperties": number}
-    return {
-        topic: {"type": "object", "properties": fields} for topic, fields in ((STEP, step), (FAULT, fault), (EPISODE, episode))
-    }
+    topics = {STEP: step, FAULT: fault, INJECTED: injected, EPISODE: episode}
+    return {topic: {"type": "object", "properties": fields} for topic, fields in topics.items()}
 
 
 def names(signals: Sequence[Signal]) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import RecordingError
 from balance_hil.files import parse_json
-from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, TIMINGS, names
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, TIMINGS, names
 from balance_hil.recording.records import DamagedFileError, End, records
 from balance_hil.spec import PolicySpec
 
@@ -39,6 +39,7 @@ class Recording:
     meta: dict[str, Any]  # bundle, board, clock, seed, ...; "ended": how the run ended; "result": what it found, or None
     spec: PolicySpec
     faults: list[dict[str, Any]]  # t_s (since the run began), episode, step, kind, detail
+    injected: list[dict[str, Any]]  # t_s (since the run began), episode, step, fault, direction, values
     episodes: list[dict[str, Any]]  # of every episode that was finished
     substep: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [n], before which the action took effect
     earlier: dict[int, list[tuple[int, list[float]]]] = field(default_factory=dict)  # row: other actions in that step, by substep
@@ -166,6 +167,7 @@ def _number(value: Any) -> Any:
 def _read(path: Path) -> Recording:
     columns: _Columns | None = None
     faults: list[dict[str, Any]] = []
+    injected: list[dict[str, Any]] = []
     episodes: list[dict[str, Any]] = []
     topics: dict[int, str] = {}
     metadata: dict[str, dict[str, str]] = {}
@@ -186,6 +188,8 @@ def _read(path: Path) -> Recording:
                     columns.add(parse_json(record.data))
                 elif topic == FAULT:
                     faults.append(_checked(parse_json(record.data), t_s=float, episode=int, step=int, kind=str))
+                elif topic == INJECTED:
+                    injected.append(_checked(parse_json(record.data), t_s=float, episode=int, step=int, fault=str))
                 elif topic == EPISODE:
                     episodes.append(_checked(parse_json(record.data), episode=int))
     if not end.data:
@@ -195,7 +199,7 @@ def _read(path: Path) -> Recording:
     meta = run_metadata(path, metadata)
     assert columns is not None  # there is metadata of a run
     missing = _missing(end, columns, meta)
-    return Recording(meta=meta, spec=spec, episodes=episodes, missing=missing, **columns.fields(faults))
+    return Recording(meta=meta, spec=spec, injected=injected, episodes=episodes, missing=missing, **columns.fields(faults))
 
 
 def _missing(end: End, columns: _Columns, meta: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
 from balance_hil.errors import RecordingError
-from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, RUN, STEP, Step, schemas, step_encoder
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Step, schemas, step_encoder
 from balance_hil.spec import PolicySpec
 
 PARTIAL = ".partial"  # at the end of the name of a file that is not finished
@@ -98,6 +98,11 @@ class RecordingWriter:
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
         """Adds a fault. ``numbers`` are those of a late reply, as in the schema of the topic."""
         self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail, **numbers})
+
+    def injected(self, run_s: float, episode: int, step: int, fault: str, direction: str, values: Mapping[str, float]) -> None:
+        """Adds an injected fault; ``direction``: tx, rx, or "" for the board; ``values``: its parameters and what was drawn."""
+        message = {"episode": episode, "step": step, "fault": fault, "direction": direction, "values": values}
+        self._add_json(INJECTED, run_s, message)
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """Adds the result of a finished episode, JSON types."""

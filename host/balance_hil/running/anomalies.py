@@ -62,6 +62,9 @@ class AnomalyCatcher:
             self._open.faults.append((run_s, episode, step, kind, detail, numbers))
             self._open.worst_us = max(self._open.worst_us, numbers.get("round_trip_us", 0.0))
 
+    def injected(self, run_s: float, episode: int, step: int, fault: str, direction: str, values: Mapping[str, float]) -> None:
+        """See ``RecordingWriter.injected``: a soak injects no faults."""
+
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """See ``RecordingWriter.episode``."""
         if result["failed"]:

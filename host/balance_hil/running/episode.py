@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from balance_hil.environment import Environment, Float32Array
 from balance_hil.environment import Step as PlantStep
 from balance_hil.errors import UnsupportedEnvironmentError
 from balance_hil.interrupt import Interrupt
+from balance_hil.link import Injection
 from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import Step
 from balance_hil.running.config import Tick
@@ -28,6 +30,9 @@ class Sink(Protocol):
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
         """Takes a fault."""
 
+    def injected(self, run_s: float, episode: int, step: int, fault: str, direction: str, values: Mapping[str, float]) -> None:
+        """Takes a fault that was injected."""
+
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """Takes the result of a finished episode."""
 
@@ -35,14 +40,24 @@ class Sink(Protocol):
 class RunLog:
     """Where a run's steps and faults go: the recording, the live line, the viewer."""
 
-    def __init__(self, writer: Sink | None, on_tick: Callable[[Tick], None] | None, *, timed: bool) -> None:
+    def __init__(
+        self,
+        writer: Sink | None,
+        on_tick: Callable[[Tick], None] | None,
+        *,
+        timed: bool,
+        injections: deque[Injection] | None = None,
+    ) -> None:
         self._writer = writer
         self._on_tick = on_tick
+        self._injections = injections  # not yet recorded; None: no fault is injected
         self.timed = timed
         self.before_s = 0.0  # simulated time of the episodes before the current one
 
     def step(self, env: Environment, step: Step, round_trip_us: float | None, misses: int) -> None:
         """Writes and shows a finished control step."""
+        if self._injections:
+            self._record_injections(step.episode, step.step)
         if self._writer is not None:
             self._writer.step(self.before_s + step.t_s, step)
         if self._on_tick is not None:
@@ -58,6 +73,8 @@ class RunLog:
 
     def episode(self, t_s: float, index: int, metrics: EpisodeMetrics) -> None:
         """Writes the result of a finished episode."""
+        if self._injections:
+            self._record_injections(index, metrics.steps)
         self.before_s += t_s
         if self._writer is not None:
             self._writer.episode(self.before_s, {"episode": index, **metrics.to_dict()})
@@ -66,6 +83,12 @@ class RunLog:
         """Records what the run found."""
         if self._writer is not None:
             self._writer.result = outcome
+
+    def _record_injections(self, episode: int, step: int) -> None:
+        while self._injections:
+            injection = self._injections.popleft()
+            if self._writer is not None:
+                self._writer.injected(injection.t_s, episode, step, injection.fault, injection.direction, dict(injection.values))
 
 
 class Episode:
@@ -90,6 +113,11 @@ class Episode:
         self.held_steps = 0
         self.longest_hold = 0
         self._hold = 0
+
+    @property
+    def run_s(self) -> float:
+        """Simulated time of the current step since the run began."""
+        return self._log.before_s + self.step * self.env.spec.control_period_s
 
     def goes_on(self) -> bool:
         """Whether another control step follows. Raises KeyboardInterrupt after Ctrl-C."""

@@ -19,6 +19,7 @@ from balance_hil.boards.handshake import HELLO_INTERVAL_S, Handshake, status_err
 from balance_hil.bundle import Bundle
 from balance_hil.distribution import Distribution
 from balance_hil.errors import BoardRebootedError, SilentBoardError, TooManyLostError
+from balance_hil.link import FaultyLink
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
@@ -71,6 +72,7 @@ class Exchange:
         trace: takes every valid reply.
         processor_wait: of this thread and the board's processes.
         asks_again: requests in flight when the board rebooted are repeated, and so not lost.
+        simulated: the board's link, whose time is that of the run; None: the wall clock's.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class Exchange:
         trace: Trace,
         processor_wait: ProcessorWait,
         asks_again: bool = False,
+        simulated: FaultyLink | None = None,
     ) -> None:
         self._board = board
-        self.now_s = board.now_s
+        self.now_s = simulated.now if simulated is not None else board.now_s
         self._bundle = bundle
         self._check_input = InputCheck(bundle)
         codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
@@ -99,6 +102,7 @@ class Exchange:
         self._trace = trace
         self._processor_wait = processor_wait
         self._asks_again = asks_again
+        self._simulated = simulated
         self._in_flight: dict[int, _Request] = {}  # by sequence number, oldest first
         self._given_up: dict[int, _Request] = {}  # lost, and the board has not shown yet why
         self._causes: Counter[Cause] = Counter()
@@ -161,7 +165,7 @@ class Exchange:
             self._sent,
             now if due_s is None else due_s,
             now,
-            self._processor_wait.total_us(),
+            0.0 if self._simulated else self._processor_wait.total_us(),
             self._overslept_us,
             self.step,
             observation.copy(),
@@ -223,7 +227,23 @@ class Exchange:
                 self._on_fault("identified", f"policy {info.model_id}")
         return None
 
+    @property
+    def has_frames(self) -> bool:
+        """In simulated time: whether ``poll`` has something to do now."""
+        return self._board.readable
+
+    def pass_silence(self, duration_s: float) -> None:
+        """In simulated time: ``duration_s`` went by. Raises SilentBoardError, as ``poll`` does."""
+        if self._in_flight and self._recovery is None:
+            self._check_silence(duration_s)
+
+    def forget(self) -> None:
+        """At the end of an episode in simulated time: what is in flight is neither awaited nor lost."""
+        self._in_flight.clear()
+
     def _next_frame(self, timeout_s: float) -> Frame | None:
+        if self._simulated is not None:
+            return self._board.poll(0.0)
         start_s = self.now_s()
         frame = self._board.poll(0.0)
         self._was_unread = frame is not None
@@ -239,6 +259,8 @@ class Exchange:
 
     def _parts(self, request: _Request, action: Action) -> Parts:
         """How the time from when the request was due until now divides."""
+        if self._simulated is not None:
+            return Parts(0.0, 0.0, (self.now_s() - request.due_s) * 1e6)
         now = self.now_s()
         unread_us = (now - max(self._emptied_s, request.sent_s)) * 1e6 if self._was_unread else 0.0
         waited_us = self._processor_wait.total_us() - request.waited_us
@@ -270,13 +292,11 @@ class Exchange:
             self.late += 1
             parts = self._parts(request, action)
             self._causes[parts.cause] += 1
+            times = {"request_step": request.step, "round_trip_us": round_trip_us, "inference_us": action.inference_us}
             self._on_fault(
                 "late",
                 f"the reply of step {request.step} took {round_trip_us / 1e3:.1f} ms, because of the {parts.cause}",
-                request_step=request.step,
-                round_trip_us=round_trip_us,
-                inference_us=action.inference_us,
-                **parts._asdict(),
+                **({} if self._simulated else {**times, **parts._asdict()}),  # the board's own time does not repeat
             )
             self._check_bound()
         if request.number < self._newest:
@@ -317,7 +337,7 @@ class Exchange:
             self.give_up()
         self._attribute_lost("board")
         since = self._recovery.since if self._recovery is not None else None
-        self._recovery = self._board.start_handshake()
+        self._recovery = self._board.start_handshake(self._simulated.now if self._simulated else None)
         self._recovery.since = since or self._recovery.since
         self._poll_reboot()
 
@@ -325,7 +345,7 @@ class Exchange:
         """Sends HELLO to a rebooted board when due. Raises BoardRebootedError after the recovery timeout."""
         if self._recovery is None:
             return
-        if self.now_s() > self._recovery.since + RECOVERY_TIMEOUT_S:
+        if self._recovery.now() > self._recovery.since + RECOVERY_TIMEOUT_S:
             raise BoardRebootedError(
                 f"the board on {self._board.port} restarted and did not identify itself within {RECOVERY_TIMEOUT_S:g} s",
                 "check its power supply and cable; a firmware that crashes does the same; list the boards: hil boards",

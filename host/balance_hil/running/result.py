@@ -52,8 +52,8 @@ class Memory:
         }
 
 
-OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "equals_tflm", "verdict")
-OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames", "injected_faults")
+OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "injected_faults", "equals_tflm", "verdict")
+OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames")
 OUTCOME_REALTIME = ("stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
 
@@ -93,6 +93,8 @@ class RunResult:
     longest_hold: int
     bad_frames: int
     injected_faults: dict[str, int]
+    faults: Sequence[str]  # that were to be injected
+    fault_seed: int | None  # None: none
     tflm_check: TflmCheck
     interrupted: bool  # by Ctrl-C: this is what was done until then
     recording: Path | None
@@ -123,9 +125,10 @@ class RunResult:
             )
         if self.rejected:
             reasons.append(f"{self.rejected} replies were wrong and not applied; {self.first_rejected}")
-        if self.reboots > MAX_REBOOTS:
+        own_reboots = self.reboots - sum(self.injected_faults.get(name, 0) for name in ("reboot", "power-cycle"))
+        if own_reboots > MAX_REBOOTS:
             reasons.append(
-                f"the board rebooted {self.reboots} times, {MAX_REBOOTS} are allowed: look at its supply and reset cause"
+                f"the board rebooted {own_reboots} times, {MAX_REBOOTS} are allowed: look at its supply and reset cause"
             )
         return Verdict(tuple(reasons))
 
@@ -167,6 +170,8 @@ class RunResult:
             "stalls": {"count": self.stalls_ms.count, "total_ms": round(self.stalls_ms.total, 1)},
             "bad_frames": self.bad_frames,
             "injected_faults": self.injected_faults,
+            "faults": list(self.faults),
+            "fault_seed": self.fault_seed,
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": equals_tflm(check),

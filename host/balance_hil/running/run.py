@@ -17,7 +17,7 @@ from balance_hil.errors import LinkError, UsageError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
-from balance_hil.running import lockstep, realtime
+from balance_hil.running import lockstep, realtime, simulated
 from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, RunLog
 from balance_hil.running.exchange import Exchange
@@ -157,7 +157,9 @@ class RunInProgress:
         self._max_steps = require_control_steps(env, config.max_steps)
         self._episode: Episode | None = None
         self.totals = _Totals()
-        self._timeout_s = config.timeout_s(board.definition.timing, env.spec.control_period_s)
+        self._simulated = board.faults if config.clock == "lockstep" else None
+        rule = replace(config, clock="realtime") if self._simulated is not None else config
+        self._timeout_s = rule.timeout_s(board.definition.timing, env.spec.control_period_s)
         self.exchange = Exchange(
             board,
             bundle,
@@ -167,12 +169,20 @@ class RunInProgress:
             trace=self._trace,
             processor_wait=processor_wait,
             asks_again=config.clock == "lockstep",
+            simulated=self._simulated,
         )
 
     def execute(self) -> None:
         """Runs them all. Raises what ``run`` raises."""
-        for index, seed in enumerate(self._config.seeds):
-            self._run_episode(index, seed)
+        faults = self._board.faults
+        if faults is not None:
+            faults.begin(self._env.spec.control_period_s, simulated=self._simulated is not None)
+        try:
+            for index, seed in enumerate(self._config.seeds):
+                self._run_episode(index, seed)
+        finally:
+            if faults is not None:
+                faults.end()
 
     def result(self, *, interrupted: bool = False) -> RunResult:
         """Their result, checked against tflm unless the run was interrupted."""
@@ -208,6 +218,8 @@ class RunInProgress:
             longest_hold=totals.longest_hold,
             bad_frames=board.bad_frames,
             injected_faults=board.injected_faults,
+            faults=[str(fault) for fault in board.faults.faults] if board.faults else [],
+            fault_seed=board.faults.seed if board.faults else None,
             metrics=self._env.metrics,
             tflm_check=self._trace.check(self._bundle, with_tflm=not interrupted),
             interrupted=interrupted,
@@ -220,7 +232,9 @@ class RunInProgress:
         self._episode = episode
         start_s = time.perf_counter()
         try:
-            if self._config.clock == "lockstep":
+            if self._simulated is not None:
+                simulated.run_episode(episode, exchange, self._simulated)
+            elif self._config.clock == "lockstep":
                 lockstep.run_episode(episode, exchange, self._timeout_s)
             elif self._config.clock == "device":
                 realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
@@ -266,6 +280,8 @@ def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) 
         "instructions_per_inference": config.instructions,
         "versions": {name: version(name) for name in VERSIONS},
         "command": config.command,
+        "faults": [str(fault) for fault in board.faults.faults] if board.faults else [],
+        "fault_seed": board.faults.seed if board.faults else None,
         "max_lost": config.lost_bound(require_control_steps(env, config.max_steps)),
         "metrics": [asdict(metric) for metric in env.metrics],
         "float_metrics": _float_metrics(bundle),
@@ -280,8 +296,9 @@ def _run_log(
     board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
 ) -> Iterator[RunLog]:
     realtime_clock = config.clock == "realtime"
+    injections = board.faults.injections if board.faults else None
     if config.recording is None:
-        yield RunLog(None, on_tick, timed=config.clock != "lockstep")
+        yield RunLog(None, on_tick, timed=config.clock != "lockstep", injections=injections)
         return
     with RecordingWriter(
         config.recording,
@@ -290,4 +307,4 @@ def _run_log(
         env.trace,
         start_ns=time.time_ns() if realtime_clock else 0,
     ) as writer:
-        yield RunLog(writer, on_tick, timed=config.clock != "lockstep")
+        yield RunLog(writer, on_tick, timed=config.clock != "lockstep", injections=injections)

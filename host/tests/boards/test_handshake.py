@@ -27,7 +27,7 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
     WrongBaudError,
 )
-from balance_hil.link import Fault, open_link
+from balance_hil.link import open_link
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode, seal
 from balance_hil.protocol.messages import Status
@@ -359,7 +359,7 @@ def test_the_cable_comes_out_during_the_handshake(linear_bundle):
 
 
 def test_faults_begin_after_the_handshake(linear_bundle):
-    board = Board(FakeLink(firmware(linear_bundle)), linear_bundle, faults=[Fault("drop", {"rate": 1.0}, "tx")])
+    board = Board(FakeLink(firmware(linear_bundle)), linear_bundle, faults=["drop:rate=1,direction=tx"])
     with pytest.raises(ReplyTimeoutError):
         board.request(messages.StatsRequest(), timeout_s=0.01)
     assert board.injected_faults == {"drop tx": 1}

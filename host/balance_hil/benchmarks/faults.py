@@ -1,0 +1,135 @@
+"""Policies under injected faults, on the native board in simulated time: survival and metrics against the rate of each fault.
+
+Every policy runs the same episodes under every condition; the faults of an episode have its seed. See docs/faults.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from balance_hil.boards import connect
+from balance_hil.bundle import Bundle
+from balance_hil.environment import require_control_steps
+from balance_hil.errors import UsageError
+from balance_hil.evaluating.robustness import Condition
+from balance_hil.evaluating.robustness_run import in_processes
+from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
+from balance_hil.metrics import EpisodeMetrics
+from balance_hil.running import RunConfig, open_plant, run
+from balance_hil.scheduling import usable_cores
+
+BOARD, ENGINE = "native", "int8"
+_BATCH = 4  # episodes of one piece of work
+_UNLIMITED = 10**9
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One kind of fault with growing severity; the condition "none" is the origin of all of them."""
+
+    title: str
+    fault: str  # with {} for the value
+    values: tuple[float, ...]
+    shown: str  # a value with its unit
+    scale: float = 1.0  # from a value to what is shown
+    logarithmic: bool = False
+
+    def conditions(self) -> list[Condition]:
+        """One for each value."""
+        return [
+            Condition(fault, f"{self.title} {self.shown.format(value * self.scale)}", {"faults": [fault]})
+            for value, fault in ((value, self.fault.format(value)) for value in self.values)
+        ]
+
+
+NONE = Condition("none", "no faults", {"faults": []})
+AXES = (
+    Axis("byte error rate", "corrupt-byte:rate={}", (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.03), "{:g}", logarithmic=True),
+    Axis("lost replies", "drop:rate={},direction=rx", (0.05, 0.2, 0.5, 0.8), "{:g} %", 100),
+    Axis("added latency", "delay:s={},direction=rx", (0.01, 0.03, 0.05, 0.08), "{:g} ms", 1000),
+    Axis("0.1 s of reboot every", "reboot:every_s={},boot_s=0.1", (2.0, 0.5, 0.15), "{:g} s", logarithmic=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultSuiteConfig:
+    """What to run."""
+
+    policies: tuple[Path, ...]
+    environment: str | None  # None: each policy's own
+    seeds: range
+    max_steps: int | None = None  # control steps of an episode; None: the environment's own
+    jobs: int | None = None  # processes; None: one per core
+
+
+@dataclass(frozen=True)
+class _Work:
+    policy: Path
+    condition: Condition
+    environment: str | None
+    seeds: Sequence[int]
+    max_steps: int | None
+
+
+def run_fault_suite(
+    config: FaultSuiteConfig, on_progress: Callable[[float, str], None] = lambda done, what: None
+) -> RobustnessTable:
+    """Every policy under every fault, in the same episodes; the faults of a condition are its ``options``.
+
+    Args:
+        config: what to run.
+        on_progress: called with the completed share, 0..1, and the job completed last.
+
+    Raises:
+        UsageError: two policies have one name.
+        And what ``open_plant``, ``connect`` and ``run`` raise.
+    """
+    conditions = (NONE, *(condition for axis in AXES for condition in axis.conditions()))
+    policies = []
+    for path in config.policies:
+        bundle = Bundle.load(path)
+        with open_plant(bundle, RunConfig(seeds=config.seeds, environment=config.environment, max_steps=config.max_steps)) as env:
+            environment, steps = env, require_control_steps(env, config.max_steps)
+        policies.append(SuitePolicy(name=path.resolve().name, path=str(path), id=bundle.id))
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
+    batches = [config.seeds[first : first + _BATCH] for first in range(0, len(config.seeds), _BATCH)]
+    work = [
+        _Work(policy, condition, config.environment, batch, config.max_steps)
+        for batch in batches
+        for policy in config.policies
+        for condition in conditions
+    ]
+    episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
+    for count, (item, results) in enumerate(in_processes(_run, work, config.jobs or usable_cores()), start=1):
+        name = item.policy.resolve().name
+        episodes.setdefault((name, item.condition.name), {}).update({episode.seed: episode for episode in results})
+        on_progress(count / len(work), f"{name}, {item.condition.title}")
+    return RobustnessTable(
+        runtime=f"the board {BOARD}",
+        environment=environment.spec.environment,
+        metrics=environment.metrics,
+        max_steps=steps,
+        policies=tuple(policies),
+        conditions=conditions,
+        episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
+    )
+
+
+def _run(work: _Work) -> list[EpisodeMetrics]:
+    """Runs in a worker process."""
+    bundle = Bundle.load(work.policy)
+    config = RunConfig(
+        seeds=work.seeds,
+        clock="lockstep",
+        max_steps=work.max_steps,
+        environment=work.environment,
+        max_lost=_UNLIMITED,
+        check_tflm=False,
+    )
+    faults: list[str] = list(work.condition.options["faults"])
+    with connect(BOARD, bundle, engine=ENGINE, faults=faults, fault_seed=work.seeds[0]) as board:
+        return list(run(board, bundle, config).episodes)
