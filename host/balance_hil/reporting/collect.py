@@ -275,7 +275,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         [f"engine {facts(run.recording).get('engine', '')}" for run in runs],
         [str(run.recording.meta.get("clock", "")) for run in runs],
         [f"firmware {facts(run.recording).get('firmware_commit', '')}" for run in runs],
-        [f"seeds {_seeds(run.recording)}" for run in runs],
+        [_seeds(run.recording) for run in runs],
         [run.path.name.removesuffix(PARTIAL).removesuffix(".mcap") for run in runs],
         [str(run.path) for run in runs],
     ]
@@ -290,8 +290,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 def _seeds(recording: Recording) -> str:
     seeds = recording.meta.get("seeds")
     if not isinstance(seeds, list) or not seeds:
-        return "?"
-    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        return "no seed"
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def run_time(recording: Recording) -> NDArray[np.float64]:
@@ -323,7 +323,8 @@ def result_rows(runs: Sequence[Run]) -> list[Row]:
         Row(name="episodes without failure", cells=tuple(map(_episodes, runs)), target="all"),
         Row(name="board equals tflm", cells=tuple(map(_equal, runs)), target="all outputs"),
         Row(name="misses", cells=tuple(map(_misses, runs)), target=_same(map(_most_lost, runs))),
-        Row(name="misses by cause", cells=tuple(Cell(text=_causes(run)) for run in runs)),
+        Row(name="misses by cause", cells=tuple(Cell(text=_found(run, "miss_causes")) for run in runs)),
+        Row(name="faults injected on purpose", cells=tuple(Cell(text=_found(run, "injected_faults")) for run in runs)),
         Row(
             name="wrong replies",
             cells=tuple(_judged(f"{r.counts['rejected']}", not r.counts["rejected"]) for r in runs),
@@ -389,9 +390,10 @@ def _misses(run: Run) -> Cell:
     return Cell(text=text, state="warn" if total else "good")
 
 
-def _causes(run: Run) -> str:
-    causes = (run.recording.meta["result"] or {}).get("miss_causes") or {}
-    return ", ".join(f"{int(count):,} {name}" for name, count in causes.items() if count)
+def _found(run: Run, key: str) -> str:
+    """Counts by name that the run found."""
+    counts = (run.recording.meta["result"] or {}).get(key) or {}
+    return ", ".join(f"{int(count):,} {name}" for name, count in counts.items() if count)
 
 
 def _most_lost(run: Run) -> str:

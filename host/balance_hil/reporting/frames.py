@@ -91,7 +91,7 @@ def film_strip(recording: Recording) -> Strip:
         raise
     except Exception as exc:  # an environment's own, of any kind
         raise UsageError(
-            f"{recording.spec.environment} draws no frames here: {type(exc).__name__}: {exc}", "see its render()"
+            f"{recording.spec.environment} draws no frames here: {type(exc).__name__}: {exc}", "leave them out: --no-frames"
         ) from exc
     if not frames:
         raise UsageError("a replay of the recorded actions departs from the recording at once", "the versions may differ")
@@ -114,7 +114,7 @@ def _recorded_action(recording: Recording, row: int) -> tuple[Any, ...]:
 def _small(frame: Any) -> NDArray[np.uint8]:
     """At most WIDTH wide, uint8 [height, width, 3]."""
     if frame is None:
-        raise UsageError("the environment returns no frame", "see its render()")
+        raise UsageError("the environment returns no frame", "leave them out: --no-frames")
     pixels = np.asarray(frame, np.uint8)
     factor = -(-pixels.shape[1] // WIDTH)
     height, width = pixels.shape[0] // factor * factor, pixels.shape[1] // factor * factor

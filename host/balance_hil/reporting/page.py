@@ -49,7 +49,7 @@ def render_page(sources: Sources, strips: Mapping[str, Strip | HarnessError]) ->
     scripts = [(ASSETS / "uPlot.iife.min.js").read_text(), (ASSETS / "page.js").read_text()]
     sections = [
         _section("Result", _results(runs)),
-        _section("Plant", *[_strip(label, strip) for label, strip in strips.items()]),
+        _section("Plant", _strips(strips)),
         _section("Over time", _charts(runs), note="drag to zoom, double-click for all") if runs else "",
         _section("Latency", *_latency(runs)),
         _section("Faults and misses", _faults(runs)) if runs else "",
@@ -172,15 +172,20 @@ def _identity(runs: Sequence[Run]) -> str:
     )
 
 
-def _strip(label: str, strip: Strip | HarnessError) -> str:
-    if isinstance(strip, HarnessError):
-        return f'<p class="note">{escape(label)}: no pictures: {escape(strip.message)} ({escape(strip.hint)})</p>'
-    figures = "".join(
-        f'<figure><img alt="the plant at {at_s:.2f} s" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{at_s:.2f} s</figcaption></figure>"
-        for at_s, png in strip.frames
-    )
-    return f'<p class="lead">{escape(label)}. {escape(strip.title)}</p><div class="strip">{figures}</div>'
+def _strips(strips: Mapping[str, Strip | HarnessError]) -> str:
+    shown = ""
+    missing: dict[str, list[str]] = {}  # reason, runs
+    for label, strip in strips.items():
+        if isinstance(strip, HarnessError):
+            missing.setdefault(f"no pictures: {strip.message} ({strip.hint})", []).append(label)
+            continue
+        figures = "".join(
+            f'<figure><img alt="the plant at {at_s:.2f} s" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            f"<figcaption>{at_s:.2f} s</figcaption></figure>"
+            for at_s, png in strip.frames
+        )
+        shown += f'<p class="lead">{escape(label)}. {escape(strip.title)}</p><div class="strip">{figures}</div>'
+    return shown + "".join(f'<p class="note">{escape(", ".join(labels))}: {escape(why)}</p>' for why, labels in missing.items())
 
 
 def _charts(runs: Sequence[Run]) -> str:

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 
 from balance_hil.cli.report import command
 from balance_hil.distribution import Distribution
+from balance_hil.environment import Environment, open_environment
 from balance_hil.errors import HarnessError, RecordingError, UsageError
-from balance_hil.recording import read_recording
+from balance_hil.recording import RecordingWriter, Step, read_recording
 from balance_hil.reporting import charts, collect, frames
 from balance_hil.reporting.page import render_page
 
@@ -319,3 +320,21 @@ def test_a_module_is_imported_only_when_asked_for(tmp_path: Path) -> None:
     assert isinstance(found, UsageError)
     assert "names a module of its own" in found.message
     assert frames.film_strips({"run": read_recording(path)}, False) == {}
+
+
+def test_frames_are_of_the_recorded_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Environment, "render", lambda self: np.zeros((48, 640, 3), np.uint8))
+    rng = np.random.default_rng(0)
+    for name, changed in (("same", False), ("changed", True)):
+        with open_environment("balance/Balance-v0") as env, RecordingWriter(tmp_path / name, {"seeds": [7]}, env.spec) as writer:
+            observation = env.reset(7)
+            for step in range(60):
+                action = rng.uniform(-1, 1, 2).astype(np.float32)
+                recorded = -action if changed and step == 20 else action
+                writer.step(step * 0.005, Step(step * 0.005, 0, step, observation.tolist(), recorded.tolist(), False, (), 0.0))
+                observation = env.step(action).observation
+    strip = frames.film_strip(read_recording(tmp_path / "same"))
+    assert "bit for bit" in strip.title
+    assert [round(at_s / 0.005) for at_s, _ in strip.frames] == [0, 8, 17, 25, 34, 42, 51, 59]
+    assert all(png.startswith(b"\x89PNG") for _, png in strip.frames)
+    assert "departs from the recording after the last picture" in frames.film_strip(read_recording(tmp_path / "changed")).title
