@@ -44,6 +44,7 @@ def test_a_run_and_a_report_of_the_tutorial(tmp_path: Path):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_the_whole_tutorial(tmp_path: Path):
     for block in blocks():
         shell(block, tmp_path)

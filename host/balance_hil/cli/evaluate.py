@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,13 +24,13 @@ from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.robustness import load_suite, own_suite
 from balance_hil.evaluating.robustness_run import RobustnessConfig
-from balance_hil.files import read_yaml
+from balance_hil.files import read_yaml, replacing
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
-from balance_hil.spec import PolicySpec
 
 SUITE_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
+STDOUT = Path("-")
 
 
 @click.command()
@@ -42,7 +44,10 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
 @click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
-@click.option("--show-io", is_flag=True, help="Print every observation and action.")
+@click.option(
+    "--show-io", type=_PATH, metavar="[FILE.csv]", is_flag=False, flag_value="-",
+    help="Print every observation and action as CSV, or write them to a file.",
+)  # fmt: skip
 @click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("--video", type=_PATH, help="Render to an .mp4 file; needs no display.")
 @click.option(
@@ -72,7 +77,7 @@ def command(
     episodes: int | None,
     steps: int | None,
     seed: int,
-    show_io: bool,
+    show_io: Path | None,
     view: bool,
     video: Path | None,
     robustness: bool,
@@ -112,8 +117,8 @@ def command(
     policy = policies[0]
     if view and video:
         raise UsageError("--view and --video exclude each other", "record first, then watch the video")
-    if show_io and as_json:
-        raise UsageError("--show-io and --json both write to stdout", "leave one of them out")
+    if show_io == STDOUT and as_json:
+        raise UsageError("--show-io - and --json both write to stdout", "write to a file: --show-io io.csv")
     count = episodes or (1 if view or video else 10)
     opening = evaluating.open_policy(
         policy,
@@ -164,7 +169,7 @@ def _with_progress(
     steps: int | None,
     *,
     one_by_one: bool,
-    show_io: bool,
+    show_io: Path | None,
 ) -> list[EpisodeMetrics]:
     limit = require_control_steps(opened.environment, steps)
     spec = opened.environment.spec
@@ -174,14 +179,20 @@ def _with_progress(
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    if show_io:
-        print(_io_header(spec))
-    with Progress(*columns, console=stderr, transient=True, disable=show_io) as bars:
+    with contextlib.ExitStack() as stack:
+        rows = None
+        if show_io is not None:
+            file = sys.stdout if show_io == STDOUT else stack.enter_context(stack.enter_context(replacing(show_io)).open("w"))
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["episode", "step", *(signal.name for signal in (*spec.observation, *spec.action))])
+        bars = stack.enter_context(Progress(*columns, console=stderr, transient=True, disable=show_io == STDOUT))
         task = bars.add_task("", total=limit * (len(seeds) if one_by_one else 1))
 
         def on_step(step: RolloutStep) -> None:
-            if show_io:
-                print("\n".join(_io_rows(step)))
+            if rows is not None:
+                for episode, observation, outputs in zip(step.episodes, step.observations, step.outputs, strict=True):
+                    values = (*observation.tolist(), *outputs.tolist())
+                    rows.writerow([episode + 1, step.step, *(f"{value:.6f}" for value in values)])
             base = step.episodes[0] * limit if one_by_one else 0
             up = (
                 f"episode {step.episodes[0] + 1} of {len(seeds)}"
@@ -191,18 +202,6 @@ def _with_progress(
             bars.update(task, completed=base + step.step + 1, description=up)
 
         return run(opened, seeds, max_steps=steps, on_step=on_step)
-
-
-def _io_header(spec: PolicySpec) -> str:
-    names = [f"{s.name:>21}" for s in (*spec.observation, *spec.action)]
-    return f"{'episode':>7} {'step':>5} " + " ".join(names)
-
-
-def _io_rows(step: RolloutStep) -> list[str]:
-    return [
-        f"{episode + 1:>7} {step.step:>5} " + " ".join(f"{v:>21.6f}" for v in (*observation.tolist(), *outputs.tolist()))
-        for episode, observation, outputs in zip(step.episodes, step.observations, step.outputs, strict=True)
-    ]
 
 
 def _document(

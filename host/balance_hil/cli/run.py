@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from balance_hil.boards import Board, connect, find_definition
 from balance_hil.bundle import HEADER, Bundle, locate
 from balance_hil.cli import INTERRUPTED, exit_status
-from balance_hil.cli.console import print_error, print_json, say, stderr
+from balance_hil.cli.console import print_error, print_json, say
 from balance_hil.cli.params import BOARD, POLICY, board_options, model_options
 from balance_hil.cli.run_output import LiveLine, print_runs
 from balance_hil.cli.upload import runs_at_first, upload
@@ -117,6 +117,7 @@ class _Options:
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps allowed without a timely reply; default: 10 % of all.")
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
 def command(
     policy: Path,
@@ -124,6 +125,7 @@ def command(
     faults: tuple[str, ...],
     spec: Path | None,
     output: str | None,
+    quiet: bool,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -154,7 +156,7 @@ def command(
     with open_plant(options.policy, config) as plant:  # its errors come before a board is started
         for name in options.boards:
             try:
-                runs.append((name, _run(name, options, config, plant, live=stderr.is_terminal and not as_json)))
+                runs.append((name, _run(name, options, config, plant, live=not (quiet or as_json))))
             except KeyboardInterrupt as exc:
                 if isinstance(exc, RunInterrupted):
                     runs.append((name, exc.result))
@@ -251,6 +253,7 @@ def _repeated() -> str:
             "record",
             "no_record",
             "as_json",
+            "quiet",
             "view",
         ):
             continue

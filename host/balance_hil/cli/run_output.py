@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from balance_hil.running.trace import TflmCheck
 
 SHOW_EVERY_S = 0.1
+PLAIN_EVERY_S = 10.0  # where stderr is no terminal
+HEADING_WIDTH, COLUMN_WIDTH = 40, 42  # of a table, for a board
 TABLE_WIDTH = 160  # where stdout is no terminal
 
 
 class LiveLine:
-    """One line on stderr, redrawn ten times a second.
+    """One line on stderr, redrawn ten times a second; a new line every ten seconds where stderr is no terminal.
 
     It is called between two control deadlines, so it writes the line itself (20 us): rich's Live would take the interpreter for a
     millisecond at a time, from a thread of its own at any moment.
@@ -34,7 +36,8 @@ class LiveLine:
         self._progress = progress  # how far it is, at the start of the line
         self._enabled = enabled
         self._next_s = 0.0
-        self._width = stderr.width - 1
+        self._redraws = stderr.is_terminal
+        self._width = stderr.width - 1 if self._redraws else None
 
     def show(self, tick: Tick) -> None:
         """Redraws the line when it is time."""
@@ -43,14 +46,15 @@ class LiveLine:
         now = time.perf_counter()
         if now < self._next_s:
             return
-        self._next_s = now + SHOW_EVERY_S
+        if not self._redraws and not self._next_s:
+            self._next_s = now + PLAIN_EVERY_S
+            return
+        self._next_s = now + (SHOW_EVERY_S if self._redraws else PLAIN_EVERY_S)
         round_trip = "   held" if tick.round_trip_us is None else f"{tick.round_trip_us / 1e3:4.2f} ms"
         actions = " ".join(f"{value:+.2f}" for value in tick.action)
         plant = "" if tick.plant is None else f"{tick.plant[0]} {tick.plant[1]:+.3f}  "
-        text = (
-            f"{self._progress(tick)}  {tick.t_s:5.1f} s  misses {tick.misses}  round trip {round_trip}  {plant}action {actions}"
-        )
-        sys.stderr.write(f"\r{text[: self._width]}\x1b[K")
+        text = f"misses {tick.misses}  {self._progress(tick)} {tick.t_s:5.1f} s  round trip {round_trip}  {plant}action {actions}"
+        sys.stderr.write(f"\r{text[: self._width]}\x1b[K" if self._redraws else f"{text}\n")
         sys.stderr.flush()
 
     def __enter__(self) -> Self:
@@ -61,17 +65,19 @@ class LiveLine:
 
     def clear(self) -> None:
         """Makes room for other output, until the next ``show``."""
-        if self._enabled:
+        if self._enabled and self._redraws:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 
 def print_runs(runs: Sequence[RunResult]) -> None:
-    """The table to stdout; what went wrong and where the recordings are to stderr."""
+    """The tables to stdout, with as many boards side by side as fit; what went wrong and where the recordings are to stderr."""
     if not runs:
         return
     console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
-    console.print(_table(runs))
+    fitting = max(1, (console.width - HEADING_WIDTH) // COLUMN_WIDTH)
+    for start in range(0, len(runs), fitting):
+        console.print(_table(runs[start : start + fitting]))
     for run in runs:
         for line in _remarks(run):
             stderr.print(f"{run.board}: {line}", soft_wrap=True)

@@ -11,13 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from balance_hil import cli
 from balance_hil.bundle import Bundle
 from balance_hil.cli import run as cli_run
+from balance_hil.cli import run_output
 from balance_hil.environment import open_environment
 from balance_hil.recording import read_recording
 from balance_hil.recording.folder import repair
+from balance_hil.running import Tick
 from balance_hil.testing.synthetic_bundle import bundle_of_model
 from balance_hil.testing.synthetic_models import linear
 
@@ -378,3 +381,35 @@ def test_the_live_line_appears_on_a_terminal_only(ppo, tmp_path):
     assert b"round trip" in shown
     piped = subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE_S)
     assert b"pitch" not in piped.stderr
+
+
+def finished_tick(misses: int = 3) -> Tick:
+    return Tick(0, 100, 0.5, ("pitch_rad", 0.01), [0.1] * 24, 1234.0, misses)
+
+
+def test_the_live_line_fits_80_columns_and_begins_with_the_misses(monkeypatch, capsys):
+    monkeypatch.setattr(run_output, "stderr", Console(width=80, force_terminal=True, stderr=True))
+    with run_output.LiveLine(lambda tick: "episode 1/1", enabled=True) as line:
+        line.show(finished_tick())
+    shown = capsys.readouterr().err.split("\r")[1].removesuffix("\x1b[K")
+    assert len(shown) <= 79
+    assert shown.startswith("misses 3  episode 1/1")
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(run_output, "stderr", Console(width=80, force_terminal=False, stderr=True))
+    monkeypatch.setattr(run_output.time, "perf_counter", lambda: now[0])
+    with run_output.LiveLine(lambda tick: "episode 1/1", enabled=True) as line:
+        for now[0] in (1.0, 2.0, 11.0, 12.0, 21.5):
+            line.show(finished_tick())
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("misses 3") and "\x1b" not in line for line in lines)
+
+
+def test_the_table_is_folded_by_board_where_three_do_not_fit(hil, ppo, monkeypatch):
+    monkeypatch.setattr(run_output, "stdout", Console(width=90, force_terminal=True, highlight=False))
+    _, out, _ = hil("run", ppo, "-b", "native,native,native", "--clock", "lockstep", "--steps", "5", "--no-record", "--quiet")
+    headings = [line for line in out.splitlines() if "board" in line and "native" in line and "PASS" not in line]
+    assert len(headings) == 3

@@ -250,11 +250,14 @@ def test_a_policy_that_falls_gives_exit_status_1(tiny_bundle, command):
     assert "FAIL" not in err
 
 
-def test_show_io_prints_every_observation_and_action(ppo_bundle, command):
-    _, out, _ = command(ppo_bundle.path, "--episodes", 2, "--steps", 3, "--show-io", "--runtime", "torch")
-    lines = out.splitlines()
-    assert lines[0].split() == ["episode", "step", *(s.name for s in (*ppo_bundle.spec.observation, *ppo_bundle.spec.action))]
-    table = np.array([[float(cell) for cell in line.split()] for line in lines[1:7]])
+@pytest.mark.parametrize("to_file", [False, True])
+def test_show_io_shows_every_observation_and_action(ppo_bundle, command, tmp_path, to_file):
+    where = [str(tmp_path / "io.csv")] if to_file else []
+    _, out, _ = command(ppo_bundle.path, "--episodes", 2, "--steps", 3, "--runtime", "torch", "--show-io", *where)
+    lines = (tmp_path / "io.csv").read_text().splitlines() if to_file else out.splitlines()
+    names = [s.name for s in (*ppo_bundle.spec.observation, *ppo_bundle.spec.action)]
+    assert lines[0].split(",") == ["episode", "step", *names]
+    table = np.array([[float(cell) for cell in line.split(",")] for line in lines[1:7]])
     assert table[:, :2].tolist() == [[1, 0], [2, 0], [1, 1], [2, 1], [1, 2], [2, 2]]
     with open_policy(ppo_bundle.path, "torch") as policy:
         expected = policy.runtime.act_batch(table[:, 2:8].astype(np.float32))
@@ -262,7 +265,7 @@ def test_show_io_prints_every_observation_and_action(ppo_bundle, command):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(["--view", "--video", "x.mp4"], "exclude"), (["--show-io", "--json"], "both write to stdout")]
+    ("options", "message"), [(["--view", "--video", "x.mp4"], "exclude"), (["--json", "--show-io"], "both write to stdout")]
 )
 def test_options_that_do_not_go_together_are_refused(ppo_bundle, options, message):
     with pytest.raises(UsageError, match=message):
