@@ -51,8 +51,9 @@ READABLE_SHARE = 0.85  # of printable bytes in text; noise at a wrong baud rate 
 class Handshake:
     """Sends HELLO until INFO arrives. Neither ``send_if_due`` nor ``answer`` blocks, so both fit into any loop."""
 
-    def __init__(self, channel: Channel, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, channel: Channel, now: Callable[[], float] | None = None, interval_s: float = HELLO_INTERVAL_S) -> None:
         self._channel = channel
+        self._interval_s = interval_s
         self._nonce = secrets.randbits(32)
         self.now = now or channel.now_s
         self.since = self.now()
@@ -64,7 +65,7 @@ class Handshake:
         if now >= self.next_hello:
             self._channel.link.write(b"\x00")  # terminates a partial frame from an earlier session
             self._channel.send(messages.Hello(self._nonce))
-            self.next_hello = now + HELLO_INTERVAL_S
+            self.next_hello = now + self._interval_s
 
     def answer(self, message: Message) -> messages.Info | None:
         """``message`` if it is the board's INFO; else None. Raises ProtocolMismatchError."""

@@ -9,7 +9,15 @@ from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
-from balance_hil.boards.handshake import BOOT_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshake, check_model, identify, status_error
+from balance_hil.boards.handshake import (
+    BOOT_TIMEOUT_S,
+    HANDSHAKE_TIMEOUT_S,
+    HELLO_INTERVAL_S,
+    Handshake,
+    check_model,
+    identify,
+    status_error,
+)
 from balance_hil.bundle import INT8_MODEL, Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link, faults, parse_faults
@@ -261,9 +269,9 @@ class Session:
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
-    def start_handshake(self, now: Callable[[], float] | None = None) -> Handshake:
-        """A handshake for a caller's own receive loop, on its clock; pass the INFO to ``accept``."""
-        return Handshake(self._channel, now)
+    def start_handshake(self, now: Callable[[], float] | None = None, interval_s: float = HELLO_INTERVAL_S) -> Handshake:
+        """A handshake for a caller's own receive loop, on its clock, a HELLO per ``interval_s``; pass INFO to ``accept``."""
+        return Handshake(self._channel, now, interval_s)
 
     def next_seq(self) -> int:
         """The next sequence number, for a frame sent with ``send_raw``."""

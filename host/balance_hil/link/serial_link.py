@@ -35,7 +35,8 @@ from balance_hil.link.ports import existing_ports_hint, holder_of, list_serial_p
 
 DEFAULT_BAUD = 921_600
 CONNECT_TIMEOUT_S = 5.0
-WRITE_TIMEOUT_S = 1.0  # longer means that nothing reads at the far end
+WRITE_TIMEOUT_S = 1.0  # longer without progress means that nothing reads at the far end
+SLOWEST_BYTES_PER_S = 960  # 9600 baud: a write that is slower has failed, too
 READ_CHUNK = 65_536
 # select cannot wait for a port without a descriptor, and pyserial renegotiates an rfc2217 port whenever its timeout changes. So
 # the timeout is fixed and short, and a longer wait is a loop.
@@ -106,9 +107,10 @@ class DescriptorLink:
             self._write_rest(data[sent:])
 
     def _write_rest(self, data: bytes) -> None:
+        deadline = time.monotonic() + WRITE_TIMEOUT_S + len(data) / SLOWEST_BYTES_PER_S
         while data:
-            _, writable, _ = select.select([], self._writes_to, [], WRITE_TIMEOUT_S)
-            if not writable:
+            left_s = min(WRITE_TIMEOUT_S, deadline - time.monotonic())
+            if left_s <= 0 or not select.select([], self._writes_to, [], left_s)[1]:
                 raise _stuck(self.description)
             try:
                 data = data[os.write(self._writes_to[0], data) :]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards import Action, Board
-from balance_hil.boards.handshake import HELLO_INTERVAL_S, Handshake, status_error
+from balance_hil.boards.handshake import Handshake, status_error
 from balance_hil.bundle import Bundle
 from balance_hil.distribution import Distribution
 from balance_hil.errors import BoardRebootedError, SilentBoardError, TooManyLostError
@@ -30,7 +30,9 @@ from balance_hil.running.trace import Trace
 from balance_hil.scheduling import ProcessorWait
 
 RECOVERY_TIMEOUT_S = 3.0  # a rebooted board must have identified itself by then
-SILENT_TIMEOUTS = 3  # reply timeouts in a row without a byte from the board: it has stopped
+SILENT_TIMEOUTS = 3  # reply timeouts in a row without a byte from the board: it has stopped, or reboots without a word
+SILENT_REBOOT_S = 1.0  # it must answer HELLO within that time
+RECOVERY_HELLO_S = 0.1  # between two HELLOs
 BYTES_PER_REQUEST = 17  # of an INFER frame besides its observation, rounded up
 
 
@@ -111,6 +113,8 @@ class Exchange:
         self._was_unread = False  # the latest frame was there before the host looked
         self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
         self._recovery: Handshake | None = None
+        self._stopped: SilentBoardError | None = None  # raised unless the handshake after the silence succeeds
+        self._hello_after_silence = False  # and no reply since
         self._damaged = board.bad_frames
         self._sent = 0
         self._newest = 0  # number of the newest request whose reply was given out
@@ -177,7 +181,7 @@ class Exchange:
 
         Raises:
             BoardStatusError: the board refused the observation, or its inference failed.
-            SilentBoardError: nothing came for three reply timeouts.
+            SilentBoardError: nothing came for three reply timeouts, nor an answer to HELLO within 1 s after them.
             ModelMismatchError: it rebooted and now runs another model.
             BoardRebootedError, TooManyLostError: see ``send``.
             LinkError: the cable is unplugged.
@@ -197,7 +201,7 @@ class Exchange:
     def await_identified(self) -> None:
         """Waits until a rebooted board has identified itself. Raises what ``poll`` raises."""
         while self._recovery is not None:
-            self.poll(HELLO_INTERVAL_S)
+            self.poll(RECOVERY_HELLO_S)
             self._poll_reboot()
 
     def settle(self) -> None:
@@ -217,12 +221,14 @@ class Exchange:
                 return self._reply(frame.seq, action)
             case messages.Ready():
                 self._rebooted("READY")
+            case messages.Error() if frame.seq not in self._in_flight and frame.seq not in self._given_up:
+                pass  # answers nothing that is awaited
             case messages.Error(status=Status.NOT_IDENTIFIED):
                 self._rebooted("a request refused as not identified")
             case messages.Error(status=status, detail=detail):
                 raise status_error(status, detail, f"the board on {self._board.port} refused an observation")
             case message if self._recovery is not None and (info := self._recovery.answer(message)) is not None:
-                self._recovery = None
+                self._recovery = self._stopped = None
                 self._board.accept(info)
                 self._on_fault("identified", f"policy {info.model_id}")
         return None
@@ -285,6 +291,7 @@ class Exchange:
         outputs = self._outputs(request, action)
         if outputs is None:
             return None
+        self._hello_after_silence = False
         self.round_trip_us.add(round_trip_us)
         self.inference_us.add(action.inference_us)
         self._trace.add(action)
@@ -336,15 +343,21 @@ class Exchange:
         else:
             self.give_up()
         self._attribute_lost("board")
-        since = self._recovery.since if self._recovery is not None else None
-        self._recovery = self._board.start_handshake(self._simulated.now if self._simulated else None)
+        since = self._recovery.since if self._recovery is not None and self._stopped is None else None
+        self._stopped = None
+        self._recovery = self._start_handshake()
         self._recovery.since = since or self._recovery.since
         self._poll_reboot()
 
+    def _start_handshake(self) -> Handshake:
+        return self._board.start_handshake(self._simulated.now if self._simulated else None, RECOVERY_HELLO_S)
+
     def _poll_reboot(self) -> None:
-        """Sends HELLO to a rebooted board when due. Raises BoardRebootedError after the recovery timeout."""
+        """Sends HELLO to a rebooted board when due. Raises SilentBoardError or BoardRebootedError after its timeout."""
         if self._recovery is None:
             return
+        if self._stopped is not None and self._recovery.now() > self._recovery.since + SILENT_REBOOT_S:
+            raise self._stopped
         if self._recovery.now() > self._recovery.since + RECOVERY_TIMEOUT_S:
             raise BoardRebootedError(
                 f"the board on {self._board.port} restarted and did not identify itself within {RECOVERY_TIMEOUT_S:g} s",
@@ -365,15 +378,23 @@ class Exchange:
 
     def _check_silence(self, waited_s: float) -> None:
         """Time spent waiting, not elapsed time: the suspension of this computer must not count as silence of the board."""
-        if not self._silence_s:
+        if not self._silence_s and not self._hello_after_silence:
             self._silent_step = next(iter(self._in_flight.values())).step
         self._silence_s += waited_s
-        if self._silence_s > SILENT_TIMEOUTS * self._reply_timeout_s * 0.99:  # a wait is rounded down
-            raise SilentBoardError(
-                f"the board on {self._board.port} stopped answering at step {self._silent_step}: nothing came for "
-                f"{self._silence_s:.2g} s",
-                "reset it; if it stops at the same step again, its firmware hangs there: see the recording",
-            )
+        if self._silence_s <= SILENT_TIMEOUTS * self._reply_timeout_s * 0.99:  # a wait is rounded down
+            return
+        self._stopped = SilentBoardError(
+            f"the board on {self._board.port} stopped answering at step {self._silent_step}: nothing came for "
+            f"{self._silence_s:.2g} s",
+            "reset it; if it stops at the same step again, its firmware hangs there: see the recording",
+        )
+        if self._hello_after_silence:
+            raise self._stopped
+        self._hello_after_silence = True
+        self._silence_s = 0.0
+        self._on_fault("silent", "nothing came for three reply timeouts")
+        self._recovery = self._start_handshake()
+        self._poll_reboot()
 
     def _check_bound(self) -> None:
         if self.misses > self._max_lost:
