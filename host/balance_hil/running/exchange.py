@@ -244,7 +244,9 @@ class Exchange:
             self._check_silence(duration_s)
 
     def forget(self) -> None:
-        """At the end of an episode in simulated time: what is in flight is neither awaited nor lost."""
+        """At the end of an episode in simulated time: what is in flight is neither awaited nor lost. Raises SilentBoardError."""
+        if self._stopped is not None:
+            raise self._stopped
         self._in_flight.clear()
 
     def _next_frame(self, timeout_s: float) -> Frame | None:

@@ -144,7 +144,7 @@ def test_a_sequence_strikes_at_its_times(go):
 
 def test_a_board_that_hangs_for_long_is_named(go):
     with pytest.raises(SilentBoardError, match=r"stopped answering at step 20: nothing came for 0\.3 s"):
-        go("hang:at_step=20,for_s=5")
+        go("hang:at_step=20,for_s=5", steps=400)
 
 
 def test_in_real_time_a_hang_suspends_the_board(go):

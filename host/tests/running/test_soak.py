@@ -59,8 +59,8 @@ def test_each_anomaly_is_recorded_with_the_second_around_it(soaked, firmware):
 
 
 def test_an_error_is_recorded_the_board_is_brought_back_and_the_soak_fails(soaked, firmware):
-    firmware.lose = range(150, 215)  # silent for longer than three reply timeouts
-    result, recordings = soaked(episodes=6)
+    firmware.lose = range(350, 480)  # silent for three reply timeouts before a HELLO is answered, and again after it
+    result, recordings = soaked(episodes=6, steps=300)
     assert (result.errors, result.recoveries, result.given_up) == (1, 1, False)
     assert result.total.episodes >= 4, "it goes on"
     assert not result.verdict.good
