@@ -1,0 +1,33 @@
+"""A signal at a random time ends any command within a second: ports closed, board safe, no process, folder or descriptor left."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("signals.py")
+SIDE_BY_SIDE = 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc and emulated boards")
+def test_commands_that_are_ended_by_signals(tmp_path, faults):
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+    parts = [8] if faults < 1000 else [faults // 10 // SIDE_BY_SIDE] * SIDE_BY_SIDE  # one takes a second
+    for part in range(len(parts)):
+        (tmp_path / str(part)).mkdir()
+    programs = [
+        subprocess.Popen(
+            [sys.executable, PROGRAM, tmp_path / str(part), str(count), str(part)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for part, count in enumerate(parts)
+    ]
+    for program, count in zip(programs, parts, strict=True):
+        said, _ = program.communicate()
+        assert program.returncode == 0, said[-3000:]
+        assert said.splitlines()[-1].startswith(f"ended {count}, "), said[-3000:]
+        assert len(said.splitlines()) == 1, said[:3000]
+        sys.stdout.write(said)
