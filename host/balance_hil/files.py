@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_YAML_BYTES = 128 << 10  # PyYAML takes a second for 50 KiB of the slowest kind
+MAX_YAML_VALUES = 100_000  # with every alias written out
 MAX_JSON_DEPTH = 100
 MAX_NPZ_BYTES = 64 << 20  # decompressed
 PICTURES = (".svg", ".png", ".pdf")
@@ -224,6 +225,19 @@ def read_yaml(
         raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", hint) from exc
     if values is None:
         return {}
+    if _written_out(values, {}) > MAX_YAML_VALUES:
+        raise ConfigError(f"the aliases of {path} stand for more than {MAX_YAML_VALUES} values, or for themselves", hint)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a table of keys and values", hint)
     return values
+
+
+def _written_out(value: Any, counts: dict[int, int]) -> int:
+    """How many values a value from YAML has with every alias written out; ``counts`` is of those that were counted, by id."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = MAX_YAML_VALUES + 1  # until it is known: an alias inside of it
+        inner = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_written_out(each, counts) for each in inner)
+    return counts[id(value)]

@@ -6,14 +6,17 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
+
+_Jobs = queue.SimpleQueue[tuple[Future[subprocess.Popen[Any]], Callable[[], subprocess.Popen[Any]]]]
 
 # $0 is the parent's process id: a parent that ended before the signal was asked for sends none.
 _ALONE = '[ "$PPID" = "$0" ] && exec "$@"'
@@ -31,7 +34,9 @@ def tied(command: Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[st
 def popen(command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
     """``subprocess.Popen`` of a process that ends with this program, whichever thread starts it."""
     # The kernel watches the thread, not the process: so one that lasts as long as the program starts them all.
-    return _starter(os.getpid()).submit(lambda: subprocess.Popen(tied(command), **options)).result()
+    started: Future[subprocess.Popen[Any]] = Future()
+    _starter(os.getpid()).put((started, lambda: subprocess.Popen(tied(command), **options)))
+    return started.result()
 
 
 def run_group(command: Sequence[str], *, timeout_s: float | None = None, **options: Any) -> subprocess.CompletedProcess[Any]:
@@ -90,6 +95,20 @@ def _launcher() -> str | None:
 
 
 @functools.cache
-def _starter(pid: int) -> ThreadPoolExecutor:
-    """The thread that starts processes; a forked child (another ``pid``) has none and gets one of its own."""
-    return ThreadPoolExecutor(1, thread_name_prefix="start processes")
+def _starter(pid: int) -> _Jobs:
+    """Jobs of the thread that starts processes; a forked child (another ``pid``) has none and gets one of its own.
+
+    A daemon: an executor of concurrent.futures that Ctrl-C interrupts while it starts its thread waits for it forever at exit.
+    """
+    jobs: _Jobs = queue.SimpleQueue()
+    threading.Thread(target=_start_all, args=(jobs,), daemon=True, name="start processes").start()
+    return jobs
+
+
+def _start_all(jobs: _Jobs) -> None:
+    while True:
+        started, start = jobs.get()
+        try:
+            started.set_result(start())
+        except BaseException as exc:
+            started.set_exception(exc)

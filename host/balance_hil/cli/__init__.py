@@ -120,9 +120,15 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         with ended_by_signals():
-            hil(standalone_mode=False)
+            _run()
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+
+
+def _run() -> None:
+    """``hil``; its errors are printed while signals still raise KeyboardInterrupt."""
+    try:
+        hil(standalone_mode=False)
     except click.ClickException as exc:
         print_error(exc.format_message(), "see the options: hil --help, or hil COMMAND --help")
         sys.exit(WRONG_USAGE)

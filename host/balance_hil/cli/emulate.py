@@ -70,11 +70,13 @@ def _symbolic_link(link: Path | None, port: str) -> Iterator[str]:
     partial = link.with_name(f".{link.name}.partial")
     partial.unlink(missing_ok=True)
     try:
-        partial.symlink_to(port)
-        partial.replace(link)
-    except OSError as exc:
-        raise UsageError(f"cannot make the link {link}: {exc}", "choose another name: --link PATH") from exc
-    try:
+        try:
+            partial.symlink_to(port)
+            partial.replace(link)
+        except OSError as exc:
+            raise UsageError(f"cannot make the link {link}: {exc}", "choose another name: --link PATH") from exc
         yield str(link)
-    finally:
-        link.unlink(missing_ok=True)
+    finally:  # also of Ctrl-C between the two steps
+        for each in (partial, link):
+            if each.is_symlink() and str(each.readlink()) == port:
+                each.unlink()

@@ -5,7 +5,7 @@ An environment may provide its own suite: attribute ``robustness_suite``, the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,15 @@ def _options(values: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
             raise ConfigError(f"the options of the condition {key!r} of {name} are {options!r}, they must be a table", _HINT)
         return dict(options)
     joined: dict[str, Any] = {}
-    for part in content["together"] or ():
+    parts = content["together"] or ()
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        raise ConfigError(f"'together' of the condition {key!r} of {name} must be a list of conditions", _HINT)
+    for part in parts:
         require_known(part, values, "condition", f" in {key!r} of {name}")
         if "options" not in values[part]:
             raise ConfigError(f"the condition {key!r} of {name} joins {part!r}, which itself joins others", "name those instead")
         for group, quantities in _options(values, part, name).items():
-            joined[group] = {**joined.get(group, {}), **quantities} if isinstance(quantities, Mapping) else quantities
+            before = joined.get(group, {})
+            mergeable = isinstance(quantities, Mapping) and isinstance(before, Mapping)
+            joined[group] = {**before, **quantities} if mergeable else quantities
     return joined

@@ -82,6 +82,16 @@ class RecordingWriter:
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._create()
+        try:
+            self._begin(meta, spec, trace)
+        except BaseException:  # also of Ctrl-C: nobody closes a writer that was not made
+            with contextlib.suppress(OSError):  # on a full disk
+                self._file.close()
+            self._partial.unlink(missing_ok=True)
+            raise
+
+    def _begin(self, meta: Mapping[str, Any], spec: PolicySpec, trace: Sequence[str]) -> None:
+        with self._disk_errors():
             self._writer = Writer(self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD)
             self._index = _ChunkIndexFile()
             setattr(self._writer, _CHUNK_INDEX, self._index)
