@@ -53,6 +53,8 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "baud": ("BITS_PER_S", int, "baud rate, if not the board's usual one"),
     "wait": ("S", float, "time to wait for a board that another user holds (default: 0)"),
     "engine": ("NAME", str, "engine of an emulated board, if not its usual one"),
+    "fault": ("FAULT|FILE.yaml", str, "inject this fault into every connection; repeat it: docs/faults.md"),
+    "fault_seed": ("N", int, "the same seed injects the same faults (default: 0)"),
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
@@ -62,7 +64,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
         "write an HTML page about every test that recorded a run, and the last seconds of a failed one, to DIR",
     ),
 }
-_SEVERAL = ("board", "bundle")
+_SEVERAL = ("board", "bundle", "fault")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,15 +72,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hil", "hardware in the loop (balance_hil)")
     for name, (metavar, kind, text) in _OPTIONS.items():
         if name in _SEVERAL:
-            group.addoption(f"--hil-{name}", action="append", metavar=metavar, help=text)
+            group.addoption(_flag(name), action="append", metavar=metavar, help=text)
         else:
-            group.addoption(f"--hil-{name}", type=kind, metavar=metavar, help=text)
+            group.addoption(_flag(name), type=kind, metavar=metavar, help=text)
         parser.addini(f"hil_{name}", text, default=None)
+
+
+def _flag(name: str) -> str:
+    return f"--hil-{name.replace('_', '-')}"
 
 
 def _option(config: pytest.Config, name: str) -> Any:
     """Value from the command line, else from the ini file; None if neither sets it. Raises pytest.UsageError."""
-    given = config.getoption(f"--hil-{name}")
+    given = config.getoption(_flag(name))
     if given is not None:
         return given
     text = config.getini(f"hil_{name}")
@@ -101,7 +107,7 @@ def _several(config: pytest.Config, name: str) -> list[str]:
 
 def _path(config: pytest.Config, name: str, given: str) -> Path:
     """A path in the ini file is relative to that file, one on the command line to the working directory."""
-    return Path(given) if config.getoption(f"--hil-{name}") is not None else config.rootpath / given
+    return Path(given) if config.getoption(_flag(name)) is not None else config.rootpath / given
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -145,6 +151,19 @@ def hil_wait(pytestconfig: pytest.Config) -> float:
     """``--hil-wait``, in seconds."""
     given: float | None = _option(pytestconfig, "wait")
     return given or 0.0
+
+
+@pytest.fixture(scope="session")
+def hil_faults(pytestconfig: pytest.Config) -> list[str]:
+    """``--hil-fault``: faults injected into every connection that does not name its own."""
+    return [fault for given in _option(pytestconfig, "fault") or [] for fault in given.split()]
+
+
+@pytest.fixture(scope="session")
+def hil_fault_seed(pytestconfig: pytest.Config) -> int:
+    """``--hil-fault-seed``."""
+    given: int | None = _option(pytestconfig, "fault_seed")
+    return given or 0
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +252,14 @@ class HilBench:
 
 @pytest.fixture(scope="session")
 def hil_open(
-    hil_board_name: str, hil_bundle: Bundle, hil_port: str | None, hil_baud: int | None, hil_engine: str | None, hil_wait: float
+    hil_board_name: str,
+    hil_bundle: Bundle,
+    hil_port: str | None,
+    hil_baud: int | None,
+    hil_engine: str | None,
+    hil_wait: float,
+    hil_faults: list[str],
+    hil_fault_seed: int,
 ) -> Callable[..., Board]:
     """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
 
@@ -241,7 +267,8 @@ def hil_open(
         from balance_hil import boards
 
         where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "wait_s": hil_wait}
-        return boards.connect(hil_board_name, bundle, **where, **options)
+        faults = {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}
+        return boards.connect(hil_board_name, bundle, **{**where, **faults, **options})
 
     return open_board
 
@@ -375,9 +402,9 @@ def _write_page(item: pytest.Item, folder: Path, pages: Path, failed: bool) -> l
 def _repeated(item: pytest.Item) -> str:
     words = ["pytest", item.nodeid]
     for name in _OPTIONS:
-        given = item.config.getoption(f"--hil-{name}")
+        given = item.config.getoption(_flag(name))
         for value in given if isinstance(given, list) else [] if given is None else [given]:
-            words += [f"--hil-{name}", str(value)]
+            words += [_flag(name), str(value)]
     return shlex.join(words)
 
 

@@ -34,7 +34,6 @@ class Axis:
     values: tuple[float, ...]
     shown: str  # a value with its unit
     scale: float = 1.0  # from a value to what is shown
-    logarithmic: bool = False
 
     def conditions(self) -> list[Condition]:
         """One for each value."""
@@ -46,10 +45,10 @@ class Axis:
 
 NONE = Condition("none", "no faults", {"faults": []})
 AXES = (
-    Axis("byte error rate", "corrupt-byte:rate={}", (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.03), "{:g}", logarithmic=True),
+    Axis("byte error rate", "corrupt-byte:rate={}", (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.03), "{:g}"),
     Axis("lost replies", "drop:rate={},direction=rx", (0.05, 0.2, 0.5, 0.8), "{:g} %", 100),
     Axis("added latency", "delay:s={},direction=rx", (0.01, 0.03, 0.05, 0.08), "{:g} ms", 1000),
-    Axis("0.1 s of reboot every", "reboot:every_s={},boot_s=0.1", (2.0, 0.5, 0.15), "{:g} s", logarithmic=True),
+    Axis("reboot of 0.1 s every", "reboot:every_s={},boot_s=0.1", (2.0, 0.5, 0.15), "{:g} s"),
 )
 
 

@@ -23,7 +23,8 @@ from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.robustness import load_suite, own_suite
-from balance_hil.evaluating.robustness_run import RobustnessConfig
+from balance_hil.evaluating.robustness_picture import save_picture
+from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
 from balance_hil.files import read_yaml, replacing
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
@@ -54,16 +55,20 @@ STDOUT = Path("-")
     "--robustness", "--stress", "robustness", is_flag=True,
     help="Evaluate every POLICY under every condition of a suite, on all cores, and print a table; 50 episodes each.",
 )  # fmt: skip
+@click.option(
+    "--faults", is_flag=True,
+    help="Evaluate every POLICY under injected faults of growing severity on the native board: docs/faults.md.",
+)  # fmt: skip
 @click.option("--suite", type=_PATH, metavar="FILE.yaml", help="With --robustness: a file of custom conditions.")
 @click.option("--spec", type=_PATH, metavar="SIGNALS.yaml", help="Signal table of a bare .tflite: docs/policies.md.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE|K",
-    help="With --robustness: also write it as Markdown. Of a .tflite: which output is the action.",
+    help="With --robustness or --faults: also write it as Markdown. Of a .tflite: which output is the action.",
 )
-@click.option("--picture", type=_PATH, help="With --robustness: also plot the table to an .svg, .png or .pdf file.")
-@click.option("--jobs", type=click.IntRange(min=1), help="With --robustness: processes; by default one per core.")
+@click.option("--picture", type=_PATH, help="With --robustness or --faults: also plot it to an .svg, .png or .pdf file.")
+@click.option("--jobs", type=click.IntRange(min=1), help="With --robustness or --faults: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -81,6 +86,7 @@ def command(
     view: bool,
     video: Path | None,
     robustness: bool,
+    faults: bool,
     suite: Path | None,
     spec: Path | None,
     output: str | None,
@@ -91,8 +97,15 @@ def command(
 ) -> None:
     """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and print the results.
 
-    Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition.
+    Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition,
+    with --faults when it does so without faults.
     """
+    if faults:
+        _refuse(
+            {"--robustness": robustness, "--view": view, "--video": video, "--show-io": show_io, "--options": options},
+            "--faults",
+        )
+        _refuse({"--port": port, "--wait": wait_s, "--suite": suite, "--spec": spec, "--trust": trust}, "--faults")
     if robustness:
         _refuse(
             {"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port, "--wait": wait_s},
@@ -108,8 +121,10 @@ def command(
             jobs=jobs,
             trust=trust,
         )
-        print_suite(config, Path(output) if output else None, picture, as_json=as_json)
-    _refuse({"--suite": suite, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness")
+        print_suite(partial(run_suite, config), save_picture, Path(output) if output else None, picture, as_json=as_json)
+    if faults:
+        _print_faults(policies, environment, _seeds(seed, episodes or SUITE_EPISODES), steps, jobs, output, picture, as_json)
+    _refuse({"--suite": suite, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness or --faults")
     if len(policies) > 1:
         raise UsageError(
             "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"
@@ -150,6 +165,24 @@ def command(
     if video:
         stderr.print(f"film: {video}", soft_wrap=True)
     sys.exit(0 if verdict.good else 1)
+
+
+def _print_faults(
+    policies: tuple[Path, ...],
+    environment: str | None,
+    seeds: range,
+    steps: int | None,
+    jobs: int | None,
+    output: str | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    from balance_hil.benchmarks.faults import NONE, FaultSuiteConfig, run_fault_suite
+    from balance_hil.benchmarks.faults_picture import save_picture as save_curves
+
+    config = FaultSuiteConfig(policies=policies, environment=environment, seeds=seeds, max_steps=steps, jobs=jobs)
+    path = Path(output) if output else None
+    print_suite(partial(run_fault_suite, config), save_curves, path, picture, as_json=as_json, judged=NONE.name)
 
 
 def _refuse(given: Mapping[str, object], beside: str) -> None:

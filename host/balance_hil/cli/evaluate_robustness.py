@@ -1,8 +1,9 @@
-"""``hil evaluate --condition``: what a robustness run prints and writes."""
+"""``hil evaluate --robustness`` and ``--faults``: what they print and write."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,25 +13,39 @@ from rich.text import Text
 from balance_hil.cli.console import print_json, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
-from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
 from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
 from balance_hil.files import require_picture, write_atomically
 
 ENOUGH = 0.95  # share of episodes without failure that a policy needs under every condition for exit status 0
 
 
-def print_suite(config: RobustnessConfig, output: Path | None, picture: Path | None, *, as_json: bool) -> None:
-    """Runs, prints the table (or the JSON document), writes the files and exits with 0 or 1."""
+def print_suite(
+    run: Callable[[Callable[[float, str], None]], RobustnessTable],
+    save_picture: Callable[[RobustnessTable, Path], None],
+    output: Path | None,
+    picture: Path | None,
+    *,
+    as_json: bool,
+    judged: str | None = None,
+) -> None:
+    """Runs, prints the table (or the JSON document), writes the files and exits with 0 or 1.
+
+    Args:
+        run: takes a function of the completed share and the job completed last.
+        save_picture: draws the table.
+        output: Markdown.
+        picture: for ``save_picture``.
+        as_json: a document in place of the table.
+        judged: the condition that decides; None: all of them.
+    """
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", f"make it: mkdir -p {output.parent}")
     if picture is not None:
         require_picture(picture)
-    table = _with_progress(config)
+    table = _with_progress(run)
     if output is not None:
         write_atomically(output, table.to_markdown() + "\n")
     if picture is not None:
-        from balance_hil.evaluating.robustness_picture import save_picture
-
         save_picture(table, picture)
     if as_json:
         print_json(table.to_dict())
@@ -39,10 +54,11 @@ def print_suite(config: RobustnessConfig, output: Path | None, picture: Path | N
     for path in (output, picture):
         if path is not None:
             stderr.print(f"wrote {path}", soft_wrap=True)
-    sys.exit(0 if all(cell.success_rate.value >= ENOUGH for cell in table.cells()) else 1)
+    deciding = [cell for cell in table.cells() if judged in (None, cell.condition)]
+    sys.exit(0 if all(cell.success_rate.value >= ENOUGH for cell in deciding) else 1)
 
 
-def _with_progress(config: RobustnessConfig) -> RobustnessTable:
+def _with_progress(run: Callable[[Callable[[float, str], None]], RobustnessTable]) -> RobustnessTable:
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
@@ -53,7 +69,7 @@ def _with_progress(config: RobustnessConfig) -> RobustnessTable:
     )
     with kept_for_replay("evaluate"), Progress(*columns, console=stderr, transient=True) as bars:
         task = bars.add_task("starting", total=1.0)
-        return run_suite(config, lambda done, what: bars.update(task, completed=done, description=what))
+        return run(lambda done, what: bars.update(task, completed=done, description=what))
 
 
 def _print(table: RobustnessTable) -> None:

@@ -413,3 +413,24 @@ def test_the_table_is_folded_by_board_where_three_do_not_fit(hil, ppo, monkeypat
     _, out, _ = hil("run", ppo, "-b", "native,native,native", "--clock", "lockstep", "--steps", "5", "--no-record", "--quiet")
     headings = [line for line in out.splitlines() if "board" in line and "native" in line and "PASS" not in line]
     assert len(headings) == 3
+
+
+def test_a_sequence_of_faults_is_injected_recorded_and_judged(hil, ppo, tmp_path):
+    (tmp_path / "faults.yaml").write_text(
+        "faults:\n- {fault: drop, rate: 1, direction: rx, at_s: 0.2, for_s: 0.02}\n- {fault: flip-bit, at_step: 100}\n"
+    )
+    arguments = ("--clock", "lockstep", "--engine", "int8", "--seconds", "1", "--json", "--fault-seed", "3")
+    code, out, err = hil("run", ppo, *arguments, "--record", "bad.mcap", "--fault", "faults.yaml")
+    (run,) = json.loads(out)["runs"]
+    assert code == 1, err
+    assert run["injected_faults"] == {"drop rx": 4, "flip-bit": 1}
+    assert (run["fault_seed"], len(run["faults"])) == (3, 2)
+    assert "outputs differ from TensorFlow Lite Micro" in run["verdict"]["reasons"][0]
+    assert run["equals_tflm"]["checked"] - run["equals_tflm"]["differing"] >= 96, "those before the bit flipped"
+    assert [each["step"] for each in read_recording(tmp_path / "bad.mcap").injected] == [40, 41, 42, 43, 100]
+
+
+def test_a_board_that_cannot_have_a_fault_says_so(hil, ppo):
+    code, _, err = hil("run", ppo, "--fault", "flip-bit")
+    assert code == 2
+    assert "flip-bit:at_s=2" in err

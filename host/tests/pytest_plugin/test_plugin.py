@@ -342,3 +342,12 @@ def test_importing_the_plugin_is_cheap() -> None:
     code = f"import sys, balance_hil.pytest_plugin; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_faults_of_the_command_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "def test_it(hil_faults, hil_fault_seed):\n"
+        "    assert (hil_faults, hil_fault_seed) == (['drop:rate=0.1,direction=rx', 'hang:at_s=2'], 7)"
+    )
+    options = ("--hil-fault", "drop:rate=0.1,direction=rx", "--hil-fault", "hang:at_s=2", "--hil-fault-seed", "7")
+    pytester.runpytest(*options).assert_outcomes(passed=1)
