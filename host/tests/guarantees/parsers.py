@@ -362,7 +362,7 @@ def checkpoint_zip(folder: Path) -> Parser:
 
 def pickles(folder: Path) -> Parser:
     """vecnormalize.pkl, in every protocol."""
-    from balance_hil.checkpoint import read_vecnormalize
+    from balance_hil.checkpoint.vecnormalize import read_vecnormalize
 
     seeds = [pickle.dumps(_vecnormalize(), protocol) for protocol in range(6)]
     return seeds, damaged, _by_file(folder, "vecnormalize.pkl", lambda path: read_vecnormalize(path, 3))
