@@ -39,6 +39,7 @@ DISTRIBUTIONS: dict[str, dict[str, str]] = {
     "train": {"torch": "hil train, the torch runtime", "stable-baselines3": "hil train", "tensorboard": "hil train"},
     "export": {"onnx": "hil export", "onnx2tf": "hil export", "tensorflow": "hil export"},
     "report": {"matplotlib": "--picture of hil compare and hil evaluate"},
+    "parquet": {"pyarrow": "hil recordings export --to parquet"},
     "video": {"imageio": "hil evaluate --video", "imageio-ffmpeg": "hil evaluate --video"},
 }
 # What the main job, `hil run` on the native and the emulated board, cannot do without.

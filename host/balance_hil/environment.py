@@ -10,6 +10,7 @@ An environment may provide more than the Gymnasium API; every attribute is optio
     excite(rng) -> dict  reset options of an episode that excites the plant, for int8 calibration
     substeps, step_substeps(action | None, before_substep)      a control step in physics substeps; MuJoCo environments need none
     batch(n, n_threads)  many episodes side by side in one call
+    visual_model         MuJoCo model for 3D recordings, where ``model`` lacks what is only seen
     robustness_suite     path of a YAML file of conditions, see ``evaluating.robustness``
 
 For training, see docs/environments.md: training_configs, policy_symmetries, far_start, options_between, policy_designs.
@@ -24,8 +25,9 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -46,6 +48,9 @@ from balance_hil.errors import (
 )
 from balance_hil.metrics import BUILT_IN_SOURCES, DEFAULT_METRICS, RETURN, Metric, metric_of
 from balance_hil.spec import ActionMap, PolicySpec, Signal, Terminated
+
+if TYPE_CHECKING:
+    from balance_hil.scene import MujocoScene
 
 Float32Array = NDArray[np.float32]
 BeforeSubstep = Callable[[], Float32Array | None]  # returns the policy's new outputs, or None: the action stays
@@ -80,11 +85,14 @@ class Environment:
         self._reset_options = dict(self.options.get(RESET) or {})
         self._action: NDArray[Any] = self._map(np.zeros(spec.n_act, np.float32))
         self._mujoco = None
+        self._has_mujoco = all(
+            type(getattr(self._robot, name, None)).__name__ == kind for name, kind in (("model", "MjModel"), ("data", "MjData"))
+        )
         self._own = hasattr(self._robot, "step_substeps")
         if self._own:
             self.substeps = int(self._robot.substeps)
             self.substep_s = spec.control_period_s / self.substeps
-        elif type(getattr(self._robot, "model", None)).__name__ == "MjModel":
+        elif self._has_mujoco:
             from balance_hil.substeps import find_substeps
 
             self._mujoco = find_substeps(env)
@@ -156,6 +164,15 @@ class Environment:
     def is_watched(self) -> bool:
         """Whether the environment renders in a window."""
         return self.env.render_mode == "human"
+
+    @cached_property
+    def scene(self) -> MujocoScene | None:
+        """The MuJoCo model in 3D; None where the environment has none."""
+        if not self._has_mujoco:
+            return None
+        from balance_hil.scene import MujocoScene
+
+        return MujocoScene(self._robot)
 
     def close(self) -> None:
         """Closes the environment; may be called twice."""

@@ -39,7 +39,7 @@ COMMANDS = {
     "compare": "run the same inputs through every runtime and the board, and count the differing outputs",
     "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",
-    "recordings": "list recordings and repair truncated ones",
+    "recordings": "list recordings, repair truncated ones, export them as CSV or Parquet",
     "identify": "fit motor parameters of the balance robot to a step response",
     "boards": "list connected boards and boards that can be emulated",
     "emulate": "start an emulated board and print its port, for other programs",
@@ -69,6 +69,7 @@ _EXTRAS = {
     **dict.fromkeys(("ai_edge_litert", "numba", "onnxruntime", "tflite_micro"), "int8"),
     "matplotlib": "report",
     "imageio": "video",
+    "pyarrow": "parquet",
 }
 
 

@@ -3,7 +3,11 @@
     /step      one message per control step: observation, int8 in and out, action, plant, timings
     /fault     when it occurred: lost and late replies, reboots, damaged frames, stalls of the host
     /episode   one message per episode: seed, steps, survived, metrics
-    metadata   "run": bundle, board and settings; "end": how the run ended
+    /scene     the MuJoCo model of the plant without meshes: foxglove.SceneUpdate
+    /tf        where its bodies are, at most 50 times a second: foxglove.FrameTransforms
+    /log       faults, episodes and the verdict: foxglove.Log
+    metadata   "run": bundle, board and settings; "end": how the run ended, its verdict
+    attachment a Foxglove layout for these signals
 
 Messages are JSON with a JSON Schema each. A lockstep recording is stamped with simulated time and carries no timing, so that the
 same seed, bundle and board give the same bytes. A realtime recording carries timings; it is stamped with the wall clock at the

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mcap.records import Channel, Message, Metadata, Schema
+from mcap.records import Attachment, Channel, Message, Metadata, Schema
 from mcap.writer import CompressionType, Writer
 
 from balance_hil.errors import HarnessError, RecordingError
+from balance_hil.files import parse_json
 from balance_hil.recording.format import END, STEP
+from balance_hil.recording.foxglove import LAYOUT, SCENE
 from balance_hil.recording.reader import CUT_OFF, recording_errors, run_metadata
 from balance_hil.recording.records import End, records
 from balance_hil.recording.writer import CHUNK_BYTES, PARTIAL
@@ -103,6 +106,16 @@ def repair(path: Path) -> Path:
     return target
 
 
+def read_layout(path: Path) -> dict[str, Any]:
+    """The Foxglove layout that is attached to a recording. Raises RecordingError: it has none, or is unreadable."""
+    with recording_errors(path):
+        for record in records(path, End()):
+            if isinstance(record, Attachment) and record.name == LAYOUT:
+                layout: dict[str, Any] = parse_json(record.data)
+                return layout
+    raise RecordingError(f"{path} holds no layout", "record the run again: hil run ppo --board native")
+
+
 def keep_last(path: Path, target: Path, seconds: float) -> None:
     """Copies the last ``seconds`` of a recording, complete or not, to ``target``, which is replaced.
 
@@ -124,6 +137,7 @@ def _copy(path: Path, writer: Writer, since_ns: int = 0) -> None:
     end, has_end = End(), False
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
+    scenes: set[int] = set()
     ended = {"ended": json.dumps(CUT_OFF)}
     writer.start()
     for record in records(path, end):
@@ -132,16 +146,19 @@ def _copy(path: Path, writer: Writer, since_ns: int = 0) -> None:
                 ended, has_end = record.metadata, True
             case Metadata():
                 writer.add_metadata(record.name, record.metadata)
+            case Attachment():
+                writer.add_attachment(record.create_time, record.log_time, record.name, record.media_type, record.data)
             case Schema() if record.id not in schemas:
                 schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
             case Channel() if record.id not in channels:
                 channels[record.id] = writer.register_channel(
                     record.topic, record.message_encoding, schemas.get(record.schema_id, 0), record.metadata
                 )
-            case Message() if record.log_time >= since_ns:
-                writer.add_message(
-                    channels[record.channel_id], record.log_time, record.data, record.publish_time, record.sequence
-                )
+                if record.topic == SCENE:
+                    scenes.add(record.id)
+            case Message() if record.log_time >= since_ns or record.channel_id in scenes:  # a scene holds until the next one
+                time_ns = max(record.log_time, since_ns)
+                writer.add_message(channels[record.channel_id], time_ns, record.data, time_ns, record.sequence)
     writer.flush()
     writer.add_metadata(END, ended if end.data and has_end else {"ended": json.dumps(CUT_OFF)})
     writer.finish()

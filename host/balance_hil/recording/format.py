@@ -33,6 +33,7 @@ class Step(NamedTuple):
     jitter_us: float | None = None  # how late the control step began
     substep: int | None = None  # of the physics, counted from 1, before which the action took effect
     earlier: Sequence[tuple[float, ...]] = ()  # late replies that took effect in the step before: substep and action
+    state: Any = None  # of the plant at the observation, for the scene of the recording; not read back
 
 
 def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], bytes]:
@@ -43,19 +44,22 @@ def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], byt
     """
     observations, actions = names(spec.observation), names(spec.action)
     head = (
-        '{"t_s":%.9g,"episode":%d,"step":%d,"held":%s,"reward":%s,"observation":'
+        '{"t_s":%.9g,"episode":%d,"step":%d,"held":%s,"reward":%.9g,"observation":'
         + _object(observations, "%.9g")
         + ',"action":'
         + _object(actions, "%.9g")
         + ',"plant":'
-        + _object(trace, "%s")
+        + _object(trace, "%.9g")
     )
     raw = ',"input_int8":' + _object(observations, "%d") + ',"output_int8":' + _object(actions, "%d")
 
     def encode(step: Step) -> bytes:
         held = "true" if step.held else "false"
-        reward, *plant = map(_number, (step.reward, *step.plant))
-        text = head % (step.t_s, step.episode, step.step, held, reward, *step.observation, *step.action, *plant)
+        traced = [step.reward, *step.plant]
+        known = [math.isfinite(value) for value in traced]
+        if not all(known):  # JSON has no such number: it is left out below
+            traced = [value if is_known else 0.0 for value, is_known in zip(traced, known, strict=True)]
+        text = head % (step.t_s, step.episode, step.step, held, traced[0], *step.observation, *step.action, *traced[1:])
         if step.input_int8 is not None and step.output_int8 is not None:
             text += raw % (*step.input_int8, *step.output_int8)
         for name, value in (
@@ -68,8 +72,9 @@ def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Callable[[Step], byt
         if step.substep is not None:
             text += f',"substep":{step.substep}'
         if step.earlier:
-            text += f',"earlier":{json.dumps(step.earlier)}'
-        return (text + "}").encode()
+            text += f',"earlier":{json.dumps([value for each in step.earlier for value in each])}'
+        text += "}"
+        return text.encode() if all(known) else _without_unknown(text, known)
 
     return encode
 
@@ -82,23 +87,23 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, dict[str, Any]]
         "episode": integer,
         "step": integer,
         "held": boolean,
-        "reward": {"type": ["number", "null"]},
+        "reward": number,
         "observation": _vector(spec.observation, "number"),
         "action": _vector(spec.action, "number"),
-        "plant": {"type": "object", "properties": {name: {"type": ["number", "null"]} for name in trace}},
+        "plant": {"type": "object", "properties": dict.fromkeys(trace, number)},
         "input_int8": _vector(spec.observation, "integer"),
         "output_int8": _vector(spec.action, "integer"),
         **dict.fromkeys(TIMINGS, number),
         "substep": integer,
-        "earlier": {"type": "array", "items": {"type": "array", "items": number}},
+        "earlier": {"type": "array", "items": number},  # of each reply substep and action, one after the other
     }
     fault = {"t_s": number, "episode": integer, "step": integer, "kind": text, "detail": text}
     fault["request_step"] = integer  # of a late reply, as what follows
     fault |= dict.fromkeys(("round_trip_us", "inference_us", "host_us", "board_us", "link_us"), number)
     injected: dict[str, Any] = {"t_s": number, "episode": integer, "step": integer, "fault": text, "direction": text}
-    injected["values"] = {"type": "object", "additionalProperties": number}
+    injected["values"] = {"type": "object", "properties": {}, "additionalProperties": number}
     episode: dict[str, Any] = {"t_s": number, "episode": integer, "seed": integer, "steps": integer, "failed": boolean}
-    episode["metrics"] = {"type": "object", "additionalProperties": number}
+    episode["metrics"] = {"type": "object", "properties": {}, "additionalProperties": number}
     topics = {STEP: step, FAULT: fault, INJECTED: injected, EPISODE: episode}
     return {topic: {"type": "object", "properties": fields} for topic, fields in topics.items()}
 
@@ -108,8 +113,13 @@ def names(signals: Sequence[Signal]) -> list[str]:
     return [signal.name for signal in signals]
 
 
-def _number(value: float) -> str:
-    return f"{value:.9g}" if math.isfinite(value) else "null"  # an environment may trace a value that it does not have
+def _without_unknown(text: str, known: Sequence[bool]) -> bytes:
+    """An environment may trace a value that it does not have."""
+    step = json.loads(text)
+    if not known[0]:
+        del step["reward"]
+    step["plant"] = {name: value for (name, value), is_known in zip(step["plant"].items(), known[1:], strict=True) if is_known}
+    return json.dumps(step).encode()
 
 
 def _object(keys: Sequence[str], pattern: str) -> str:

@@ -122,16 +122,16 @@ class _Columns:
             vector = step.get(key) if column.typecode == "b" else step[key]  # a held step has no int8 vectors
             column.extend([vector[name] for name in signals] if vector is not None else [0] * len(signals))
         for name, column in self._plant.items():
-            column.append(_number(step["plant"][name]))
-        for name in ("t_s", "reward"):
-            self._numbers[name].append(_number(step[name]))
-        for name in TIMINGS:
+            column.append(_number(step["plant"].get(name)))
+        self._numbers["t_s"].append(step["t_s"])
+        for name in ("reward", *TIMINGS):
             self._numbers[name].append(_number(step.get(name)))
         for name in ("episode", "step"):
             self._whole[name].append(step[name])
         self._whole["substep"].append(step.get("substep", 0))
         if "earlier" in step:
-            self._earlier[len(self)] = [(int(substep), list(map(float, action))) for substep, *action in step["earlier"]]
+            rows = np.reshape(np.asarray(step["earlier"], np.float64), (-1, 1 + len(self._vectors["action"][0]))).tolist()
+            self._earlier[len(self)] = [(int(substep), action) for substep, *action in rows]
         self._held.append(bool(step["held"]))
 
     def last(self) -> tuple[float, int]:

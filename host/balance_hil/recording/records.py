@@ -12,15 +12,20 @@ from typing import Any, BinaryIO, TypeAlias
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Metadata, Schema
+from mcap.records import Attachment, Channel, Chunk, Message, Metadata, Schema
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_RECORD_BYTES = 1 << 24  # of a record that is read, compressed or not; chunks written here have 64 KiB
 MAX_RATIO, MAX_EXTRA_BYTES = 200, 1 << 24  # decompressed: this many times the file, and this much on top
 
-Record: TypeAlias = Schema | Channel | Message | Metadata
+Record: TypeAlias = Schema | Channel | Message | Metadata | Attachment
 
-_KINDS: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
+_KINDS: dict[int, Any] = {
+    Opcode.SCHEMA: Schema,
+    Opcode.CHANNEL: Channel,
+    Opcode.METADATA: Metadata,
+    Opcode.ATTACHMENT: Attachment,
+}
 
 
 class DamagedFileError(Exception):
@@ -36,7 +41,7 @@ class End:
 
 
 def records(path: Path, end: End) -> Iterator[Record]:
-    """Schemas, channels, messages and metadata in the order of the file; ``end`` is filled in.
+    """Schemas, channels, messages, metadata and attachments in the order of the file; ``end`` is filled in.
 
     Raises:
         DamagedFileError: invalid data. A file that merely ends early is not an error.

@@ -17,6 +17,7 @@ from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
 from balance_hil.errors import RecordingError
+from balance_hil.recording import foxglove
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Step, schemas, step_encoder
 from balance_hil.spec import PolicySpec
 
@@ -28,6 +29,10 @@ FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give eq
 
 # mcap's writer keeps an object for every chunk, 12 bytes a control step, and offers no way to keep it elsewhere.
 _CHUNK_INDEX = "_Writer__chunk_indices"
+
+
+# Of a fault in the log, where it is no warning.
+_LEVELS = {"identified": foxglove.INFO, "rejected": foxglove.ERROR, "reboot": foxglove.ERROR, "failed": foxglove.ERROR}
 
 
 class _ChunkIndexFile:
@@ -62,13 +67,21 @@ class RecordingWriter:
         spec: tables of observation and action.
         trace: names of what the environment traces in each step.
         start_ns: time stamp of simulated time 0; 0 for lockstep, the wall clock for realtime.
+        scene: what is shown in 3D; None: nothing.
 
     Raises:
         RecordingError: the file cannot be written; so do all methods.
     """
 
     def __init__(
-        self, path: Path, meta: Mapping[str, Any], spec: PolicySpec, trace: Sequence[str] = (), *, start_ns: int = 0
+        self,
+        path: Path,
+        meta: Mapping[str, Any],
+        spec: PolicySpec,
+        trace: Sequence[str] = (),
+        *,
+        start_ns: int = 0,
+        scene: foxglove.Scene | None = None,
     ) -> None:
         self.path = path
         self.result: Mapping[str, Any] | None = None  # what the run found, JSON types; written by ``close``
@@ -79,6 +92,9 @@ class RecordingWriter:
         self._closed = False
         self._failed: OSError | None = None
         self._encode = step_encoder(spec, trace)
+        self._scene = scene
+        self._shapes: Mapping[str, Any] = {}  # that were written
+        self._encode_transforms = foxglove.transforms_encoder(scene.frames if scene else ())
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._create()
@@ -96,7 +112,10 @@ class RecordingWriter:
             self._index = _ChunkIndexFile()
             setattr(self._writer, _CHUNK_INDEX, self._index)
             self._writer.start(profile="", library=f"balance_hil {__version__}")
-            self._channels = {topic: self._channel(topic, schema) for topic, schema in schemas(spec, trace).items()}
+            named = {topic: (f"balance_hil{topic.replace('/', '.')}", schema) for topic, schema in schemas(spec, trace).items()}
+            self._channels = {topic: self._channel(topic, *schema) for topic, schema in (named | foxglove.schemas()).items()}
+            layout = json.dumps(foxglove.layout(spec, trace, self._scene.frames if self._scene else ())).encode()
+            self._writer.add_attachment(self._start_ns, self._start_ns, foxglove.LAYOUT, "application/json", layout)
             run = {"format": FORMAT, **meta, "spec": spec.to_dict(), "trace": list(trace)}
             self._writer.add_metadata(RUN, {key: json.dumps(value, allow_nan=False) for key, value in run.items()})
             self._writer.flush()
@@ -104,19 +123,33 @@ class RecordingWriter:
     def step(self, run_s: float, step: Step) -> None:
         """Adds one control step at simulated time ``run_s`` since the run began."""
         self._add(STEP, run_s, self._encode(step))
+        if self._scene is not None and step.state is not None:
+            if self._scene.shapes is not self._shapes:
+                self._shapes = self._scene.shapes
+                self._add(foxglove.SCENE, run_s, _json(foxglove.scene_update(self._shapes, self._now_ns)))
+            poses = self._scene.poses(step.state)
+            self._add(foxglove.TRANSFORMS, run_s, self._encode_transforms(self._now_ns, poses))
 
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:
         """Adds a fault. ``numbers`` are those of a late reply, as in the schema of the topic."""
-        self._add_json(FAULT, run_s, {"episode": episode, "step": step, "kind": kind, "detail": detail, **numbers})
+        fault = {"t_s": run_s, "episode": episode, "step": step, "kind": kind, "detail": detail, **numbers}
+        self._add(FAULT, run_s, _json(fault))
+        level = _LEVELS.get(kind, foxglove.WARNING)
+        self._log(level, f"{kind}: {detail} (episode {episode + 1}, step {step})")
 
     def injected(self, run_s: float, episode: int, step: int, fault: str, direction: str, values: Mapping[str, float]) -> None:
         """Adds an injected fault; ``direction``: tx, rx, or "" for the board; ``values``: its parameters and what was drawn."""
         message = {"episode": episode, "step": step, "fault": fault, "direction": direction, "values": values}
-        self._add_json(INJECTED, run_s, message)
+        self._add(INJECTED, run_s, _json({"t_s": run_s, **message}))
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """Adds the result of a finished episode, JSON types."""
-        self._add_json(EPISODE, run_s, result)
+        self._add(EPISODE, run_s, _json({"t_s": run_s, **result}))
+        failed = result["failed"]
+        text = (
+            f"episode {result['episode'] + 1}, seed {result['seed']}: {'failed after ' if failed else ''}{result['steps']} steps"
+        )
+        self._log(foxglove.ERROR if failed else foxglove.INFO, text)
 
     def close(self, ended: str = "complete") -> Path:
         """Finishes and renames the file and returns its path; may be called twice. ``ended``: how the run ended."""
@@ -126,8 +159,11 @@ class RecordingWriter:
                 with self._file, contextlib.closing(self._index):
                     if self._failed is not None:  # after a gap in the middle nothing could be read
                         raise self._failed
+                    verdict = _verdict(ended, self.result)
+                    self._log(foxglove.INFO if verdict == "PASS" else foxglove.ERROR, verdict)
                     self._writer.flush()  # the end comes last
-                    self._writer.add_metadata(END, {"ended": json.dumps(ended), "result": json.dumps(self.result)})
+                    end = {"ended": json.dumps(ended), "result": json.dumps(self.result), "verdict": json.dumps(verdict)}
+                    self._writer.add_metadata(END, end)
                     self._writer.finish()
                 self._partial.replace(self.path)
         return self.path
@@ -143,13 +179,13 @@ class RecordingWriter:
         else:
             self.close(f"{kind.__name__}: {value}")
 
-    def _channel(self, topic: str, schema: Mapping[str, Any]) -> int:
-        name = f"balance_hil{topic.replace('/', '.')}"
+    def _channel(self, topic: str, name: str, schema: Mapping[str, Any]) -> int:
         schema_id = self._writer.register_schema(name, "jsonschema", json.dumps({"title": name, **schema}).encode())
         return int(self._writer.register_channel(topic, "json", schema_id))
 
-    def _add_json(self, topic: str, run_s: float, message: Mapping[str, Any]) -> None:
-        self._add(topic, run_s, json.dumps({"t_s": run_s, **message}, allow_nan=False).encode())
+    def _log(self, level: int, message: str) -> None:
+        now_s = (self._now_ns - self._start_ns) / 1e9
+        self._add(foxglove.LOG, now_s, _json(foxglove.log_message(self._now_ns, level, message)))
 
     def _add(self, topic: str, run_s: float, data: bytes) -> None:
         # Time stamps never decrease: some viewers show nothing of a file that is out of order.
@@ -180,3 +216,15 @@ class RecordingWriter:
             raise RecordingError(
                 f"cannot write the recording {self.path}: {exc}", f"choose another place: --record FILE{kept}"
             ) from exc
+
+
+def _json(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, allow_nan=False).encode()
+
+
+def _verdict(ended: str, result: Mapping[str, Any] | None) -> str:
+    """One line for people, as ``hil run`` prints it."""
+    verdict = (result or {}).get("verdict")
+    if verdict is None:
+        return ended
+    return "PASS" if verdict["good"] else "FAIL: " + "; ".join(verdict["reasons"])

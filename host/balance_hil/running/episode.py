@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from balance_hil.running.config import Tick
 from balance_hil.running.exchange import Exchange, Reply
 
 VIEW_INTERVAL_S = 1 / 30  # between two pictures
+SCENE_INTERVAL_S = 0.02  # between two recorded poses of the plant, at least
 
 
 class Sink(Protocol):
@@ -51,6 +53,7 @@ class RunLog:
         self._writer = writer
         self._on_tick = on_tick
         self._injections = injections  # not yet recorded; None: no fault is injected
+        self.is_recording = writer is not None
         self.timed = timed
         self.before_s = 0.0  # simulated time of the episodes before the current one
 
@@ -109,6 +112,9 @@ class Episode:
         self._stop = stop
         self._metrics = EpisodeAccumulator(seed, env.metrics)
         self._action = self._outputs = [0.0] * env.spec.n_act  # as the board returned it; within its limits
+        self._scene = env.scene if log.is_recording else None
+        self._scene_steps = math.ceil(SCENE_INTERVAL_S / env.spec.control_period_s - 1e-9)
+        self._state: Any = None  # of the plant at the observation
         self._unreported: tuple[Step, float | None] | None = None
         self.held_steps = 0
         self.longest_hold = 0
@@ -126,7 +132,11 @@ class Episode:
 
     def begin(self) -> Float32Array:
         """Resets the plant; returns the first observation."""
-        return self.env.reset(self._seed)
+        observation = self.env.reset(self._seed)
+        if self._scene is not None:
+            self._scene.begin_episode()
+            self._state = self._scene.state()
+        return observation
 
     def finish_step(
         self,
@@ -177,9 +187,12 @@ class Episode:
             jitter_us=jitter_us if self._log.timed else None,
             substep=taken[-1][0] if taken else None,
             earlier=[(substep, *each.action.action.tolist()) for substep, each in taken[:-1]],
+            state=self._state,
         )
         self._unreported = (step, reply.round_trip_us if reply else None)
         self.step += 1
+        if self._scene is not None:
+            self._state = self._scene.state() if self.step % self._scene_steps == 0 else None
         return result.observation
 
     def report(self) -> None:

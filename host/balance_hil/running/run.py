@@ -306,5 +306,6 @@ def _run_log(
         bundle.spec,
         env.trace,
         start_ns=time.time_ns() if realtime_clock else 0,
+        scene=env.scene,
     ) as writer:
         yield RunLog(writer, on_tick, timed=config.clock != "lockstep", injections=injections)

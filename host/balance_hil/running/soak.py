@@ -330,7 +330,9 @@ class _Soak:
     def _record(self, path: Path, anomaly: Anomaly) -> None:
         """Writes an anomaly as a recording. Raises RecordingError."""
         meta: dict[str, Any] = metadata(self._board, self._bundle, replace(self._run_config, seeds=[self._seed - 1]), self._env)
-        with RecordingWriter(path, meta, self._bundle.spec, self._env.trace, start_ns=time.time_ns()) as writer:
+        with RecordingWriter(
+            path, meta, self._bundle.spec, self._env.trace, start_ns=time.time_ns(), scene=self._env.scene
+        ) as writer:
             for run_s, step in anomaly.steps:
                 writer.step(run_s, step)
             for run_s, episode, step_index, kind, detail, numbers in anomaly.faults:

@@ -1,10 +1,12 @@
+import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from balance_hil.cli import hil
+from balance_hil.cli import hil, main
 from balance_hil.errors import RecordingError
 from balance_hil.recording import RecordingWriter, Step, read_recording
 from balance_hil.spec import PolicySpec, Signal
@@ -107,3 +109,78 @@ def test_a_report_says_what_is_missing(folder):
     done = CliRunner().invoke(hil, ["report", str(folder / "b.mcap.partial"), "-o", str(folder / "b.html"), "--no-frames"])
     assert "FAIL: it is cut off after" in done.stderr
     assert "cut off after" in (folder / "b.html").read_text().split("<section>")[0]
+
+
+def csv_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_recording_as_csv(tmp_path):
+    with RecordingWriter(tmp_path / "a.mcap", META, SPEC, ("tilt_rad",)) as writer:
+        writer.step(0.0, Step(0.0, 0, 0, [0.1], [0.5], False, (float("nan"),), 1.0, [-128], [3], 412.5, 17.0, 3.0, 2))
+        writer.step(0.005, Step(0.005, 0, 1, [0.2], [0.5], True, (0.25,), 1.0))
+        writer.fault(0.005, 0, 1, "late", "by 1 ms")
+        writer.fault(0.005, 0, 1, "damaged")
+    done = recordings("export", tmp_path / "a.mcap", "--to", "csv")
+    assert done.stdout.strip() == str(tmp_path / "a.csv")
+    assert done.stderr == ""
+    first, second = csv_rows(tmp_path / "a.csv")
+    assert first == {
+        "t_s": "0", "episode": "0", "step": "0", "held": "0", "reward": "1", "observation.pitch": "0.100000001",
+        "action.wheel": "0.5", "input_int8.pitch": "-128", "output_int8.wheel": "3", "plant.tilt_rad": "",
+        "round_trip_us": "412.5", "inference_us": "17", "jitter_us": "3", "substep": "2", "faults": "",
+    }  # fmt: skip
+    assert (second["step"], second["held"], second["plant.tilt_rad"], second["faults"]) == ("1", "1", "0.25", "late damaged")
+    assert {second[name] for name in ("input_int8.pitch", "output_int8.wheel", "round_trip_us", "substep")} == {""}
+
+
+def test_of_an_incomplete_recording_what_is_readable_is_exported(folder):
+    done = recordings("export", folder / "b.mcap.partial", "--to", "csv", "-o", folder / "b.csv")
+    assert done.exit_code == 0
+    assert "cut off after" in done.stderr
+    assert len(csv_rows(folder / "b.csv")) == len(read_recording(folder / "b.mcap.partial"))
+
+
+def test_parquet_has_the_same_rows(folder):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for to in ("csv", "parquet"):
+        assert recordings("export", folder / "a.mcap", "--to", to).exit_code == 0
+    table, rows = parquet.read_table(folder / "a.parquet"), csv_rows(folder / "a.csv")
+    assert table.column_names == list(rows[0])
+    assert str(table.schema.field("observation.pitch").type) == "float"
+    assert table["input_int8.pitch"].to_pylist() == [int(row["input_int8.pitch"]) for row in rows]
+    assert table["round_trip_us"].null_count == 300
+
+
+def test_exports_that_cannot_be_made(folder):
+    assert recordings("export", folder / "a.mcap").exit_code == 2
+    assert recordings("export", folder / "a.mcap", "--to", "xlsx").exit_code == 2
+    (folder / "file").touch()
+    for arguments in (("d.mcap", "a.csv"), ("a.mcap", "file/a.csv")):
+        done = recordings("export", folder / arguments[0], "--to", "csv", "-o", folder / arguments[1])
+        assert isinstance(done.exception, RecordingError)
+    assert not list(folder.glob("*.csv"))
+
+
+def test_parquet_without_its_package_names_the_extra(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(sys, "argv", ["hil", "recordings", "export", str(folder / "a.mcap"), "--to", "parquet"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 3
+    assert "'pyarrow', which is not installed" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.glob("*parquet*")) == []
+
+
+def test_the_layout_plots_the_signals_of_the_recording(folder):
+    printed = recordings("layout", folder / "a.mcap").stdout
+    assert recordings("layout", folder / "a.mcap", "-o", folder / "layout.json").stdout.strip() == str(folder / "layout.json")
+    layout = (folder / "layout.json").read_text()
+    assert json.loads(printed) == json.loads(layout)
+    assert '"/step.observation.pitch"' in layout
+    assert '"/log"' in layout
+    recordings("repair", folder / "b.mcap.partial")
+    assert recordings("layout", folder / "b.mcap").stdout == printed
+    assert isinstance(recordings("layout", folder / "d.mcap").exception, RecordingError)
+    assert recordings("layout", folder / "a.mcap", "-o", folder / "none" / "a.json").exit_code == 1  # HarnessError, status 3

@@ -19,7 +19,7 @@ from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.envs.balance.lqr import LqrConfig, limited_actor
 from balance_hil.envs.balance.options import RobotOptions, options_between, options_from_dict
-from balance_hil.envs.balance.plant import MODEL_FIELDS, Plant, load_model
+from balance_hil.envs.balance.plant import BLOCK, FLOOR, MODEL_FIELDS, Plant, load_model
 from balance_hil.envs.balance.rendering import OffscreenView, ViewerWindow, require_display
 from balance_hil.envs.balance.robot import Robot
 from balance_hil.envs.balance.symmetry import Symmetry, symmetries_of
@@ -234,6 +234,16 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         nominal = config_for(self.environment).options
         easy, hard = (options_from_dict(each, nominal, "the curriculum") for each in (start, end))
         return options_between(easy, hard, share)
+
+    @property
+    def visual_model(self) -> mujoco.MjModel:
+        """The model with everything that is only seen, for this episode's ground and block."""
+        seen = copy.copy(load_model(self.config, looks=True))
+        for name in (FLOOR, BLOCK):
+            geom = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_GEOM, name)
+            if geom >= 0:
+                seen.geom(name).quat, seen.geom(name).size = self.model.geom_quat[geom], self.model.geom_size[geom]
+        return seen
 
     @property
     def policy_symmetries(self) -> list[Symmetry]:

@@ -145,6 +145,11 @@ class MotorStandEnv(gym.Env[Float32Array, Float32Array]):
         self._frame_size = (width, height)
         self._view: OffscreenView | None = None
 
+    @property
+    def visual_model(self) -> mujoco.MjModel:
+        """The model with everything that is only seen."""
+        return _load_model(self.config, looks=True)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
         """Starts a recording. Raises UsageError on an unknown option or a load out of range."""
         super().reset(seed=seed)
