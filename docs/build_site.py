@@ -35,7 +35,7 @@ NAVIGATION = {
     "Tutorial": ["tutorial.md"],
     "How to": [
         *("install.md", "environments.md", "policies.md", "boards.md", "hil-suite.md", "report.md", "replay.md", "upload.md"),
-        *("faults.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
+        *("faults.md", "verify.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
     ],
     "Reference": [
         *("commands.md", "command-reference.md", "api.md", "board-files.md", "protocol.md", "json.md", "measurements.md"),

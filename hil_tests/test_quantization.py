@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Board
 from balance_hil.errors import BoardStatusError
+from balance_hil.protocol.messages import Status
 from balance_hil.quantize import Normalization, dequantize
 
 
@@ -122,6 +123,15 @@ def test_non_finite_is_refused_by_name_and_index(hil_board: Board, value: float)
 def test_actions_are_the_dequantized_outputs(hil_board: Board) -> None:
     inputs = np.random.default_rng(8).integers(-128, 128, size=(500, hil_board.info.n_obs)).astype(np.int8)
     actions = hil_board.infer_int8_batch(inputs)
+    for action in actions:
+        assert action.status == Status.OK, f"ACTION has the status {Status(action.status).name}"
     assert np.array_equal(np.stack([a.input for a in actions]), inputs), "ACTION must return the int8 input"
-    expected = dequantize(np.stack([a.output for a in actions]), hil_board.output_quant)
-    assert np.array_equal(np.stack([a.action for a in actions]).view(np.uint32), expected.view(np.uint32))
+    outputs, got = (np.stack([getattr(a, name) for a in actions]) for name in ("output", "action"))
+    expected = dequantize(outputs, hil_board.output_quant)
+    wrong = np.argwhere(got.view(np.uint32) != expected.view(np.uint32))
+    if len(wrong):
+        at = tuple(wrong[0])
+        pytest.fail(
+            f"{len(wrong)} of {got.size} actions are not their outputs, dequantized; first output {outputs[at]}: {got[at]!r} "
+            f"instead of {expected[at]!r}"
+        )

@@ -52,7 +52,8 @@ def observations(hil_bundle: Bundle) -> np.ndarray:
 def test_a_line_is_answered_by_the_action(hil_board: Board, observations: np.ndarray, end: bytes) -> None:
     for observation in observations:
         expected = hil_board.infer(observation).action
-        assert np.array_equal(numbers(ask(hil_board, as_line(observation, end))), expected)
+        answer = ask(hil_board, as_line(observation, end))
+        assert np.array_equal(numbers(answer), expected), f"the line says {answer}, ACTION {expected!r}"
 
 
 def test_the_longest_way_to_write_an_observation_fits(hil_board: Board) -> None:

@@ -323,6 +323,43 @@ class BenchDocument(TypedDict):
     rows: list[BenchRowDocument]
 
 
+class ControlDocument(TypedDict):
+    """The suite on the sound board."""
+
+    passed: bool  # if not, no fault was tried
+    cases: int
+    failures: list[str]
+
+
+class FaultDocument(TypedDict):
+    """One fault that the board was given."""
+
+    name: str
+    group: str
+    what: str  # what the device does
+    test: str  # that must fail
+    because: str  # regular expression that its message must match
+    score: Literal["caught", "wrong reason", "missed", "skipped"]
+    message: str  # of the failure; why it was skipped
+    wall_s: float
+
+
+class VerifyDocument(TypedDict):
+    """``hil verify --json``."""
+
+    schema: Literal["balance_hil/verify@2"]
+    bundle: BundleDocument
+    board: str
+    control: ControlDocument
+    faults: list[FaultDocument]
+    caught: int
+    wrong_reason: int
+    missed: int
+    skipped: int
+    interrupted: bool
+    verdict: VerdictDocument
+
+
 DOCUMENTS: dict[str, Any] = {
     "run": RunDocument,
     "soak": SoakDocument,
@@ -330,6 +367,7 @@ DOCUMENTS: dict[str, Any] = {
     "compare": CompareDocument,
     "export": ExportDocument,
     "bench": BenchDocument,
+    "verify": VerifyDocument,
 }
 
 

@@ -14,6 +14,7 @@ _DATA = _PACKAGE / "_data"
 IS_CHECKOUT = not _DATA.is_dir()
 SHIPPED = _PACKAGE.parents[1] if IS_CHECKOUT else _DATA
 MODELS = SHIPPED / "models"  # the shipped policies, one folder each
+HIL_TESTS = SHIPPED / "hil_tests" if IS_CHECKOUT else _PACKAGE / "hil_tests"
 POLICIES = Path("policies")  # the user's own, in the current folder
 CACHE = platformdirs.user_cache_path("balance_hil")
 EMULATORS = SHIPPED / ".venv/emulators" if IS_CHECKOUT else CACHE / "emulators"  # npm packages

@@ -57,6 +57,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "fault_seed": ("N", int, "the same seed injects the same faults (default: 0)"),
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
+    "broken": ("NAME", str, "break the board or its link on purpose; names: hil verify --list"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
     "report": (
         "DIR",
@@ -167,6 +168,13 @@ def hil_fault_seed(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
+def hil_broken(pytestconfig: pytest.Config) -> str | None:
+    """``--hil-broken``."""
+    given: str | None = _option(pytestconfig, "broken")
+    return given
+
+
+@pytest.fixture(scope="session")
 def hil_record(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``--hil-record``: the folder that holds every test's log directory."""
     given = _option(pytestconfig, "record")
@@ -260,6 +268,7 @@ def hil_open(
     hil_wait: float,
     hil_faults: list[str],
     hil_fault_seed: int,
+    hil_broken: str | None,
 ) -> Callable[..., Board]:
     """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
 
@@ -267,8 +276,12 @@ def hil_open(
         from balance_hil import boards
 
         where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "wait_s": hil_wait}
-        faults = {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}
-        return boards.connect(hil_board_name, bundle, **{**where, **faults, **options})
+        where |= {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}
+        if hil_broken is not None:
+            from balance_hil.verifying.faults import find_fault
+
+            where |= find_fault(hil_broken).options(hil_bundle)
+        return boards.connect(hil_board_name, bundle, **where | options)
 
     return open_board
 

@@ -8,7 +8,11 @@ extern "C" [[noreturn]] void FaultHandler();
 
 namespace {
 
+#if defined(HIL_MACHINE_MPS2)
 constexpr size_t kHeapBytes = 1024 * 1024;
+#else
+constexpr size_t kHeapBytes = 96 * 1024;
+#endif
 constexpr size_t kAlignment = 16;
 
 alignas(kAlignment) __attribute__((section(".noinit"))) uint8_t heap[kHeapBytes];

@@ -20,9 +20,9 @@ from balance_hil.testing.synthetic_bundle import bundle_of_model, synthetic_bund
 from balance_hil.testing.synthetic_models import linear
 
 from ..robots import write_robot
-from .harness import REPOSITORY
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+REPOSITORY = Path(__file__).parents[3]
 WALKER = """
 import gymnasium as gym
 import numpy as np

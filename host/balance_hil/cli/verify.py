@@ -1,0 +1,106 @@
+"""``hil verify``: breaks the board on purpose and looks whether the HIL suite says so."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from balance_hil.boards.channel import printable
+from balance_hil.bundle import Bundle
+from balance_hil.cli import INTERRUPTED
+from balance_hil.cli.console import print_json, print_verdict, stdout
+from balance_hil.cli.params import BOARD, POLICY, NamesType, board_options
+from balance_hil.cli.progress import ProgressBars
+from balance_hil.errors import UsageError
+from balance_hil.files import did_you_mean
+from balance_hil.verifying.faults import FAULTS, DeviceFault
+from balance_hil.verifying.verify import VerifyConfig, VerifyResult, verify
+
+TABLE_WIDTH = 160  # where stdout is no terminal
+_LONGEST = 160  # characters of a message in the table; --json has it whole
+_STYLES = {"caught": "green", "wrong reason": "bold red", "missed": "bold red", "skipped": "dim"}
+_GROUPS = tuple(dict.fromkeys(fault.group for fault in FAULTS.values()))
+
+
+@click.command(name="verify")
+@click.argument("bundle", type=POLICY, required=False)
+@click.option("-b", "--board", type=BOARD, default=VerifyConfig.board, show_default=True, help="Which board; see hil boards.")
+@board_options
+@click.option("--only", type=NamesType("fault", lambda: (*FAULTS, *_GROUPS)), metavar="NAME,...",
+              help=f"Only these faults, or groups of faults: {', '.join(_GROUPS)}.")  # fmt: skip
+@click.option("--list", "listed", is_flag=True, help="List the faults and the test that must catch each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
+def command(
+    bundle: Path | None, board: str, port: str | None, baud: int | None, engine: str | None, wait_s: float, only: str | None,
+    listed: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Break the board on purpose, one fault at a time, and check that the HIL suite catches each for the right reason.
+
+    First the suite must pass on the sound board. Then, for each fault, its test must fail with a message that names the cause.
+    A fault that is none for BUNDLE, or that cannot be put into this board, is skipped, with the reason.
+
+    Exit status 0 when every fault was caught for the right reason; 1 when one was missed or caught for another reason, or when
+    the suite fails without a fault.
+    """
+    faults = _chosen(only)
+    if listed:
+        _print_list(faults)
+        return
+    if bundle is None:
+        raise click.UsageError("name a bundle: hil verify ppo")
+    config = VerifyConfig(board=board, port=port, baud=baud, engine=engine, wait_s=wait_s)
+    with ProgressBars() as bars:
+        task = bars.add_task("", total=len(faults))
+        result = verify(
+            Bundle.load(bundle), config, faults, lambda what, done, total: bars.update(task, description=what, completed=done)
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+    sys.exit(INTERRUPTED if result.interrupted else 0 if result.verdict.good else 1)
+
+
+def _chosen(only: str | None) -> list[DeviceFault]:
+    """Raises UsageError."""
+    if only is None:
+        return list(FAULTS.values())
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in FAULTS and name not in _GROUPS:
+            raise UsageError(f"unknown fault {name!r}" + did_you_mean(name, (*FAULTS, *_GROUPS)), "list them: hil verify --list")
+    return [fault for fault in FAULTS.values() if fault.name in names or fault.group in names]
+
+
+def _print_list(faults: list[DeviceFault]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("group", "fault", "what the device does", "test that must fail"):
+        table.add_column(heading)
+    for fault in faults:
+        table.add_row(fault.group, fault.name, fault.what, fault.test)
+    _wide().print(table)
+
+
+def _print(result: VerifyResult) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("fault", "score", "s", "test", "what it said"):
+        table.add_column(heading, justify="right" if heading == "s" else "left", no_wrap=heading in ("fault", "score"))
+    for row in result.faults:
+        matched = re.search(row.fault.because, row.message, re.DOTALL) if row.score == "caught" else None
+        said = printable(" ".join((matched[0] if matched else row.message).split())[:_LONGEST])
+        seconds = "" if row.score == "skipped" else f"{row.wall_s:.1f}"
+        table.add_row(row.fault.name, row.score, seconds, row.fault.test, said, style=_STYLES[row.score])
+    if result.faults:
+        _wide().print(table)
+    caught, skipped = result.count("caught"), result.count("skipped")
+    summary = f"{caught} of {caught} faults caught for the right reason on {result.board}"
+    print_verdict(result.verdict, summary + (f", {skipped} skipped" if skipped else ""))
+
+
+def _wide() -> Console:
+    return stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
