@@ -25,6 +25,7 @@ MAX_RUNS = 12  # side by side; of a folder with more, the newest
 MISSED = {"late": "late", "lost": "lost", "unsent": "not sent", "rejected": "rejected"}  # kinds of faults that are misses
 COMPARISON = "balance_hil/compare@2"
 PROPAGATED, UNEXPLAINED = "propagated from the layers before", "unexplained or not attributed"
+TIMES = {"round trip": "round_trip_us", "inference on the board": "inference_us", "tick jitter of this computer": "jitter_us"}
 PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -59,6 +60,7 @@ class Run:
     time_s: NDArray[np.float64]  # [n], since the start, with the episodes end to end
     counts: Mapping[str, int]  # of faults, by kind
     metrics: Mapping[str, float]
+    times_us: Mapping[str, Distribution]  # by column of the recording
 
     @property
     def period_us(self) -> float:
@@ -144,7 +146,14 @@ def read_sources(paths: Sequence[Path]) -> Sources:
             else:
                 recording = read_recording(path)
                 with recording_errors(path):
-                    found.append(_run(path, recording))
+                    run = _run(path, recording)
+                    _ = (
+                        result_rows([run]),
+                        engine_rows([run]),
+                        identity_rows([run]),
+                        list(map(episode_metrics, recording.episodes)),
+                    )
+                    found.append(run)
         except HarnessError as exc:
             sources.unreadable.append((path, exc))
     if not found and not sources.comparisons:
@@ -226,6 +235,7 @@ def _run(path: Path, recording: Recording) -> Run:
         time_s=run_time(recording),
         counts=counts,
         metrics=_metrics(recording, result),
+        times_us={column: _distribution(getattr(recording, column)) for column in TIMES.values()},
     )
 
 
@@ -261,9 +271,14 @@ def _metrics(recording: Recording, result: Mapping[str, Any] | None) -> dict[str
     """Over all episodes; of a run without a result, the mean of the finished ones."""
     if result is not None:
         return {str(name): float(value) for name, value in result["metrics"].items()}
-    each = [episode["metrics"] for episode in recording.episodes if isinstance(episode.get("metrics"), Mapping)]
+    each = [episode_metrics(episode) for episode in recording.episodes]
     names = dict.fromkeys(name for metrics in each for name in metrics)
-    return {str(name): float(np.mean([metrics[name] for metrics in each if name in metrics])) for name in names}
+    return {name: float(np.mean([metrics[name] for metrics in each if name in metrics])) for name in names}
+
+
+def episode_metrics(episode: Mapping[str, Any]) -> dict[str, float]:
+    """Of one recorded episode."""
+    return {str(name): float(value) for name, value in (episode.get("metrics") or {}).items()}
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -338,13 +353,15 @@ def result_rows(runs: Sequence[Run]) -> list[Row]:
             target=_same(f"< {run.period_us / 1e3:g} ms, the control period" for run in runs),
         ),
     ]
-    known = {str(m["name"]): m for run in runs for m in _dicts(run.recording.meta.get("metrics"))}
+    table = {str(m["name"]): m for run in runs for m in _dicts(run.recording.meta.get("metrics"))}
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
-        metric = known.get(name, {})
+        metric = table.get(name, {})
         arrow = {"higher": " ↑", "lower": " ↓"}.get(str(metric.get("better")), "")
         target = ""
         if metric.get("reduction") != "sum":  # a sum depends on the length of the episode
-            floats = {run.recording.meta.get("float_metrics", {}).get(name) for run in runs} - {None}
+            floats = {
+                float(measured[name]) for run in runs if name in (measured := run.recording.meta.get("float_metrics") or {})
+            }
             target = f"{floats.pop():.4g}: float policy, simulated" if len(floats) == 1 else ""
         cells = tuple(Cell(text=f"{run.metrics[name]:.4g}" if name in run.metrics else "") for run in runs)
         rows.append(Row(name=f"{name}{arrow}", cells=cells, target=target))
@@ -402,24 +419,23 @@ def _most_lost(run: Run) -> str:
 
 
 def _p99(run: Run) -> Cell:
-    found = distribution(run.recording.round_trip_us)
+    found = run.times_us["round_trip_us"]
     if not found.count:
         return Cell(text="not timed")
     return Cell(text=f"{found.p99 / 1e3:.2f} ms", state="good" if found.p99 < run.period_us else "warn")
 
 
-def distribution(values: NDArray[np.float64]) -> Distribution:
+def _distribution(values: NDArray[np.float64]) -> Distribution:
     """Of what is finite, as ``hil run`` makes it."""
     return Distribution.of(np.maximum(values[np.isfinite(values)], 0.0).tolist())
 
 
 def timing_rows(runs: Sequence[Run]) -> list[list[str]]:
     """Latencies, microseconds: name, run, count, p50, p99, p99.9, max."""
-    named = {"round trip": "round_trip_us", "inference on the board": "inference_us", "tick jitter of this computer": "jitter_us"}
     rows = []
-    for name, column in named.items():
+    for name, column in TIMES.items():
         for run in runs:
-            found = distribution(getattr(run.recording, column))
+            found = run.times_us[column]
             if found.count:
                 numbers = (found.p50, found.p99, found.p999, found.max)
                 rows.append([name, run.label, f"{found.count:,}", *(f"{value:,.0f}" for value in numbers)])

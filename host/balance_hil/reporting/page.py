@@ -23,6 +23,7 @@ from balance_hil.reporting.collect import (
     Sources,
     commands,
     engine_rows,
+    episode_metrics,
     identity_rows,
     occupancy,
     result_rows,
@@ -300,20 +301,15 @@ def _difference_row(row: Difference, styles: Mapping[str, str], most: int) -> li
 
 
 def _episodes(runs: Sequence[Run]) -> str:
-    names = list(dict.fromkeys(name for run in runs for each in run.recording.episodes for name in _metrics(each)))
+    names = list(dict.fromkeys(name for run in runs for each in run.recording.episodes for name in episode_metrics(each)))
     rows = []
     for index, run in enumerate(runs):
         for each in run.recording.episodes[:MAX_EPISODE_ROWS]:
             failed = bool(each.get("failed", True))
-            numbers = [f"{_metrics(each)[name]:.4g}" if name in _metrics(each) else "" for name in names]
+            numbers = [f"{episode_metrics(each)[name]:.4g}" if name in episode_metrics(each) else "" for name in names]
             outcome = _state("failed" if failed else "good", "bad" if failed else "good")
             rows.append([_key(run, index, len(runs)), f"{each.get('seed', '')}", outcome, f"{each.get('steps', '')}", *numbers])
     return _table(["", "seed", "outcome", "steps", *names], rows, left=3)
-
-
-def _metrics(episode: Mapping[str, object]) -> dict[str, float]:
-    metrics = episode.get("metrics")
-    return {str(k): float(v) for k, v in metrics.items()} if isinstance(metrics, Mapping) else {}
 
 
 def _commands(runs: Sequence[Run]) -> str:

@@ -1,5 +1,6 @@
 """Recordings for the tests of the page, written without a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def write_run(
     trace: tuple[str, ...] = ("pitch_rad", "speed_error_rad_s"),
     n_obs: int = 1,
     n_act: int = 2,
+    changed_meta: Mapping[str, Any] | None = None,
+    changed_result: Mapping[str, Any] | None = None,
 ) -> Path:
     """Two episodes; unless ``good``, the second fails. One lost reply, one that took 57.7 ms. Names and texts are hostile."""
     spec = PolicySpec(
@@ -47,7 +50,7 @@ def write_run(
         "float_metrics": {"return": 5000.0, "speed_error_rms_rad_s": 8.0},
         "board": {"definition": board, "board": board, "note": HOSTILE},
     }
-    with RecordingWriter(path, meta, spec, trace) as writer:
+    with RecordingWriter(path, meta | (changed_meta or {}), spec, trace) as writer:
         for row in range(2 * steps):
             episode, step = divmod(row, steps)
             held = row == 700
@@ -77,6 +80,7 @@ def write_run(
                 "equals_tflm": {"checked": 3998, "differing": 0 if good else 1, "emulated": False},
                 "miss_causes": {"host": 1, "board": 0, "link": 1},
                 "verdict": {"good": good, "reasons": [] if good else ["1 of 2 episodes failed: seed 10001 after 1500 steps"]},
+                **(changed_result or {}),
             }
         writer.close(ended)
     return path
