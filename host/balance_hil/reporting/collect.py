@@ -147,12 +147,8 @@ def read_sources(paths: Sequence[Path]) -> Sources:
                 recording = read_recording(path)
                 with recording_errors(path):
                     run = _run(path, recording)
-                    _ = (
-                        result_rows([run]),
-                        engine_rows([run]),
-                        identity_rows([run]),
-                        list(map(episode_metrics, recording.episodes)),
-                    )
+                    for table in (result_rows, engine_rows, identity_rows):
+                        table([run])  # nonsense in the metadata is found here, not while the page is made
                     found.append(run)
         except HarnessError as exc:
             sources.unreadable.append((path, exc))
