@@ -47,9 +47,10 @@ def require_known(
 ) -> None:
     """Raises ``error`` unless ``name`` is one of ``known``; ``what`` is its kind, ``prefix`` goes before each name."""
     if name not in (known := list(known)):
+        names = [str(each) for each in known]  # a name from YAML may be a number, a date, bytes
         raise error(
-            f"unknown {what} {prefix + str(name)!r}{where}" + did_you_mean(name, known, prefix),
-            f"known are: {', '.join(prefix + each for each in known)}",
+            f"unknown {what} {prefix + str(name)!r}{where}" + did_you_mean(name, names, prefix),
+            f"known are: {', '.join(prefix + each for each in names)}",
         )
 
 
@@ -208,7 +209,13 @@ def read_yaml(
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_yaml_int(self, node: Any) -> Any:
+            value = super().construct_yaml_int(node)
+            if abs(value) >= 2**63:  # Python refuses to print thousands of digits
+                raise ValueError("it holds an integer of more than 64 bits")
+            return value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
     for tag, constructor in (tags or {}).items():
         Loader.add_constructor(tag, constructor)

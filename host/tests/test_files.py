@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.errors import ConfigError
-from balance_hil.files import MAX_YAML_BYTES, did_you_mean, parse_json, read_yaml, replacing, write_atomically
+from balance_hil.files import MAX_YAML_BYTES, did_you_mean, parse_json, read_yaml, replacing, require_known, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -118,3 +118,13 @@ def test_json_that_is_too_deep_or_none_is_refused(text):
 
 def test_brackets_in_strings_do_not_count():
     assert parse_json('["' + "[{" * 500 + '"]') == ["[{" * 500]
+
+
+def test_an_integer_of_thousands_of_digits_is_refused_and_names_may_be_of_any_kind(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text("seed: 0x" + "f" * 6000)
+    with pytest.raises(ConfigError, match="an integer of more than 64 bits"):
+        read_yaml(path)
+    with pytest.raises(ConfigError, match="unknown thing") as caught:
+        require_known(b"x", {b"y": 1, 3: 2}, "thing")
+    assert "3" in caught.value.hint
