@@ -265,9 +265,9 @@ def _verdict(recording: Recording) -> Verdict:
 
 def _metrics(recording: Recording, result: Mapping[str, Any] | None) -> dict[str, float]:
     """Over all episodes; of a run without a result, the mean of the finished ones."""
+    each = [episode_metrics(episode) for episode in recording.episodes]
     if result is not None:
         return {str(name): float(value) for name, value in result["metrics"].items()}
-    each = [episode_metrics(episode) for episode in recording.episodes]
     names = dict.fromkeys(name for metrics in each for name in metrics)
     return {name: float(np.mean([metrics[name] for metrics in each if name in metrics])) for name in names}
 

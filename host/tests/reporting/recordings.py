@@ -27,6 +27,7 @@ def write_run(
     n_act: int = 2,
     changed_meta: Mapping[str, Any] | None = None,
     changed_result: Mapping[str, Any] | None = None,
+    changed_episode: Mapping[str, Any] | None = None,
 ) -> Path:
     """Two episodes; unless ``good``, the second fails. One lost reply, one that took 57.7 ms. Names and texts are hostile."""
     spec = PolicySpec(
@@ -71,6 +72,7 @@ def write_run(
                 failed = episode == 1 and not good
                 metrics = {"return": 1500.0, "speed_error_rms_rad_s": 7.5}
                 result = {"episode": episode, "seed": 10_000 + episode, "steps": steps, "failed": failed, "metrics": metrics}
+                result |= changed_episode or {}
                 writer.episode((row + 1) * 0.005, result)
         if ended == "complete":
             writer.result = {

@@ -320,6 +320,12 @@ def test_nonsense_in_a_recording_is_refused(tmp_path: Path, meta: dict[str, Any]
         collect.read_sources([path])
 
 
+def test_nonsense_about_an_episode_is_refused(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.mcap", steps=20, changed_episode={"metrics": {"return": [1]}})
+    with pytest.raises(RecordingError, match="not a recording of a run"):
+        collect.read_sources([path])
+
+
 def test_odd_metadata_is_shown(tmp_path: Path) -> None:
     odd = {"metrics": 3, "board": None, "seeds": "x", "max_lost": [], "options": 7, "versions": [HOSTILE]}
     path = write_run(tmp_path / "run.mcap", steps=20, changed_meta=odd)
