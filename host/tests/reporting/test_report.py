@@ -310,7 +310,6 @@ def test_nothing_to_show(
         ({}, {"metrics": {"return": "x"}}),
         ({}, {"miss_causes": [1]}),
         ({}, {"equals_tflm": {"checked": {}}}),
-        ({}, {"verdict": 3}),
         ({}, {"memory_bytes": "x"}),
     ],
 )
