@@ -38,8 +38,8 @@ NAVIGATION = {
         *("faults.md", "verify.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
     ],
     "Reference": [
-        *("commands.md", "command-reference.md", "api.md", "board-files.md", "protocol.md", "json.md", "measurements.md"),
-        *("glossary.md", "changelog.md"),
+        *("commands.md", "command-reference.md", "api.md", "board-files.md", "protocol.md", "json.md", "recordings.md"),
+        *("measurements.md", "glossary.md", "changelog.md"),
     ],
     "Explanation": [
         *("discrepancies.md", "rounding-invariant.md", "real-time.md", "engines.md", "algorithms.md", "robustness.md"),
