@@ -80,6 +80,7 @@ def test_the_scene_is_recorded_once_with_an_entity_for_each_body(messages):
     assert (len(entities["robot"]["cubes"]), len(entities["robot"]["cylinders"])) == (7, 6)  # with what is only seen
     tyre, *_ = entities["wheel_left"]["cylinders"]
     assert tyre["size"] == {"x": 0.068, "y": 0.068, "z": 0.024}
+    assert tyre["pose"]["orientation"] == pytest.approx({"w": 0.707107, "x": 0.707107, "y": 0, "z": 0})  # on its side
     assert entities["world"]["cubes"][0]["size"]["x"] == 40
 
 
