@@ -35,7 +35,7 @@ HIL_ALWAYS_INLINE inline void AddPairsOfColumns(int32_t columns, const int8_t* x
   HIL_PRODUCT("%[c]", "%[sum_c]")         \
   HIL_PRODUCT("%[d]", "%[sum_d]")         \
   "adds   %[index], #1               \n\t"
-// clang-format on
+  // clang-format on
   __asm__ volatile(
       ".syntax unified                 \n\t"
       "lsls   r6, %[index], #30        \n\t"  // an even number that is no multiple of four: two columns first

@@ -22,8 +22,8 @@ float ValueOf(int32_t key) {
   return value;
 }
 
-/// The least key whose value is quantized to at least `code`. Quantize() never falls: found by doubling steps from a guess that is
-/// wrong by a few units at most, then by halving.
+/// The least key whose value is quantized to at least `code`. Quantize() never falls: found by doubling steps from a guess that
+/// is wrong by a few units at most, then by halving.
 int32_t Threshold(int32_t code, const QuantParams& params) {
   const auto reached = [&](int32_t key) { return Quantize(ValueOf(key), params) >= code; };
   const auto limited = [](int64_t key) {
