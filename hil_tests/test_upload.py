@@ -24,7 +24,7 @@ from balance_hil.runtimes.tflm import TflmModel
 ROWS = 200
 LOSSY = ("corrupt:rate=0.02", "drop:rate=0.02", "duplicate:rate=0.02", "truncate:rate=0.01")
 DEADLINE_S = 10.0
-MANY_VECTORS = 4000  # so that their replay takes many slices on every board
+MANY_VECTORS, MANY_BYTES = 4000, 40_000  # so that their replay takes many slices on every board
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_the_actuators_are_safe_and_requests_are_served_while_an_upload_is_verif
     board: Board, other: ModelImage, hil_measure: Callable[..., None]
 ) -> None:
     per_vector = other.inputs.shape[1] + other.outputs.shape[1]
-    count = min(MANY_VECTORS, (board.info.upload_size - len(other.data())) // per_vector)
+    count = min(max(MANY_VECTORS, MANY_BYTES // per_vector), (board.info.upload_size - len(other.data())) // per_vector)
     rows = np.arange(count) % len(other.inputs)
     image = replace(other, inputs=other.inputs[rows], outputs=other.outputs[rows])
     data, zeros = image.data(), np.zeros(board.info.n_obs, np.float32)

@@ -59,7 +59,8 @@ def processor():
     return board.get("build.mcu")
 
 
-add_build_info(env, processor(), board=env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("qemu_", "qemu-"))
+name = env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-")
+add_build_info(env, processor(), board=board.get("build.board_name", "") or name)
 
 program = env.BuildProgram()
 if family := board.get("build.uf2_family", ""):

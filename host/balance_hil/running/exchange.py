@@ -399,7 +399,8 @@ class Exchange:
         self._poll_reboot()
 
     def _check_bound(self) -> None:
-        if self.misses > self._max_lost:
+        # A board that is asked after a long silence whether it is still there: the answer says what is wrong.
+        if self.misses > self._max_lost and not self._hello_after_silence:
             raise TooManyLostError(
                 f"{self.misses} control steps got no reply in time ({self.late} late, {self.lost} lost, {self.unsent} not sent, "
                 f"{self.rejected} rejected), {self._max_lost} are allowed",

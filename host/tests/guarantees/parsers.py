@@ -284,7 +284,7 @@ def mcap(folder: Path) -> Parser:
             step = Step(i * 0.005, 0, i, [0.5] * 6, [0.1, -0.1], False, (0.1,), 1.0, [1] * 6, [2, 3], 400.0, 17.0, 3.0)
             writer.step(step.t_s, step)
         writer.fault(0.1, 0, 20, "late", "", request_step=3, round_trip_us=1.0, inference_us=1.0)
-        writer.episode(0.2, {"episode": 0, "steps": 40})
+        writer.episode(0.2, {"episode": 0, "seed": 0, "steps": 40, "failed": False})
     whole = (folder / "seed.mcap").read_bytes()
 
     def change(data: bytes, rng: Rng) -> bytes:

@@ -107,7 +107,7 @@ def test_growth_fails_a_soak(soaked, kind):
         if tick.step % 20 == 0:
             match kind:
                 case "memory":
-                    hoard.append(bytes(range(256)) * 4096)
+                    hoard.append(bytes(range(256)) * 16384)
                 case "descriptors":
                     hoard.append(os.dup(0))
                 case "threads":

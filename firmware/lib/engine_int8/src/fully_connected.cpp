@@ -28,14 +28,6 @@ void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
 
 }  // namespace
 
-bool FoldsBias() {
-#if defined(HIL_DENSE_ROWS_M0)
-  return true;
-#else
-  return false;
-#endif
-}
-
 int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row) {
   const int8_t* weights = layer.weights + row * layer.columns;
   int32_t sum = 0;

@@ -182,10 +182,12 @@ bool Builder::ReadDenseTensors(const Operator& op, const Operand& input, const O
 
 bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Operand& output, FullyConnectedLayer* layer) {
   int32_t* no_bias = layer->bias == nullptr ? cursor_.Take<int32_t>(layer->rows) : nullptr;
-  int32_t* folded_bias = FoldsBias() ? cursor_.Take<int32_t>(layer->rows) : nullptr;
+#if HIL_FOLDS_BIAS
+  int32_t* folded_bias = cursor_.Take<int32_t>(layer->rows);
+  layer->folded_bias = folded_bias;
+#endif
   int32_t* fractions = cursor_.Take<int32_t>(layer->rows);
   int8_t* shifts = cursor_.Take<int8_t>(layer->rows);
-  layer->folded_bias = folded_bias;
   layer->fractions = fractions;
   layer->shifts = shifts;
   layer->fits = true;
@@ -202,7 +204,9 @@ bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Ope
     }
     if (shifts != nullptr) {  // allocated last: if it fits, so do the others
       fractions[row] = multiplier.fraction;
-      if (folded_bias != nullptr) folded_bias[row] = FoldedBias(*layer, row);
+#if HIL_FOLDS_BIAS
+      folded_bias[row] = FoldedBias(*layer, row);
+#endif
       // A multiplier of 0 may have any shift.
       shifts[row] = static_cast<int8_t>(multiplier.fraction == 0 ? 0 : -1 - multiplier.shift);
       layer->fits = layer->fits && RowFits(*layer, row);
