@@ -34,6 +34,7 @@ class TamperedLink:
         self._tamper = tamper
         self._sent, self._received = bytearray(), bytearray()
         self._ready = bytearray()
+        self._own = 0  # requests of the fault that are not yet answered
 
     def write(self, data: bytes) -> None:
         """See ``Link``."""
@@ -72,9 +73,10 @@ class TamperedLink:
         """See ``Link``."""
         self._link.close()
 
-    def to_board(self, message: Message, seq: int = OWN_SEQ) -> None:
-        """Sends a request to the board."""
-        self._link.write(encode(message, seq))
+    def to_board(self, message: Message, seq: int | None = None) -> None:
+        """Sends a request to the board; without a number one of the fault's own."""
+        self._own += seq is None
+        self._link.write(encode(message, OWN_SEQ if seq is None else seq))
 
     def bytes_to_board(self, data: bytes) -> None:
         """Sends bytes to the board as they are."""
@@ -87,7 +89,8 @@ class TamperedLink:
     def _receive(self, unit: bytes) -> None:
         frames = Decoder().feed(unit)
         for frame in frames:
-            if frame.seq == OWN_SEQ:
+            if frame.seq == OWN_SEQ and self._own:  # the host's own numbers reach it, too, after 65,534 requests
+                self._own -= 1
                 continue
             if self._tamper.reply is not None:
                 self._tamper.reply(self, frame)
