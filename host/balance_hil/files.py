@@ -63,6 +63,14 @@ def require_picture(path: Path) -> None:
         raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a Matplotlib figure; the format follows from the suffix. Without a date: equal figures, equal files."""
+    suffix = path.suffix.lower()
+    date = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
+    with replacing(path) as partial:
+        figure.savefig(partial, format=suffix[1:], dpi=150, metadata=date)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path to write a file to, which then takes the place of ``path``; whatever fails, that stays as it was."""

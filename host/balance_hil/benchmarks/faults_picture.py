@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from balance_hil.benchmarks.faults import AXES, NONE
 from balance_hil.errors import require
 from balance_hil.evaluating.robustness_table import LEVEL, Interval, RobustnessTable
-from balance_hil.files import replacing
+from balance_hil.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 def save_picture(table: RobustnessTable, path: Path) -> None:
     """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
-    suffix = path.suffix.lower()
-    date = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
-    with replacing(path) as partial:
-        draw(table).savefig(partial, format=suffix[1:], dpi=150, metadata=date)  # no date: equal tables, equal files
+    save_figure(draw(table), path)
 
 
 def draw(table: RobustnessTable) -> Figure:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from balance_hil.comparing.attribution import CAUSES
 from balance_hil.comparing.comparison import Comparison, LayerDifference
 from balance_hil.errors import UsageError, require
-from balance_hil.files import replacing
+from balance_hil.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,8 +56,7 @@ def save_picture(result: Comparison, path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with replacing(path) as partial:
-        draw(result).savefig(partial, format=path.suffix[1:].lower(), dpi=150, metadata=_metadata(path.suffix.lower()))
+    save_figure(draw(result), path)
 
 
 def draw(result: Comparison) -> Figure:
@@ -142,8 +141,3 @@ def _caption(row: LayerDifference) -> str:
         return f"{row.differing} differ"
     parts = {"new": sum(row.new.values()), "propagated": row.propagated or 0, "unexplained": row.unexplained or 0}
     return ", ".join(f"{count} {name}" for name, count in parts.items() if count)
-
-
-def _metadata(suffix: str) -> dict[str, None]:
-    """Omits the date, so that equal comparisons give equal files."""
-    return {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}

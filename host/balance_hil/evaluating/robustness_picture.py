@@ -9,7 +9,7 @@ import numpy as np
 
 from balance_hil.errors import require
 from balance_hil.evaluating.robustness_table import RobustnessTable
-from balance_hil.files import replacing
+from balance_hil.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +20,7 @@ _LIGHT = 0.6  # share above which a cell is light and its text dark
 
 def save_picture(table: RobustnessTable, path: Path) -> None:
     """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
-    suffix = path.suffix.lower()
-    date = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else {}
-    with replacing(path) as partial:
-        draw(table).savefig(partial, format=suffix[1:], dpi=150, metadata=date)  # no date: equal tables, equal files
+    save_figure(draw(table), path)
 
 
 def draw(table: RobustnessTable) -> Figure:

@@ -44,11 +44,11 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   return large_enough && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
 }
 
-uint32_t ScratchBytes(uint32_t columns, uint32_t rows) {
+uint32_t ScratchBytes([[maybe_unused]] uint32_t columns, [[maybe_unused]] uint32_t rows) {
 #if defined(HIL_DENSE_ROWS_M0)
-  return (rows + 3u) / 4u * 16u + 0 * columns;
+  return (rows + 3u) / 4u * 16u;
 #else
-  return (columns + 3u) / 4u * 8u + 0 * rows;
+  return (columns + 3u) / 4u * 8u;
 #endif
 }
 

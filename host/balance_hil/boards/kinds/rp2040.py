@@ -8,6 +8,7 @@ states of the flash.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -59,7 +60,9 @@ def emulator() -> tuple[str, Path]:
         )
     version = json.loads((_FOLDER / "package.json").read_text())["dependencies"][_PACKAGE]
     package = EMULATORS / "node_modules" / _PACKAGE
-    found = json.loads((package / "package.json").read_text())["version"] if (package / "package.json").is_file() else None
+    found = None
+    with contextlib.suppress(OSError, ValueError, LookupError):  # not there, or half installed
+        found = json.loads((package / "package.json").read_text())["version"]
     if found != version:
         raise EmulatorMissingError(
             f"emulating an RP2040 needs the npm package {_PACKAGE} {version}, which is not installed"
@@ -155,7 +158,7 @@ class DeviceLink:
 
     _EXCHANGE, _PRESS_RESET = range(2)
     _REQUEST, _REPLY, _BYTE = struct.Struct("<BIdd"), struct.Struct("<Idd"), struct.Struct("<Bd")
-    _PATIENCE_S = 60.0  # of wall time for one request: at most seconds of emulation
+    _TIMEOUT_S = 60.0  # of wall time for one request: at most seconds of emulation
 
     def __init__(self, pipes: Link) -> None:
         self._pipes = pipes
@@ -197,7 +200,7 @@ class DeviceLink:
         return bytes(byte for byte, _ in self._BYTE.iter_unpack(received))
 
     def _take(self, size: int) -> bytes:
-        deadline = time.monotonic() + self._PATIENCE_S
+        deadline = time.monotonic() + self._TIMEOUT_S
         while len(self._unread) < size:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
