@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from balance_hil.comparing.attribution import CAUSES
 from balance_hil.comparing.comparison import Comparison, LayerDifference
 from balance_hil.errors import UsageError, require
-from balance_hil.files import save_figure
+from balance_hil.files import require_picture, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,6 @@ _COLORS: Mapping[str, str] = {
     UNEXPLAINED: "#000000",
     UNATTRIBUTED: "#7A3E9D",
 }
-_SUFFIXES = (".svg", ".png", ".pdf")
 _FAINTEST = 0.25  # opacity of an element that differs once; full where it differs in every row
 _COLUMNS = 2
 _CELLS = 192  # cells across a panel, in which every layer is as wide as the others
@@ -41,11 +40,7 @@ def check_picture(path: Path, layer_samples: int) -> None:
         UsageError: unsupported picture format, no such folder, or no layers to draw.
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", "report")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"cannot draw a picture as {path.name}", f"end its name in {', '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", f"make it: mkdir -p {path.parent}")
+    require_picture(path)
     if not layer_samples:
         raise UsageError("a picture shows layers, and --layer-samples 0 leaves them out", "leave that option out")
 
