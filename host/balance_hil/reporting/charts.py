@@ -17,6 +17,7 @@ from balance_hil.spec import Signal
 VALUES = 1_200_000  # of all curves of a page together: 6.4 MB as text
 POINTS = 24_000  # of a curve, at most: more make the page slow
 WINDOW = 100  # rows on each side of an event that are kept at full rate
+INJECTED = "injected"  # how the names of faults that were injected on purpose begin; page.js colors them by it
 MAX_EVENTS = 3000  # marks of one kind in the timeline of one run
 BINS = 70
 
@@ -96,6 +97,9 @@ def _events(index: int, run: Run) -> Iterable[dict[str, Any]]:
     times: dict[str, list[float]] = {"held": run.time_s[run.recording.held].tolist()}
     for fault in run.recording.faults:
         times.setdefault(str(fault["kind"]), []).append(float(fault["t_s"]))
+    for fault in run.recording.injected:
+        kind = f"{INJECTED} {fault['fault']} {fault.get('direction', '')}".rstrip()
+        times.setdefault(kind, []).append(float(fault["t_s"]))
     for kind, at_s in times.items():
         values = np.asarray(at_s)
         if len(values) > MAX_EVENTS:  # one mark for those that would lie on each other

@@ -64,6 +64,7 @@ def write_run(
                 row * 0.005, Step(step * 0.005, episode, step, [0.5] * n_obs, actions, held, plant, 1.0, *vectors, *times)
             )
             if held:
+                writer.injected(row * 0.005, episode, step, "drop", "rx", {})
                 writer.fault(row * 0.005, episode, step, "lost", HOSTILE)
             if late and timed:
                 times = {"request_step": step, "round_trip_us": 57_700.0, "inference_us": 20.0}

@@ -61,10 +61,15 @@
     sharing = false;
   };
 
+  const FONT = "11px system-ui, sans-serif";
   const numbers = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
   const grid = () => ({ stroke: () => color("line"), width: 1 });
-  const axis = (more) => ({ stroke: () => color("muted"), grid: grid(), ticks: grid(), font: "11px system-ui, sans-serif", ...more });
-  const margin = data.runs.length > 1 ? 140 : 72; // left of every plot, so that their times are aligned
+  const axis = (more) => ({ stroke: () => color("muted"), grid: grid(), ticks: grid(), font: FONT, ...more });
+  const eventName = (event) => (data.runs.length > 1 ? `${event.kind}, ${data.runs[event.run].label}` : event.kind);
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = FONT;
+  // Left of every plot, so that their times are aligned; wide enough for the names of events.
+  const margin = Math.min(260, Math.max(72, ...events.map((event) => ruler.measureText(eventName(event)).width + 24)));
   const base = (box, height) => ({
     width: home.clientWidth,
     height,
@@ -160,25 +165,28 @@
 
   // Marks in rows: one for each kind of event and run.
   const timeline = () => {
-    const { box, output } = boxOf("Faults and held steps");
+    const { box, output } = boxOf("Faults, injected faults and held steps");
     box.style.minHeight = "0";
-    const name = (event) => (data.runs.length > 1 ? `${event.kind}, ${data.runs[event.run].label}` : event.kind);
     const build = () => {
       const rows = events.length;
       const options = base(box, 34 + 22 * rows);
       options.scales = { x: { time: false, ...view }, y: { range: [-0.6, rows - 0.4] } };
-      const labels = axis({ size: margin, splits: () => events.map((_, row) => rows - 1 - row), values: () => events.map(name) });
+      const labels = axis({ size: margin, splits: () => events.map((_, row) => rows - 1 - row), values: () => events.map(eventName) });
       options.axes = [axis({ size: 24 }), labels];
       options.series = [
         {},
         ...events.map((event) => ({
-          stroke: () => (event.kind === "held" ? color("muted") : color("bad")),
+          stroke: () => color(event.kind === "held" ? "muted" : event.kind.startsWith("injected ") ? "warn" : "bad"),
           paths: () => null,
           points: { show: true, size: 7, width: 2 },
         })),
       ];
       options.hooks.setCursor = [
-        (plot) => (output.textContent = plot.cursor.idx == null ? "" : `${numbers.format(plot.data[0][plot.cursor.idx])} s`),
+        (plot) => {
+          const i = plot.cursor.idx;
+          const here = i == null ? [] : events.filter((_, row) => plot.data[row + 1][i] != null);
+          output.textContent = here.length ? `${here.map(eventName).join("; ")} at ${numbers.format(plot.data[0][i])} s` : "";
+        },
       ];
       const tables = events.map((event, row) => [event.x, Array(event.x.length).fill(rows - 1 - row)]);
       return new uPlot(options, tables.length > 1 ? uPlot.join(tables) : tables[0], box);
@@ -232,9 +240,10 @@
     if (!stops.length || at - stops[stops.length - 1] > reach) stops.push(at);
   }
   const show = (at) => at !== undefined && zoom(Math.max(0, at - reach), at + reach);
+  const isWhole = () => view.min <= full.min && view.max >= full.max;
   const actions = {
     all: () => zoom(full.min, full.max),
-    next: () => show(stops.find((at) => at > (view === full ? -1 : (view.min + view.max) / 2 + 1e-9))),
+    next: () => show(stops.find((at) => at > (isWhole() ? -1 : (view.min + view.max) / 2 + 1e-9))),
     previous: () => show(stops.findLast((at) => at < (view.min + view.max) / 2 - 1e-9)),
   };
   document.querySelectorAll("[data-zoom]").forEach((button) => {
