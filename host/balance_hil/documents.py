@@ -18,9 +18,6 @@ from typing import (
 from typing_extensions import TypedDict
 
 SCHEMAS = Path(__file__).with_name("schemas")
-RUN: Literal["balance_hil/run@2"] = "balance_hil/run@2"
-SOAK: Literal["balance_hil/soak@2"] = "balance_hil/soak@2"
-BENCH: Literal["balance_hil/bench@2"] = "balance_hil/bench@2"
 
 
 class VerdictDocument(TypedDict):

@@ -6,13 +6,11 @@ import importlib
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from balance_hil.cli.console import print_json, stderr, stdout
-from balance_hil.documents import BENCH
+from balance_hil.cli.console import make_table, print_json, stderr, wide
+from balance_hil.cli.params import JSON
 
-TABLE_WIDTH = 160  # where stdout is no terminal
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "realtime": "the same real-time episodes on this computer idle and under load: jitter, round trip, misses by cause",
@@ -25,25 +23,19 @@ BENCHMARKS = {
 
 @click.command(epilog="  ".join(f"{name}: {what}." for name, what in BENCHMARKS.items()))
 @click.argument("name", type=click.Choice(list(BENCHMARKS)))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(name: str, as_json: bool) -> None:
     """Run a side-by-side benchmark and print the ratios."""
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
         rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run()
     if as_json:
-        print_json({"schema": BENCH, "name": name, "rows": rows})
+        print_json({"name": name, "rows": rows})
     else:
-        console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
-        console.print(_table(rows))
+        wide().print(_table(rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("what", "metric"):
-        table.add_column(heading)
-    for heading in ("value", "unit", "ratio"):
-        table.add_column(heading, justify="right" if heading != "unit" else "left")
-    table.add_column("against")
+    table = make_table("what", "metric", ">value", "unit", ">ratio", "against")
     for row in rows:
         ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
         table.add_row(row["what"], row["metric"], f"{row['value']:,.6g}", row["unit"], ratio, row.get("baseline") or "")

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.table import Table
 
 from balance_hil.boards import BoardDefinition, load_definitions
 from balance_hil.boards.reservation import Owner, reservations
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, say, stdout
+from balance_hil.cli.params import JSON
 from balance_hil.errors import HarnessError
 from balance_hil.link import SerialPort, list_serial_ports
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(as_json: bool) -> None:
     """List the serial ports of this computer and the supported boards."""
     ports = list_serial_ports()
@@ -75,9 +75,7 @@ def _print_ports(ports: Sequence[SerialPort], boards: Sequence[BoardDefinition])
     if not ports:
         stdout.print("no serial port found")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("port", "USB", "serial number", "board", "description"):
-        table.add_column(heading)
+    table = make_table("port", "USB", "serial number", "board", "description")
     for port in ports:
         usb = "" if port.vid is None or port.pid is None else f"{port.vid:04x}:{port.pid:04x}"
         names = ", ".join(board.name for board in boards if board.matches(port))
@@ -85,28 +83,21 @@ def _print_ports(ports: Sequence[SerialPort], boards: Sequence[BoardDefinition])
     stdout.print(table)
     for port in ports:
         if not port.accessible:
-            stderr.print(
-                f"you may not open {port.device}: sudo usermod -aG {port.group or 'dialout'} $USER, then log in again",
-                soft_wrap=True,
-            )
+            say(f"you may not open {port.device}: sudo usermod -aG {port.group or 'dialout'} $USER, then log in again")
 
 
 def _print_boards(boards: Sequence[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("board", "kind", "state", "description"):
-        table.add_column(heading)
+    table = make_table("board", "kind", "state", "description")
     for board in boards:
         table.add_row(board["name"], "emulated" if board["emulated"] else "physical", _state(board), board["description"])
     stdout.print(table)
     for board in boards:
         if board["missing"]:
-            stderr.print(f"{board['name']}: {board['missing']}; {board['hint']}", soft_wrap=True)
+            say(f"{board['name']}: {board['missing']}; {board['hint']}")
 
 
 def _print_owners(owners: Sequence[Owner]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("held port", "user", "process", "since", "command"):
-        table.add_column(heading, overflow="fold")
+    table = make_table("held port", "user", "process", "since", "command")
     for owner in owners:
         table.add_row(owner.port, owner.user, f"{owner.host} {owner.pid}", f"{owner.age} ago", owner.command)
     stdout.print(table)

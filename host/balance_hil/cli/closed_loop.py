@@ -6,14 +6,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-import click
 from rich.table import Table
 
-from balance_hil.boards import Board, connect
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import make_table, print_json, print_verdict, say, stdout
+from balance_hil.cli.console import make_table, print_json, print_verdict, stdout
+from balance_hil.cli.params import Access, only
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
 from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Divergence
@@ -28,23 +27,16 @@ OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine
 MOST_DIVERGENCES = 20  # printed; --json has them all
 
 
-class Device(NamedTuple):
-    """How to reach the board."""
-
-    board: str | None
-    port: str | None
-    baud: int | None
-    engine: str | None
-    wait_s: float
-
-    def connect(self, bundle: Bundle) -> Board:
-        """See ``boards.connect``; the native board unless another one is named."""
-        name = self.board or DEFAULT_BOARD
-        return connect(name, bundle, port=self.port, baud=self.baud, engine=self.engine, wait_s=self.wait_s, progress=say)
-
-
 def main(
-    pair: str | None, folder: Path, device: Device, *, episodes: int | None, steps: int | None, seed: int, as_json: bool
+    pair: str | None,
+    folder: Path,
+    board: str | None,
+    access: Access,
+    *,
+    episodes: int | None,
+    steps: int | None,
+    seed: int,
+    as_json: bool,
 ) -> NoReturn:
     """Runs and prints the comparison, and exits: 0 when neither success nor a metric differs, 1 otherwise.
 
@@ -53,16 +45,16 @@ def main(
         HarnessError: what ``closed_loop`` raises.
     """
     names = _names(pair)
-    _refuse_other_options()
-    if BOARD not in names and any(device):
-        raise UsageError("--board, --port, --baud and --engine belong to a board", "name it: --closed-loop tflm,board")
+    only(OPTIONS, "--closed-loop")
+    if BOARD not in names and (board or access != Access()):
+        raise UsageError("--board, --port, --baud, --engine and --wait belong to a board", "name it: --closed-loop tflm,board")
     config = ClosedLoopConfig(episodes=episodes or ClosedLoopConfig.episodes, seed=seed, max_steps=steps)
     bundle = Bundle.load(folder)
     with ExitStack() as stack:
         runtimes: list[Runtime] = []
         for name in names:
             if name == BOARD:
-                runtimes.append(stack.enter_context(device.connect(bundle)).as_runtime())
+                runtimes.append(stack.enter_context(access.connect(board or DEFAULT_BOARD, bundle)).as_runtime())
             else:
                 runtimes.append(stack.enter_context(load_runtime(name, bundle)))
         watch = stack.enter_context(ProgressBars())
@@ -85,21 +77,6 @@ def _names(pair: str | None) -> list[str]:
             f"--closed-loop takes two runtimes, not {pair!r}", f"choose two from {', '.join((*RUNTIME_NAMES, BOARD))}"
         )
     return names
-
-
-def _refuse_other_options() -> None:
-    """An option that would do nothing is an error, not silence."""
-    context = click.get_current_context()
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if isinstance(parameter, click.Option)
-        and parameter.name is not None
-        and parameter.name not in OPTIONS
-        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise UsageError(f"{', '.join(given)} does not go with --closed-loop", "leave it out")
 
 
 def _print(result: ClosedLoop) -> None:
@@ -131,7 +108,7 @@ def _print_notes(result: ClosedLoop) -> None:
 def _divergence_table(result: ClosedLoop) -> Table:
     shown = sorted(result.divergences, key=lambda divergence: divergence.step)[:MOST_DIVERGENCES]
     title = f"Where answers first differ: {len(shown)} of {len(result.divergences)} seeds, earliest first"
-    table = make_table(("output", "from layer", "not tflm"), ("LSB", "seed", "step", "diverged"), title)
+    table = make_table("output", "from layer", "not tflm", ">LSB", ">seed", ">step", ">diverged", title=title)
     for divergence in shown:
         diverged = "never" if divergence.trajectory_step is None else f"{divergence.trajectory_step}"
         numbers = (f"{divergence.lsb:+.3g}", f"{divergence.seed}", f"{divergence.step}", diverged)
@@ -149,7 +126,7 @@ def _who(divergence: Divergence, result: ClosedLoop) -> str:
 
 def _success_table(result: ClosedLoop) -> Table:
     success = result.success
-    table = make_table((), ("both", "a alone", "b alone", "neither", "p"), "Same seeds without failure")
+    table = make_table(">both", ">a alone", ">b alone", ">neither", ">p", title="Same seeds without failure")
     counts = (success.both, success.only_a, success.only_b, success.neither)
     table.add_row(*(f"{count}" for count in counts), f"{success.p_value:.3g}", style="red" if success.differs else "")
     return table
@@ -158,7 +135,7 @@ def _success_table(result: ClosedLoop) -> Table:
 def _metrics_table(result: ClosedLoop) -> Table:
     rows = result.metrics
     title = f"Metrics over the {rows[0].pairs} seeds in which neither failed; interval of {rows[0].confidence:.2%}"
-    table = make_table(("metric",), ("a", "b", "b - a", "interval", "p"), title)
+    table = make_table("metric", ">a", ">b", ">b - a", ">interval", ">p", title=title)
     for row in rows:
         interval = "too few seeds" if row.interval is None else f"{row.interval[0]:+.1e} .. {row.interval[1]:+.1e}"
         numbers = (f"{row.mean_a:.4g}", f"{row.mean_b:.4g}", f"{row.mean_difference:+.1e}", interval, f"{row.p_value:.3g}")

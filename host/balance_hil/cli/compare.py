@@ -6,13 +6,14 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
-from balance_hil.boards import Board, connect
+from balance_hil.boards import Board
 from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, say
-from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
+from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
@@ -21,31 +22,32 @@ from balance_hil.comparing.picture import check_picture, save_picture
 
 @click.command(name="compare")
 @click.argument("model", type=POLICY)
-@click.option("--board", type=BOARD, metavar="NAME", help="also compare this board (native, qemu-m4, ...); see hil boards")
+@click.option("--board", type=BOARD, metavar="NAME", help="Also compare this board (native, qemu-m4, ...); see hil boards.")
 @board_options
 @click.option("--samples", type=click.IntRange(min=1), default=CompareConfig.samples, show_default=True,
-              help="random inputs over the whole int8 range, and as many recorded observations")  # fmt: skip
-@click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="of the random inputs and the rollout")
-@click.option("--runtimes", type=RUNTIME, metavar="A,B,...", help="desktop runtimes; default: every installed one")
+              help="Random inputs over the whole int8 range, and as many recorded observations.")  # fmt: skip
+@click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="Of the random inputs and the rollout.")
+@click.option("--runtimes", type=RUNTIME, metavar="A,B,...", help="Desktop runtimes; default: every installed one.")
 @click.option("--observations", type=click.Choice(OBSERVATION_SOURCES), default=CompareConfig.observations, show_default=True,
-              help="source of the recorded observations: a new lockstep rollout, or the bundle's golden vectors")  # fmt: skip
-@click.option("--recording", type=click.Path(path_type=Path), metavar="FILE", help="take them from a recording instead")
+              help="Source of the recorded observations: a new lockstep rollout, or the bundle's golden vectors.")  # fmt: skip
+@click.option("--recording", type=click.Path(path_type=Path), metavar="FILE", help="Take them from a recording instead.")
 @click.option("--layer-samples", type=click.IntRange(min=0), default=CompareConfig.layer_samples, show_default=True,
-              help="inputs on which every layer is compared; 0 switches that off")  # fmt: skip
+              help="Inputs on which every layer is compared; 0 switches that off.")  # fmt: skip
 @click.option(
-    "--layers", is_flag=True, help="print the new and the propagated differences of each layer, for every pair that differs"
+    "--layers", is_flag=True, help="Print the new and the propagated differences of each layer, for every pair that differs."
 )
-@click.option("--output", metavar="NAME", help="which output of a .tflite with several: its name, or its number from 0")
+@click.option("--output", metavar="NAME", help="Which output of a .tflite with several: its name, or its number from 0.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="draw the differences of every layer, one color for each cause (.svg, .png or .pdf)")  # fmt: skip
-@click.option("--closed-loop", "loop", metavar="A,B", help="instead: two runtimes (or board) drive the same episodes")
-@click.option("--episodes", type=click.IntRange(min=1), help="with --closed-loop: how many; default: 20")
-@click.option("--steps", type=click.IntRange(min=1), help="with --closed-loop: control steps of each; default: the environment's")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of tables")
+              help="Draw the differences of every layer, one color for each cause (.svg, .png or .pdf).")  # fmt: skip
+@click.option("--closed-loop", "loop", metavar="A,B", help="Instead: two runtimes (or board) drive the same episodes.")
+@click.option("--episodes", type=click.IntRange(min=1), help="With --closed-loop: how many; default: 20.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="With --closed-loop: control steps of each; default: the environment's."
+)
+@JSON
 def command(
-    model: Path, board: str | None, port: str | None, baud: int | None, engine: str | None, wait_s: float, samples: int,
-    seed: int, runtimes: str | None, observations: str, recording: Path | None, layer_samples: int, layers: bool,
-    output: str | None, picture: Path | None, as_json: bool, loop: str | None, episodes: int | None, steps: int | None,
+    model: Path, board: str | None, access: Access, runtimes: str | None, layers: bool, output: str | None, picture: Path | None,
+    as_json: bool, loop: str | None, episodes: int | None, steps: int | None, seed: int, **settings: Any,
 ) -> None:  # fmt: skip
     """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
@@ -61,23 +63,15 @@ def command(
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
 
-        wanted = closed_loop.Device(board=board, port=port, baud=baud, engine=engine, wait_s=wait_s)
-        closed_loop.main(loop, model, wanted, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
-    config = CompareConfig(
-        samples=samples,
-        seed=seed,
-        runtimes=tuple(name.strip() for name in runtimes.split(",")) if runtimes else None,
-        observations=observations,
-        recording=recording,
-        layer_samples=layer_samples,
-    )
-    if board is None and (port or baud or engine):
-        raise click.UsageError("--port, --baud and --engine belong to a board: add --board NAME")
+        closed_loop.main(loop, model, board, access, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
+    names = tuple(name.strip() for name in runtimes.split(",")) if runtimes else None
+    config = CompareConfig(seed=seed, runtimes=names, **settings)
+    access.require_board(board)
     if picture is not None:
-        check_picture(picture, layer_samples)
+        check_picture(picture, config.layer_samples)
     under_test = load_model(model, output)
     with ExitStack() as stack:
-        device = _connect(stack, under_test, board, port, baud, engine, wait_s) if board else None
+        device = _connect(stack, under_test, board, access) if board else None
         watch = stack.enter_context(ProgressBars())
         result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
@@ -90,13 +84,10 @@ def command(
     sys.exit(0 if result.verdict.good else 1)
 
 
-def _connect(
-    stack: ExitStack, model: ModelUnderTest, board: str, port: str | None, baud: int | None, engine: str | None, wait_s: float
-) -> Board:
+def _connect(stack: ExitStack, model: ModelUnderTest, board: str, access: Access) -> Board:
     """The board, closed by ``stack``; an emulated one is given the model when that has no bundle."""
     image = None
-    if model.bundle is None and port is None:
+    if model.bundle is None and access.port is None:
         image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="balance-hil-"))) / "model.tflite"
         image.write_bytes(model.model)
-    connected = connect(board, model.bundle, port=port, baud=baud, engine=engine, model=image, wait_s=wait_s, progress=say)
-    return stack.enter_context(connected)
+    return stack.enter_context(access.connect(board, model.bundle, model=image))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.measure import Measurement
 from rich.table import Table
 
-from balance_hil.cli.console import make_table, print_verdict, stderr, stdout
+from balance_hil.cli.console import make_table, print_verdict, say, stdout
 
 _WIDEST = 1000  # columns
 
@@ -37,7 +37,7 @@ def print_comparison(result: Comparison, layers: bool) -> None:
         stdout.print(table, soft_wrap=True)
     stdout.print()
     for name, why in result.skipped.items():
-        stderr.print(f"skipped {name}: {why}", soft_wrap=True)
+        say(f"skipped {name}: {why}")
     for line in _sentences(result):
         stdout.print(line, soft_wrap=True)
     print_verdict(result.verdict, result.summary)
@@ -73,7 +73,7 @@ def _finding(finding: Finding) -> str:
 
 def _ladder_table(result: Comparison) -> Table:
     title = f"From float to int8: {result.ladder[0].outputs} actions on equal observations"
-    table = make_table(("from", "to"), ("differing", "max abs", "rms", "max LSB"), title)
+    table = make_table("from", "to", ">differing", ">max abs", ">rms", ">max LSB", title=title)
     for step in result.ladder:
         lsb = "" if step.max_lsb is None else f"{step.max_lsb:.2f}"
         table.add_row(step.a, step.b, f"{step.differing}", f"{step.max_abs:.2e}", f"{step.rms:.2e}", lsb)
@@ -82,7 +82,7 @@ def _ladder_table(result: Comparison) -> Table:
 
 def _pair_table(result: Comparison) -> Table:
     title = f"Differing int8 outputs, of {result.pairs[0].outputs} on equal int8 inputs"
-    table = make_table(("a", "b"), ("random", "recorded", "share", "LSB", "unexplained"), title)
+    table = make_table("a", "b", ">random", ">recorded", ">share", ">LSB", ">unexplained", title=title)
     for pair in result.pairs:
         counts = (f"{pair.differing_random}", f"{pair.differing_recorded}", f"{pair.differing / pair.outputs:.2%}")
         unexplained = "" if pair.unexplained is None else f"{pair.unexplained}"
@@ -92,9 +92,7 @@ def _pair_table(result: Comparison) -> Table:
 
 
 def _cause_table(result: Comparison) -> Table:
-    table = make_table(("a", "b"), ("outputs",), "Their causes")
-    table.add_column("cause", no_wrap=True)
-    table.add_column("from layer", no_wrap=True)
+    table = make_table("a", "b", ">outputs", "cause", "from layer", title="Their causes")
     for pair in result.pairs:
         layer = "" if pair.first_layer is None else f"{pair.first_layer} {pair.first_operator}"
         for cause, count in (pair.causes or {}).items():
@@ -108,9 +106,8 @@ def _layer_table(result: Comparison) -> Table:
         f"Differing values of each layer over {result.layer_inputs} inputs: new ones arise from equal layer inputs, "
         "the others follow from them"
     )
-    table = make_table(("a", "b", "layer"), ("values", "differing", "propagated", "unexplained", "new", "new LSB"), title)
-    table.add_column("cause of the new ones")
-    table.add_column("where")
+    headings = (">values", ">differing", ">propagated", ">unexplained", ">new", ">new LSB")
+    table = make_table("a", "b", "layer", *headings, "cause of the new ones", "where", title=title)
     for row in result.layers:
         if row.differing:
             new = "" if row.new is None else f"{sum(row.new.values())}"

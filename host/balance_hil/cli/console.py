@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -39,26 +40,33 @@ def print_warning(message: str) -> None:
     stderr.print(message, soft_wrap=True)
 
 
-def make_table(words: Iterable[str], numbers: Iterable[str] = (), title: str | None = None) -> Table:
-    """A table with left-aligned and then right-aligned columns; a title brings a line below the headings."""
+def make_table(*headings: str, title: str | None = None) -> Table:
+    """A table; the columns whose heading begins with ">" are right-aligned. A title brings a line below the headings."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if title else None, pad_edge=False, show_edge=False)
     table.padding = (0, 1, 0, 0) if title else (0, 1)
-    for name in words:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=title is not None)
+    for heading in headings:
+        right = heading.startswith(">")
+        table.add_column(
+            heading.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right and title is not None
+        )
     return table
 
 
-def print_verdict(verdict: Verdict, summary: str) -> None:
+def wide() -> Console:
+    """Stdout; where it is no terminal, wide enough for the tables of several boards."""
+    return stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=160)
+
+
+def print_verdict(verdict: Verdict, summary: str = "", *, board: str = "") -> None:
     """Prints the verdict, the last line of a command, to stdout; ``summary`` states what passed or failed."""
-    line, style = (f"PASS: {summary}", "bold green") if verdict.good else (verdict.line, "bold red")
-    stdout.print(line, style=style, soft_wrap=True)
+    line = f"PASS: {summary}" if verdict.good and summary else verdict.line
+    stdout.print(f"{board}: {line}" if board else line, style="bold green" if verdict.good else "bold red", soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Prints the one JSON document of a ``--json`` run to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """Prints the one JSON document of a ``--json`` run to stdout; its first key is the schema of the command."""
+    schema = f"balance_hil/{click.get_current_context().info_name}@2"
+    sys.stdout.write(json.dumps({"schema": schema, **document}, indent=2, allow_nan=False) + "\n")
 
 
 def warn_if_cut_off(missing: str, path: Path) -> None:

@@ -66,7 +66,7 @@ def rerun_episode(path: Path, as_json: bool) -> int:
         )
         return 0 if repeats else 1
     shown = result.moments[-SHOWN:]
-    table = make_table((), ("step", *(shown[0].trace if shown else ()), "action"))
+    table = make_table(">step", *(f">{name}" for name in (shown[0].trace if shown else ())), ">action")
     for moment in shown:
         numbers = (f"{value:.4g}" for value in moment.trace.values())
         table.add_row(str(moment.step), *numbers, " ".join(f"{v:+.3f}" for v in moment.action))

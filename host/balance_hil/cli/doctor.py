@@ -8,14 +8,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from balance_hil.cli.console import print_json, stdout
+from balance_hil.cli.console import make_table, print_json, stdout
+from balance_hil.cli.params import JSON
 from balance_hil.doctor import Check, is_healthy, run_checks
 
 STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(as_json: bool) -> None:
     """Check the installation and list what is missing. Exit status 0 when hil run can work, 3 when it cannot."""
     checks = run_checks()
@@ -29,9 +30,7 @@ def command(as_json: bool) -> None:
 
 
 def _table(checks: list[Check]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("check", "state", "found", "cure"):
-        table.add_column(heading, overflow="fold")
+    table = make_table("check", "state", "found", "fix")
     for check in checks:
         table.add_row(check.name, Text(check.state, STYLES[check.state]), check.found, check.hint)
     return table

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from balance_hil import evaluating
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
-from balance_hil.cli.params import BOARD, POLICY, WAIT
+from balance_hil.cli.params import BOARD, ENVIRONMENT, JSON, OPTIONS, POLICY, SEED, STEPS, WAIT, only
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -32,19 +31,21 @@ from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
 SUITE_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
 STDOUT = Path("-")
+# Parameters of both kinds of tables.
+_SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs", "as_json")
 
 
 @click.command()
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, type=POLICY)
 @click.option("-r", "--runtime", type=click.Choice(RUNTIMES), default="tflm", show_default=True, help="What executes the policy.")
-@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own.")
-@click.option("--options", type=_PATH, metavar="FILE.yaml", help="Arguments of the environment: docs/environments.md.")
+@ENVIRONMENT
+@OPTIONS
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="For the runtime board; see hil boards.")
 @click.option("--port", help="For the runtime board: device or URL.")
 @WAIT
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
-@click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
+@STEPS
+@SEED
 @click.option(
     "--show-io", type=_PATH, metavar="[FILE.csv]", is_flag=False, flag_value="-",
     help="Print every observation and action as CSV, or write them to a file.",
@@ -70,7 +71,7 @@ STDOUT = Path("-")
 @click.option("--picture", type=_PATH, help="With --robustness or --faults: also plot it to an .svg, .png or .pdf file.")
 @click.option("--jobs", type=click.IntRange(min=1), help="With --robustness or --faults: processes; by default one per core.")
 @click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(
     policies: tuple[Path, ...],
     runtime: str,
@@ -101,16 +102,10 @@ def command(
     with --faults when it does so without faults.
     """
     if faults:
-        _refuse(
-            {"--robustness": robustness, "--view": view, "--video": video, "--show-io": show_io, "--options": options},
-            "--faults",
-        )
-        _refuse({"--port": port, "--wait": wait_s, "--suite": suite, "--spec": spec, "--trust": trust}, "--faults")
+        only((*_SUITE, "faults"), "--faults")
+        _print_faults(policies, environment, _seeds(seed, episodes or SUITE_EPISODES), steps, jobs, output, picture, as_json)
     if robustness:
-        _refuse(
-            {"--view": view, "--video": video, "--show-io": show_io, "--options": options, "--port": port, "--wait": wait_s},
-            "--robustness",
-        )
+        only((*_SUITE, "robustness", "runtime", "suite", "trust"), "--robustness")
         config = RobustnessConfig(
             policies=policies,
             conditions=load_suite(suite) if suite else own_suite(policies[0], environment),
@@ -122,9 +117,7 @@ def command(
             trust=trust,
         )
         print_suite(partial(run_suite, config), save_picture, Path(output) if output else None, picture, as_json=as_json)
-    if faults:
-        _print_faults(policies, environment, _seeds(seed, episodes or SUITE_EPISODES), steps, jobs, output, picture, as_json)
-    _refuse({"--suite": suite, "--picture": picture, "--jobs": jobs}, "an evaluation without --robustness or --faults")
+    only(set(click.get_current_context().params) - {"suite", "picture", "jobs"}, "an evaluation without --robustness or --faults")
     if len(policies) > 1:
         raise UsageError(
             "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"
@@ -163,7 +156,7 @@ def command(
         else:
             _print(results, summary, runtime, opened, verdict)
     if video:
-        stderr.print(f"film: {video}", soft_wrap=True)
+        say(f"video: {video}")
     sys.exit(0 if verdict.good else 1)
 
 
@@ -185,12 +178,6 @@ def _print_faults(
     print_suite(partial(run_fault_suite, config), save_curves, path, picture, as_json=as_json, judged=NONE.name)
 
 
-def _refuse(given: Mapping[str, object], beside: str) -> None:
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"{name} and {beside} exclude each other", f"leave {name} out")
-
-
 def _seeds(first: int, count: int) -> range:
     return range(EVALUATION_SEED_BASE + first, EVALUATION_SEED_BASE + first + count)
 
@@ -206,12 +193,7 @@ def _with_progress(
 ) -> list[EpisodeMetrics]:
     limit = require_control_steps(opened.environment, steps)
     spec = opened.environment.spec
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with contextlib.ExitStack() as stack:
         rows = None
         if show_io is not None:
@@ -227,12 +209,8 @@ def _with_progress(
                     values = (*observation.tolist(), *outputs.tolist())
                     rows.writerow([episode + 1, step.step, *(f"{value:.6f}" for value in values)])
             base = step.episodes[0] * limit if one_by_one else 0
-            up = (
-                f"episode {step.episodes[0] + 1} of {len(seeds)}"
-                if one_by_one
-                else f"{len(step.episodes)} of {len(seeds)} running"
-            )
-            bars.update(task, completed=base + step.step + 1, description=up)
+            running = f"episode {step.episodes[0] + 1}" if one_by_one else f"{len(step.episodes)} running"
+            bars.update(task, completed=base + step.step + 1, description=f"{running} of {len(seeds)}")
 
         return run(opened, seeds, max_steps=steps, on_step=on_step)
 
@@ -246,7 +224,6 @@ def _document(
     verdict: Verdict,
 ) -> dict[str, object]:
     return {
-        "schema": "balance_hil/evaluate@2",
         "bundle": {"name": policy.resolve().name, "id": opened.bundle_id, "path": str(policy)},
         "runtime": runtime,
         "environment": opened.environment.spec.environment,
@@ -259,10 +236,8 @@ def _document(
 
 
 def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: str, opened: OpenPolicy, verdict: Verdict) -> None:
-    table = Table(box=None, pad_edge=False)
     metrics = opened.environment.metrics
-    for heading in ("seed", "steps", "failed", *(metric.name.replace("_", " ") for metric in metrics)):
-        table.add_column(Text(heading), justify="right")  # words, so that they wrap
+    table = make_table(">seed", ">steps", ">failed", *(f">{metric.name.replace('_', ' ')}" for metric in metrics))  # they wrap
     for result in results:
         numbers = (f"{result.metrics[metric.name]:.4g}" for metric in metrics)
         table.add_row(str(result.seed), str(result.steps), Text("yes", "bold red") if result.failed else "no", *numbers)
@@ -271,10 +246,6 @@ def _print(results: list[EpisodeMetrics], summary: EvaluationSummary, runtime: s
     stdout.print(table)
     good = summary.episodes - summary.failed
     spec = opened.environment.spec
-    stdout.print(
-        f"{verdict.line}: {good} of {summary.episodes} episodes of {spec.environment} without failure on the runtime {runtime}"
-        if verdict.good
-        else verdict.line,
-        style="bold green" if verdict.good else "bold red",
-        soft_wrap=True,
+    print_verdict(
+        verdict, f"{good} of {summary.episodes} episodes of {spec.environment} without failure on the runtime {runtime}"
     )

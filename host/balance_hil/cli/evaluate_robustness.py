@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
@@ -48,12 +47,12 @@ def print_suite(
     if picture is not None:
         save_picture(table, picture)
     if as_json:
-        print_json(table.to_dict())
+        print_json({"schema": "balance_hil/robustness@2", **table.to_dict()})
     else:
         _print(table)
     for path in (output, picture):
         if path is not None:
-            stderr.print(f"wrote {path}", soft_wrap=True)
+            say(f"wrote {path}")
     deciding = [cell for cell in table.cells() if judged in (None, cell.condition)]
     sys.exit(0 if all(cell.success_rate.value >= ENOUGH for cell in deciding) else 1)
 
@@ -73,10 +72,7 @@ def _with_progress(run: Callable[[Callable[[float, str], None]], RobustnessTable
 
 
 def _print(table: RobustnessTable) -> None:
-    shown = Table(box=None, pad_edge=False, show_lines=False)
-    shown.add_column("condition")
-    for policy in table.policies:
-        shown.add_column(policy.name, justify="right")
+    shown = make_table("condition", *(f">{policy.name}" for policy in table.policies))
     for each in table.conditions:
         cells = [table.cell(policy.name, each.name) for policy in table.policies]
         row = []

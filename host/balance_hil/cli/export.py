@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import click
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from balance_hil.bundle import Bundle
-from balance_hil.cli.console import print_json, print_warning, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, print_verdict, print_warning, stderr, stdout
+from balance_hil.cli.params import JSON
 from balance_hil.exporting.config import ExportConfig, ExportResult
 from balance_hil.files import read_yaml
 from balance_hil.spec import Terminated
@@ -61,7 +61,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--trust", is_flag=True, help="Allow Stable-Baselines3 to run the checkpoint's pickled code, and compare the actions."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(
     source: Path, options: Path | None, period_ms: float | None, terminated: str | None, as_json: bool, **settings: Any
 ) -> None:
@@ -114,7 +114,6 @@ class _Bars:
 def _document(result: ExportResult) -> dict[str, object]:
     bundle = result.bundle
     return {
-        "schema": "balance_hil/export@2",
         "bundle": {"name": bundle.path.name, "id": bundle.id, "path": str(bundle.path)},
         "source": dict(bundle.source),
         "environment": bundle.spec.environment,
@@ -135,10 +134,8 @@ def print_result(result: ExportResult) -> None:
     """Prints the table of stages, what the bundle needs, and the verdict to stdout."""
     bundle, metrics = result.bundle, result.bundle.metrics
     success = ["success"] if metrics["episodes"] else []
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    for heading in ("bytes", "max error", "RMS error", *success, *result.stages[0].metrics):
-        table.add_column(heading, justify="right", overflow="fold")
+    numbers = ("bytes", "max error", "RMS error", *success, *result.stages[0].metrics)
+    table = make_table("stage", *(f">{heading}" for heading in numbers))
     for stage in result.stages:
         table.add_row(
             stage.name,
@@ -160,7 +157,7 @@ def print_result(result: ExportResult) -> None:
         _print_rounding_invariant(proof)
     stdout.print(f"conversion {result.conversion_s:.1f} s, with the checks {result.wall_s:.1f} s")
     stdout.print(f"bundle {bundle.id} in {bundle.path}", soft_wrap=True)
-    stdout.print(result.verdict.line, style="bold green" if result.verdict.good else "bold red", soft_wrap=True)
+    print_verdict(result.verdict)
 
 
 def _checked(bundle: Bundle) -> str:

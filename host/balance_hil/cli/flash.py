@@ -11,7 +11,7 @@ from balance_hil.boards.engines import ENGINES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, say, stdout
-from balance_hil.cli.params import BOARD, POLICY, WAIT
+from balance_hil.cli.params import BOARD, JSON, POLICY, WAIT
 
 
 @click.command()
@@ -27,7 +27,7 @@ from balance_hil.cli.params import BOARD, POLICY, WAIT
 )
 @WAIT
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(
     bundle: Path,
     board: str,

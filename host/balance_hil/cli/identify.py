@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from balance_hil.cli.console import make_table, print_json, print_warning, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, print_warning, say, stderr, stdout
+from balance_hil.cli.params import JSON
 from balance_hil.envs.balance.identify import Identification, identify, read_log, record, write_log
 from balance_hil.envs.balance.identify.output import draw_residuals, write_options
 from balance_hil.envs.balance.identify.record import DEFAULT_LOADS_KG_M2
@@ -29,7 +30,7 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--seed", type=click.IntRange(min=0), help="With --record: seed of the noise and of options with ranges.  [default: 0]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@JSON
 def command(
     log: Path,
     output: Path | None,
@@ -46,7 +47,7 @@ def command(
     """
     if record_one:
         write_log(log, record(load_options(options) if options else None, loads or DEFAULT_LOADS_KG_M2, seed or 0))
-        stderr.print(f"wrote {log}", soft_wrap=True)
+        say(f"wrote {log}")
     elif options or loads or seed is not None:
         raise UsageError("--options, --load and --seed belong to --record", "add --record, or leave them out")
     runs = read_log(log)
@@ -65,14 +66,13 @@ def command(
         if not parameter.determined:
             print_warning(f"this log does not determine {parameter.name}")
     if output:
-        stderr.print(f"wrote {output}; use it: hil train ppo --options {output}", soft_wrap=True)
+        say(f"wrote {output}; use it: hil train ppo --options {output}")
     if plot:
-        stderr.print(f"wrote {plot}", soft_wrap=True)
+        say(f"wrote {plot}")
 
 
 def _table(result: Identification) -> Table:
-    table = make_table(("parameter",), ("value", "95 % interval", "model"))
-    table.add_column("unit")
+    table = make_table("parameter", ">value", ">95 % interval", ">model", "unit")
     for p in result.parameters:
         table.add_row(p.name, f"{p.value:.4g}", f"{p.low:.4g} to {p.high:.4g}", f"{p.model:g}", p.unit)
     return table

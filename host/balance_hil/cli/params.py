@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from balance_hil.cli.console import stderr
+from balance_hil.cli.console import say
+from balance_hil.errors import UsageError
 from balance_hil.paths import MODELS, POLICIES
+
+if TYPE_CHECKING:
+    from balance_hil.boards import Board
+    from balance_hil.bundle import Bundle
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,7 +36,7 @@ class PolicyType(click.ParamType[Path]):
         if len(path.parts) == 1 and not path.suffix and not path.exists():
             raise no_such_bundle(path)
         if path.parent == POLICIES and Path(value) != path and (MODELS / path.name).is_dir():
-            stderr.print(f"{value} is your {path}; the shipped one is {MODELS / path.name}", soft_wrap=True)
+            say(f"{value} is your {path}; the shipped one is {MODELS / path.name}")
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -64,14 +72,44 @@ def _runtimes() -> Iterable[str]:
     return RUNTIME_NAMES
 
 
+@dataclass(frozen=True)
+class Access:
+    """Connection to a board, or the engine of an emulated one: ``--port``, ``--baud``, ``--engine`` and ``--wait``."""
+
+    port: str | None = None
+    baud: int | None = None
+    engine: str | None = None
+    wait_s: float = 0.0
+
+    def connect(self, board: str, bundle: Bundle | None, **options: Any) -> Board:
+        """See ``boards.connect``; its progress goes to stderr."""
+        from balance_hil import boards
+
+        return boards.connect(board, bundle, **asdict(self), progress=say, **options)
+
+    def require_board(self, board: str | None) -> None:
+        """Raises UsageError if an option was given and no board was named."""
+        if board is None and self != Access():
+            raise UsageError("--port, --baud, --engine and --wait belong to a board", "add --board NAME; list them: hil boards")
+
+
 WAIT = click.option(
     "--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="S",
     help="Wait this long, in seconds, for a board that another user holds; see hil boards.",
 )  # fmt: skip
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
 
 
 def board_options(command: Command) -> Command:
-    """Adds --port, --wait, --baud and --engine: the connection to a board, or the engine of an emulated one."""
+    """Adds --port, --wait, --baud and --engine, which arrive as ``access``."""
+
+    @functools.wraps(command)
+    def with_access(
+        *arguments: Any, port: str | None, baud: int | None, engine: str | None, wait_s: float, **options: Any
+    ) -> Any:
+        return command(*arguments, access=Access(port, baud, engine, wait_s), **options)
+
+    decorated: Any = with_access
     for option in (
         click.option("--engine", metavar="NAME", help="Inference engine of an emulated board; by default from its definition."),
         click.option(
@@ -84,8 +122,21 @@ def board_options(command: Command) -> Command:
             help="Device or URL: /dev/ttyACM0, socket://host:port, or the port that hil emulate printed.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Command, decorated)
+
+
+def only(allowed: Iterable[str], mode: str) -> None:
+    """Raises UsageError for an option of the command line, by its parameter's name, that would do nothing in ``mode``."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if (
+            isinstance(parameter, click.Option)
+            and name not in allowed
+            and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ):
+            raise UsageError(f"{parameter.opts[0]} does not go with {mode}", f"leave {parameter.opts[0]} out")
 
 
 def model_options(command: Command) -> Command:
@@ -97,6 +148,35 @@ def model_options(command: Command) -> Command:
     return spec(click.option("--output", metavar="NAME|K", help="Output of a bare .tflite that is the action.")(command))
 
 
+def _board_names(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Each name, also those of lists with commas. Raises UnknownBoardError."""
+    from balance_hil.boards import find_definition
+
+    names = tuple(name.strip() for item in given for name in item.split(",") if name.strip())
+    for name in names:
+        find_definition(name)
+    return names
+
+
 POLICY = PolicyType()
 BOARD = NamesType("board", _boards)
 RUNTIME = NamesType("runtime", _runtimes)
+BOARDS = click.option(
+    "-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, callback=_board_names,
+    help="Board to run on; see hil boards. Repeat it, or separate by commas, for several.",
+)  # fmt: skip
+ENVIRONMENT = click.option(
+    "-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own."
+)
+OPTIONS = click.option(
+    "--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+    help='Arguments of the environment, and under "reset" options of its reset: docs/environments.md.',
+)  # fmt: skip
+FAULTS = click.option(
+    "--fault", "faults", multiple=True, metavar="FAULT|FILE.yaml",
+    help="Inject a fault, NAME[:key=value,…]: drop:rate=0.01, hang:at_s=2; or a sequence from a file: docs/faults.md.",
+)  # fmt: skip
+SEED = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed."
+)
+STEPS = click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from balance_hil.boards.channel import printable
-from balance_hil.cli.console import print_json, print_warning, stderr, stdout
+from balance_hil.cli.console import print_json, print_warning, say, stdout
+from balance_hil.cli.params import JSON
 from balance_hil.errors import HarnessError
 from balance_hil.files import write_atomically
 from balance_hil.recording.export import FORMATS, TableFormat, export_table
@@ -33,7 +34,7 @@ def command() -> None:
 
 @command.command(name="list")
 @click.argument("folder", type=_FILE, default="recordings")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/replay.md.")
+@JSON
 def list_command(folder: Path, as_json: bool) -> None:
     """The recordings in FOLDER: policy, board, result, and whether the file is complete."""
     entries = list_recordings(folder)
@@ -41,7 +42,7 @@ def list_command(folder: Path, as_json: bool) -> None:
         print_json({"schema": "balance_hil/recordings@2", "folder": str(folder), "recordings": [asdict(e) for e in entries]})
         return
     if not entries:
-        stderr.print(f"no recordings in {folder}", soft_wrap=True)
+        say(f"no recordings in {folder}")
         return
     for entry in entries:
         stdout.print(printable(Path(entry.file).name), style="bold" if entry.whole else "bold yellow", soft_wrap=True)
@@ -50,7 +51,7 @@ def list_command(folder: Path, as_json: bool) -> None:
 
 @command.command(name="repair")
 @click.argument("file", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/replay.md.")
+@JSON
 def repair_command(file: Path, as_json: bool) -> None:
     """Write the readable part of a truncated recording to a new file next to it, and print its name. FILE is kept."""
     target = repair(file)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from balance_hil.boards import Board, connect
+from balance_hil.boards import Board
 from balance_hil.bundle import Bundle, find_bundle
-from balance_hil.cli.console import make_table, print_json, print_verdict, say, stdout, warn_if_cut_off
+from balance_hil.cli.console import make_table, print_json, print_verdict, stdout, warn_if_cut_off
 from balance_hil.cli.crash_repro import rerun_episode
-from balance_hil.cli.params import BOARD, POLICY, RUNTIME, board_options
+from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.replay import check_model, replay
 from balance_hil.comparing.replay_result import FirstDifference, Replay
@@ -30,10 +30,9 @@ from balance_hil.runtimes.base import Runtime
 @click.option("--bundle", type=POLICY, metavar="FOLDER",
               help="The recorded policy's bundle; by default the one with the recording's model id.")  # fmt: skip
 @board_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@JSON
 def command(
-    recording: Path, runtime: str | None, board: str | None, bundle: Path | None, port: str | None, baud: int | None,
-    engine: str | None, wait_s: float, as_json: bool,
+    recording: Path, runtime: str | None, board: str | None, bundle: Path | None, access: Access, as_json: bool
 ) -> None:  # fmt: skip
     """Feed the observations of RECORDING to a runtime or a board and count the results that differ.
 
@@ -46,8 +45,7 @@ def command(
         sys.exit(rerun_episode(recording, as_json))
     if (runtime is None) == (board is None):
         raise UsageError("name one of --runtime and --board", "for example: hil replay RECORDING --board native")
-    if board is None and (port or baud or engine):
-        raise UsageError("--port, --baud and --engine belong to a board", "add --board NAME; list them: hil boards")
+    access.require_board(board)
     recorded = read_recording(recording)
     warn_if_cut_off(recorded.missing, recording)
     policy = Bundle.load(bundle) if bundle else find_bundle(str(recorded.meta.get("bundle")), POLICIES, MODELS)
@@ -55,8 +53,7 @@ def command(
     with ExitStack() as stack:
         target: Runtime | Board
         if board is not None:
-            connected = connect(board, policy, port=port, baud=baud, engine=engine, wait_s=wait_s, progress=say)
-            target = stack.enter_context(connected)
+            target = stack.enter_context(access.connect(board, policy))
         else:
             assert runtime is not None  # one of the two is there
             target = stack.enter_context(load_runtime(runtime, policy))
@@ -78,7 +75,7 @@ def _print(result: Replay) -> None:
         soft_wrap=True,
     )
     title = f"{result.rows[0].a} against {result.rows[0].b}"
-    table = make_table(("value",), ("compared", "differing", "max LSB"), title)
+    table = make_table("value", ">compared", ">differing", ">max LSB", title=title)
     for row in result.rows:
         numbers = (f"{row.values}", f"{row.differing}", f"{row.max_lsb:.4g}")
         table.add_row(row.what, *numbers, style="" if row.differing else "green")

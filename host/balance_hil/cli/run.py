@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,18 +13,28 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from balance_hil.boards import Board, connect, find_definition
+from balance_hil.boards import Board
 from balance_hil.bundle import HEADER, Bundle, locate
-from balance_hil.cli import INTERRUPTED, exit_status
-from balance_hil.cli.console import print_error, print_json, say
-from balance_hil.cli.params import BOARD, POLICY, board_options, model_options
-from balance_hil.cli.run_output import LiveLine, print_runs
+from balance_hil.cli.console import say
+from balance_hil.cli.params import (
+    BOARDS,
+    ENVIRONMENT,
+    FAULTS,
+    JSON,
+    OPTIONS,
+    POLICY,
+    SEED,
+    STEPS,
+    Access,
+    board_options,
+    model_options,
+)
+from balance_hil.cli.run_output import LiveLine, facts, remarks
+from balance_hil.cli.several_boards import on_each_board
 from balance_hil.cli.upload import runs_at_first, upload
-from balance_hil.documents import RUN, FailedRunDocument, OneRunDocument
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_faults
-from balance_hil.metrics import Verdict
 from balance_hil.opening import open_policy
 from balance_hil.spec import Terminated
 
@@ -34,10 +43,7 @@ if TYPE_CHECKING:
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
-BOARD_HELP = "Board to run on; see hil boards. Repeat it, or separate by commas, for several."
-FAULT_HELP = "Inject a fault, NAME[:key=value,…]: drop:rate=0.01, hang:at_s=2; or a sequence from a file: docs/faults.md."
 UPLOAD_HELP = "Upload POLICY over the link, without flashing; a reset restores the flashed policy."
-OPTIONS_HELP = 'Arguments of the environment, and under "reset" options of its reset: docs/environments.md.'
 TERMINATED_HELP = "Meaning of termination; by default as the environment declares it."
 CLOCK_HELP = (
     "realtime: the plant does not wait for the board. lockstep: it does, and the run repeats bit for bit. device: realtime on "
@@ -59,10 +65,7 @@ class _Options:
     environment: str | None
     options: Path | None
     terminated: Terminated | None
-    port: str | None
-    baud: int | None
-    engine: str | None
-    wait_s: float
+    access: Access
     faults: Sequence[Fault]
     fault_seed: int | None
     record: Path | None
@@ -76,7 +79,7 @@ class _Options:
             raise UsageError("--record and --no-record exclude each other", "leave one of them out")
         if self.steps and self.seconds:
             raise UsageError("--steps and --seconds exclude each other", "leave one of them out")
-        if len(self.boards) > 1 and (self.port or self.record):
+        if len(self.boards) > 1 and (self.access.port or self.record):
             raise UsageError("--port and --record are for one board", "give each board its port in its file: hil boards")
 
     def recording(self, board: str) -> Path | None:
@@ -96,21 +99,21 @@ class _Options:
 @click.command()
 @click.argument("policy", type=POLICY)
 @model_options
-@click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
+@BOARDS
 @click.option("-n", "--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="One after the other.")
 @click.option(
     "--clock", type=click.Choice(["realtime", "lockstep", "device"]), default="realtime", show_default=True, help=CLOCK_HELP
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
-@click.option("--steps", type=click.IntRange(min=1), help="Control steps of an episode; by default the environment's own.")
+@SEED
+@STEPS
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode in seconds, instead of --steps."
 )
-@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own.")
-@click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
+@ENVIRONMENT
+@OPTIONS
 @click.option("--terminated", type=click.Choice(["failure", "success"]), help=TERMINATED_HELP)
 @board_options
-@click.option("--fault", "faults", multiple=True, metavar="FAULT|FILE.yaml", help=FAULT_HELP)
+@FAULTS
 @click.option("--fault-seed", type=click.IntRange(min=0), help="The same seed injects the same faults; default: --seed.")
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Recording; by default a new one in recordings/.")
 @click.option("--no-record", is_flag=True, help="Write no recording.")
@@ -118,10 +121,9 @@ class _Options:
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
+@JSON
 def command(
     policy: Path,
-    boards: tuple[str, ...],
     faults: tuple[str, ...],
     spec: Path | None,
     output: str | None,
@@ -142,54 +144,34 @@ def command(
             environment=rest["environment"],
             options=read_yaml(rest["options"]) if rest["options"] else None,
         ),
-        boards=[name.strip() for item in boards for name in item.split(",") if name.strip()],
         faults=parse_faults(faults),
         **rest,
     )
-    for name in options.boards:
-        find_definition(name)
-    from balance_hil.running import RunInterrupted, open_plant
+    from balance_hil.running import open_plant
 
     config = _config(options)
-    runs: list[tuple[str, RunResult | HarnessError]] = []
-    interrupted = False
     with open_plant(options.policy, config) as plant:  # its errors come before a board is started
-        for name in options.boards:
-            try:
-                runs.append((name, _run(name, options, config, plant, live=not (quiet or as_json))))
-            except KeyboardInterrupt as exc:
-                if isinstance(exc, RunInterrupted):
-                    runs.append((name, exc.result))
-                interrupted = True
-                break
-            except HarnessError as exc:
-                print_error(f"{name}: {exc.message}" if len(options.boards) > 1 else exc.message, exc.hint)
-                runs.append((name, exc))
-    if as_json:
-        print_json({"schema": RUN, "runs": [_document(name, run) for name, run in runs]})
-    else:
-        print_runs([run for _, run in runs if not isinstance(run, HarnessError)])
-    if interrupted:
-        sys.exit(INTERRUPTED)
-    sys.exit(max(exit_status(run) if isinstance(run, HarnessError) else int(not run.verdict.good) for _, run in runs))
+        on_each_board(
+            options.boards,
+            lambda name: _run(name, options, config, plant, live=not (quiet or as_json)),
+            key="runs",
+            facts=facts,
+            remarks=remarks,
+            as_json=as_json,
+        )
 
 
 def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *, live: bool) -> RunResult:
     """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
-    connecting = connect(
+    connecting = options.access.connect(
         name,
-        runs_at_first(name, options.policy, options.port) if options.upload else options.policy,
-        port=options.port,
-        baud=options.baud,
-        engine=options.engine,
+        runs_at_first(name, options.policy, options.access.port) if options.upload else options.policy,
         faults=options.faults,
         fault_seed=options.seed if options.fault_seed is None else options.fault_seed,
         device_clock=options.clock == "device",
-        wait_s=options.wait_s,
-        progress=say,
     )
     with connecting as board:
-        from balance_hil.running import run
+        from balance_hil.running import RunInterrupted, run
 
         if options.upload:
             upload(board, options.policy)
@@ -199,6 +181,8 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         try:
             with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=live) as line:
                 return run(board, options.policy, config, line.show, environment=plant)
+        except RunInterrupted as exc:
+            return exc.result
         except BaseException:
             if config.recording is not None and config.recording.is_file():
                 say(f"partial recording: {config.recording}")
@@ -207,7 +191,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
 
 def _instructions(board: Board, options: _Options) -> int | None:
     """Instructions of one inference of the policy on an emulated processor; None for other boards."""
-    if board.definition.kind != "qemu" or options.port is not None:
+    if board.definition.kind != "qemu" or options.access.port is not None:
         return None
     from balance_hil.boards.kinds.instruction_count import engine_cost
 
@@ -264,9 +248,3 @@ def _repeated() -> str:
             given = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
             words += given if each is True else [*given, str(each)]
     return shlex.join(words)
-
-
-def _document(name: str, run: RunResult | HarnessError) -> OneRunDocument | FailedRunDocument:
-    if not isinstance(run, HarnessError):
-        return run.to_dict()
-    return {"board": name, "error": run.message, "hint": run.hint, "verdict": Verdict((run.message,)).to_dict()}

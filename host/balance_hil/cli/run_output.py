@@ -8,10 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.table import Table
-
-from balance_hil.cli.console import stderr, stdout
+from balance_hil.cli.console import stderr
 from balance_hil.runtimes.tflm import is_emulated as tflm_is_emulated
 
 if TYPE_CHECKING:
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
 
 SHOW_EVERY_S = 0.1
 PLAIN_EVERY_S = 10.0  # where stderr is no terminal
-HEADING_WIDTH, COLUMN_WIDTH = 40, 42  # of a table, for a board
-TABLE_WIDTH = 160  # where stdout is no terminal
 
 
 class LiveLine:
@@ -70,52 +65,25 @@ class LiveLine:
             sys.stderr.flush()
 
 
-def print_runs(runs: Sequence[RunResult]) -> None:
-    """The tables to stdout, with as many boards side by side as fit; what went wrong and where the recordings are to stderr."""
-    if not runs:
-        return
-    console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
-    fitting = max(1, (console.width - HEADING_WIDTH) // COLUMN_WIDTH)
-    for start in range(0, len(runs), fitting):
-        console.print(_table(runs[start : start + fitting]))
-    for run in runs:
-        for line in _remarks(run):
-            stderr.print(f"{run.board}: {line}", soft_wrap=True)
-    for run in runs:
-        style = "bold green" if run.verdict.good else "bold red"
-        console.print(f"{run.board}: {run.verdict.line}", style=style, soft_wrap=True)
-
-
-def _remarks(run: RunResult) -> list[str]:
-    remarks = []
+def remarks(run: RunResult) -> list[str]:
+    """What went wrong on this computer or the board, and where the recording is."""
+    lines = []
     if run.tflm_check.skipped is not None:
-        remarks.append(f"outputs were not compared with TensorFlow Lite Micro: {run.tflm_check.skipped}")
+        lines.append(f"outputs were not compared with TensorFlow Lite Micro: {run.tflm_check.skipped}")
     if stalls := run.stalls_ms.count:
         worst_ms = run.stalls_ms.max
-        remarks.append(f"this computer stalled {stalls} times (up to {worst_ms:.0f} ms); the plant's clock waited for it")
+        lines.append(f"this computer stalled {stalls} times (up to {worst_ms:.0f} ms); the plant's clock waited for it")
     if run.reboots:
-        remarks.append(f"the board rebooted {run.reboots} times and was resumed")
+        lines.append(f"the board rebooted {run.reboots} times and was resumed")
     if run.injected_faults:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(run.injected_faults.items()))
-        remarks.append(f"injected faults (seed {run.fault_seed}): {counts}")
+        lines.append(f"injected faults (seed {run.fault_seed}): {counts}")
     if run.recording is not None:
-        remarks.append(f"recording {run.recording}")
-    return remarks
+        lines.append(f"recording {run.recording}")
+    return lines
 
 
-def _table(runs: Sequence[RunResult]) -> Table:
-    """A column for each board."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("board", no_wrap=True, style="bold")
-    for run in runs:
-        table.add_column(run.board, overflow="fold", style="" if run.verdict.good else "red")
-    rows = [_facts(run) for run in runs]
-    for heading in rows[0]:
-        table.add_row(heading, *(row[heading] for row in rows))
-    return table
-
-
-def _facts(run: RunResult) -> dict[str, str]:
+def facts(run: RunResult) -> dict[str, str]:
     """What is worth knowing about a run, by heading."""
     summary, memory = run.summary, run.memory
     misses = run.late + run.lost + run.unsent

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from balance_hil.boards import connect, find_definition
 from balance_hil.bundle import Bundle
-from balance_hil.cli import INTERRUPTED, exit_status
-from balance_hil.cli.console import print_error, print_json, say, stderr, stdout
-from balance_hil.cli.params import BOARD, POLICY, board_options
-from balance_hil.cli.run import BOARD_HELP, FAULT_HELP, OPTIONS_HELP, RECORDINGS
-from balance_hil.cli.run_output import TABLE_WIDTH, LiveLine, times
-from balance_hil.documents import SOAK, FailedRunDocument, OneSoakDocument, SoakMinuteDocument
-from balance_hil.errors import HarnessError, UsageError
+from balance_hil.cli.console import say, stderr
+from balance_hil.cli.params import BOARDS, ENVIRONMENT, FAULTS, JSON, OPTIONS, POLICY, SEED, Access, board_options
+from balance_hil.cli.run import RECORDINGS
+from balance_hil.cli.run_output import LiveLine, times
+from balance_hil.cli.several_boards import on_each_board
+from balance_hil.documents import SoakMinuteDocument
+from balance_hil.errors import UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import parse_faults
-from balance_hil.metrics import Verdict
 from balance_hil.opening import open_policy
 
 if TYPE_CHECKING:
@@ -38,15 +32,15 @@ MIB = 1 << 20
 @click.command()
 @click.argument("policy", type=POLICY)
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), required=True, metavar="H", help="On each board.")
-@click.option("-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, help=BOARD_HELP)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the first evaluation seed.")
+@BOARDS
+@SEED
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Length of an episode; at most a minute.")
-@click.option("-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own.")
-@click.option("--options", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml", help=OPTIONS_HELP)
+@ENVIRONMENT
+@OPTIONS
 @board_options
-@click.option("--fault", "faults", multiple=True, metavar="FAULT|FILE.yaml", help=FAULT_HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
-def command(policy: Path, boards: tuple[str, ...], as_json: bool, **rest: Any) -> None:
+@FAULTS
+@JSON
+def command(policy: Path, boards: tuple[str, ...], access: Access, as_json: bool, **rest: Any) -> None:
     """Run real-time episodes with POLICY on a board for hours, one after the other: a soak test.
 
     Prints statistics every minute; records anomalies (misses, faults, reboots, failed episodes) with the second around them in
@@ -59,35 +53,25 @@ def command(policy: Path, boards: tuple[str, ...], as_json: bool, **rest: Any) -
 
     env_options = read_yaml(rest["options"]) if rest["options"] else None
     bundle = open_policy(policy, spec=None, output=None, environment=rest["environment"], options=env_options)
-    names = [name.strip() for item in boards for name in item.split(",") if name.strip()]
-    if len(names) > 1 and rest["port"]:
+    if len(boards) > 1 and access.port:
         raise UsageError("--port is for one board", "give each board its port in its file: hil boards")
-    for name in names:
-        find_definition(name)
     steps = None if rest["seconds"] is None else max(1, round(rest["seconds"] / bundle.spec.control_period_s))
     first_seed = EVALUATION_SEED_BASE + rest["seed"]
     config = RunConfig(seeds=[first_seed], max_steps=steps, environment=rest["environment"], options=env_options)
-    soaks: list[tuple[str, SoakResult | HarnessError]] = []
     with open_plant(bundle, config) as plant:
-        for name in names:
-            try:
-                soaks.append((name, _soak(name, bundle, config, plant, live=stderr.is_terminal and not as_json, **rest)))
-            except HarnessError as exc:
-                print_error(f"{name}: {exc.message}" if len(names) > 1 else exc.message, exc.hint)
-                soaks.append((name, exc))
-            if not isinstance(soaks[-1][1], HarnessError) and soaks[-1][1].interrupted:
-                break
-    results = [soak for _, soak in soaks if not isinstance(soak, HarnessError)]
-    if as_json:
-        print_json({"schema": SOAK, "soaks": [_document(name, soak) for name, soak in soaks]})
-    else:
-        _print(results)
-    if any(result.interrupted for result in results):
-        sys.exit(INTERRUPTED)
-    sys.exit(max(exit_status(soak) if isinstance(soak, HarnessError) else int(not soak.verdict.good) for _, soak in soaks))
+        on_each_board(
+            boards,
+            lambda name: _soak(name, bundle, config, plant, access, live=stderr.is_terminal and not as_json, **rest),
+            key="soaks",
+            facts=_facts,
+            remarks=_remarks,
+            as_json=as_json,
+        )
 
 
-def _soak(name: str, bundle: Bundle, config: RunConfig, plant: Environment, *, live: bool, **rest: Any) -> SoakResult:
+def _soak(
+    name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
+) -> SoakResult:
     """Connects to one board and soaks it. Raises HarnessError."""
     from balance_hil.running import SoakConfig, soak
 
@@ -99,18 +83,7 @@ def _soak(name: str, bundle: Bundle, config: RunConfig, plant: Environment, *, l
         run=config,
         folder=RECORDINGS / f"{when}-{bundle.path.resolve().name}-{name}-soak",
     )
-    connecting = connect(
-        name,
-        bundle,
-        port=rest["port"],
-        baud=rest["baud"],
-        engine=rest["engine"],
-        faults=parse_faults(rest["faults"]),
-        fault_seed=rest["seed"],
-        wait_s=rest["wait_s"],
-        progress=say,
-    )
-    with connecting as board:
+    with access.connect(name, bundle, faults=parse_faults(rest["faults"]), fault_seed=rest["seed"]) as board:
         start_s = time.monotonic()
 
         def progress(tick: Tick) -> str:
@@ -146,25 +119,8 @@ def _minute_line(minute: SoakMinuteDocument) -> str:
     return "  ".join(parts)
 
 
-def _print(soaks: Sequence[SoakResult]) -> None:
-    """The table to stdout, a column for each board, and each verdict."""
-    if not soaks:
-        return
-    console = stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("board", no_wrap=True, style="bold")
-    for soak in soaks:
-        table.add_column(soak.board, overflow="fold", style="" if soak.verdict.good else "red")
-    rows = [_facts(soak) for soak in soaks]
-    for heading in rows[0]:
-        table.add_row(heading, *(row[heading] for row in rows))
-    console.print(table)
-    for soak in soaks:
-        if soak.total.anomalies:
-            stderr.print(f"{soak.board}: {soak.total.anomalies} anomalies, recorded in {soak.folder}", soft_wrap=True)
-        console.print(
-            f"{soak.board}: {soak.verdict.line}", style="bold green" if soak.verdict.good else "bold red", soft_wrap=True
-        )
+def _remarks(soak: SoakResult) -> list[str]:
+    return [f"{soak.total.anomalies} anomalies, recorded in {soak.folder}"] if soak.total.anomalies else []
 
 
 def _facts(soak: SoakResult) -> dict[str, str]:
@@ -191,9 +147,3 @@ def _growth(growth: Resources | None) -> str:
     if growth is None:
         return "-"
     return f"{growth.memory_bytes / MIB:+.2f} MiB, {growth.descriptors:+d} descriptors, {growth.threads:+d} threads"
-
-
-def _document(name: str, soak: SoakResult | HarnessError) -> OneSoakDocument | FailedRunDocument:
-    if not isinstance(soak, HarnessError):
-        return soak.to_dict()
-    return {"board": name, "error": soak.message, "hint": soak.hint, "verdict": Verdict((soak.message,)).to_dict()}

@@ -11,7 +11,8 @@ from typing import NoReturn, get_args
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from balance_hil.cli.console import print_json, print_warning, stderr
+from balance_hil.cli.console import print_json, print_warning, say, stderr
+from balance_hil.cli.params import JSON
 from balance_hil.errors import UsageError
 from balance_hil.files import new_run_folder
 from balance_hil.spec import Terminated
@@ -57,7 +58,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--force", is_flag=True, help="Replace a policy in the output folder; a bundle is never replaced.")
 @click.option("--runs", type=_PATH, default=Path("runs"), show_default=True, help="Folder of TensorBoard logs and checkpoints.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@JSON
 def command(
     algorithm: str | None,
     every: bool,
@@ -204,24 +205,22 @@ def _document(result: TrainingResult) -> dict[str, object]:
 
 def _say_result(result: TrainingResult) -> None:
     record, evaluated = result.record, result.record.evaluation
-    stderr.print(
+    say(
         f"{evaluated['episodes'] - evaluated['failed']} of {evaluated['episodes']} unseen episodes without failure; "
-        + ", ".join(f"{name} {value:.4g}" for name, value in evaluated["metrics"].items()),
-        markup=False,
-        soft_wrap=True,
+        + ", ".join(f"{name} {value:.4g}" for name, value in evaluated["metrics"].items())
     )
     made = f"{record.steps} steps, {record.wall_s:.1f} s of training" if record.steps else f"computed in {record.wall_s:.2f} s"
-    stderr.print(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
+    say(f"{made} and {record.evaluation_wall_s:.1f} s of evaluation")
     curves = f"; curves: tensorboard --logdir {result.tensorboard}" if result.tensorboard else ""
-    stderr.print(f"wrote {result.output}{curves}", soft_wrap=True)
+    say(f"wrote {result.output}{curves}")
     if result.good:
-        stderr.print(f"next: hil export {result.output}", soft_wrap=True)
+        say(f"next: hil export {result.output}")
     else:
         what = "episodes failed" if record.success_rate != 1.0 else "a limit is not kept"
         print_warning(f"{what}; train longer (--steps) or with another --seed")
 
 
 def _say_interrupted(request: TrainingRequest, result: TrainingResult) -> None:
-    stderr.print(f"interrupted after {result.record.steps} steps; checkpoint in {result.checkpoint}", soft_wrap=True)
+    say(f"interrupted after {result.record.steps} steps; checkpoint in {result.checkpoint}")
     again = f"hil train {request.algorithm} -e {request.environment} --resume {result.checkpoint} -o {request.output}"
-    stderr.print(f"continue: {again}", soft_wrap=True)
+    say(f"continue: {again}")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from rich.live import Live
 from rich.table import Table
 
-from balance_hil.cli.console import print_json, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
 from balance_hil.errors import UsageError
 from balance_hil.exporting.config import ExportConfig
 from balance_hil.training import results, train
@@ -66,7 +66,7 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
         print_json(table)
     else:
         stdout.print(results.markdown(table), soft_wrap=True)
-    stderr.print(f"wrote {folder / 'results.md'} and {folder / 'results.json'}", soft_wrap=True)
+    say(f"wrote {folder / 'results.md'} and {folder / 'results.json'}")
     if any(run.state == "interrupted" for run in runs):
         sys.exit(130)
     sys.exit(0 if all(run["good"] for run in table["runs"]) else 1)
@@ -105,9 +105,7 @@ def train_and_export(
 
 
 def _progress_table(runs: Sequence[Run]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("algorithm", "seed", "state", "steps", "success", "time s"):
-        table.add_column(heading, justify="left" if heading in ("algorithm", "state") else "right")
+    table = make_table("algorithm", ">seed", "state", ">steps", ">success", ">time s")
     for run in runs:
         progress = run.progress
         state = progress.phase if run.state == "running" and progress else run.state

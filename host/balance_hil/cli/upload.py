@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from balance_hil.boards import Board, find_definition
 from balance_hil.bundle import MANIFEST, Bundle
-from balance_hil.cli.console import stderr
+from balance_hil.cli.console import say, stderr
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.paths import MODELS
 
@@ -28,11 +28,10 @@ def upload(board: Board, bundle: Bundle) -> None:
     with bars:
         result = board.load(bundle, lambda there, size: bars(f"uploading to {board.name}", there, size))
     if not result.uploaded:
-        stderr.print(f"{board.name} runs policy {bundle.id} already: nothing to upload")
+        say(f"{board.name} runs policy {bundle.id} already: nothing to upload")
         return
     again = f", {result.resent} times sent again" if result.resent else ""
-    stderr.print(
+    say(
         f"uploaded policy {bundle.id} to {board.name}: {result.size_bytes} bytes in {result.wall_s * 1e3:.0f} ms{again}; "
-        "a reset brings its flashed policy back",
-        soft_wrap=True,
+        "a reset brings its flashed policy back"
     )

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from balance_hil.boards.channel import printable
 from balance_hil.bundle import Bundle
 from balance_hil.cli import INTERRUPTED
-from balance_hil.cli.console import print_json, print_verdict, stdout
-from balance_hil.cli.params import BOARD, POLICY, NamesType, board_options
+from balance_hil.cli.console import make_table, print_json, print_verdict, wide
+from balance_hil.cli.params import BOARD, JSON, POLICY, Access, NamesType, board_options
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.errors import UsageError
 from balance_hil.files import did_you_mean
 from balance_hil.verifying.faults import FAULTS, DeviceFault
 from balance_hil.verifying.verify import VerifyConfig, VerifyResult, verify
 
-TABLE_WIDTH = 160  # where stdout is no terminal
 _LONGEST = 160  # characters of a message in the table; --json has it whole
 _STYLES = {"caught": "green", "wrong reason": "bold red", "missed": "bold red", "skipped": "dim"}
 _GROUPS = tuple(dict.fromkeys(fault.group for fault in FAULTS.values()))
@@ -34,10 +32,9 @@ _GROUPS = tuple(dict.fromkeys(fault.group for fault in FAULTS.values()))
 @click.option("--only", type=NamesType("fault", lambda: (*FAULTS, *_GROUPS)), metavar="NAME,...",
               help=f"Only these faults, or groups of faults: {', '.join(_GROUPS)}.")  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="List the faults and the test that must catch each.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: docs/json.md.")
+@JSON
 def command(
-    bundle: Path | None, board: str, port: str | None, baud: int | None, engine: str | None, wait_s: float, only: str | None,
-    listed: bool, as_json: bool,
+    bundle: Path | None, board: str, access: Access, only: str | None, listed: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Break the board on purpose, one fault at a time, and check that the HIL suite catches each for the right reason.
 
@@ -53,7 +50,7 @@ def command(
         return
     if bundle is None:
         raise click.UsageError("name a bundle: hil verify ppo")
-    config = VerifyConfig(board=board, port=port, baud=baud, engine=engine, wait_s=wait_s)
+    config = VerifyConfig(board=board, **asdict(access))
     with ProgressBars() as bars:
         task = bars.add_task("", total=len(faults))
         result = verify(
@@ -78,29 +75,23 @@ def _chosen(only: str | None) -> list[DeviceFault]:
 
 
 def _print_list(faults: list[DeviceFault]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("group", "fault", "what the device does", "test that must fail"):
-        table.add_column(heading)
+    table = make_table("group", "fault", "what the device does", "test that must fail")
     for fault in faults:
         table.add_row(fault.group, fault.name, fault.what, fault.test)
-    _wide().print(table)
+    wide().print(table)
 
 
 def _print(result: VerifyResult) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("fault", "score", "s", "test", "what it said"):
-        table.add_column(heading, justify="right" if heading == "s" else "left", no_wrap=heading in ("fault", "score"))
+    table = make_table("fault", "score", ">s", "test", "message")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in result.faults:
         matched = re.search(row.fault.because, row.message, re.DOTALL) if row.score == "caught" else None
         said = printable(" ".join((matched[0] if matched else row.message).split())[:_LONGEST])
         seconds = "" if row.score == "skipped" else f"{row.wall_s:.1f}"
         table.add_row(row.fault.name, row.score, seconds, row.fault.test, said, style=_STYLES[row.score])
     if result.faults:
-        _wide().print(table)
+        wide().print(table)
     caught, skipped = result.count("caught"), result.count("skipped")
     summary = f"{caught} of {caught} faults caught for the right reason on {result.board}"
     print_verdict(result.verdict, summary + (f", {skipped} skipped" if skipped else ""))
-
-
-def _wide() -> Console:
-    return stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=TABLE_WIDTH)

@@ -52,6 +52,7 @@ def _value(result: Mapping[str, Any], key: str) -> float | None:
 def document(runs: Sequence[Run], conditions: Mapping[str, Any]) -> dict[str, Any]:
     """Everything as plain JSON types: conditions, median and worst of each algorithm, every run."""
     return {
+        "schema": "balance_hil/train-matrix@2",
         "conditions": dict(conditions),
         "algorithms": {name: _summary(of) for name, of in _by_algorithm(runs).items()},
         "runs": [

@@ -74,6 +74,7 @@ def test_help_of_run_imports_nothing_heavy() -> None:
 def test_doctor_reports_json() -> None:
     done = hil("doctor", "--json")
     document = json.loads(done.stdout)
+    assert next(iter(document.items())) == ("schema", "balance_hil/doctor@2")
     assert done.returncode == (0 if document["healthy"] else 3)
     states = {check["name"]: check["state"] for check in document["checks"]}
     assert states["numpy"] == "ok"

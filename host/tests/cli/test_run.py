@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from balance_hil import cli
+from balance_hil import boards, cli
 from balance_hil.bundle import Bundle
+from balance_hil.cli import console, run_output
 from balance_hil.cli import run as cli_run
-from balance_hil.cli import run_output
 from balance_hil.environment import open_environment
 from balance_hil.recording import read_recording
 from balance_hil.recording.folder import repair
@@ -238,7 +238,7 @@ def test_a_robot_of_ones_own(hil, own_robot, tmp_path):
 )
 def test_an_environment_is_refused_before_a_board_is_started(hil, own_robot, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "options.yaml").write_text("gravitas: 3\n")
-    monkeypatch.setattr(cli_run, "connect", lambda *_, **__: pytest.fail("a board was started"))
+    monkeypatch.setattr(boards, "connect", lambda *_, **__: pytest.fail("a board was started"))
     code, out, err = hil("run", str(own_robot.path), *arguments)
     assert code in (2, 3)
     assert out == ""
@@ -273,7 +273,7 @@ def test_ctrl_c_prints_what_was_done_as_json_too(hil, ppo, monkeypatch):
 
 
 def test_ctrl_c_before_the_second_board_runs_prints_the_first(hil, ppo, monkeypatch):
-    connect = cli_run.connect
+    connect = boards.connect
     opened = []
 
     def interrupted(name, *arguments, **options):
@@ -282,7 +282,7 @@ def test_ctrl_c_before_the_second_board_runs_prints_the_first(hil, ppo, monkeypa
             raise KeyboardInterrupt
         return connect(name, *arguments, **options)
 
-    monkeypatch.setattr(cli_run, "connect", interrupted)
+    monkeypatch.setattr(boards, "connect", interrupted)
     code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--steps", "20", "--no-record")
     assert code == 130
     assert "native: PASS" in out
@@ -409,7 +409,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, c
 
 
 def test_the_table_is_folded_by_board_where_three_do_not_fit(hil, ppo, monkeypatch):
-    monkeypatch.setattr(run_output, "stdout", Console(width=90, force_terminal=True, highlight=False))
+    monkeypatch.setattr(console, "stdout", Console(width=90, force_terminal=True, highlight=False))
     _, out, _ = hil("run", ppo, "-b", "native,native,native", "--clock", "lockstep", "--steps", "5", "--no-record", "--quiet")
     headings = [line for line in out.splitlines() if "board" in line and "native" in line and "PASS" not in line]
     assert len(headings) == 3

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from balance_hil import boards
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import board_io
@@ -57,7 +58,7 @@ def plug(ppo_bundle, monkeypatch):
         layers = [lambda values, op=op: computed(values.tobytes())[op] for op in operators]
         info = replace(fake_info(ppo_bundle), n_ops=len(operators))
         board = fake_board(FakeFirmware(info, lambda values: spoil(computed(values.tobytes())[-1]), layers=layers), ppo_bundle)
-        monkeypatch.setattr(cli, "connect", lambda *_, **__: board)
+        monkeypatch.setattr(boards, "connect", lambda *_, **__: board)
         # All probes are sent in test_compare_command and in test_diagnosis; a board in Python takes a millisecond for each.
         few = lambda *args, **options: probe_observations(*args, **options)[:40]  # noqa: E731
         monkeypatch.setattr(board_io, "probe_observations", few)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from balance_hil import boards
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.cli import replay as cli
@@ -77,7 +78,7 @@ def test_a_board(run_file: Path, ppo_bundle: Bundle, tflm: Int8Runtime, monkeypa
         opened.append((name, options))
         return fake_board(FakeFirmware(fake_info(bundle), policy), bundle)
 
-    monkeypatch.setattr(cli, "connect", connect)
+    monkeypatch.setattr(boards, "connect", connect)
     result = hil_replay(run_file, "--board", "bench", "--port", "COM7")
     assert result.exit_code == flip, result.exception
     assert (opened[0][0], opened[0][1]["port"]) == ("bench", "COM7")
