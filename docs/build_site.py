@@ -38,7 +38,8 @@ NAVIGATION = {
         *("faults.md", "verify.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
     ],
     "Reference": [
-        *("commands.md", "command-reference.md", "api.md", "board-files.md", "protocol.md", "json.md", "recordings.md"),
+        *("commands.md", "command-reference.md", "api.md", "board-files.md", "robot-options.md", "verify-faults.md"),
+        *("protocol.md", "json.md", "recordings.md"),
         *("measurements.md", "glossary.md", "changelog.md"),
     ],
     "Explanation": [

@@ -82,7 +82,7 @@ class ClosedLoop:
         return f"{diverged}; success and metrics do not differ beyond chance"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; docs/replay.md explains the keys."""
+        """Plain JSON types; docs/json.md explains the keys."""
         document = {"schema": SCHEMA, **asdict(self)}
         for name in ("seeds", "divergences", "metrics", "episodes_a", "episodes_b"):
             document[name] = list(document[name])

@@ -75,6 +75,6 @@ class Replay:
         return Verdict((f"{who} differs from what {before} computed when this was recorded: {parts}",))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; docs/replay.md explains the keys."""
+        """Plain JSON types; docs/json.md explains the keys."""
         rows = [asdict(row) for row in self.rows]
         return {"schema": SCHEMA, **asdict(self), "rows": rows, "equal": self.equal, "verdict": self.verdict.to_dict()}

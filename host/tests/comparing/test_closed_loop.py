@@ -23,7 +23,7 @@ from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.runtimes.base import Int8Runtime, LayerTensor
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "replay.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 # Multiples of a power of two: exact in float64, in a batch as one by one.
 GAINS = [[2.0, 1.0, 0.0, 0.0, -0.25, -0.25], [2.0, 1.0, 0.0, 0.0, -0.25, 0.25]]
 CONFIG = ClosedLoopConfig(episodes=4, seed=3, max_steps=120)

@@ -6,7 +6,6 @@ import ast
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -30,7 +29,6 @@ from .. import contract
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
 
 NATIVE = VerifyConfig(engine="int8")
-PAGE = Path(__file__).parents[3] / "docs" / "verify.md"
 # A handful of every kind: firmware, link, messages, text, time. One is no fault with ppo, whose input has the zero point 0.
 CAUGHT = [
     "model-constant",
@@ -151,11 +149,6 @@ def test_every_fault_names_a_test_of_the_suite_and_a_message():
 
 def test_the_firmware_faults_are_the_gallery():
     assert {fault.name: fault.what for fault in FAULTS.values() if fault.in_firmware} == firmware_faults()
-
-
-def test_the_page_shows_the_table():
-    rows = re.findall(r"^\| (\S+) \| `([\w-]+)` \| (.+) \| `(.+)` \|$", PAGE.read_text(), re.MULTILINE)
-    assert rows == [(fault.group, fault.name, fault.what, fault.test) for fault in FAULTS.values()], "hil verify --list"
 
 
 def test_what_is_no_fault_depends_on_the_bundle(tmp_path, ppo_bundle):

@@ -92,7 +92,7 @@ class PhysicsOptions:
     """Body and ground."""
 
     mass_scale: Quantity = _quantity(1.0, 0.1, 10.0)  # of masses and inertias of body and wheels
-    friction: Quantity | None = _quantity(None, 0.0, 5.0)  # sliding coefficient of wheel on ground; None: 0.9
+    friction: Quantity | None = _quantity(None, 0.0, 5.0)  # sliding coefficient of wheel on ground; the model has 0.9
     com_offset_x_m: Quantity = _quantity(0.0, -0.05, 0.05)  # of the body's center of mass, forward
     com_offset_z_m: Quantity = _quantity(0.0, -0.05, 0.05)  # and up
     ground_slope_rad: Quantity = _quantity(0.0, -0.3, 0.3)  # uphill in the direction that the robot faces at the start
@@ -102,12 +102,12 @@ class PhysicsOptions:
 class MotorOptions:
     """Both wheel servos: velocity servos of limited torque. ``None`` takes the model's value."""
 
-    armature_kg_m2: Quantity | None = _quantity(None, 1e-6, 0.01)  # rotor inertia behind the gear, at the wheel; None: 1e-4
-    damping_nm_s_rad: Quantity | None = _quantity(None, 0.0, 0.1)  # viscous; None: 5e-4
-    torque_limit_nm: Quantity | None = _quantity(None, 0.001, 10.0)  # None: 0.3
-    servo_gain_nm_s_rad: Quantity | None = _quantity(None, 0.001, 10.0)  # torque per speed error, kv; None: 0.2
+    armature_kg_m2: Quantity | None = _quantity(None, 1e-6, 0.01)  # rotor inertia, at the wheel; the model has 1e-4
+    damping_nm_s_rad: Quantity | None = _quantity(None, 0.0, 0.1)  # viscous friction; the model has 5e-4
+    torque_limit_nm: Quantity | None = _quantity(None, 0.001, 10.0)  # of each servo; the model has 0.3
+    servo_gain_nm_s_rad: Quantity | None = _quantity(None, 0.001, 10.0)  # torque per speed error, kv; the model has 0.2
     servo_gain_scale: Quantity = _quantity(1.0, 0.01, 10.0)  # multiplies the gain
-    lag_s: Quantity = _quantity(0.0, 0.0, 0.5)  # first-order lag of the commanded speed
+    lag_s: Quantity = _quantity(0.0, 0.0, 0.5)  # first-order lag of the commanded speed, exact at every physics step
     dead_band_rad_s: Quantity = _quantity(0.0, 0.0, 40.0)  # commanded speeds below it are taken as 0
     dry_friction_nm: Quantity = _quantity(0.0, 0.0, 1.0)  # Coulomb friction of the gear
 
@@ -121,9 +121,9 @@ class BatteryOptions:
     internal resistance times the current of both motors.
     """
 
-    voltage_v: Quantity | None = _quantity(None, 0.1, 100.0)  # open circuit
-    internal_resistance_ohm: Quantity = _quantity(0.15, 0.0, 10.0)
-    nominal_voltage_v: Quantity = _quantity(7.4, 0.1, 100.0)
+    voltage_v: Quantity | None = _quantity(None, 0.1, 100.0)  # open circuit; none: no battery
+    internal_resistance_ohm: Quantity = _quantity(0.15, 0.0, 10.0)  # times the current of both motors it lowers the voltage
+    nominal_voltage_v: Quantity = _quantity(7.4, 0.1, 100.0)  # where torque limit, no-load speed and stall current hold
     no_load_speed_rad_s: Quantity = _quantity(90.0, 1.0, 1000.0)  # of the wheel, at the nominal voltage
     stall_current_a: Quantity = _quantity(2.5, 0.01, 100.0)  # of one motor, at the nominal voltage
 
@@ -132,12 +132,12 @@ class BatteryOptions:
 class SensorOptions:
     """IMU and wheel encoders. Noise scales multiply the white noise of the environment."""
 
-    imu_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)
-    encoder_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)
+    imu_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)  # of the white noise of pitch and pitch rate
+    encoder_noise_scale: Quantity = _quantity(1.0, 0.0, 100.0)  # of the white noise of the wheel speeds
     pitch_bias_rad: Quantity = _quantity(0.0, -0.5, 0.5)  # mounting offset of the IMU
     gyro_bias_rad_s: Quantity = _quantity(0.0, -1.0, 1.0)  # at the start of the episode
     gyro_bias_walk_rad_s_sqrt_s: Quantity = _quantity(0.0, 0.0, 1.0)  # deviation of its random walk after 1 s
-    encoder_ticks_per_rev: Quantity = _quantity(0.0, 0.0, 1e6, whole=True)  # wheel speed from counted ticks; 0: exact
+    encoder_ticks_per_rev: Quantity = _quantity(0.0, 0.0, 1e6, whole=True)  # wheel speed in ticks per control step; 0: exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +145,16 @@ class DelayOptions:
     """Delays, in control steps of 5 ms."""
 
     observation_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # age of the measurements
-    observation_jitter_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # at each step 0..this is added
-    action_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)
+    observation_jitter_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # 0 to this more at every step
+    action_steps: Quantity = _quantity(0.0, 0.0, MAX_DELAY_STEPS, whole=True)  # from policy to motor
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
     """Shoves at the body's center of mass, in a horizontal direction that is sampled for each, over one control step."""
 
-    impulse_n_s: Quantity = _quantity(0.0, 0.0, 10.0)  # 0: none
-    interval_s: Quantity = _quantity(Uniform(low=1.0, high=3.0), 0.05, 1000.0)
+    impulse_n_s: Quantity = _quantity(0.0, 0.0, 10.0)  # per push; 0: none
+    interval_s: Quantity = _quantity(Uniform(low=1.0, high=3.0), 0.05, 1000.0)  # per push
     sides: tuple[str, ...] = SIDES  # from where
 
 
@@ -163,10 +163,10 @@ class BlockOptions:
     """Solid cubes thrown at the robot, one in the air at a time."""
 
     sides: tuple[str, ...] = ()  # from where, seen from the robot; none: no blocks
-    mass_kg: Quantity = _quantity(Uniform(low=0.01, high=0.03), 0.001, 5.0)  # per reset
-    size_m: Quantity = _quantity(Uniform(low=0.02, high=0.04), 0.005, 0.2)  # edge; per reset
-    speed_m_s: Quantity = _quantity(Uniform(low=1.0, high=2.0), 0.1, 20.0)  # at the start of its flight
-    interval_s: Quantity = _quantity(Uniform(low=1.5, high=3.0), 1.0, 1000.0)
+    mass_kg: Quantity = _quantity(Uniform(low=0.01, high=0.03), 0.001, 5.0)  # solid cubes, inertia m s²/6
+    size_m: Quantity = _quantity(Uniform(low=0.02, high=0.04), 0.005, 0.2)  # edge
+    speed_m_s: Quantity = _quantity(Uniform(low=1.0, high=2.0), 0.1, 20.0)  # horizontal, relative to the robot; per block
+    interval_s: Quantity = _quantity(Uniform(low=1.5, high=3.0), 1.0, 1000.0)  # per block
     distance_m: Quantity = _quantity(0.4, 0.2, 3.0)  # from which it is thrown
     spread_rad: Quantity = _quantity(math.pi / 4, 0.0, math.pi / 4)  # of the direction, to either side
 

@@ -1,6 +1,5 @@
 """The environments against what is written about them."""
 
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from balance_hil.envs.balance import CATALOG, config_for, make
 from balance_hil.envs.balance.env import BalanceEnv
 from balance_hil.envs.balance.motor_stand import MOTOR_STAND, MotorStandConfig
-from balance_hil.envs.balance.options import NOMINAL, Uniform, _quantities
 
 ROOT = Path(__file__).parents[4]
 DOCUMENT = (ROOT / "docs" / "environments.md").read_text()
@@ -38,19 +36,6 @@ def test_every_environment_is_in_the_document_with_its_picture(environment):
     picture = environment.removeprefix("balance/").removesuffix("-v0") + ".png"
     assert (ROOT / "docs" / "pictures" / "envs" / picture).is_file()
     assert f"pictures/envs/{picture}" in DOCUMENT
-
-
-def test_the_table_of_options_is_that_of_the_dataclass():
-    rows = re.findall(r"^\| `(\w+\.\w+)` \| (\S+(?: \d[^|]*\])?)(?: \([^)]*\))? \| ([^|]+) \|", DOCUMENT, re.M)
-    expected = []
-    for group, name, limits in _quantities():
-        value = getattr(getattr(NOMINAL, group), name)
-        nominal = f"[{value.low:g}, {value.high:g}]" if isinstance(value, Uniform) else value
-        nominal = {None: "none" if group == "battery" else "model"}.get(
-            nominal, nominal if isinstance(nominal, str) else f"{nominal or 0:g}"
-        )
-        expected.append((f"{group}.{name}", nominal, f"{limits.low:g} to {limits.high:g}"))
-    assert rows == expected
 
 
 def test_targets_of_env01_v3_rest_then_move_at_their_rate():
