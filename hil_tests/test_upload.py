@@ -19,7 +19,7 @@ from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
 from balance_hil.quantize import Normalization
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 
 ROWS = 200
 LOSSY = ("corrupt:rate=0.02", "drop:rate=0.02", "duplicate:rate=0.02", "truncate:rate=0.01")
@@ -39,7 +39,7 @@ def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
     """The bundle's model with other weights: same shape, same arena, another policy."""
     model = _other_weights(hil_bundle.int8_model())
     try:
-        runtime = TflmModel(model)
+        runtime = TflmRuntime(model)
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
     outputs = runtime.infer_int8_batch(inputs[:8])
@@ -84,7 +84,7 @@ def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
     info = board.identify()
     assert (info.model_id, info.uploaded, info.n_self_test) == (other.id, 1, len(other.inputs))
     assert 0 < info.arena_used <= info.arena_size
-    expected = TflmModel(other.model).infer_int8_batch(inputs)
+    expected = TflmRuntime(other.model).infer_int8_batch(inputs)
     assert not np.array_equal(expected, before), "the other model must not compute the same"
     assert np.array_equal(outputs(board, inputs), expected)
     assert board.self_test() == messages.SelfTestResult(Status.OK, len(other.inputs), 0, 0xFFFF)
@@ -114,7 +114,7 @@ def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: Mod
     transfer(board, other)
     board.bundle = None
     board.identify()
-    expected = TflmModel(other.model).layers_batch(inputs[:20])
+    expected = TflmRuntime(other.model).layers_batch(inputs[:20])
     for layer, want in zip(board.layers_int8_batch(inputs[:20]), expected, strict=True):
         assert np.array_equal(layer.values, want), layer.name
 
@@ -282,7 +282,7 @@ def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
     assert (info.model_id, info.uploaded) == (other.id, 1)
     rows = inputs[:60]
     answered = 0
-    for row, want in zip(rows, TflmModel(other.model).infer_int8_batch(rows), strict=True):
+    for row, want in zip(rows, TflmRuntime(other.model).infer_int8_batch(rows), strict=True):
         try:
             reply = board.request(messages.InferInt8(row), 0.1)
         except ReplyTimeoutError:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini"
 _SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
 _STAMP = "balance_hil.stamp"
 _LAST_LINES = 12
+UNUSED_S = 30 * 86_400.0  # after its last build the project folder of another version is deleted
 _COMPLAINT = re.compile("error|undefined reference|will not fit", re.IGNORECASE)
 _STEPS = ("Compiling ", "Archiving ", "Indexing ", "Linking ")  # a file may be called error_reporter
 
@@ -228,6 +230,7 @@ def build_lock() -> Iterator[None]:
             "make room or give write permission there; XDG_CACHE_HOME names another folder for caches",
         ) from exc
     with filelock.FileLock(folder / "build.lock"):  # given back whatever happens to this process
+        (folder / "build.lock").touch()  # the time of the last build
         yield
 
 
@@ -235,6 +238,10 @@ def _provide_sources() -> None:
     """Copies the firmware's sources of an installed package to PlatformIO's project folder, unless they are there."""
     if PROJECT.exists():
         return
+    for old in PROJECT.parent.glob("firmware-*"):  # of other versions of this package
+        lock = old / ".pio/build.lock"
+        if lock.exists() and time.time() - lock.stat().st_mtime > UNUSED_S:
+            shutil.rmtree(old, ignore_errors=True)
     with staging_folder(PROJECT) as staging:
         for name in ("firmware", "platformio.ini"):
             source = paths.SHIPPED / name

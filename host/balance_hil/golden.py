@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from balance_hil.bundle import GOLDEN, HEADER
 from balance_hil.model_image import SELF_TEST_ROWS, ModelImage
 from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize, quantize
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 
 GOLDEN_ROWS = 256
 _RANDOM_INT8_ROWS = 128
@@ -48,7 +48,7 @@ def golden_observations(
 def write_vectors(
     folder: Path,
     int8_model: bytes,
-    model: TflmModel,
+    model: TflmRuntime,
     recorded: Float32Array,
     seed: int,
     normalization: Normalization | None = None,

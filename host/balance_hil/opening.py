@@ -15,7 +15,7 @@ from balance_hil.files import staging_folder
 from balance_hil.golden import write_vectors
 from balance_hil.paths import CACHE
 from balance_hil.quantize import QuantParams
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.signals import read_signals
 from balance_hil.spec import PolicySpec
 from balance_hil.tflite.edit import int8_core, select_output
@@ -67,7 +67,7 @@ def open_policy(
     except OSError as exc:
         raise BundleError(f"{path} cannot be read: {exc.strerror}", "point at an int8 .tflite or at a bundle folder") from exc
     model, _ = int8_core(select_output(whole, output))
-    runtime = TflmModel(model)
+    runtime = TflmRuntime(model)
     table = read_signals(spec, runtime.n_obs, runtime.n_act) if spec else None
     if environment is not None:
         with open_environment(environment, options, period_s=table.control_period_s if table else None) as env:
@@ -98,7 +98,7 @@ def open_policy(
         )
 
 
-def _fitting(path: Path, model: TflmModel, environment: PolicySpec) -> PolicySpec:
+def _fitting(path: Path, model: TflmRuntime, environment: PolicySpec) -> PolicySpec:
     if (model.n_obs, model.n_act) != (environment.n_obs, environment.n_act):
         raise EnvironmentMismatchError(
             f"{path} takes {model.n_obs} observations and gives {model.n_act} outputs, {environment.environment} has "
@@ -114,7 +114,7 @@ def _fitting(path: Path, model: TflmModel, environment: PolicySpec) -> PolicySpe
     return environment
 
 
-def _rows(model: TflmModel) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _rows(model: TflmRuntime) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Observations, float32 [256, n_obs], that fill the model's input range."""
     quant: QuantParams = model.input_quant
     codes = np.random.default_rng(0).integers(-128, 128, (_ROWS, model.n_obs))

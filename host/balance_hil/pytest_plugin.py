@@ -59,11 +59,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
     "broken": ("NAME", str, "break the board or its link on purpose; names: hil verify --list"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
-    "report": (
-        "DIR",
-        str,
-        "write an HTML page about every test that recorded a run, and the last seconds of a failed one, to DIR",
-    ),
+    "report": ("DIR", str, "write a page about every test that recorded a run, and the last seconds of a failed one, to DIR"),
 }
 _SEVERAL = ("board", "bundle", "fault")
 
@@ -126,52 +122,31 @@ def hil_board_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def hil_port(pytestconfig: pytest.Config) -> str | None:
-    """``--hil-port``."""
-    given: str | None = _option(pytestconfig, "port")
-    return given
+def _fixture(name: str, default: Any = None) -> Any:
+    """The fixture of an option: its value, or ``default``."""
+
+    def value(pytestconfig: pytest.Config) -> Any:
+        given = _option(pytestconfig, name)
+        return default if given is None else given
+
+    value.__doc__ = f"``{_flag(name)}``: {_OPTIONS[name][2]}."
+    return pytest.fixture(value, scope="session", name=f"hil_{name}")
 
 
-@pytest.fixture(scope="session")
-def hil_baud(pytestconfig: pytest.Config) -> int | None:
-    """``--hil-baud``."""
-    given: int | None = _option(pytestconfig, "baud")
-    return given
-
-
-@pytest.fixture(scope="session")
-def hil_engine(pytestconfig: pytest.Config) -> str | None:
-    """``--hil-engine``."""
-    given: str | None = _option(pytestconfig, "engine")
-    return given
-
-
-@pytest.fixture(scope="session")
-def hil_wait(pytestconfig: pytest.Config) -> float:
-    """``--hil-wait``, in seconds."""
-    given: float | None = _option(pytestconfig, "wait")
-    return given or 0.0
+hil_port = _fixture("port")
+hil_baud = _fixture("baud")
+hil_engine = _fixture("engine")
+hil_wait = _fixture("wait", 0.0)
+hil_fault_seed = _fixture("fault_seed", 0)
+hil_broken = _fixture("broken")
+hil_episodes = _fixture("episodes", DEFAULT_EPISODES)
+hil_seconds = _fixture("seconds")
 
 
 @pytest.fixture(scope="session")
 def hil_faults(pytestconfig: pytest.Config) -> list[str]:
     """``--hil-fault``: faults injected into every connection that does not name its own."""
     return [fault for given in _option(pytestconfig, "fault") or [] for fault in given.split()]
-
-
-@pytest.fixture(scope="session")
-def hil_fault_seed(pytestconfig: pytest.Config) -> int:
-    """``--hil-fault-seed``."""
-    given: int | None = _option(pytestconfig, "fault_seed")
-    return given or 0
-
-
-@pytest.fixture(scope="session")
-def hil_broken(pytestconfig: pytest.Config) -> str | None:
-    """``--hil-broken``."""
-    given: str | None = _option(pytestconfig, "broken")
-    return given
 
 
 @pytest.fixture(scope="session")
@@ -186,20 +161,6 @@ def hil_report(pytestconfig: pytest.Config) -> Path | None:
     """``--hil-report``: the folder of the pages; None: none are written."""
     given = _option(pytestconfig, "report")
     return _path(pytestconfig, "report", given).resolve() if given else None
-
-
-@pytest.fixture(scope="session")
-def hil_episodes(pytestconfig: pytest.Config) -> int:
-    """``--hil-episodes``: number of lockstep episodes."""
-    given: int | None = _option(pytestconfig, "episodes")
-    return DEFAULT_EPISODES if given is None else given
-
-
-@pytest.fixture(scope="session")
-def hil_seconds(pytestconfig: pytest.Config) -> float | None:
-    """``--hil-seconds``: length of an episode; None: the environment's own."""
-    given: float | None = _option(pytestconfig, "seconds")
-    return given
 
 
 @pytest.fixture(scope="session")
@@ -251,9 +212,9 @@ class HilBench:
         from balance_hil.errors import HarnessError
 
         try:
-            board.identify()  # a reply is not enough: a test may have left it without a handshake, or with another model
+            board.identify()  # a test may have left it without a handshake, or with another model
         except HarnessError as exc:
-            warnings.warn(f"the board did not survive the test before: {exc}; opening it again", stacklevel=2)
+            warnings.warn(f"the board does not work after the previous test: {exc}; opening it again", stacklevel=2)
             return False
         return True
 

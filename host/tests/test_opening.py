@@ -10,7 +10,7 @@ from balance_hil.errors import BundleError, ConfigError, EnvironmentMismatchErro
 from balance_hil.model_image import ModelImage
 from balance_hil.opening import open_policy
 from balance_hil.runtimes import load_runtime
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.signals import read_signals
 from balance_hil.tflite.codec import pack, unpack
 
@@ -54,7 +54,7 @@ def test_a_model_with_three_outputs_opens_as_a_bundle(model, signals, ppo_bundle
     assert bundle.spec.observation[5].unit == "rad"
     assert bundle.id in bundle.file(HEADER).read_text()
     image = ModelImage.of(bundle)
-    assert np.array_equal(TflmModel(image.model).infer_int8_batch(image.inputs), image.outputs)
+    assert np.array_equal(TflmRuntime(image.model).infer_int8_batch(image.inputs), image.outputs)
     rows = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype(np.float32)
     with load_runtime("tflm", bundle) as mine, load_runtime("tflm", ppo_bundle) as theirs:
         assert np.array_equal(mine.act_batch(rows), theirs.act_batch(rows))

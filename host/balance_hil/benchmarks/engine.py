@@ -24,7 +24,7 @@ from balance_hil.bundle import HEADER, INT8_MODEL
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import MODELS
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 
@@ -77,7 +77,7 @@ def run() -> list[dict[str, Any]]:
 def typical(activation: str) -> Policy:
     """A policy of 6-64-64-2 with made-up weights."""
     model = actor((6, 64, 64, 2), activation, per_channel=True, seed=7, squash=None)
-    reference = TflmModel(model)
+    reference = TflmRuntime(model)
     inputs = np.random.default_rng(0).integers(-128, 128, (8, reference.n_obs), dtype=np.int8)
     image = ModelImage(model=model, inputs=inputs, outputs=reference.infer_int8_batch(inputs))
     header = HEADERS / image.id / "model.h"

@@ -14,8 +14,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli.console import make_table, print_json, print_verdict, stdout
 from balance_hil.cli.params import Access, only
 from balance_hil.cli.progress import ProgressBars
-from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
-from balance_hil.comparing.closed_loop_result import METHOD, ClosedLoop, Divergence
+from balance_hil.comparing.closed_loop import METHOD, ClosedLoop, ClosedLoopConfig, Divergence, closed_loop
 from balance_hil.environment import open_for
 from balance_hil.errors import UsageError
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime

@@ -15,13 +15,21 @@ from balance_hil.cli.console import make_table, print_json, print_verdict, print
 from balance_hil.cli.params import JSON
 from balance_hil.exporting.config import ExportConfig, ExportResult
 from balance_hil.files import read_yaml
+from balance_hil.paths import MODELS, POLICIES
 from balance_hil.spec import Terminated
 
 _PATH = click.Path(path_type=Path)
 
 
+def _located(context: click.Context, argument: click.Parameter, source: Path) -> Path:
+    """The path that a bare name stands for: a folder in ``policies/`` or among the shipped policies."""
+    if len(source.parts) > 1 or source.exists():
+        return source
+    return next((root / source for root in (POLICIES, MODELS) if (root / source).is_dir()), source)
+
+
 @click.command()
-@click.argument("source", type=_PATH)
+@click.argument("source", type=_PATH, callback=_located)
 @click.option("-o", "--output", type=_PATH, help="Bundle folder; by default next to the source, or the folder of a policy.zip.")
 @click.option(
     "-e", "--env", "--environment", "environment", metavar="ID",
@@ -76,6 +84,8 @@ def command(
     """
     from balance_hil.exporting import export
 
+    if source.parent == MODELS and settings["output"] is None:  # a shipped policy by its name stays as it is
+        settings["output"] = POLICIES / source.name
     config = ExportConfig(
         source=source,
         options=read_yaml(options) if options else {},

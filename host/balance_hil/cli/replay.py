@@ -14,8 +14,7 @@ from balance_hil.cli.console import make_table, print_json, print_verdict, stdou
 from balance_hil.cli.crash_repro import rerun_episode
 from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options
 from balance_hil.cli.progress import ProgressBars
-from balance_hil.comparing.replay import check_model, replay
-from balance_hil.comparing.replay_result import FirstDifference, Replay
+from balance_hil.comparing.replay import FirstDifference, Replay, check_model, replay
 from balance_hil.errors import UsageError
 from balance_hil.paths import MODELS, POLICIES
 from balance_hil.recording import read_recording

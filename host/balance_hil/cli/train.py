@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -63,24 +63,15 @@ def command(
     algorithm: str | None,
     every: bool,
     environment: str,
-    options: Path | None,
     period_ms: float | None,
     terminated: Terminated | None,
-    seed: int | None,
     seeds: str | None,
-    steps: int | None,
     output: Path | None,
-    config: Path | None,
-    resume: Path | None,
-    init_from: Path | None,
-    device: str,
-    threads: int,
     processes: int | None,
     export: bool,
-    normalize_observations: bool,
-    force: bool,
     runs: Path,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Train a policy for any environment with ALGORITHM: ppo, a2c, sac, td3 or ddpg; lqr computes the balance robot's baseline.
 
@@ -97,19 +88,10 @@ def command(
         algorithm=names[0],
         environment=environment,
         output=output or default_output(environment, names[0]),
-        seed=seed,
-        steps=steps,
-        config=config,
-        options=options,
         period_s=period_ms / 1e3 if period_ms else None,
         terminated=terminated or "",
-        normalize_observations=normalize_observations,
-        resume=resume,
-        init_from=init_from,
-        device=device,
-        threads=threads,
         runs=runs,
-        force=force,
+        **settings,
     )
     if every or seeds is not None:
         _train_several(request, names, seeds or "0", output or new_run_folder(runs, "matrix"), processes, export, as_json)
@@ -184,20 +166,12 @@ class _Display:
         )
 
 
-def _document(result: TrainingResult) -> dict[str, object]:
-    record = result.record
+def _document(result: TrainingResult) -> dict[str, Any]:
     return {
-        "algorithm": record.algorithm,
-        "environment": record.environment,
-        "seed": record.seed,
-        "steps": record.steps,
-        "wall_s": record.wall_s,
-        "cpu_s": record.cpu_s,
-        "evaluation_wall_s": record.evaluation_wall_s,
-        "success_rate": record.success_rate,
-        "good": result.good,
-        "episodes": record.evaluation["episodes"],
-        "metrics": record.evaluation["metrics"],
+        "algorithm": result.record.algorithm,
+        "environment": result.record.environment,
+        "seed": result.record.seed,
+        **result.figures(),
         "bundle": str(result.output),
         "tensorboard": str(result.tensorboard) if result.tensorboard else None,
     }

@@ -79,21 +79,11 @@ def train_and_export(
     outcome = train(request, on_progress)
     if outcome.interrupted:
         raise InterruptedJobError
-    record = outcome.record
-    figures: dict[str, Any] = {
-        "steps": record.steps,
-        "wall_s": record.wall_s,
-        "cpu_s": record.cpu_s,
-        "evaluation_wall_s": record.evaluation_wall_s,
-        "success_rate": record.evaluation["success_rate"],
-        "episodes": record.evaluation["episodes"],
-        "good": outcome.good,
-        "metrics": dict(record.evaluation["metrics"]),
-    }
+    figures = outcome.figures()
     if export and outcome.good:
         from balance_hil.exporting import export as make_bundle
 
-        on_progress(TrainingProgress(phase="exporting", steps=record.steps, total_steps=record.steps, success_rate=1.0))
+        on_progress(TrainingProgress(phase="exporting", steps=figures["steps"], total_steps=figures["steps"], success_rate=1.0))
         int8 = make_bundle(ExportConfig(source=request.output), lambda name, done: None).stages[-1]
         figures |= {
             "int8_bytes": int8.size_bytes,

@@ -52,7 +52,7 @@ from balance_hil.golden import write_vectors
 from balance_hil.metrics import Verdict, summarize
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.base import Runtime
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.tflite.edit import elementwise_in_int8
 from balance_hil.tflite.graph import read_graph
 
@@ -294,9 +294,9 @@ class _Export:
         future.add_done_callback(lambda _: self.progress(f"episodes {name}", 1.0))
         return future
 
-    def _artifacts(self, calibration: Calibration) -> TflmModel:
+    def _artifacts(self, calibration: Calibration) -> TflmRuntime:
         int8_model = (self.staging / INT8_MODEL).read_bytes()
-        model = TflmModel(int8_model)
+        model = TflmRuntime(int8_model)
         write_vectors(self.staging, int8_model, model, calibration.held_out, self.config.seed, self.normalization)
         return model
 
@@ -336,7 +336,7 @@ class _Export:
 
     def _bundle(
         self,
-        model: TflmModel,
+        model: TflmRuntime,
         calibration: Calibration,
         stages: tuple[Stage, ...],
         proof: RoundingInvariant | None,

@@ -28,8 +28,8 @@ _AMPLE_MIN_BYTES = 1 << 16
 _SAFE_FACTOR = 2
 
 
-class TflmModel:
-    """One model in one interpreter. Not thread-safe.
+class TflmRuntime(Int8Runtime):
+    """The ``tflm`` runtime, which a board must equal bit for bit: one model in one interpreter. Not thread-safe.
 
     Where no wheel exists, an emulator that computes the same bits stands in, and a warning says so; it has no arenas (0).
 
@@ -40,6 +40,8 @@ class TflmModel:
     Raises:
         ModelNotInt8Error, UnsupportedOperatorError, ArenaTooSmallError, BundleError, MissingExtraError.
     """
+
+    name = "tflm"
 
     def __init__(self, model: bytes, arena_bytes: int | None = None) -> None:
         self.graph = read_graph(model)
@@ -75,13 +77,8 @@ class TflmModel:
                 needed,
             )
 
-    def infer_int8(self, inputs: Int8Array) -> Int8Array:
-        """Raw output, int8 [n_act], for one raw input, int8 [n_obs]."""
-        outputs: Int8Array = self.infer_int8_batch(inputs[np.newaxis, :])[0]
-        return outputs
-
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs], one inference after the other."""
+        """See Int8Runtime. One inference after the other."""
         if self._emulator is not None:
             return self._emulator.infer_int8_batch(inputs)
         rows = self._shaped(inputs)
@@ -92,6 +89,14 @@ class TflmModel:
             invoke()
             outputs[i] = get_output(0).reshape(-1)
         return outputs
+
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """See Int8Runtime."""
+        return [
+            LayerTensor(operator.index, operator.name, values)
+            for operator, values in zip(self.graph.operators, self.layers_batch(inputs), strict=True)
+            if self.graph.output_of(operator).type == "INT8"
+        ]
 
     def layers(self, inputs: Int8Array) -> list[Int8Array]:
         """Output of every operator in execution order, int8 [size] each, for one raw input, int8 [n_obs]."""
@@ -127,7 +132,7 @@ class TflmModel:
 def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
     """Output [n, ...] of a model with any type of input, for inputs [n, ...], one row after the other.
 
-    Raises what ``TflmModel`` raises.
+    Raises what ``TflmRuntime`` raises.
     """
     interpreter = _interpreter(bytes(model), _ample(model))
     shape = tuple(int(n) for n in interpreter.get_input_details(0)["shape"])
@@ -137,30 +142,6 @@ def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
         interpreter.invoke()
         outputs.append(np.array(interpreter.get_output(0)).reshape(-1))
     return np.stack(outputs)
-
-
-class TflmRuntime(Int8Runtime):
-    """The ``tflm`` runtime: a board must equal it bit for bit."""
-
-    name = "tflm"
-
-    def __init__(self, model: bytes) -> None:
-        self.model = TflmModel(model)
-        self.n_obs, self.n_act = self.model.n_obs, self.model.n_act
-        self.input_quant, self.output_quant = self.model.input_quant, self.model.output_quant
-
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """See Int8Runtime."""
-        return self.model.infer_int8_batch(inputs)
-
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """See Int8Runtime."""
-        graph = self.model.graph
-        return [
-            LayerTensor(operator.index, operator.name, values)
-            for operator, values in zip(graph.operators, self.model.layers_batch(inputs), strict=True)
-            if graph.output_of(operator).type == "INT8"
-        ]
 
 
 def load(name: str, bundle: Bundle) -> TflmRuntime:

@@ -11,7 +11,7 @@ from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, INT8_MODEL, ONNX_MOD
 from balance_hil.files import staging_folder
 from balance_hil.model_image import ModelImage
 from balance_hil.quantize import Normalization, dequantize, quantize
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.spec import PolicySpec, Signal
 from balance_hil.testing.synthetic_models import actor
 
@@ -47,7 +47,7 @@ def bundle_of_model(
     Raises:
         MissingExtraError: TensorFlow Lite Micro is not installed.
     """
-    tflm = TflmModel(model)
+    tflm = TflmRuntime(model)
     spec = spec or _numbered(tflm.n_obs, tflm.n_act)
     observations = _observations(np.random.default_rng(seed), tflm, normalization)
     inputs = quantize(observations, tflm.input_quant, normalization)
@@ -88,7 +88,7 @@ def _numbered(n_obs: int, n_act: int) -> PolicySpec:
     )
 
 
-def _observations(rng: np.random.Generator, model: TflmModel, by: Normalization | None) -> NDArray[np.float32]:
+def _observations(rng: np.random.Generator, model: TflmRuntime, by: Normalization | None) -> NDArray[np.float32]:
     """Over the whole range of the int8 input and a little beyond, float32 [256, n_obs]."""
     codes = rng.uniform(-140, 140, (_ROWS, model.n_obs)) - model.input_quant.zero_point
     values = codes * model.input_quant.scale

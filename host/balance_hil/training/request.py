@@ -69,6 +69,20 @@ class TrainingResult:
     checkpoint: Path  # folder of the latest checkpoint
     tensorboard: Path | None  # None: nothing was learned
 
+    def figures(self) -> dict[str, Any]:
+        """What was done and reached, as plain JSON types."""
+        record = self.record
+        return {
+            "steps": record.steps,
+            "wall_s": record.wall_s,
+            "cpu_s": record.cpu_s,
+            "evaluation_wall_s": record.evaluation_wall_s,
+            "success_rate": record.evaluation["success_rate"],
+            "episodes": record.evaluation["episodes"],
+            "good": self.good,
+            "metrics": dict(record.evaluation["metrics"]),
+        }
+
 
 def default_output(environment: str, algorithm: str) -> Path:
     """``policies/NAME`` of the environment and the algorithm: policies/CartPole-v1-ppo."""

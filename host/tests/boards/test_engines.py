@@ -17,7 +17,7 @@ from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.upload import transfer
 from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelTooWideError, UnsupportedOperatorError, UsageError
 from balance_hil.model_image import ModelImage
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
 from balance_hil.tflite.graph import read_graph
 
@@ -122,7 +122,7 @@ def test_the_arena_is_counted_as_the_board_counts_it(m4, seed: int) -> None:
     """By way of uploads: the board says how much the model that it took needs, or how much it would have needed."""
 
     model = random_policy(seed)
-    runtime = TflmModel(model)
+    runtime = TflmRuntime(model)
     assume(runtime.n_act <= MAX_ACT)
     rows = np.random.default_rng(seed).integers(-128, 128, (2, runtime.n_obs)).astype(np.int8)
     m4.bundle = None

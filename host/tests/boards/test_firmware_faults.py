@@ -16,7 +16,7 @@ from balance_hil.bundle import GOLDEN
 from balance_hil.errors import BoardStatusError, HarnessError, UsageError
 from balance_hil.model_image import ModelImage
 from balance_hil.quantize import dequantize, quantize
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import actor
 
 ROWS = 400
@@ -33,7 +33,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tflm():
-    return TflmModel(MODEL)
+    return TflmRuntime(MODEL)
 
 
 @pytest.fixture(scope="module")

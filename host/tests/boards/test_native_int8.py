@@ -17,7 +17,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Status
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 
 
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_board_with_the_compact_engine_equals_tflm(model: Path):
-    tflm = TflmModel(model.read_bytes())
+    tflm = TflmRuntime(model.read_bytes())
     inputs = np.random.default_rng(0).integers(-128, 128, (500, tflm.n_obs), dtype=np.int8)
     with connect("native", engine="int8", model=model) as board:
         assert board.info.engine == "int8"

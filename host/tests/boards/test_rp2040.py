@@ -20,7 +20,7 @@ from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessErro
 from balance_hil.link import open_link, parse_fault
 from balance_hil.model_image import ModelImage
 from balance_hil.running import RunConfig, RunResult, run
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_bundle import bundle_of_model
 from balance_hil.testing.synthetic_models import actor
 
@@ -69,7 +69,7 @@ def test_the_image_is_a_uf2_file_for_this_chip_with_the_checksum_that_its_rom_wa
 
 def test_random_inputs_give_the_bits_of_tflm(board: Board, ppo_bundle: Bundle):
     inputs = np.random.default_rng(0).integers(-128, 128, (200, 6), dtype=np.int8)
-    expected = TflmModel(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs)
+    expected = TflmRuntime(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs)
     np.testing.assert_array_equal(np.stack([action.output for action in board.infer_int8_batch(inputs)]), expected)
 
 
@@ -94,7 +94,7 @@ def test_uploaded_models_of_any_shape_give_the_bits_of_tflm(board: Board, ppo_bu
     got = np.stack([action.output for action in board.infer_int8_batch(inputs)])
     board.bundle = ppo_bundle
     board.reset()  # to the flashed model
-    np.testing.assert_array_equal(got, TflmModel(bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs))
+    np.testing.assert_array_equal(got, TflmRuntime(bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs))
 
 
 def test_the_time_of_an_inference_is_the_chips(board: Board):

@@ -23,7 +23,7 @@ from balance_hil.errors import HarnessError, MissingExtraError, UsageError
 from balance_hil.quantize import Normalization, QuantParams
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Runtime
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
@@ -34,7 +34,7 @@ class Plug:
     """Puts a fake board where ``connect`` would open one."""
 
     def __init__(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.model = TflmModel(bundle.int8_model())
+        self.model = TflmRuntime(bundle.int8_model())
         self.opened: list[tuple[str, dict[str, Any]]] = []
         self._bundle, self._patch = bundle, monkeypatch
 
@@ -209,7 +209,7 @@ def test_a_normalizing_board_is_compared_behind_the_normalization(normalized: Bu
 
 
 def test_a_board_that_normalizes_otherwise_is_told_how(normalized: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    by, model = normalized.normalization, TflmModel(normalized.int8_model())
+    by, model = normalized.normalization, TflmRuntime(normalized.int8_model())
     assert by is not None
     layers = [lambda values, op=op: model.layers(values)[op] for op in range(len(model.graph.operators))]
     info = replace(fake_info(normalized), n_ops=len(layers))

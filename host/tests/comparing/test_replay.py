@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.comparing.replay import replay
-from balance_hil.comparing.replay_result import Replay, ReplayRow
+from balance_hil.comparing.replay import Replay, ReplayRow, replay
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
 from balance_hil.quantize import QuantParams
 from balance_hil.recording import Recording, read_recording

@@ -161,7 +161,7 @@ def test_a_model_that_tflm_cannot_run_is_not_published(folder, contents, ppo_bun
     def refuse(model):
         raise UnsupportedOperatorError("EXP", "hint")
 
-    monkeypatch.setattr(pipeline, "TflmModel", refuse)
+    monkeypatch.setattr(pipeline, "TflmRuntime", refuse)
     with pytest.raises(UnsupportedOperatorError):
         export(quick(folder))
     assert contents(folder.parent) == before

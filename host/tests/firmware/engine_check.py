@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 RunCheck = Callable[[Path, Path, Path], subprocess.CompletedProcess[str]]
@@ -51,7 +51,7 @@ def run_engine(run: RunCheck, model: bytes, inputs: np.ndarray, folder: Path) ->
 
 def tflm_layers(model: bytes, inputs: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """TFLM's int8 outputs of every operator that has one, and the outputs."""
-    tflm = TflmModel(model)
+    tflm = TflmRuntime(model)
     interpreter = tflm._preserving_interpreter()
     tensors = [tflm.graph.output_of(op) for op in tflm.graph.operators]
     int8_tensors = [tensor for tensor in tensors if tensor.type == "INT8"]

@@ -19,7 +19,7 @@ from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build_lock, check_cross_tools, platformio_settings, prepare_platformio
 from balance_hil.paths import PROJECT, SHIPPED
 from balance_hil.quantize import Normalization, dequantize
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
 FIRMWARE = SHIPPED / "firmware"
@@ -84,7 +84,7 @@ def golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     """Observations, and the actions that the host computes for them."""
     with np.load(bundle.file("golden.npz")) as arrays:
         rows = arrays["observations"][:ROWS]
-    outputs = TflmModel(bundle.int8_model()).infer_int8_batch(bundle.to_int8(rows))
+    outputs = TflmRuntime(bundle.int8_model()).infer_int8_batch(bundle.to_int8(rows))
     return rows, dequantize(outputs, bundle.output_quant)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,21 @@ def test_an_installed_package_copies_its_sources_to_the_cache_once(installed: Pa
     assert firmware_build.firmware_commit() == "c0ffee"
     monkeypatch.setattr(firmware_build, "_run_platformio", None)
     assert firmware_build.build_native() == installed / ".pio/build/native/program"
+
+
+def test_folders_of_versions_that_are_no_longer_used_are_deleted(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = {name: installed.parent / name / ".pio/build.lock" for name in ("firmware-old", "firmware-other")}
+    for lock in locks.values():
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        os.utime(lock, (time.time() - 31 * 86_400,) * 2)
+    with monkeypatch.context() as other:  # a build of the other version
+        other.setattr(firmware_build, "PROJECT", installed.parent / "firmware-other")
+        with firmware_build.build_lock():
+            pass
+    with firmware_build.build_lock():
+        pass
+    assert sorted(folder.name for folder in installed.parent.iterdir()) == [installed.name, "firmware-other"]
 
 
 def test_a_cache_that_cannot_be_written(installed: Path) -> None:

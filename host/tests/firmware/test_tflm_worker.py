@@ -19,7 +19,7 @@ from balance_hil.boards.kinds import tflm_worker as tflm_worker
 from balance_hil.boards.kinds.tflm_worker import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 
 from .native_board import DEADLINE_S, NativeBoard, PlayedEngine, image_file
@@ -56,13 +56,13 @@ def test_init_describes_the_model() -> None:
     status, _, data = call(EngineHost(), INIT, AMPLE + tiny_model())
     assert status == Status.OK
     fields = struct.unpack_from("<HHHfbfbII", data)
-    model = TflmModel(tiny_model())
+    model = TflmRuntime(tiny_model())
     assert fields == (N_OBS, N_ACT, 2, 1 / 64, 3, 1 / 128, 0, model.arena_used_bytes, model.arena_bytes)
     assert data[struct.calcsize("<HHHfbfbII") :][1:].decode().startswith("0.")
 
 
 def test_inference_and_tensors_equal_the_tflm_runtime(loaded: EngineHost) -> None:
-    model = TflmModel(tiny_model())
+    model = TflmRuntime(tiny_model())
     rng = np.random.default_rng(5)
     for _ in range(200):
         row = rng.integers(-128, 128, N_OBS).astype(np.int8)
@@ -88,7 +88,7 @@ def test_model_that_cannot_run_is_named(loaded: EngineHost, data: bytes, status:
 
 
 def test_models_side_by_side_do_not_know_of_each_other(loaded: EngineHost) -> None:
-    first, second = TflmModel(tiny_model()), TflmModel(tiny_model("RELU"))
+    first, second = TflmRuntime(tiny_model()), TflmRuntime(tiny_model("RELU"))
     assert call(loaded, INIT, AMPLE + tiny_model("RELU"), 1)[0] == Status.OK
     row = np.arange(N_OBS, dtype=np.int8) * 20
     for number, model in ((0, first), (1, second), (0, first)):
@@ -112,7 +112,7 @@ def test_a_model_that_ends_the_process_ends_a_child_alone(
 ) -> None:
     row = bytes(range(N_OBS))
     before = call(loaded, INFER, row)
-    monkeypatch.setattr(tflm_worker, "TflmModel", lambda model, arena_bytes: end())
+    monkeypatch.setattr(tflm_worker, "TflmRuntime", lambda model, arena_bytes: end())
     status, _, message = call(loaded, INIT, AMPLE + tiny_model(), 1)
     assert status == Status.MODEL_INVALID
     assert how in message.decode()
@@ -148,7 +148,7 @@ def test_process_serves_its_socket_and_ends_with_it() -> None:
         for piece in (whole[:3], whole[3:700], whole[700:]):
             ours.sendall(piece)
         reply = b""
-        while not reply.endswith(TflmModel(tiny_model()).infer_int8(np.zeros(N_OBS, np.int8)).tobytes()):
+        while not reply.endswith(TflmRuntime(tiny_model()).infer_int8(np.zeros(N_OBS, np.int8)).tobytes()):
             reply += ours.recv(4096)
         ours.close()
         assert process.wait(DEADLINE_S) == 0
@@ -168,7 +168,7 @@ class RealEngine(PlayedEngine):
 def test_whole_native_board_with_tflm(native_program: Path, tmp_path: Path) -> None:
     """Firmware, engine host and all: what the port answers equals the runtime."""
     path = image_file(tmp_path / "image", tiny_model())
-    model = TflmModel(tiny_model())
+    model = TflmRuntime(tiny_model())
     rows = np.random.default_rng(6).integers(-128, 128, (50, N_OBS)).astype(np.int8)
     with NativeBoard(native_program, "--image", str(path), engine=RealEngine()) as board:
         board.ready()

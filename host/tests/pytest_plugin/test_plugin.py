@@ -239,7 +239,7 @@ def test_a_board_that_a_test_broke_is_opened_again_and_said_so(pytester: pytest.
     """)
     result = pytester.runpytest()
     result.assert_outcomes(passed=2, warnings=1)
-    result.stdout.fnmatch_lines(["*did not survive the test before: no byte from the board*"])
+    result.stdout.fnmatch_lines(["*does not work after the previous test: no byte from the board*"])
     assert [line.split()[0] for line in bench_log] == ["open", "close", "open", "close"]
 
 

@@ -9,7 +9,7 @@ from balance_hil.bundle import FLOAT_MODEL, GOLDEN
 from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelNotInt8Error, UnsupportedOperatorError
 from balance_hil.runtimes import tflm
 from balance_hil.runtimes.native_stderr import captured_stderr
-from balance_hil.runtimes.tflm import TflmModel, TflmRuntime
+from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 from balance_hil.tflite.codec import edit, schema
 
@@ -18,7 +18,7 @@ pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: pip i
 
 @pytest.fixture(scope="module")
 def model(ppo_bundle):
-    return TflmModel(ppo_bundle.int8_model())
+    return TflmRuntime(ppo_bundle.int8_model())
 
 
 @pytest.fixture(scope="module")
@@ -67,34 +67,34 @@ def test_no_rows_give_no_rows(model):
 def test_the_smallest_arena_works_and_a_smaller_one_is_refused_with_both_numbers(ppo_bundle, model, golden):
     needed = model.needed_arena_bytes()
     assert model.arena_used_bytes < needed < 2 * model.arena_used_bytes
-    tight = TflmModel(ppo_bundle.int8_model(), arena_bytes=needed)
+    tight = TflmRuntime(ppo_bundle.int8_model(), arena_bytes=needed)
     assert tight.arena_bytes == needed
     assert np.array_equal(tight.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
     # A tight arena must not keep the layers from being read.
     assert np.array_equal(tight.layers_batch(golden["input_int8"])[0], golden["op_0"])
     with pytest.raises(ArenaTooSmallError, match=f"needs {needed} bytes, the arena has {needed - 64}"):
-        TflmModel(ppo_bundle.int8_model(), arena_bytes=needed - 64)
+        TflmRuntime(ppo_bundle.int8_model(), arena_bytes=needed - 64)
 
 
 @pytest.mark.parametrize("arena_bytes", [0, 1, 400])  # sizes at which the wheel itself ends the process
 def test_an_absurd_arena_is_an_error_and_not_a_crash(ppo_bundle, arena_bytes):
     with pytest.raises(ArenaTooSmallError):
-        TflmModel(ppo_bundle.int8_model(), arena_bytes=arena_bytes)
+        TflmRuntime(ppo_bundle.int8_model(), arena_bytes=arena_bytes)
 
 
 def test_a_float_model_is_refused(ppo_bundle):
     with pytest.raises(ModelNotInt8Error):
-        TflmModel(ppo_bundle.file(FLOAT_MODEL).read_bytes())
+        TflmRuntime(ppo_bundle.file(FLOAT_MODEL).read_bytes())
 
 
 def test_an_operator_that_tflm_cannot_run_is_named(tiny_bundle):
     with pytest.raises(UnsupportedOperatorError, match="EXP"):
-        TflmModel(with_operator(tiny_bundle.int8_model(), "TANH", "EXP"))
+        TflmRuntime(with_operator(tiny_bundle.int8_model(), "TANH", "EXP"))
 
 
 def test_an_operator_that_tflm_does_not_know_is_named(tiny_bundle):
     with pytest.raises(UnsupportedOperatorError, match="HASHTABLE_LOOKUP"):
-        TflmModel(with_operator(tiny_bundle.int8_model(), "TANH", "HASHTABLE_LOOKUP"))
+        TflmRuntime(with_operator(tiny_bundle.int8_model(), "TANH", "HASHTABLE_LOOKUP"))
 
 
 def without_wheel(monkeypatch):
@@ -105,7 +105,7 @@ def without_wheel(monkeypatch):
 def test_where_no_wheel_exists_an_emulator_stands_in_and_says_so(model, golden, ppo_bundle, monkeypatch):
     without_wheel(monkeypatch)
     with pytest.warns(UserWarning, match=r"tflm is emulated here, bit for bit: .* this is .*arm64"):
-        emulated = TflmModel(ppo_bundle.int8_model())
+        emulated = TflmRuntime(ppo_bundle.int8_model())
     assert np.array_equal(emulated.infer_int8_batch(golden["input_int8"]), golden["output_int8"])
     assert np.array_equal(emulated.infer_int8(golden["input_int8"][0]), golden["output_int8"][0])
     for k, layer in enumerate(emulated.layers_batch(golden["input_int8"])):
@@ -135,7 +135,7 @@ def test_a_missing_wheel_is_told_how_to_get_it(ppo_bundle, monkeypatch):
     monkeypatch.setattr(tflm.sys, "platform", "linux")
     monkeypatch.setattr(tflm.sys, "version_info", (3, 11, 0))
     with pytest.raises(MissingExtraError, match="'tflite_micro'") as caught:
-        TflmModel(ppo_bundle.int8_model())
+        TflmRuntime(ppo_bundle.int8_model())
     assert caught.value.hint.startswith("install it: ")
 
 
@@ -161,6 +161,6 @@ def test_capture_restores_the_stream_after_an_error(capfd):
 
 
 def test_nothing_reaches_the_terminal(ppo_bundle, capfd):
-    tight = TflmModel(ppo_bundle.int8_model(), arena_bytes=8192)
+    tight = TflmRuntime(ppo_bundle.int8_model(), arena_bytes=8192)
     assert tight.arena_used_bytes > 0
     assert capfd.readouterr() == ("", "")

@@ -19,8 +19,8 @@ from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.handshake import BOOT_TIMEOUT_S
 from balance_hil.errors import BoardBootError, CableUnpluggedError, EmulatorMissingError, FlashToolMissingError, UsageError
-from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
-from balance_hil.link import Link, PipeEnds
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, check_cross_tools
+from balance_hil.link import Link, PipeEnds, open_pipes
 from balance_hil.model_image import ModelImage
 from balance_hil.processes import popen
 from balance_hil.protocol.messages import Ready
@@ -70,6 +70,17 @@ def image_environment(definition: BoardDefinition, engine: str, prefix: str = "q
             "see docs/boards.md; or use the compact engine, which computes the same: --engine int8",
         )
     return f"{name}_tflm"
+
+
+def check_image_board(emulator: Callable[[], object]) -> None:
+    """Raises what keeps boards whose image is built from being built or started here; ``emulator`` finds their emulator.
+
+    Raises:
+        EmulatorMissingError, FlashToolMissingError: what is missing.
+    """
+    check_platform()
+    emulator()
+    check_cross_tools()
 
 
 def model_header(config: EmulationConfig) -> Path:
@@ -178,6 +189,18 @@ class EmulatedMachine(ABC):
                     channel.raw_tail += link.read(READY_TAIL_S)
         how = self.exit_report() or f"no READY within {BOOT_TIMEOUT_S:g} s"
         raise BoardBootError(f"the emulated board {self._name} did not start: {how}", "check the installation: hil doctor")
+
+    def _start_on_pipes(self, spawn: Callable[[PipeEnds], None]) -> Link:
+        """Link to a board whose UART is two pipes; ``spawn`` starts its emulator on their other ends."""
+        link, far_end = open_pipes(f"a pipe to {self._name}")
+        try:
+            spawn(far_end)
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            far_end.close()
+        return link
 
     def _popen(
         self, command: Sequence[str], descriptors: Sequence[int], pipes: PipeEnds | None = None

@@ -10,6 +10,7 @@ by byte, and a Unix socket holds only a few hundred such writes before it blocks
 from __future__ import annotations
 
 import contextlib
+import functools
 import select
 import shutil
 import socket
@@ -19,12 +20,19 @@ from typing import Any
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
 from balance_hil.boards.handshake import BUSY_LINE
-from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform, image_environment, model_header
+from balance_hil.boards.kinds.emulated import (
+    EmulatedMachine,
+    EmulationConfig,
+    check_image_board,
+    check_platform,
+    image_environment,
+    model_header,
+)
 from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
 from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
-from balance_hil.firmware_build import build_image, check_cross_tools
-from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+from balance_hil.firmware_build import build_image
+from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.protocol.messages import WATCHDOG_MS
 
 QEMU = "qemu-system-arm"
@@ -44,22 +52,6 @@ def check_definition(definition: BoardDefinition) -> None:
     """Raises ConfigError where environment or machine is missing."""
     if not definition.environment or not definition.settings.get("machine"):
         raise ConfigError("a board of kind qemu needs environment and machine", f"compare it with {SHIPPED / 'qemu-m4.toml'}")
-
-
-def check_installation() -> None:
-    """Raises what keeps the emulated boards from being built or started here.
-
-    Raises:
-        EmulatorMissingError, FlashToolMissingError: what is missing.
-    """
-    check_platform()
-    emulator()
-    check_cross_tools()
-
-
-def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
-    """See ``QemuMachine``."""
-    return QemuMachine(definition, config, progress)
 
 
 class QemuMachine(EmulatedMachine):
@@ -97,15 +89,7 @@ class QemuMachine(EmulatedMachine):
 
     def start(self) -> Link:
         """See EmulatedMachine. Closing the link leaves the board running."""
-        link, far_end = open_pipes(f"a pipe to {self._name}")
-        try:
-            self._spawn("stdio,id=uart,signal=off", pipes=far_end)
-        except BaseException:
-            link.close()
-            raise
-        finally:
-            far_end.close()
-        return link
+        return self._start_on_pipes(lambda ends: self._spawn("stdio,id=uart,signal=off", pipes=ends))
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a URL, for one program at a time."""
@@ -184,6 +168,10 @@ def emulator() -> str:
     if path is None:
         raise EmulatorMissingError(f"emulating a Cortex-M needs {QEMU}, which is not installed", "install it: make setup")
     return path
+
+
+machine = QemuMachine
+check_installation = functools.partial(check_image_board, emulator)
 
 
 def _refuse(connection: socket.socket, user: str) -> None:

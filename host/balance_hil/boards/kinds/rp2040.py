@@ -9,6 +9,7 @@ states of the flash.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import shutil
@@ -21,10 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
-from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform, image_environment, model_header
+from balance_hil.boards.kinds.emulated import (
+    EmulatedMachine,
+    EmulationConfig,
+    check_image_board,
+    check_platform,
+    image_environment,
+    model_header,
+)
 from balance_hil.errors import ConfigError, EmulatorMissingError, LinkError, UsageError
-from balance_hil.firmware_build import build_image, check_cross_tools
-from balance_hil.link import Link, PipeEnds, open_link, open_pipes
+from balance_hil.firmware_build import build_image
+from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.paths import EMULATORS
 
 KEYS: Mapping[str, type] = {}
@@ -38,17 +46,6 @@ def check_definition(definition: BoardDefinition) -> None:
     """Raises ConfigError where the environment is missing."""
     if not definition.environment:
         raise ConfigError("a board of kind rp2040 needs environment", f"compare it with {SHIPPED / 'pico.toml'}")
-
-
-def check_installation() -> None:
-    """Raises what keeps the board from being built or started here.
-
-    Raises:
-        EmulatorMissingError, FlashToolMissingError: what is missing.
-    """
-    check_platform()
-    emulator()
-    check_cross_tools()
 
 
 def emulator() -> tuple[str, Path]:
@@ -70,11 +67,6 @@ def emulator() -> tuple[str, Path]:
             f"install it: npm install --prefix {EMULATORS} {_PACKAGE}@{version}",
         )
     return node, package / "dist" / "esm" / "index.js"
-
-
-def machine(definition: BoardDefinition, config: EmulationConfig, progress: Callable[[str], None] | None) -> EmulatedMachine:
-    """See ``Rp2040Machine``."""
-    return Rp2040Machine(definition, config, progress)
 
 
 class Rp2040Machine(EmulatedMachine):
@@ -106,14 +98,7 @@ class Rp2040Machine(EmulatedMachine):
 
     def start(self) -> Link:
         """See EmulatedMachine. Closing the link switches the board off."""
-        link, far_end = open_pipes(f"a pipe to {self._name}")
-        try:
-            self._spawn({"clock": "device"} if self._device_clock else {}, pipes=far_end)
-        except BaseException:
-            link.close()
-            raise
-        finally:
-            far_end.close()
+        link = self._start_on_pipes(lambda ends: self._spawn({"clock": "device"} if self._device_clock else {}, pipes=ends))
         if self._device_clock:
             self._device_link = DeviceLink(link)
             return self._device_link
@@ -147,6 +132,10 @@ class Rp2040Machine(EmulatedMachine):
         settings["watchdog_ms"] = self._watchdog_ms
         command = [self._node, str(_BRIDGE), self._module.as_uri(), str(self._image), json.dumps(settings)]
         self._processes = [self._popen(command, descriptors or [], pipes)]
+
+
+machine = Rp2040Machine
+check_installation = functools.partial(check_image_board, emulator)
 
 
 class DeviceLink:

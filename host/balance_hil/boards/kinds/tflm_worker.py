@@ -23,7 +23,7 @@ import numpy as np
 from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelNotInt8Error, UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.base import Int8Array
-from balance_hil.runtimes.tflm import TflmModel
+from balance_hil.runtimes.tflm import TflmRuntime
 
 _REQUEST = struct.Struct("<BBI")
 _REPLY = struct.Struct("<BII")
@@ -61,7 +61,7 @@ class _HostedModel:
     """One model and its latest inference."""
 
     def __init__(self) -> None:
-        self._model: TflmModel | None = None
+        self._model: TflmRuntime | None = None
         self._input = b""  # of the latest inference
         self._layers: list[Int8Array] | None = None  # of the latest inference; computed on first use
         self._output = b""
@@ -85,7 +85,7 @@ class _HostedModel:
         self._model = None
         arena_bytes = _ARENA.unpack_from(data)[0] or None
         try:
-            model = TflmModel(data[_ARENA.size :], arena_bytes)
+            model = TflmRuntime(data[_ARENA.size :], arena_bytes)
         except HarnessError as exc:
             needed_bytes = exc.needed_bytes if isinstance(exc, ArenaTooSmallError) else 0
             return _failure(_STATUSES.get(type(exc), Status.MODEL_INVALID), needed_bytes, exc.message)
@@ -104,7 +104,7 @@ class _HostedModel:
         name = version("tflite-micro").encode()
         return _success(fixed + bytes([len(name)]) + name)
 
-    def _infer(self, model: TflmModel, data: bytes) -> bytes:
+    def _infer(self, model: TflmRuntime, data: bytes) -> bytes:
         if len(data) != model.n_obs:
             return _failure(Status.INFERENCE_FAILED, len(data), f"the model takes {model.n_obs} values, not {len(data)}")
         self._input = data
@@ -112,7 +112,7 @@ class _HostedModel:
         self._output = model.infer_int8(np.frombuffer(data, np.int8)).tobytes()
         return _success(self._output)
 
-    def _tensor(self, model: TflmModel, data: bytes) -> bytes:
+    def _tensor(self, model: TflmRuntime, data: bytes) -> bytes:
         (op,) = _OP.unpack(data)
         if self._layers is None:
             # A second interpreter keeps every tensor; the first reports the arena as a board would have it. Same input, so the
