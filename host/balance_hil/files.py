@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from balance_hil.errors import ConfigError, HarnessError, UsageError, require
+from balance_hil.interrupt import entered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_YAML_BYTES = 128 << 10  # PyYAML takes a second for 50 KiB of the slowest kind
 MAX_YAML_VALUES = 100_000  # with every alias written out
-MAX_JSON_DEPTH = 100
+MAX_DEPTH = 100
 MAX_NPZ_BYTES = 64 << 20  # decompressed
 PICTURES = (".svg", ".png", ".pdf")
 _STAGING = ".staging"
@@ -95,8 +96,10 @@ def staging_folder(target: Path) -> Iterator[Path]:
                 with _locked(left) as is_stale:
                     if is_stale:
                         shutil.rmtree(left, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=_STAGING, dir=target.parent))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            made = entered(
+                lambda: tempfile.TemporaryDirectory(_STAGING, f".{target.name}-", target.parent, ignore_cleanup_errors=True)
+            )
+            folder = Path(stack.enter_context(made))
             stack.enter_context(_locked(folder))
         yield folder
 
@@ -135,14 +138,14 @@ def parse_json(text: str | bytes) -> Any:
     """JSON from outside: not nested so deeply that reading it overflows the stack, whatever the recursion limit is.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or nested more than MAX_JSON_DEPTH times.
+        ValueError: not JSON, not UTF-8, or nested more than MAX_DEPTH times.
     """
     if isinstance(text, bytes):
         text = text.decode()
-    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+    if text.count("[") + text.count("{") > MAX_DEPTH:
         depths = itertools.accumulate(map(_DEEPER.__getitem__, _NO_BRACKETS.sub("", text)))
-        if max(depths, default=0) > MAX_JSON_DEPTH:
-            raise ValueError(f"nested more than {MAX_JSON_DEPTH} times")
+        if max(depths, default=0) > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} times")
     return json.loads(text)
 
 
@@ -217,6 +220,11 @@ def read_yaml(
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, *token: Any) -> None:
+            if self.flow_level >= MAX_DEPTH:  # the time for each token grows with the depth
+                raise yaml.YAMLError(f"it is nested more than {MAX_DEPTH} times")
+            super().fetch_flow_collection_start(*token)
+
         def construct_yaml_int(self, node: Any) -> Any:
             value = super().construct_yaml_int(node)
             if abs(value) >= 2**63:  # Python refuses to print thousands of digits

@@ -1,14 +1,19 @@
-"""Defers Ctrl-C to the end of the current step, so that output files stay complete."""
+"""Signals that end the program: held back to the end of a step, raised as KeyboardInterrupt elsewhere, and lost nowhere."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+T = TypeVar("T")
+_RAISED_AGAIN_S = 0.01
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -46,19 +51,49 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
+def entered(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """``with make()``, but a signal cannot fall between making something and being responsible for it: it waits till then."""
+    with contextlib.ExitStack() as stack:
+        with Interrupt() as interrupt:
+            value = stack.enter_context(make())
+        interrupt.check()
+        yield value
+
+
+@dataclass
+class Ended:
+    """Whether a signal came: what it interrupted may have made another error of KeyboardInterrupt."""
+
+    by_signal: bool = False
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[Ended]:
     """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt, so that contexts exit and child processes end.
 
-    SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected.
+    SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected. Raised in a
+    destructor or a callback, where Python ignores every exception, it is raised again a moment later.
     """
+    ended, ignored = Ended(), sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ended.by_signal = True
+        raise KeyboardInterrupt
+
+    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or sys.platform == "win32":
+            ignored(unraisable)
+            return
+        timer = threading.Timer(_RAISED_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
     numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
-    previous = {number: signal.signal(number, _interrupt) for number in numbers}
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    sys.unraisablehook = raise_again
     try:
-        yield
+        yield ended
     finally:
+        sys.unraisablehook = ignored
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

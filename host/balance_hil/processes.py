@@ -36,7 +36,16 @@ def popen(command: Sequence[str | os.PathLike[str]], **options: Any) -> subproce
     # The kernel watches the thread, not the process: so one that lasts as long as the program starts them all.
     started: Future[subprocess.Popen[Any]] = Future()
     _starter(os.getpid()).put((started, lambda: subprocess.Popen(tied(command), **options)))
-    return started.result()
+    try:
+        return started.result()
+    except BaseException:  # Ctrl-C: nobody will end the process
+        started.add_done_callback(_end)
+        raise
+
+
+def _end(started: Future[subprocess.Popen[Any]]) -> None:
+    if started.exception() is None:
+        started.result().kill()
 
 
 def run_group(command: Sequence[str], *, timeout_s: float | None = None, **options: Any) -> subprocess.CompletedProcess[Any]:

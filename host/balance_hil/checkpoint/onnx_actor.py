@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from balance_hil.checkpoint.chain import Activation, Dense, Limits, Network, Step, affine, network_of, split_normalization
 from balance_hil.errors import CheckpointError, first_line, require
+from balance_hil.interrupt import entered
 from balance_hil.quantize import Normalization
 
 MAX_BYTES = 256 << 20  # of the model and its weights together
@@ -179,7 +180,7 @@ def _simplified(model: bytes) -> Any:
     """The model with constants computed and simple pairs of nodes joined."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with entered(tempfile.TemporaryDirectory) as scratch:
         file = Path(scratch) / "optimized.onnx"
         _session(model, str(file))
         return onnx.load(file)

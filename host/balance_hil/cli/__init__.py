@@ -26,7 +26,7 @@ from balance_hil.errors import (
     UnknownEnvironmentError,
     UsageError,
 )
-from balance_hil.interrupt import ended_by_signals
+from balance_hil.interrupt import Ended, ended_by_signals
 from balance_hil.paths import install_command
 
 COMMANDS = {
@@ -121,16 +121,16 @@ def main() -> None:
     """Entry point: runs ``hil`` and turns errors into messages and an exit status."""
     warnings.showwarning = _show_warning
     try:
-        with ended_by_signals():
-            _run()
+        with ended_by_signals() as ended:
+            _run(ended)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
 
 
-def _run() -> None:
+def _run(ended: Ended) -> None:
     """``hil``; its errors are printed while signals still raise KeyboardInterrupt."""
     try:
-        hil(standalone_mode=False)
+        _end_as_interrupted(ended)
     except click.ClickException as exc:
         print_error(exc.format_message(), "see the options: hil --help, or hil COMMAND --help")
         sys.exit(WRONG_USAGE)
@@ -144,8 +144,13 @@ def _run() -> None:
     except HarnessError as exc:
         print_error(exc.message, exc.hint)
         sys.exit(exit_status(exc))
-    except ImportError as exc:
-        # An extension module that is interrupted while it is loaded reports an ImportError.
-        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
-            sys.exit(INTERRUPTED)
+
+
+def _end_as_interrupted(ended: Ended) -> None:
+    """``hil``; after a signal every error is KeyboardInterrupt: an extension module, for one, reports it as an ImportError."""
+    try:
+        hil(standalone_mode=False)
+    except (Exception, SystemExit) as exc:
+        if ended.by_signal and not (isinstance(exc, SystemExit) and exc.code in (None, GOOD)):
+            raise KeyboardInterrupt from exc
         raise

@@ -18,6 +18,7 @@ from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
 from balance_hil.comparing.picture import check_picture, save_picture
+from balance_hil.interrupt import entered
 
 
 @click.command(name="compare")
@@ -88,6 +89,6 @@ def _connect(stack: ExitStack, model: ModelUnderTest, board: str, access: Access
     """The board, closed by ``stack``; an emulated one is given the model when that has no bundle."""
     image = None
     if model.bundle is None and access.port is None:
-        image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="balance-hil-"))) / "model.tflite"
+        image = Path(stack.enter_context(entered(lambda: tempfile.TemporaryDirectory(prefix="balance-hil-")))) / "model.tflite"
         image.write_bytes(model.model)
     return stack.enter_context(access.connect(board, model.bundle, model=image))

@@ -107,7 +107,7 @@ class DescriptorLink:
             self._write_rest(data[sent:])
 
     def _write_rest(self, data: bytes) -> None:
-        deadline = time.monotonic() + WRITE_TIMEOUT_S + len(data) / SLOWEST_BYTES_PER_S
+        deadline = time.monotonic() + _write_bound_s(data)
         while data:
             left_s = min(WRITE_TIMEOUT_S, deadline - time.monotonic())
             if left_s <= 0 or not select.select([], self._writes_to, [], left_s)[1]:
@@ -150,9 +150,13 @@ class GenericLink:
 
     def write(self, data: bytes) -> None:
         """See ``Link.write``."""
+        with contextlib.suppress(AttributeError):  # rfc2217 refuses a write timeout, and waits for 5 s
+            self._device._socket.settimeout(_write_bound_s(data))
         try:
             self._device.write(data)
         except (serial.SerialException, OSError) as exc:
+            if isinstance(exc.__context__, TimeoutError):
+                raise _stuck(self.description) from exc
             raise _unplugged(self.description, exc) from exc
 
     def read(self, timeout_s: float) -> bytes:
@@ -172,6 +176,10 @@ class GenericLink:
         """See ``Link.close``."""
         with contextlib.suppress(OSError, serial.SerialException):
             self._device.close()
+
+
+def _write_bound_s(data: bytes) -> float:
+    return WRITE_TIMEOUT_S + len(data) / SLOWEST_BYTES_PER_S
 
 
 def _descriptor(device: Any) -> int | None:

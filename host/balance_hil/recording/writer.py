@@ -17,6 +17,7 @@ from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
 from balance_hil.errors import RecordingError
+from balance_hil.interrupt import Interrupt
 from balance_hil.recording import foxglove
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Step, schemas, step_encoder
 from balance_hil.spec import PolicySpec
@@ -154,8 +155,8 @@ class RecordingWriter:
     def close(self, ended: str = "complete") -> Path:
         """Finishes and renames the file and returns its path; may be called twice. ``ended``: how the run ended."""
         if not self._closed:
-            self._closed = True
-            with self._disk_errors():
+            with Interrupt() as interrupt, self._disk_errors():
+                self._closed = True
                 with self._file, contextlib.closing(self._index):
                     if self._failed is not None:  # after a gap in the middle nothing could be read
                         raise self._failed
@@ -166,6 +167,7 @@ class RecordingWriter:
                     self._writer.add_metadata(END, end)
                     self._writer.finish()
                 self._partial.replace(self.path)
+            interrupt.check()
         return self.path
 
     def __enter__(self) -> Self:
@@ -173,11 +175,16 @@ class RecordingWriter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
-            self.close()
-        elif issubclass(kind, KeyboardInterrupt):
-            self.close("interrupted")
+            ended = "complete"
+        elif issubclass(kind, KeyboardInterrupt | GeneratorExit):  # the latter of a context that Ctrl-C kept from being entered
+            ended = "interrupted"
         else:
-            self.close(f"{kind.__name__}: {value}")
+            ended = f"{kind.__name__}: {value}"
+        try:
+            self.close(ended)
+        except KeyboardInterrupt:
+            self.close("interrupted")
+            raise
 
     def _channel(self, topic: str, name: str, schema: Mapping[str, Any]) -> int:
         schema_id = self._writer.register_schema(name, "jsonschema", json.dumps({"title": name, **schema}).encode())

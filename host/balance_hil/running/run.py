@@ -14,7 +14,7 @@ from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.environment import Environment, open_for, require_control_steps
 from balance_hil.errors import LinkError, UsageError
-from balance_hil.interrupt import Interrupt
+from balance_hil.interrupt import Interrupt, entered
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime, simulated
@@ -300,12 +300,6 @@ def _run_log(
     if config.recording is None:
         yield RunLog(None, on_tick, timed=config.clock != "lockstep", injections=injections)
         return
-    with RecordingWriter(
-        config.recording,
-        metadata(board, bundle, config, env),
-        bundle.spec,
-        env.trace,
-        start_ns=time.time_ns() if realtime_clock else 0,
-        scene=env.scene,
-    ) as writer:
+    path, meta, start_ns = config.recording, metadata(board, bundle, config, env), time.time_ns() if realtime_clock else 0
+    with entered(lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene)) as writer:
         yield RunLog(writer, on_tick, timed=config.clock != "lockstep", injections=injections)

@@ -18,6 +18,7 @@ from balance_hil.boards import FAULTY_KINDS, find_definition
 from balance_hil.bundle import Bundle
 from balance_hil.documents import FaultDocument, VerifyDocument
 from balance_hil.errors import require
+from balance_hil.interrupt import entered
 from balance_hil.link.fault_table import NEEDS_EMULATION
 from balance_hil.metrics import Verdict
 from balance_hil.paths import HIL_TESTS
@@ -190,7 +191,7 @@ def run_suite(bundle: Bundle, config: VerifyConfig, tests: Sequence[str], *, fau
 
     A suite that does not end in time, or that pytest cannot run, is one failed case.
     """
-    with tempfile.TemporaryDirectory(prefix="balance-hil-") as folder:
+    with entered(lambda: tempfile.TemporaryDirectory(prefix="balance-hil-")) as folder:
         report, settings = Path(folder) / "report.xml", Path(folder) / "pytest.ini"
         settings.write_text("[pytest]\nmarkers = timeout: of pytest-timeout\n")
         command = [sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(HIL_TESTS)]

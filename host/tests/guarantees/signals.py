@@ -1,19 +1,22 @@
 """Ends commands by signals at random times: ``python signals.py FOLDER COUNT SEED``. Run by test_signals.py, as a child process.
 
-A command is a fork of this program, in which everything is imported already, or (one in SHARE_OF_PROCESSES) a process of its own.
-What is wrong goes to stdout, and last how long the slowest one took.
+A command is a fork of this program, or (one in SHARE_OF_PROCESSES) a process of its own. In a fork the modules of the commands
+are imported already, and the packages that they load later unless SEED is odd. What is wrong goes to stdout, and last how long
+the slowest one took and how many each signal ended.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +26,23 @@ from balance_hil.boards import connect, find_definition
 from balance_hil.boards.kinds.machines import emulate
 from balance_hil.boards.reservation import reservations
 from balance_hil.bundle import Bundle
+from balance_hil.files import staging_folder
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 END_S = 1.0  # from the signal to the end of the process, without the time in which other processes had the processor
 SHARE_OF_PROCESSES = 20
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+SHARES = (0.3, 0.3, 0.3, 0.1)
 FAST, SLOW = 0.001, 1.5  # seconds until the signal
+LONG = {"export": 12.0}  # seconds in place of SLOW
+HEAVY = ("export", "train", "verify")  # each as often as a quarter of another one
+LATE_IMPORTS = ("torch", "stable_baselines3", "onnx", "onnxruntime", "tflite_micro", "balance_hil.runtimes.tflm")
 POLICY = str(MODELS / "ppo")
 BOARD = ("--board", "native", "--engine", "int8")
 
 
 def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
-    """What is ended; none would end by itself within SLOW."""
+    """What is ended."""
     return [
         ("run", POLICY, "--board", "serial", "--port", port, "--seconds", "600"),
         ("run", POLICY, "--board", "serial", "--port", port, "--seconds", "600", "--clock", "lockstep"),
@@ -45,8 +53,14 @@ def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
         ("evaluate", POLICY, "--runtime", "float32", "--episodes", "500"),
         ("evaluate", POLICY, "--runtime", "board", "--board", "serial", "--port", port, "--episodes", "500"),
         ("emulate", POLICY, "--engine", "int8", "--link", "board"),
+        ("soak", POLICY, *BOARD, "--hours", "1"),
+        ("report", str(recording), "-o", "page.html"),
         ("boards",),
         ("recordings",),
+        ("doctor",),
+        ("export", POLICY, "-o", "made/ppo", "--episodes", "2"),
+        ("train", "ppo", "--steps", "1000000"),
+        ("verify", POLICY, *BOARD),
     ]
 
 
@@ -80,7 +94,7 @@ def start(arguments: tuple[str, ...], work: Path, *, fork: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        for number in SIGNALS:
+        for number in SIGNALS[:3]:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.write(begin, b"x")
         if fork:
@@ -108,13 +122,28 @@ def left_over(work: Path) -> list[str]:
     return found
 
 
-def end_one(arguments: tuple[str, ...], work: Path, rng: np.random.Generator, *, fork: bool) -> tuple[float, str]:
+def temporary(work: Path, *, killed: bool) -> list[str]:
+    """What a command should have removed; once killed, what the next one should."""
+    if killed:
+        for target in (work / "tmp" / "hil-export", work / "made" / "ppo"):
+            with staging_folder(target):  # the next export
+                pass
+    found = [path.relative_to(work) for path in work.rglob("*")]
+    if killed:
+        return [str(path) for path in found if path.name.endswith(".staging")]
+    parts = [(path, path.parts) for path in found if path.name != "tmp"]
+    unfinished = [path for path, names in parts if any(name.startswith(".") or name.endswith(".partial") for name in names)]
+    return [str(path) for path in unfinished] + [str(path) for path, names in parts if names[0] in ("tmp", "board")]
+
+
+def end_one(
+    arguments: tuple[str, ...], number: signal.Signals, work: Path, rng: np.random.Generator, *, fork: bool
+) -> tuple[float, str]:
     """Seconds until it ended, and what is wrong; "" if nothing is."""
     (work / "tmp").mkdir(parents=True)
     (work / "recordings").mkdir()
     pid = start(arguments, work, fork=fork)
-    number = SIGNALS[int(rng.integers(0, len(SIGNALS)))]
-    time.sleep(float(np.exp(rng.uniform(np.log(FAST), np.log(SLOW)))))
+    time.sleep(float(np.exp(rng.uniform(np.log(FAST), np.log(LONG.get(arguments[0], SLOW))))))
     ahead_s, sent = waited_s(pid), time.monotonic()
     os.kill(pid, number)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -133,8 +162,8 @@ def end_one(arguments: tuple[str, ...], work: Path, rng: np.random.Generator, *,
     deadline = time.monotonic() + END_S
     while (processes := left_over(work)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    files = [str(path.relative_to(work)) for path in work.rglob("*") if path.name not in ("tmp", "output", "recordings")]
-    wrong += [f"left: {name}" for name in [*processes, *files] if not name.endswith((".mcap", ".mcap.partial"))]
+    wrong += [f"left: {line}" for line in processes]
+    wrong += [f"left: {name}" for name in temporary(work, killed=number == signal.SIGKILL)]
     wrong += [f"still holds {owner.port}" for owner in reservations() if owner.pid == pid]
     shutil.rmtree(work)
     return took_s, "; ".join(wrong)
@@ -154,16 +183,21 @@ def main() -> None:
         )
         os.waitpid(child, 0)
         every = commands(port, recording)
-        for arguments in every:  # imports
-            __import__(f"balance_hil.cli.{arguments[0]}")
-        for module in ("running", "comparing.compare", "comparing.replay", "evaluating", "runtimes.tflm", "environment"):
-            __import__(f"balance_hil.{module}")
+        chances = np.array([0.25 if arguments[0] in HEAVY else 1.0 for arguments in every])
+        for arguments in every:
+            importlib.import_module(f"balance_hil.cli.{arguments[0]}")
+        for module in ("running", "comparing.compare", "comparing.replay", "evaluating", "exporting.pipeline", "environment"):
+            importlib.import_module(f"balance_hil.{module}")
+        for module in LATE_IMPORTS if seed % 2 == 0 else ():
+            importlib.import_module(module)
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        slowest = 0.0
-        for number in range(count):
-            arguments = every[int(rng.integers(0, len(every)))]
-            own = number % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1
-            took_s, wrong = end_one(arguments, folder / f"command-{number}", rng, fork=not own)
+        slowest, ended = 0.0, Counter[str]()
+        for index in range(count):
+            arguments = every[int(rng.choice(len(every), p=chances / chances.sum()))]
+            own = index % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1
+            number = SIGNALS[int(rng.choice(len(SIGNALS), p=SHARES))]
+            took_s, wrong = end_one(arguments, number, folder / f"command-{index}", rng, fork=not own)
+            ended[number.name] += 1
             slowest = max(slowest, took_s)
             if port in arguments:
                 with connect("serial", bundle, port=port) as board:
@@ -173,10 +207,12 @@ def main() -> None:
                     if board.stats().inferences and not board.stats().safe_state:
                         wrong += "; the board is not in its safe state"
             if wrong:
-                sys.stdout.write(f"{number}: {'process' if own else 'fork'} {' '.join(arguments)}: {wrong}\n")
+                where = "process" if own else "fork"
+                sys.stdout.write(f"{index}: {where} {' '.join(arguments)}: {number.name}: {wrong}\n")
         if len(list(Path("/proc/self/fd").iterdir())) != descriptors:
             sys.stdout.write("descriptors are left open\n")
-    sys.stdout.write(f"ended {count}, the slowest in {slowest:.2f} s\n")
+    each = ", ".join(f"{number} {name}" for name, number in ended.items())
+    sys.stdout.write(f"ended {count}, the slowest in {slowest:.2f} s: {each}\n")
 
 
 if __name__ == "__main__":

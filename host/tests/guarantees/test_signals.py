@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("signals.py")
-SIDE_BY_SIDE = 2
+SIDE_BY_SIDE = 4  # commands wait for their signal most of the time
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and emulated boards")
 def test_commands_that_are_ended_by_signals(tmp_path, faults):
     pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
-    parts = [8] if faults < 1000 else [faults // 10 // SIDE_BY_SIDE] * SIDE_BY_SIDE  # one takes a second
+    parts = [8] if faults < 1000 else [faults // SIDE_BY_SIDE] * SIDE_BY_SIDE
     for part in range(len(parts)):
         (tmp_path / str(part)).mkdir()
     programs = [

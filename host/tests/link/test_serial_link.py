@@ -9,6 +9,7 @@ import tty
 
 import pytest
 import serial
+import serial.rfc2217
 
 from balance_hil.boards import connect
 from balance_hil.errors import (
@@ -97,6 +98,46 @@ def test_a_far_end_that_never_reads_is_an_error(terminal, monkeypatch):
     with pytest.raises(LinkError, match="accepted no byte") as caught:
         link.write(bytes(1_000_000))
     assert "reset the board" in caught.value.hint
+    link.close()
+
+
+@pytest.fixture
+def rfc2217_server():
+    """URL of a server that agrees to everything, and reads nothing once that is done (``done`` is set)."""
+    done = threading.Event()
+
+    def serve():
+        connection, _ = listener.accept()
+        connections.append(connection)
+        manager = serial.rfc2217.PortManager(serial.serial_for_url("loop://"), connection_of(connection))
+        connection.settimeout(0.05)
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                list(manager.filter(connection.recv(1024)))
+
+    def connection_of(connection):
+        return type("Connection", (), {"write": staticmethod(connection.sendall)})
+
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server = threading.Thread(target=serve)
+        server.start()
+        yield f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", done
+        done.set()
+        server.join()
+    connections[0].close()
+
+
+def test_a_write_to_an_rfc2217_server_that_never_reads_has_our_bound(rfc2217_server, monkeypatch):
+    url, done = rfc2217_server
+    link = open_link(url)
+    done.set()
+    monkeypatch.setattr(serial_link, "WRITE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(serial_link, "SLOWEST_BYTES_PER_S", 1e9)
+    with pytest.raises(LinkError, match="accepted no byte"):
+        link.write(bytes(100_000_000))
+    assert link._device._socket.gettimeout() == pytest.approx(0.2), "pyserial's own is 5 s"
     link.close()
 
 

@@ -1,0 +1,89 @@
+"""A signal ends the program whatever it interrupts, and falls never between making something and being responsible for it."""
+
+import contextlib
+import signal
+import tempfile
+import threading
+
+import pytest
+
+from balance_hil import cli
+from balance_hil.errors import MissingExtraError
+from balance_hil.files import staging_folder
+from balance_hil.interrupt import ended_by_signals, entered
+
+DEADLINE_S = 60.0
+
+
+def swallows(error):
+    """What an extension module does that is interrupted while it is loaded."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("initialization failed"), MissingExtraError("no tflite_micro", "install it"), SystemExit(cli.MISSING)]
+)
+def test_after_a_signal_every_error_is_an_interruption(monkeypatch, capsys, error):
+    monkeypatch.setattr(cli, "hil", lambda standalone_mode: swallows(error))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == cli.INTERRUPTED
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_that_is_meant_to_end_by_a_signal_ends_well(monkeypatch):
+    monkeypatch.setattr(cli, "hil", lambda standalone_mode: swallows(SystemExit(cli.GOOD)))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == cli.GOOD
+
+
+def test_a_signal_in_a_destructor_is_not_lost():
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def run():
+        Interrupted()
+        threading.Event().wait(DEADLINE_S)
+
+    with ended_by_signals() as ended, pytest.raises(KeyboardInterrupt):
+        run()
+    assert ended.by_signal
+
+
+class Made:
+    """A context that is interrupted as soon as it has been made, before anybody could enter it."""
+
+    def __init__(self):
+        self.is_open = True
+        signal.raise_signal(signal.SIGINT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.is_open = False
+
+
+def test_what_was_made_when_a_signal_came_is_ended():
+    made = []
+    with pytest.raises(KeyboardInterrupt), entered(lambda: made.append(Made()) or made[0]):
+        pytest.fail("not entered")
+    assert not made[0].is_open
+
+
+def test_no_staging_folder_is_left_when_a_signal_comes_as_it_is_made(tmp_path, monkeypatch):
+    make = tempfile.mkdtemp
+
+    def interrupted(*arguments, **options):
+        folder = make(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging_folder(tmp_path / "bundle"):
+        pytest.fail("not entered")
+    assert list(tmp_path.iterdir()) == []
