@@ -505,7 +505,8 @@ def main() -> None:
         parse(change(b"", np.random.default_rng(0)) if name == "frames" else seed)
     special = bombs(name)
     at = (folder / "at").open("w+b", buffering=0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    slowest_s = 0.0
     for number in range(first, last):
         if number < 0:
             data = special[~number]
@@ -525,6 +526,7 @@ def main() -> None:
         except BaseException as exc:
             fault = f"{type(exc).__name__}: {exc}"
         took_s = time.process_time() - start_s
+        slowest_s = max(slowest_s, took_s)
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
         if grown > MAX_GROWTH_BYTES:
             fault = f"{grown >> 20} MiB"
@@ -533,7 +535,8 @@ def main() -> None:
             fault = f"{took_s:.1f} s"
         if fault:
             _tell(parser=name, input=number, fault=fault[:300])
-    _tell(parser=name, inputs=last - first)
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) / 1024
+    _tell(parser=name, inputs=last - first, slowest_s=slowest_s, grown_mib=grown_mib)
 
 
 if __name__ == "__main__":
