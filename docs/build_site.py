@@ -4,8 +4,6 @@ The pages of docs/, the other Markdown files of the repository and pages generat
 their links pointing there, and Zensical makes HTML of them.
 """
 
-import dataclasses
-import inspect
 import re
 import shutil
 import subprocess
@@ -15,8 +13,6 @@ from pathlib import Path
 import click
 import tomli_w
 
-from balance_hil.boards.definition import BoardDefinition
-from balance_hil.boards.kinds import find_kind, kind_names
 from balance_hil.cli import hil
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +25,7 @@ ELSEWHERE = {
     "firmware/PROTOCOL.md": "protocol.md",
     "hil_tests/README.md": "hil-suite.md",
 }
-GENERATED = ("command-reference.md", "board-files.md")
+GENERATED = ("command-reference.md",)
 NAVIGATION = {
     "Home": ["index.md"],
     "Tutorial": ["tutorial.md"],
@@ -44,7 +40,7 @@ NAVIGATION = {
     ],
     "Explanation": [
         *("discrepancies.md", "rounding-invariant.md", "real-time.md", "engines.md", "algorithms.md", "robustness.md"),
-        *("faulty-firmware.md", "firmware-checks.md", "survives.md", "security.md", "contributing.md"),
+        *("firmware-checks.md", "survives.md", "security.md", "contributing.md"),
     ],
 }
 
@@ -57,7 +53,6 @@ def main() -> None:
     for source, page in _sources().items():
         (PAGES / page).write_text(_relinked((ROOT / source).read_text(), ROOT / source))
     (PAGES / "command-reference.md").write_text(_commands())
-    (PAGES / "board-files.md").write_text(_board_files())
     left_out = sorted({path.name for path in PAGES.glob("*.md")} - {page for pages in NAVIGATION.values() for page in pages})
     if left_out:
         sys.exit(f"error: pages that no menu names: {', '.join(left_out)}\nhint:  add them to NAVIGATION in docs/build_site.py")
@@ -123,23 +118,6 @@ def _commands() -> str:
 
     add(hil, "hil", None)
     return "\n".join(parts)
-
-
-def _board_files() -> str:
-    """Keys of a board file: the fields of BoardDefinition with their comments, and the keys of each kind."""
-    comments = dict(re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(BoardDefinition), re.MULTILINE))
-    rows = [
-        f"| `{each.name}` | {str(each.type).replace('|', 'or')} | {comments.get(each.name, '')} |"
-        for each in dataclasses.fields(BoardDefinition)
-        if each.name not in ("settings", "file")
-    ]
-    kinds = [
-        f"| `{kind}` | {', '.join(f'`{key}` ({type_.__name__})' for key, type_ in find_kind(kind).KEYS.items()) or 'none'} |"
-        for kind in kind_names()
-    ]
-    head = "# Keys of a board file\n\nA board is one TOML file; [Boards](boards.md#boards-of-your-own) tells where it lies.\n"
-    lines = [head, "| key | type | meaning |", "|---|---|---|", *rows, "", "| kind | keys of its own |", "|---|---|", *kinds]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

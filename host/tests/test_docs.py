@@ -1,50 +1,356 @@
-"""The documentation: the site builds without a broken link, and the tutorial's commands work as they are written."""
+"""The documentation: the site builds without a broken link; every command of every page exists, and works as it is written.
+
+The commands of a page are run in a folder of its own, with what they speak of: policies, recordings, somebody's environments.
+A ``hil`` and a ``pytest`` in front of the real ones shorten them.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import importlib.util
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 
+from balance_hil.cli import hil
 from balance_hil.paths import IS_CHECKOUT, SHIPPED
+from balance_hil.testing.synthetic_models import ModelBuilder
+
+from .robots import write_reference_project
 
 pytestmark = pytest.mark.skipif(not IS_CHECKOUT, reason="the documentation is in the repository: clone it")
 
+GENERATED = {"api.md"}  # docstrings; the commands of the others are those of the tables that they are made of
+PAGES = {
+    path.relative_to(SHIPPED).as_posix(): path.read_text()
+    for path in (
+        *sorted((SHIPPED / "docs").glob("*.md")),
+        *map(SHIPPED.joinpath, ("README.md", "CONTRIBUTING.md", "hil_tests/README.md")),
+    )
+    if path.is_file() and path.name not in GENERATED
+}
+SHELL, NO_SHELL = ("bash", "console"), ("text", "yaml", "python", "toml", "ini", "json", "cpp")
 
-def blocks() -> list[str]:
-    """The shell blocks of the tutorial that need no board on a desk."""
-    return re.findall(r"^```bash\n(.*?)^```", (SHIPPED / "docs" / "tutorial.md").read_text(), re.MULTILINE | re.DOTALL)
+# Commands that the pages' test leaves out, and why. That they exist, with every option, is checked all the same.
+LEFT_OUT = {
+    "make *": "installs Debian packages, or takes minutes; that there is such a target is checked",
+    "source *": "the test has an environment of its own",
+    "pip install *": "takes packages from an index",
+    "python firmware/lint.py *": "takes minutes of one core; it is part of make check",
+    "tensorboard *": "serves until it is ended",
+    "hil emulate *": "serves until it is ended",
+    "hil flash *": "needs a board on a desk",
+    "hil * --port /dev/*": "needs a board on a desk",
+    "hil run * --board teensy41*": "needs a board on a desk",
+    "*HIL_TFLM_LIB=*": "needs TensorFlow Lite Micro's C++ library",
+    "hil replay runs/*": "needs a simulation that has diverged; host/tests/envs/balance/test_crash_repro.py makes one",
+    "*zsh_source*": "is for zsh",
+}
+
+# Options that make a command short; the page's own values of them are dropped.
+SHORT = {
+    "run": {"--seconds": "1", "--episodes": "1", "--steps": None},
+    "evaluate": {"--episodes": "1", "--steps": "50"},
+    "train": {"--steps": "512", "--seeds": "0"},
+    "export": {"--episodes": "1", "--steps": "50"},
+    "compare": {"--samples": "100", "--layer-samples": "10", "--episodes": "1", "--steps": "50"},
+    "verify": {"--only": "model-constant"},
+    "soak": {"--hours": "0.0005", "--seconds": "1"},
+}
+QUICK = {"docs/recordings.md", "docs/json.md"}  # the others run in nightly
+
+PROGRAM = """#!{python}
+import sys
+
+SHORT = {short!r}
+name, *arguments = sys.argv[1:] or [""]
+short = dict(SHORT.get(name, {{}}))
+closed_loop = "--closed-loop" in arguments
+if name == "compare":
+    drop = ("--samples", "--layer-samples") if closed_loop else ("--episodes", "--steps")
+    short = {{option: value for option, value in short.items() if option not in drop}}
+if name == "train" and not {{"--all", "--seeds"}} & set(arguments):
+    del short["--seeds"]
+if name == "train" and "--all" not in arguments and arguments[0] == "lqr":
+    short = {{}}
+if name == "verify" and "--list" in arguments:
+    short = {{}}
+for option, value in short.items():
+    while option in arguments:
+        at = arguments.index(option)
+        del arguments[at : at + 2]
+    arguments += [option, value] if value else []
+sys.argv[1:] = [name, *arguments] if name else []
+from balance_hil.cli import main
+
+try:
+    main()
+except SystemExit as end:  # a bad verdict of so short a run is one; a traceback ends otherwise
+    sys.exit(0 if end.code == 1 else end.code)
+"""
+SUITE = """#!{python}
+import sys
+
+import pytest
+
+status = pytest.main([*sys.argv[1:], "--hil-episodes", "1", "--hil-seconds", "1", "-q", "-p", "no:cacheprovider"])
+sys.exit(status != 1 if "--hil-broken" in sys.argv else status)
+"""
+ROBOT = """
+import gymnasium as gym
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+
+for name in ("MyRobot-v0", "my/MyRobot-v0"):
+    gym.register(name, InvertedPendulumEnv, max_episode_steps=200)
+"""
+THEIRS = """
+
+class Two(Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation[:2], info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation[:2], *rest)
+
+
+gym.register("Their-v0", Two, max_episode_steps=1000)
+"""
+TRAINING = "steps: 512\nevaluation: {every_steps: 512, episodes: 1}\n"
+
+
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL):
+        yield match[1], match[2]
+
+
+def statements(page: str) -> list[str]:
+    """The shell commands of a page, in order, each with its continued lines and its here-document."""
+    found: list[str] = []
+    for language, text in blocks(page):
+        lines = iter(text.splitlines()) if language in SHELL else iter(())
+        for line in lines:
+            if language == "console":
+                if not line.startswith("$ "):
+                    continue  # what the command prints
+                line = line[2:]
+            if not line.strip() or line.startswith("#"):
+                continue
+            if match := re.search(r"<<'(\w+)'", line):
+                while not line.endswith(f"\n{match[1]}"):
+                    line += "\n" + next(lines)
+            while line.endswith("\\"):
+                line += "\n" + next(lines)
+            found.append(line)
+    return found
+
+
+def left_out(statement: str) -> list[str]:
+    """Patterns of LEFT_OUT that it matches."""
+    plain = re.sub(r"\s+#.*", "", statement.replace("\\\n", ""))
+    return [pattern for pattern in LEFT_OUT if fnmatch.fnmatchcase(plain, pattern)]
+
+
+def inline(page: str) -> list[str]:
+    """Commands within the text of a page, such as `hil doctor`; those with a placeholder for the command are none."""
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"`((?:\.venv/bin/)?(?:hil|pytest|make) [^`]+)`", text)
+    return [command.replace("…", "").replace("...", "") for command in found if not re.search(r"hil( bench)? [A-Z]+\b", command)]
+
+
+def simple_commands(statement: str) -> Iterator[list[str]]:
+    """Words of each command, without variables before it and redirections behind it."""
+    text = re.sub(r"<<'(\w+)'\n.*\n\1$", "", statement, flags=re.DOTALL)
+    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("&|;"):
+            while words and re.match(r"\w+=", words[0]):
+                del words[0]
+            if words:
+                yield words[: words.index(">")] if ">" in words else words
+            words = []
+        else:
+            words.append(word)
+
+
+@cache
+def pytest_options() -> str:
+    return subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, cwd=SHIPPED).stdout
+
+
+def check(words: list[str]) -> None:
+    """Raises AssertionError or click.UsageError where there is no such command, option or choice."""
+    program, *arguments = Path(words[0]).name, *words[1:]
+    options = {argument.split("=")[0] for argument in arguments if argument.startswith("-")}
+    match program:
+        case "hil":
+            check_hil(arguments)
+        case "pytest":
+            assert {option for option in options if not re.search(rf"{option}\b", pytest_options())} == set(), "pytest --help"
+        case "make":
+            makefile = (SHIPPED / "Makefile").read_text()
+            for argument in arguments:
+                variable, is_set, _ = argument.partition("=")
+                assert re.search(rf"^{variable} \?=" if is_set else rf"^{argument}:", makefile, re.MULTILINE), argument
+        case "pip":
+            known = set(re.findall(r"^([\w-]+) = \[", (SHIPPED / "pyproject.toml").read_text(), re.MULTILINE))
+            assert set(re.findall(r"[\w-]+", " ".join(re.findall(r"\[(.*?)\]", " ".join(arguments))))) <= known
+        case "python" if arguments[0] == "-m":
+            assert importlib.util.find_spec(arguments[1]) is not None
+        case "python":
+            assert arguments[0] == "-c" or (SHIPPED / arguments[0]).is_file()
+        case "pio":
+            assert f"[env:{arguments[arguments.index('-e') + 1]}]" in (SHIPPED / "platformio.ini").read_text()
+        case _:
+            assert program in ("cat", "source", "eval", "tensorboard"), f"{program}: what checks it?"
+
+
+def check_hil(arguments: list[str]) -> None:
+    command: click.Command = hil
+    context = click.Context(command, info_name="hil")
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        found = command.get_command(context, arguments[0])
+        if found is None and command is not hil:
+            break  # a group that takes arguments itself
+        assert found is not None, f"there is no hil {arguments[0]}"
+        command, context, arguments = found, click.Context(found, info_name=arguments[0], parent=context), arguments[1:]
+    values, rest, _ = command.make_parser(context).parse_args(list(arguments))
+    assert isinstance(command, click.Group) or not rest, f"{rest} are too many"
+    for parameter in command.get_params(context):
+        value = values.get(parameter.name)
+        if isinstance(parameter.type, click.Choice) and isinstance(value, str):
+            parameter.type_cast_value(context, value)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists_with_its_options(page: str) -> None:
+    for language, text in blocks(page):
+        assert language in (*SHELL, *NO_SHELL), f"what is this block? {text}"
+    for statement in statements(page):
+        assert subprocess.run(["bash", "-nc", statement], capture_output=True).returncode == 0, statement
+    for statement in (*statements(page), *inline(page)):
+        for words in simple_commands(statement):
+            try:
+                check(words)
+            except (AssertionError, click.UsageError) as exc:
+                lacks_value = isinstance(exc, click.BadOptionUsage) and exc.option_name == words[-1]
+                if not (
+                    lacks_value and statement in inline(page)
+                ):  # in text, `hil compare --port` names an option without a value
+                    raise AssertionError(f"{shlex.join(words)}: {getattr(exc, 'message', exc)}") from exc
+
+
+def test_what_is_left_out_is_on_a_page() -> None:
+    used = {pattern for page in PAGES for statement in statements(page) for pattern in left_out(statement)}
+    assert used == set(LEFT_OUT)
+    assert set(PAGES) >= QUICK
+
+
+@pytest.mark.parametrize(
+    "bad", ["hil ruin ppo", "hil run ppo --bord native", "hil run ppo --clock sundial", "pytest --hil-bord x", "make rum"]
+)
+def test_a_command_that_does_not_exist_is_noticed(bad: str) -> None:
+    with pytest.raises((AssertionError, click.UsageError)):
+        check(shlex.split(bad))
 
 
 def shell(commands: str, folder: Path) -> None:
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    (folder / "hil_tests").exists() or (folder / "hil_tests").symlink_to(SHIPPED / "hil_tests")
-    environment = os.environ | {"PATH": programs, "PYTHONPATH": f"{SHIPPED / 'host'}{os.pathsep}{folder}"}
+    environment = os.environ | {
+        "HOME": str(folder),
+        "PATH": f"{folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{SHIPPED / 'host'}{os.pathsep}{folder}",
+    }
     done = subprocess.run(
-        ["bash", "-euc", commands], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["bash", "-euxc", commands], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout[-6000:]
 
 
-def test_the_site_builds_without_a_broken_link():
+def two_outputs(inputs: int) -> bytes:
+    """An int8 model with the outputs [1, 3] and [1, 2]."""
+    rng, build = np.random.default_rng(0), ModelBuilder()
+    source = build.tensor((1, inputs), 1 / 127, 0)
+    found = []
+    for units in (3, 2):
+        weights = build.tensor((units, inputs), 0.004, data=rng.integers(-127, 127, (units, inputs)).astype(np.int8))
+        dense = build.operator("FULLY_CONNECTED", (source, weights, -1), build.tensor((1, units), 0.05, 0))
+        found.append(build.operator("TANH", (dense,), build.tensor((1, units), 1 / 128, 0)))
+    return build.build(source, found)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages speak of, and the programs that shorten; copied for each page."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for name in ("bin", "recordings", "runs", ".venv", ".config/fish/completions"):
+        (folder / name).mkdir(parents=True)
+    for name, text in (("hil", PROGRAM), ("pytest", SUITE)):
+        (folder / "bin" / name).write_text(text.format(python=sys.executable, short=SHORT))
+        (folder / "bin" / name).chmod(0o755)
+    (folder / ".venv" / "bin").symlink_to("../bin")
+    for name in ("hil_tests", "firmware"):
+        (folder / name).symlink_to(SHIPPED / name)
+    shutil.copytree(SHIPPED / "models", folder / "models")
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "envs.py").write_text(ROBOT)
+    (folder / "my.yaml").write_text(TRAINING)
+    (folder / "slippery.yaml").write_text("physics: {friction: 0.6}\n")
+    run = "hil run ppo --board native --clock lockstep --record before.mcap"
+    shell(run, folder)
+    for name in ("after.mcap", "recordings/RUN.mcap"):
+        shutil.copyfile(folder / "before.mcap", folder / name)
+    whole = (folder / "before.mcap").read_bytes()
+    (folder / "recordings" / "CUT.mcap.partial").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def add_what_is_theirs(folder: Path, page: str) -> None:
+    """Checkpoints and models that somebody else made, with the YAML files that the page shows."""
+    write_reference_project(folder, "their_package", SHIPPED / "models" / "ppo" / "policy.zip")
+    with (folder / "their_package" / "__init__.py").open("a") as file:
+        file.write(THEIRS)
+    (folder / "int8_model.tflite").write_bytes(two_outputs(6))
+    for name in ("their.tflite", "some.tflite"):
+        (folder / name).write_bytes(two_outputs(2))
+    np.savez(folder / "rows.npz", observations=np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32))
+    for beginning, name in (("control_period_ms", "signals.yaml"), ("faults:", "faults.yaml")):
+        for _, text in (each for each in blocks(page) if each[1].startswith(beginning)):
+            (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=() if page in QUICK else (pytest.mark.nightly, pytest.mark.timeout(1800)))
+        for page in PAGES
+        if any(not left_out(statement) for statement in statements(page))
+    ],
+)
+def test_the_commands_of_a_page_work(page: str, workshop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(workshop, folder, symlinks=True)
+    add_what_is_theirs(folder, page)
+    shell("\n".join(statement for statement in statements(page) if not left_out(statement)), folder)
+
+
+def test_the_site_builds_without_a_broken_link() -> None:
     done = subprocess.run([sys.executable, SHIPPED / "docs" / "build_site.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for page in ("index", "tutorial", "command-reference", "board-files"):
         assert (SHIPPED / "build" / "site" / f"{page}.html").is_file()
-
-
-def test_a_run_and_a_report_of_the_tutorial(tmp_path: Path):
-    _, looking, *_ = blocks()
-    shell(looking.replace("--seconds 5", "--seconds 1"), tmp_path)
-    assert (tmp_path / "first.html").stat().st_size > 10_000
-
-
-@pytest.mark.nightly
-@pytest.mark.timeout(1800)
-def test_the_whole_tutorial(tmp_path: Path):
-    for block in blocks():
-        shell(block, tmp_path)

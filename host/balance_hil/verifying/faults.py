@@ -1,6 +1,6 @@
 """The table of faults of ``hil verify``: what is broken, which test of the HIL suite must fail, and what it must say.
 
-A fault is put into the firmware (``docs/faulty-firmware.md``), on the link, or behind it (``behavior``); the last two work with
+A fault is put into the firmware (``docs/verify.md``), on the link, or behind it (``behavior``); the last two work with
 every board.
 """
 

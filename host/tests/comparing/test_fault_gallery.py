@@ -6,9 +6,6 @@ twentieth of the time that the engine host with TensorFlow Lite Micro takes, and
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from balance_hil.boards import connect
@@ -17,7 +14,6 @@ from balance_hil.comparing.compare import CompareConfig, compare
 from balance_hil.comparing.model_under_test import load_model
 from balance_hil.testing.synthetic_models import actor
 
-PAGE = Path(__file__).parents[3] / "docs" / "faulty-firmware.md"
 # Zero points of -12 and -13, three outputs, 8 % of them saturated by random inputs: here every fault shows as itself.
 MODEL = actor((6, 16, 16, 3), "RELU", per_channel=True, seed=13, squash=None)
 CONFIG = CompareConfig(samples=300, layer_samples=300, runtimes=("tflm",), observations="golden")
@@ -134,10 +130,3 @@ def test_a_name_that_is_the_same_function_here_is_given_as_an_alternative(judged
 
 def test_every_fault_of_the_gallery_is_expected_to_have_a_cause():
     assert set(DIAGNOSED) | set(IDENTIFIED) == set(firmware_faults())
-
-
-def test_the_page_shows_the_gallery_as_it_is():
-    rows = [tuple(cells) for cells in re.findall(r"^\| `([\w-]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE)]
-    causes = {fault: f"{cause}" for fault, (_, cause) in DIAGNOSED.items()}
-    causes |= {fault: f"computes like `{variant}`" for fault, variant in IDENTIFIED.items()}
-    assert rows == [(name, causes[name]) for name in firmware_faults()]
