@@ -45,7 +45,7 @@ CORTEX = (
 CPPCHECK = ["--enable=warning,style,performance,portability", "--inline-suppr", "--error-exitcode=1", "--quiet", "--std=c++17"]
 SUPPRESSED = (
     "missingIncludeSystem",
-    "normalCheckLevelMaxBranches",  # that it looks at the likely branches only is no finding
+    "normalCheckLevelMaxBranches",  # that it looks at the likely branches only is not a finding
     "unmatchedSuppression",
     "useStlAlgorithm",  # wants <algorithm> on a microcontroller
     "unusedStructMember",  # sees one file at a time

@@ -1,9 +1,9 @@
-"""Sets a checkout up: Debian packages, virtual environment, Python packages.
+"""Sets up a checkout: Debian packages, virtual environment, Python packages.
 
-Run it with the system's Python 3.11 (``make`` does); it needs only the standard library. It says what it installs, and does
-nothing when nothing is missing.
+Run it with the system's Python 3.11 (``make`` does); it needs only the standard library. It prints what it
+installs, and does nothing when nothing is missing.
 
-    python3.11 host/bootstrap.py run     what `make run` needs: the bench machine, the emulated board, TFLM
+    python3.11 host/bootstrap.py run     what `make run` needs: the native and emulated boards, TFLM
     python3.11 host/bootstrap.py all     everything: training, export, tests
 """
 
@@ -68,9 +68,9 @@ def main() -> None:
 
 
 def install_debian_packages(wanted: dict[str, str]) -> None:
-    """Installs the missing ones as root or through sudo; otherwise names them and exits."""
+    """Installs missing packages as root or with sudo; otherwise names them and exits."""
     if not shutil.which("dpkg-query"):
-        say("this is no Debian: install the equivalents of " + ", ".join(wanted) + " if the build misses them")
+        say("this is not Debian: install the equivalents of " + ", ".join(wanted))
         return
     missing = [name for name, why in wanted.items() if not provided(name)]
     if not missing:
@@ -88,7 +88,7 @@ def install_debian_packages(wanted: dict[str, str]) -> None:
 
 
 def provided(package: str) -> bool:
-    """Whether the package, or what it stands for, is there already."""
+    """Whether the package, or its program, is installed."""
     if package == "python3.11-venv":  # a Python that is not Debian's brings its own
         return subprocess.run([sys.executable, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0
     programs = {
@@ -105,7 +105,7 @@ def provided(package: str) -> bool:
 
 
 def root_prefix() -> list[str] | None:
-    """Words before a command that must run as root; None where that is impossible."""
+    """Prefix of a command that must run as root; None if that is impossible."""
     if os.geteuid() == 0:
         return []
     if not shutil.which("sudo"):
@@ -134,7 +134,7 @@ def install_torch() -> None:
     if try_pip("install", f"{TORCH}+cpu"):
         return
     say(
-        "no index of yours has PyTorch's CPU build: taking the default build, which is several GB on Linux. "
+        "none of the configured indexes has PyTorch's CPU build: installing the default build, several GB on Linux. "
         "To avoid that, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index (see pytorch.org) and start again."
     )
     pip("install", TORCH)
@@ -164,7 +164,7 @@ def try_pip(*arguments: str, quiet: bool = True) -> bool:
 
 
 def fingerprint() -> str:
-    """Changes when what has to be installed changes."""
+    """Changes with the list of packages to install."""
     sources = (ROOT / "pyproject.toml", CONSTRAINTS, NPM_PACKAGES, Path(__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
@@ -172,7 +172,7 @@ def fingerprint() -> str:
 def check(command: list[str], message: str) -> None:
     """Runs a command; a failure ends the set-up."""
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
-        fail(f"{message}: {' '.join(command)}", "see the lines above; run the same command again when it is cured")
+        fail(f"{message}: {' '.join(command)}", "see the lines above; then run the same command again")
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ def add_build_info(env, processor, board):
     text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
     if baud := os.environ.get("HIL_BAUD"):
         if not baud.isdecimal():
-            sys.stderr.write(f"error: HIL_BAUD={baud} is no rate: give bits per second, as in HIL_BAUD=115200\n")
+            sys.stderr.write(f"error: HIL_BAUD={baud} is not a rate: give bits per second, as in HIL_BAUD=115200\n")
             env.Exit(1)
         text += f"#define HIL_BAUD {baud}\n"
     _write(generated_folder(env) / "build_info.h", text)

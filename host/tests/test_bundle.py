@@ -173,7 +173,7 @@ def test_a_bundle_that_is_found_but_altered_is_refused(tmp_path, written):
 
 @pytest.fixture
 def named(tmp_path, monkeypatch):
-    """A shipped policy ``ppo``, policies ``ppo`` and ``own`` of the user's, and a folder ``plain`` that is no bundle."""
+    """A shipped policy ``ppo``, policies ``ppo`` and ``own`` of the user's, and a folder ``plain`` that is not a bundle."""
     for folder in ("shipped/ppo", "shipped/sac", "policies/ppo", "policies/own", "plain"):
         (tmp_path / folder).mkdir(parents=True)
         if folder != "plain":

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from balance_hil.benchmarks import row
 from balance_hil.bundle import Bundle
 from balance_hil.paths import MODELS
 from balance_hil.runtimes.base import Int8Array
@@ -37,13 +38,13 @@ Way = Callable[[], object]
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
+    """Rows of the table: what, metric, value, unit, baseline, ratio."""
     models = {f"models/{bundle}": Bundle.load(MODELS / bundle).int8_model() for bundle in BUNDLES}
     for activation in ("RELU", "TANH"):
         models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
     references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
     return [
-        row for name, model in models.items() for reference in references for row in _against_reference(reference, name, model)
+        each for name, model in models.items() for reference in references for each in _against_reference(reference, name, model)
     ]
 
 
@@ -63,14 +64,10 @@ def _against_reference(reference: RuntimeUnderTest, title: str, model: bytes) ->
     for metric, contenders in ways.items():
         slow, *fast = _rates(contenders, (len(few), len(inputs), len(inputs)))
         what = f"{title}, {reference.name}"
-        rows.append(_row(f"{what}: row by row", metric, slow, None, None))
+        rows.append(row(f"{what}: row by row", metric, slow, "inferences/s"))
         for threads, rate in zip(("one thread", "all cores"), fast, strict=True):
-            rows.append(_row(f"{what}: emulator, {threads}", metric, rate, f"{what}: row by row", rate / slow))
+            rows.append(row(f"{what}: emulator, {threads}", metric, rate, "inferences/s", f"{what}: row by row", rate / slow))
     return rows
-
-
-def _row(what: str, metric: str, value: float, baseline: str | None, ratio: float | None) -> dict[str, Any]:
-    return {"what": what, "metric": metric, "value": value, "unit": "inferences/s", "baseline": baseline, "ratio": ratio}
 
 
 def _rates(ways: Sequence[Way], rows: Sequence[int]) -> list[float]:

@@ -1,9 +1,9 @@
-"""``hil bench engine``: what an inference costs on a Cortex-M: code, memory and instructions, for each engine and board.
+"""``hil bench engine``: code, memory and instructions of an inference on a Cortex-M, for each engine and board.
 
 The firmware runs in QEMU, which counts instructions; they repeat exactly and are not cycles (``boards.instruction_count``). Code
 is what the linker took from the engine's libraries, constants included; memory is the engine's arena and object.
 
-The policies are two of 6-64-64-2 with made-up weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where
+The policies are two of 6-64-64-2 with random weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where
 HIL_TFLM_LIB names its library (docs/boards.md); otherwise its numbers are those recorded below.
 """
 
@@ -75,7 +75,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def typical(activation: str) -> Policy:
-    """A policy of 6-64-64-2 with made-up weights."""
+    """A policy of 6-64-64-2 with random weights."""
     model = actor((6, 64, 64, 2), activation, per_channel=True, seed=7, squash=None)
     reference = TflmRuntime(model)
     inputs = np.random.default_rng(0).integers(-128, 128, (8, reference.n_obs), dtype=np.int8)

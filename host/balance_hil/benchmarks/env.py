@@ -1,4 +1,4 @@
-"""``hil bench env``: environment steps per second, beside the reference project's way of stepping, in one run.
+"""``hil bench env``: environment steps per second, beside the reference project's stepping, in one run.
 
     balance/Balance-v0  5 physics substeps of 1 ms per control step, through gymnasium.make as users get it, and without wrappers
     the same at 20 us   the same robot and task with 250 substeps of 20 us, as the reference project's Env01-v1 is stepped
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
+from balance_hil.benchmarks import balance, row
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.batch import BalanceBatch
 from balance_hil.envs.balance.config import BalanceConfig
@@ -50,7 +50,7 @@ class OneEpisode:
 
     def step(self) -> tuple[int, float]:
         """See ``Contender``."""
-        action = _balance(self._observation[np.newaxis])[0]
+        action = balance(self._observation[np.newaxis])[0]
         start_s = time.perf_counter()
         self._observation, _, fallen, cut_off, _ = self._env.step(action)
         wall_s = time.perf_counter() - start_s
@@ -70,7 +70,7 @@ class SideBySide:
 
     def step(self) -> tuple[int, float]:
         """See ``Contender``."""
-        actions = _balance(self._observations)
+        actions = balance(self._observations)
         start_s = time.perf_counter()
         outcomes = self._batch.step(actions)
         wall_s = time.perf_counter() - start_s
@@ -80,7 +80,7 @@ class SideBySide:
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio. A value is that of the fastest block."""
+    """Rows of the table: what, metric, value, unit, baseline, ratio. A value is that of the fastest block."""
     reference_stepping = replace(BalanceConfig(), physics_timestep_s=20e-6, substeps_per_step=250)
     contenders: list[Contender] = [
         OneEpisode("the same at 20 us", BalanceEnv(config=reference_stepping)),
@@ -99,17 +99,8 @@ def run() -> list[dict[str, Any]]:
     rows = []
     for contender in contenders:
         value = max(rates[contender.name])
-        first = contender is contenders[0]
-        rows.append(
-            {
-                "what": contender.name,
-                "metric": contender.metric,
-                "value": value,
-                "unit": "env steps/s",
-                "baseline": None if first else contenders[0].name,
-                "ratio": None if first else value / baseline,
-            }
-        )
+        versus = () if contender is contenders[0] else (contenders[0].name, value / baseline)
+        rows.append(row(contender.name, contender.metric, value, "env steps/s", *versus))
     return rows
 
 
@@ -120,11 +111,3 @@ def _block(contender: Contender) -> float:
         steps += made
         wall_s += took_s
     return steps / wall_s
-
-
-def _balance(observations: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A PD controller: actions, float32 [n, 2], for observations, float32 [n, 6]."""
-    pitch, rate, _, _, speed, yaw = observations.T
-    common = 2.0 * (0.35 * pitch - np.clip(0.3 * speed, -0.1, 0.1)) + 0.5 * rate
-    turn = 0.8 * yaw
-    return np.asarray(np.stack([common - turn, common + turn], axis=1), np.float32)

@@ -5,8 +5,8 @@
     balance_hil        our lockstep step on the native board
     text loop          a step as the reference project's host program does it: text floats, readline, the same board
 
-The four take turns in short blocks, so that a slow spell of the machine hits all of them. A round trip goes from handing the
-observation over to having the action; a step is a round trip and the physics. "The same without inference" is what the framework
+The four take turns in short blocks, so that a slow phase of the computer affects all of them. A round trip goes from sending the
+observation to receiving the action; a step is a round trip and the physics. "The same without inference" is what the framework
 adds to the transport: client, frame codec, server and the engine's socket on both sides.
 """
 
@@ -26,6 +26,7 @@ import numpy as np
 import serial
 from numpy.typing import NDArray
 
+from balance_hil.benchmarks import row
 from balance_hil.boards import Board, connect
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine
@@ -80,7 +81,7 @@ class Contender:
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
+    """Rows of the table: what, metric, value, unit, baseline, ratio."""
     bundle = Bundle.load(MODELS / "ppo")
     text_machine = NativeMachine(EmulationConfig(image=ModelImage.of(bundle)))
     with contextlib.closing(text_machine), connect("native", bundle) as board:
@@ -191,10 +192,3 @@ def report(
     rows.append(row(ours.name, "round trip beyond the echo", beyond_echo, "us"))
     rows.append(row(ours.name, "the same without inference", beyond_echo - inference_us, "us"))
     return rows
-
-
-def row(
-    what: str, metric: str, value: float, unit: str, baseline: str | None = None, ratio: float | None = None
-) -> dict[str, Any]:
-    """One row of ``hil bench --json``."""
-    return {"what": what, "metric": metric, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}

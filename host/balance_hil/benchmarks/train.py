@@ -2,13 +2,13 @@
 
 Two things in one run, a few minutes long:
 
-    stepping    32 episodes side by side, stepped by what a training can choose from: Stable-Baselines3's DummyVecEnv (one
+    stepping    32 episodes side by side, stepped by Stable-Baselines3's DummyVecEnv (one
                 process, episode after episode) and SubprocVecEnv (a process per episode), and our batch on one and on every core
     training    the same PPO until it survives 4 of 4 and then 50 of 50 unseen 30-second episodes, in our batch, and in a
                 DummyVecEnv of the same robot with the reference's physics: 250 substeps of 20 us instead of 5 of 1 ms
 
 Contenders of the first part take turns in short blocks, and the fastest block of each counts: other programs can only slow one
-down. Both policies of the second part are evaluated on balance/Balance-v0; the clock stands still meanwhile.
+down. Both policies of the second part are evaluated on balance/Balance-v0; that time is not counted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
+from balance_hil.benchmarks import balance, row
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
@@ -38,7 +38,7 @@ REFERENCE_TRAINING = "PPO, 20 us x 250, DummyVecEnv"
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of the table, see DESIGN: what, metric, value, unit, baseline, ratio."""
+    """Rows of the table: what, metric, value, unit, baseline, ratio."""
     keep_tensorflow_out()
     return [*_stepping(), *_training()]
 
@@ -48,7 +48,7 @@ def _stepping() -> list[dict[str, Any]]:
 
     cores = os.cpu_count() or 1
     ours, reference = _config(), _config(reference=True)
-    # Forked, and before MuJoCo has threads: a benchmark is no module that a new process could import.
+    # Forked, before MuJoCo starts threads: a spawned process could not import this module's functions.
     forked = SubprocVecEnv([_factory(ours)] * PROCESSES, start_method="fork")
     contenders = {
         REFERENCE: DummyVecEnv([_factory(reference)] * EPISODES),
@@ -65,7 +65,7 @@ def _stepping() -> list[dict[str, Any]]:
             for name, env in contenders.items():
                 steps, start_s = 0, time.perf_counter()
                 while time.perf_counter() - start_s < SECONDS_PER_BLOCK:
-                    observations[name], *_ = env.step(_balance(observations[name]))
+                    observations[name], *_ = env.step(balance(observations[name]))
                     steps += env.num_envs
                 rates[name] = max(rates[name], steps / (time.perf_counter() - start_s))
     finally:
@@ -140,7 +140,7 @@ def _batch(episodes: int, episode_steps: int, n_threads: int = 0) -> Any:
 
 
 def _factory(config: BalanceConfig) -> Callable[[], gym.Env[Any, Any]]:
-    """What SB3's vectorised environments make their episodes with: wrapped as ``make_vec_env`` does."""
+    """What SB3's vectorized environments make their episodes with: wrapped as ``make_vec_env`` does."""
 
     def make() -> gym.Env[Any, Any]:
         from stable_baselines3.common.monitor import Monitor
@@ -151,21 +151,5 @@ def _factory(config: BalanceConfig) -> Callable[[], gym.Env[Any, Any]]:
     return make
 
 
-def _balance(observations: Any) -> Any:
-    """A PD controller: actions, float32 [n, 2], for observations, float32 [n, 6]."""
-    pitch, rate, _, _, speed, yaw = observations.T
-    common = 2.0 * (0.35 * pitch - np.clip(0.3 * speed, -0.1, 0.1)) + 0.5 * rate
-    turn = 0.8 * yaw
-    return np.clip(np.stack([common - turn, common + turn], axis=1), -1.0, 1.0).astype(np.float32)
-
-
 def _row(what: str, metric: str, value: float, unit: str, baseline: str, ratio: float) -> dict[str, Any]:
-    first = what == baseline
-    return {
-        "what": what,
-        "metric": metric,
-        "value": value,
-        "unit": unit,
-        "baseline": None if first else baseline,
-        "ratio": None if first else ratio,
-    }
+    return row(what, metric, value, unit) if what == baseline else row(what, metric, value, unit, baseline, ratio)

@@ -1,6 +1,6 @@
 """Flashing by a boot drive: a board in its boot loader is a USB drive with INFO_UF2.TXT, and restarts once it has a whole image.
 
-The image is a UF2 file. The board itself takes the drive away after the last block: that, and nothing less, is success.
+The image is a UF2 file. After the last block the board removes the drive; only that counts as success.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def find_drive(given: Path | None, image: Path) -> Path:
     wanted = _FAMILIES[struct.unpack_from("<I", image.read_bytes()[:_BLOCK_BYTES], _FAMILY_OFFSET)[0]]
     drives = _drives(_mounted() if given is None else [given])
     if not drives:
-        where = f"{given} is no boot drive: it has no {INFO_FILE}" if given else "no boot drive is mounted"
+        where = f"{given} is not a boot drive: it has no {INFO_FILE}" if given else "no boot drive is mounted"
         raise PortNotFoundError(
             where, "hold BOOTSEL while you plug the board in, and mount the drive that appears; then name it with --drive FOLDER"
         )
@@ -59,7 +59,7 @@ def find_drive(given: Path | None, image: Path) -> Path:
 
 
 def copy_image(image: Path, drive: Path, progress: Progress = lambda line: None) -> None:
-    """Copies a UF2 file to a boot drive and waits until the board has taken it and restarted.
+    """Copies a UF2 file to a boot drive and waits until the board has stored it and restarted.
 
     Raises:
         FlashFailedError: the drive vanished while it was written, is full or read-only, or the board does not restart.

@@ -262,7 +262,7 @@ def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError
     if decoder.handshake_begun:
         return ReplyTimeoutError(
             f"the board on {where} answers too slowly: in {waited_s:.2g} s only a part of its INFO arrived",
-            "check what lies between: a USB hub, a serial server, a radio link",
+            "check what is in between: a USB hub, a serial server, a radio link",
         )
     if decoder.frames:
         return ReplyTimeoutError(
@@ -294,7 +294,7 @@ def _has_baud_rate(where: str) -> bool:
 
 
 def _closed(channel: Channel, exc: CableUnpluggedError) -> HarnessError:
-    """The error for a server that closed the connection during the handshake, from its last words."""
+    """The error for a server that closed the connection during the handshake, from its last output."""
     where = channel.link.description
     with contextlib.suppress(CableUnpluggedError):  # a write may have failed before they were read
         while data := channel.link.read(0.0):

@@ -53,7 +53,7 @@ def make_table(*headings: str, title: str | None = None) -> Table:
 
 
 def wide() -> Console:
-    """Stdout; where it is no terminal, wide enough for the tables of several boards."""
+    """Stdout; where it is not a terminal, wide enough for the tables of several boards."""
     return stdout if stdout.is_terminal else Console(highlight=False, markup=False, width=160)
 
 

@@ -66,7 +66,7 @@ def _symbolic_link(link: Path | None, port: str) -> Iterator[str]:
         yield port
         return
     if link.exists() and not link.is_symlink():
-        raise UsageError(f"{link} exists and is no symbolic link", "choose another name: --link PATH")
+        raise UsageError(f"{link} exists and is not a symbolic link", "choose another name: --link PATH")
     partial = link.with_name(f".{link.name}.partial")
     partial.unlink(missing_ok=True)
     try:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from balance_hil.running.trace import TflmCheck
 
 SHOW_EVERY_S = 0.1
-PLAIN_EVERY_S = 10.0  # where stderr is no terminal
+PLAIN_EVERY_S = 10.0  # where stderr is not a terminal
 
 
 class LiveLine:
-    """One line on stderr, redrawn ten times a second; a new line every ten seconds where stderr is no terminal.
+    """One line on stderr, redrawn ten times a second; a new line every ten seconds where stderr is not a terminal.
 
     It is called between two control deadlines, so it writes the line itself (20 us): rich's Live would take the interpreter for a
     millisecond at a time, from a thread of its own at any moment.

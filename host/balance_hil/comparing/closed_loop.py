@@ -155,7 +155,7 @@ def closed_loop(
         on_progress: called with what is running, control steps done and control steps in all.
 
     Raises:
-        HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is no number).
+        HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is not a number).
     """
     from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, rollout  # imports MuJoCo
 
@@ -281,7 +281,7 @@ def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32A
 
 
 def _third_opinion(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> NDArray[np.float32] | None:
-    """Actions of the reference, float32 [n, n_act]; None when one of the two is no int8 runtime, or it is not installed."""
+    """Actions of the reference, float32 [n, n_act]; None when one of the two is not an int8 runtime, or it is not installed."""
     if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
         return None
     with ExitStack() as stack:

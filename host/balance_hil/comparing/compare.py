@@ -91,12 +91,12 @@ def compare(
 
     Raises:
         MissingExtraError: a runtime asked for, or the reference of a board, is not installed.
-        UsageError: one runtime alone, without a board, is no comparison.
+        UsageError: one runtime alone, without a board, is not a comparison.
         BundleError: an operator of the model does not fit its tensors.
         UnsupportedOperatorError: a runtime asked for, or the board, cannot execute the model; the message names the operator.
         ModelMismatchError: the board runs another model.
         ModelTooWideError: the board's messages have no room for the model's input, output or layers.
-        HarnessError: the recording cannot be read, the board is lost, an input is no number.
+        HarnessError: the recording cannot be read, the board is lost, an input is not a number.
     """
     if isinstance(model, Bundle):
         model = ModelUnderTest.of(model)

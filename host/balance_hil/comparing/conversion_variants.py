@@ -44,7 +44,7 @@ LIMITS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 ZERO_POINTS: dict[str, Callable[[int], int]] = {
     RIGHT: lambda zero_point: zero_point,
-    "forgets the zero point": lambda zero_point: 0,
+    "omits the zero point": lambda zero_point: 0,
     "subtracts the zero point": lambda zero_point: -zero_point,
     "takes a zero point that is 1 too high": lambda zero_point: zero_point + 1,
     "takes a zero point that is 1 too low": lambda zero_point: zero_point - 1,
@@ -132,9 +132,9 @@ def wrong_normalizations(right: Normalization) -> Iterator[tuple[str, Callable[[
         return lambda x: np.clip(scale(x).astype(np.float32), -clip, clip)
 
     yield "does not normalize", lambda x: x
-    yield "forgets the mean", clipped(lambda x: x * factor)
+    yield "omits the mean", clipped(lambda x: x * factor)
     yield "adds the mean", clipped(lambda x: (x + mean) * factor)
-    yield "forgets the factor", clipped(lambda x: x - mean)
+    yield "omits the factor", clipped(lambda x: x - mean)
     yield "divides by the factor", clipped(lambda x: (x - mean) / factor)
     yield "divides by the variance", clipped(lambda x: (x - mean) * (factor * factor))
     yield "does not clip", lambda x: (x - mean) * factor

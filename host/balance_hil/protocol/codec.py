@@ -58,7 +58,7 @@ def encode(message: Message, seq: int) -> bytes:
             "send less at once",
         )
     if not 0 <= seq <= 0xFFFF:
-        raise UsageError(f"{seq} is no sequence number", "count modulo 65536")
+        raise UsageError(f"{seq} is not a sequence number", "count modulo 65536")
     return seal(message.TYPE, seq, payload)
 
 
@@ -193,7 +193,7 @@ class Decoder:
             return None
 
     def _text(self) -> bool:
-        """The head of the buffer is no frame: take a text line, or drop bytes up to where a frame may start."""
+        """The head of the buffer is not a frame: take a text line, or drop bytes up to where a frame may start."""
         buffer = self._buffer
         if not self._long_line:
             if buffer[0] in _LINE_ENDS:

@@ -120,7 +120,7 @@ def keep_last(path: Path, target: Path, seconds: float) -> None:
     """Copies the last ``seconds`` of a recording, complete or not, to ``target``, which is replaced.
 
     Raises:
-        RecordingError: it is no recording, or ``target`` cannot be written.
+        RecordingError: it is not a recording, or ``target`` cannot be written.
     """
     with recording_errors(path):
         times = [record.log_time for record in records(path, End()) if isinstance(record, Message)]

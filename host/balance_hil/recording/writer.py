@@ -32,7 +32,7 @@ FLUSH_NS = 250_000_000  # of simulated time, so that equal lockstep runs give eq
 _CHUNK_INDEX = "_Writer__chunk_indices"
 
 
-# Of a fault in the log, where it is no warning.
+# Of a fault in the log, where it is not a warning.
 _LEVELS = {"identified": foxglove.INFO, "rejected": foxglove.ERROR, "reboot": foxglove.ERROR, "failed": foxglove.ERROR}
 
 

@@ -207,7 +207,7 @@ def _read_comparison(path: Path) -> Comparison:
     except RecordingError:
         raise
     except PARSE_ERRORS as exc:
-        raise RecordingError(f"{path} is no comparison ({type(exc).__name__}: {exc})", hint) from exc
+        raise RecordingError(f"{path} is not a comparison ({type(exc).__name__}: {exc})", hint) from exc
 
 
 def _run(path: Path, recording: Recording) -> Run:

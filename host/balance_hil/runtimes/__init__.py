@@ -50,7 +50,7 @@ def load_int8_runtime(name: str, model: bytes) -> Int8Runtime:
         MissingExtraError: its package is not installed, or does not exist for this platform.
     """
     if name not in INT8_RUNTIME_NAMES:
-        raise UsageError(f"{name} is no int8 runtime", f"choose one of {', '.join(INT8_RUNTIME_NAMES)}")
+        raise UsageError(f"{name} is not an int8 runtime", f"choose one of {', '.join(INT8_RUNTIME_NAMES)}")
     module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
     runtime: Int8Runtime = module.TflmRuntime(model) if name == "tflm" else module.TfliteInt8Runtime(name, model)
     return runtime

@@ -24,7 +24,7 @@ from balance_hil.verifying import behavior as does
 from balance_hil.verifying.tampering import TamperedLink
 
 HANDSHAKE_TIMEOUT_S = 3.0  # a board that is silent on purpose is not waited for as long as one that boots
-Reason = Callable[[Bundle], str]  # why it is no fault with this bundle; "": it is one
+Reason = Callable[[Bundle], str]  # why it is not a fault with this bundle; "": it is one
 
 
 def _always(bundle: Bundle) -> str:
@@ -72,7 +72,7 @@ def find_fault(name: str) -> DeviceFault:
     return FAULTS[name]
 
 
-# --- where it is no fault ---------------------------------------------------------------------------------------------
+# --- where it is not a fault ---------------------------------------------------------------------------------------------
 
 
 def _unless(condition: Callable[[Bundle], bool], why: str) -> Reason:
@@ -152,7 +152,7 @@ _LAYER = r"layer \d+ \(\w+\): \d+ of \d+ values differ"
 _RATE = r"clock_rate_at_%s is .*, outside"
 _RESTARTED = r"restarted before it answered InferInt8"
 
-# name, what the firmware does, test, its message[, where it is no fault]
+# name, what the firmware does, test, its message[, where it is not a fault]
 _FIRMWARE: tuple[tuple[str, str, str, str] | tuple[str, str, str, str, Reason], ...] = (
     ("input-truncate", "(int)(x / scale) + zero point, saturated", _ROUNDING, _QUANTIZED),
     ("input-truncate-sum", "(int)(x / scale + zero point), saturated", _ROUNDING, _QUANTIZED),

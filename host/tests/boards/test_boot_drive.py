@@ -85,7 +85,7 @@ def test_no_drive_and_a_folder_that_is_none(mounted, image: Path, tmp_path: Path
     with pytest.raises(PortNotFoundError, match="no boot drive is mounted") as caught:
         find_drive(None, image)
     assert "hold BOOTSEL" in caught.value.hint
-    with pytest.raises(PortNotFoundError, match="is no boot drive"):
+    with pytest.raises(PortNotFoundError, match="is not a boot drive"):
         find_drive(tmp_path, image)
 
 

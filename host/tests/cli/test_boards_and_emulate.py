@@ -169,7 +169,7 @@ def test_emulate_refuses_what_it_cannot_do(hil, ppo_bundle, tmp_path):
     assert "is not emulated" in err
     code, out, err = hil("emulate", str(ppo_bundle.path), "--link", str(tmp_path / "file"))
     assert (code, out) == (2, "")
-    assert "no symbolic link" in err
+    assert "is not a symbolic link" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -47,7 +47,7 @@ FAULTY_INPUTS = {
     "multiplies by the scale": lambda x: _sat(_half_away(x * S) - 11),
     "wraps around instead of saturating": lambda x: (_half_away(x / S).astype(np.int64) - 11).astype(np.int8),
     "saturates at -127": lambda x: np.clip(_half_away(x / S) - 11, -127, 127).astype(np.int8),
-    "forgets the zero point": lambda x: _sat(_half_away(x / S)),
+    "omits the zero point": lambda x: _sat(_half_away(x / S)),
     "subtracts the zero point": lambda x: _sat(_half_away(x / S) + 11),
     "has its scale rounded to 4 decimals": lambda x: _sat(_half_away(x / F(0.0314)) - 11),
     "has its scale rounded to 3 decimals": lambda x: _sat(_half_away(x / F(0.031)) - 11),
@@ -83,7 +83,7 @@ def test_every_single_fault_shows_in_the_probes_whatever_the_parameters(scale, z
     quant = QuantParams(float(F(scale)), zero_point)
     probes = probe_observations(quant, 2)
     right = quantize(probes, quant)
-    harmless = {"forgets the zero point", "subtracts the zero point"} if zero_point == 0 else set()
+    harmless = {"omits the zero point", "subtracts the zero point"} if zero_point == 0 else set()
     for conversion in input_conversions(quant):
         if len(conversion.faults) == 1 and conversion.faults[0] not in harmless:
             assert np.any(conversion.apply(probes) != right), conversion.faults
@@ -217,7 +217,7 @@ def test_faulty_action_is_named(fault):
 def test_forgotten_zero_point_of_the_output():
     quant = QuantParams(0.01, 9)
     actions = (F(0.01) * OUTPUTS.astype(F)).astype(F)
-    assert diagnose_output(OUTPUTS, actions, quant).fault == "forgets the zero point"
+    assert diagnose_output(OUTPUTS, actions, quant).fault == "omits the zero point"
     assert next(output_conversions(quant)).fault == "right"
 
 

@@ -30,7 +30,7 @@ DIAGNOSED = {
     "input-reciprocal": ("input", "multiplies by the reciprocal"),
     "input-float64": ("input", "divides in float64"),
     "input-wrap": ("input", "wraps around instead of saturating"),
-    "input-no-zero-point": ("input", "forgets the zero point"),
+    "input-no-zero-point": ("input", "omits the zero point"),
     "input-zero-point-above": ("input", "takes a zero point that is 1 too high"),
     "input-zero-point-below": ("input", "takes a zero point that is 1 too low"),
     "input-scale-digits": ("input", "has its scale rounded to 4 decimals"),
@@ -44,7 +44,7 @@ DIAGNOSED = {
     "model-permuted": ("model", "permutes the outputs: it takes 2, 1, 0 for 0, 1, 2"),
     "model-stale": ("model", "gives a stale output: that of 1 request before"),
     "model-wrap": ("model", "wraps the output around instead of saturating"),
-    "output-no-zero-point": ("output", "forgets the zero point"),
+    "output-no-zero-point": ("output", "omits the zero point"),
     "output-zero-point-above": ("output", "takes a zero point that is 1 too high"),
     "output-zero-point-below": ("output", "takes a zero point that is 1 too low"),
     "output-scale-digits": ("output", "has its scale rounded to 4 decimals"),
@@ -58,7 +58,7 @@ IDENTIFIED = {"model-first-scale": "tflm-first-scale", "model-single-rounding": 
 ON_PPO = {
     "input-truncate-sum": ("input", "truncates instead of rounding"),
     "input-no-zero-point": None,
-    "output-zero-point-above": ("output", "forgets the zero point"),
+    "output-zero-point-above": ("output", "omits the zero point"),
     "model-permuted": ("model", "permutes the outputs: it takes 1, 0 for 0, 1"),
 }
 

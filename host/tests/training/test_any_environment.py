@@ -264,7 +264,7 @@ def test_the_result_has_the_name_of_environment_and_algorithm(environment, name)
 
 
 class Grid(gym.Env):
-    """Observations and actions of two axes, float64, and an end of its own that is no failure."""
+    """Observations and actions of two axes, float64, and an end of its own that is not a failure."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
     action_space = gym.spaces.Box(np.array([[-0.5], [-3.0]]), np.array([[0.5], [3.0]]), dtype=np.float64)

@@ -29,7 +29,7 @@ from .. import contract
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
 
 NATIVE = VerifyConfig(engine="int8")
-# A handful of every kind: firmware, link, messages, text, time. One is no fault with ppo, whose input has the zero point 0.
+# A handful of every kind: firmware, link, messages, text, time. One is not a fault with ppo, whose input has the zero point 0.
 CAUGHT = [
     "model-constant",
     "link-loses-replies",

@@ -119,7 +119,7 @@ class EmulatedRuntime(Int8Runtime):
         return Chain(stages, [True] * len(stages)) if stages else None
 
     def _stages(self) -> list[Dense | Table]:
-        """Stages of all operators, [] where one has none, or is no link of a chain."""
+        """Stages of all operators, [] where one has none, or is not a link of a chain."""
         stages = []
         last = self.graph.input
         for operator, kernel in zip(self.graph.operators, self._kernels, strict=True):

@@ -48,7 +48,7 @@ def test_compiled_code_equals_the_rule_for_every_accumulator_in_reach(rounding, 
 
 @pytest.mark.parametrize(("multiplier", "rule"), [(2.0**-6, Rule.FLOAT64), (0.01, Rule.FLOAT64), (np.pi / 2000, Rule.NEAREST)])
 def test_float64_products_are_rounded_the_quick_way_where_none_is_a_tie(multiplier, rule):
-    """50 times 0.01 is a tie in float64, though 0.01 is no float64."""
+    """50 times 0.01 is a tie in float64, though 0.01 is not a float64."""
     assert _requantizer(Rounding.FLOAT64, multiplier).form.rule is rule
 
 
