@@ -107,7 +107,7 @@ def test_seeds_are_read():
     assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
     assert parse_seeds("7,0-2") == [7, 0, 1, 2]
     for text in ("", "x", "3-1", "1,1", "-1"):
-        with pytest.raises(UsageError, match="no list of different numbers"):
+        with pytest.raises(UsageError, match="not a list of different numbers"):
             parse_seeds(text)
 
 
