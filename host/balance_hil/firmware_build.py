@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +36,14 @@ IMAGES = PROJECT / ".pio/images"  # firmware with a model in it, one file for ea
 TFLM_LIBRARY = "HIL_TFLM_LIB"  # environment variable: the folder that holds the user's library of TensorFlow Lite Micro
 # Folders of model.h files for models that come without one.
 HEADERS = PROJECT / ".pio/headers" if paths.IS_CHECKOUT else paths.CACHE / "headers"
+BUILD_TIMEOUT_S = 3600.0  # TensorFlow Lite Micro takes a quarter of an hour on two cores
+ASK_TIMEOUT_S = 30.0  # for programs that only answer a question
+PROGRESS_INTERVAL_S = 5.0
+_LIBRARY_FILE = re.compile(r"TensorFlow Lite Micro: file \d+ of \d+")  # see firmware/platform/tflm_library.py
+_NO_NETWORK = re.compile("HTTPClientError|InternetConnectionError|UnknownPackageError")
+_TOO_LARGE = re.compile(r"size \((?P<need>\d+) bytes\) is greater than maximum allowed \((?P<limit>\d+) bytes\)")  # PlatformIO
+_OVERFLOW = re.compile(r"region `(?P<region>\w+)' overflowed by (?P<bytes>\d+) bytes")  # GNU ld
+IMAGE_SUFFIXES = (".bin", ".hex", ".uf2")  # besides the ELF file
 _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
 
@@ -69,66 +77,90 @@ def build(environment: str, progress: Progress | None = None, *, product: str = 
     if _is_fresh(folder, program):
         return program
     _check_tools()
-    with build_lock():
+    with build_lock(progress):
         if _is_fresh(folder, program):  # another process built it while this one waited
             return program
         if progress is not None:
             progress(f"building the firmware ({environment}): about ten seconds, once")
         fingerprint = _fingerprint()  # before the build: a source saved during it makes the next call build again
         prepare_platformio()
-        _run_platformio(environment)
+        _run_platformio(environment, {}, progress)
         (folder / _STAMP).write_text(fingerprint)
     return program
 
 
-def build_image(environment: str, header: Path, progress: Progress | None = None) -> Path:
+def build_image(environment: str, header: Path, progress: Progress | None = None, *, baud: int | None = None) -> Path:
     """Builds the firmware of one environment with a model compiled in, unless that very image is there and up to date.
 
     Several processes may call it at once: one builds, the others wait.
 
     Args:
-        environment: name of a PlatformIO environment of a Cortex-M.
+        environment: name of a PlatformIO environment of a microcontroller.
         header: the model as ``model.h``.
-        progress: receives a line before a build starts.
+        progress: receives lines before and while it builds.
+        baud: rate of the firmware's port; None: the firmware's default.
 
     Returns:
-        The image, an ELF file that stays as it is when another model is built. The linker's map lies beside it.
+        The image, an ELF file that stays as it is when another model is built. The linker's map and the files that flash tools
+        take (``.bin``, ``.hex``, ``.uf2``) lie beside it.
 
     Raises:
-        FirmwareBuildError, FlashToolMissingError: see ``build``.
+        FirmwareBuildError, FlashToolMissingError: see ``build``, ``check_board_tools``.
     """
-    model = hashlib.sha256(header.read_bytes() + _library(environment)).hexdigest()[:12]
-    image = IMAGES / f"{environment}-{model}.elf"
+    what = header.read_bytes() + _library(environment) + (str(baud).encode() if baud else b"")
+    image = IMAGES / f"{environment}-{hashlib.sha256(what).hexdigest()[:12]}.elf"
     stamp = image.with_suffix(".stamp")
     if _is_stamped(image, stamp):
         return image
     _check_tools()
-    check_cross_tools()
-    with build_lock():
+    check_board_tools(environment)
+    with build_lock(progress):
         if _is_stamped(image, stamp):
             return image
         if progress is not None:
-            progress(f"building the firmware ({environment}): about ten seconds, once for each model")
+            library = " and TensorFlow Lite Micro, unless that is built: many minutes" if is_tflm(environment) else ""
+            progress(f"building the firmware ({environment}): about ten seconds, once for each model{library}")
         fingerprint = _fingerprint()
         prepare_platformio()
-        _run_platformio(environment, {"HIL_MODEL": str(header.resolve().parent)})
+        _run_platformio(environment, image_variables(header, baud), progress)
         IMAGES.mkdir(exist_ok=True)
         stamp.unlink(missing_ok=True)
-        for suffix in (".map", ".uf2", ".elf"):
-            built = PROJECT / f".pio/build/{environment}/program{suffix}"
-            if built.is_file():  # only boards with a boot drive have a UF2 file
+        folder = build_folder(environment) / environment
+        name = next((name for name in ("firmware", "program") if (folder / f"{name}.elf").is_file()), "program")
+        for suffix in (*IMAGE_SUFFIXES, ".map", ".elf"):
+            image.with_suffix(suffix).unlink(missing_ok=True)
+            if (built := folder / f"{name}{suffix}").is_file():
                 with replacing(image.with_suffix(suffix)) as partial:
                     shutil.copyfile(built, partial)
         stamp.write_text(fingerprint)
     return image
 
 
+def image_variables(header: Path, baud: int | None) -> dict[str, str]:
+    """Environment variables by which PlatformIO builds an image with a model; see ``build_image``."""
+    return {"HIL_MODEL": str(header.resolve().parent)} | ({"HIL_BAUD": str(baud)} if baud else {})
+
+
+def is_tflm(environment: str) -> bool:
+    """Whether an environment of platformio.ini builds with TensorFlow Lite Micro."""
+    return environment.endswith("_tflm")
+
+
+def build_folder(environment: str) -> Path:
+    """Where PlatformIO builds an environment.
+
+    It wipes a folder whenever a variable that platformio.ini names has changed, so what depends on HIL_TFLM_LIB is built apart.
+    """
+    return PROJECT / ".pio" / ("build_tflm" if is_tflm(environment) else "build")
+
+
 def _library(environment: str) -> bytes:
-    """Identity of the user's library, for an environment that builds with it."""
-    if not environment.endswith("_tflm"):
+    """Identity of the user's library, for an environment that builds with it: changes when a file of it does."""
+    if not is_tflm(environment):
         return b""
     folder = Path(os.environ.get(TFLM_LIBRARY, "")).resolve()
-    return b"\n".join([str(folder).encode(), *(path.read_bytes() for path in sorted(folder.glob("*/library.json")))])
+    files = [path for manifest in sorted(folder.glob("*/library.json")) for path in sorted(manifest.parent.rglob("*.*"))]
+    return "\n".join([str(folder), *(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)]).encode()
 
 
 def native_is_current() -> bool:
@@ -205,7 +237,8 @@ def _check_tools() -> None:
 def check_cross_tools() -> None:
     """Raises FlashToolMissingError unless the compiler for Cortex-M and its library are installed."""
     require_tool(_CROSS_COMPILER, "building for a Cortex-M", "gcc-arm-none-eabi")
-    found = subprocess.run([_CROSS_COMPILER, f"-print-file-name={_CROSS_HEADER}"], capture_output=True, text=True).stdout.strip()
+    command = [_CROSS_COMPILER, f"-print-file-name={_CROSS_HEADER}"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=ASK_TIMEOUT_S).stdout.strip()
     if found in ("", _CROSS_HEADER):  # the compiler repeats a name that it does not find
         raise FlashToolMissingError(
             "building for a Cortex-M needs the library newlib, which is not installed",
@@ -213,9 +246,38 @@ def check_cross_tools() -> None:
         )
 
 
+def check_board_tools(environment: str) -> None:
+    """Raises FlashToolMissingError where the compiler of an environment is not installed, before PlatformIO asks its registry.
+
+    For the project's own platform that is Debian's compiler, for others their PlatformIO package.
+    """
+    platform = _platformio_option(environment, "platform")
+    if platform.startswith("symlink:"):
+        check_cross_tools()
+    elif not (PROJECT / ".platformio/platforms" / platform).is_dir():
+        raise FlashToolMissingError(
+            f"building the firmware ({environment}) needs PlatformIO's platform {platform}, which is not installed",
+            f"install it, from the network: {install_packages(environment)}",
+        )
+
+
+def install_packages(environment: str) -> str:
+    """The command that installs what PlatformIO's registry has for an environment."""
+    return f"pio pkg install --project-dir {PROJECT} -e {environment}"
+
+
+def _platformio_option(environment: str, name: str) -> str:
+    from platformio.project.config import ProjectConfig  # type: ignore[import-untyped]
+
+    project = PROJECT if (PROJECT / "platformio.ini").is_file() else paths.SHIPPED
+    return str(ProjectConfig(str(project / "platformio.ini")).get(f"env:{environment}", name))
+
+
 @contextlib.contextmanager
-def build_lock() -> Iterator[None]:
+def build_lock(progress: Progress | None = None) -> Iterator[None]:
     """Held while PlatformIO works in its project folder: two at once would wipe each other's output.
+
+    ``progress`` receives a line if another program builds.
 
     Raises:
         FirmwareBuildError: the folder cannot be made.
@@ -229,9 +291,18 @@ def build_lock() -> Iterator[None]:
             f"the firmware cannot be built in {PROJECT}: {exc.strerror}",
             "make room or give write permission there; XDG_CACHE_HOME names another folder for caches",
         ) from exc
-    with filelock.FileLock(folder / "build.lock"):  # given back whatever happens to this process
+    lock = filelock.FileLock(folder / "build.lock")  # given back whatever happens to this process
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if progress is not None:
+            progress("another command is building firmware here: waiting until it has finished")
+        lock.acquire()
+    try:
         (folder / "build.lock").touch()  # the time of the last build
         yield
+    finally:
+        lock.release()
 
 
 def _provide_sources() -> None:
@@ -250,30 +321,79 @@ def _provide_sources() -> None:
             staging.rename(PROJECT)
 
 
-def platformio_settings() -> dict[str, str]:
+def platformio_settings(environment: str) -> dict[str, str]:
     """Environment variables for every call of PlatformIO: its folder is the project's, and it does not use the network."""
-    return {
+    settings = {
         "PLATFORMIO_CORE_DIR": str(PROJECT / ".platformio"),
+        "PLATFORMIO_BUILD_DIR": str(build_folder(environment)),
         "HIL_FIRMWARE_COMMIT": firmware_commit(),
         "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no",
         "PLATFORMIO_SETTING_CHECK_PLATFORMIO_INTERVAL": "36500",  # days: a build must not look for updates
         "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",  # progress is read while it builds
     }
+    return settings if is_tflm(environment) else settings | {TFLM_LIBRARY: ""}
 
 
-def _run_platformio(environment: str, variables: Mapping[str, str] | None = None) -> None:
-    done = run_group(
-        [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(PROJECT)],
-        env=os.environ | platformio_settings() | dict(variables or {}),
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != 0:
-        raise FirmwareBuildError(
-            f"building the firmware ({environment}) failed:\n{why_it_failed(done.stdout)}",
-            f"see the whole output: pio run --project-dir {PROJECT} -e {environment}",
+def _run_platformio(environment: str, variables: dict[str, str], progress: Progress | None) -> None:
+    shown_s = -PROGRESS_INTERVAL_S
+
+    def show(line: str) -> None:
+        nonlocal shown_s
+        found = _LIBRARY_FILE.search(line)
+        if found and progress is not None and time.monotonic() - shown_s >= PROGRESS_INTERVAL_S:
+            shown_s = time.monotonic()
+            progress(found[0])
+
+    try:
+        done = run_group(
+            [sys.executable, "-m", "platformio", "run", "--environment", environment, "--project-dir", str(PROJECT)],
+            timeout_s=BUILD_TIMEOUT_S,
+            on_line=show,
+            env=os.environ | platformio_settings(environment) | variables,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
+    except subprocess.TimeoutExpired:
+        raise FirmwareBuildError(
+            f"building the firmware ({environment}) did not end within {BUILD_TIMEOUT_S:g} s and was stopped",
+            "run the same command again: what was compiled is kept",
+        ) from None
+    if done.returncode != 0:
+        raise _build_error(environment, done.stdout)
+
+
+def _build_error(environment: str, output: str) -> FirmwareBuildError:
+    if need := _too_large(environment, output):
+        return FirmwareBuildError(
+            f"the image for {environment} is too large for the chip: {need}",
+            "export a smaller network, or take a board with more memory: hil boards",
+        )
+    if TFLM_LIBRARY in output:
+        hint = "see docs/boards.md for how to get it; or use the compact engine, which needs no library: --engine int8"
+    elif _NO_NETWORK.search(output):
+        hint = f"PlatformIO lacks a package; install it, from the network: {install_packages(environment)}"
+    else:
+        hint = f"see the whole output: pio run --project-dir {PROJECT} -e {environment}"
+    return FirmwareBuildError(f"building the firmware ({environment}) failed:\n{why_it_failed(output)}", hint)
+
+
+def _too_large(environment: str, output: str) -> str:
+    """Need and limit in bytes, if that is what the build failed for; the linker writes a region's size to its map."""
+    if size := _TOO_LARGE.search(output):
+        return f"it needs {size['need']} bytes, there are {size['limit']}"
+    over = _OVERFLOW.search(output)
+    if over is None:
+        return ""
+    region, excess = over["region"], int(over["bytes"])
+    linker_map = build_folder(environment) / environment / "program.map"
+    text = linker_map.read_text() if linker_map.is_file() else ""
+    size = re.search(rf"^{region} +0x\w+ +0x(\w+)", text, re.MULTILINE)
+    if size is None:
+        return f"{region} is {excess} bytes too small"
+    limit = int(size[1], 16)
+    return f"it needs {limit + excess} bytes of {region}, there are {limit}"
 
 
 def why_it_failed(output: str) -> str:
@@ -310,7 +430,14 @@ def _drop_stale_platform_link(folder: Path) -> None:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)  # noqa: S607
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            ["git", *arguments],  # noqa: S607
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=ASK_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

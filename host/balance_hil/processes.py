@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -48,8 +49,12 @@ def _end(started: Future[subprocess.Popen[Any]]) -> None:
         started.result().kill()
 
 
-def run_group(command: Sequence[str], *, timeout_s: float | None = None, **options: Any) -> subprocess.CompletedProcess[Any]:
+def run_group(
+    command: Sequence[str], *, timeout_s: float | None = None, on_line: Callable[[str], None] | None = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
     """Runs a program that starts others, without input; all of them end with this one, on an exception and at the timeout.
+
+    ``on_line`` is called with each line of text as it is printed to stdout; stderr then has to go there too.
 
     Raises:
         subprocess.TimeoutExpired: it did not end in time.
@@ -60,11 +65,36 @@ def run_group(command: Sequence[str], *, timeout_s: float | None = None, **optio
     )
     with process:
         try:
-            output, errors = process.communicate(timeout=timeout_s)
+            if on_line is None:
+                output, errors = process.communicate(timeout=timeout_s)
+            else:
+                output, errors = _read_lines(process, timeout_s, on_line), None
         finally:
             if process.poll() is None:
                 _kill_group(process)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _read_lines(process: subprocess.Popen[str], timeout_s: float | None, on_line: Callable[[str], None]) -> str:
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put("")  # no line is empty: each has its end
+
+    threading.Thread(target=read, daemon=True, name="read lines").start()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    output = []
+    try:
+        while line := lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic())):
+            output.append(line)
+            on_line(line.rstrip("\n"))
+        process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise subprocess.TimeoutExpired(process.args, timeout_s or 0.0) from None
+    return "".join(output)
 
 
 def _kill_group(process: subprocess.Popen[Any]) -> None:

@@ -9,7 +9,6 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
 from image import add_build_info, add_model  # noqa: E402
-from stlink import upload  # noqa: E402
 from uf2 import finish  # noqa: E402
 
 board = env.BoardConfig()
@@ -65,10 +64,7 @@ add_build_info(env, processor(), board=board.get("build.board_name", "") or name
 program = env.BuildProgram()
 if family := board.get("build.uf2_family", ""):
     env.AddPostAction(program, lambda target, source, env: finish(Path(str(target[0])), toolchain, 0x10000000, int(family, 0)))
+elif board.get("build.ldscript", "").startswith("stm32"):  # st-flash takes a binary file
+    env.AddPostAction(program, env.VerboseAction(f"{toolchain}objcopy -O binary $TARGET ${{TARGET.base}}.bin", "Copying $TARGET"))
 AlwaysBuild(env.Alias("buildprog", program))
-if scripts := board.get("build.openocd", []):
-    action = env.VerboseAction(
-        lambda target, source, env: upload(Path(str(source[0])), scripts, f"{toolchain}objcopy"), "Uploading"
-    )
-    AlwaysBuild(env.Alias("upload", program, action))
 Default("buildprog")

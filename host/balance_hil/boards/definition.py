@@ -15,8 +15,8 @@ from balance_hil.files import did_you_mean, read_limited
 from balance_hil.link import SerialPort
 from balance_hil.paths import CONFIG
 
-# How the flash tool selects the board: by port, by the serial number of its debug probe, by its boot drive, or not at all.
-Upload = Literal["port", "probe", "any", "drive"]
+# What writes its flash: a row of ``flash_tool.TOOLS``, PlatformIO with the tool of its platform, or a copy to its boot drive.
+Upload = Literal["platformio", "teensy", "stlink", "esptool", "bossac", "drive"]
 # What its real-time behavior depends on. "host": an emulator that this computer may delay; a failed real-time episode with too
 # many missed replies is then inconclusive; see hil_tests/README.md.
 Timing = Literal["board", "host"]
@@ -42,7 +42,8 @@ class BoardDefinition:
     engine: str = ""  # "tflm" or "int8"; "" = tflm if its library is available, else int8
     environment: str = ""  # in platformio.ini, with the compact engine; "_tflm" is appended for tflm
     timing: Timing = "board"
-    upload: Upload = "port"
+    upload: Upload = "platformio"
+    upload_options: str = ""  # words for the flash tool that depend on the chip
     platform: str = ""  # of PlatformIO, as in platformio.ini
     framework: str = ""
     tflm: str = ""  # where its TensorFlow Lite Micro comes from

@@ -1,6 +1,6 @@
 """Flashing: build the firmware with a bundle's model, upload it to a board, and verify that the board runs it.
 
-    find the board ─ read its INFO ─ build ─ upload (pio) ─ wait for the port ─ verify its INFO
+    find the board ─ read its INFO ─ build ─ write (flash tool) ─ wait for the port ─ verify its INFO
 
 The port is closed while the flash tool works. The board is then found by its USB serial number: its device name may change.
 """
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition, flash_tool
+from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition
 from balance_hil.boards.boot_drive import copy_image, find_drive
-from balance_hil.boards.engines import TFLM, check_fits, choose_engine
+from balance_hil.boards.engines import check_fits, choose_engine
+from balance_hil.boards.flash_tool import FlashTool, installed_tool, upload
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.emulated import image_environment
 from balance_hil.boards.kinds.serial import find_port
@@ -34,7 +35,7 @@ from balance_hil.errors import (
     UsageError,
     WrongBoardError,
 )
-from balance_hil.firmware_build import build_image, firmware_commit
+from balance_hil.firmware_build import build_image, check_board_tools, firmware_commit, image_variables
 from balance_hil.link import SerialPort, list_serial_ports
 
 ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
@@ -79,6 +80,12 @@ class _Target:
     where: str | None  # None: no port yet (only with force)
     usb: SerialPort | None
 
+    def port(self) -> SerialPort | None:
+        """For the flash tool; None if it has to look for the board itself."""
+        if self.usb is not None or self.where is None or "://" in self.where:
+            return self.usb
+        return SerialPort(device=self.where, description="", vid=None, pid=None, serial_number=None, accessible=True, group=None)
+
 
 def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashResult:
     """Flashes a board unless it already runs the same image: same model, same firmware commit, same engine.
@@ -101,14 +108,23 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
         raise UsageError(f"{definition.name} has no boot drive", "leave out --drive")
     if definition.upload == "drive":
         return _flash_drive(definition, config, engine, start, progress)
-    target = _locate(definition, config)
+    environment = image_environment(definition, engine)
+    check_board_tools(environment)
+    tool = installed_tool(definition)
+    target = _locate(definition, tool, config)
     # Also while the flash tool has the port: nobody may open it between the two images.
     with reserved(target.where, config.wait_s, progress) if target.where else contextlib.nullcontext():
-        return _flash(definition, target, config, engine, start, progress)
+        return _flash(definition, tool, target, config, engine, start, progress)
 
 
 def _flash(
-    definition: BoardDefinition, target: _Target, config: FlashConfig, engine: str, start: float, progress: Progress
+    definition: BoardDefinition,
+    tool: FlashTool,
+    target: _Target,
+    config: FlashConfig,
+    engine: str,
+    start: float,
+    progress: Progress,
 ) -> FlashResult:
     running = _ask(definition, target, config.baud)
     _refuse_other_board(definition, running, config.force)
@@ -116,16 +132,10 @@ def _flash(
         check_model(running, config.bundle, target.where, definition)
         return _result(definition, target.where, running, start, flashed=False)
 
-    environment = f"{definition.environment}_tflm" if engine == TFLM else definition.environment
-    upload_port = target.where if target.where and "://" not in target.where else None
-    probe = target.usb.serial_number if target.usb and definition.upload == "probe" else None
-    tool = flash_tool.FlashTool(
-        environment, config.bundle.path, port=upload_port, probe=probe, baud=config.baud or definition.baud
-    )
-    progress(f"building the firmware ({environment}) with policy {config.bundle.id}")
-    tool.build()
-    progress(f"uploading to {target.where or 'the first board that the flash tool finds'}")
-    tool.upload()
+    environment = image_environment(definition, engine)
+    header, baud = config.bundle.file(HEADER), config.baud or definition.baud
+    image = build_image(environment, header, progress, baud=baud)
+    upload(tool, definition, environment, image, target.port(), image_variables(header, baud), progress)
     progress("waiting for the board to come back")
     where, info = _wait_until_back(definition, target, config, engine)
     check_model(info, config.bundle, where, definition)
@@ -169,13 +179,13 @@ def _check(definition: BoardDefinition) -> None:
 # --- before ---------------------------------------------------------------------------------------------------------------
 
 
-def _locate(definition: BoardDefinition, config: FlashConfig) -> _Target:
+def _locate(definition: BoardDefinition, tool: FlashTool, config: FlashConfig) -> _Target:
     ports = list_serial_ports()
     alike = [port for port in ports if definition.matches(port)]
-    if definition.upload == "any" and len(alike) > 1:
+    if tool.takes == "any" and len(alike) > 1:
         raise AmbiguousBoardError(
-            f"{len(alike)} boards look like {definition.name}: {', '.join(port.device for port in alike)}, and its flash tool "
-            "uses the first one it finds",
+            f"{len(alike)} boards look like {definition.name}: {', '.join(port.device for port in alike)}, and "
+            f"{tool.name} uses the first one it finds",
             "unplug the others",
         )
     try:

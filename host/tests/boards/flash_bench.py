@@ -1,4 +1,4 @@
-"""A workbench without boards: pseudo-terminals that vanish and come back, and a ``pio`` that plugs them."""
+"""A workbench without boards: pseudo-terminals that vanish and come back, and flash tools that plug them."""
 
 from __future__ import annotations
 
@@ -63,19 +63,20 @@ class PluggedBoard:
 
 
 class Bench:
-    """The connected boards, and a ``pio`` on PATH that a test tells what to do.
+    """The connected boards, a build without a compiler, and flash tools on PATH that a test tells what to do.
 
-    ``pio`` logs its command line and the variables it was given, runs the test's shell lines, and for an upload waits on a named
-    pipe until ``on_upload`` has run here.
+    A tool logs its command line and runs the test's shell lines; then it waits on a named pipe until ``on_upload`` has run here.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.boards: list[PluggedBoard] = []
+        self.builds: list[tuple[str, Path, int | None]] = []  # environment, header, baud
         self.on_upload: Callable[[], None] = lambda: None
-        self.build_script = self.upload_script = ""
+        self.build_error: Exception | None = None
+        self.upload_script = ""
         self._request, self._done = folder / "request", folder / "done"
-        self.log = folder / "pio.log"
+        self.log = folder / "tool.log"
         for pipe in (self._request, self._done):
             os.mkfifo(pipe)
         self._thread: threading.Thread | None = None
@@ -97,25 +98,35 @@ class Bench:
     def ports(self) -> list[SerialPort]:
         return [board.usb for board in self.boards]
 
-    def install_pio(self) -> Path:
-        """Writes the program; returns the folder to put on PATH."""
-        program = self.folder / "bin" / "pio"
-        program.parent.mkdir()
+    @property
+    def tools(self) -> Path:
+        """The folder for PATH."""
+        return self.folder / "bin"
+
+    def install(self, name: str) -> None:
+        """A flash tool, on PATH."""
+        self.tools.mkdir(exist_ok=True)
+        program = self.tools / name
         program.write_text(
             f"""#!/bin/sh
-echo "$@ HIL_MODEL=$HIL_MODEL HIL_PROBE_SERIAL=$HIL_PROBE_SERIAL HIL_BAUD=$HIL_BAUD" >> {self.log}
-case "$*" in
-  *upload*) . {self.folder}/upload.sh; echo > {self._request}; read answer < {self._done};;
-  *) . {self.folder}/build.sh;;
-esac
-exit 0
+echo "{name} $@" >> {self.log}
+. {self.folder}/upload.sh
+echo > {self._request}
+read answer < {self._done}
 """
         )
         program.chmod(0o755)
-        return program.parent
+
+    def build(
+        self, environment: str, header: Path, progress: Callable[[str], None] | None = None, *, baud: int | None = None
+    ) -> Path:
+        """Instead of ``build_image``."""
+        if self.build_error is not None:
+            raise self.build_error
+        self.builds.append((environment, header, baud))
+        return self.folder / f"{environment}.elf"
 
     def start(self) -> None:
-        (self.folder / "build.sh").write_text(self.build_script + "\n")
         (self.folder / "upload.sh").write_text(self.upload_script + "\n")
         self._thread = threading.Thread(target=self._upload, daemon=True)
         self._thread.start()

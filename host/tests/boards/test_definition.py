@@ -61,7 +61,11 @@ def test_a_full_definition(tmp_path):
         ('name = "a"\nkind = "native"\nzzz = 1', "unknown key 'zzz'", "valid keys: name, kind"),
         ('name = "a"\nkind = "native"\nbaud = "fast"', "baud must be of type int", ""),
         ('name = "a"\nkind = "native"\nbaud = true', "baud must be of type int", ""),
-        ('name = "a"\nkind = "serial"\nupload = "mail"', "upload cannot be 'mail'", "one of port, probe, any"),
+        (
+            'name = "a"\nkind = "serial"\nupload = "mail"',
+            "upload cannot be 'mail'",
+            "one of platformio, teensy, stlink, esptool, bossac, drive",
+        ),
         ('name = "a"\nkind = "native"\nbaud = 0', "baud must be positive", ""),
         ('kind = "native"', "name is missing", "name ="),
         ('name = "a"', "kind is missing", "kind ="),

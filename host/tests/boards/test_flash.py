@@ -1,19 +1,27 @@
-"""hil flash against emulated ports and a ``pio`` of the test's own."""
+"""hil flash against emulated ports and flash tools of the test's own, which print and return what the real ones do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import serial
 from click.testing import CliRunner
 
 import balance_hil.boards.kinds.serial
+from balance_hil import firmware_build
+from balance_hil.boards import find_definition, flash_tool
 from balance_hil.boards import flash as flashing
-from balance_hil.boards import flash_tool
 from balance_hil.boards.flash import FlashConfig, FlashResult
+from balance_hil.boards.flash_tool import TOOLS
 from balance_hil.boards.reservation import reservations
 from balance_hil.bundle import INT8_MODEL
 from balance_hil.cli import flash as flash_command
@@ -54,12 +62,18 @@ def banner(data: bytes) -> bytes:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bench = Bench(tmp_path)
-    monkeypatch.setenv("PATH", f"{bench.install_pio()}{os.pathsep}{os.environ['PATH']}")
-    for module in (flashing, balance_hil.boards.kinds.serial):
+    for tools in TOOLS.values():
+        bench.install(tools[0].name)
+    monkeypatch.setenv("PATH", f"{bench.tools}{os.pathsep}{os.environ['PATH']}")
+    for module in (flashing, flash_tool, balance_hil.boards.kinds.serial):
         monkeypatch.setattr(module, "list_serial_ports", bench.ports)
     monkeypatch.setattr(flashing, "firmware_commit", lambda: COMMIT)
     monkeypatch.setattr(flashing, "ASK_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(flash_tool, "prepare_platformio", lambda: None)
+    monkeypatch.setattr(flashing, "build_image", bench.build)
+    monkeypatch.setattr(flashing, "check_board_tools", lambda environment: None)
+    monkeypatch.setattr(flash_tool, "BOOT_LOADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(flash_tool, "PROJECT", tmp_path)  # without PlatformIO's packages
+    monkeypatch.setenv("HIL_TFLM_LIB", "")
     yield bench
     bench.close()
 
@@ -99,16 +113,14 @@ def refused(bench: Bench, bundle, **options) -> HarnessError:
 
 
 def test_the_board_vanishes_comes_back_under_another_name_and_runs_the_policy(bench, linear_bundle):
-    old = bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
+    bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
     replug(bench, "ttyACM7", our_firmware(linear_bundle))
     result = flash(bench, linear_bundle)
     assert result.flashed
     assert result.port.endswith("ttyACM7")
     assert result.info.model_id == linear_bundle.id
-    build, upload = bench.calls()
-    assert "run --environment teensy41 " in build
-    assert f"HIL_MODEL={linear_bundle.path.resolve()}" in build
-    assert f"--target upload --upload-port {old.usb.device}" in upload
+    assert bench.builds == [("teensy41", linear_bundle.path / "model.h", 921_600)]
+    assert bench.calls() == [f"teensy_loader_cli --mcu=TEENSY41 -w -v {bench.folder}/teensy41.hex"]
 
 
 def test_the_same_image_is_not_flashed_again(bench, linear_bundle):
@@ -147,17 +159,17 @@ def test_whatever_ran_before_is_replaced(bench, linear_bundle, answer):
     assert flash(bench, linear_bundle).flashed
 
 
-def test_the_engine_chooses_the_environment(bench, linear_bundle):
+def test_the_engine_chooses_the_environment(bench, linear_bundle, monkeypatch):
+    monkeypatch.setenv("HIL_TFLM_LIB", "/libraries")
     bench.plug("ttyACM0", silent)
     replug(bench, "ttyACM0", our_firmware(linear_bundle, engine="tflm"))
     assert flash(bench, linear_bundle, engine="tflm").info.engine == "tflm"
-    assert all("--environment teensy41_tflm " in call for call in bench.calls())
+    assert [environment for environment, *_ in bench.builds] == ["teensy41_tflm"]
 
 
 def test_a_board_without_a_port_is_flashed_with_force(bench, linear_bundle):
     bench.on_upload = lambda: bench.plug("ttyACM0", our_firmware(linear_bundle)) and None
     assert flash(bench, linear_bundle, force=True).flashed
-    assert "--upload-port" not in bench.calls()[1]
 
 
 def test_openocd_is_told_which_probe_is_meant(bench, linear_bundle):
@@ -171,7 +183,9 @@ def test_openocd_is_told_which_probe_is_meant(bench, linear_bundle):
     bench.on_upload = on_upload
     result = flash(bench, linear_bundle, board="nucleo_f446re", port=mine.usb.device)
     assert result.port.endswith("ttyACM2")
-    assert "HIL_PROBE_SERIAL=066B" in bench.calls()[1]
+    (call,) = bench.calls()
+    assert "-f interface/stlink.cfg -f target/stm32f4x.cfg -c adapter serial 066B -c program {" in call
+    assert call.endswith("nucleo_f446re.elf} verify reset exit")
 
 
 def test_a_port_that_others_try_first_is_waited_for(bench, linear_bundle):
@@ -288,7 +302,7 @@ def test_the_firmware_is_built_for_the_rate_asked_for(bench, linear_bundle):
     bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
     replug(bench, "ttyACM1", our_firmware(linear_bundle))
     flash(bench, linear_bundle, baud=115_200)
-    assert all("HIL_BAUD=115200" in call for call in bench.calls())
+    assert [baud for *_, baud in bench.builds] == [115_200]
 
 
 def test_an_engine_that_does_not_exist(bench, linear_bundle):
@@ -297,36 +311,124 @@ def test_an_engine_that_does_not_exist(bench, linear_bundle):
 
 def test_the_build_fails(bench, linear_bundle):
     bench.plug("ttyACM0", silent)
-    bench.build_script = "echo 'firmware/src/arduino/main.cpp:3:1: error: nope'; exit 1"
-    error = refused(bench, linear_bundle)
-    assert type(error) is FirmwareBuildError
-    assert "main.cpp:3:1: error: nope" in error.message
-    assert len(bench.calls()) == 1
+    bench.build_error = FirmwareBuildError("main.cpp:3:1: error: nope", "see it")
+    assert refused(bench, linear_bundle) is bench.build_error
+    assert bench.calls() == []
 
 
 def test_the_tflm_library_is_missing(bench, linear_bundle):
-    bench.plug("ttyACM0", silent)
-    bench.build_script = "echo 'error: HIL_TFLM_LIB is not set'; exit 1"
-    error = refused(bench, linear_bundle)
-    assert type(error) is FirmwareBuildError
+    error = refused(bench, linear_bundle, engine="tflm")
+    assert type(error) is FlashToolMissingError
+    assert "HIL_TFLM_LIB is not set" in error.message
     assert "--engine int8" in error.hint
 
 
-def test_the_upload_fails(bench, linear_bundle):
-    bench.plug("ttyACM0", silent)
-    bench.upload_script = "echo 'Reading file'; echo 'Error: init mode failed (unable to connect to the target)'; exit 1"
-    error = refused(bench, linear_bundle)
-    assert type(error) is FlashFailedError
-    assert "unable to connect to the target" in error.message
-    assert "Reading file" not in error.message
-
-
-def test_the_upload_tool_is_missing(bench, linear_bundle):
-    bench.plug("ttyACM0", silent)
-    bench.upload_script = "echo 'sh: 1: teensy_loader_cli: not found'; exit 1"
+def test_without_a_platform_its_command_is_named_before_anything_else(bench, linear_bundle, monkeypatch, tmp_path):
+    monkeypatch.setattr(flashing, "check_board_tools", firmware_build.check_board_tools)
+    monkeypatch.setattr(firmware_build, "PROJECT", tmp_path)
     error = refused(bench, linear_bundle)
     assert type(error) is FlashToolMissingError
-    assert "teensy_loader_cli is not installed" in error.message
+    assert "needs PlatformIO's platform teensy, which is not installed" in error.message
+    assert error.hint == f"install it, from the network: pio pkg install --project-dir {tmp_path} -e teensy41"
+    assert bench.builds == []
+
+
+@pytest.mark.parametrize(
+    ("board", "named", "command"),
+    [
+        ("teensy41", "teensy_loader_cli", "apt-get install teensy-loader-cli"),
+        ("nucleo_h743zi", "openocd or st-flash", "apt-get install openocd"),
+        ("esp32s3", "esptool", "pip install esptool"),
+        ("nano33ble", "bossac", "pio pkg install --global --tool tool-bossac-nordicnrf52"),
+    ],
+)
+def test_a_flash_tool_that_is_missing_is_named_with_its_command(bench, linear_bundle, monkeypatch, board, named, command):
+    monkeypatch.setenv("PATH", "")
+    error = refused(bench, linear_bundle, board=board)
+    assert type(error) is FlashToolMissingError
+    assert f"flashing {board} needs {named}, which is not installed" in error.message
+    assert error.hint == f"install it: {command}"
+
+
+def test_platformio_s_own_package_comes_before_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(flash_tool, "PROJECT", tmp_path)
+    for package in ("tool-bossac-nordicnrf52/bossac", "tool-esptoolpy/esptool.py"):
+        path = tmp_path / ".platformio/packages" / package
+        path.parent.mkdir(parents=True)
+        path.touch()
+    nano, esp = (flash_tool.installed_tool(find_definition(name)) for name in ("nano33ble", "esp32s3"))
+    assert nano.words == (str(tmp_path / ".platformio/packages/tool-bossac-nordicnrf52/bossac"),)
+    assert esp.words == (sys.executable, str(path))
+
+
+ENDS = tomllib.loads(Path(__file__).with_name("flash_tool_ends.toml").read_text())["end"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end['tool']}, {end['name']}")
+def test_how_a_flash_tool_fails_is_told(bench, linear_bundle, monkeypatch, end):
+    if end["tool"] == "st-flash":
+        (bench.tools / "openocd").unlink()
+        bench.install("st-flash")
+        monkeypatch.setenv("PATH", f"{bench.tools}{os.pathsep}/bin")
+    monkeypatch.setattr(flash_tool, "_flash_images", lambda environment, file: f"0x10000 {file}")
+    definition = find_definition(end["board"])
+    bench.plug("ttyACM0", silent, vid=definition.usb_vid, pid=definition.usb_pid)
+    bench.upload_script = f"cat <<'END'\n{end['output']}END\nexit {end['status']}"
+    error = refused(bench, linear_bundle, board=end["board"])
+    assert type(error).__name__ == end["error"]
+    assert end["message"] in error.message
+    assert f"(exit status {end['status']})" in error.message
+    assert error.hint
+    assert [call.split()[0] for call in bench.calls()] == [end["tool"]]
+
+
+def test_debian_s_bossac_knows_no_nrf52_and_the_hint_says_which_does(bench, linear_bundle):
+    bench.plug("ttyACM0", silent, vid=0x2341, pid=0x805A)
+    bench.upload_script = "echo; echo 'Device unsupported'; exit 1"
+    assert "Debian's bossac knows no nRF52: pio pkg install" in refused(bench, linear_bundle, board="nano33ble").hint
+
+
+def test_a_boot_loader_has_a_port_of_its_own(bench, linear_bundle, monkeypatch):
+    """Opening the port at 1200 baud replaces the board's port by that of its boot loader."""
+    old = bench.plug("ttyACM0", our_firmware(linear_bundle, board="nano33ble", model_id=OTHER_MODEL), vid=0x2341, pid=0x805A)
+    rates = []
+
+    def open_port(device: str, rate: int) -> serial.Serial:
+        rates.append((device, rate))
+        port = serial.Serial(device, rate)
+        bench.unplug(old)
+        bench.plug("ttyACM1", silent, vid=0x2341, pid=0x005A)
+        return port
+
+    names = SimpleNamespace(Serial=open_port, SerialException=serial.SerialException)
+    monkeypatch.setattr(flash_tool, "serial", names)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, board="nano33ble"), vid=0x2341, pid=0x805A)
+    assert flash(bench, linear_bundle, board="nano33ble").flashed
+    assert rates == [(old.usb.device, 1200)]
+    assert f"--port={bench.folder}/ttyACM1 -U -e -w -R " in bench.calls()[0]
+
+
+def test_esptool_writes_boot_loader_partitions_and_application(bench, linear_bundle, monkeypatch):
+    extra = {"flash_images": [{"offset": "0x0000", "path": "/b/bootloader.bin"}], "application_offset": "0x10000"}
+    answer = json.dumps({"esp32s3": {"extra": extra}})
+    real = flash_tool.run_group
+
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 0, answer, "") if "metadata" in command else real(command, **options)
+
+    monkeypatch.setattr(flash_tool, "run_group", run)
+    monkeypatch.setattr(flash_tool, "build_lock", contextlib.nullcontext)
+    board = bench.plug("ttyACM0", silent, vid=0x303A, pid=0x1001)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, board="esp32s3"), vid=0x303A, pid=0x1001)
+    assert flash(bench, linear_bundle, board="esp32s3").flashed
+    assert bench.calls() == [
+        f"esptool --chip esp32s3 --port {board.usb.device} --baud 460800 --after hard_reset "
+        f"write_flash 0x0000 /b/bootloader.bin 0x10000 {bench.folder}/esp32s3.bin"
+    ]
+    answer = "{}"
+    error = refused(bench, linear_bundle, board="esp32s3", force=True)
+    assert type(error) is FlashFailedError
+    assert "does not tell which images esp32s3 consists of" in error.message
 
 
 def test_an_upload_that_waits_for_ever_is_stopped(bench, linear_bundle, monkeypatch):
@@ -336,15 +438,6 @@ def test_an_upload_that_waits_for_ever_is_stopped(bench, linear_bundle, monkeypa
     error = refused(bench, linear_bundle)
     assert type(error) is FlashFailedError
     assert "did not end within 0.6 s" in error.message
-
-
-def test_platformio_is_missing(bench, linear_bundle, monkeypatch):
-    bench.plug("ttyACM0", silent)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(flash_tool, "find_spec", lambda name: None)
-    error = refused(bench, linear_bundle)
-    assert type(error) is FlashToolMissingError
-    assert error.hint == "install it: make setup"
 
 
 def test_the_board_does_not_come_back(bench, linear_bundle):

@@ -71,7 +71,10 @@ def pio_run(folder: Path) -> Path:
         prepare_platformio()
         core = folder / "core"
         shutil.copytree(PROJECT / ".platformio/packages", core / "packages")
-    settings = platformio_settings() | {"PLATFORMIO_CORE_DIR": str(core)}
+    settings = platformio_settings("mine") | {
+        "PLATFORMIO_CORE_DIR": str(core),
+        "PLATFORMIO_BUILD_DIR": str(folder / ".pio/build"),
+    }
     command = [sys.executable, "-m", "platformio", "run", "--project-dir", str(folder)]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

@@ -9,10 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from balance_hil import firmware_build
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+from balance_hil.processes import run_group
 
 PLATFORM = Path(__file__).parents[3] / "firmware/platform"
 Builds = list[str]
@@ -37,7 +39,7 @@ def builds(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
     """Counts builds; each writes the program."""
     done: Builds = []
 
-    def platformio(environment: str) -> None:
+    def platformio(environment: str, variables: dict[str, str], progress: object) -> None:
         done.append(environment)
         program = repository / ".pio/build" / environment / "program"
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def test_failed_build_is_not_taken_for_a_good_one(repository: Path, builds: Buil
     firmware_build.build_native()
     change_source(repository)
 
-    def fail(environment: str) -> None:
+    def fail(environment: str, variables: dict[str, str], progress: object) -> None:
         raise FirmwareBuildError("no", "no")
 
     with monkeypatch.context() as broken:
@@ -115,6 +117,53 @@ def test_two_processes_at_once_build_once(builds: Builds) -> None:
     for thread in threads:
         thread.join()
     assert builds == ["native"]
+
+
+def test_who_waits_for_another_build_is_told(repository: Path, builds: Builds) -> None:
+    said: list[str] = []
+    (repository / ".pio").mkdir()
+    other = filelock.FileLock(repository / ".pio/build.lock")  # another command's
+    other.acquire()
+    thread = threading.Thread(target=firmware_build.build_native, args=(said.append,))
+    thread.start()
+    while not said:
+        assert thread.is_alive()
+    assert said == ["another command is building firmware here: waiting until it has finished"]
+    assert builds == []
+    other.release()
+    thread.join()
+    assert builds == ["native"]
+
+
+def test_a_build_that_does_not_end_is_stopped(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firmware_build, "BUILD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(firmware_build, "run_group", lambda command, **options: run_group(["sleep", "60"], **options))
+    with pytest.raises(FirmwareBuildError, match=r"\(native\) did not end within 0.3 s"):
+        firmware_build.build_native()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("Error: The program size (1300000 bytes) is greater than maximum allowed (983040 bytes)",
+         "it needs 1300000 bytes, there are 983040"),
+        ("ld: program.elf section `.text' will not fit in region `FLASH'\nld: region `FLASH' overflowed by 75756 bytes",
+         "it needs 600044 bytes of FLASH, there are 524288"),
+        ("ld: region `RAM' overflowed by 12 bytes", "RAM is 12 bytes too small"),
+    ],
+)  # fmt: skip
+def test_an_image_that_is_too_large_is_told_with_need_and_limit(repository: Path, output: str, said: str) -> None:
+    linker_map = repository / ".pio/build/nucleo_f446re/program.map"
+    linker_map.parent.mkdir(parents=True)
+    linker_map.write_text("\nMemory Configuration\n\nFLASH            0x08000000         0x00080000         xr\n")
+    error = firmware_build._build_error("nucleo_f446re", output)
+    assert error.message == f"the image for nucleo_f446re is too large for the chip: {said}"
+
+
+@pytest.mark.parametrize("output", ["HTTPClientError: ", "InternetConnectionError: You are not connected"])
+def test_a_package_that_platformio_cannot_fetch_is_told_with_its_command(repository: Path, output: str) -> None:
+    error = firmware_build._build_error("teensy41", output)
+    assert "pio pkg install --project-dir" in error.hint
 
 
 def git(repository: Path, *arguments: str) -> None:
@@ -211,7 +260,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_installed_package_copies_its_sources_to_the_cache_once(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def platformio(environment: str) -> None:
+    def platformio(environment: str, variables: dict[str, str], progress: object) -> None:
         assert (installed / "platformio.ini").is_file()
         assert (installed / "firmware/src/main.cpp").is_file()
         (installed / ".pio/build/native").mkdir(parents=True)
