@@ -34,7 +34,7 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or len(set(seeds)) != len(seeds):
-        raise UsageError(f"the seeds {text!r} are no list of different numbers", "write --seeds 0-4 or --seeds 0,2,5")
+        raise UsageError(f"the seeds {text!r} are not a list of different numbers", "write --seeds 0-4 or --seeds 0,2,5")
     return seeds
 
 
