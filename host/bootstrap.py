@@ -141,12 +141,14 @@ def install_torch() -> None:
 
 
 def install_emulators() -> None:
-    """npm packages that emulate microcontrollers."""
+    """npm packages that emulate microcontrollers. Without them only the boards that need them are missing."""
     folder = VENV / "emulators"
     folder.mkdir(exist_ok=True)
     shutil.copyfile(NPM_PACKAGES, folder / "package.json")
+    command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error"]
     say("installing the npm packages of emulated boards")
-    check(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent"], "npm failed")
+    if shutil.which("npm") is None or subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
+        say(f"npm failed or is not installed: the board pico cannot be emulated until this works: {' '.join(command)}")
 
 
 def pip(*arguments: str) -> None:

@@ -26,10 +26,9 @@ def main(env):
         fact = f"HIL_TFLM_LIB={storage} holds no library with {HEADER}" if storage else "HIL_TFLM_LIB is not set"
         sys.stderr.write(ABSENT.format(environment=env["PIOENV"], fact=fact, other=env["PIOENV"].removesuffix("_tflm")))
         env.Exit(1)
-    # One folder and one record of what is built for all environments: each processor's library is compiled once.
+    # One folder and one cache for all environments: each processor's library is compiled once, also if that is interrupted.
     objects = Path(env.subst("$PROJECT_WORKSPACE_DIR")) / "tflm"
     objects.mkdir(parents=True, exist_ok=True)
-    env.SConsignFile(str(objects / "sconsign"))
     version = json.loads((library / "library.json").read_text()).get("version", "unknown")
     env.Append(CPPDEFINES=[("HIL_TFLM_VERSION", env.StringifyMacro(version))])
     files = []
@@ -74,7 +73,9 @@ def foreign(env, node, storage, objects, files):
         if command in env:  # not with --verbose
             flags[command] = f"Compiling {place}: {source.name}"
     name = source.relative_to(storage).with_suffix(source.suffix + ".o")
-    return env.Object(str(objects / key / name), node.srcnode(), **flags)
+    cached = env.Clone(**flags)
+    cached.CacheDir(str(objects / "cache"))
+    return cached.Object(str(objects / key / name), node.srcnode())
 
 
 main(env)  # noqa: F821

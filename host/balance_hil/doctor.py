@@ -67,7 +67,7 @@ def run_checks() -> list[Check]:
 
 
 def _machine() -> list[Check]:
-    return [_cortex_m(), _real_time(), _serial_group(), _opengl(), _display()]
+    return [_cortex_m(), _rp2040(), *_flash_tools(), _real_time(), _serial_group(), _opengl(), _display()]
 
 
 def is_healthy(checks: list[Check]) -> bool:
@@ -126,6 +126,37 @@ def _cortex_m() -> Check:
     except HarnessError as exc:
         return Check("emulated Cortex-M", NEEDED, exc.message, exc.hint)
     return Check("emulated Cortex-M", "ok", "QEMU, compiler and library are installed")
+
+
+def _rp2040() -> Check:
+    from balance_hil.boards.kinds.rp2040 import emulator
+    from balance_hil.errors import HarnessError
+
+    try:
+        emulator()
+    except HarnessError as exc:
+        return Check("emulated RP2040", "optional", exc.message, exc.hint)
+    return Check("emulated RP2040", "ok", "Node and rp2040js are installed")
+
+
+def _flash_tools() -> list[Check]:
+    from balance_hil.boards.definition import SHIPPED, load_definitions
+    from balance_hil.boards.flash_tool import TOOLS, installed_tool
+    from balance_hil.errors import FlashToolMissingError
+
+    boards = load_definitions(SHIPPED).values()
+    checks = []
+    for upload, tools in TOOLS.items():
+        users = [board for board in boards if board.upload == upload]
+        name = " or ".join(tool.name for tool in tools)
+        try:
+            checks += [Check(name, "ok", installed_tool(users[0]).words[-1])] if upload != "platformio" else []
+        except FlashToolMissingError as exc:
+            names = ", ".join(board.name for board in users)
+            checks.append(
+                Check(name, "optional", f"not installed; needed to flash {names}", exc.hint.removeprefix("install it: "))
+            )
+    return checks
 
 
 def _real_time() -> Check:

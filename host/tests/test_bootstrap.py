@@ -68,3 +68,23 @@ def test_another_python_is_refused(
     with pytest.raises(SystemExit):
         bootstrap.main()
     assert "this is Python 3.13" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("npm", [None, "exit 1", "exit 0"])
+def test_npm_that_fails_costs_the_emulated_pico_and_nothing_else(
+    bootstrap: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    npm: str | None,
+) -> None:
+    if npm is not None:
+        (tmp_path / "npm").write_text(f"#!/bin/sh\n{npm}\n")
+        (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    replace(bootstrap.install_emulators, VENV=tmp_path)
+    bootstrap.install_emulators()
+    said = capsys.readouterr().err
+    command = f"npm install --prefix {tmp_path}/emulators --no-audit --no-fund --loglevel=error"
+    assert (f"the board pico cannot be emulated until this works: {command}" in said) == (npm != "exit 0")
+    assert (tmp_path / "emulators/package.json").is_file()

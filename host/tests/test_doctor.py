@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from pathlib import Path
 
 import pytest
 
 from balance_hil import doctor
+from balance_hil.boards import flash_tool
+from balance_hil.boards.kinds import rp2040
 
 real_version = importlib.metadata.version
 
@@ -67,3 +70,26 @@ def test_where_tflm_has_no_wheel_it_is_emulated_and_nothing_is_missing(monkeypat
     check = doctor._distribution("int8", "tflite-micro", "the tflm runtime")
     assert (check.state, check.hint) == ("ok", "")
     assert "emulated" in check.found
+
+
+def test_flash_tools_are_told_with_the_boards_that_need_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(flash_tool, "PROJECT", tmp_path)  # without PlatformIO's packages
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/st-flash" if name == "st-flash" else None)
+    checks = {check.name: check for check in doctor._flash_tools()}
+    assert {name: (check.state, check.found, check.hint) for name, check in checks.items()} == {
+        "teensy_loader_cli": ("optional", "not installed; needed to flash teensy41", "apt-get install teensy-loader-cli"),
+        "openocd or st-flash": ("ok", "/usr/bin/st-flash", ""),
+        "esptool": ("optional", "not installed; needed to flash esp32s3", "pip install esptool"),
+        "bossac": (
+            "optional",
+            "not installed; needed to flash nano33ble",
+            "pio pkg install --global --tool tool-bossac-nordicnrf52",
+        ),
+    }
+
+
+def test_an_emulator_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rp2040, "EMULATORS", tmp_path)
+    assert doctor._rp2040().hint == f"install it: npm install --prefix {tmp_path} rp2040js@1.4.1"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert doctor._rp2040().hint == "install it: apt-get install nodejs npm"

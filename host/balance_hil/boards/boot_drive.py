@@ -18,7 +18,9 @@ INFO_FILE = "INFO_UF2.TXT"
 RESTART_TIMEOUT_S = 15.0  # from the last byte to the end of the drive
 LOOK_INTERVAL_S = 0.05
 _BLOCK_BYTES = 512
-_FAMILY_OFFSET = 28
+_CHUNK_BYTES = 128 * _BLOCK_BYTES
+_MAGIC = struct.pack("<2I", 0x0A324655, 0x9E5D5157)
+_COUNT_OFFSET, _FAMILY_OFFSET = 24, 28
 # Where systems mount drives: Linux desktops, macOS.
 _PLACES = ("/media/*", "/media/*/*", "/run/media/*/*", "/mnt/*", "/Volumes/*")
 _FAMILIES = {0xE48B_FF56: "RPI-RP2"}  # of the image -> Board-ID of the drive
@@ -36,9 +38,10 @@ def find_drive(given: Path | None, image: Path) -> Path:
     Raises:
         PortNotFoundError: there is none.
         AmbiguousBoardError: several boards wait for an image.
-        WrongBoardError: the drive belongs to another chip.
+        WrongBoardError: the drive belongs to another chip, or no drive that is known takes the image.
+        FlashFailedError: the file is no whole UF2 image.
     """
-    wanted = _FAMILIES[struct.unpack_from("<I", image.read_bytes()[:_BLOCK_BYTES], _FAMILY_OFFSET)[0]]
+    wanted = _board_id(image)
     drives = _drives(_mounted() if given is None else [given])
     if not drives:
         where = f"{given} is not a boot drive: it has no {INFO_FILE}" if given else "no boot drive is mounted"
@@ -58,6 +61,20 @@ def find_drive(given: Path | None, image: Path) -> Path:
     return matching[0]
 
 
+def _board_id(image: Path) -> str:
+    """Board-ID of the drives that take an image."""
+    data = image.read_bytes()
+    if not data.startswith(_MAGIC) or len(data) != _BLOCK_BYTES * struct.unpack_from("<I", data, _COUNT_OFFSET)[0]:
+        raise FlashFailedError(f"{image} is no whole UF2 file", "build it again: delete it and repeat the command")
+    family = struct.unpack_from("<I", data, _FAMILY_OFFSET)[0]
+    if family not in _FAMILIES:
+        raise WrongBoardError(
+            f"{image} is for chips of the UF2 family {family:#010x}, not for {' or '.join(_FAMILIES.values())}",
+            "copy it to its boot drive yourself, and name the board's port to other commands",
+        )
+    return _FAMILIES[family]
+
+
 def copy_image(image: Path, drive: Path, progress: Progress = lambda line: None) -> None:
     """Copies a UF2 file to a boot drive and waits until the board has stored it and restarted.
 
@@ -66,14 +83,18 @@ def copy_image(image: Path, drive: Path, progress: Progress = lambda line: None)
     """
     data = image.read_bytes()
     progress(f"copying {len(data)} bytes to {drive}")
+    last = len(data) - _BLOCK_BYTES
     written = 0
     try:
         with (drive / image.name).open("wb", buffering=0) as file:
             while written < len(data):
-                written += file.write(data[written : written + 128 * _BLOCK_BYTES])
-            os.fsync(file.fileno())
+                # The board restarts with the last block, and may take the drive away before that is confirmed.
+                end = len(data) if written == last else min(last, written + _CHUNK_BYTES)
+                count = file.write(data[written:end])
+                os.fsync(file.fileno())
+                written += count
     except OSError as exc:
-        if written < len(data) or (drive / INFO_FILE).exists():
+        if written < last or (drive / INFO_FILE).exists():
             raise FlashFailedError(
                 f"the drive {drive} failed after {written} of {len(data)} bytes: {exc.strerror or exc}",
                 "the board has no whole image: put it into its boot loader again and repeat; check cable and hub",

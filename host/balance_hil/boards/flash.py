@@ -97,7 +97,7 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
         PortBusyError, PortPermissionError, PortOpenError: the port cannot be opened.
         WrongBoardError: the board reports another type.
         FlashToolMissingError, FirmwareBuildError, FlashFailedError: with the tool's last lines of output.
-        BoardNotBackError and handshake errors: the flashed board does not answer correctly.
+        BoardNotBackError and handshake errors: the flashed board does not answer, or not correctly.
     """
     start = time.monotonic()
     definition = find_definition(config.board)
@@ -258,7 +258,10 @@ def _wait_until_back(definition: BoardDefinition, target: _Target, config: Flash
                         return where, board.info
                     why = _old_image(board.info, where)
             except PASSING as exc:
-                why = exc
+                why = BoardNotBackError(
+                    f"{definition.name} was flashed and does not run the image {config.back_timeout_s:g} s later: {exc.message}",
+                    "press its reset button; if that does not help, flash it again with --force",
+                )
         time.sleep(LOOK_INTERVAL_S)
     raise why
 

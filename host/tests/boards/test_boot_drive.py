@@ -103,33 +103,69 @@ def test_two_boards_that_wait_are_not_guessed_between(drive, mounted, image: Pat
         find_drive(None, image)
 
 
-def test_a_drive_that_vanishes_while_it_is_written_is_no_success(drive, image: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("syncs", [0, 1])
+def test_a_drive_that_vanishes_while_it_is_written_is_no_success(drive, image: Path, monkeypatch: pytest.MonkeyPatch, syncs: int):
+    """The system takes data that never reaches the board: only what is synchronized counts."""
+    monkeypatch.setattr(boot_drive, "_CHUNK_BYTES", 50 * 512)
     board = drive(vanishes_after=0)
-    real = Path.open
+    done = []
 
-    class Failing:
-        def __init__(self, file) -> None:
-            self.file, self.writes = file, 0
+    def fsync(descriptor: int) -> None:
+        if len(done) == syncs:
+            shutil.rmtree(board.folder)
+            raise OSError(5, "Input/output error")
+        done.append(descriptor)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
-        def write(self, data: bytes) -> int:
-            self.writes += 1
-            if self.writes > 1:
-                shutil.rmtree(board.folder)
-                raise OSError(5, "Input/output error")
-            return self.file.write(data[: 10 * 512])
-
-    def fail(path: Path, mode: str = "r", **options: object) -> object:
-        return Failing(real(path, mode, **options)) if mode == "wb" else real(path, mode, **options)
-
-    monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(FlashFailedError, match="failed after 5120 of 51200 bytes: Input/output error"):
+    monkeypatch.setattr(boot_drive.os, "fsync", fsync)
+    with pytest.raises(FlashFailedError, match=f"failed after {50 * 512 * syncs} of 51200 bytes: Input/output error") as caught:
         copy_image(image, board.folder)
+    assert "no whole image" in caught.value.hint
+
+
+def test_a_board_that_restarts_with_the_last_block_has_taken_the_image(drive, image: Path, monkeypatch: pytest.MonkeyPatch):
+    board = drive(vanishes_after=0)
+    written = []
+
+    def fsync(descriptor: int) -> None:
+        written.append((board.folder / image.name).stat().st_size)
+        if written[-1] == 512 * BLOCKS:
+            shutil.rmtree(board.folder)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(boot_drive.os, "fsync", fsync)
+    copy_image(image, board.folder)
+    assert written == [512 * (BLOCKS - 1), 512 * BLOCKS]
+
+
+def test_a_drive_that_is_full_is_told_also_at_the_last_block(drive, image: Path, monkeypatch: pytest.MonkeyPatch):
+    board = drive(vanishes_after=0)
+
+    def fsync(descriptor: int) -> None:
+        if (board.folder / image.name).stat().st_size == 512 * BLOCKS:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(boot_drive.os, "fsync", fsync)
+    with pytest.raises(FlashFailedError, match=f"failed after {512 * (BLOCKS - 1)} of 51200 bytes: No space left on device"):
+        copy_image(image, board.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda data: data[:-512], FlashFailedError, "is no whole UF2 file"),
+        (lambda data: b"ELF" + data[3:], FlashFailedError, "is no whole UF2 file"),
+        (lambda data: b"", FlashFailedError, "is no whole UF2 file"),
+        (lambda data: data.replace(struct.pack("<I", 0xE48B_FF56), struct.pack("<I", 0x5EE2_1072)), WrongBoardError,
+         "is for chips of the UF2 family 0x5ee21072, not for RPI-RP2"),
+    ],
+    ids=["cut short", "something else", "empty", "STM32F103"],
+)  # fmt: skip
+def test_an_image_for_another_family_or_none_at_all_is_refused(drive, mounted, image: Path, change, error, said: str):
+    board = drive()
+    image.write_bytes(change(image.read_bytes()))
+    with pytest.raises(error, match=said):
+        find_drive(None, image)
+    assert not list(board.folder.glob("*.uf2"))
 
 
 def test_a_board_that_does_not_restart_is_no_success(drive, image: Path, monkeypatch: pytest.MonkeyPatch):

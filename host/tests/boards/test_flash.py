@@ -33,10 +33,8 @@ from balance_hil.errors import (
     FlashFailedError,
     FlashToolMissingError,
     HarnessError,
-    NotOurFirmwareError,
     PortBusyError,
     PortNotFoundError,
-    SilentBoardError,
     UnknownBoardError,
     UsageError,
     WrongBoardError,
@@ -454,11 +452,15 @@ def test_another_board_that_appears_is_not_taken_for_it(bench, linear_bundle):
     assert type(refused(bench, linear_bundle, back_timeout_s=SHORT_S)) is BoardNotBackError
 
 
-@pytest.mark.parametrize(("answer", "kind"), [(silent, SilentBoardError), (banner, NotOurFirmwareError)])
-def test_the_board_comes_back_and_is_no_firmware_of_ours(bench, linear_bundle, answer, kind):
+@pytest.mark.parametrize(("answer", "said"), [(silent, "is silent"), (banner, "does not run this project's firmware")])
+def test_the_board_comes_back_and_is_no_firmware_of_ours(bench, linear_bundle, answer, said):
     bench.plug("ttyACM0", silent)
     replug(bench, "ttyACM0", answer)
-    assert type(refused(bench, linear_bundle, back_timeout_s=SHORT_S)) is kind
+    error = refused(bench, linear_bundle, back_timeout_s=SHORT_S)
+    assert type(error) is BoardNotBackError
+    assert "was flashed and does not run the image" in error.message
+    assert said in error.message
+    assert "--force" in error.hint
 
 
 @pytest.mark.parametrize("stale", [{"model_id": OTHER_MODEL}, {"firmware_commit": "9" * 12}])
