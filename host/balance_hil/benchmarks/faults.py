@@ -5,20 +5,17 @@ Every policy runs the same episodes under every condition; the faults of an epis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from balance_hil.boards import connect
 from balance_hil.bundle import Bundle
 from balance_hil.environment import require_control_steps
-from balance_hil.errors import UsageError
 from balance_hil.evaluating.robustness import Condition
-from balance_hil.evaluating.robustness_run import in_processes
+from balance_hil.evaluating.robustness_run import RobustnessConfig, Work, policy_name, require_names, run_work
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.running import RunConfig, open_plant, run
-from balance_hil.scheduling import usable_cores
 
 BOARD, ENGINE = "native", "int8"
 _BATCH = 4  # episodes of one piece of work
@@ -52,80 +49,48 @@ AXES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FaultSuiteConfig:
-    """What to run."""
-
-    policies: tuple[Path, ...]
-    environment: str | None  # None: each policy's own
-    seeds: range
-    max_steps: int | None = None  # control steps of an episode; None: the environment's own
-    jobs: int | None = None  # processes; None: one per core
-
-
-@dataclass(frozen=True)
-class _Work:
-    policy: Path
-    condition: Condition
-    environment: str | None
-    seeds: Sequence[int]
-    max_steps: int | None
+def conditions() -> tuple[Condition, ...]:
+    """Those of the suite; the faults of each are its ``options``."""
+    return (NONE, *(condition for axis in AXES for condition in axis.conditions()))
 
 
 def run_fault_suite(
-    config: FaultSuiteConfig, on_progress: Callable[[float, str], None] = lambda done, what: None
+    config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None
 ) -> RobustnessTable:
-    """Every policy under every fault, in the same episodes; the faults of a condition are its ``options``.
+    """Every policy under every fault of ``config.conditions``, in the same episodes, on the native board.
 
-    Args:
-        config: what to run.
-        on_progress: called with the completed share, 0..1, and the job completed last.
+    ``on_progress`` gets the completed share, 0..1, and the last job.
 
     Raises:
         UsageError: two policies have one name.
         And what ``open_plant``, ``connect`` and ``run`` raise.
     """
-    conditions = (NONE, *(condition for axis in AXES for condition in axis.conditions()))
+    require_names(config.policies)
     policies = []
     for path in config.policies:
         bundle = Bundle.load(path)
         with open_plant(bundle, RunConfig(seeds=config.seeds, environment=config.environment, max_steps=config.max_steps)) as env:
             environment, steps = env, require_control_steps(env, config.max_steps)
-        policies.append(SuitePolicy(name=path.resolve().name, path=str(path), id=bundle.id))
-    names = [policy.name for policy in policies]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
-    batches = [config.seeds[first : first + _BATCH] for first in range(0, len(config.seeds), _BATCH)]
-    work = [
-        _Work(policy, condition, config.environment, batch, config.max_steps)
-        for batch in batches
-        for policy in config.policies
-        for condition in conditions
-    ]
-    episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
-    for count, (item, results) in enumerate(in_processes(_run, work, config.jobs or usable_cores()), start=1):
-        name = item.policy.resolve().name
-        episodes.setdefault((name, item.condition.name), {}).update({episode.seed: episode for episode in results})
-        on_progress(count / len(work), f"{name}, {item.condition.title}")
+        policies.append(SuitePolicy(name=policy_name(path), path=str(path), id=bundle.id))
     return RobustnessTable(
         runtime=f"the board {BOARD}",
         environment=environment.spec.environment,
         metrics=environment.metrics,
         max_steps=steps,
         policies=tuple(policies),
-        conditions=conditions,
-        episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
+        conditions=config.conditions,
+        episodes=run_work(_run, config, on_progress, _BATCH),
     )
 
 
-def _run(work: _Work) -> list[EpisodeMetrics]:
+def _run(work: Work) -> list[EpisodeMetrics]:
     """Runs in a worker process."""
     bundle = Bundle.load(work.policy)
     config = RunConfig(
         seeds=work.seeds,
         clock="lockstep",
-        max_steps=work.max_steps,
-        environment=work.environment,
+        max_steps=work.config.max_steps,
+        environment=work.config.environment,
         max_lost=_UNLIMITED,
         check_tflm=False,
     )

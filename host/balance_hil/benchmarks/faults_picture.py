@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balance_hil.benchmarks.faults import AXES, NONE
 from balance_hil.errors import require
 from balance_hil.evaluating.robustness_table import LEVEL, Interval, RobustnessTable
-from balance_hil.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_picture(table: RobustnessTable, path: Path) -> None:
-    """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
-    save_figure(draw(table), path)
-
-
 def draw(table: RobustnessTable) -> Figure:
-    """A column for each fault; success in the upper row, the last of the environment's metrics in the lower one."""
+    """A column for each fault; success in the upper row, the last of the environment's metrics in the lower one.
+
+    Raises MissingExtraError.
+    """
     require("matplotlib", "report")
     from matplotlib.figure import Figure
 

@@ -17,7 +17,8 @@ from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_o
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
-from balance_hil.comparing.picture import check_picture, save_picture
+from balance_hil.comparing.picture import check_picture, draw
+from balance_hil.files import save_figure
 from balance_hil.interrupt import entered
 
 
@@ -76,7 +77,7 @@ def command(
         watch = stack.enter_context(ProgressBars())
         result = compare(under_test, config, board=device, on_progress=watch)
     if picture is not None:
-        save_picture(result, picture)
+        save_figure(draw(result), picture)
         say(f"wrote {picture}")
     if as_json:
         print_json(result.to_dict())

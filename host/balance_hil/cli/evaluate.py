@@ -22,7 +22,7 @@ from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.robustness import load_suite, own_suite
-from balance_hil.evaluating.robustness_picture import save_picture
+from balance_hil.evaluating.robustness_picture import draw
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
 from balance_hil.files import read_yaml, replacing
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict, summarize
@@ -101,22 +101,28 @@ def command(
     Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition,
     with --faults when it does so without faults.
     """
+    table_of = partial(
+        RobustnessConfig,
+        policies=policies,
+        runtime=runtime,
+        environment=environment,
+        seeds=_seeds(seed, episodes or SUITE_EPISODES),
+        max_steps=steps,
+        jobs=jobs,
+        trust=trust,
+    )
+    path = Path(output) if output else None
     if faults:
+        from balance_hil.benchmarks import faults as fault_suite
+        from balance_hil.benchmarks import faults_picture
+
         only((*_SUITE, "faults"), "--faults")
-        _print_faults(policies, environment, _seeds(seed, episodes or SUITE_EPISODES), steps, jobs, output, picture, as_json)
+        run_faults = partial(fault_suite.run_fault_suite, table_of(conditions=fault_suite.conditions()))
+        print_suite(run_faults, faults_picture.draw, path, picture, as_json=as_json, judged=fault_suite.NONE.name)
     if robustness:
         only((*_SUITE, "robustness", "runtime", "suite", "trust"), "--robustness")
-        config = RobustnessConfig(
-            policies=policies,
-            conditions=load_suite(suite) if suite else own_suite(policies[0], environment),
-            runtime=runtime,
-            environment=environment,
-            seeds=_seeds(seed, episodes or SUITE_EPISODES),
-            max_steps=steps,
-            jobs=jobs,
-            trust=trust,
-        )
-        print_suite(partial(run_suite, config), save_picture, Path(output) if output else None, picture, as_json=as_json)
+        conditions = load_suite(suite) if suite else own_suite(policies[0], environment)
+        print_suite(partial(run_suite, table_of(conditions=conditions)), draw, path, picture, as_json=as_json)
     only(set(click.get_current_context().params) - {"suite", "picture", "jobs"}, "an evaluation without --robustness or --faults")
     if len(policies) > 1:
         raise UsageError(
@@ -158,24 +164,6 @@ def command(
     if video:
         say(f"video: {video}")
     sys.exit(0 if verdict.good else 1)
-
-
-def _print_faults(
-    policies: tuple[Path, ...],
-    environment: str | None,
-    seeds: range,
-    steps: int | None,
-    jobs: int | None,
-    output: str | None,
-    picture: Path | None,
-    as_json: bool,
-) -> None:
-    from balance_hil.benchmarks.faults import NONE, FaultSuiteConfig, run_fault_suite
-    from balance_hil.benchmarks.faults_picture import save_picture as save_curves
-
-    config = FaultSuiteConfig(policies=policies, environment=environment, seeds=seeds, max_steps=steps, jobs=jobs)
-    path = Path(output) if output else None
-    print_suite(partial(run_fault_suite, config), save_curves, path, picture, as_json=as_json, judged=NONE.name)
 
 
 def _seeds(first: int, count: int) -> range:

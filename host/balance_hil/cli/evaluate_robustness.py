@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -13,14 +14,14 @@ from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
-from balance_hil.files import require_picture, write_atomically
+from balance_hil.files import require_picture, save_figure, write_atomically
 
 ENOUGH = 0.95  # share of episodes without failure that a policy needs under every condition for exit status 0
 
 
 def print_suite(
     run: Callable[[Callable[[float, str], None]], RobustnessTable],
-    save_picture: Callable[[RobustnessTable, Path], None],
+    draw: Callable[[RobustnessTable], Any],
     output: Path | None,
     picture: Path | None,
     *,
@@ -31,9 +32,9 @@ def print_suite(
 
     Args:
         run: takes a function of the completed share and the job completed last.
-        save_picture: draws the table.
+        draw: makes a Matplotlib figure of the table.
         output: Markdown.
-        picture: for ``save_picture``.
+        picture: of ``draw``.
         as_json: a document in place of the table.
         judged: the condition that decides; None: all of them.
     """
@@ -45,7 +46,7 @@ def print_suite(
     if output is not None:
         write_atomically(output, table.to_markdown() + "\n")
     if picture is not None:
-        save_picture(table, picture)
+        save_figure(draw(table), picture)
     if as_json:
         print_json({"schema": "balance_hil/robustness@2", **table.to_dict()})
     else:

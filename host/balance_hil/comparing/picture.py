@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from balance_hil.comparing.attribution import CAUSES
 from balance_hil.comparing.comparison import Comparison, LayerDifference
 from balance_hil.errors import UsageError, require
-from balance_hil.files import require_picture, save_figure
+from balance_hil.files import require_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,17 +45,8 @@ def check_picture(path: Path, layer_samples: int) -> None:
         raise UsageError("a picture shows layers, and --layer-samples 0 leaves them out", "leave that option out")
 
 
-def save_picture(result: Comparison, path: Path) -> None:
-    """Draws ``result`` and writes it; the format follows from the suffix.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    save_figure(draw(result), path)
-
-
 def draw(result: Comparison) -> Figure:
-    """One panel for each pair that differs: a row for each layer, a column for each of its elements."""
+    """One panel for each pair that differs: a row for each layer, a column for each of its elements. Raises MissingExtraError."""
     require("matplotlib", "report")
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

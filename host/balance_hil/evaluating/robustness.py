@@ -34,7 +34,6 @@ def load_suite(path: Path) -> tuple[Condition, ...]:
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key or condition.
-        MissingExtraError: PyYAML is not installed.
     """
     values = read_yaml(path)
     if not values:

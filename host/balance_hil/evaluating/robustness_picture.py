@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from balance_hil.errors import require
 from balance_hil.evaluating.robustness_table import RobustnessTable
-from balance_hil.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,13 +17,8 @@ _COLORS = "cividis"  # monotonic lightness: readable for color-blind readers and
 _LIGHT = 0.6  # share above which a cell is light and its text dark
 
 
-def save_picture(table: RobustnessTable, path: Path) -> None:
-    """Draws ``table`` and writes it; the format follows from the suffix. Raises MissingExtraError."""
-    save_figure(draw(table), path)
-
-
 def draw(table: RobustnessTable) -> Figure:
-    """The heat map; under each share the first of the environment's own metrics."""
+    """The heat map; under each share the first of the environment's own metrics. Raises MissingExtraError."""
     require("matplotlib", "report")
     from matplotlib.figure import Figure
 
@@ -50,7 +44,11 @@ def draw(table: RobustnessTable) -> Figure:
                 color=ink,
                 fontsize=8,
             )
-    axes.set_xticks(range(columns), [_wrapped(condition.title) for condition in table.conditions], fontsize=8.5)
+    axes.set_xticks(
+        range(columns),
+        [textwrap.fill(condition.title, 13, break_long_words=False) for condition in table.conditions],
+        fontsize=8.5,
+    )
     axes.set_yticks(range(rows), [policy.name for policy in table.policies], fontsize=10)
     axes.set_xticks(np.arange(0.5, columns - 1), minor=True)
     axes.set_yticks(np.arange(0.5, rows - 1), minor=True)
@@ -66,12 +64,3 @@ def draw(table: RobustnessTable) -> Figure:
         fontsize=9,
     )
     return figure
-
-
-def _wrapped(title: str, width: int = 13) -> str:
-    lines = [""]
-    for word in title.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)

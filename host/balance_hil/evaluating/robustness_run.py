@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
@@ -22,7 +21,6 @@ from balance_hil.processes import end_with_parent
 from balance_hil.rollout import rollout
 from balance_hil.scheduling import usable_cores
 
-Work = TypeVar("Work")
 _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
 
 
@@ -41,17 +39,13 @@ class RobustnessConfig:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """Episodes of one policy under one condition, for one process."""
+
     config: RobustnessConfig
     policy: Path
     condition: Condition
     seeds: Sequence[int]
-
-    def open(self) -> AbstractContextManager[OpenPolicy]:
-        config = self.config
-        return open_policy(
-            self.policy, config.runtime, environment=config.environment, options=self.condition.options, trust=config.trust
-        )
 
 
 def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> RobustnessTable:
@@ -65,18 +59,11 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
         raise UsageError(
             "a robustness table is made in simulation", "choose a desktop runtime: --runtime tflm is what a board computes"
         )
+    require_names(config.policies)
     inspected = [_inspect(path, config) for path in config.policies]
     policies = tuple(policy for policy, _, _ in inspected)
     _, environment, steps = inspected[0]
-    names = [policy.name for policy in policies]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
-    episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
-    work = _split(config)
-    for count, (item, results) in enumerate(in_processes(_run, work, config.jobs or usable_cores()), start=1):
-        cell = episodes.setdefault((policy_name(item.policy), item.condition.name), {})
-        cell.update({episode.seed: episode for episode in results})
-        on_progress(count / len(work), f"{policy_name(item.policy)}, {item.condition.title}")
+    episodes = run_work(_run, config, on_progress)
     return RobustnessTable(
         runtime=config.runtime,
         environment=environment.spec.environment,
@@ -84,11 +71,40 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
         max_steps=steps,
         policies=policies,
         conditions=config.conditions,
-        episodes={key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()},
+        episodes=episodes,
     )
 
 
-def in_processes(
+def require_names(policies: Sequence[Path]) -> None:
+    """Raises UsageError where two policies would have one name in the table."""
+    names = [policy_name(policy) for policy in policies]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two policies have the same name: {', '.join(names)}", "name every policy once")
+
+
+def run_work(
+    run: Callable[[Work], list[EpisodeMetrics]],
+    config: RobustnessConfig,
+    on_progress: Callable[[float, str], None],
+    batch: int = _BATCH,
+) -> dict[tuple[str, str], tuple[EpisodeMetrics, ...]]:
+    """Episodes by policy and condition, in the order of the seeds; ``run`` is called in other processes, with a batch of them."""
+    batches = [config.seeds[first : first + batch] for first in range(0, len(config.seeds), batch)]
+    work = [
+        Work(config, policy, condition, seeds)
+        for seeds in batches
+        for policy in config.policies
+        for condition in config.conditions
+    ]
+    episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
+    for count, (item, results) in enumerate(_in_processes(run, work, config.jobs or usable_cores()), start=1):
+        name = policy_name(item.policy)
+        episodes.setdefault((name, item.condition.name), {}).update({episode.seed: episode for episode in results})
+        on_progress(count / len(work), f"{name}, {item.condition.title}")
+    return {key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()}
+
+
+def _in_processes(
     run: Callable[[Work], list[EpisodeMetrics]], work: Sequence[Work], jobs: int
 ) -> Iterator[tuple[Work, list[EpisodeMetrics]]]:
     """What ``run`` returns for each piece of work, as it becomes ready. One job needs no other process."""
@@ -126,26 +142,19 @@ def policy_name(path: Path) -> str:
 def _inspect(path: Path, config: RobustnessConfig) -> tuple[SuitePolicy, Environment, int]:
     """Opens a policy under every condition in this process, so that errors surface before any episode runs."""
     for condition in config.conditions:
-        with _Work(config, path, condition, ()).open() as opened:
+        with _open(config, path, condition) as opened:
             policy = SuitePolicy(name=policy_name(path), path=str(path), id=opened.bundle_id)
             environment, steps = opened.environment, require_control_steps(opened.environment, config.max_steps)
     return policy, environment, steps
 
 
-def _split(config: RobustnessConfig) -> list[_Work]:
-    seeds = list(config.seeds)
-    batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
-    return [
-        _Work(config, policy, condition, batch)
-        for policy in config.policies
-        for condition in config.conditions
-        for batch in batches
-    ]
+def _open(config: RobustnessConfig, policy: Path, condition: Condition) -> AbstractContextManager[OpenPolicy]:
+    return open_policy(policy, config.runtime, environment=config.environment, options=condition.options, trust=config.trust)
 
 
-def _run(work: _Work) -> list[EpisodeMetrics]:
+def _run(work: Work) -> list[EpisodeMetrics]:
     """Runs in a worker process."""
-    with work.open() as opened:
+    with _open(work.config, work.policy, work.condition) as opened:
         if "torch" in sys.modules:  # one process per core already: torch's own threads would oversubscribe them
             sys.modules["torch"].set_num_threads(1)
         max_steps = work.config.max_steps

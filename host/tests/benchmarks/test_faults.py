@@ -3,8 +3,9 @@ import json
 import pytest
 
 from balance_hil.benchmarks import faults
-from balance_hil.benchmarks.faults import NONE, Axis, FaultSuiteConfig, run_fault_suite
+from balance_hil.benchmarks.faults import NONE, Axis, conditions, run_fault_suite
 from balance_hil.benchmarks.faults_picture import draw
+from balance_hil.evaluating.robustness_run import RobustnessConfig
 from balance_hil.link import parse_fault
 from balance_hil.paths import MODELS
 
@@ -18,7 +19,15 @@ SHORT = (
 def table():
     patch = pytest.MonkeyPatch()
     patch.setattr(faults, "AXES", SHORT)
-    config = FaultSuiteConfig(policies=(MODELS / "ppo",), environment=None, seeds=range(10000, 10002), max_steps=200, jobs=1)
+    config = RobustnessConfig(
+        policies=(MODELS / "ppo",),
+        conditions=conditions(),
+        runtime="board",
+        environment=None,
+        seeds=range(10000, 10002),
+        max_steps=200,
+        jobs=1,
+    )
     shares = []
     yield run_fault_suite(config, lambda done, what: shares.append(done)), run_fault_suite(config), shares
     patch.undo()

@@ -114,13 +114,13 @@ def test_markdown_and_json_say_the_same(table):
 
 def test_the_picture_shows_every_cell(table, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'balance-hil[report]'")
-    from balance_hil.evaluating.robustness_picture import save_picture
-    from balance_hil.files import require_picture
+    from balance_hil.evaluating.robustness_picture import draw
+    from balance_hil.files import require_picture, save_figure
 
     file = tmp_path / "table.svg"
     require_picture(file)
-    save_picture(table, file)
-    save_picture(table, tmp_path / "again.svg")
+    save_figure(draw(table), file)
+    save_figure(draw(table), tmp_path / "again.svg")
     assert file.read_bytes()[:5] == b"<?xml"
     with pytest.raises(UsageError, match="cannot draw"):
         require_picture(tmp_path / "table.bmp")
