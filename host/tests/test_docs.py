@@ -72,31 +72,35 @@ QUICK = {"docs/recordings.md", "docs/json.md"}  # the others run in nightly
 PROGRAM = """#!{python}
 import sys
 
-SHORT = {short!r}
-name, *arguments = sys.argv[1:] or [""]
-short = dict(SHORT.get(name, {{}}))
-closed_loop = "--closed-loop" in arguments
-if name == "compare":
-    drop = ("--samples", "--layer-samples") if closed_loop else ("--episodes", "--steps")
-    short = {{option: value for option, value in short.items() if option not in drop}}
-if name == "train" and not {{"--all", "--seeds"}} & set(arguments):
-    del short["--seeds"]
-if name == "train" and "--all" not in arguments and arguments[0] == "lqr":
-    short = {{}}
-if name == "verify" and "--list" in arguments:
-    short = {{}}
-for option, value in short.items():
-    while option in arguments:
-        at = arguments.index(option)
-        del arguments[at : at + 2]
-    arguments += [option, value] if value else []
-sys.argv[1:] = [name, *arguments] if name else []
 from balance_hil.cli import main
 
-try:
-    main()
-except SystemExit as end:  # a bad verdict of so short a run is one; a traceback ends otherwise
-    sys.exit(0 if end.code == 1 else end.code)
+SHORT = {short!r}
+
+
+def shortened(name, *arguments):
+    short, arguments = dict(SHORT.get(name, {{}})), list(arguments)
+    closed_loop = "--closed-loop" in arguments
+    if name == "compare":
+        unknown = ("--samples", "--layer-samples") if closed_loop else ("--episodes", "--steps")
+        short = {{option: value for option, value in short.items() if option not in unknown}}
+    if name == "train" and not {{"--all", "--seeds"}} & set(arguments):
+        del short["--seeds"]
+    if "lqr" in arguments or "--list" in arguments:
+        short = {{}}
+    for option, value in short.items():
+        while option in arguments:
+            at = arguments.index(option)
+            del arguments[at : at + 2]
+        arguments += [option, value] if value else []
+    return [name, *arguments]
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = shortened(*sys.argv[1:]) if sys.argv[1:] else []
+    try:
+        main()
+    except SystemExit as end:  # a bad verdict of so short a run is one; a traceback ends otherwise
+        sys.exit(0 if end.code == 1 else end.code)
 """
 SUITE = """#!{python}
 import sys
@@ -117,13 +121,14 @@ THEIRS = """
 
 class Two(Env):
     observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
         observation, info = super().reset(seed=seed, options=options)
         return observation[:2], info
 
     def step(self, action):
-        observation, *rest = super().step(action)
+        observation, *rest = super().step(np.repeat(action, 2))
         return (observation[:2], *rest)
 
 
@@ -282,16 +287,29 @@ def shell(commands: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:]
 
 
-def two_outputs(inputs: int) -> bytes:
-    """An int8 model with the outputs [1, 3] and [1, 2]."""
+def two_outputs(inputs: int, outputs: int) -> bytes:
+    """An int8 model with the outputs [1, 3] and [1, outputs]."""
     rng, build = np.random.default_rng(0), ModelBuilder()
     source = build.tensor((1, inputs), 1 / 127, 0)
     found = []
-    for units in (3, 2):
+    for units in (3, outputs):
         weights = build.tensor((units, inputs), 0.004, data=rng.integers(-127, 127, (units, inputs)).astype(np.int8))
         dense = build.operator("FULLY_CONNECTED", (source, weights, -1), build.tensor((1, units), 0.05, 0))
         found.append(build.operator("TANH", (dense,), build.tensor((1, units), 1 / 128, 0)))
     return build.build(source, found)
+
+
+def onnx_actor(inputs: int, outputs: int) -> bytes:
+    """A dense layer and a tanh."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'balance-hil[export]'")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weights = np.random.default_rng(0).normal(size=(inputs, outputs)).astype(np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "weights", "biases"], ["sum"]), helper.make_node("Tanh", ["sum"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, kind, (1, n)) for name, n in (("x", inputs), ("y", outputs))]
+    constants = [("weights", weights), ("biases", np.zeros(outputs, np.float32))]
+    initializer = [onnx.numpy_helper.from_array(values, name) for name, values in constants]
+    graph = helper.make_graph(nodes, "actor", ends[:1], ends[1:], initializer)
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +328,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_package").mkdir()
     (folder / "my_package" / "envs.py").write_text(ROBOT)
     (folder / "my.yaml").write_text(TRAINING)
+    (folder / "robot.yaml").write_text("reset_noise_scale: 0.02\n")
     (folder / "slippery.yaml").write_text("physics: {friction: 0.6}\n")
     run = "hil run ppo --board native --clock lockstep --record before.mcap"
     shell(run, folder)
@@ -325,9 +344,10 @@ def add_what_is_theirs(folder: Path, page: str) -> None:
     write_reference_project(folder, "their_package", SHIPPED / "models" / "ppo" / "policy.zip")
     with (folder / "their_package" / "__init__.py").open("a") as file:
         file.write(THEIRS)
-    (folder / "int8_model.tflite").write_bytes(two_outputs(6))
+    (folder / "int8_model.tflite").write_bytes(two_outputs(6, 2))
+    (folder / "actor.onnx").write_bytes(onnx_actor(2, 1))
     for name in ("their.tflite", "some.tflite"):
-        (folder / name).write_bytes(two_outputs(2))
+        (folder / name).write_bytes(two_outputs(2, 1))
     np.savez(folder / "rows.npz", observations=np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32))
     for beginning, name in (("control_period_ms", "signals.yaml"), ("faults:", "faults.yaml")):
         for _, text in (each for each in blocks(page) if each[1].startswith(beginning)):
