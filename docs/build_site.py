@@ -34,7 +34,7 @@ NAVIGATION = {
         *("faults.md", "verify.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
     ],
     "Reference": [
-        *("commands.md", "command-reference.md", "api.md", "board-files.md", "robot-options.md", "verify-faults.md"),
+        *("commands.md", "command-reference.md", "api.md", "board-files.md", "robot-options.md", "fault-list.md"),
         *("protocol.md", "json.md", "recordings.md"),
         *("measurements.md", "glossary.md", "changelog.md"),
     ],

@@ -1,5 +1,4 @@
 import contextlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -139,11 +138,3 @@ def test_any_yaml_is_read_or_refused(tmp_path_factory, content):
     path.write_text(yaml.safe_dump(content))
     with contextlib.suppress(HarnessError):
         assert read_faults(path)
-
-
-def test_the_documented_table_is_the_table():
-    page = (Path(__file__).parents[3] / "docs" / "faults.md").read_text()
-    for name, kind in KINDS.items():
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
-        assert f"| {kind.side} | {kind.text} |" in row
-        assert all(f"`{key}` ({parameter.default:g})" in row for key, parameter in kind.parameters.items())
