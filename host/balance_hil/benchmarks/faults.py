@@ -73,7 +73,7 @@ def run_fault_suite(
             environment, steps = env, require_control_steps(env, config.max_steps)
         policies.append(SuitePolicy(name=policy_name(path), path=str(path), id=bundle.id))
     return RobustnessTable(
-        runtime=f"the board {BOARD}",
+        runtime=f"board ({BOARD})",
         environment=environment.spec.environment,
         metrics=environment.metrics,
         max_steps=steps,

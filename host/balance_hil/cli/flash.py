@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,11 +12,13 @@ from balance_hil.boards.engines import ENGINES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import print_json, say, stdout
-from balance_hil.cli.params import BOARD, JSON, POLICY, WAIT
+from balance_hil.cli.params import BOARD, JSON, POLICY, WAIT, model_options
+from balance_hil.opening import open_policy
 
 
 @click.command()
-@click.argument("bundle", type=POLICY)
+@click.argument("policy", type=POLICY)
+@model_options
 @click.option("-b", "--board", type=BOARD, required=True, help="Board type; see hil boards.")
 @click.option("--port", help="Device or URL; by default the only port with the board's USB ids.")
 @click.option(
@@ -28,24 +31,12 @@ from balance_hil.cli.params import BOARD, JSON, POLICY, WAIT
 @WAIT
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @JSON
-def command(
-    bundle: Path,
-    board: str,
-    port: str | None,
-    drive: Path | None,
-    engine: str | None,
-    baud: int | None,
-    wait_s: float,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Build the firmware with BUNDLE's model, flash it to a board, and verify that the board runs it.
+def command(policy: Path, spec: Path | None, output: str | None, as_json: bool, **settings: Any) -> None:
+    """Build the firmware with POLICY (a bundle, or an int8 .tflite with --spec), flash it to a board, and verify that it runs.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
-    config = FlashConfig(
-        bundle=Bundle.load(bundle), board=board, port=port, drive=drive, engine=engine, baud=baud, force=force, wait_s=wait_s
-    )
+    config = FlashConfig(bundle=open_policy(policy, spec=spec, output=output), **settings)
     result = flashing.flash(config, say)
     if as_json:
         print_json(_document(result, config.bundle))
@@ -53,7 +44,7 @@ def command(
     if result.info is None:
         stdout.print(
             f"{result.board} took the image with policy {config.bundle.id} and restarted, {result.wall_s:.1f} s; what it runs "
-            f"was not verified. Connect its UART, then: hil run {bundle} --board {board} --port DEVICE",
+            f"was not verified. Connect its UART, then: hil run {policy} --board {result.board} --port DEVICE",
             soft_wrap=True,
         )
         return

@@ -296,6 +296,8 @@ def _read_training(path: Path) -> tuple[dict[str, Any], bytes]:
 def _environment(config: ExportConfig, training: Mapping[str, Any], beside: str) -> str:
     trained_in = training.get("environment")
     if config.environment and trained_in and config.environment != trained_in:
+        with open_own_environment(config, config.environment):  # an unknown one is reported as such
+            pass
         raise EnvironmentMismatchError(
             f"the policy was trained in {trained_in}, not in {config.environment}",
             f"leave -e out, or train in it: hil train ppo -e {config.environment}",

@@ -17,7 +17,7 @@ import serial
 from click.testing import CliRunner
 
 import balance_hil.boards.kinds.serial
-from balance_hil import firmware_build
+from balance_hil import firmware_build, opening
 from balance_hil.boards import find_definition, flash_tool
 from balance_hil.boards import flash as flashing
 from balance_hil.boards.flash import FlashConfig, FlashResult
@@ -501,3 +501,13 @@ def test_one_line_for_people(bench, ppo_bundle):
     bench.plug("ttyACM0", our_firmware(ppo_bundle))
     done = CliRunner().invoke(flash_command.command, [str(ppo_bundle.path), "--board", "teensy41"])
     assert f"already ran policy {ppo_bundle.id} with the engine int8" in done.stdout.replace("\n", " ")
+
+
+def test_a_model_without_a_bundle(bench, ppo_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "MODELS", tmp_path / "cache")
+    table = {"observation": list("abcdef"), "action": ["left", "right"], "control_period_ms": 5}
+    (tmp_path / "signals.yaml").write_text(json.dumps(table))
+    bench.plug("ttyACM0", our_firmware(ppo_bundle))
+    model = str(ppo_bundle.file(INT8_MODEL))
+    done = CliRunner().invoke(flash_command.command, [model, "--spec", str(tmp_path / "signals.yaml"), "--board", "teensy41"])
+    assert f"already ran policy {ppo_bundle.id}" in done.stdout.replace("\n", " "), done.exception

@@ -12,7 +12,7 @@ from balance_hil.bundle import FROM_CALIBRATION, GOLDEN, HEADER, Bundle
 from balance_hil.checkpoint import Layer
 from balance_hil.cli import hil
 from balance_hil.environment import open_environment
-from balance_hil.errors import CheckpointError, EnvironmentMismatchError, ExportError, UsageError
+from balance_hil.errors import CheckpointError, EnvironmentMismatchError, ExportError, UnknownEnvironmentError, UsageError
 from balance_hil.exporting import ExportConfig, export
 from balance_hil.exporting.calibration import Calibration
 from balance_hil.exporting.onnx_model import write_onnx
@@ -131,6 +131,13 @@ def test_a_policy_on_an_environment_of_gymnasium_becomes_a_bundle(pendulum, tmp_
     assert np.allclose(outputs["torch"], outputs["onnx"], atol=1e-5)
     assert np.allclose(outputs["torch"], outputs["float32"], atol=1e-5)
     assert np.allclose(outputs["torch"], outputs["tflm"], atol=0.1)
+
+
+def test_an_environment_that_does_not_exist_is_named(ppo_bundle):
+    with pytest.raises(UnknownEnvironmentError, match="did you mean 'balance/Balance-v0'"):
+        open_source(ExportConfig(source=ppo_bundle.path, environment="balance/Balanse-v0"), None)
+    with pytest.raises(EnvironmentMismatchError, match="trained in balance/Balance-v0"):
+        open_source(ExportConfig(source=ppo_bundle.path, environment="balance/BalanceNoisy-v0"), None)
 
 
 def test_spaces_that_differ_from_the_environment_say_where(pendulum):
