@@ -8,11 +8,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from balance_hil.paths import install_command
+from balance_hil.processes import tied
 from balance_hil.runtimes.tflm import wheel_exists
 
 State = Literal["ok", "missing", "optional"]
@@ -201,8 +201,7 @@ def _display() -> Check:
 
 def _probe(name: str, program: str, found: str, hint: str) -> Check:
     """Runs a line of Python in a subprocess: a broken graphics driver may crash it."""
-    run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
-    result = run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(tied([sys.executable, "-c", program]), capture_output=True, text=True, check=False, timeout=60)
     if result.returncode == 0:
         return Check(name, "ok", found)
     reason = (result.stderr.strip().splitlines() or ["crashed"])[-1]

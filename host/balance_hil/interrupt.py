@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -71,29 +74,49 @@ class Ended:
 def ended_by_signals() -> Iterator[Ended]:
     """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt, so that contexts exit and child processes end.
 
-    SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected. Raised in a
-    destructor or a callback, where Python ignores every exception, it is raised again a moment later.
+    SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected.
+
+    Raised in a destructor or a callback, where Python ignores every exception, it is raised again a moment later. It waits while
+    an extension module is being loaded: many abort the process, or report an ImportError.
     """
     ended, ignored = Ended(), sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         ended.by_signal = True
-        raise KeyboardInterrupt
+        if _loads_an_extension(frame):
+            _thread.start_new_thread(_raise_again, ())
+        else:
+            raise KeyboardInterrupt
 
-    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or sys.platform == "win32":
+    def not_lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _thread.start_new_thread(_raise_again, ())
+        else:
             ignored(unraisable)
-            return
-        timer = threading.Timer(_RAISED_AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-        timer.daemon = True
-        timer.start()
 
     numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     previous = {number: signal.signal(number, interrupt) for number in numbers}
-    sys.unraisablehook = raise_again
+    sys.unraisablehook = not_lost
     try:
         yield ended
     finally:
         sys.unraisablehook = ignored
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _loads_an_extension(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _raise_again() -> None:
+    """In a thread without locks of its own: the interrupted code may hold those of ``threading``."""
+    time.sleep(_RAISED_AGAIN_S)
+    if sys.platform == "win32":
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import tempfile
 import threading
+from importlib.machinery import ExtensionFileLoader
 
 import pytest
 
@@ -87,3 +88,22 @@ def test_no_staging_folder_is_left_when_a_signal_comes_as_it_is_made(tmp_path, m
     with pytest.raises(KeyboardInterrupt), staging_folder(tmp_path / "bundle"):
         pytest.fail("not entered")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_waits_while_an_extension_module_is_loaded():
+    class Loader(ExtensionFileLoader):
+        loaded = False
+
+        def create_module(self):
+            signal.raise_signal(signal.SIGTERM)
+            self.loaded = True
+
+    loader = Loader("name", "path")
+
+    def run():
+        loader.create_module()
+        threading.Event().wait(DEADLINE_S)
+
+    with ended_by_signals(), pytest.raises(KeyboardInterrupt):
+        run()
+    assert loader.loaded

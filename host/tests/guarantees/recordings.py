@@ -60,14 +60,15 @@ def end_one(path: Path, rng: np.random.Generator, written: mmap.mmap) -> str:
         os._exit(0)
     if kill:
         target, spun = int(rng.integers(0, MOST_STEPS)), int(rng.integers(0, 2000))
-        while int.from_bytes(written[:8], "little") < target and os.waitpid(child, os.WNOHANG) == (0, 0):
+        # Not waited for before it is killed: its number could be another process's by then.
+        while int.from_bytes(written[:8], "little") < target and not os.waitid(
+            os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ):
             pass
         for _ in range(spun):
             pass
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(child, 0)
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     count = int.from_bytes(written[:8], "little")
     partial = path.with_name(path.name + ".partial")
     what = f"killed after step {count}" if kill else f"disk full at byte {most}, after step {count}"
