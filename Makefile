@@ -11,6 +11,8 @@ SECONDS ?= 60
 FAULTS ?= 10000
 ARGS ?=
 UPLOT ?= 1.6.32
+THREE ?= 0.187.0
+ESBUILD ?= 0.28.2
 HIL := .venv/bin/hil
 
 POLICIES := $(patsubst %/bundle.json,%,$(wildcard models/*/bundle.json))
@@ -65,10 +67,13 @@ docs: setup ## build the documentation site into build/site
 fuzz: ## look for inputs that break the firmware, SECONDS for each of the four targets (needs clang)
 	@$(PYTHON) firmware/test/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
 
-vendor: ## refresh the vendored uPlot, which hil report puts into its pages: UPLOT=1.6.32 (needs npm)
-	@cd $$(mktemp -d) && npm pack --silent uplot@$(UPLOT) >/dev/null && tar xzf uplot-$(UPLOT).tgz && cd package && \
-	  cp dist/uPlot.iife.min.js dist/uPlot.min.css "$(CURDIR)/host/balance_hil/reporting/assets/" && \
-	  cp LICENSE "$(CURDIR)/host/balance_hil/reporting/assets/uPlot.LICENSE"
+vendor: ## refresh the vendored uPlot and three.js of the pages (needs npm)
+	@cd $$(mktemp -d) && npm install --silent uplot@$(UPLOT) three@$(THREE) esbuild@$(ESBUILD) && cd node_modules && \
+	  cp uplot/dist/uPlot.iife.min.js uplot/dist/uPlot.min.css "$(CURDIR)/host/balance_hil/reporting/assets/" && \
+	  cp uplot/LICENSE "$(CURDIR)/host/balance_hil/reporting/assets/uPlot.LICENSE" && \
+	  cp "$(CURDIR)/host/balance_hil/live/assets/three.js" ../entry.js && .bin/esbuild ../entry.js --bundle --minify --format=iife \
+	    --global-name=THREE --legal-comments=eof --outfile="$(CURDIR)/host/balance_hil/live/assets/three.iife.min.js" && \
+	  cp three/LICENSE "$(CURDIR)/host/balance_hil/live/assets/three.LICENSE"
 
 clean: ## remove what was built and installed here
 	rm -rf .venv .pio .platformio build runs

@@ -119,6 +119,7 @@ class OneRunDocument(TypedDict):
     injected_faults: dict[str, int]  # count of each, "drop rx": 3
     faults: list[str]  # that were to be injected, as on the command line
     fault_seed: int | None  # None: no faults
+    interventions: dict[str, int]  # by hand, on the live page: count of push, target, fault, paused
     priority: Literal["real-time", "normal"]
     control_rate_hz: float
     equals_tflm: EqualsTflmDocument | None  # None: not checked

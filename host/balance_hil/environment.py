@@ -10,6 +10,7 @@ An environment may provide more than the Gymnasium API; every attribute is optio
     excite(rng) -> dict  reset options of an episode that excites the plant, for int8 calibration
     substeps, step_substeps(action | None, before_substep)      a control step in physics substeps; MuJoCo environments need none
     batch(n, n_threads)  many episodes side by side in one call
+    policy_targets, set_target(name, value)     targets that may be moved during an episode: (low, high) by name
     visual_model         MuJoCo model for 3D recordings, where ``model`` lacks what is only seen
     robustness_suite     path of a YAML file of conditions, see ``evaluating.robustness``
 
@@ -173,6 +174,35 @@ class Environment:
         from balance_hil.scene import MujocoScene
 
         return MujocoScene(self._robot)
+
+    @cached_property
+    def targets(self) -> Mapping[str, tuple[float, float]]:
+        """Limits of the targets that ``set_target`` moves, by name; empty where the environment has none."""
+        return dict(getattr(self._robot, "policy_targets", {}))
+
+    def set_target(self, name: str, value: float) -> None:
+        """Moves a target until the end of the episode. Raises UsageError: it is unknown or out of its limits."""
+        low, high = self.targets.get(name, (math.inf, -math.inf))
+        if not low <= value <= high:
+            known = ", ".join(f"{each} {low:g} to {high:g}" for each, (low, high) in self.targets.items()) or "none"
+            raise UsageError(f"no target {name} can be {value:g}", f"targets: {known}")
+        self._robot.set_target(name, value)
+
+    @property
+    def can_push(self) -> bool:
+        """Whether ``push`` works."""
+        return self._has_mujoco
+
+    def push(self, velocity_m_s: Sequence[float]) -> None:
+        """A blow: the impulse that would give the whole robot, if it were free, this change of velocity, [3] m/s.
+
+        It acts on the heaviest tree of bodies, at its center of mass. Raises UsageError: no MuJoCo model.
+        """
+        if not self._has_mujoco:
+            raise UsageError(f"{self.spec.environment} has no MuJoCo model that could be pushed", "push a MuJoCo environment")
+        from balance_hil.scene import push
+
+        push(self._robot.model, self._robot.data, velocity_m_s)
 
     def close(self) -> None:
         """Closes the environment; may be called twice."""

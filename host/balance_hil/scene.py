@@ -1,8 +1,8 @@
-"""A MuJoCo model as simple solids, and where its bodies are."""
+"""A MuJoCo model as simple solids, where its bodies are, and a blow to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mujoco
@@ -98,3 +98,24 @@ class MujocoScene:
                 yield solid("cylinders", (2 * a, 2 * a, 2 * b))
                 yield solid("spheres", (2 * a, 2 * a, 2 * a), b)
                 yield solid("spheres", (2 * a, 2 * a, 2 * a), -b)
+
+
+def push(model: mujoco.MjModel, data: mujoco.MjData, velocity_m_s: Sequence[float]) -> None:
+    """Changes the velocities as an impulse does: M dqvel = J^T p (MuJoCo's documentation, "Computation").
+
+    Args:
+        model, data: of the environment.
+        velocity_m_s: [3], change of the velocity of the heaviest tree of bodies if it were free; p is this times its mass.
+    """
+    on_world = model.body_weldid[model.body_parentid] == 0
+    roots = np.flatnonzero(on_world & (model.body_dofnum > 0)).tolist()
+    if not roots:
+        return
+    root = max(roots, key=lambda body: model.body_subtreemass[body])
+    mujoco.mj_fwdPosition(model, data)
+    jacobian = np.zeros((3, model.nv))
+    mujoco.mj_jac(model, data, jacobian, None, data.subtree_com[root], root)
+    impulse = jacobian.T @ (model.body_subtreemass[root] * np.asarray(velocity_m_s, float))
+    change = np.zeros((1, model.nv))
+    mujoco.mj_solveM(model, data, change, impulse[np.newaxis])
+    data.qvel[:] += change[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,15 +65,20 @@ def _turns() -> tuple[dict[str, Statistics], str]:
 def run() -> list[dict[str, Any]]:
     """Rows of the table: what, metric, value, unit, baseline, ratio."""
     statistics, priority = _turns()
-    idle = _values(statistics["idle"])
+    return rows(statistics, "idle", f"; {priority} priority")
+
+
+def rows(statistics: Mapping[str, Statistics], baseline: str, note: str = "") -> list[dict[str, Any]]:
+    """A row for each condition and metric, with its ratio to the condition ``baseline``; ``note`` follows every condition."""
+    base = _values(statistics[baseline])
     return [
         {
-            "what": f"{what}; {priority} priority",
+            "what": what + note,
             "metric": metric,
             "value": value,
             "unit": unit,
-            "baseline": None if what == "idle" else "idle",
-            "ratio": value / idle[metric][0] if what != "idle" and idle[metric][0] else None,
+            "baseline": None if what == baseline else baseline,
+            "ratio": value / base[metric][0] if what != baseline and base[metric][0] else None,
         }
         for what, of in statistics.items()
         for metric, (value, unit) in _values(of).items()

@@ -35,6 +35,7 @@ class _Options(TypedDict):
     definition: BoardDefinition
     faults: Sequence[Fault | str]
     fault_seed: int
+    injectable: bool
     tamper: Callable[[Link], Link] | None
     handshake_timeout_s: float | None
 
@@ -48,6 +49,7 @@ def connect(
     engine: str | None = None,
     faults: Sequence[Fault | str] | None = None,
     fault_seed: int = 0,
+    injectable: bool = False,
     model: Path | None = None,
     watchdog_ms: int | None = None,
     firmware_fault: str | None = None,
@@ -67,6 +69,7 @@ def connect(
         engine: of an emulated board; None takes the definition's.
         faults: injected after the handshake; a text is read as ``--fault`` is: docs/faults.md.
         fault_seed: the same seed affects the same frames.
+        injectable: more faults may be injected later, by ``Board.faults.inject``.
         model: int8 ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
         watchdog_ms: of an emulated board; None takes the firmware's own.
         firmware_fault: of a native or qemu board: one of ``native.firmware_faults``, to test fault detection.
@@ -87,6 +90,7 @@ def connect(
         "definition": definition,
         "faults": tuple(faults or ()),
         "fault_seed": fault_seed,
+        "injectable": injectable,
         "tamper": tamper,
         "handshake_timeout_s": handshake_timeout_s,
     }

@@ -61,6 +61,7 @@ class Session:
         machine: of a board that this program started.
         faults: injected after the handshake; a text is read by ``parse_faults``.
         fault_seed: the same seed affects the same frames.
+        injectable: more may be injected later, see ``FaultyLink.inject``.
         tamper: wraps every link to the board before its first byte, to test fault detection; see ``verifying``.
         handshake_timeout_s: time allowed for the handshake; None: 3 s, or 20 s with a ``machine``.
         on_close: called after the port was closed, possibly twice.
@@ -81,6 +82,7 @@ class Session:
         machine: Machine | None = None,
         faults: Sequence[Fault | str] = (),
         fault_seed: int = 0,
+        injectable: bool = False,
         tamper: Callable[[Link], Link] | None = None,
         handshake_timeout_s: float | None = None,
         on_close: Callable[[], None] = lambda: None,
@@ -90,6 +92,7 @@ class Session:
         self._baud = baud
         self._machine = machine
         self._faults = (parse_faults(faults), fault_seed)
+        self._injectable = injectable
         self._tamper = tamper
         self._on_close = on_close
         usual_s = HANDSHAKE_TIMEOUT_S if machine is None else BOOT_TIMEOUT_S
@@ -112,7 +115,7 @@ class Session:
         if self._tamper is not None:
             link = self._tamper(link)
         faults, seed = self._faults
-        if not faults:
+        if not faults and not self._injectable:
             return link
         weights = None if self.bundle is None else self._weights
         self.faults = FaultyLink(link, faults, seed, armed=False, machine=self._machine, weights=weights)

@@ -71,6 +71,7 @@ _EXTRAS = {
     "matplotlib": "report",
     "imageio": "video",
     "pyarrow": "parquet",
+    **dict.fromkeys(("starlette", "uvicorn", "websockets", "foxglove"), "live"),
 }
 
 

@@ -14,6 +14,7 @@ from balance_hil.cli.params import JSON
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "realtime": "the same real-time episodes on this computer idle and under load: jitter, round trip, misses by cause",
+    "live": "real-time episodes without the live page and with it: 0, 1 and 5 viewers, one of them stalled",
     "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
     "train": "environment steps per second and seconds to a surviving PPO, beside the reference project's 20 us physics",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ from balance_hil.spec import Terminated
 
 if TYPE_CHECKING:
     from balance_hil.environment import Environment
+    from balance_hil.live import LivePage
     from balance_hil.running import RunConfig, RunResult
 
 RECORDINGS = Path("recordings")
@@ -72,6 +74,8 @@ class _Options:
     no_record: bool
     max_lost: int | None
     view: bool
+    live: Any
+    live_port: int
     upload: bool
 
     def __post_init__(self) -> None:
@@ -120,6 +124,14 @@ class _Options:
 @click.option("--max-lost", type=click.IntRange(min=0), help="Steps allowed without a timely reply; default: 10 % of all.")
 @click.option("--upload", is_flag=True, help=UPLOAD_HELP)
 @click.option("--view", is_flag=True, help="Watch in a window.")
+@click.option(
+    "--live",
+    type=click.Choice(["page", "foxglove"]),
+    is_flag=False,
+    flag_value="page",
+    help="Serve a page to watch the run and to intervene, on this computer only; or the same data to Foxglove.",
+)
+@click.option("--live-port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Another if it is taken.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @JSON
 def command(
@@ -150,10 +162,10 @@ def command(
     from balance_hil.running import open_plant
 
     config = _config(options)
-    with open_plant(options.policy, config) as plant:  # its errors come before a board is started
+    with open_plant(options.policy, config) as plant, _live_page(options) as page:  # their errors come before a board is started
         on_each_board(
             options.boards,
-            lambda name: _run(name, options, config, plant, live=not (quiet or as_json)),
+            lambda name: _run(name, options, config, plant, page, shown=not (quiet or as_json)),
             key="runs",
             facts=facts,
             remarks=remarks,
@@ -161,7 +173,21 @@ def command(
         )
 
 
-def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *, live: bool) -> RunResult:
+@contextlib.contextmanager
+def _live_page(options: _Options) -> Iterator[LivePage | None]:
+    if options.live is None:
+        yield None
+        return
+    from balance_hil.live import LivePage
+
+    with LivePage(options.live, options.live_port) as page:
+        say(f"live: {page.url}")
+        if options.live == "foxglove":
+            say("Foxglove's server has neither a token nor a check of the origin: every program and web page here can read it")
+        yield page
+
+
+def _run(name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool) -> RunResult:
     """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
     connecting = options.access.connect(
         name,
@@ -169,6 +195,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
         faults=options.faults,
         fault_seed=options.seed if options.fault_seed is None else options.fault_seed,
         device_clock=options.clock == "device",
+        injectable=page is not None and options.clock == "realtime",
     )
     with connecting as board:
         from balance_hil.running import RunInterrupted, run
@@ -179,8 +206,11 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, *,
             config, recording=options.recording(name), instructions=_instructions(board, options), command=_repeated()
         )
         try:
-            with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=live) as line:
-                return run(board, options.policy, config, line.show, environment=plant)
+            with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown) as line:
+                result = run(board, options.policy, config, line.show, environment=plant, live=page)
+            if page is not None:
+                page.end(result.verdict.line)
+            return result
         except RunInterrupted as exc:
             return exc.result
         except BaseException:
@@ -239,6 +269,8 @@ def _repeated() -> str:
             "as_json",
             "quiet",
             "view",
+            "live",
+            "live_port",
         ):
             continue
         value = context.params[name]

@@ -78,6 +78,9 @@ def remarks(run: RunResult) -> list[str]:
     if run.injected_faults:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(run.injected_faults.items()))
         lines.append(f"injected faults (seed {run.fault_seed}): {counts}")
+    if run.interventions:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(run.interventions.items()))
+        lines.append(f"the run was changed by hand, so it does not repeat: {counts}")
     if run.recording is not None:
         lines.append(f"recording {run.recording}")
     return lines

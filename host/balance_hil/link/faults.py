@@ -86,16 +86,10 @@ class FaultyLink:
         machine: Machine | None = None,
         weights: Callable[[], bytes] | None = None,
     ) -> None:
-        for fault in faults:
-            if fault.name in NEEDS_EMULATION and machine is None:
-                raise UsageError(
-                    f"the fault {fault.name} cannot be injected into the board on {link.description}, which this program did "
-                    "not start",
-                    "use an emulated board without --port: --board native; on this one: reboot:at_s=2 or hang:at_s=2",
-                )
-            if fault.name == "flip-bit" and weights is None:
-                raise UsageError("the fault flip-bit needs the policy that the board runs", "name it: --hil-bundle, or bundle=…")
         self.description = link.description
+        self._machine = machine
+        self._weights = weights
+        self._require_means(faults)
         self.faults = tuple(faults)
         self.seed = seed
         self.armed = armed
@@ -104,13 +98,22 @@ class FaultyLink:
         self.injections: deque[Injection] = deque(maxlen=KEPT_INJECTIONS)  # not yet taken by whoever records them
         self._link = link
         self._follow_clock()
-        self._machine = machine
-        self._weights = weights
         self._now_s = 0.0  # simulated
         self._zero_s = 0.0  # of the wall clock
         self._echo = 0
         self._booted_s = 0.0  # simulated time at which the board can hear again
         self._begin(None)
+
+    def _require_means(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            if fault.name in NEEDS_EMULATION and self._machine is None:
+                raise UsageError(
+                    f"the fault {fault.name} cannot be injected into the board on {self.description}, which this program did "
+                    "not start",
+                    "use an emulated board without --port: --board native; on this one: reboot:at_s=2 or hang:at_s=2",
+                )
+            if fault.name == "flip-bit" and self._weights is None:
+                raise UsageError("the fault flip-bit needs the policy that the board runs", "name it: --hil-bundle, or bundle=…")
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class FaultyLink:
         self._paused_until_s = _NEVER  # infinity: it is not paused
         self._unplugged = False
         # Faults that are not about a frame, with their index.
-        self._strikes = [(i, f) for i, f in enumerate(self.faults) if f.kind.lasts == "once" or self.suspends(f)]
+        self._strikes = [(i, f) for i, f in enumerate(self.faults) if self._is_strike(f)]
         self._tx, self._rx = _Lane("tx", self), _Lane("rx", self)
 
     def _follow_clock(self) -> None:
@@ -165,6 +168,16 @@ class FaultyLink:
     def readable(self) -> bool:
         """Whether bytes can be read now."""
         return self.armed and self._rx.next_due() <= self.now() + EPSILON_S
+
+    def inject(self, fault: Fault) -> None:
+        """Adds a fault while the link is armed. Raises UsageError."""
+        self._require_means([fault])
+        index = len(self.faults)
+        self.faults += (fault,)
+        if self._is_strike(fault):
+            self._strikes.append((index, fault))
+        for lane in (self._tx, self._rx):
+            lane.add(index, fault)
 
     # --- a link -------------------------------------------------------------------------------------------------------
 
@@ -252,6 +265,9 @@ class FaultyLink:
         """Whether a hang suspends the board's process; else its link is held."""
         return fault.name == "hang" and self._machine is not None and not self.simulated
 
+    def _is_strike(self, fault: Fault) -> bool:
+        return fault.kind.lasts == "once" or self.suspends(fault)
+
     def _next_strike(self) -> float:
         times = [fault.next_s(self._happened[index], self._period_s) for index, fault in self._strikes]
         return min([self._paused_until_s, *times], default=_NEVER)
@@ -327,13 +343,16 @@ class _Lane:
     def __init__(self, name: Literal["tx", "rx"], owner: FaultyLink) -> None:
         self._name = name
         self._owner = owner
-        self._states = [
-            _State(fault, np.random.default_rng([owner.seed, index, name == "tx"]))
-            for index, fault in enumerate(owner.faults)
-            if fault.kind.lasts != "once" and self._concerns(fault)
-        ]
+        self._states: list[_State] = []
+        for index, fault in enumerate(owner.faults):
+            self.add(index, fault)
         self._partial = bytearray()
         self._held: deque[tuple[float, bytes]] = deque()  # (due, bytes), in order
+
+    def add(self, index: int, fault: Fault) -> None:
+        """Injects ``fault``, number ``index`` of the link, from now on, where it concerns this direction."""
+        if fault.kind.lasts != "once" and self._concerns(fault):
+            self._states.append(_State(fault, np.random.default_rng([self._owner.seed, index, self._name == "tx"])))
 
     def push(self, data: bytes, now: float) -> None:
         """Accepts bytes that arrived at ``now``."""

@@ -16,6 +16,7 @@ from balance_hil.metrics import EpisodeAccumulator, EpisodeMetrics
 from balance_hil.recording import Step
 from balance_hil.running.config import Tick
 from balance_hil.running.exchange import Exchange, Reply
+from balance_hil.running.interventions import Interventions
 
 VIEW_INTERVAL_S = 1 / 30  # between two pictures
 SCENE_INTERVAL_S = 0.02  # between two recorded poses of the plant, at least
@@ -40,20 +41,20 @@ class Sink(Protocol):
 
 
 class RunLog:
-    """Where a run's steps and faults go: the recording, the live line, the viewer."""
+    """Where a run's steps and faults go: the recording, the live page, the live line, the viewer."""
 
     def __init__(
         self,
-        writer: Sink | None,
+        sinks: Sequence[Sink],
         on_tick: Callable[[Tick], None] | None,
         *,
         timed: bool,
         injections: deque[Injection] | None = None,
     ) -> None:
-        self._writer = writer
+        self._sinks = sinks
         self._on_tick = on_tick
         self._injections = injections  # not yet recorded; None: no fault is injected
-        self.is_recording = writer is not None
+        self.is_recording = bool(sinks)
         self.timed = timed
         self.before_s = 0.0  # simulated time of the episodes before the current one
 
@@ -61,8 +62,8 @@ class RunLog:
         """Writes and shows a finished control step."""
         if self._injections:
             self._record_injections(step.episode, step.step)
-        if self._writer is not None:
-            self._writer.step(self.before_s + step.t_s, step)
+        for sink in self._sinks:
+            sink.step(self.before_s + step.t_s, step)
         if self._on_tick is not None:
             plant = (env.trace[0], step.plant[0]) if step.plant else None
             self._on_tick(Tick(step.episode, step.step, step.t_s, plant, step.action, round_trip_us, misses))
@@ -71,34 +72,42 @@ class RunLog:
 
     def fault(self, t_s: float, episode: int, step: int, kind: str, detail: str, **numbers: float) -> None:
         """Records a fault."""
-        if self._writer is not None:
-            self._writer.fault(self.before_s + t_s, episode, step, kind, detail, **numbers)
+        for sink in self._sinks:
+            sink.fault(self.before_s + t_s, episode, step, kind, detail, **numbers)
 
     def episode(self, t_s: float, index: int, metrics: EpisodeMetrics) -> None:
         """Writes the result of a finished episode."""
         if self._injections:
             self._record_injections(index, metrics.steps)
         self.before_s += t_s
-        if self._writer is not None:
-            self._writer.episode(self.before_s, {"episode": index, **metrics.to_dict()})
+        for sink in self._sinks:
+            sink.episode(self.before_s, {"episode": index, **metrics.to_dict()})
 
     def result(self, outcome: Mapping[str, Any]) -> None:
         """Records what the run found."""
-        if self._writer is not None:
-            self._writer.result = outcome
+        for sink in self._sinks:
+            sink.result = outcome
 
     def _record_injections(self, episode: int, step: int) -> None:
         while self._injections:
             injection = self._injections.popleft()
-            if self._writer is not None:
-                self._writer.injected(injection.t_s, episode, step, injection.fault, injection.direction, dict(injection.values))
+            for sink in self._sinks:
+                sink.injected(injection.t_s, episode, step, injection.fault, injection.direction, dict(injection.values))
 
 
 class Episode:
     """One episode. ``begin``, then for each control step the physics and ``finish_step``; ``report`` when there is time."""
 
     def __init__(
-        self, env: Environment, index: int, seed: int, max_steps: int, log: RunLog, exchange: Exchange, stop: Interrupt
+        self,
+        env: Environment,
+        index: int,
+        seed: int,
+        max_steps: int,
+        log: RunLog,
+        exchange: Exchange,
+        stop: Interrupt,
+        interventions: Interventions | None = None,
     ) -> None:
         self.env = env
         self.index = index
@@ -110,6 +119,7 @@ class Episode:
         self._log = log
         self._exchange = exchange
         self._stop = stop
+        self._interventions = interventions
         self._metrics = EpisodeAccumulator(seed, env.metrics)
         self._action = self._outputs = [0.0] * env.spec.n_act  # as the board returned it; within its limits
         self._scene = env.scene if log.is_recording else None
@@ -129,6 +139,14 @@ class Episode:
         """Whether another control step follows. Raises KeyboardInterrupt after Ctrl-C."""
         self._stop.check()
         return not self._over and self.step < self._max_steps
+
+    def intervene(self) -> bool:
+        """Follows what was asked for by hand; whether the run was paused meanwhile. Raises KeyboardInterrupt after Ctrl-C."""
+        return self._interventions is not None and self._interventions.take(self)
+
+    def check_stop(self) -> None:
+        """Raises KeyboardInterrupt after Ctrl-C."""
+        self._stop.check()
 
     def begin(self) -> Float32Array:
         """Resets the plant; returns the first observation."""

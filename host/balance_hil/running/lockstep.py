@@ -19,6 +19,7 @@ def run_episode(episode: Episode, exchange: Exchange, reply_timeout_s: float) ->
     env = episode.env
     observation = episode.begin()
     while episode.goes_on():
+        episode.intervene()
         exchange.step = episode.step
         reply = _ask(episode, exchange, observation, reply_timeout_s)
         result = env.step(None if reply is None else reply.outputs)

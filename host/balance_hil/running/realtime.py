@@ -53,6 +53,10 @@ def run_episode(episode: Episode, exchange: Exchange, timing: TimingStats, start
         due_s = math.ceil(due_s / starts_every_s) * starts_every_s
     _wait_until(due_s, episode, exchange)
     while episode.goes_on():
+        if episode.intervene():
+            exchange.settle()
+            due_s = exchange.now_s() + LEAD_S
+            _wait_until(due_s, episode, exchange)
         late_s = max(0.0, exchange.now_s() - due_s)
         timing.jitter_us.add(late_s * 1e6)
         if late_s > period_s:

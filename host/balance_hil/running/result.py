@@ -52,7 +52,18 @@ class Memory:
         }
 
 
-OUTCOME = ("metrics", "late", "lost", "unsent", "rejected", "reboots", "injected_faults", "equals_tflm", "verdict")
+OUTCOME = (
+    "metrics",
+    "late",
+    "lost",
+    "unsent",
+    "rejected",
+    "reboots",
+    "injected_faults",
+    "interventions",
+    "equals_tflm",
+    "verdict",
+)
 OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames")
 OUTCOME_REALTIME = ("stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
@@ -95,6 +106,7 @@ class RunResult:
     injected_faults: dict[str, int]
     faults: Sequence[str]  # that were to be injected
     fault_seed: int | None  # None: none
+    interventions: dict[str, int]  # by hand, on the live page: count of each kind
     tflm_check: TflmCheck
     interrupted: bool  # by Ctrl-C: this is what was done until then
     recording: Path | None
@@ -172,6 +184,7 @@ class RunResult:
             "injected_faults": self.injected_faults,
             "faults": list(self.faults),
             "fault_seed": self.fault_seed,
+            "interventions": self.interventions,
             "priority": self.priority,
             "control_rate_hz": round(self.control_rate_hz, 1),
             "equals_tflm": equals_tflm(check),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
@@ -19,8 +19,9 @@ from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
 from balance_hil.running import lockstep, realtime, simulated
 from balance_hil.running.config import RunConfig, Tick
-from balance_hil.running.episode import Episode, RunLog
+from balance_hil.running.episode import Episode, RunLog, Sink
 from balance_hil.running.exchange import Exchange
+from balance_hil.running.interventions import Interventions, Remote
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
@@ -41,6 +42,13 @@ class RunInterrupted(KeyboardInterrupt):
 # Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
 # or less does not change them.
 DEVICE_START_S = 0.1
+
+
+class LiveView(Sink, Remote, Protocol):
+    """Shows a run while it goes on; see ``live.LivePage``."""
+
+    def begin(self, meta: Mapping[str, Any], env: Environment, *, can_inject: bool) -> None:
+        """A run begins; ``meta`` as in its recording."""
 
 
 @dataclass
@@ -78,6 +86,7 @@ def run(
     on_tick: Callable[[Tick], None] | None = None,
     *,
     environment: Environment | None = None,
+    live: LiveView | None = None,
 ) -> RunResult:
     """Runs episodes with the board as controller.
 
@@ -90,6 +99,7 @@ def run(
         config: what to do.
         on_tick: called once per control step, while the loop waits; it must be quick.
         environment: from ``open_plant``; it stays open. None: one is opened for this run.
+        live: shows the run and takes requests from whoever watches it.
 
     Raises:
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
@@ -105,8 +115,8 @@ def run(
     stop = Interrupt()
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
-        _run_log(board, bundle, config, env, on_tick) as log,
-        prepare(board, bundle, config, env, log, stop) as this_run,
+        _run_log(board, bundle, config, env, on_tick, live) as log,
+        prepare(board, bundle, config, env, log, stop, live) as this_run,
     ):
         try:
             with stop:
@@ -122,14 +132,20 @@ def run(
 
 @contextlib.contextmanager
 def prepare(
-    board: Board, bundle: Bundle, config: RunConfig, env: Environment, log: RunLog, stop: Interrupt
+    board: Board,
+    bundle: Bundle,
+    config: RunConfig,
+    env: Environment,
+    log: RunLog,
+    stop: Interrupt,
+    remote: Remote | None = None,
 ) -> Iterator[RunInProgress]:
     """A run that is about to begin. Raises ModelMismatchError, RecordingError."""
     board.bundle = bundle
     board.accept(board.info)
     waiting = board.process_ids if config.clock == "realtime" else None
     with Trace(kept=config.check_tflm) as trace, ProcessorWait(waiting) as processor_wait:
-        yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop)
+        yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop, remote)
 
 
 def identity(board: Board) -> dict[str, Any]:
@@ -151,6 +167,7 @@ class RunInProgress:
         trace: Trace,
         processor_wait: ProcessorWait,
         stop: Interrupt,
+        remote: Remote | None,
     ) -> None:
         self._board, self._bundle, self._config = board, bundle, config
         self._env, self._log, self._trace, self._stop = env, log, trace, stop
@@ -159,6 +176,8 @@ class RunInProgress:
         self.totals = _Totals()
         self._simulated = board.faults if config.clock == "lockstep" else None
         rule = replace(config, clock="realtime") if self._simulated is not None else config
+        injecting = board.faults if config.clock == "realtime" else None
+        self._interventions = None if remote is None else Interventions(remote, env, injecting)
         self._timeout_s = rule.timeout_s(board.definition.timing, env.spec.control_period_s)
         self.exchange = Exchange(
             board,
@@ -205,7 +224,7 @@ class RunInProgress:
             jitter_us=totals.timing.jitter_us,
             stalls_ms=totals.timing.stalls_ms,
             steps=sum(episode.steps for episode in totals.episodes),
-            wall_s=totals.wall_s,
+            wall_s=totals.wall_s - (self._interventions.paused_s if self._interventions else 0.0),
             priority=totals.priority,
             late=exchange.late,
             lost=exchange.lost,
@@ -221,6 +240,7 @@ class RunInProgress:
             faults=[str(fault) for fault in board.faults.faults] if board.faults else [],
             fault_seed=board.faults.seed if board.faults else None,
             metrics=self._env.metrics,
+            interventions=dict(self._interventions.counts) if self._interventions else {},
             tflm_check=self._trace.check(self._bundle, with_tflm=not interrupted),
             interrupted=interrupted,
             recording=config.recording,
@@ -228,7 +248,7 @@ class RunInProgress:
 
     def _run_episode(self, index: int, seed: int) -> None:
         exchange, totals = self.exchange, self.totals
-        episode = Episode(self._env, index, seed, self._max_steps, self._log, exchange, self._stop)
+        episode = Episode(self._env, index, seed, self._max_steps, self._log, exchange, self._stop, self._interventions)
         self._episode = episode
         start_s = time.perf_counter()
         try:
@@ -293,13 +313,25 @@ def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) 
 
 @contextlib.contextmanager
 def _run_log(
-    board: Board, bundle: Bundle, config: RunConfig, env: Environment, on_tick: Callable[[Tick], None] | None
+    board: Board,
+    bundle: Bundle,
+    config: RunConfig,
+    env: Environment,
+    on_tick: Callable[[Tick], None] | None,
+    live: LiveView | None,
 ) -> Iterator[RunLog]:
-    realtime_clock = config.clock == "realtime"
+    is_realtime = config.clock == "realtime"
     injections = board.faults.injections if board.faults else None
-    if config.recording is None:
-        yield RunLog(None, on_tick, timed=config.clock != "lockstep", injections=injections)
+    sinks: list[Sink] = []
+    if live is None and config.recording is None:
+        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)
         return
-    path, meta, start_ns = config.recording, metadata(board, bundle, config, env), time.time_ns() if realtime_clock else 0
-    with entered(lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene)) as writer:
-        yield RunLog(writer, on_tick, timed=config.clock != "lockstep", injections=injections)
+    meta, start_ns = metadata(board, bundle, config, env), time.time_ns() if is_realtime else 0
+    with contextlib.ExitStack() as held:
+        if live is not None:
+            live.begin(meta, env, can_inject=is_realtime)
+            sinks.append(live)
+        if (path := config.recording) is not None:
+            writer = entered(lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene))
+            sinks.append(held.enter_context(writer))
+        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)

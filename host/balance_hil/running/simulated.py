@@ -18,6 +18,7 @@ def run_episode(episode: Episode, exchange: Exchange, link: FaultyLink) -> None:
     env = episode.env
     observation = episode.begin()
     while episode.goes_on():
+        episode.intervene()
         exchange.step = episode.step
         link.advance(episode.run_s)
         exchange.send(observation)

@@ -269,7 +269,7 @@ class _Soak:
         config = replace(self._run_config, seeds=[self._seed])
         self._seed += 1
         catcher = AnomalyCatcher(self._env.spec.control_period_s)
-        log = RunLog(catcher, self._on_tick, timed=True)
+        log = RunLog([catcher], self._on_tick, timed=True)
         error = None
         with prepare(self._board, self._bundle, config, self._env, log, stop) as episode:
             try:

@@ -215,7 +215,7 @@ def test_a_watched_run_is_drawn_30_times_a_second_at_most(monkeypatch, environme
     with open_environment(environment) as env:
         monkeypatch.setattr(type(env), "is_watched", True)
         monkeypatch.setattr(env, "render", lambda: drawn.append(True))
-        log = RunLog(None, None, timed=True)
+        log = RunLog([], None, timed=True)
         for number in range(60):
             log.step(env, Step(0.0, 0, number, [], [], False, [], 0.0), None, 0)
     assert len(drawn) == pictures

@@ -224,6 +224,20 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         }
         return options | far if rng.random() < 0.5 else options
 
+    @property
+    def policy_targets(self) -> dict[str, tuple[float, float]]:
+        """The targets that ``set_target`` moves, within the limits that they are sampled from."""
+        c = self.config
+        limits = {
+            "speed_target_rad_s": c.speed_target_rad_s,
+            "wheel_speed_difference_target_rad_s": c.wheel_speed_difference_target_rad_s,
+        }
+        return {name: (-limit, limit) for name, limit in limits.items()}
+
+    def set_target(self, name: str, value: float) -> None:
+        """Moves a target, in rad/s, until the end of the episode."""
+        self._task.set_target(name, value)
+
     def far_start(self, rng: np.random.Generator) -> dict[str, float]:
         """Reset options of a training episode at high wheel speeds and large errors, where a push or a block takes the robot."""
         limits = {"tilt_rad": 0.35, "speed_target_rad_s": 45.0, "wheel_speed_difference_target_rad_s": 15.0}

@@ -188,6 +188,17 @@ class BalanceTask:
             terminated = abs(speed_error) > self._scales[3] or abs(difference_error) > self._scales[4]
         return observation, reward, terminated, False, info
 
+    def set_target(self, name: str, value: float) -> None:
+        """Moves a target, by its name in ``reset``, until the end of the episode; it goes there at the configured rate."""
+        self._fixed = {**self._fixed, name: value}
+        is_speed = name == "speed_target_rad_s"
+        if self._moving:
+            self._goals = (value, self._goals[1]) if is_speed else (self._goals[0], value)
+        elif is_speed:
+            self._speed_target = value
+        else:
+            self._wheel_speed_difference_target = value
+
     def _sample_targets(self) -> None:
         c = self.config
         speed, yaw, hold = self._rng.random(3).tolist()
