@@ -30,7 +30,8 @@ def test_every_key_of_a_document_is_explained(name):
 
 
 def printed(command, *arguments):
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+    name = command.callback.__module__.rpartition(".")[2]
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], prog_name=name, standalone_mode=False)
     assert isinstance(result.exception, SystemExit | None), result.exception
     return json.loads(result.stdout)
 

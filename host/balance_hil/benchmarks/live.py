@@ -51,6 +51,7 @@ def _page(viewers: int | None) -> Iterator[LivePage | None]:
             return
         process = popen([sys.executable, "-c", VIEW, page.url, str(viewers)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         with process:
+            assert process.stdout is not None
             try:
                 for _ in range(viewers):
                     assert process.stdout.readline() == b"connected\n"
