@@ -70,7 +70,7 @@ _EXTRAS = {
     **dict.fromkeys(("ai_edge_litert", "numba", "onnxruntime", "tflite_micro"), "int8"),
     "matplotlib": "report",
     "imageio": "video",
-    "pyarrow": "parquet",
+    **dict.fromkeys(("pyarrow", "google"), "parquet"),
     **dict.fromkeys(("starlette", "uvicorn", "websockets", "foxglove"), "live"),
 }
 

@@ -13,7 +13,7 @@ from balance_hil.cli.console import print_json, print_warning, say, stdout
 from balance_hil.cli.params import JSON
 from balance_hil.errors import HarnessError
 from balance_hil.files import write_atomically
-from balance_hil.recording.export import FORMATS, TableFormat, export_table
+from balance_hil.recording.export import FORMATS, SUFFIXES, TableFormat, export_table
 from balance_hil.recording.folder import Entry, list_recordings, read_layout, repair
 from balance_hil.recording.reader import CUT_OFF, read_recording
 
@@ -63,17 +63,17 @@ def repair_command(file: Path, as_json: bool) -> None:
 
 @command.command(name="export")
 @click.argument("file", type=_FILE)
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="Format. Parquet needs the extra parquet.")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="Format. All but CSV need the extra parquet.")
 @click.option("-o", "--output", type=_FILE, metavar="FILE", help="Default: beside the recording. An existing file is replaced.")
 def export_command(file: Path, to: TableFormat, output: Path | None) -> None:
-    """Write the control steps as a table, a row each, and print its name.
+    """Write the control steps as a table, a row each, and print its name. Rerun plots the MCAP file with Protobuf messages.
 
     Of an incomplete recording it has what is readable; what is missing is said on stderr.
     """
     recording = read_recording(file)
     if recording.missing:
         print_warning(f"{file}: {recording.missing}")
-    target = output or file.with_suffix(f".{to}")
+    target = output or file.with_suffix(SUFFIXES[to])
     export_table(recording, target, to)
     stdout.print(str(target), soft_wrap=True)
 

@@ -13,6 +13,7 @@ from mcap.writer import CompressionType, Writer
 
 from balance_hil.errors import HarnessError, RecordingError
 from balance_hil.files import parse_json
+from balance_hil.recording.export import SUFFIXES
 from balance_hil.recording.format import END, STEP
 from balance_hil.recording.foxglove import LAYOUT, SCENE
 from balance_hil.recording.reader import CUT_OFF, recording_errors, run_metadata
@@ -35,10 +36,16 @@ class Entry:
     error: str = ""
 
 
+def recordings_in(folder: Path) -> list[Path]:
+    """Files of a folder that are recordings by their names; exported ones are none. Raises OSError."""
+    files = [path for path in folder.iterdir() if path.name.endswith((".mcap", f".mcap{PARTIAL}")) and path.is_file()]
+    return [path for path in files if not path.name.endswith(SUFFIXES["protobuf"])]
+
+
 def list_recordings(folder: Path) -> list[Entry]:
     """Every recording in ``folder``, by name, those that were cut off as well. Raises RecordingError: no such folder."""
     try:
-        files = sorted(path for path in folder.iterdir() if path.name.endswith((".mcap", f".mcap{PARTIAL}")) and path.is_file())
+        files = sorted(recordings_in(folder))
     except OSError as exc:
         raise RecordingError(f"cannot list {folder}: {exc.strerror}", "record a run: hil run ppo --board native") from exc
     return [_entry(path) for path in files]

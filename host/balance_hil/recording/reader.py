@@ -6,6 +6,7 @@ import contextlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def read_recording(path: str | Path) -> Recording:
     """
     with recording_errors(path), np.errstate(over="ignore"):  # a float64 that no float32 holds is infinite
         return _read(Path(path))
+
+
+def run_time(recording: Recording) -> NDArray[np.float64]:
+    """Seconds since the start, float64 [n], with the episodes end to end."""
+    time_s = np.asarray(recording.t_s, np.float64).copy()
+    shift = 0.0
+    for start, end in pairwise(episode_edges(recording)):
+        time_s[start:end] += shift - time_s[start]
+        shift = float(time_s[end - 1]) + recording.spec.control_period_s
+    return time_s
+
+
+def episode_edges(recording: Recording) -> list[int]:
+    """Rows at which episodes begin, and the number of rows."""
+    starts = [0, *(np.flatnonzero(np.diff(recording.episode)) + 1).tolist()] if len(recording) else []
+    return [*starts, len(recording)]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.recording import Recording
-from balance_hil.reporting.collect import Run, episode_edges
+from balance_hil.recording.reader import episode_edges
+from balance_hil.reporting.collect import Run
 from balance_hil.spec import Signal
 
 VALUES = 1_200_000  # of all curves of a page together: 6.4 MB as text

@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from balance_hil.errors import HarnessError, RecordingError, UsageError
 from balance_hil.files import parse_json
 from balance_hil.metrics import Verdict
 from balance_hil.recording import Recording, read_recording
-from balance_hil.recording.reader import recording_errors
+from balance_hil.recording.folder import recordings_in
+from balance_hil.recording.reader import recording_errors, run_time
 from balance_hil.recording.writer import PARTIAL
 
 MAX_RUNS = 12  # side by side; of a folder with more, the newest
@@ -166,7 +166,7 @@ def _expanded(paths: Sequence[Path], sources: Sources) -> Iterable[Path]:
         if not path.is_dir():
             yield path
             continue
-        recordings = [each for each in path.iterdir() if each.name.endswith((".mcap", f".mcap{PARTIAL}"))]
+        recordings = recordings_in(path)
         recordings.sort(key=lambda each: (each.stat().st_mtime, each.name))
         documents = [each for each in sorted(path.glob("*.json")) if COMPARISON in each.read_text(errors="replace")[:200]]
         if not recordings and not documents:
@@ -303,22 +303,6 @@ def _seeds(recording: Recording) -> str:
     if not isinstance(seeds, list) or not seeds:
         return "no seed"
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-
-
-def run_time(recording: Recording) -> NDArray[np.float64]:
-    """Seconds since the start, float64 [n], with the episodes end to end."""
-    time_s = np.asarray(recording.t_s, np.float64).copy()
-    shift = 0.0
-    for start, end in pairwise(episode_edges(recording)):
-        time_s[start:end] += shift - time_s[start]
-        shift = float(time_s[end - 1]) + recording.spec.control_period_s
-    return time_s
-
-
-def episode_edges(recording: Recording) -> list[int]:
-    """Rows at which episodes begin, and the number of rows."""
-    starts = [0, *(np.flatnonzero(np.diff(recording.episode)) + 1).tolist()] if len(recording) else []
-    return [*starts, len(recording)]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,16 @@
 import csv
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mcap.reader import make_reader
 
 from balance_hil.cli import hil, main
 from balance_hil.errors import RecordingError
@@ -151,6 +157,47 @@ def test_parquet_has_the_same_rows(folder):
     assert str(table.schema.field("observation.pitch").type) == "float"
     assert table["input_int8.pitch"].to_pylist() == [int(row["input_int8.pitch"]) for row in rows]
     assert table["round_trip_us"].null_count == 300
+
+
+def test_protobuf_has_the_same_rows_and_describes_itself(folder):
+    descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
+    from google.protobuf.message_factory import GetMessages
+
+    for to in ("csv", "protobuf"):
+        assert recordings("export", folder / "a.mcap", "--to", to).exit_code == 0
+    rows = csv_rows(folder / "a.csv")
+    with (folder / "a.protobuf.mcap").open("rb") as file:
+        found = list(make_reader(file).iter_messages())
+    described = descriptor_pb2.FileDescriptorSet.FromString(found[0][0].data)
+    step = GetMessages(described.file)["balance_hil.Step"]
+    messages = [step.FromString(message.data) for _, _, message in found]
+    assert [field.name for field in step.DESCRIPTOR.fields] == [re.sub(r"\W", "_", name) for name in rows[0]]
+    assert [message.input_int8_pitch for message in messages] == [int(row["input_int8.pitch"]) for row in rows]
+    assert [f"{message.observation_pitch:.9g}" for message in messages] == [row["observation.pitch"] for row in rows]
+    assert [message.HasField("round_trip_us") for message in messages] == [row["round_trip_us"] != "" for row in rows]
+    times = [message.log_time for _, _, message in found]
+    assert times == sorted(times)
+    assert len(set(times)) == len(rows), "episodes follow each other"
+    listed = json.loads(recordings(folder, "--json").stdout)["recordings"]
+    assert "a.protobuf.mcap" not in {Path(entry["file"]).name for entry in listed}, "it is no recording of this program"
+
+
+@pytest.mark.skipif(
+    not shutil.which("rerun"), reason="rerun-sdk needs another numpy: install it elsewhere, with rerun on the PATH"
+)
+def test_rerun_reads_the_fields_of_protobuf_messages(folder):
+    assert recordings("export", folder / "a.mcap", "--to", "protobuf").exit_code == 0
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    printed = {}
+    for name in ("a", "a.protobuf"):
+        convert = ["rerun", "mcap", "convert", f"{name}.mcap", "-o", f"{name}.rrd"]
+        subprocess.run(convert, cwd=folder, env=environment, check=True, capture_output=True)
+        show = ["rerun", "rrd", "print", "-vv", f"{name}.rrd"]
+        printed[name] = subprocess.run(show, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "balance_hil.Step:message" in printed["a.protobuf"]
+    for field in ('"observation_pitch": Float64', '"input_int8_pitch": Int64', '"held": Boolean'):
+        assert field in printed["a.protobuf"]
+    assert '"observation_pitch"' not in printed["a"], "Rerun reads JSON now: is the export still needed?"
 
 
 def test_exports_that_cannot_be_made(folder):
