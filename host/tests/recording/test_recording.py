@@ -194,6 +194,35 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert 900 <= len(read_recording(tmp_path / "a.mcap.partial")) <= 1000
 
 
+def test_a_signal_while_a_recording_is_closed_waits_until_it_is_whole(tmp_path):
+    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
+    finish = writer._writer.finish
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        finish()
+
+    writer._writer.finish = interrupted
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.step(0.0, a_step(0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mcap"]
+    assert read_recording(tmp_path / "a.mcap").meta["ended"] == "complete"
+
+
+def test_a_signal_before_a_recording_is_closed_closes_it(tmp_path, monkeypatch):
+    writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
+    close = writer.close
+
+    def interrupted(ended):
+        monkeypatch.setattr(writer, "close", close)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.step(0.0, a_step(0))
+    assert read_recording(tmp_path / "a.mcap").meta["ended"] == "interrupted"
+
+
 def test_a_full_disk_leaves_what_was_written(tmp_path):
     writer = RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
