@@ -18,9 +18,8 @@ toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none
 def bare_metal(env, board):
     """Flags for a Cortex-M without an operating system: our own start-up code and linker script, newlib's small library."""
     cpu = list(board.get("build.cpu_flags"))
-    # Space counts, but for the inner loops.
+    # Space counts, but for the inner loops: see for_speed.py of engine_int8.
     env.Replace(CCFLAGS=["-Os" if flag == "-O2" else flag for flag in env["CCFLAGS"]])
-    env.AddBuildMiddleware(lambda e, node: e.Object(node, CCFLAGS=[*e["CCFLAGS"], "-O2"]), "*/engine_int8/src/dense_rows_*.cpp")
     scripts = Path(env.PioPlatform().get_dir()) / "ld"
     env.Append(
         CCFLAGS=cpu,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import time
 import tty
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from platformio.project.config import ProjectConfig
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
-from balance_hil.firmware_build import build, firmware_commit
+from balance_hil.firmware_build import PROJECT, build, firmware_commit, is_tflm
 from balance_hil.link import open_link
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import encode
+
+from .test_tflm_library import write_fake_library
 
 DEADLINE_S = 30.0
 RESET_STATUS = 42
@@ -64,6 +68,30 @@ def running(program: Path, *options: str):
         sketch.process.kill()
         sketch.process.wait()
         sketch.process.stderr.close()
+
+
+def arduino_environments() -> list[str]:
+    config = ProjectConfig(str(PROJECT / "platformio.ini"))
+    return [name for name in config.envs() if config.get(f"env:{name}", "framework") == ["arduino"]]
+
+
+@pytest.mark.parametrize("environment", arduino_environments())
+def test_the_sketch_compiles_without_a_warning_for_every_board(environment: str, ppo_bundle: Bundle, tmp_path: Path) -> None:
+    """With the flags of its environment, against the stand-in for an Arduino core."""
+    firmware, libraries = PROJECT / "firmware", tmp_path / "libraries"
+    write_fake_library(libraries)
+    (tmp_path / "build_info.h").write_text(
+        "".join(f'#define HIL_{name} "x"\n' for name in ("FIRMWARE_COMMIT", "PROCESSOR", "BOARD_NAME"))
+    )
+    flags = ProjectConfig(str(PROJECT / "platformio.ini")).get(f"env:{environment}", "build_flags")
+    folders = [tmp_path, ppo_bundle.path, firmware / "src", firmware / "test/arduino", *firmware.glob("lib/*/include"), libraries]
+    sources = [
+        *firmware.glob("src/arduino/*.cpp"),
+        firmware / f"src/board_engine/{'tflm' if is_tflm(environment) else 'int8'}.cpp",
+    ]
+    command = ["g++", *shlex.split(" ".join(flags)), "-DF_CPU=1000000L", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    done = subprocess.run([*command, *(f"-I{folder}" for folder in folders), *sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_sketch_serves_the_policy(sketch: Path, ppo_bundle: Bundle) -> None:

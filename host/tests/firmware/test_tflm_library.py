@@ -27,10 +27,8 @@ SOURCES = {
 }
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The library's folder; HIL_TFLM_LIB names its parent."""
-    folder = tmp_path / "libraries/tflm"
+def write_fake_library(folder: Path) -> None:
+    """The stand-in for the library."""
     for name in HEADERS:
         header = folder / "tensorflow/lite" / name
         header.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +38,13 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(f'#include "fake_tflm.h"\nnamespace tflite {{\n{code}\n}}\n')
     manifest = {"name": "tflm", "version": "1.2.3", "build": {"srcDir": ".", "includeDir": "."}}
     (folder / "library.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The library's folder; HIL_TFLM_LIB names its parent."""
+    folder = tmp_path / "libraries/tflm"
+    write_fake_library(folder)
     monkeypatch.setenv("HIL_TFLM_LIB", str(folder.parent))
     return folder
 

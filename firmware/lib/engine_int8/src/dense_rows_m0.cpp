@@ -4,6 +4,10 @@
 
 #if defined(HIL_DENSE_ROWS_M0)
 
+#if defined(__OPTIMIZE_SIZE__) || !defined(__OPTIMIZE__)
+#error "compile this file with -O2: with -Os and -O0 the compiler lends no high registers"
+#endif
+
 namespace hil::int8 {
 
 namespace {
