@@ -17,7 +17,7 @@ from balance_hil import evaluating
 from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
-from balance_hil.cli.params import BOARD, ENVIRONMENT, JSON, OPTIONS, POLICY, SEED, STEPS, WAIT, only
+from balance_hil.cli.params import BOARD, ENVIRONMENT, JSON, OPTIONS, POLICY, SEED, STEPS, Access, board_options, only
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -41,8 +41,7 @@ _SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs
 @ENVIRONMENT
 @OPTIONS
 @click.option("-b", "--board", type=BOARD, default="native", show_default=True, help="For the runtime board; see hil boards.")
-@click.option("--port", help="For the runtime board: device or URL.")
-@WAIT
+@board_options
 @click.option("--episodes", type=click.IntRange(min=1), help="Default: 10, and 1 with --view or --video.")
 @STEPS
 @SEED
@@ -73,29 +72,11 @@ _SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs
 @click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
 @JSON
 def command(
-    policies: tuple[Path, ...],
-    runtime: str,
-    environment: str | None,
-    options: Path | None,
-    board: str,
-    port: str | None,
-    wait_s: float,
-    episodes: int | None,
-    steps: int | None,
-    seed: int,
-    show_io: Path | None,
-    view: bool,
-    video: Path | None,
-    robustness: bool,
-    faults: bool,
-    suite: Path | None,
+    policies: tuple[Path, ...], runtime: str, environment: str | None, options: Path | None, board: str, access: Access,
+    episodes: int | None, steps: int | None, seed: int, show_io: Path | None, view: bool, video: Path | None, robustness: bool,
+    faults: bool, suite: Path | None, output: str | None, picture: Path | None, jobs: int | None, trust: bool, as_json: bool,
     spec: Path | None,
-    output: str | None,
-    picture: Path | None,
-    jobs: int | None,
-    trust: bool,
-    as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and print the results.
 
     Exit status 0 when no episode failed; with --robustness when every policy succeeds in at least 95 % under every condition,
@@ -129,6 +110,8 @@ def command(
             "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"
         )
     policy = policies[0]
+    if runtime != evaluating.BOARD_RUNTIME and access != Access():
+        raise UsageError("--port, --baud, --engine and --wait are for a board", "add --runtime board, or leave them out")
     if view and video:
         raise UsageError("--view and --video exclude each other", "record first, then watch the video")
     if show_io == STDOUT and as_json:
@@ -139,9 +122,7 @@ def command(
         runtime,
         environment=environment,
         options=read_yaml(options) if options else None,
-        board=board,
-        port=port,
-        wait_s=wait_s,
+        connect=lambda bundle: access.connect(board, bundle),
         trust=trust,
         spec=spec,
         output=output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -83,16 +84,5 @@ def _document(log: Path, result: Identification) -> dict[str, object]:
         "log": str(log),
         "samples": result.samples,
         "residual_rms_rad_s": result.residual_rms_rad_s,
-        "parameters": [
-            {
-                "name": p.name,
-                "unit": p.unit,
-                "value": p.value,
-                "low": p.low,
-                "high": p.high,
-                "model": p.model,
-                "determined": p.determined,
-            }
-            for p in result.parameters
-        ],
+        "parameters": [{**asdict(p), "determined": p.determined} for p in result.parameters],
     }

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil import opening
-from balance_hil.bundle import MANIFEST, TRAINING
+from balance_hil.bundle import MANIFEST, TRAINING, Bundle
 from balance_hil.environment import Environment, open_environment, open_for, require_control_steps
 from balance_hil.envs import DEFAULT_ENVIRONMENT
 from balance_hil.errors import HarnessError, UsageError, require
@@ -22,6 +22,9 @@ from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
 from balance_hil.runtimes.base import Runtime
 from balance_hil.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from balance_hil.boards import Board
 
 BOARD_RUNTIME = "board"
 RUNTIMES = (*RUNTIME_NAMES, BOARD_RUNTIME)
@@ -46,9 +49,7 @@ def open_policy(
     *,
     environment: str | None = None,
     options: Mapping[str, Any] | None = None,
-    board: str = "native",
-    port: str | None = None,
-    wait_s: float = 0.0,
+    connect: Callable[[Bundle], Board] | None = None,
     trust: bool = False,
     render_mode: str | None = None,
     spec: Path | None = None,
@@ -61,9 +62,7 @@ def open_policy(
         runtime: one of RUNTIMES.
         environment: what to run in; None: the environment that the policy was made for.
         options: of the environment; see ``open_environment``.
-        board: for the runtime ``board``: name of a board definition.
-        port: for the runtime ``board``: device or URL.
-        wait_s: for the runtime ``board``: time to wait for a port that another user holds.
+        connect: for the runtime ``board``: opens the board with a bundle; None: ``boards.connect`` of the native one.
         trust: for a checkpoint that was not exported: it may run pickled code.
         render_mode: of the environment: "human" or "rgb_array" to watch or to film.
         spec: ``signals.yaml`` of a ``.tflite`` alone.
@@ -80,9 +79,9 @@ def open_policy(
     bundle = opening.open_policy(path, spec=spec, output=output, environment=environment, options=options)
     with open_for(bundle.spec, environment, options, render_mode=render_mode) as env:  # before a board is started
         if runtime == BOARD_RUNTIME:
-            from balance_hil.boards import connect
+            from balance_hil import boards
 
-            with connect(board, bundle, port=port, wait_s=wait_s) as connected:
+            with connect(bundle) if connect else boards.connect("native", bundle) as connected:
                 yield OpenPolicy(connected.as_runtime(), env, bundle.id)
         else:
             with load_runtime(runtime, bundle) as loaded:

@@ -6,7 +6,6 @@ import imageio
 import numpy as np
 import pytest
 
-import balance_hil.boards
 from balance_hil import evaluating
 from balance_hil.cli import hil
 from balance_hil.environment import open_environment
@@ -169,15 +168,14 @@ def test_a_board_is_connected_for_as_long_as_it_is_used(ppo_bundle, monkeypatch)
             return load_runtime("tflm", ppo_bundle)
 
     @contextmanager
-    def connect(board, bundle, *, port, wait_s):
-        events.append((board, bundle.id, port))
+    def connect(bundle):
+        events.append(bundle.id)
         yield StandIn()
         events.append("closed")
 
-    monkeypatch.setattr(balance_hil.boards, "connect", connect)
-    with open_policy(ppo_bundle.path, "board", board="teensy41", port="/dev/ttyACM0") as policy:
+    with open_policy(ppo_bundle.path, "board", connect=connect) as policy:
         assert evaluate(policy, SEEDS, max_steps=5)[0].failed is False
-        assert events == [("teensy41", ppo_bundle.id, "/dev/ttyACM0")]
+        assert events == [ppo_bundle.id]
     assert events[-1] == "closed"
 
 

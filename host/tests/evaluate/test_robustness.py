@@ -186,6 +186,7 @@ def test_the_same_episodes_as_without_condition(command, ppo_bundle):
         (("models/a", "models/b"), "add --robustness"),
         (("models/a", "--robustness", "--view"), "leave --view out"),
         (("models/a", "--jobs", "2"), "leave --jobs out"),
+        (("models/a", "--port", "COM7"), "add --runtime board"),
         (("models/a", "--robustness", "--runtime", "board"), "in simulation"),
     ],
 )
