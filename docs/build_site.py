@@ -30,7 +30,17 @@ NAVIGATION = {
     "Home": ["index.md"],
     "Tutorial": ["tutorial.md"],
     "How to": [
-        *("install.md", "environments.md", "policies.md", "boards.md", "hil-suite.md", "report.md", "replay.md", "upload.md"),
+        *(
+            "install.md",
+            "environments.md",
+            "policies.md",
+            "boards.md",
+            "hil-suite.md",
+            "report.md",
+            "live.md",
+            "replay.md",
+            "upload.md",
+        ),
         *("faults.md", "verify.md", "ci.md", "coming-from-balance-robot-mujoco-rl.md", "troubleshooting.md"),
     ],
     "Reference": [

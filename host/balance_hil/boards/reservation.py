@@ -169,10 +169,10 @@ def _owner(path: Path) -> Owner | None:
 
 
 def _is_held(path: Path) -> bool:
-    if sys.platform == "win32":
+    try:
+        import fcntl
+    except ImportError:  # Windows
         return False
-    import fcntl
-
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -163,15 +163,17 @@ def page_app(hub: Hub, request: Callable[[bytes], None], token: str, port: int) 
             await websocket.close(1013)
             return
         await websocket.accept()
-        queue: deque[str] = deque(hub.history(), maxlen=KEPT_MESSAGES)
+        queue: deque[str] = deque(maxlen=KEPT_MESSAGES)
+        knows_run = False
         hub.viewers[websocket] = queue
         reading = asyncio.create_task(read(websocket))
         try:
             while not reading.done():
                 is_last = hub.ended.is_set()
-                messages = [*queue, hub.summary()]
+                messages = list(queue) if knows_run and len(queue) < KEPT_MESSAGES else hub.history()
+                knows_run = True
                 queue.clear()
-                await websocket.send_text(f"[{','.join(messages)}]")
+                await websocket.send_text(f"[{','.join([*messages, hub.summary()])}]")
                 if is_last:
                     break
                 with contextlib.suppress(TimeoutError):

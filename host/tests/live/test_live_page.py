@@ -111,6 +111,17 @@ def test_a_viewer_who_comes_late_sees_the_run(page, env):
             list(iter(lambda: stream.recv(timeout=2), None))
 
 
+def test_a_viewer_who_comes_after_many_steps_sees_what_runs(page, env):
+    for number in range(6000):
+        page.step(number * 0.005, step(number, env if number == 0 else None))
+        if number % 50 == 0:
+            time.sleep(0.001)
+    with watch(page.url) as stream:
+        seen = messages_until(stream, lambda topic, message: topic == "summary")
+        assert {"begin", "/scene", "/tf"} <= {topic for topic, _ in seen}
+        assert [message[1]["step"] for topic, message in seen if topic == "/step"][-1] > 5000
+
+
 def test_nobody_without_the_token_or_from_elsewhere_gets_in(page):
     address, token = page.url.split("?token=")
     port = urlsplit(page.url).port

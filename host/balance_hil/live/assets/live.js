@@ -2,6 +2,7 @@
 (() => {
   const WINDOW_S = 10;
   const DRAW_EVERY_MS = 66;
+  const GROUND_M = 40;
   const MAX_EVENTS = 200;
   const MAX_LINES = 6; // in one chart
   const $ = (id) => document.getElementById(id);
@@ -41,10 +42,18 @@
     const controls = new THREE.OrbitControls(camera, renderer.domElement);
     const sun = new THREE.DirectionalLight(0xffffff, 2.2);
     sun.position.set(2, -3, 5);
-    scene.add(new THREE.HemisphereLight(0xffffff, 0x8a8f98, 1.6), sun);
-    const grid = new THREE.GridHelper(20, 80).rotateX(Math.PI / 2);
-    grid.material.transparent = true;
-    grid.material.opacity = 0.35;
+    scene.add(new THREE.HemisphereLight(0xffffff, 0x9aa0a8, 2.2), sun);
+    const cell = document.createElement("canvas");
+    cell.width = cell.height = 128;
+    const ink = cell.getContext("2d");
+    ink.strokeStyle = "#8a929c";
+    ink.lineWidth = 3;
+    ink.strokeRect(0, 0, 128, 128);
+    const texture = new THREE.CanvasTexture(cell);
+    texture.wrapS = texture.wrapT = THREE.RepeatWrapping;
+    texture.repeat.set(4 * GROUND_M, 4 * GROUND_M); // a cell is 0.25 m
+    texture.anisotropy = renderer.capabilities.getMaxAnisotropy();
+    const grid = new THREE.Mesh(new THREE.PlaneGeometry(GROUND_M, GROUND_M), new THREE.MeshBasicMaterial({ map: texture, transparent: true }));
     scene.add(grid);
     let frames = {}, home = null, seen = null;
     const isGround = ({ size_m: [x, y, z] }) => Math.min(x, y) > 10 && z < 0.01; // the grid is drawn instead
@@ -106,12 +115,12 @@
         if (seen) camera.position.add(at.clone().sub(seen));
         else camera.position.copy(home).add(at);
         controls.target.copy(at);
-        grid.position.set(Math.round(at.x), Math.round(at.y), 0.002); // above the floor, or the two would flicker
+        grid.position.set(Math.round(at.x), Math.round(at.y), 0); // cells stay where they are
         seen = at;
       },
       draw() {
         if (!home) return;
-        scene.background = new THREE.Color(color("panel"));
+        scene.background = new THREE.Color(color("sky"));
         controls.update();
         renderer.render(scene, camera);
       },
@@ -217,7 +226,7 @@
       tile("episode", `${latest.episode + 1} of ${run.seeds.length}`),
       tile("late", of("late"), bad(of("late"))),
       tile("lost", of("lost") + of("unsent"), bad(of("lost") + of("unsent"))),
-      tile("wrong replies", of("rejected"), bad(of("rejected"))),
+      tile("wrong", of("rejected"), bad(of("rejected"))),
       tile("reboots", of("reboot"), of("reboot") ? "warn" : "good"),
       tile("steps held", of("held"), of("held") ? "warn" : "good"),
       ...(timed ? [tile("p50 ≤, ms", numbers.format(quantile(0.5))), tile("p99 ≤, ms", numbers.format(quantile(0.99))), tile("max, ms", numbers.format(summary.max_us / 1e3), summary.max_us / 1e3 > periodMs() ? "bad" : "")] : []),
