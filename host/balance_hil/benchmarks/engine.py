@@ -4,13 +4,14 @@ The firmware runs in QEMU, which counts instructions; they repeat exactly and ar
 is what the linker took from the engine's libraries, constants included; memory is the engine's arena and object.
 
 The policies are two of 6-64-64-2 with random weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where
-HIL_TFLM_LIB names its library (docs/boards.md); otherwise its numbers are those recorded below.
+HIL_TFLM_LIB names its library (docs/boards.md); otherwise its numbers are those recorded in tflm.toml.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,7 @@ from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 
 SHIPPED = MODELS / "ppo"
-# TFLM of August 2026 with CMSIS-NN, -O2, 6-64-64-2, measured the same way: instructions of one inference.
-RECORDED = {
-    ("qemu-m3", "TANH"): 71_850,
-    ("qemu-m4", "TANH"): 66_204,
-    ("qemu-m7", "TANH"): 79_130,
-    ("qemu-m55", "TANH"): 56_630,
-    ("qemu-m4", "RELU"): 18_049,
-}
-RECORDED_CODE_BYTES = 33_100  # on the Cortex-M4, kernels -O2 and the rest -Os
+RECORDED = tomllib.loads(Path(__file__).with_name("tflm.toml").read_text())  # by policy and board, as EngineCost names it
 
 
 @dataclass(frozen=True)
@@ -123,8 +116,7 @@ def _baseline(ours: Measurement, tflm: Measurement | None) -> tuple[dict[str, An
         return {}, ""
     if tflm is not None:
         return asdict(tflm.cost), f"{_tflm_version()}, this run"
-    code = RECORDED_CODE_BYTES if ours.board == "qemu-m4" and ours.policy.name != "ppo" else None
-    return {"inference_instructions": RECORDED.get((ours.board, ours.policy.name)), "code_bytes": code}, "recorded"
+    return RECORDED.get(ours.policy.name, {}).get(ours.board, {}), "recorded"
 
 
 def _tflm_version() -> str:

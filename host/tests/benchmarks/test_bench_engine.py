@@ -9,6 +9,7 @@ from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.instruction_count import code_bytes
 from balance_hil.boards.kinds.qemu import check_installation
 from balance_hil.errors import HarnessError
+from balance_hil.paths import PROJECT
 
 GOALS = {"TANH": 22_000, "RELU": 16_000}  # instructions of one inference, 6-64-64-2
 
@@ -34,6 +35,24 @@ Linker script and memory map
 def test_code_is_what_the_linker_kept_of_the_library():
     assert code_bytes(MAP, ("engine",)) == 0x20 + 0x08 + 0x04
     assert code_bytes(MAP, ("engine", "server")) == 0x22C
+
+
+def test_what_is_recorded_of_tflm_is_what_the_page_shows():
+    page = (PROJECT / "docs/engines.md").read_text()
+    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if "|" in row}
+    recorded = {policy: {board: cost["inference_instructions"] for board, cost in boards.items()}
+                for policy, boards in engine.RECORDED.items()}  # fmt: skip
+    m3, m7, m55 = (int(cell.replace(",", "")) for cell in rows["TFLM with CMSIS-NN, tanh (measured earlier, same counter)"])
+    m4 = {name: int(rows[row][1].replace(",", "")) for name, row in
+          (("TANH", "6-64-64-2, tanh"), ("RELU", "6-64-64-2, relu"), ("ppo", "`models/ppo`"))}  # fmt: skip
+    assert recorded == {
+        "TANH": {"qemu-m3": m3, "qemu-m4": m4["TANH"], "qemu-m7": m7, "qemu-m55": m55},
+        "RELU": {"qemu-m4": m4["RELU"]},
+        "ppo": {"qemu-m4": m4["ppo"]},
+    }
+    code = {cost["code_bytes"] for boards in engine.RECORDED.values() for cost in boards.values() if "code_bytes" in cost}
+    assert rows["engine, code and constants"][1] == f"{code.pop():,} B"
+    assert not code
 
 
 @pytest.mark.parametrize("policy", GOALS)
