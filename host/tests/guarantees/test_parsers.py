@@ -11,7 +11,6 @@ import pytest
 from .parsers import PARSERS, bombs
 
 PROGRAM = Path(__file__).with_name("parsers.py")
-SHARE = {"keras_h5": 0.01}  # inputs for each fault, else 2, and fewer in a slice; this one starts a process for each input
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -23,7 +22,7 @@ def test_damaged_input(name, tmp_path, faults, record_property):
         "keras_h5": ["h5py"],
     }.get(name, []):
         pytest.importorskip(package)
-    first, last, found = -len(bombs(name)), round(SHARE.get(name, 2 if faults >= 1000 else 0.3) * faults), []
+    first, last, found = -len(bombs(name)), round((2 if faults >= 1000 else 0.3) * faults), []
     while first < last:
         (tmp_path / str(first)).mkdir()
         command = [sys.executable, PROGRAM, name, tmp_path / str(first), str(first), str(last)]
