@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from balance_hil.boards import BoardInfo
 from balance_hil.bundle import Bundle
@@ -43,13 +43,7 @@ class Memory:
 
     def to_document(self) -> MemoryDocument:
         """Plain JSON types."""
-        return {
-            "arena_used": self.arena_used,
-            "arena_size": self.arena_size,
-            "stack": self.stack,
-            "ram": self.ram,
-            "flash": self.flash,
-        }
+        return cast(MemoryDocument, asdict(self))
 
 
 OUTCOME = (

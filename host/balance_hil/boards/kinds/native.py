@@ -100,25 +100,30 @@ class NativeMachine(EmulatedMachine):
 
     def start(self) -> Link:
         """Starts the board; returns the link to it. Closing the link ends the board."""
-        master, port = self._new_terminal()
         try:
-            link = open_link(port)
-            self._spawn(master)
+            return self._started()[0]
         finally:
-            os.close(master)
             self._release_slave()
-        return link
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a pseudo-terminal."""
-        master, port = self._new_terminal()
+        link, port = self._started()
+        self._await_ready(link)
+        return port
+
+    def _started(self) -> tuple[Link, str]:
+        """The link to a started board, and its port."""
+        import tty  # only POSIX systems have it
+
+        master, self._slave = os.openpty()
         try:
+            tty.setraw(self._slave)  # else the terminal would echo the board's first bytes
+            port = os.ttyname(self._slave)
             link = open_link(port)
             self._spawn(master)
         finally:
             os.close(master)
-        self._await_ready(link)
-        return port
+        return link, port
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
@@ -128,13 +133,6 @@ class NativeMachine(EmulatedMachine):
         """Ends both processes; may be called twice."""
         self._release_slave()
         super().close()
-
-    def _new_terminal(self) -> tuple[int, str]:
-        import tty  # only POSIX systems have it
-
-        master, self._slave = os.openpty()
-        tty.setraw(self._slave)  # else the terminal would echo the board's first bytes
-        return master, os.ttyname(self._slave)
 
     def _release_slave(self) -> None:
         if self._slave >= 0:
