@@ -59,7 +59,8 @@ def main() -> None:
     """Gathers the pages and builds the site."""
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
-    shutil.copytree(ROOT / "docs" / "pictures", PAGES / "pictures")
+    for folder in ("pictures", "vendor"):
+        shutil.copytree(ROOT / "docs" / folder, PAGES / folder)
     for source, page in _sources().items():
         (PAGES / page).write_text(_relinked((ROOT / source).read_text(), ROOT / source))
     (PAGES / "command-reference.md").write_text(_commands())
@@ -74,6 +75,8 @@ def main() -> None:
     features = ["navigation.tabs", "navigation.sections", "content.code.copy", "search.highlight", "toc.follow"]
     project = {
         **{"site_name": "balance_hil", "docs_dir": PAGES.name, "site_dir": SITE.name, "use_directory_urls": False},
+        # Search works from the disk, too, and without the network: npm's iframe-worker 1.0.4 is in docs/vendor.
+        **{"plugins": {"search": {}, "offline": {}}, "extra": {"polyfills": [{"path": "vendor/iframe-worker.js"}]}},
         **{"nav": navigation, "theme": {"font": False, "language": "en", "features": features, "palette": palette}},
     }
     config = PAGES.parent / "zensical.toml"

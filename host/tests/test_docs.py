@@ -369,8 +369,32 @@ def test_the_commands_of_a_page_work(page: str, workshop: Path, tmp_path: Path) 
     shell("\n".join(statement for statement in statements(page) if not left_out(statement)), folder)
 
 
-def test_the_site_builds_without_a_broken_link() -> None:
+@pytest.fixture(scope="module")
+def site() -> Path:
     done = subprocess.run([sys.executable, SHIPPED / "docs" / "build_site.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return SHIPPED / "build" / "site"
+
+
+def test_the_site_builds_without_a_broken_link(site: Path) -> None:
     for page in ("index", "tutorial", "command-reference", "board-files"):
-        assert (SHIPPED / "build" / "site" / f"{page}.html").is_file()
+        assert (site / f"{page}.html").is_file()
+
+
+def test_the_site_is_searched_from_the_disk(site: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'balance-hil[dev]'")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is found: sudo apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
+        page.goto((site / "recordings.html").as_uri())
+        page.keyboard.press("Control+k")
+        page.keyboard.type("watchdog")
+        page.get_by_text(re.compile(r"^\d+ results$")).wait_for()
+        browser.close()
+    assert problems == []
