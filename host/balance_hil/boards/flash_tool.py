@@ -130,7 +130,7 @@ TOOLS: Mapping[str, tuple[FlashTool, ...]] = {
             words=(sys.executable, "-m", "platformio"),
             install="",
             package="",
-            command=f"run --environment {{environment}} --project-dir {shlex.quote(str(PROJECT))} --target upload {{select}}",
+            command="run --environment {environment} --project-dir {project} --target upload {select}",
             select="--upload-port {port}",
             takes="port",
             no_device="(?!)",
@@ -205,19 +205,12 @@ def upload(
     if port is not None and tool.boot_loader_baud is not None:
         port = _enter_boot_loader(definition, port, tool.boot_loader_baud)
     file = image.with_suffix(tool.image)
-    chosen = port is not None and (tool.takes == "port" or port.serial_number)
-    arguments = tool.command.format(
-        environment=environment,
-        options=definition.upload_options,
-        select=tool.select.format(port=port.device, serial=port.serial_number) if port and chosen else "",
-        image=file,
-        images=_flash_images(environment, file) if "{images}" in tool.command else "",
-    )
+    command = [*tool.words, *_arguments(tool, definition, environment, file, port)]
     progress(f"{tool.name} writes {file.name}" + (f" through {port.device}" if port else ""))
     try:
         with build_lock(progress) if definition.upload == "platformio" else contextlib.nullcontext():
             done = run_group(
-                [*tool.words, *shlex.split(arguments)],
+                command,
                 timeout_s=UPLOAD_TIMEOUT_S,
                 env=os.environ | platformio_settings(environment) | variables,
                 stderr=subprocess.STDOUT,
@@ -231,6 +224,17 @@ def upload(
         ) from None
     if done.returncode != 0:
         raise _failure(tool, definition, done.returncode, done.stdout)
+
+
+def _arguments(tool: FlashTool, definition: BoardDefinition, environment: str, file: Path, port: SerialPort | None) -> list[str]:
+    """The tool's arguments. A value is one word of them, also with a space in it."""
+    values = {"environment": environment, "image": file, "project": PROJECT}
+    lists = {"{options}": shlex.split(definition.upload_options), "{select}": []}
+    if port is not None and (tool.takes == "port" or port.serial_number):
+        lists["{select}"] = [word.format(port=port.device, serial=port.serial_number) for word in shlex.split(tool.select)]
+    if "{images}" in tool.command:
+        lists["{images}"] = _flash_images(environment, file)
+    return [part for word in shlex.split(tool.command) for part in (lists[word] if word in lists else [word.format(**values)])]
 
 
 def _failure(tool: FlashTool, definition: BoardDefinition, status: int, output: str) -> HarnessError:
@@ -273,7 +277,7 @@ def _enter_boot_loader(definition: BoardDefinition, port: SerialPort, baud: int)
     return port  # its boot loader has no port, or it runs already
 
 
-def _flash_images(environment: str, application: Path) -> str:
+def _flash_images(environment: str, application: Path) -> list[str]:
     """ "ADDRESS FILE" of the boot loader, the partitions and the application, as PlatformIO names them.
 
     Raises:
@@ -291,4 +295,4 @@ def _flash_images(environment: str, application: Path) -> str:
         raise FlashFailedError(
             f"PlatformIO does not tell which images {environment} consists of: {exc!r}", f"see: {shlex.join(command)}"
         ) from exc
-    return shlex.join(word for part in parts for word in part)
+    return [word for part in parts for word in part]

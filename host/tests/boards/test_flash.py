@@ -39,6 +39,7 @@ from balance_hil.errors import (
     UsageError,
     WrongBoardError,
 )
+from balance_hil.link import SerialPort
 from balance_hil.protocol.messages import Status
 from balance_hil.testing.synthetic_models import actor
 
@@ -186,6 +187,40 @@ def test_openocd_is_told_which_probe_is_meant(bench, linear_bundle):
     assert call.endswith("nucleo_f446re.elf} verify reset exit")
 
 
+def test_st_flash_serves_where_openocd_is_missing(bench, linear_bundle, monkeypatch):
+    (bench.tools / "openocd").unlink()
+    bench.install("st-flash")
+    monkeypatch.setenv("PATH", f"{bench.tools}{os.pathsep}/bin")
+    bench.plug("ttyACM0", silent, serial_number="066B", **NUCLEO)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, board="nucleo_h743zi"), serial_number="066B", **NUCLEO)
+    assert flash(bench, linear_bundle, board="nucleo_h743zi").flashed
+    assert bench.calls() == [f"st-flash --serial 066B --reset write {bench.folder}/nucleo_h743zi.bin 0x08000000"]
+
+
+def test_a_board_of_the_user_s_own_is_flashed_by_platformio(bench, linear_bundle, monkeypatch, tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\nkind = "serial"\nenvironment = "mine"\nusb_vid = 0x1234\nusb_pid = 0x5678\nbaud = 57600\n'
+    )
+    monkeypatch.setenv("HIL_BOARDS", str(tmp_path))
+    monkeypatch.setattr(flash_tool, "build_lock", contextlib.nullcontext)
+    ports = {"vid": 0x1234, "pid": 0x5678}
+    board = bench.plug("ttyACM0", silent, **ports)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, board="mine"), **ports)
+    calls = []
+
+    def run(command, **options):
+        calls.append((command, options["env"]))
+        bench.on_upload()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(flash_tool, "run_group", run)
+    assert flash(bench, linear_bundle, board="mine").flashed
+    ((command, variables),) = calls
+    assert command[:5] == [sys.executable, "-m", "platformio", "run", "--environment"]
+    assert command[5:] == ["mine", "--project-dir", *command[7:8], "--target", "upload", "--upload-port", board.usb.device]
+    assert (variables["HIL_MODEL"], variables["HIL_BAUD"]) == (str(linear_bundle.path), "57600")  # or it would be built again
+
+
 def test_a_port_that_others_try_first_is_waited_for(bench, linear_bundle):
     """ModemManager opens every new port for a moment."""
     holders = []
@@ -321,6 +356,16 @@ def test_the_tflm_library_is_missing(bench, linear_bundle):
     assert "--engine int8" in error.hint
 
 
+@pytest.mark.parametrize("board", ["teensy41", "nucleo_f446re", "nano33ble"])
+def test_a_folder_with_a_space_or_braces_stays_one_word(board):
+    definition = find_definition(board)
+    port = SerialPort(device="/dev/x", description="", vid=None, pid=None, serial_number="S 1", accessible=True, group=None)
+    file = Path("/my {home}/image.elf")
+    words = flash_tool._arguments(TOOLS[definition.upload][0], definition, board, file, port)
+    assert sum(str(file) in word for word in words) == 1
+    assert not any("my" in word and str(file) not in word for word in words)
+
+
 def test_without_a_platform_its_command_is_named_before_anything_else(bench, linear_bundle, monkeypatch, tmp_path):
     monkeypatch.setattr(flashing, "check_board_tools", firmware_build.check_board_tools)
     monkeypatch.setattr(firmware_build, "PROJECT", tmp_path)
@@ -368,7 +413,7 @@ def test_how_a_flash_tool_fails_is_told(bench, linear_bundle, monkeypatch, end):
         (bench.tools / "openocd").unlink()
         bench.install("st-flash")
         monkeypatch.setenv("PATH", f"{bench.tools}{os.pathsep}/bin")
-    monkeypatch.setattr(flash_tool, "_flash_images", lambda environment, file: f"0x10000 {file}")
+    monkeypatch.setattr(flash_tool, "_flash_images", lambda environment, file: ["0x10000", str(file)])
     definition = find_definition(end["board"])
     bench.plug("ttyACM0", silent, vid=definition.usb_vid, pid=definition.usb_pid)
     bench.upload_script = f"cat <<'END'\n{end['output']}END\nexit {end['status']}"
