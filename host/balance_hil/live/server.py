@@ -184,9 +184,7 @@ def page_app(hub: Hub, request: Callable[[bytes], None], token: str, port: int) 
 
     async def read(websocket: Any) -> None:
         while (message := await websocket.receive())["type"] == "websocket.receive":
-            data = (message.get("text") or "").encode()
-            if 0 < len(data) <= MAX_REQUEST_BYTES:
-                request(data)
+            request((message.get("text") or "").encode())
 
     return Guard(Starlette(routes=[Route("/", page), WebSocketRoute("/stream", stream)]), token, port)
 
