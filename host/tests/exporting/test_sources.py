@@ -3,11 +3,13 @@
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from balance_hil import exporting
 from balance_hil.bundle import FROM_CALIBRATION, GOLDEN, HEADER, Bundle
 from balance_hil.checkpoint import Layer
 from balance_hil.cli import hil
@@ -18,6 +20,7 @@ from balance_hil.exporting.calibration import Calibration
 from balance_hil.exporting.onnx_model import write_onnx
 from balance_hil.exporting.reference_check import check_against_source
 from balance_hil.exporting.source import PolicySource, open_source
+from balance_hil.paths import MODELS
 from balance_hil.quantize import dequantize
 from balance_hil.runtimes import load_runtime
 
@@ -131,6 +134,23 @@ def test_a_policy_on_an_environment_of_gymnasium_becomes_a_bundle(pendulum, tmp_
     assert np.allclose(outputs["torch"], outputs["onnx"], atol=1e-5)
     assert np.allclose(outputs["torch"], outputs["float32"], atol=1e-5)
     assert np.allclose(outputs["torch"], outputs["tflm"], atol=0.1)
+
+
+def test_a_policy_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies/mine").mkdir(parents=True)
+    seen = []
+
+    def stop(config, progress):
+        seen.append((config.source, config.output))
+        raise UsageError("seen", "enough")
+
+    monkeypatch.setattr(exporting, "export", stop)
+    for name in ("ppo", "mine", "models/mine"):
+        with pytest.raises(UsageError, match="seen"):
+            hil(["export", name], standalone_mode=False)
+    own = Path("policies")
+    assert seen == [(MODELS / "ppo", own / "ppo"), (own / "mine", None), (Path("models/mine"), None)]
 
 
 def test_an_environment_that_does_not_exist_is_named(ppo_bundle):
