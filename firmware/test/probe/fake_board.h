@@ -82,6 +82,7 @@ class FakeMachine final : public hal::Uart, public hal::Clock, public hal::Actua
   }
   void EnterSafeState() override { std::cout << "safe\n"; }
   void Reboot() override { std::cout << "reboot\n"; }
+  void EnterBootloader() override { std::cout << "boot loader\n"; }
 
   uint64_t now_us = 0;
   bool blocked = false;

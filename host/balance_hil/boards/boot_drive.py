@@ -46,7 +46,9 @@ def find_drive(given: Path | None, image: Path) -> Path:
     if not drives:
         where = f"{given} is not a boot drive: it has no {INFO_FILE}" if given else "no boot drive is mounted"
         raise PortNotFoundError(
-            where, "hold BOOTSEL while you plug the board in, and mount the drive that appears; then name it with --drive FOLDER"
+            where,
+            "hold BOOTSEL while you plug the board in, or name the port of the running board with --port; mount the drive that "
+            "appears, and name it with --drive FOLDER if it is not found",
         )
     matching = [drive for drive, board in drives.items() if board == wanted]
     if not matching:

@@ -40,6 +40,7 @@ from balance_hil.link import SerialPort, list_serial_ports
 
 ASK_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
 BACK_TIMEOUT_S = 30.0  # from the end of the upload to INFO: re-enumeration, udev rules, boot
+DRIVE_TIMEOUT_S = 15.0  # from the boot loader's start: USB enumeration, and the desktop mounts the drive
 LOOK_INTERVAL_S = 0.1
 # Transient errors of a port that has just appeared: ModemManager probes it, udev has not set its group yet.
 PASSING = (PortNotFoundError, PortBusyError, PortPermissionError, PortOpenError, LinkError)
@@ -148,7 +149,7 @@ def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, 
         raise UsageError(f"the image of {definition.name} has a fixed rate of {definition.baud} baud", "leave out --baud")
     environment = image_environment(definition, engine)
     image = build_image(environment, config.bundle.file(HEADER), progress).with_suffix(".uf2")
-    copy_image(image, find_drive(config.drive, image), progress)
+    copy_image(image, _drive(definition, config, image, progress), progress)
     if config.port is None:
         return _result(definition, "", None, start, flashed=True)
     with reserved(config.port, config.wait_s, progress):
@@ -156,6 +157,34 @@ def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, 
         where, info = _wait_until_back(definition, _Target(config.port, None), config, engine)
         check_model(info, config.bundle, where, definition)
     return _result(definition, where, info, start, flashed=True)
+
+
+def _drive(definition: BoardDefinition, config: FlashConfig, image: Path, progress: Progress) -> Path:
+    """The boot drive. If there is none, the firmware behind the port is asked to start the boot loader."""
+    try:
+        return find_drive(config.drive, image)
+    except PortNotFoundError:
+        if config.port is None:
+            raise
+    with (
+        reserved(config.port, config.wait_s, progress),
+        connect(definition.name, port=config.port, handshake_timeout_s=ASK_TIMEOUT_S) as board,
+    ):
+        _refuse_other_board(definition, board.info, config.force)
+        progress(f"starting the boot loader of the board on {config.port}")
+        board.enter_bootloader()
+    deadline = time.monotonic() + DRIVE_TIMEOUT_S
+    while True:
+        try:
+            return find_drive(config.drive, image)
+        except PortNotFoundError as exc:
+            if time.monotonic() > deadline:
+                raise PortNotFoundError(
+                    f"the board on {config.port} was sent to its boot loader, and no boot drive was mounted within "
+                    f"{DRIVE_TIMEOUT_S:g} s",
+                    "connect the chip's own USB port too, mount the drive RPI-RP2, and repeat with --drive FOLDER",
+                ) from exc
+        time.sleep(LOOK_INTERVAL_S)
 
 
 def _result(definition: BoardDefinition, where: str, info: BoardInfo | None, start: float, *, flashed: bool) -> FlashResult:

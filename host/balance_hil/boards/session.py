@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -31,6 +32,7 @@ from balance_hil.tflite.graph import read_graph
 BoardInfo = Info
 # By what the board's timing depends on: an emulator on a busy computer may be delayed.
 REPLY_TIMEOUT_S: dict[Timing, float] = {"board": 1.0, "host": 5.0}
+BOOTLOADER_TIMEOUT_S = 0.5  # by then a board without a boot loader has said so
 MIN_WINDOW_BYTES = 64  # a board that reports a smaller receive buffer gets one request at a time
 
 
@@ -175,6 +177,15 @@ class Session:
         """
         self.send(messages.Reset())
         return self._back_from("RESET")
+
+    def enter_bootloader(self) -> None:
+        """Makes the board leave its firmware for the chip's boot loader. Only a reset or a new image brings the firmware back.
+
+        Raises:
+            BoardStatusError: the board has no boot loader that its firmware can start.
+        """
+        with contextlib.suppress(ReplyTimeoutError, CableUnpluggedError):  # the boot loader does not answer
+            self.request(messages.EnterBootloader(), BOOTLOADER_TIMEOUT_S)
 
     def press_reset(self) -> BoardInfo:
         """Presses the reset button of an emulated board and identifies it again. Also works if the firmware hangs.

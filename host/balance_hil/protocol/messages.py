@@ -18,7 +18,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0xCD15611E
+SCHEMA_CRC = 0xACFFECAA
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -52,7 +52,7 @@ class Status(IntEnum):
     NO_INFERENCE_YET = 8  # a tensor was asked for before any inference
     NO_GOLDEN_VECTORS = 9  # a self-test was asked for and the image holds no vectors; or an upload carries none
     MALFORMED_LINE = 10  # a text line is not comma-separated numbers
-    NOT_SUPPORTED = 11  # this engine cannot do that; detail: the engine's own code
+    NOT_SUPPORTED = 11  # this engine or board cannot do that; detail: the engine's own code
     NO_MODEL = 12  # no model was given to the board
     MODEL_INVALID = 13  # the model is not a readable .tflite, or not of one input and one output
     MODEL_NOT_INT8 = 14  # the model's input or output is not int8
@@ -139,6 +139,11 @@ class Echo(wire.Message, type=0x87, layout="u8[]"):
 @dataclass(frozen=True, eq=False)
 class Reset(wire.Message, type=0x88):
     """Host to board: reboots the board. Answered by READY."""
+
+
+@dataclass(frozen=True, eq=False)
+class EnterBootloader(wire.Message, type=0x8E):
+    """Host to board: leaves the firmware for the boot loader of the chip; answered only by ERROR, where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,6 +346,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     SetTextLine.TYPE: SetTextLine,
     Echo.TYPE: Echo,
     Reset.TYPE: Reset,
+    EnterBootloader.TYPE: EnterBootloader,
     LoadBegin.TYPE: LoadBegin,
     LoadData.TYPE: LoadData,
     LoadCommit.TYPE: LoadCommit,

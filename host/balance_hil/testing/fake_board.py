@@ -140,6 +140,8 @@ class FakeFirmware:
                 return messages.Watchdog(timeout_ms)
             case messages.SetTextLine(enabled=enabled):
                 return messages.TextLine(messages.MAX_TEXT if enabled else 0)
+            case messages.EnterBootloader():
+                return messages.Error(Status.NOT_SUPPORTED, 0, request.TYPE)
             case messages.SelfTest():
                 return messages.Error(Status.NO_GOLDEN_VECTORS, 0, request.TYPE)
             case messages.LoadBegin() | messages.LoadData() | messages.LoadCommit() | messages.LoadAbort():

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from balance_hil.boards import boot_drive
+from balance_hil.boards import boot_drive, find_definition
 from balance_hil.boards.boot_drive import INFO_FILE, copy_image, find_drive
 from balance_hil.boards.flash import FlashConfig, flash
+from balance_hil.boards.kinds import rp2040
+from balance_hil.boards.kinds.emulated import EmulationConfig
+from balance_hil.boards.kinds.rp2040 import Rp2040Machine
 from balance_hil.bundle import Bundle
 from balance_hil.cli import flash as flash_command
 from balance_hil.errors import AmbiguousBoardError, FlashFailedError, HarnessError, PortNotFoundError, UsageError, WrongBoardError
+from balance_hil.model_image import ModelImage
 
 BLOCKS = 100
 
@@ -202,3 +206,44 @@ def test_a_port_that_answers_with_nothing_after_the_copy_is_an_error(drive, moun
     drive()
     with pytest.raises(HarnessError):
         flash(FlashConfig(bundle=ppo_bundle, board="pico", port=str(image), back_timeout_s=0.2))
+
+
+@pytest.fixture
+def running(ppo_bundle: Bundle) -> Iterator[tuple[Rp2040Machine, str]]:
+    """A Pico that runs, emulated, and its port."""
+    try:
+        rp2040.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
+    try:
+        yield machine, machine.start_unopened()
+    finally:
+        machine.close()
+
+
+def test_a_running_board_is_sent_to_its_boot_loader_without_a_button(
+    running, drive, mounted, built, image: Path, ppo_bundle: Bundle
+):
+    machine, port = running
+    plugged = []
+
+    def progress(line: str) -> None:
+        if line.startswith("starting the boot loader"):
+            plugged.append(drive())
+        elif line == "waiting for the board to come back":
+            machine.press_reset()  # in place of the restart with the new image
+
+    result = flash(FlashConfig(bundle=ppo_bundle, board="pico", port=port, engine="int8"), progress)
+    assert [board.taken for board in plugged] == [image.read_bytes()]
+    assert result.info is not None
+    assert (result.port, result.info.model_id) == (port, ppo_bundle.id)
+
+
+def test_a_boot_loader_whose_drive_is_not_mounted_is_told(
+    running, mounted, built, ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("balance_hil.boards.flash.DRIVE_TIMEOUT_S", 0.1)
+    with pytest.raises(PortNotFoundError, match="was sent to its boot loader, and no boot drive was mounted") as caught:
+        flash(FlashConfig(bundle=ppo_bundle, board="pico", port=running[1], engine="int8"))
+    assert "--drive FOLDER" in caught.value.hint

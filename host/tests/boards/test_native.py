@@ -77,6 +77,12 @@ def test_identity(board, ppo_bundle):
     assert board.unexpected_frames == 0
 
 
+def test_a_board_without_a_boot_loader_says_so_and_goes_on(board):
+    with pytest.raises(BoardStatusError, match="refused EnterBootloader: not_supported"):
+        board.enter_bootloader()
+    assert board.echo(b"still here") == b"still here"
+
+
 def test_actions_are_those_of_the_golden_vectors(board, ppo_bundle):
     golden = np.load(ppo_bundle.file("golden.npz"))
     replies = board.infer_batch(golden["observations"][:200])

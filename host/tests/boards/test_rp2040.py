@@ -16,9 +16,10 @@ from balance_hil.boards.kinds import rp2040
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.rp2040 import Rp2040Machine
 from balance_hil.bundle import INT8_MODEL, Bundle
-from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError, PortBusyError, UsageError
+from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessError, PortBusyError, ReplyTimeoutError, UsageError
 from balance_hil.link import open_link, parse_fault
 from balance_hil.model_image import ModelImage
+from balance_hil.protocol import messages
 from balance_hil.running import RunConfig, RunResult, run
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_bundle import bundle_of_model
@@ -108,6 +109,15 @@ def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Boa
     np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
     board.power_cycle()
     np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
+
+
+def test_the_boot_loader_is_entered_through_the_roms_table_and_a_reset_leaves_it(ppo_bundle: Bundle):
+    with connect("pico", ppo_bundle) as board:
+        board.enter_bootloader()
+        with pytest.raises(ReplyTimeoutError):
+            board.request(messages.Echo(b""), timeout_s=2.0)  # longer than the chip's watchdog, which would end it
+        board.press_reset()
+        assert board.echo(b"back") == b"back"
 
 
 def test_a_second_client_is_refused_at_once(ppo_bundle: Bundle):

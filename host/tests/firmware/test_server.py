@@ -204,7 +204,7 @@ def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBo
     assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
 
 
-@pytest.mark.parametrize("kind", [0x8E, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+@pytest.mark.parametrize("kind", [0x8F, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
 def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
     payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
     assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
@@ -486,6 +486,12 @@ def test_reset_reboots_and_says_so_where_it_cannot(board: FakeBoard) -> None:
     happened = board.feed(encode(messages.Reset(), 8))
     assert happened.events == ["reboot"]
     assert happened.frames() == [Frame(8, error(Status.NOT_SUPPORTED, 0, messages.Reset.TYPE))]  # the fake came back
+
+
+def test_the_boot_loader_is_entered_and_a_board_without_one_says_so(board: FakeBoard, identified: FakeBoard) -> None:
+    happened = identified.feed(encode(messages.EnterBootloader(), 8))
+    assert happened.events == ["boot loader"]
+    assert happened.frames() == [Frame(8, error(Status.NOT_SUPPORTED, 0, messages.EnterBootloader.TYPE))]  # the fake came back
 
 
 def test_stats_count(identified: FakeBoard) -> None:

@@ -55,6 +55,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.SetTextLine: (u8,),
         messages.Echo: (st.binary(max_size=messages.MAX_PAYLOAD - 2),),
         messages.Reset: (),
+        messages.EnterBootloader: (),
         messages.LoadBegin: (u32, u32, u8, u16, u16, u16, u32, text),
         messages.LoadData: (u32, u32, st.binary(max_size=messages.MAX_PAYLOAD - 10)),
         messages.LoadCommit: (u32,),

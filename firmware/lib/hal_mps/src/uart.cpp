@@ -165,3 +165,5 @@ void hil::cortex::ResetChip() {
   for (;;) {
   }
 }
+
+void hil::cortex::StartBootloader() {}

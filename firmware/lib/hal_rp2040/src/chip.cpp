@@ -15,7 +15,17 @@ constexpr uint32_t kRingOscillatorHz = 6'500'000;           // nominal: without 
 constexpr uint32_t kTries = 1'000'000;
 constexpr uint32_t kWatchdogLoad = 2 * 1'000'000;  // 1 s: it counts down twice a microsecond (erratum RP2040-E1)
 
+// The boot ROM's half-words, and the name of its function (RP2040 datasheet, 2.8.3).
+constexpr uint32_t kRomTable = 0x14, kRomLookup = 0x18;
+constexpr uint32_t kResetToUsbBoot = 'U' | 'B' << 8;
+
 uint32_t clock_hz = kRingOscillatorHz;
+
+/// Address that the ROM holds at `where`.
+uintptr_t RomAddress(uint32_t where) {
+  __asm__("" : "+r"(where));  // the compiler takes constants this low for a null pointer
+  return *reinterpret_cast<const volatile uint16_t*>(where);
+}
 
 bool Await(volatile uint32_t& status, uint32_t mask) {
   for (uint32_t tries = 0; tries < kTries; ++tries) {
@@ -89,4 +99,16 @@ void hil::cortex::ResetChip() {
   watchdog::ControlSet() = watchdog::kTrigger;
   for (;;) {
   }
+}
+
+void hil::cortex::StartBootloader() {
+  using namespace hil::rp2040;
+  using Lookup = uintptr_t (*)(uintptr_t table, uint32_t name);
+  using ResetToUsbBoot = void (*)(uint32_t activity_pins, uint32_t disabled_interfaces);
+  const uintptr_t found = reinterpret_cast<Lookup>(RomAddress(kRomLookup))(RomAddress(kRomTable), kResetToUsbBoot);
+  if (found == 0) return;
+  DisableInterrupts();
+  SysTickControl() = 0;
+  watchdog::ControlClear() = watchdog::kEnable;
+  reinterpret_cast<ResetToUsbBoot>(found)(0, 0);
 }

@@ -69,3 +69,5 @@ void hil::cortex::ResetChip() {
   for (;;) {
   }
 }
+
+void hil::cortex::StartBootloader() {}

@@ -216,6 +216,11 @@ void Server::Handle(const protocol::Reset&) {
   ReplyError({Status::kNotSupported, 0});
 }
 
+void Server::Handle(const protocol::EnterBootloader&) {
+  hw_.system->EnterBootloader();
+  ReplyError({Status::kNotSupported, 0});
+}
+
 void Server::Handle(const protocol::LoadBegin& request) { ReplyProgress(upload_.Begin(request), request.transfer); }
 
 void Server::Handle(const protocol::LoadData& request) { ReplyProgress(upload_.Receive(request), request.transfer); }

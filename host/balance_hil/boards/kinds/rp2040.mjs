@@ -20,6 +20,17 @@ const FLASH = 0x10000000;
 const BOOT_ADDRESS = 0x20041f00; // where the ROM runs the second-stage boot
 const BOOT_BYTES = 252;
 const OPTIONS_MARK = 0x4f505431; // see hal_cortex
+// In the ROM's place: its lookup of functions as the datasheet describes it, and one function, `reset_to_usb_boot`. There is no
+// USB here: that function sleeps until a reset.
+const ROM_TABLE = 0x20, ROM_LOOKUP = 0x40, ROM_USB_BOOT = 0x58;
+const ROM = {
+  0x14: [ROM_TABLE, 0, ROM_LOOKUP | 1],
+  [ROM_TABLE]: [0x4255, ROM_USB_BOOT | 1, 0], // "UB"
+  // ldrh r2, [r0]; cmp r2, #0; beq none; cmp r2, r1; beq found; adds r0, #4; b back; found: ldrh r0, [r0, #2]; bx lr; none:
+  // movs r0, #0; bx lr
+  [ROM_LOOKUP]: [0x8802, 0x2a00, 0xd005, 0x428a, 0xd001, 0x3004, 0xe7f8, 0x8840, 0x4770, 0x2000, 0x4770],
+  [ROM_USB_BOOT]: [0xbf30, 0xe7fd], // wfi; b back
+};
 const BITS_PER_BYTE = 10;
 const CLOSE_MS = 50; // to hear that a client has gone when the next one is there already
 const TX_FIFO = 32;
@@ -81,6 +92,8 @@ class Chip {
     const chip = new RP2040();
     chip.logger = strict;
     chip.flash.set(this.flash);
+    const rom = new Uint16Array(chip.bootrom.buffer);
+    for (const [address, halfwords] of Object.entries(ROM)) rom.set(halfwords, address / 2);
     this.chip = chip;
     this.clock = chip.clock;
     const watchdog = chip.peripherals[0x40058];

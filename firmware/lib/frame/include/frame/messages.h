@@ -15,7 +15,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0xCD15611Eu;
+inline constexpr uint32_t kSchemaCrc = 0xACFFECAAu;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
@@ -28,6 +28,7 @@ enum class MessageType : uint8_t {
   kSetTextLine = 0x8D,  ///< host: enables or disables text lines
   kEcho = 0x87,  ///< host: measures the link
   kReset = 0x88,  ///< host: reboots the board
+  kEnterBootloader = 0x8E,  ///< host: leaves the firmware for the boot loader of the chip; answered only by ERROR, where there is none
   kLoadBegin = 0x89,  ///< host: announces a model and its vectors; repeated, it requests the progress
   kLoadData = 0x8A,  ///< host: one chunk of the upload; a chunk already received is acknowledged again
   kLoadCommit = 0x8B,  ///< host: safe state, verification, activation; repeated: progress, then result
@@ -61,6 +62,7 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x84 ||
          type == 0x86 ||
          type == 0x8D ||
+         type == 0x8E ||
          type == 0x89 ||
          type == 0x8A ||
          type == 0x8C;
@@ -191,6 +193,18 @@ struct Echo {
 /// Reboots the board.
 struct Reset {
   static constexpr MessageType kType = MessageType::kReset;
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->AtEnd();
+  }
+  void Write(PayloadWriter*) const {
+  }
+};
+
+/// Leaves the firmware for the boot loader of the chip; answered only by ERROR, where there is none.
+struct EnterBootloader {
+  static constexpr MessageType kType = MessageType::kEnterBootloader;
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -601,6 +615,9 @@ bool VisitRequest(uint8_t type, const Visitor& visit) {
       break;
     case MessageType::kReset:
       visit(Reset{});
+      break;
+    case MessageType::kEnterBootloader:
+      visit(EnterBootloader{});
       break;
     case MessageType::kLoadBegin:
       visit(LoadBegin{});

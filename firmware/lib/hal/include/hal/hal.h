@@ -58,6 +58,9 @@ class System {
   /// Restarts the board. Does not return on a microcontroller. If it returns, the restart failed and the board keeps running.
   virtual void Reboot() = 0;
 
+  /// Leaves the firmware for the chip's boot loader and does not return. If it returns, there is none.
+  virtual void EnterBootloader() {}
+
   /// Peak stack usage in bytes; 0 if unknown.
   virtual uint32_t StackHighWater() const { return 0; }
 

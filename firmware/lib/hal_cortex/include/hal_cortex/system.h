@@ -7,9 +7,14 @@
 
 namespace hil::cortex {
 
+/// Starts the boot loader in the chip's ROM; returns if the chip has none that the firmware can start. Each chip's HAL defines
+/// it.
+void StartBootloader();
+
 class System final : public hal::System {
  public:
   void Reboot() override;
+  void EnterBootloader() override { StartBootloader(); }
   uint32_t StackHighWater() const override;
 
   /// Reset cause, from a marker in memory that survives a reset and the chip's watchdog flag. To be called once.

@@ -80,6 +80,7 @@ class Server {
   void Handle(const protocol::SetTextLine& request);
   void Handle(const protocol::Echo& request);
   void Handle(const protocol::Reset& request);
+  void Handle(const protocol::EnterBootloader& request);
   void Handle(const protocol::LoadBegin& request);
   void Handle(const protocol::LoadData& request);
   void Handle(const protocol::LoadCommit& request);

@@ -20,7 +20,7 @@ enum class Status : uint8_t {
   kNoInferenceYet = 8,  ///< a tensor was asked for before any inference
   kNoGoldenVectors = 9,  ///< a self-test was asked for and the image holds no vectors; or an upload carries none
   kMalformedLine = 10,  ///< a text line is not comma-separated numbers
-  kNotSupported = 11,  ///< this engine cannot do that; detail: the engine's own code
+  kNotSupported = 11,  ///< this engine or board cannot do that; detail: the engine's own code
   kNoModel = 12,  ///< no model was given to the board
   kModelInvalid = 13,  ///< the model is not a readable .tflite, or not of one input and one output
   kModelNotInt8 = 14,  ///< the model's input or output is not int8
