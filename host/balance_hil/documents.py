@@ -97,7 +97,8 @@ class OneRunDocument(TypedDict):
     firmware_commit: str
     port: str
     memory_bytes: MemoryDocument
-    instructions_per_inference: int | None  # emulated processors
+    instructions_per_inference: int | None  # in QEMU
+    cycles_per_inference: int | None  # pico, also emulated, and physical boards; median, to about a microsecond's
     environment: str
     clock: Literal["realtime", "lockstep", "device"]
     episodes: list[EpisodeDocument]

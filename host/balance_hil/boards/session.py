@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from balance_hil.boards.channel import Channel
-from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing
+from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing, find_definition
 from balance_hil.boards.handshake import (
     BOOT_TIMEOUT_S,
     HANDSHAKE_TIMEOUT_S,
@@ -19,8 +19,9 @@ from balance_hil.boards.handshake import (
     identify,
     status_error,
 )
+from balance_hil.boards.kinds import find_kind
 from balance_hil.bundle import INT8_MODEL, Bundle
-from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UsageError
+from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UnknownBoardError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link, faults, parse_faults
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
@@ -159,6 +160,15 @@ class Session:
     def has_device_clock(self) -> bool:
         """Whether the board's time advances only while the host waits for it."""
         return hasattr(self._channel.link, "now_s")
+
+    @property
+    def cycles_per_us(self) -> float | None:
+        """Of the processor that measures ``inference_us``; None: unknown, or its times are not its own (QEMU, native)."""
+        try:
+            kind = find_kind(find_definition(self.info.board).kind)
+        except UnknownBoardError:
+            return None
+        return self.info.clock_hz / 1e6 if getattr(kind, "COUNTS_CYCLES", False) and self.info.clock_hz else None
 
     def now_s(self) -> float:
         """The clock of the link: the wall clock, or that of a board which paces the run. See ``connect``."""

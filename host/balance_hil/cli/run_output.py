@@ -97,7 +97,7 @@ def facts(run: RunResult) -> dict[str, str]:
         "engine": f"{run.engine} {run.engine_version}",
         "firmware": f"{run.firmware_commit}, {_bytes(memory.flash)}",
         "arena, static RAM, stack": f"{_bytes(memory.arena_used)}, {_bytes(memory.ram)}, {_bytes(memory.stack)}",
-        "instructions per inference": "-" if run.instructions is None else f"{run.instructions:,}",
+        "cost of an inference": _cost(run),
         "on the board, ms p50 / p99": times(run.inference_us, ".3f", ("p50", "p99")),
         "round trip, ms p50 / p99 / max": times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
         "tick jitter, ms p50 / p99 / max": times(run.jitter_us, ".2f", ("p50", "p99", "max")),
@@ -107,6 +107,13 @@ def facts(run: RunResult) -> dict[str, str]:
         "board equals tflm": _equal(run.tflm_check) + (", which is emulated" if tflm_is_emulated() else ""),
         **{metric.name: f"{summary.metrics[metric.name]:.4g}" for metric in run.metrics},
     }
+
+
+def _cost(run: RunResult) -> str:
+    """Cycles where the board's times are its processor's, else instructions."""
+    if run.cycles is not None:
+        return f"{run.cycles:,} cycles"
+    return "-" if run.instructions is None else f"{run.instructions:,} instructions"
 
 
 def _equal(check: TflmCheck) -> str:

@@ -441,6 +441,8 @@ def engine_rows(runs: Sequence[Run]) -> list[Row]:
         rows.append(Row(name=name, cells=cells))
     cells = tuple(Cell(text=_quantity(run.recording.meta.get("instructions_per_inference"), "")) for run in runs)
     rows.append(Row(name="instructions of an inference", cells=cells))
+    cells = tuple(Cell(text=_quantity((run.recording.meta["result"] or {}).get("cycles_per_inference"), "")) for run in runs)
+    rows.append(Row(name="cycles of an inference", cells=cells))
     return [row for row in rows if any(cell.text for cell in row.cells)]
 
 

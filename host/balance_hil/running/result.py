@@ -76,6 +76,7 @@ class RunResult:
     port: str
     memory: Memory
     instructions: int | None  # of one inference; None: not known
+    cycles_per_us: float | None  # of the processor; None: its times are not its own
     environment: str
     clock: Clock
     metrics: Sequence[Metric]
@@ -144,6 +145,13 @@ class RunResult:
         names = (*OUTCOME, *timed[self.clock])
         return {name: value for name, value in self.to_dict().items() if name in names}
 
+    @property
+    def cycles(self) -> int | None:
+        """Median of the cycles of one inference, to about a microsecond's; None where they mean nothing."""
+        if self.cycles_per_us is None or not self.inference_us.count:
+            return None
+        return round(self.inference_us.quantile(0.5) * self.cycles_per_us)
+
     def to_dict(self) -> OneRunDocument:
         """One run of the document of ``hil run --json``."""
         summary, check, causes = self.summary, self.tflm_check, self.miss_causes
@@ -157,6 +165,7 @@ class RunResult:
             "port": self.port,
             "memory_bytes": self.memory.to_document(),
             "instructions_per_inference": self.instructions,
+            "cycles_per_inference": self.cycles,
             "environment": self.environment,
             "clock": self.clock,
             "episodes": [episode.to_dict() for episode in self.episodes],

@@ -216,6 +216,7 @@ class RunInProgress:
             port=board.port,
             memory=Memory.of(board.info) if interrupted else _memory(board),
             instructions=config.instructions,
+            cycles_per_us=board.cycles_per_us,
             environment=self._env.spec.environment,
             clock=config.clock,
             episodes=totals.episodes,

@@ -77,6 +77,15 @@ def test_identity(board, ppo_bundle):
     assert board.unexpected_frames == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "cycles_per_us"),
+    [("native", None), ("qemu-m7", None), ("f405", None), ("pico", 125.0), ("teensy41", 125.0), ("new", None)],
+)
+def test_cycles_mean_something_only_where_the_boards_times_are_its_processors(board, name, cycles_per_us, monkeypatch):
+    monkeypatch.setattr(board, "info", replace(board.info, board=name, clock_hz=125_000_000))
+    assert board.cycles_per_us == cycles_per_us
+
+
 def test_a_board_without_a_boot_loader_says_so_and_goes_on(board):
     with pytest.raises(BoardStatusError, match="refused EnterBootloader: not_supported"):
         board.enter_bootloader()

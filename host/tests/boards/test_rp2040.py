@@ -103,6 +103,14 @@ def test_the_time_of_an_inference_is_the_chips(board: Board):
     assert max(times) - min(times) <= 2  # cycles are counted: only a tick of SysTick may come between
 
 
+def test_a_run_has_the_chips_cycles_and_no_instructions(board: Board, ppo_bundle: Bundle):
+    result = run(board, ppo_bundle, RunConfig(seeds=[0], clock="lockstep", max_steps=20))
+    document = result.to_dict()
+    assert document["instructions_per_inference"] is None
+    assert document["cycles_per_inference"] == round(result.inference_us.quantile(0.5) * 125)  # MHz, of the PLL
+    assert document["cycles_per_inference"] > 1_000
+
+
 def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Board):
     before = board.infer(np.zeros(6, np.float32)).output
     board.press_reset()

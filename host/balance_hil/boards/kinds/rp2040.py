@@ -36,6 +36,7 @@ from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.paths import EMULATORS
 
 KEYS: Mapping[str, type] = {}
+COUNTS_CYCLES = True
 HAS_DEVICE_CLOCK = True
 _FOLDER = Path(__file__).parent
 _BRIDGE = _FOLDER / "rp2040.mjs"

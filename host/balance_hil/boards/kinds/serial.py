@@ -9,6 +9,7 @@ from balance_hil.errors import AmbiguousBoardError, PortNotFoundError, UsageErro
 from balance_hil.link import SerialPort, list_serial_ports
 
 KEYS: Mapping[str, type] = {}
+COUNTS_CYCLES = True
 
 
 def check_definition(definition: BoardDefinition) -> None:
