@@ -233,3 +233,12 @@ def test_it():
             process.kill()
     assert said.split()[-1] == "False"
     assert process.returncode == pytest.ExitCode.INTERRUPTED
+
+
+def test_lines_are_told_as_they_are_printed_and_a_silent_program_is_stopped() -> None:
+    said: list[str] = []
+    done = run_group(["sh", "-c", "echo one; echo two"], timeout_s=DEADLINE_S, on_line=said.append, text=True)
+    assert (said, done.stdout, done.returncode) == (["one", "two"], "one\ntwo\n", 0)
+    for script in ("echo one; sleep 600", "exec >&-; sleep 600"):
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_group(["sh", "-c", script], timeout_s=0.2, on_line=said.append, text=True)
