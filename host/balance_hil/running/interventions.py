@@ -6,18 +6,25 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from balance_hil.environment import Environment
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import Fault, FaultyLink, parse_fault
 
-if TYPE_CHECKING:
-    from balance_hil.running.episode import Episode
-
 POLL_S = 0.01  # while the run is paused
 MAX_PUSH_M_S = 5.0
 MAX_INJECTED = 100  # faults in a run: each costs time in every frame
+
+
+class Running(Protocol):
+    """The episode that goes on: see ``running.episode.Episode``."""
+
+    def check_stop(self) -> None:
+        """Raises KeyboardInterrupt after Ctrl-C."""
+
+    def fault(self, kind: str, detail: str) -> None:
+        """Records a fault at the current time."""
 
 
 class Remote(Protocol):
@@ -48,7 +55,7 @@ class Interventions:
         self.paused_s = 0.0  # in all
         self._is_paused = False
 
-    def take(self, episode: Episode) -> bool:
+    def take(self, episode: Running) -> bool:
         """Follows what was asked for, and returns when the run goes on; whether it was paused. Raises KeyboardInterrupt."""
         self._follow(episode)
         if not self._is_paused:
@@ -67,7 +74,7 @@ class Interventions:
             episode.fault("paused", f"for {paused_s:.1f} s, by hand")
         return True
 
-    def _follow(self, episode: Episode) -> None:
+    def _follow(self, episode: Running) -> None:
         for request in self._remote.requests():
             try:
                 done = self._do(request)
