@@ -319,6 +319,14 @@ def test_nonsense_in_a_recording_is_refused(tmp_path: Path, meta: dict[str, Any]
         collect.read_sources([path])
 
 
+def test_cycles_and_instructions_of_an_inference_have_rows_of_their_own(tmp_path: Path) -> None:
+    chip = write_run(tmp_path / "chip.mcap", steps=20, changed_result={"cycles_per_inference": 11_875})
+    qemu = write_run(tmp_path / "qemu.mcap", steps=20, changed_meta={"instructions_per_inference": 4_445})
+    rows = {row.name: [cell.text for cell in row.cells] for row in collect.engine_rows(collect.read_sources([chip, qemu]).runs)}
+    assert rows["cycles of an inference"] == ["11,875", ""]
+    assert rows["instructions of an inference"] == ["", "4,445"]
+
+
 def test_nonsense_about_an_episode_is_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.mcap", steps=20, changed_episode={"metrics": {"return": [1]}})
     with pytest.raises(RecordingError, match="not a recording of a run"):
