@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,6 +49,19 @@ _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OwnSources:
+    """A board of a user's own: its TOML file, and the folder with its five functions."""
+
+    board_file: Path
+    hal: Path
+
+    def identity(self) -> bytes:
+        """Changes when the file or a source does."""
+        files = [self.board_file, *(path for path in sorted(self.hal.rglob("*")) if path.suffix in _SUFFIXES)]
+        return b"".join(str(path).encode() + path.read_bytes() for path in files)
 
 
 def build_native(progress: Progress | None = None) -> Path:
@@ -89,7 +103,14 @@ def build(environment: str, progress: Progress | None = None, *, product: str = 
     return program
 
 
-def build_image(environment: str, header: Path, progress: Progress | None = None, *, baud: int | None = None) -> Path:
+def build_image(
+    environment: str,
+    header: Path,
+    progress: Progress | None = None,
+    *,
+    baud: int | None = None,
+    own: OwnSources | None = None,
+) -> Path:
     """Builds the firmware of one environment with a model compiled in, unless that very image is there and up to date.
 
     Several processes may call it at once: one builds, the others wait.
@@ -99,6 +120,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
         header: the model as ``model.h``.
         progress: receives lines before and while it builds.
         baud: rate of the firmware's port; None: the firmware's default.
+        own: the sources of a board of the user's own, which the image is built with.
 
     Returns:
         The image, an ELF file that stays as it is when another model is built. The linker's map and the files that flash tools
@@ -107,7 +129,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
     Raises:
         FirmwareBuildError, FlashToolMissingError: see ``build``, ``check_board_tools``.
     """
-    what = header.read_bytes() + _library(environment) + (str(baud).encode() if baud else b"")
+    what = header.read_bytes() + _library(environment) + (str(baud).encode() if baud else b"") + (own.identity() if own else b"")
     image = IMAGES / f"{environment}-{hashlib.sha256(what).hexdigest()[:12]}.elf"
     stamp = image.with_suffix(".stamp")
     if _is_stamped(image, stamp):
@@ -122,7 +144,7 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
             progress(f"building the firmware ({environment}): about ten seconds, once for each model{library}")
         fingerprint = _fingerprint()
         prepare_platformio()
-        _run_platformio(environment, image_variables(header, baud), progress)
+        _run_platformio(environment, image_variables(header, baud, own), progress)
         IMAGES.mkdir(exist_ok=True)
         stamp.unlink(missing_ok=True)
         folder = build_folder(environment) / environment
@@ -136,9 +158,10 @@ def build_image(environment: str, header: Path, progress: Progress | None = None
     return image
 
 
-def image_variables(header: Path, baud: int | None) -> dict[str, str]:
+def image_variables(header: Path, baud: int | None, own: OwnSources | None = None) -> dict[str, str]:
     """Environment variables by which PlatformIO builds an image with a model; see ``build_image``."""
-    return {"HIL_MODEL": str(header.resolve().parent)} | ({"HIL_BAUD": str(baud)} if baud else {})
+    variables = {"HIL_MODEL": str(header.resolve().parent)} | ({"HIL_BAUD": str(baud)} if baud else {})
+    return variables | ({"HIL_BOARD_FILE": str(own.board_file)} if own else {})
 
 
 def is_tflm(environment: str) -> bool:

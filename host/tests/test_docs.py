@@ -24,6 +24,7 @@ import pytest
 
 from balance_hil.cli import hil
 from balance_hil.paths import IS_CHECKOUT, SHIPPED
+from balance_hil.recording import read_recording
 from balance_hil.testing.synthetic_models import ModelBuilder
 
 from .robots import write_reference_project
@@ -352,6 +353,15 @@ def add_what_is_theirs(folder: Path, page: str) -> None:
     for beginning, name in (("control_period_ms", "signals.yaml"), ("faults:", "faults.yaml")):
         for _, text in (each for each in blocks(page) if each[1].startswith(beginning)):
             (folder / name).write_text(text)
+    write_files(page, folder)
+
+
+def write_files(page: str, folder: Path) -> None:
+    """The files that a page holds: blocks whose first line is a comment with a path."""
+    for _, text in blocks(page):
+        if named := re.match(r"(?:#|//) (boards/\S+|include/\S+|src/\S+)\n", text):
+            (folder / named[1]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / named[1]).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +377,24 @@ def test_the_commands_of_a_page_work(page: str, workshop: Path, tmp_path: Path) 
     shutil.copytree(workshop, folder, symlinks=True)
     add_what_is_theirs(folder, page)
     shell("\n".join(statement for statement in statements(page) if not left_out(statement)), folder)
+
+
+@pytest.mark.timeout(300)
+def test_a_custom_board_takes_the_two_files_of_its_page(workshop: Path, tmp_path: Path) -> None:
+    """A part of the HIL suite; the whole page in nightly. Nothing but the two files is there."""
+    for tool in ("qemu-system-arm", "arm-none-eabi-g++"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: make setup")
+    folder = tmp_path / "page"
+    shutil.copytree(workshop, folder, symlinks=True)
+    write_files("docs/custom-board.md", folder)
+    assert sorted(path.name for path in (folder / "boards").rglob("*.*")) == ["hal.cpp", "lm3s6965.toml"]
+    run = "hil run ppo --board lm3s6965 --clock lockstep --record run.mcap"
+    parts = "identity or golden or protocol or recovery or text_line"
+    shell(f"{run}\npytest hil_tests --hil-board lm3s6965 --hil-bundle models/ppo -k '{parts}'", folder)
+    recorded = read_recording(folder / "run.mcap")
+    assert len(recorded) == 200  # one second
+    assert not recorded.held.any()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
+from custom import configure  # noqa: E402
 from image import add_build_info, add_model  # noqa: E402
 from uf2 import finish  # noqa: E402
 
@@ -46,6 +47,7 @@ env.Append(
     CXXFLAGS=["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wnon-virtual-dtor"],
     LINKFLAGS=["-Wl,--gc-sections"],
 )
+own_name, processor_name = configure(env, board) if board.get("build.ldscript", "") == "board.ld" else ("", "")
 if board.get("build.ldscript", ""):
     bare_metal(env, board)
 
@@ -54,16 +56,16 @@ def processor():
     """Instruction set of the board."""
     if board.get("build.mcu") == "host":
         return os.uname().machine
-    return board.get("build.mcu")
+    return processor_name or board.get("build.mcu")
 
 
 name = env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-")
-add_build_info(env, processor(), board=board.get("build.board_name", "") or name)
+add_build_info(env, processor(), board=own_name or board.get("build.board_name", "") or name)
 
 program = env.BuildProgram()
 if family := board.get("build.uf2_family", ""):
     env.AddPostAction(program, lambda target, source, env: finish(Path(str(target[0])), toolchain, 0x10000000, int(family, 0)))
-elif board.get("build.ldscript", "").startswith("stm32"):  # st-flash takes a binary file
+elif board.get("build.ldscript", "").startswith(("stm32", "board")):  # st-flash takes a binary file
     env.AddPostAction(program, env.VerboseAction(f"{toolchain}objcopy -O binary $TARGET ${{TARGET.base}}.bin", "Copying $TARGET"))
 AlwaysBuild(env.Alias("buildprog", program))
 Default("buildprog")

@@ -16,6 +16,14 @@ using namespace hil::rp2040;
 using Uart = hil::rp2040::Uart0;
 using Clock = hil::rp2040::TimerClock;
 }  // namespace chip
+#elif defined(HIL_CHIP_CUSTOM)
+#include "hal_cortex/ticks.h"
+#include "hal_custom/hal_custom.h"
+namespace chip {
+using namespace hil::custom;
+using Uart = hil::custom::Port;
+using Clock = hil::cortex::TickClock;
+}  // namespace chip
 #else
 #include "hal_mps/hal_mps.h"
 namespace chip {

@@ -16,7 +16,10 @@ bool VerifiesAtStart();
 
 namespace board_engine {
 
-inline constexpr size_t kArenaBytes = 16 * 1024;
+#if !defined(HIL_ARENA_BYTES)
+#define HIL_ARENA_BYTES (16 * 1024)
+#endif
+inline constexpr size_t kArenaBytes = HIL_ARENA_BYTES;
 
 /// One engine of this type with an arena for each number.
 template <typename EngineType, int kNumber>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args
 from balance_hil.boards.kinds import find_kind
 from balance_hil.errors import ConfigError, UnknownBoardError
 from balance_hil.files import did_you_mean, read_limited
+from balance_hil.firmware_build import OwnSources
 from balance_hil.link import SerialPort
 from balance_hil.paths import CONFIG
 
@@ -20,6 +22,8 @@ Upload = Literal["platformio", "teensy", "stlink", "esptool", "bossac", "drive"]
 # What its real-time behavior depends on. "host": an emulator that this computer may delay; a failed real-time episode with too
 # many missed replies is then inconclusive; see hil_tests/README.md.
 Timing = Literal["board", "host"]
+CUSTOM = "custom"  # the environment of platformio.ini for boards with a folder hal
+INTERRUPTS = 82  # of the vector table: hal_cortex/vectors.h
 FOLDER_VARIABLE = "HIL_BOARDS"
 MAX_BYTES = 16 << 10  # of a board file; tomllib takes a time that grows with its square
 SHIPPED = Path(__file__).parent / "definitions"
@@ -50,8 +54,24 @@ class BoardDefinition:
     port_kind: str = ""  # what its serial port is
     tried: str = ""  # what has been tested on hardware and what has not
     notes: str = ""
+    hal: str = ""  # folder of your board's five functions, beside this file (custom-board.md); the keys below belong to it
+    cpu_flags: str = ""  # of GCC, "-mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard"
+    clock_hz: int = 0  # of the processor, once its Start() has run
+    flash_address: int = 0  # where the processor finds its vector table
+    flash_bytes: int = 0
+    ram_address: int = 0x2000_0000
+    ram_bytes: int = 0  # from that address, in one piece; 16 kB of it are the stack
+    rx_irq: int = 0  # number of the port's receive interrupt, 0 to 81
+    rx_buffer: int = 1024  # bytes that may be in flight to the board; its buffers take twice as much RAM
+    arena_bytes: int = 16_384  # working memory of a network; there are two
+    upload_bytes: int = 8192  # longest model that can be uploaded, with its vectors; takes twice as much RAM
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)  # values of the kind's own KEYS
     file: Path | None = field(default=None, compare=False)
+
+    @property
+    def own_sources(self) -> OwnSources | None:
+        """What an image of this board is built with besides the package's sources; None for a board of the package."""
+        return OwnSources(self.file, self.file.parent / self.hal) if self.hal and self.file else None
 
     @property
     def is_emulated(self) -> bool:
@@ -76,6 +96,8 @@ ANY_SERIAL = BoardDefinition(name="serial", kind="serial", description="any boar
 _TYPES: dict[str, type] = {
     each.name: int if "int" in str(each.type) else str for each in fields(BoardDefinition) if each.name not in _NO_KEYS
 }
+_HAL_KEYS = ("cpu_flags", "clock_hz", "flash_address", "flash_bytes", "ram_address", "ram_bytes", "rx_irq")
+_HAL_KEYS += ("rx_buffer", "arena_bytes", "upload_bytes")
 
 
 def definition_folders() -> list[Path]:
@@ -107,6 +129,29 @@ def load_definitions(folder: Path | None = None) -> dict[str, BoardDefinition]:
             )
         boards[board.name] = board
     return boards
+
+
+def _check_hal(path: Path, shared: dict[str, Any]) -> None:
+    """Completes the values of a board with a folder ``hal``. Raises ConfigError."""
+    if not re.fullmatch(r"[\w.-]+", shared["name"]):
+        raise ConfigError(f"{path}: the name of a board with hal has letters, digits, '_', '.' and '-' only", "rename it")
+    for key in ("cpu_flags", "clock_hz", "flash_bytes", "ram_bytes", "rx_irq"):
+        if key not in shared:
+            raise ConfigError(f"{path}: hal needs {key}", f"add a line {key} = ...; see docs/custom-board.md")
+    if not re.search(r"(^|\s)-mcpu=\S", shared["cpu_flags"]):
+        raise ConfigError(f"{path}: cpu_flags names no processor", 'as in cpu_flags = "-mcpu=cortex-m3 -mthumb"')
+    if negative := [key for key, value in shared.items() if key in _TYPES and isinstance(value, int) and value < 0]:
+        raise ConfigError(f"{path}: {negative[0]} must not be negative", "correct it")
+    if shared["rx_irq"] >= INTERRUPTS:
+        raise ConfigError(f"{path}: rx_irq must be below {INTERRUPTS}, not {shared['rx_irq']}", "correct it")
+    if not 1000 <= shared["clock_hz"] < 1 << 32:
+        raise ConfigError(f"{path}: clock_hz must be in Hz, not {shared['clock_hz']}", "as in clock_hz = 50_000_000")
+    if not list((path.parent / shared["hal"]).glob("*.cpp")):
+        raise ConfigError(
+            f"{path}: there is no .cpp file in the folder {path.parent / shared['hal']}", "write the five functions"
+        )
+    if shared.setdefault("environment", CUSTOM) != CUSTOM:
+        raise ConfigError(f"{path}: hal and environment exclude each other", "leave out environment")
 
 
 def find_definition(name: str, folder: Path | None = None) -> BoardDefinition:
@@ -154,7 +199,11 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
         raise ConfigError(f"{path}: baud must be positive, not {table['baud']}", "correct it")
     shared = {key: value for key, value in table.items() if key in _TYPES}
     own = {key: value for key, value in table.items() if key not in _TYPES}
-    definition = BoardDefinition(**shared, settings=own, file=path)
+    if shared.get("hal"):
+        _check_hal(path, shared)
+    elif lonely := [key for key in _HAL_KEYS if key in shared]:
+        raise ConfigError(f"{path}: {lonely[0]} belongs to hal, which is missing", "add hal, or leave it out")
+    definition = BoardDefinition(**shared, settings=own, file=path.resolve())
     try:
         kind.check_definition(definition)
     except ConfigError as exc:

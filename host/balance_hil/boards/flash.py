@@ -135,8 +135,9 @@ def _flash(
 
     environment = image_environment(definition, engine)
     header, baud = config.bundle.file(HEADER), config.baud or definition.baud
-    image = build_image(environment, header, progress, baud=baud)
-    upload(tool, definition, environment, image, target.port(), image_variables(header, baud), progress)
+    own = definition.own_sources
+    image = build_image(environment, header, progress, baud=baud, own=own)
+    upload(tool, definition, environment, image, target.port(), image_variables(header, baud, own), progress)
     progress("waiting for the board to come back")
     where, info = _wait_until_back(definition, target, config, engine)
     check_model(info, config.bundle, where, definition)

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -6,6 +7,7 @@ from balance_hil.boards import definition
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definition, load_definitions
 from balance_hil.boards.kinds.serial import find_port
 from balance_hil.errors import AmbiguousBoardError, ConfigError, PortNotFoundError, UnknownBoardError, UsageError
+from balance_hil.firmware_build import OwnSources
 from balance_hil.link import SerialPort
 
 TEENSY = BoardDefinition(name="teensy41", kind="serial", usb_vid=0x16C0, usb_pid=0x0483)
@@ -81,6 +83,56 @@ def test_a_bad_definition_names_what_is_wrong(tmp_path, text, message, hint):
     assert message in caught.value.message
     assert str(path) in caught.value.message
     assert hint in caught.value.message + caught.value.hint
+
+
+OWN = {
+    "name": "mine",
+    "kind": "serial",
+    "hal": "hal",
+    "cpu_flags": "-mcpu=cortex-m3 -mthumb",
+    "clock_hz": 50_000_000,
+    "flash_bytes": 262_144,
+    "ram_bytes": 65_536,
+    "rx_irq": 5,
+}
+
+
+def own(folder, **changed):
+    """A board with a HAL of its own; None leaves a key out."""
+    (folder / "hal").mkdir()
+    (folder / "hal" / "hal.cpp").write_text("")
+    table = {key: value for key, value in {**OWN, **changed}.items() if value is not None}
+    return write(folder, "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items()))
+
+
+def test_a_board_with_functions_of_its_own(tmp_path):
+    path = own(tmp_path)
+    board = load_definition(path)
+    assert (board.environment, board.upload_bytes, board.ram_address) == ("custom", 8192, 0x2000_0000)
+    assert board.own_sources == OwnSources(path, tmp_path / "hal")
+    before = board.own_sources.identity()
+    (tmp_path / "hal" / "hal.cpp").write_text("// changed")
+    assert board.own_sources.identity() != before  # the image is built again
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cpu_flags": None}, "hal needs cpu_flags"),
+        ({"rx_irq": None}, "hal needs rx_irq"),
+        ({"rx_irq": 82}, "rx_irq must be below 82"),
+        ({"ram_bytes": -1}, "ram_bytes must not be negative"),
+        ({"clock_hz": 50}, "clock_hz must be in Hz"),
+        ({"cpu_flags": "-mthumb"}, "cpu_flags names no processor"),
+        ({"hal": "nowhere"}, r"there is no \.cpp file"),
+        ({"hal": None}, "cpu_flags belongs to hal"),
+        ({"environment": "f405"}, "hal and environment exclude each other"),
+        ({"name": "a/b"}, "the name of a board with hal"),
+    ],
+)
+def test_a_board_with_functions_of_its_own_names_what_is_wrong(tmp_path, changed, message):
+    with pytest.raises(ConfigError, match=message):
+        load_definition(own(tmp_path, **changed))
 
 
 def test_two_files_for_one_board(tmp_path):

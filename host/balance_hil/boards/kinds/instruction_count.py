@@ -19,7 +19,7 @@ from pathlib import Path
 from balance_hil.boards.definition import BoardDefinition, find_definition
 from balance_hil.boards.kinds.emulated import image_environment
 from balance_hil.boards.kinds.qemu import emulator
-from balance_hil.errors import BoardBootError
+from balance_hil.errors import BoardBootError, UsageError
 from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
 from balance_hil.processes import tied
@@ -57,6 +57,8 @@ def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Cal
     """
     if counted_on := board.settings.get("bench"):
         board = find_definition(counted_on)
+    elif board.hal:
+        raise UsageError(f"{board.name} has no image that counts", 'add the like board that has to its file: bench = "qemu-m3"')
     image = build_image(image_environment(board, engine, prefix="bench"), header, progress)
     record, stamp = image.with_suffix(".json"), image.with_suffix(".stamp").read_text()
     known = json.loads(record.read_text()) if record.is_file() else {}

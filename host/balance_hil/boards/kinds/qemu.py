@@ -82,7 +82,7 @@ class QemuMachine(EmulatedMachine):
                 raise UsageError(f"firmware faults on {config.name} need the compact engine", "add --engine int8")
             environment += "_faults"
         self._options = _options(config.watchdog_ms, fault_number(config.fault, progress) if config.fault else 0)
-        self._image = build_image(environment, model_header(config), progress)
+        self._image = build_image(environment, model_header(config), progress, own=definition.own_sources)
         self._qmp: Qmp | None = None
         self._server: socket.socket | None = None
         super().__init__(config.name)
