@@ -96,8 +96,10 @@ ANY_SERIAL = BoardDefinition(name="serial", kind="serial", description="any boar
 _TYPES: dict[str, type] = {
     each.name: int if "int" in str(each.type) else str for each in fields(BoardDefinition) if each.name not in _NO_KEYS
 }
-_HAL_KEYS = ("cpu_flags", "clock_hz", "flash_address", "flash_bytes", "ram_address", "ram_bytes", "rx_irq")
-_HAL_KEYS += ("rx_buffer", "arena_bytes", "upload_bytes")
+_HAL_KEYS = (
+    *("cpu_flags", "clock_hz", "flash_address", "flash_bytes", "ram_address", "ram_bytes", "rx_irq"),
+    *("rx_buffer", "arena_bytes", "upload_bytes"),
+)
 
 
 def definition_folders() -> list[Path]:
