@@ -14,7 +14,7 @@ from balance_hil.boards import load_definitions
 from balance_hil.boards.kinds.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build
-from balance_hil.testing.synthetic_models import actor, random_policy
+from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
 from balance_hil.tflite.graph import read_graph
 
 from .engine_check import tflm_layers
@@ -42,9 +42,25 @@ def padded(data: bytes) -> bytes:
 def case_and_answer(model: bytes, seed: int) -> tuple[bytes, bytes]:
     """What goes into the board's memory for one model, and what must come out of its UART behind status and arena size."""
     inputs = np.random.default_rng(seed).integers(-128, 128, (ROWS, read_graph(model).n_obs), dtype=np.int8)
+    inputs[:2] = [[-128], [127]]
     layers, outputs = tflm_layers(model, inputs)
     case = padded(struct.pack("<II", len(model), ROWS)) + padded(model) + padded(inputs.tobytes())
     return case, np.hstack([*layers, outputs]).tobytes()
+
+
+def extreme_dense(rows: int, columns: int) -> bytes:
+    """One dense layer whose weights and zero points lie at the ends of int8 more often than not."""
+    rng = np.random.default_rng(1000 * columns + rows)
+    ends = np.asarray([-128, 127], np.int8)
+    weights = np.where(
+        rng.random((rows, columns)) < 0.6, rng.choice(ends, (rows, columns)), rng.integers(-128, 128, (rows, columns))
+    )
+    builder = ModelBuilder()
+    source = builder.tensor((1, columns), 0.02, int(rng.choice([-128, 127, 0, 5])))
+    scales = np.float32(0.01 * rng.uniform(0.2, 1.0, rows)).tolist()
+    output = (0.02 * 0.01 * 2**14 * columns**0.5 / 50, int(rng.choice([-128, 127, 0])))
+    bias = rng.normal(0, 2**14, rows) if rows % 3 else None
+    return builder.build(source, builder.dense(source, weights.astype(np.int8), scales, output, bias))
 
 
 def run_on(machine: str, image: Path, cases: Path, wanted: int) -> bytes:
@@ -68,7 +84,9 @@ def run_on(machine: str, image: Path, cases: Path, wanted: int) -> bytes:
 @pytest.mark.parametrize("name", sorted(BOARDS))
 def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     typical = [actor((6, 64, 64, 2), kind, per_channel=True, seed=7, squash=None) for kind in ("TANH", "RELU")]
-    models = [*typical, *(random_policy(seed) for seed in range(100, 108))]
+    # Every remainder of rows and of columns, by the fours and sixteens in which they are processed.
+    shapes = [(1 + (columns + more) % 9, columns) for columns in (*range(1, 21), 35, 64) for more in (0, 5)]
+    models = [*typical, *(random_policy(seed) for seed in range(100, 108)), *(extreme_dense(*shape) for shape in shapes)]
     pairs = [case_and_answer(model, seed) for seed, model in enumerate(models)]
     cases = tmp_path / "cases.bin"
     cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))

@@ -74,8 +74,8 @@ HIL_ALWAYS_INLINE inline void FourColumns(const int8_t*& a, const int8_t*& b, co
 
 }  // namespace
 
-void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output) {
-  InputPair* const pairs = static_cast<InputPair*>(static_cast<void*>(scratch));
+void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, void* scratch, int8_t* output) {
+  InputPair* const pairs = static_cast<InputPair*>(scratch);
   ExpandInput(layer, input, pairs);
   const uint32_t sixteens = layer.columns / 16;
   const uint32_t fours = (layer.columns % 16 + 3) / 4;

@@ -25,7 +25,7 @@ struct RowSums {
 
 }  // namespace
 
-void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, int16_t*, int8_t* output) {
+void DenseRows(const FullyConnectedLayer& layer, const int8_t* input, void*, int8_t* output) {
   const uint32_t whole = layer.columns / kLanes;
   const uint32_t rest = layer.columns % kLanes;
   const mve_pred16_t in_rest = vctp8q(rest);  // lanes beyond the row load zeros and touch no memory

@@ -28,13 +28,16 @@ void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
 
 }  // namespace
 
+#if HIL_FOLDS_BIAS
+
 int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row) {
-  const int8_t* weights = layer.weights + row * layer.columns;
-  int32_t sum = 0;
-  for (uint32_t i = 0; i < layer.columns; ++i) sum += weights[i];
-  const uint32_t subtracted = static_cast<uint32_t>(sum) * static_cast<uint32_t>(int32_t{layer.input_zero_point});
-  return static_cast<int32_t>(static_cast<uint32_t>(LoadInt32(layer.bias + 4 * row)) - subtracted);
+  const int8_t* const weights = layer.weights + row * layer.columns;
+  int32_t added = 0;
+  for (uint32_t i = 0; i < layer.columns; ++i) added += weights[i] * layer.input_zero_point;
+  return LoadInt32(layer.bias + 4 * row) - added;
 }
+
+#endif
 
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   constexpr int64_t kLargestProduct = 255 * 128;  // input less its zero point, times a weight
@@ -45,14 +48,14 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
 }
 
 uint32_t ScratchBytes([[maybe_unused]] uint32_t columns, [[maybe_unused]] uint32_t rows) {
-#if defined(HIL_DENSE_ROWS_M0)
-  return (rows + 3u) / 4u * 16u;
+#if defined(HIL_DENSE_ROWS_SCALAR)
+  return 4 * rows;
 #else
   return (columns + 3u) / 4u * 8u;
 #endif
 }
 
-void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output) {
+void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, void* scratch, int8_t* output) {
   if (layer.fits) {
     DenseRows(layer, input, scratch, output);
     if (kDenseRowsClamps) return;

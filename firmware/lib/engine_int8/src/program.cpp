@@ -68,7 +68,7 @@ Status Builder::Build() {
     const Status status = AddStep(i);
     if (status != Status::kOk) return model_.ok() ? status : Status::kModelInvalid;
   }
-  program_.scratch = reinterpret_cast<int16_t*>(cursor_.Take<uint32_t>(scratch_bytes_ / 4));
+  program_.scratch = cursor_.Take<uint32_t>(scratch_bytes_ / 4);
   refusal_ = {};
   void* output = nullptr;
   const bool computed = model_.output() != model_.input() && FindData(model_.output(), program_.n_steps, &output);
@@ -204,12 +204,12 @@ bool Builder::PrepareRows(const Tensor& weights, const Operand& input, const Ope
     }
     if (shifts != nullptr) {  // allocated last: if it fits, so do the others
       fractions[row] = multiplier.fraction;
-#if HIL_FOLDS_BIAS
-      folded_bias[row] = FoldedBias(*layer, row);
-#endif
       // A multiplier of 0 may have any shift.
       shifts[row] = static_cast<int8_t>(multiplier.fraction == 0 ? 0 : -1 - multiplier.shift);
       layer->fits = layer->fits && RowFits(*layer, row);
+#if HIL_FOLDS_BIAS
+      if (layer->fits) folded_bias[row] = FoldedBias(*layer, row);
+#endif
     }
   }
   return true;

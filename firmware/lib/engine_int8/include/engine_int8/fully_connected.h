@@ -3,14 +3,29 @@
 
 #include <cstdint>
 
-namespace hil::int8 {
+// Which of dense_rows_*.cpp is compiled.
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && (__ARM_ARCH_PROFILE == 'M')
+#define HIL_CORTEX_M_DSP 1
+#endif
 
-/// Whether this processor's fast arithmetic takes a bias from which input zero point times sum of the weights is subtracted.
-#if defined(__ARM_ARCH_6M__)
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#define HIL_DENSE_ROWS_MVE 1
+#elif defined(HIL_CORTEX_M_DSP)
+#define HIL_DENSE_ROWS_DSP 1
+#elif defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_7M__)
+#define HIL_DENSE_ROWS_SCALAR 1
+#else
+#define HIL_DENSE_ROWS_PORTABLE 1
+#endif
+
+// Whether it takes a bias from which what it adds for an input of zeros is subtracted.
+#if defined(HIL_DENSE_ROWS_SCALAR)
 #define HIL_FOLDS_BIAS 1
 #else
 #define HIL_FOLDS_BIAS 0
 #endif
+
+namespace hil::int8 {
 
 /// One dense layer. Everything it points to outlives it.
 struct FullyConnectedLayer {
@@ -30,8 +45,11 @@ struct FullyConnectedLayer {
   bool fits;  // RowFits() for every row: the fast arithmetic holds every accumulator and multiplier
 };
 
-/// The bias of one row, less input zero point times sum of the weights. It wraps, and so does the sum that begins with it.
+#if HIL_FOLDS_BIAS
+/// The bias of one row that `fits`, less what the fast arithmetic adds for an input of zeros: input zero point times sum of the
+/// weights.
 int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row);
+#endif
 
 /// True when the row's accumulator stays below 2^30 for every input, and its multiplier is at most 1/2.
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
@@ -40,6 +58,6 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
 uint32_t ScratchBytes(uint32_t columns, uint32_t rows);
 
 /// output, int8 [rows] = clamp(requantize(weights * (input - zero point) + bias)).
-void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, int16_t* scratch, int8_t* output);
+void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, void* scratch, int8_t* output);
 
 }  // namespace hil::int8

@@ -64,7 +64,7 @@ struct Program {
   uint32_t n_obs = 0;
   const int8_t* output = nullptr;
   uint32_t n_act = 0;
-  int16_t* scratch = nullptr;
+  void* scratch = nullptr;
   QuantParams input_quant;
   QuantParams output_quant;
 };
