@@ -164,16 +164,20 @@ def _drive(definition: BoardDefinition, config: FlashConfig, image: Path, progre
     """The boot drive. If there is none, the firmware behind the port is asked to start the boot loader."""
     try:
         return find_drive(config.drive, image)
-    except PortNotFoundError:
+    except PortNotFoundError as exc:
         if config.port is None:
             raise
-    with (
-        reserved(config.port, config.wait_s, progress),
-        connect(definition.name, port=config.port, handshake_timeout_s=ASK_TIMEOUT_S) as board,
-    ):
-        _refuse_other_board(definition, board.info, config.force)
-        progress(f"starting the boot loader of the board on {config.port}")
-        board.enter_bootloader()
+        by_hand = exc.hint
+    try:
+        with (
+            reserved(config.port, config.wait_s, progress),
+            connect(definition.name, port=config.port, handshake_timeout_s=ASK_TIMEOUT_S) as board,
+        ):
+            _refuse_other_board(definition, board.info, config.force)
+            progress(f"starting the boot loader of the board on {config.port}")
+            board.enter_bootloader()
+    except LinkError as exc:  # no firmware, or one that is older than this request
+        raise type(exc)(f"the boot loader was not started: {exc.message}", by_hand) from exc
     deadline = time.monotonic() + DRIVE_TIMEOUT_S
     while True:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import threading
@@ -20,7 +21,15 @@ from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.rp2040 import Rp2040Machine
 from balance_hil.bundle import Bundle
 from balance_hil.cli import flash as flash_command
-from balance_hil.errors import AmbiguousBoardError, FlashFailedError, HarnessError, PortNotFoundError, UsageError, WrongBoardError
+from balance_hil.errors import (
+    AmbiguousBoardError,
+    FlashFailedError,
+    HarnessError,
+    LinkError,
+    PortNotFoundError,
+    UsageError,
+    WrongBoardError,
+)
 from balance_hil.model_image import ModelImage
 
 BLOCKS = 100
@@ -247,3 +256,15 @@ def test_a_boot_loader_whose_drive_is_not_mounted_is_told(
     with pytest.raises(PortNotFoundError, match="was sent to its boot loader, and no boot drive was mounted") as caught:
         flash(FlashConfig(bundle=ppo_bundle, board="pico", port=running[1], engine="int8"))
     assert "--drive FOLDER" in caught.value.hint
+
+
+def test_a_board_that_does_not_answer_is_put_into_its_boot_loader_by_hand(mounted, built, ppo_bundle, monkeypatch):
+    monkeypatch.setattr("balance_hil.boards.flash.ASK_TIMEOUT_S", 0.2)
+    silent, port = os.openpty()
+    try:
+        with pytest.raises(LinkError, match="the boot loader was not started: ") as caught:
+            flash(FlashConfig(bundle=ppo_bundle, board="pico", port=os.ttyname(port), engine="int8"))
+    finally:
+        os.close(silent)
+        os.close(port)
+    assert "hold BOOTSEL" in caught.value.hint
