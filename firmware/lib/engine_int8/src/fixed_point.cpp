@@ -104,25 +104,24 @@ Multiplier Quotient(float a, float b, float c) {
   const Float fa = Unpack(a);
   const Float fb = Unpack(b);
   const Float fc = Unpack(c);
-  // The product has 48 bits at most and is exact, as in double. Long division from its first bit, until the quotient has the 53
-  // bits of a double and one more.
-  uint64_t product = static_cast<uint64_t>(fa.significand) * fb.significand << 16;
+  // The product has 48 bits at most and is exact, as in double. Long division, eight bits at a time, of the product and 32 zeros:
+  // 55 to 57 bits.
+  const uint64_t product = static_cast<uint64_t>(fa.significand) * fb.significand;
+  uint32_t remainder = static_cast<uint32_t>(product >> 32);
+  uint32_t rest = static_cast<uint32_t>(product);
   uint64_t quotient = 0;
-  uint32_t remainder = 0;
-  int32_t shift = fa.exponent + fb.exponent - fc.exponent + 48 + 54;
-  while ((quotient >> 53) == 0) {
-    remainder = remainder << 1 | static_cast<uint32_t>(product >> 63);
-    product <<= 1;
-    quotient <<= 1;
-    if (remainder >= fc.significand) {
-      remainder -= fc.significand;
-      quotient |= 1;
-    }
-    --shift;
+  for (int i = 0; i < 8; ++i) {
+    remainder = remainder << 8 | rest >> 24;
+    rest <<= 8;
+    quotient = quotient << 8 | remainder / fc.significand;
+    remainder %= fc.significand;
   }
-  // To 53 bits, half to even; then to 31 bits, half away from zero.
-  const bool above_half = remainder != 0 || (quotient & 2) != 0;
-  quotient = (quotient >> 1) + ((quotient & 1) != 0 && above_half ? 1 : 0);
+  int32_t shift = fa.exponent + fb.exponent - fc.exponent + 23;
+  uint32_t more = remainder != 0 ? 1 : 0;
+  for (; quotient >> 55 != 0; quotient >>= 1, ++shift) more |= static_cast<uint32_t>(quotient) & 1;
+  // To 53 bits, half to even (a last bit of 1 stands for any remainder); then to 31 bits, half away from zero.
+  quotient |= more;
+  quotient = (quotient + 1 + (quotient >> 2 & 1)) >> 2;
   uint32_t fraction = static_cast<uint32_t>((quotient + (1u << 21)) >> 22);
   if (fraction == 0x80000000u) {
     fraction >>= 1;
