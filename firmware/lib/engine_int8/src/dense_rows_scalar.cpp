@@ -13,8 +13,11 @@ namespace hil::int8 {
 namespace {
 
 // clang-format off
+#define HIL_ADDRESSES(how) [input] how(input), [a] how(a), [b] how(b), [c] how(c), [d] how(d)
 #if defined(__ARM_ARCH_6M__)
 constexpr bool kAddressesAreEnds = true;  // to which a negative index is added
+#define HIL_MOVED
+#define HIL_KEPT HIL_ADDRESSES("l")
 #define HIL_LOAD(to, address) "ldrsb  " to ", [" address ", %[index]]  \n\t"
 #define HIL_ADD_PRODUCT(sum) "muls   r7, r6, r7                    \n\t" \
                              "add    " sum ", " sum ", r7          \n\t"
@@ -22,6 +25,8 @@ constexpr bool kAddressesAreEnds = true;  // to which a negative index is added
 #define HIL_AFTER(columns)
 #else
 constexpr bool kAddressesAreEnds = false;
+#define HIL_MOVED HIL_ADDRESSES("+l"),
+#define HIL_KEPT
 #define HIL_LOAD(to, address) "ldrsb  " to ", [" address "], #1        \n\t"
 #define HIL_ADD_PRODUCT(sum) "mla    " sum ", r6, r7, " sum "      \n\t"
 #define HIL_AFTER_COLUMN
@@ -37,17 +42,17 @@ constexpr bool kAddressesAreEnds = false;
   HIL_AFTER_COLUMN
 // clang-format on
 
-/// sums[0 to 3] += products of an even number of columns, at least two, of four rows of weights, `stride` apart; `x` and `w`
-/// point at the first of them, or behind the last one. Addresses and factors take all low registers, so that the sums lie in high
+/// sums[0 to 3] += products of an even number of columns, at least two, of four rows of weights, which `w_a` to `w_d` and `x`
+/// point at the first of, or behind the last. Addresses and factors take all low registers, so that the sums lie in high
 /// ones, which the ADD of the M0+ reaches. The M0+ takes 18 cycles a column, 4.5 a product.
-HIL_ALWAYS_INLINE inline void AddPairsOfColumns(uint32_t columns, const int8_t* x, const int8_t* w, uint32_t stride,
-                                                int32_t* sums) {
+HIL_ALWAYS_INLINE inline void AddPairsOfColumns(uint32_t columns, const int8_t* x, const int8_t* w_a, const int8_t* w_b,
+                                                const int8_t* w_c, const int8_t* w_d, int32_t* sums) {
   register int32_t index __asm__("r0") = -static_cast<int32_t>(columns);
   register const int8_t* input __asm__("r1") = x;
-  register const int8_t* a __asm__("r2") = w;
-  register const int8_t* b __asm__("r3") = a + stride;
-  register const int8_t* c __asm__("r4") = b + stride;
-  register const int8_t* d __asm__("r5") = c + stride;
+  register const int8_t* a __asm__("r2") = w_a;
+  register const int8_t* b __asm__("r3") = w_b;
+  register const int8_t* c __asm__("r4") = w_c;
+  register const int8_t* d __asm__("r5") = w_d;
   register int32_t sum_a __asm__("r8") = sums[0];
   register int32_t sum_b __asm__("r9") = sums[1];
   register int32_t sum_c __asm__("r10") = sums[2];
@@ -62,9 +67,8 @@ HIL_ALWAYS_INLINE inline void AddPairsOfColumns(uint32_t columns, const int8_t* 
       HIL_COLUMN HIL_COLUMN HIL_COLUMN HIL_COLUMN HIL_AFTER("4")
       "bmi    1b                       \n\t"
       "2:                              \n\t"
-      : [index] "+l"(index), [input] "+l"(input), [a] "+l"(a), [b] "+l"(b), [c] "+l"(c), [d] "+l"(d), [sum_a] "+h"(sum_a),
-        [sum_b] "+h"(sum_b), [sum_c] "+h"(sum_c), [sum_d] "+h"(sum_d)
-      :
+      : [index] "+l"(index), HIL_MOVED [sum_a] "+h"(sum_a), [sum_b] "+h"(sum_b), [sum_c] "+h"(sum_c), [sum_d] "+h"(sum_d)
+      : HIL_KEPT
       : "r6", "r7", "cc", "memory");
   sums[0] = sum_a;
   sums[1] = sum_b;
@@ -72,27 +76,29 @@ HIL_ALWAYS_INLINE inline void AddPairsOfColumns(uint32_t columns, const int8_t* 
   sums[3] = sum_d;
 }
 
-/// Sums of all rows, which begin with their folded bias.
+/// Sums of all rows, which begin with their folded bias; room for a multiple of four.
 __attribute__((noinline)) void Sums(const FullyConnectedLayer& layer, const int8_t* input, int32_t* sums) {
   const uint32_t columns = layer.columns;
   const uint32_t odd = columns % 2;
   const uint32_t first = kAddressesAreEnds ? columns : odd;
-  const int32_t* bias = layer.folded_bias;
-  const int8_t* w = layer.weights;
+  std::memcpy(sums, layer.folded_bias, layer.rows * sizeof *sums);
+  for (uint32_t i = 0; odd != 0 && i < layer.rows; ++i) sums[i] += layer.weights[i * columns] * input[0];
+  const int8_t* const x = input + first;
+  const int8_t* a = layer.weights + first;
   uint32_t left = layer.rows;
   for (; left >= 4; left -= 4) {
-    std::memcpy(sums, bias, 4 * sizeof *sums);
-    for (uint32_t i = 0; odd != 0 && i < 4; ++i) sums[i] += w[i * columns] * input[0];
-    AddPairsOfColumns(columns - odd, input + first, w + first, columns, sums);
-    w += 4 * columns;
-    bias += 4;
+    const int8_t* const b = a + columns;
+    const int8_t* const c = b + columns;
+    const int8_t* const d = c + columns;
+    AddPairsOfColumns(columns - odd, x, a, b, c, d, sums);
+    a = d + columns;
     sums += 4;
   }
-  for (; left != 0; --left) {
-    int32_t sum = *bias++;
-    for (uint32_t i = 0; i < columns; ++i) sum += *w++ * input[i];
-    *sums++ = sum;
-  }
+  if (left == 0) return;
+  // The last row is repeated: the sums beyond it are written and not used.
+  const int8_t* const b = left > 1 ? a + columns : a;
+  const int8_t* const c = left > 2 ? b + columns : b;
+  AddPairsOfColumns(columns - odd, x, a, b, c, c, sums);
 }
 
 #if defined(__ARM_ARCH_6M__)

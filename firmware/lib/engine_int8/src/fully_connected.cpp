@@ -49,7 +49,7 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
 
 uint32_t ScratchBytes([[maybe_unused]] uint32_t columns, [[maybe_unused]] uint32_t rows) {
 #if defined(HIL_DENSE_ROWS_SCALAR)
-  return 4 * rows;
+  return (rows + 3u) / 4u * 16u;
 #else
   return (columns + 3u) / 4u * 8u;
 #endif
