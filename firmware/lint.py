@@ -32,6 +32,7 @@ NEEDS_A_LIBRARY = ("engine_tflm", "board_engine/tflm.cpp", "operators_tflm.cpp")
 # What a Cortex-M alone can compile: registers, its instructions, the images for it.
 CORTEX = (
     "lib/hal_cortex/",
+    "lib/hal_custom/",
     "lib/hal_mps/",
     "lib/hal_rp2040/",
     "lib/hal_stm32/",
@@ -73,7 +74,7 @@ class Unit:
         if not self.cortex:
             folders.append(FIRMWARE / "test" / "arduino")
         defined = ["-DHIL_RX_BUFFER=256", f"-DHIL_UPLOAD_BYTES={self.upload_bytes}", "-DF_CPU=1000000L"]
-        defined += ["-DHIL_MACHINE_MPS2"] if self.cortex else []
+        defined += ["-DHIL_MACHINE_MPS2", "-DHIL_RX_IRQ=5", "-DHIL_CLOCK_HZ=12000000"] if self.cortex else []
         return ["-std=c++17", "-fno-exceptions", "-fno-rtti", *defined, *(f"-I{folder}" for folder in folders)]
 
 

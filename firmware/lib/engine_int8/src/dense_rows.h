@@ -69,7 +69,7 @@ HIL_ALWAYS_INLINE inline void Finish(const FullyConnectedLayer& layer, const int
   const int32_t one_and_zero_point = 1 + 2 * layer.output_zero_point;
   const int32_t* fractions = layer.fractions;
   const int8_t* shifts = layer.shifts;
-  for (int8_t* const end = output + layer.rows; output != end;) {
+  for (const int8_t* const end = output + layer.rows; output != end;) {
     *output++ = FinishRow(2 * *sums++, *fractions++, *shifts++, one_and_zero_point);
   }
 }
