@@ -21,6 +21,14 @@ from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 MAX_BYTES = 256 << 20
 _MAX_CONFIG_BYTES = 4 << 20
 _TIMEOUT_S = 60.0
+# Of processor time, where the system can limit it: a busy computer takes long to start a process, not to read a file.
+_READ_H5 = """
+import h5py, sys
+if sys.platform != "win32":
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
+sys.stdout.write(h5py.File(sys.argv[1]).attrs["model_config"])
+"""
 _HINT = "save a chain of Dense layers with one input and one output, or convert it to ONNX and export that"
 _FUSED: dict[str, list[Step]] = {
     "NONE": [],
@@ -56,10 +64,9 @@ def check_keras_file(path: Path) -> None:
 
 
 def _h5_config(path: Path) -> bytes:
-    """The attribute model_config of an HDF5 file, read in a child process: a damaged file may crash the library."""
-    read = "import h5py, sys; sys.stdout.write(h5py.File(sys.argv[1]).attrs['model_config'])"
+    """The attribute model_config of an HDF5 file, read in a child process: a damaged file may crash or never end the library."""
     try:
-        done = subprocess.run(tied([sys.executable, "-c", read, str(path)]), capture_output=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(tied([sys.executable, "-c", _READ_H5, str(path)]), capture_output=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as exc:
         raise ValueError(f"it cannot be read in {_TIMEOUT_S:g} s") from exc
     if done.returncode != 0:

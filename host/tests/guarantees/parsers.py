@@ -66,6 +66,10 @@ NASTY: list[Any] = [
 ]
 
 
+class ExceededError(BaseException):
+    """A child process took more than is allowed; not an Exception, which the parser would turn into an error of its own."""
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +420,6 @@ def keras(folder: Path) -> Parser:
 
 def keras_h5(folder: Path) -> Parser:
     """The same of Keras's older format, whose reader is a child process: a fork, and one in H5_PROCESSES as it is."""
-    import h5py
 
     from balance_hil.exporting import keras_source
 
@@ -440,16 +443,23 @@ def keras_h5(folder: Path) -> Parser:
             sys.stdout.flush()
             os._exit(status)
         _, status, used = os.wait4(child, 0)
-        assert used.ru_utime + used.ru_stime < MAX_S
-        assert 1024 * used.ru_maxrss < resident + MAX_GROWTH_BYTES
+        if used.ru_utime + used.ru_stime > MAX_S or 1024 * used.ru_maxrss > resident + MAX_GROWTH_BYTES:
+            raise ExceededError(f"{used.ru_utime + used.ru_stime:.1f} s and {used.ru_maxrss >> 10} MiB")
         return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status), *(path.read_bytes() for path in said))
 
     resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     vars(keras_source)["subprocess"] = types.SimpleNamespace(run=forked, TimeoutExpired=subprocess.TimeoutExpired)
-    with h5py.File(folder / "seed.h5", "w") as file:
+    return [_h5()], damaged, _by_file(folder, "a.h5", keras_source.check_keras_file)
+
+
+def _h5() -> bytes:
+    import h5py
+
+    packed = io.BytesIO()
+    with h5py.File(packed, "w") as file:
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": []}})
         file.create_dataset("model_weights/dense/kernel", data=np.zeros((4, 4), np.float32))
-    return [(folder / "seed.h5").read_bytes()], damaged, _by_file(folder, "a.h5", keras_source.check_keras_file)
+    return packed.getvalue()
 
 
 def bombs(name: str) -> list[bytes]:
@@ -464,6 +474,11 @@ def bombs(name: str) -> list[bytes]:
             return [_zip_of("observations.npy", zeros=300), _zip_of("observations.npy", npy)]
         case "keras":
             return [_zip_of("config.json", zeros=300), *(_zip_of("config.json", each) for each in deep.values())]
+        case "keras_h5":
+            before, heap, after = _h5().partition(
+                b"GCOL"
+            )  # an object of it that is 2^64 bytes long, with its head: the next is itself
+            return [before + heap + after[:20] + ((1 << 64) - 16).to_bytes(8, "little") + after[28:]]
         case "checkpoint_zip":
             return [_zip_of("data", zeros=300), _zip_of("data", deep["json"]), _zip_of("policy.pth", zeros=600)]
         case "bundle_json":
