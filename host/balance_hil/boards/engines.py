@@ -19,7 +19,6 @@ from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
 MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
-ARENA_BYTES = 16 * 1024  # kArenaBytes of the firmware's images; the native board allocates what the model needs
 # Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
@@ -91,10 +90,13 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
                 "export only the deterministic actor; or use the board that runs every operator: --board native --engine tflm",
             )
     needed = arena_bytes(graph)
-    if engine == COMPACT and definition.kind != "native" and needed > ARENA_BYTES:
+    if engine == COMPACT and definition.kind != "native" and needed > definition.arena_bytes:  # native takes what it needs
+        place = (
+            f"arena_bytes in {definition.file}" if definition.hal else "kArenaBytes in firmware/src/board_engine/board_engine.h"
+        )
         raise ArenaTooSmallError(
-            f"the model needs {needed} bytes of memory besides its weights, {definition.name} has {ARENA_BYTES}",
-            "train a smaller network, or raise kArenaBytes in firmware/src/board_engine/board_engine.h",
+            f"the model needs {needed} bytes of memory besides its weights, {definition.name} has {definition.arena_bytes}",
+            f"train a smaller network, or raise {place}",
             needed,
         )
 

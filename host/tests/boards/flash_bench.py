@@ -118,7 +118,13 @@ read answer < {self._done}
         program.chmod(0o755)
 
     def build(
-        self, environment: str, header: Path, progress: Callable[[str], None] | None = None, *, baud: int | None = None
+        self,
+        environment: str,
+        header: Path,
+        progress: Callable[[str], None] | None = None,
+        *,
+        baud: int | None = None,
+        own: object = None,
     ) -> Path:
         """Instead of ``build_image``."""
         if self.build_error is not None:
