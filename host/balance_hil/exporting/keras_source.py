@@ -21,12 +21,14 @@ from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 MAX_BYTES = 256 << 20
 _MAX_CONFIG_BYTES = 4 << 20
 _TIMEOUT_S = 60.0
-# Of processor time, where the system can limit it: a busy computer takes long to start a process, not to read a file.
+# 4 s of processor time, and 256 MiB beside what the library and its threads' stacks take, where the system has such limits.
 _READ_H5 = """
 import h5py, sys
-if sys.platform != "win32":
-    import resource
-    resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
+if sys.platform == "linux":
+    import re, resource
+    held = int(re.search(r"VmData:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+    for what, most in (resource.RLIMIT_CPU, 4), (resource.RLIMIT_DATA, held + (256 << 20)):
+        resource.setrlimit(what, (most, most))
 sys.stdout.write(h5py.File(sys.argv[1]).attrs["model_config"])
 """
 _HINT = "save a chain of Dense layers with one input and one output, or convert it to ONNX and export that"
