@@ -290,7 +290,7 @@ def install_packages(environment: str) -> str:
 
 
 def _platformio_option(environment: str, name: str) -> str:
-    from platformio.project.config import ProjectConfig  # type: ignore[import-untyped]
+    from platformio.project.config import ProjectConfig  # type: ignore[import-untyped]  # PlatformIO has no types
 
     project = PROJECT if (PROJECT / "platformio.ini").is_file() else paths.SHIPPED
     return str(ProjectConfig(str(project / "platformio.ini")).get(f"env:{environment}", name))
@@ -428,7 +428,7 @@ def why_it_failed(output: str) -> str:
 
 def _provide_scons(folder: Path) -> None:
     """Provides PlatformIO's package ``tool-scons`` from the Python environment's SCons."""
-    from platformio.dependencies import get_core_dependencies  # type: ignore[import-untyped]
+    from platformio.dependencies import get_core_dependencies  # type: ignore[import-untyped]  # PlatformIO has no types
 
     wanted = get_core_dependencies()["tool-scons"].lstrip("~^=")
     package = {"name": "tool-scons", "version": wanted, "description": "SCons of the Python environment"}
@@ -454,7 +454,7 @@ def _drop_stale_platform_link(folder: Path) -> None:
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", *arguments],  # noqa: S607
+            ["git", *arguments],  # noqa: S607 - the git of PATH
             cwd=PROJECT,
             capture_output=True,
             text=True,

@@ -8,7 +8,7 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
-from custom import configure  # noqa: E402
+from custom import configure  # noqa: E402 - below the line that makes it importable
 from image import add_build_info, add_model  # noqa: E402
 from uf2 import finish  # noqa: E402
 

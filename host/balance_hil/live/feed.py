@@ -94,10 +94,9 @@ class LivePage:
         scene = self._env.scene if self._env is not None else None
         if scene is not None and step.state is not None:
             if scene.shapes is not self._shapes:
-                self._shapes = scene.shapes
-                self._send(
-                    SCENE, json.dumps({frame: [s._asdict() for s in each] for frame, each in scene.shapes.items()}).encode()
-                )
+                shapes = {frame: [solid._asdict() for solid in solids] for frame, solids in scene.shapes.items()}
+                if self._send(SCENE, json.dumps(shapes).encode()):  # else with the next poses
+                    self._shapes = scene.shapes
             self._send(TRANSFORMS, json.dumps([round(value, 5) for value in scene.poses(step.state)]).encode())
         self._send(STEP, b"[%.9g,%b]" % (run_s, self._encode(step)))
 
@@ -159,9 +158,13 @@ class LivePage:
     def _message(self, topic: str, message: Mapping[str, Any]) -> None:
         self._send(topic, json.dumps(message).encode())
 
-    def _send(self, topic: str, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # the server is behind, or gone
+    def _send(self, topic: str, data: bytes) -> bool:
+        """Whether the server got it; not where it is behind, or gone."""
+        try:
             self._socket.send(topic.encode() + b"\n" + data)
+        except OSError:
+            return False
+        return True
 
     def _await_ready(self) -> str:
         """The address, once the server listens. Raises HarnessError."""

@@ -19,7 +19,7 @@ from balance_hil.recording import Step
 
 pytest.importorskip("uvicorn", reason="the extra live is not installed: pip install 'balance-hil[live]'")
 client = pytest.importorskip("websockets.sync.client", reason="the extra live is not installed: pip install 'balance-hil[live]'")
-from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402 - once it is known to be installed
 
 META = {
     "policy": "ppo", "bundle": "b", "environment": "balance/Balance-v0", "clock": "realtime", "faults": [], "max_steps": 9,
