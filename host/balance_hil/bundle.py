@@ -3,6 +3,7 @@
     policy.zip             SB3 checkpoint, if it came so    training.json   settings and results of the training
     actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite
     model.h                C array of the int8 model    golden.npz      inputs, every layer's tensor and outputs (TFLM)
+    signals.h              names, units, order, scales
     bundle.json            manifest (this module)       README.md       model card
 
 ``id`` is the first 12 hex digits of the SHA-256 of ``policy_int8.tflite`` and its normalization; the board reports the same.
@@ -38,6 +39,7 @@ ONNX_MODEL = "actor.onnx"
 POLICY = "policy.zip"
 TRAINING = "training.json"
 HEADER = "model.h"
+SIGNALS = "signals.h"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
 _TABLES = ("source", "checked_against", "calibration", "training", "versions", "metrics")  # of the manifest, stored as they are

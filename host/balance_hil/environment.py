@@ -547,10 +547,11 @@ def _signals(
     signals = []
     for i, row in enumerate(rows):
         try:
-            name, unit, own_scale = str(row["name"]), str(row.get("unit", "")), float(row.get("scale", scale[i]))
+            name, own_scale = str(row["name"]), float(row.get("scale", scale[i]))
+            unit, positive = str(row.get("unit", "")), str(row.get("positive", ""))
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise UnsupportedEnvironmentError(f"policy_spec of {environment}, {kind} {i}: {exc}", hint) from exc
-        signals.append(Signal(index=i, name=name, unit=unit, min=low[i], max=high[i], scale=own_scale))
+        signals.append(Signal(index=i, name=name, unit=unit, min=low[i], max=high[i], scale=own_scale, positive=positive))
     if len({signal.name for signal in signals}) != len(signals):
         raise UnsupportedEnvironmentError(f"policy_spec of {environment} gives two elements of its {kind} one name", hint)
     return tuple(signals)

@@ -2,13 +2,13 @@
 
     control_period_ms: 20
     observation:                                   # one row for each input, in order
-      - {name: pitch, unit: rad, scale: 0.35, min: -1, max: 1}
+      - {name: pitch, unit: rad, scale: 0.35, min: -1, max: 1, positive: tilt it forward}
       - {name: pitch_rate, unit: rad/s}            # scale 1, no limits
     action:
       - {name: wheel_left, unit: rad/s, min: -1, max: 1}
     discrete: false                                # true: the outputs are logits, the largest is the action
 
-``min`` and ``max`` are limits of the policy's own number, ``scale`` the physical value of 1.0.
+``min`` and ``max`` are limits of the policy's own number, ``scale`` the physical value of 1.0, ``positive`` what makes it rise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 _LARGEST = float(np.finfo(np.float32).max)
 _KEYS = ("control_period_ms", "observation", "action", "discrete")
-_ROW_KEYS = {"name", "unit", "scale", "min", "max"}
+_ROW_KEYS = {"name", "unit", "scale", "min", "max", "positive"}
 _HINT = "the format: docs/policies.md, section signals.yaml"
 
 
@@ -86,7 +86,8 @@ def _rows(path: Path, table: Mapping[str, Any], kind: str, count: int) -> tuple[
         if (low is not None and high is not None and low >= high) or scale == 0:
             raise ConfigError(f"{place}: min must be below max, and scale not 0", _HINT)
         scale = 1.0 if scale is None else scale
-        signals.append(Signal(index=i, name=row["name"], unit=str(row.get("unit", "")), min=low, max=high, scale=scale))
+        unit, positive = str(row.get("unit", "")), str(row.get("positive", ""))
+        signals.append(Signal(index=i, name=row["name"], unit=unit, min=low, max=high, scale=scale, positive=positive))
     if len({signal.name for signal in signals}) != len(signals):
         raise ConfigError(f"{path}: two elements of {kind} have one name", "give each its own")
     return tuple(signals)

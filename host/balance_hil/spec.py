@@ -23,6 +23,7 @@ class Signal:
     min: float | None  # of the scaled number that the policy reads; None: unbounded
     max: float | None
     scale: float = 1.0  # physical value = scaled number * scale
+    positive: str = field(default="", compare=False)  # what makes it rise, as an instruction: "tilt forward"; "": not said
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from balance_hil.bundle import (
     MODEL_CARD,
     ONNX_MODEL,
     POLICY,
+    SIGNALS,
     Bundle,
     model_id,
     write_bundle,
@@ -53,6 +54,7 @@ from balance_hil.metrics import Verdict, summarize
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.signals_header import signals_header
 from balance_hil.tflite.edit import elementwise_in_int8
 from balance_hil.tflite.graph import read_graph
 
@@ -170,6 +172,7 @@ class _Export:
             calibration.origin["saturated"] = saturated
             self.warnings += saturation_warnings([signal.name for signal in self.spec.observation], saturated)
         bundle = self._bundle(model, calibration, stages, proof, checked, verdict)
+        (self.staging / SIGNALS).write_text(signals_header(self.spec, bundle.id))
         write_model_card(self.staging / MODEL_CARD, bundle, model.graph, self.config)
         published = write_bundle(self.staging, bundle)
         rejected = self.source.target.with_name(self.source.target.name + REJECTED)

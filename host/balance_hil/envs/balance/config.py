@@ -13,6 +13,7 @@ from balance_hil.envs.balance.options import NOMINAL, RobotOptions, options_from
 from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 EPISODE_STEPS = 6000  # 30 s
+Row = tuple[str, str, float, str]  # of a signal table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,30 +93,38 @@ class BalanceConfig:
     def policy_spec(self, environment: str) -> PolicySpec:
         """Signal tables of observation and action for the environment of that Gymnasium id."""
         observation = (
-            ("pitch", "rad", self.pitch_scale_rad),
-            ("pitch_rate", "rad/s", self.pitch_rate_scale_rad_s),
-            ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s),
-            ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s),
-            ("speed_error", "rad/s", self.speed_error_scale_rad_s),
-            ("wheel_speed_difference_error", "rad/s", self.wheel_speed_difference_error_scale_rad_s),
+            ("pitch", "rad", self.pitch_scale_rad, "tilt it forward"),
+            ("pitch_rate", "rad/s", self.pitch_rate_scale_rad_s, "tilt it forward, quickly"),
+            ("wheel_left_speed", "rad/s", self.wheel_speed_scale_rad_s, "turn the left wheel forward"),
+            ("wheel_right_speed", "rad/s", self.wheel_speed_scale_rad_s, "turn the right wheel forward"),
+            ("speed_error", "rad/s", self.speed_error_scale_rad_s, "turn both wheels backward"),
+            (
+                "wheel_speed_difference_error",
+                "rad/s",
+                self.wheel_speed_difference_error_scale_rad_s,
+                "turn the left wheel forward",
+            ),
         )
         action = (
-            ("wheel_left_speed_step", "rad/s", self.wheel_speed_step_rad_s),
-            ("wheel_right_speed_step", "rad/s", self.wheel_speed_step_rad_s),
+            ("wheel_left_speed_step", "rad/s", self.wheel_speed_step_rad_s, "the left wheel speeds up forward"),
+            ("wheel_right_speed_step", "rad/s", self.wheel_speed_step_rad_s, "the right wheel speeds up forward"),
         )
         return scaled_spec(environment, observation, action, self.control_period_s, EPISODE_STEPS)
 
 
 def scaled_spec(
     environment: str,
-    observation: Iterable[tuple[str, str, float]],
-    action: Iterable[tuple[str, str, float]],
+    observation: Iterable[Row],
+    action: Iterable[Row],
     control_period_s: float,
     episode_steps: int = 0,
 ) -> PolicySpec:
-    """A table whose numbers all lie within -1..1, from rows of name, unit, and physical value of 1.0."""
+    """A table whose numbers all lie within -1..1, from rows of name, unit, physical value of 1.0, and what is positive."""
     signals = [
-        tuple(Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale) for i, (name, unit, scale) in enumerate(rows))
+        tuple(
+            Signal(index=i, name=name, unit=unit, min=-1.0, max=1.0, scale=scale, positive=positive)
+            for i, (name, unit, scale, positive) in enumerate(rows)
+        )
         for rows in (observation, action)
     ]
     ones = np.ones(len(signals[1]), np.float32)

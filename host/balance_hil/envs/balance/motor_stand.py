@@ -50,11 +50,13 @@ class MotorStandConfig:
     def policy_spec(self, environment: str) -> PolicySpec:
         """Signal tables."""
         speed, command = self.wheel_speed_scale_rad_s, self.command_scale_rad_s
-        commands = [(f"wheel_{side}_speed_command", "rad/s", command) for side in ("left", "right")]
+        sides = ("left", "right")
+        speeds = [(f"wheel_{side}_speed", "rad/s", speed, f"turn the {side} wheel forward") for side in sides]
+        commands = [(f"wheel_{side}_speed_command", "rad/s", command, f"the {side} wheel turns forward") for side in sides]
         return scaled_spec(
             environment,
-            [("wheel_left_speed", "rad/s", speed), ("wheel_right_speed", "rad/s", speed)],
-            [*commands, ("drive", "1", 1.0)],
+            speeds,
+            [*commands, ("drive", "1", 1.0, "")],
             self.control_period_s,
         )
 
