@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -67,7 +68,7 @@ def run_checks() -> list[Check]:
 
 
 def _machine() -> list[Check]:
-    return [_cortex_m(), _rp2040(), *_flash_tools(), _real_time(), _serial_group(), _opengl(), _display()]
+    return [_cortex_m(), _rp2040(), *_flash_tools(), _real_time(), _cpu_latency(), _serial_group(), _opengl(), _display()]
 
 
 def is_healthy(checks: list[Check]) -> bool:
@@ -157,6 +158,19 @@ def _flash_tools() -> list[Check]:
                 Check(name, "optional", f"not installed; needed to flash {names}", exc.hint.removeprefix("install it: "))
             )
     return checks
+
+
+def _cpu_latency() -> Check:
+    from balance_hil.scheduling import CPU_LATENCY, CpuLatencyRequest
+
+    if not CPU_LATENCY.exists():
+        return Check("processor sleep", "ok", "this system has no setting for it")
+    with contextlib.closing(CpuLatencyRequest()) as request:
+        if request.granted:
+            return Check("processor sleep", "ok", "off during a run: replies do not wait for a processor to wake up")
+    rule = 'KERNEL=="cpu_dma_latency", GROUP="users", MODE="0660"'
+    hint = f"echo '{rule}' | sudo tee /etc/udev/rules.d/99-cpu-latency.rules, then reboot"
+    return Check("processor sleep", "optional", "cannot be turned off: idle processors delay replies", hint)
 
 
 def _real_time() -> Check:

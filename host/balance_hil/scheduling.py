@@ -1,13 +1,15 @@
 """Real-time scheduling for the time of a real-time run, where the operating system grants it.
 
 A control loop at 200 Hz leaves a board 5 ms. On a busy computer a process with ordinary priority may be descheduled for longer
-than that, and so may the emulator of a board: the run would then measure the computer, not the board.
+than that, and so may the emulator of a board; on an idle computer, a processor that sleeps must wake up for every byte. The run
+would then measure the computer, not the board.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from typing import Self
 LOOP_PRIORITY = 2  # above the emulator, so that busy-waiting firmware cannot starve the loop
 BOARD_PRIORITY = 1
 CURRENT_THREAD = 0
+CPU_LATENCY = Path("/dev/cpu_dma_latency")
 
 
 def usable_cores() -> int:
@@ -40,6 +43,30 @@ def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
     finally:
         for thread in [CURRENT_THREAD, *_threads(board_processes)]:
             _schedule(thread, 0)
+
+
+class CpuLatencyRequest:
+    """Until it is closed, no processor of this computer sleeps deeper than it can wake up from in 0 us, where that is granted.
+
+    This is the kernel's PM QoS request for CPU latency (Linux, docs: power/pm_qos_interface). It ends with the process, too.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):  # another system, or not granted
+            self._descriptor = os.open(CPU_LATENCY, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+            os.write(self._descriptor, struct.pack("=i", 0))
+
+    @property
+    def granted(self) -> bool:
+        """Whether it is in force: to root, and to whom a udev rule gives the device."""
+        return self._descriptor is not None
+
+    def close(self) -> None:
+        """Ends it; may be called twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class ProcessorWait:

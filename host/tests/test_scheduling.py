@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, ProcessorWait, real_time_priority
+from balance_hil import scheduling as module
+from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, CpuLatencyRequest, ProcessorWait, real_time_priority
 
 
 @pytest.fixture
@@ -47,6 +48,27 @@ def test_a_board_that_has_ended_is_no_error():
     with real_time_priority([ended.pid]):
         pass
     assert scheduling(0) == (os.SCHED_OTHER, 0)
+
+
+def test_processors_stay_awake_while_the_request_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    device = tmp_path / "cpu_dma_latency"
+    device.touch()
+    monkeypatch.setattr(module, "CPU_LATENCY", device)
+    request = CpuLatencyRequest()
+    open_files = {os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()}
+    assert request.granted
+    assert str(device) in open_files  # the kernel forgets it when the file is closed
+    assert device.read_bytes() == bytes(4)  # 0 us, int32
+    request.close()
+    request.close()
+    assert not request.granted
+
+
+def test_processors_may_sleep_where_it_is_not_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "CPU_LATENCY", tmp_path / "nowhere")
+    request = CpuLatencyRequest()
+    assert not request.granted
+    request.close()
 
 
 def test_a_thread_that_waits_for_a_processor_is_noticed():

@@ -25,7 +25,7 @@ from balance_hil.running.interventions import Interventions, Remote
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
-from balance_hil.scheduling import ProcessorWait, real_time_priority
+from balance_hil.scheduling import CpuLatencyRequest, ProcessorWait, real_time_priority
 
 VERSIONS = ("balance-hil", "mujoco", "gymnasium", "numpy")  # that a recording names
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
@@ -260,7 +260,8 @@ class RunInProgress:
             elif self._config.clock == "device":
                 realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
             else:
-                with low_jitter(), real_time_priority(self._board.process_ids) as granted:
+                awake = contextlib.closing(CpuLatencyRequest())
+                with awake, low_jitter(), real_time_priority(self._board.process_ids) as granted:
                     totals.priority = "real-time" if granted else "normal"
                     realtime.run_episode(episode, exchange, totals.timing)
         finally:

@@ -24,6 +24,7 @@ from balance_hil.link import Link, PipeEnds, open_pipes
 from balance_hil.model_image import ModelImage
 from balance_hil.processes import popen
 from balance_hil.protocol.messages import Ready
+from balance_hil.scheduling import CpuLatencyRequest
 
 READY_TAIL_S = 0.01  # polling interval for the line end after READY
 READY_TAIL_TRIES = 500
@@ -99,6 +100,7 @@ class EmulatedMachine(ABC):
         self._name = name
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self._latency_request = CpuLatencyRequest()  # every exchange wakes several processes
 
     @abstractmethod
     def start(self) -> Link:
@@ -177,6 +179,7 @@ class EmulatedMachine(ABC):
             process.terminate()
         self._reap()
         self._log.close()
+        self._latency_request.close()
 
     def _await_ready(self, link: Link) -> None:
         """Reads ``link`` until READY, then closes it."""
