@@ -39,6 +39,8 @@ class MujocoScene:
         self._frame = [names[i] if i in self._bodies else WORLD for i in range(model.nbody)]
         self.frames = [names[i] for i in self._bodies]
         self.shapes: dict[str, list[Shape]] = {}
+        self._posed: NDArray[np.float64] | None = None  # the state of ``_poses``
+        self._poses: list[float] = []
 
     def begin_episode(self) -> None:
         """Looks at the model again: an environment may change its geometry in ``reset``."""
@@ -60,10 +62,12 @@ class MujocoScene:
 
     def poses(self, state: NDArray[np.float64]) -> list[float]:
         """Of each frame x y z (m) and w x y z, one after the other: [7 * n_frames]."""
-        mujoco.mj_setState(self._model, self._own, state, _STATE)
-        mujoco.mj_kinematics(self._model, self._own)
-        poses = np.concatenate((self._own.xpos[self._bodies], self._own.xquat[self._bodies]), axis=1)
-        return [float(value) for value in poses.ravel()]
+        if state is not self._posed:  # a recording and a live page ask for the same ones
+            mujoco.mj_setState(self._model, self._own, state, _STATE)
+            mujoco.mj_kinematics(self._model, self._own)
+            poses = np.concatenate((self._own.xpos[self._bodies], self._own.xquat[self._bodies]), axis=1)
+            self._posed, self._poses = state, [float(value) for value in poses.ravel()]
+        return self._poses
 
     def _solids(self, model: Any, data: Any, geom: int) -> Iterator[Shape]:
         """One geom, in the frame of its body or, of a body that does not move, in the world."""

@@ -36,6 +36,7 @@ from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_faults
+from balance_hil.metrics import Verdict
 from balance_hil.opening import open_policy
 from balance_hil.spec import Terminated
 
@@ -188,7 +189,25 @@ def _live_page(options: _Options) -> Iterator[LivePage | None]:
 
 
 def _run(name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool) -> RunResult:
-    """Connects to one board and runs on it. Raises HarnessError, KeyboardInterrupt."""
+    """Runs on one board, and shows its verdict on the page. Raises HarnessError, KeyboardInterrupt."""
+    try:
+        result = _connect_and_run(name, options, config, plant, page, shown=shown)
+    except BaseException as exc:
+        _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
+        raise
+    _show_end(page, result.verdict)
+    return result
+
+
+def _show_end(page: LivePage | None, verdict: Verdict) -> None:
+    if page is not None:
+        page.end(verdict.line)
+
+
+def _connect_and_run(
+    name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool
+) -> RunResult:
+    """Raises HarnessError, KeyboardInterrupt."""
     connecting = options.access.connect(
         name,
         runs_at_first(name, options.policy, options.access.port) if options.upload else options.policy,
@@ -207,10 +226,7 @@ def _run(name: str, options: _Options, config: RunConfig, plant: Environment, pa
         )
         try:
             with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown) as line:
-                result = run(board, options.policy, config, line.show, environment=plant, live=page)
-            if page is not None:
-                page.end(result.verdict.line)
-            return result
+                return run(board, options.policy, config, line.show, environment=plant, live=page)
         except RunInterrupted as exc:
             return exc.result
         except BaseException:

@@ -16,7 +16,7 @@ from balance_hil.errors import HarnessError, MissingExtraError, UsageError
 from balance_hil.paths import install_command
 from balance_hil.processes import popen
 from balance_hil.recording import Step
-from balance_hil.recording.format import EPISODE, FAULT, INJECTED, STEP, step_encoder
+from balance_hil.recording.format import EPISODE, FAULT, INJECTED, STEP, Encode, step_encoder
 from balance_hil.recording.foxglove import SCENE, TRANSFORMS
 
 if TYPE_CHECKING:  # the server's process needs no simulator
@@ -72,10 +72,10 @@ class LivePage:
             raise
         self._socket.setblocking(False)
 
-    def begin(self, meta: Mapping[str, Any], env: Environment, *, can_inject: bool) -> None:
-        """A run begins; ``meta`` as in its recording."""
+    def begin(self, meta: Mapping[str, Any], env: Environment, *, can_inject: bool, encode: Encode | None = None) -> None:
+        """A run begins; ``meta`` and ``encode`` as in its recording."""
         self._env = env
-        self._encode = step_encoder(env.spec, env.trace)
+        self._encode = encode or step_encoder(env.spec, env.trace)
         self._shapes: Any = None
         keys = ("policy", "bundle", "environment", "clock", "board", "faults", "max_steps", "seeds")
         run = {
@@ -137,8 +137,10 @@ class LivePage:
         self._message(STATE, {"paused": paused})
 
     def end(self, verdict: str) -> None:
-        """A run is over; ``verdict`` in one line."""
+        """A run is over; ``verdict`` in one line. It waits for a server that is behind, half a second at most."""
+        self._socket.settimeout(END_TIMEOUT_S)
         self._message(END, {"verdict": verdict})
+        self._socket.setblocking(False)
 
     def close(self) -> None:
         """Ends the server once it has sent what it has, or half a second later; may be called twice."""

@@ -249,11 +249,8 @@ async def serve_foxglove(loop_end: socket.socket, port: int) -> None:
         nonlocal encode, now_ns
         if topic == BEGIN:
             run = json.loads(data)
-            named = {
-                name: (name.strip("/"), schema)
-                for name, schema in schemas(PolicySpec.from_dict(run["spec"]), run["trace"]).items()
-            }
-            for name, (title, schema) in (named | well_known.schemas()).items():
+            named = schemas(PolicySpec.from_dict(run["spec"]), run["trace"]) | well_known.schemas()
+            for name, (title, schema) in named.items():
                 if name not in channels:
                     text = json.dumps({"title": title, **schema}).encode()
                     wanted = foxglove.Schema(name=title, encoding="jsonschema", data=text)

@@ -19,7 +19,7 @@ from balance_hil import __version__
 from balance_hil.errors import RecordingError
 from balance_hil.interrupt import Interrupt
 from balance_hil.recording import foxglove
-from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Step, schemas, step_encoder
+from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Encode, Step, schemas, step_encoder
 from balance_hil.spec import PolicySpec
 
 PARTIAL = ".partial"  # at the end of the name of a file that is not finished
@@ -69,6 +69,7 @@ class RecordingWriter:
         trace: names of what the environment traces in each step.
         start_ns: time stamp of simulated time 0; 0 for lockstep, the wall clock for realtime.
         scene: what is shown in 3D; None: nothing.
+        encode: a ``step_encoder`` of ``spec`` and ``trace`` to share; None: one of its own.
 
     Raises:
         RecordingError: the file cannot be written; so do all methods.
@@ -83,6 +84,7 @@ class RecordingWriter:
         *,
         start_ns: int = 0,
         scene: foxglove.Scene | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.path = path
         self.result: Mapping[str, Any] | None = None  # what the run found, JSON types; written by ``close``
@@ -92,7 +94,7 @@ class RecordingWriter:
         self._flushed_ns = start_ns
         self._closed = False
         self._failed: OSError | None = None
-        self._encode = step_encoder(spec, trace)
+        self._encode = encode or step_encoder(spec, trace)
         self._scene = scene
         self._shapes: Mapping[str, Any] = {}  # that were written
         self._encode_transforms = foxglove.transforms_encoder(scene.frames if scene else ())
@@ -113,8 +115,8 @@ class RecordingWriter:
             self._index = _ChunkIndexFile()
             setattr(self._writer, _CHUNK_INDEX, self._index)
             self._writer.start(profile="", library=f"balance_hil {__version__}")
-            named = {topic: (f"balance_hil{topic.replace('/', '.')}", schema) for topic, schema in schemas(spec, trace).items()}
-            self._channels = {topic: self._channel(topic, *schema) for topic, schema in (named | foxglove.schemas()).items()}
+            named = schemas(spec, trace) | foxglove.schemas()
+            self._channels = {topic: self._channel(topic, *schema) for topic, schema in named.items()}
             layout = json.dumps(foxglove.layout(spec, trace, self._scene.frames if self._scene else ())).encode()
             self._writer.add_attachment(self._start_ns, self._start_ns, foxglove.LAYOUT, "application/json", layout)
             run = {"format": FORMAT, **meta, "spec": spec.to_dict(), "trace": list(trace)}

@@ -17,6 +17,7 @@ from balance_hil.errors import LinkError, UsageError
 from balance_hil.interrupt import Interrupt, entered
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
+from balance_hil.recording.format import Encode, step_encoder
 from balance_hil.running import lockstep, realtime, simulated
 from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import Episode, RunLog, Sink
@@ -47,8 +48,8 @@ DEVICE_START_S = 0.1
 class LiveView(Sink, Remote, Protocol):
     """Shows a run while it goes on; see ``live.LivePage``."""
 
-    def begin(self, meta: Mapping[str, Any], env: Environment, *, can_inject: bool) -> None:
-        """A run begins; ``meta`` as in its recording."""
+    def begin(self, meta: Mapping[str, Any], env: Environment, *, can_inject: bool, encode: Encode | None = None) -> None:
+        """A run begins; ``meta`` and ``encode`` as in its recording."""
 
 
 @dataclass
@@ -329,11 +330,14 @@ def _run_log(
         yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)
         return
     meta, start_ns = metadata(board, bundle, config, env), time.time_ns() if is_realtime else 0
+    encode = step_encoder(bundle.spec, env.trace)
     with contextlib.ExitStack() as held:
         if live is not None:
-            live.begin(meta, env, can_inject=is_realtime)
+            live.begin(meta, env, can_inject=is_realtime, encode=encode)
             sinks.append(live)
         if (path := config.recording) is not None:
-            writer = entered(lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene))
+            writer = entered(
+                lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene, encode=encode)
+            )
             sinks.append(held.enter_context(writer))
         yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)

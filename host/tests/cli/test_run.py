@@ -18,6 +18,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli import console, run_output
 from balance_hil.cli import run as cli_run
 from balance_hil.environment import open_environment
+from balance_hil.live import LivePage
 from balance_hil.recording import read_recording
 from balance_hil.recording.folder import repair
 from balance_hil.running import Tick
@@ -286,6 +287,28 @@ def test_ctrl_c_before_the_second_board_runs_prints_the_first(hil, ppo, monkeypa
     code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--steps", "20", "--no-record")
     assert code == 130
     assert "native: PASS" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "shown"),
+    [
+        (["--max-lost", "0", "--fault", "drop:rate=0.5"], 1, "FAIL: 1 control steps got no reply in time"),
+        (["--fault", "cut:at_s=0.1"], 3, "(fault injection cut the cable)"),
+        (["--board", "serial", "--port", "/dev/ttyNOPE"], 3, "FAIL: no such port: /dev/ttyNOPE"),
+        ([], 0, "PASS"),
+        (["--live-port", "1"], 130, "FAIL: interrupted"),
+    ],
+)
+def test_the_live_page_shows_the_verdict_however_the_run_ends(hil, ppo, monkeypatch, arguments, status, shown):
+    pytest.importorskip("uvicorn", reason="the extra live is not installed: pip install 'balance-hil[live]'")
+    ends = []
+    monkeypatch.setattr(LivePage, "end", lambda page, verdict: ends.append(verdict))
+    if status == 130:
+        monkeypatch.setattr(LivePage, "requests", lambda page: signal.raise_signal(signal.SIGINT) or [])
+    code, _, _ = hil("run", ppo, "--live", "--seconds", "0.5", "--clock", "lockstep", "--no-record", *arguments)
+    assert code == status
+    assert len(ends) == 1
+    assert shown in ends[0]
 
 
 def children(pid):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import mujoco
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 
 from balance_hil.environment import open_environment
 from balance_hil.live import LivePage
-from balance_hil.recording import Step
+from balance_hil.recording import RecordingWriter, Step
+from balance_hil.recording.format import step_encoder
 
 pytest.importorskip("uvicorn", reason="the extra live is not installed: pip install 'balance-hil[live]'")
 client = pytest.importorskip("websockets.sync.client", reason="the extra live is not installed: pip install 'balance-hil[live]'")
@@ -120,6 +124,45 @@ def test_a_viewer_who_comes_after_many_steps_sees_what_runs(page, env):
         seen = messages_until(stream, lambda topic, message: topic == "summary")
         assert {"begin", "/scene", "/tf"} <= {topic for topic, _ in seen}
         assert [message[1]["step"] for topic, message in seen if topic == "/step"][-1] > 5000
+
+
+def test_a_scene_that_the_server_could_not_take_is_sent_again(page, env):
+    page.step(0.0, step(0, env))
+    changed = {"floor": env.scene.shapes["world"]}
+    before = env.scene.shapes
+    page._process.send_signal(signal.SIGSTOP)
+    try:
+        for number in range(20_000):  # more than the socket holds
+            page.step(number * 0.005, step(number))
+        env.scene.shapes = changed
+        page.step(100.0, step(20_000, env))
+    finally:
+        page._process.send_signal(signal.SIGCONT)
+    try:
+        with watch(page.url) as stream:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                page.step(101.0, step(20_001, env))
+                if any(topic == "/scene" and set(shapes) == {"floor"} for topic, shapes in json.loads(stream.recv(timeout=5))):
+                    break
+            else:
+                pytest.fail("the viewers have the old scene")
+    finally:
+        env.scene.shapes = before
+
+
+def test_a_step_that_is_recorded_too_is_encoded_once_and_its_pose_computed_once(page, env, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr(mujoco, "mj_kinematics", lambda *arguments: computed.append(arguments))
+    encode = step_encoder(env.spec, env.trace)
+    encoded = []
+    page.begin(META, env, can_inject=True, encode=lambda one: encoded.append(encode(one)) or encoded[-1])
+    with RecordingWriter(tmp_path / "a.mcap", {}, env.spec, env.trace, scene=env.scene, encode=encode) as writer:
+        one = step(7, env)
+        for sink in (page, writer):
+            sink.step(0.035, one)
+        assert encode(one) is encoded[0]
+    assert len(computed) == 1
 
 
 def test_nobody_without_the_token_or_from_elsewhere_gets_in(page):
@@ -238,7 +281,7 @@ def test_it_ends_when_the_loop_is_killed():
         assert not Path(f"/proc/{server}").exists()
 
 
-def test_foxglove_gets_steps_scene_and_poses(env):
+def test_foxglove_gets_steps_scene_and_poses_with_the_names_of_a_recording(env, tmp_path):
     pytest.importorskip("foxglove", reason="the extra live is not installed: pip install 'balance-hil[live]'")
     with LivePage("foxglove") as page:
         assert page.url.startswith("ws://127.0.0.1:")
@@ -270,6 +313,12 @@ def test_foxglove_gets_steps_scene_and_poses(env):
             assert {each["child_frame_id"] for each in got[1]["transforms"]} == set(env.scene.frames)
             assert got[2]["entities"]
             assert channels["/step"]["encoding"] == "json"
+            with RecordingWriter(tmp_path / "a.mcap", {}, env.spec, env.trace, scene=env.scene):
+                pass
+            with (tmp_path / "a.mcap").open("rb") as file:
+                summary = make_reader(file).get_summary()
+            recorded = {each.topic: summary.schemas[each.schema_id].name for each in summary.channels.values()}
+            assert {topic: channel["schemaName"] for topic, channel in channels.items()} == recorded
 
 
 def test_steps_are_encoded_as_the_recording_encodes_them(page):

@@ -22,7 +22,7 @@ class View:
         self.script, self.asked = dict(script), -1
         self.result, self.meta, self.steps, self.faults, self.refused, self.pauses = None, None, [], [], [], []
 
-    def begin(self, meta, env, *, can_inject):
+    def begin(self, meta, env, *, can_inject, encode):
         self.meta, self.can_inject = meta, can_inject
 
     def step(self, run_s, step):
