@@ -132,7 +132,7 @@ class EchoProcess:
         self._port = serial.Serial(os.ttyname(slave), 921_600, timeout=1)
         os.close(slave)
         arguments = [sys.executable, "-c", ECHO_PROGRAM, str(master), str(request), str(reply)]
-        self._process = popen(arguments, pass_fds=[master])
+        self._process = popen(arguments, pass_fds=[master], start_new_session=True)  # Ctrl-C is for this program
         os.close(master)
 
     def exchange(self, _: Floats) -> Floats:
@@ -146,9 +146,9 @@ class EchoProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._port.close()
         self._process.kill()
         self._process.wait()
+        self._port.close()
 
 
 class TextLoop:

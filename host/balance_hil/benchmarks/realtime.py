@@ -43,7 +43,7 @@ def load() -> Iterator[str]:
     busy = BUSY_PER_CORE * usable_cores()
     with tempfile.NamedTemporaryFile() as file, contextlib.ExitStack() as processes:
         for program in [[SPIN]] * busy + [[WRITE_TO_DISK, file.name]]:
-            process = processes.enter_context(popen([sys.executable, "-c", *program]))
+            process = processes.enter_context(popen([sys.executable, "-c", *program], start_new_session=True))
             processes.callback(process.kill)
         yield f"{busy} busy processes, a disk writer"
 

@@ -1,8 +1,9 @@
 """Ends commands by signals at random times: ``python signals.py FOLDER COUNT SEED``. Run by test_signals.py, as a child process.
 
 A command is a fork of this program, or (one in SHARE_OF_PROCESSES) a process of its own. In a fork the modules of the commands
-are imported already, and the packages that they load later unless SEED is odd. What is wrong goes to stdout, and last how long
-the slowest one took and how many each signal ended.
+are imported already, and the packages that they load later unless SEED is odd; ``hil flash`` is always one, with an image that
+is never built and a flash tool that hangs. What is wrong goes to stdout, and last how long the slowest one took and how many
+each signal ended.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from balance_hil import cli
-from balance_hil.boards import connect, find_definition
+from balance_hil.boards import connect, find_definition, flash
 from balance_hil.boards.kinds.machines import emulate
 from balance_hil.boards.reservation import reservations
 from balance_hil.bundle import Bundle
@@ -34,11 +35,12 @@ SHARE_OF_PROCESSES = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 SHARES = (0.3, 0.3, 0.3, 0.1)
 FAST, SLOW = 0.001, 1.5  # seconds until the signal
-LONG = {"export": 12.0}  # seconds in place of SLOW
-HEAVY = ("export", "train", "verify")  # each as often as a quarter of another one
+LONG = {"export": 12.0, "bench": 8.0}  # seconds in place of SLOW
+HEAVY = ("export", "train", "verify", "bench")  # each as often as a quarter of another one
 LATE_IMPORTS = ("torch", "stable_baselines3", "onnx", "onnxruntime", "tflite_micro", "balance_hil.runtimes.tflm")
 POLICY = str(MODELS / "ppo")
 BOARD = ("--board", "native", "--engine", "int8")
+HANGING_TOOL = "#!/bin/sh\nsleep 600 &\nsleep 600\n"
 
 
 def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
@@ -61,7 +63,23 @@ def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
         ("export", POLICY, "-o", "made/ppo", "--episodes", "2"),
         ("train", "ppo", "--steps", "1000000"),
         ("verify", POLICY, *BOARD),
+        ("run", POLICY, *BOARD, "--seconds", "600", "--live", "--no-record"),
+        ("flash", POLICY, "--board", "nucleo_f446re", "--port", port, "--engine", "int8", "--force"),
+        ("identify", "step.csv", "--record", "-o", "motor.yaml"),
+        ("bench", "realtime"),
+        ("bench", "loop"),
     ]
+
+
+def without_hardware(folder: Path) -> None:
+    """Makes ``hil flash`` in forks of this process flash a file that is none, by a tool that never ends."""
+    tool, image = folder / "tools" / "openocd", folder / "image.elf"
+    tool.parent.mkdir()
+    tool.write_text(HANGING_TOOL)
+    tool.chmod(0o755)
+    os.environ["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
+    flash.build_image = lambda *arguments, **options: image
+    flash.check_board_tools = lambda environment: None
 
 
 def run_command(arguments: tuple[str, ...]) -> None:
@@ -175,6 +193,7 @@ def main() -> None:
     folder, count, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     rng = np.random.default_rng(seed)
     bundle = Bundle.load(POLICY)
+    without_hardware(folder)
     machine = emulate(find_definition("native"), bundle, engine="int8", watchdog_ms=100)
     with contextlib.closing(machine):
         port = machine.start_unopened()
@@ -196,7 +215,7 @@ def main() -> None:
         slowest, ended = 0.0, Counter[str]()
         for index in range(count):
             arguments = every[int(rng.choice(len(every), p=chances / chances.sum()))]
-            own = index % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1
+            own = index % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1 and arguments[0] != "flash"
             number = SIGNALS[int(rng.choice(len(SIGNALS), p=SHARES))]
             took_s, wrong = end_one(arguments, number, folder / f"command-{index}", rng, fork=not own)
             ended[number.name] += 1
