@@ -115,7 +115,7 @@ def test_ten_times_too_long(hil_board: Board) -> None:
 def test_requests_before_the_handshake_are_refused(hil_board: Board) -> None:
     reboot_without_greeting(hil_board)
     gated = [messages.Infer(zeros(hil_board)), messages.InferInt8(zeros(hil_board).astype(np.int8)), messages.Tensor(0),
-             messages.SelfTest(), messages.SetWatchdog(100)]  # fmt: skip
+             messages.SelfTest(), messages.Profile(zeros(hil_board)), messages.SetWatchdog(100)]  # fmt: skip
     for message in gated:
         refused(hil_board, encode(message, SEQ), Status.NOT_IDENTIFIED, detail=None, request=message.TYPE)
     hil_board.identify()

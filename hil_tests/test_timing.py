@@ -42,6 +42,17 @@ def test_inference_fits_the_control_period(hil_board: Board, hil_bundle: Bundle,
     hil_measure("inference_median", float(np.median([action.inference_us for action in actions])), "us", maximum=period_us)
 
 
+def test_the_parts_of_an_inference_are_timed(hil_board: Board, hil_measure: Callable[..., None]) -> None:
+    """Whether they add up is not checked: on an emulated board they are times of a busy computer."""
+    profile = hil_board.profile()
+    assert len(profile.operators) in (0, hil_board.info.n_ops)
+    assert all(cost >= 0 for cost in profile.parts.values())
+    hil_measure("profile_total", profile.total, profile.unit, minimum=0.0)
+    hil_measure("profile_sum_of_parts", sum(profile.parts.values()), profile.unit, minimum=0.0)
+    hil_board.infer(np.zeros(hil_board.info.n_obs, np.float32))
+    assert hil_board.stats().safe_state == 0, "PROFILE ends in the safe state, which an observation must end"
+
+
 def test_the_clock_of_the_board_runs_true(hil_board: Board, hil_measure: Callable[..., None]) -> None:
     """The board's time lies between sending the requests and receiving the replies, however busy this computer is."""
 

@@ -7,10 +7,10 @@
 
 #include "board/built_config.h"
 #include "board_engine/board_engine.h"
+#include "engine_size.h"
 #include "hal_cortex/system.h"
 #include "hal_mps/hal_mps.h"
 #include "model.h"
-#include "operators.h"
 
 namespace {
 
@@ -47,8 +47,8 @@ void Measure(hil::Engine* engine) {
   const int8_t* const input = hil_model::kSelfTestInput[0];
   const uint32_t nothing = Count([] { __asm__ volatile(""); });
   Report("inference_instructions", Count([&] { engine->Infer(input, output); }) - nothing);
-  for (uint16_t op = 0; op < engine->info().n_ops && hil::RunOperator(engine, op); ++op) {
-    Report("operator_instructions", Count([&] { hil::RunOperator(engine, op); }) - nothing);
+  for (uint16_t op = 0; op < engine->info().n_ops && engine->RunOperator(op) == hil::Status::kOk; ++op) {
+    Report("operator_instructions", Count([&] { engine->RunOperator(op); }) - nothing);
   }
   Report("mismatches", std::memcmp(output, hil_model::kSelfTestOutput[0], sizeof output) == 0 ? 0 : 1);
 }

@@ -49,6 +49,7 @@ void ReadAsEverything(const hil::FrameView& frame) {
   ReadAs<Info>(frame);
   ReadAs<Action>(frame);
   ReadAs<TensorData>(frame);
+  ReadAs<ProfileResult>(frame);
   ReadAs<LoadResult>(frame);
 }
 

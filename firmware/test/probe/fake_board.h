@@ -13,14 +13,15 @@ namespace hil::probe {
 /// Adds and negates: output = {clip(x0 + x1), -x2}. The outputs of its three operators: the input, 1100 values, none.
 class FakeEngine final : public Engine {
  public:
-  static constexpr uint64_t kInferenceUs = 40;
+  static constexpr uint64_t kOperatorUs[] = {5, 25, 8};
 
   explicit FakeEngine(uint64_t* now_us) : now_us_(now_us) {}
 
   void SetStatus(Status status) { status_ = status; }
+  void SetTime(uint64_t inference_us) { inference_us_ = inference_us; }
 
   /// The first byte of a model selects its kind: 'X' has one input more, 'O' more than the protocol supports, 'Z' a scale of
-  /// zero, 'H' a huge one; 'R' is refused, 'W' adds 1 to the first output.
+  /// zero, 'H' a huge one; 'R' is refused, 'W' adds 1 to the first output, 'E' runs only whole.
   Status Init(const ByteSpan& model, const Arena& arena) override {
     kind_ = static_cast<char>(model.data[0]);
     info_.name = "fake";
@@ -37,7 +38,7 @@ class FakeEngine final : public Engine {
   }
 
   Status Infer(const int8_t* input, int8_t* output) override {
-    *now_us_ += kInferenceUs;
+    *now_us_ += inference_us_;
     for (int i = 0; i < 3; ++i) input_[i] = input[i];
     const int sum = input[0] + input[1];
     output[0] = static_cast<int8_t>(sum > INT8_MAX ? INT8_MAX : sum < INT8_MIN ? INT8_MIN : sum);
@@ -52,12 +53,19 @@ class FakeEngine final : public Engine {
     return Status::kOk;
   }
 
+  Status RunOperator(uint16_t op) override {
+    if (kind_ == 'E') return Status::kNotSupported;
+    *now_us_ += kOperatorUs[op];
+    return Status::kOk;
+  }
+
   const EngineInfo& info() const override { return info_; }
   const char* message() const override { return "as the test wants it"; }
   uint32_t detail() const override { return 77; }
 
  private:
   uint64_t* now_us_;
+  uint64_t inference_us_ = 40;
   Status status_ = Status::kOk;
   char kind_ = 0;
   EngineInfo info_;
@@ -118,6 +126,7 @@ class FakeBoard {
   uint32_t NextMs() const { return board_->MsToNextEvent(); }
   void BlockUart(bool blocked) { machine_->blocked = blocked; }
   void SetEngineStatus(int status) { engines_[0]->SetStatus(static_cast<Status>(status)); }
+  void SetEngineTime(uint64_t inference_us) { engines_[0]->SetTime(inference_us); }
 
   /// Take effect with the next Boot().
   void SetRoom(bool has_room) { has_room_ = has_room; }

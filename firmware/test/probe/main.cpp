@@ -7,7 +7,7 @@
 //   parse BYTES                     status, floats           format FLOATS                 text, one number a line
 //   model_id BYTES                  the id                   checksum BYTES                TakeChecksum and AddChecksum
 //   server WATCHDOG_MS LOAD_STATUS  boots a new server on simulated hardware (fake_board.h)
-//   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS
+//   feed BYTES | idle | time US | next | uart ok|blocked | engine STATUS | engine_us US_PER_INFERENCE
 //   room yes|no                     whether the next server accepts uploads
 //   normalized yes|no               whether the model of the next server has a normalization
 //   normalize MEAN FACTOR CLIP FLOATS
@@ -141,6 +141,7 @@ int main() {
       {"uart", [&](const Arguments& a) { board.BlockUart(a[0] == "blocked"); }},
       {"normalized", [&](const Arguments& a) { board.SetNormalized(a[0] == "yes"); }},
       {"room", [&](const Arguments& a) { board.SetRoom(a[0] == "yes"); }},
+      {"engine_us", [&](const Arguments& a) { board.SetEngineTime(std::stoull(a[0])); }},
       {"engine", [&](const Arguments& a) { board.SetEngineStatus(std::stoi(a[0])); }},
   };
   for (std::string line; std::getline(std::cin, line);) {

@@ -56,6 +56,7 @@ def connect(
     tamper: Callable[[Link], Link] | None = None,
     handshake_timeout_s: float | None = None,
     device_clock: bool = False,
+    count_instructions: bool = False,
     wait_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> Board:
@@ -76,6 +77,7 @@ def connect(
         tamper: see ``Session``.
         handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
         device_clock: the time of an emulated board advances only while the host waits for it; see ``Board.now_s``.
+        count_instructions: the time of a board in QEMU advances by its instructions, which ``Board.profile`` then counts.
         wait_s: time to wait for a port that another user holds.
         progress: called with a message before long operations, such as building the firmware.
 
@@ -101,6 +103,8 @@ def connect(
             f"{definition.name} is not an emulated board of this run: its clock cannot pace it",
             "omit --port and use --board pico",
         )
+    if count_instructions and (port is not None or not definition.is_emulated):
+        raise UsageError(f"the instructions of {definition.name} are not counted", "omit --port and use --board qemu-m4")
     from balance_hil.boards.kinds.machines import emulate, find_port  # they import this package
 
     if port is not None or not definition.is_emulated:
@@ -121,6 +125,7 @@ def connect(
         watchdog_ms=watchdog_ms,
         fault=firmware_fault,
         device_clock=device_clock,
+        count_instructions=count_instructions,
         progress=progress,
     )
     try:

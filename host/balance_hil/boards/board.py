@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.channel import M
+from balance_hil.boards.profile import Profile, profile_of
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
 from balance_hil.bundle import Bundle
-from balance_hil.errors import ReplyTimeoutError
+from balance_hil.errors import LinkError, ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
@@ -19,6 +20,7 @@ from balance_hil.protocol.wire import Message
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
 
 SELF_TEST_TIMEOUT_S = 10.0
+PROFILE_TIMEOUT_S = 10.0  # the board takes 20 ms of its own time
 
 
 class Board(Session):
@@ -65,6 +67,29 @@ class Board(Session):
     def self_test(self) -> SelfTestResult:
         """Replays the golden vectors in the board's image."""
         return self._ask(messages.SelfTest(), SelfTestResult, SELF_TEST_TIMEOUT_S)
+
+    def profile(self, observation: NDArray[np.float32] | None = None) -> Profile:
+        """What one inference costs, part by part. The board enters the safe state, which the next ``infer`` ends.
+
+        Args:
+            observation: float32 [n_obs]; None: the bundle's first golden one, or zeros.
+
+        Raises:
+            BoardStatusError, ReplyTimeoutError: see ``request``.
+            LinkError: the answer cannot be right.
+        """
+        if observation is None and self.bundle is not None:
+            observation = self.bundle.golden("observations")[0]
+        elif observation is None:
+            observation = np.zeros(self.info.n_obs, np.float32)
+        result = self._ask(messages.Profile(np.asarray(observation, np.float32)), messages.ProfileResult, PROFILE_TIMEOUT_S)
+        times_us = [result.total_us, result.decode_us, result.quantize_us, result.engine_us, *result.operators_us]
+        times_us += [result.dequantize_us, result.encode_us]
+        if not all(0 <= time_us < np.inf for time_us in times_us) or len(result.operators_us) not in (0, self.info.n_ops):
+            raise LinkError(
+                f"the board on {self.port} sent an impossible profile: {result}", "reset the board, or flash it again"
+            )
+        return profile_of(result, _operator_names(self.bundle, self.info.n_ops), *self.cost_unit)
 
     def stats(self) -> Stats:
         """The board's counters since it booted."""

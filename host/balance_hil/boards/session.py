@@ -20,6 +20,7 @@ from balance_hil.boards.handshake import (
     status_error,
 )
 from balance_hil.boards.kinds import find_kind
+from balance_hil.boards.profile import CostUnit
 from balance_hil.bundle import INT8_MODEL, Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UnknownBoardError, UsageError
 from balance_hil.link import Fault, FaultyLink, Link, faults, parse_faults
@@ -51,6 +52,10 @@ class Machine(faults.Machine, Protocol):
 
     def close(self) -> None:
         """Ends the processes; may be called twice."""
+
+    @property
+    def instructions_per_us(self) -> float | None:
+        """Instructions in a microsecond of the board's clock; None: not counted."""
 
 
 class Session:
@@ -169,6 +174,14 @@ class Session:
         except UnknownBoardError:
             return None
         return self.info.clock_hz / 1e6 if getattr(kind, "COUNTS_CYCLES", False) and self.info.clock_hz else None
+
+    @property
+    def cost_unit(self) -> tuple[CostUnit, float]:
+        """What ``profile`` counts, and how many of it take a microsecond of the board's clock."""
+        instructions_per_us = self._machine.instructions_per_us if self._machine is not None else None
+        if instructions_per_us is not None:
+            return "instructions", instructions_per_us
+        return ("us", 1.0) if self.cycles_per_us is None else ("cycles", self.cycles_per_us)
 
     def now_s(self) -> float:
         """The clock of the link: the wall clock, or that of a board which paces the run. See ``connect``."""

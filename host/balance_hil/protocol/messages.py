@@ -18,7 +18,7 @@ MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0xACFFECAA
+SCHEMA_CRC = 0x4B578BE9
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -26,6 +26,7 @@ REPLY_TYPES = {
     0x82: 0xC2,  # INFER_INT8: ACTION
     0x83: 0xC3,  # TENSOR: TENSOR_DATA
     0x84: 0xC4,  # SELF_TEST: SELF_TEST_RESULT
+    0x8F: 0xCC,  # PROFILE: PROFILE_RESULT
     0x85: 0xC5,  # STATS_REQUEST: STATS
     0x86: 0xC6,  # SET_WATCHDOG: WATCHDOG
     0x8D: 0xCB,  # SET_TEXT_LINE: TEXT_LINE
@@ -108,6 +109,13 @@ class Tensor(wire.Message, type=0x83, layout="u16"):
 @dataclass(frozen=True, eq=False)
 class SelfTest(wire.Message, type=0x84):
     """Host to board: replays the golden vectors in the image. Answered by SELF_TEST_RESULT."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile(wire.Message, type=0x8F, layout="f32[]"):
+    """Host to board: safe state; times one inference and each of its parts, for about 20 ms. Answered by PROFILE_RESULT."""
+
+    observation: NDArray[np.float32]  # [n_obs], as the environment gives it
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +275,20 @@ class SelfTestResult(wire.Message, type=0xC4, layout="u8 u16 u16 u16"):
 
 
 @dataclass(frozen=True, eq=False)
+class ProfileResult(wire.Message, type=0xCC, layout="u16 f32 f32 f32 f32 f32[] f32 f32"):
+    """Board to host: mean times of an inference and of its parts, by the board's clock."""
+
+    repeats: int  # runs that each mean is of
+    total_us: float  # us; from the frame of INFER to that of ACTION
+    decode_us: float  # us; the frame of INFER
+    quantize_us: float  # us; checks, normalization, quantization
+    engine_us: float  # us; the model
+    operators_us: NDArray[np.float32]  # us; [n_ops], each operator of the model; empty where the engine runs only whole models
+    dequantize_us: float  # us
+    encode_us: float  # us; the frame of ACTION
+
+
+@dataclass(frozen=True, eq=False)
 class Stats(wire.Message, type=0xC5, layout="u32 u32 u32 u32 u32 u32 u32 u32 u32 u8 u32 u32 u32 u32 u32"):
     """Board to host: counters since boot."""
 
@@ -341,6 +363,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     InferInt8.TYPE: InferInt8,
     Tensor.TYPE: Tensor,
     SelfTest.TYPE: SelfTest,
+    Profile.TYPE: Profile,
     StatsRequest.TYPE: StatsRequest,
     SetWatchdog.TYPE: SetWatchdog,
     SetTextLine.TYPE: SetTextLine,
@@ -356,6 +379,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     Action.TYPE: Action,
     TensorData.TYPE: TensorData,
     SelfTestResult.TYPE: SelfTestResult,
+    ProfileResult.TYPE: ProfileResult,
     Stats.TYPE: Stats,
     Watchdog.TYPE: Watchdog,
     TextLine.TYPE: TextLine,

@@ -142,6 +142,11 @@ class FakeFirmware:
                 return messages.TextLine(messages.MAX_TEXT if enabled else 0)
             case messages.EnterBootloader():
                 return messages.Error(Status.NOT_SUPPORTED, 0, request.TYPE)
+            case messages.Profile(observation=observation) if len(observation) != self.info.n_obs:
+                return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
+            case messages.Profile():
+                operators_us = np.full(self.info.n_ops, 6.0 / self.info.n_ops, np.float32)
+                return messages.ProfileResult(1000, 10.0, 1.5, 0.75, 6.25, operators_us, 0.25, 1.25)
             case messages.SelfTest():
                 return messages.Error(Status.NO_GOLDEN_VECTORS, 0, request.TYPE)
             case messages.LoadBegin() | messages.LoadData() | messages.LoadCommit() | messages.LoadAbort():

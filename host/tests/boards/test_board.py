@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import Board
-from balance_hil.errors import BoardRebootedError, BoardStatusError, ReplyTimeoutError, UsageError
+from balance_hil.errors import BoardRebootedError, BoardStatusError, LinkError, ReplyTimeoutError, UsageError
 from balance_hil.protocol import messages
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.testing.fake_board import FakeFirmware, FakeLink, fake_board, fake_info, linear_policy
@@ -95,6 +95,33 @@ def test_layers(linear_bundle):
     assert np.array_equal(layers[0].values, inputs + np.int8(1))
     assert np.array_equal(layers[1].values, np.stack([policy(row) for row in inputs]))
     assert np.array_equal(board.tensor(1), policy(inputs[-1]))
+
+
+def test_profile_names_the_operators_and_their_share(linear_bundle):
+    info = replace(fake_info(linear_bundle), n_ops=2)
+    profile = fake_board(FakeFirmware(info, linear_policy(GAINS, linear_bundle))).profile()
+    assert (profile.unit, profile.repeats, profile.total, profile.engine) == ("us", 1000, 10.0, 6.25)
+    assert profile.parts == {
+        "decode": 1.5, "quantize": 0.75, "0 operator 0": 3.0, "1 operator 1": 3.0, "dequantize": 0.25, "encode": 1.25,
+    }  # fmt: skip
+
+
+def test_profile_of_an_engine_that_runs_only_whole_models(firmware, monkeypatch):
+    board = fake_board(firmware)
+    reply = messages.ProfileResult(5, 4.0, 1.0, 0.5, 2.0, np.zeros(0, np.float32), 0.25, 0.25)
+    monkeypatch.setattr(board, "request", lambda *_: reply)
+    assert board.profile().parts == {"decode": 1.0, "quantize": 0.5, "engine": 2.0, "dequantize": 0.25, "encode": 0.25}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"engine_us": float("nan")}, {"total_us": -1.0}, {"operators_us": np.ones(9, np.float32)}], ids=str
+)
+def test_an_impossible_profile_is_an_error(firmware, monkeypatch, wrong):
+    board = fake_board(firmware)
+    sound = messages.ProfileResult(5, 4.0, 1.0, 0.5, 2.0, np.ones(1, np.float32), 0.25, 0.25)
+    monkeypatch.setattr(board, "request", lambda *_: replace(sound, **wrong))
+    with pytest.raises(LinkError, match="impossible profile"):
+        board.profile()
 
 
 def test_small_requests(board):

@@ -103,6 +103,16 @@ def test_the_time_of_an_inference_is_the_chips(board: Board):
     assert max(times) - min(times) <= 2  # cycles are counted: only a tick of SysTick may come between
 
 
+def test_the_parts_of_an_inference_add_up_in_the_chips_cycles(board: Board, ppo_bundle: Bundle):
+    profile = board.profile()
+    assert profile.unit == "cycles"
+    assert [name for name, _ in profile.operators] == ["FULLY_CONNECTED"] * 3
+    assert sum(profile.parts.values()) == pytest.approx(profile.total, rel=0.02)
+    assert sum(cost for _, cost in profile.operators) == pytest.approx(profile.engine, rel=0.02)
+    inference_us = board.infer(ppo_bundle.golden("observations")[0]).inference_us
+    assert profile.engine == pytest.approx(inference_us * 125, rel=0.03)  # MHz, of the PLL; ACTION counts whole microseconds
+
+
 def test_a_run_has_the_chips_cycles_and_no_instructions(board: Board, ppo_bundle: Bundle):
     result = run(board, ppo_bundle, RunConfig(seeds=[0], clock="lockstep", max_steps=20))
     document = result.to_dict()

@@ -49,6 +49,7 @@ def conversation() -> list[Message]:
         messages.Tensor(0),
         messages.Tensor(9),
         messages.SelfTest(),
+        messages.Profile(np.linspace(-1, 1, 6).astype(np.float32)),
         messages.StatsRequest(),
         messages.SetWatchdog(20),
         messages.SetTextLine(0),

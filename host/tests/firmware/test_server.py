@@ -19,11 +19,13 @@ from balance_hil.quantize import Normalization, QuantParams, quantize
 from .probe import Probe
 
 INPUT = messages.InferInt8(np.array([10, 20, 30], np.int8))
+PROFILE = messages.Profile(np.array([1.0, -2.25, 0.25], np.float32))
 REQUESTS = [
     messages.Infer(np.zeros(3, np.float32)),
     INPUT,
     messages.Tensor(0),
     messages.SelfTest(),
+    PROFILE,
     messages.SetWatchdog(5),
     messages.SetTextLine(1),
 ]
@@ -204,7 +206,7 @@ def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBo
     assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
 
 
-@pytest.mark.parametrize("kind", [0x8F, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+@pytest.mark.parametrize("kind", [0x90, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
 def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
     payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
     assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
@@ -236,12 +238,73 @@ def test_self_test_counts_the_vectors_that_differ(identified: FakeBoard) -> None
     assert identified.ask(messages.SelfTest()) == [messages.SelfTestResult(Status.OK, count=3, mismatches=1, first_mismatch=1)]
 
 
+def test_profile_times_an_inference_and_its_parts(identified: FakeBoard) -> None:
+    """Only the engine takes time here: 40 us an inference; 5, 25 and 8 us an operator."""
+    happened = identified.feed(encode(PROFILE, 7))
+    (frame,) = happened.frames()
+    assert (frame.seq, happened.events) == (7, [])
+    result = frame.message
+    assert isinstance(result, messages.ProfileResult)
+    assert result.repeats == 20_000 // (3 * 40), "about 20 ms: as a whole, the parts, and the operators"
+    assert (result.total_us, result.engine_us, result.operators_us.tolist()) == (40, 40, [5, 25, 8])
+    assert (result.decode_us, result.quantize_us, result.dequantize_us, result.encode_us) == (0, 0, 0, 0)
+    stats = identified.stats()
+    assert (stats.inferences, stats.inference_max_us) == (0, 0), "it does not count"
+    assert identified.ask(messages.Tensor(0)) == [messages.TensorData(0, np.array([3, -4, 2], np.int8))]
+
+
+def test_profile_leaves_the_line_in_step(identified: FakeBoard) -> None:
+    """It decodes a frame of its own in the decoder that holds its request, and others behind it."""
+    asked = [messages.Echo(b"before"), PROFILE, messages.Echo(b"behind"), INPUT]
+    before, result, behind, action = identified.ask(*asked)
+    assert (before, behind) == (messages.EchoReply(b"before"), messages.EchoReply(b"behind"))
+    assert isinstance(result, messages.ProfileResult)
+    assert isinstance(action, messages.Action)
+    assert action.output.tolist() == [30, -30]
+    stats = identified.stats()
+    assert (stats.requests, stats.crc_errors, stats.framing_errors, stats.dropped_bytes) == (6, 0, 0, 0)
+
+
+def test_profile_of_a_slow_engine_runs_each_part_once(identified: FakeBoard) -> None:
+    identified.set("engine_us", 50_000)
+    (result,) = identified.ask(PROFILE)
+    assert isinstance(result, messages.ProfileResult)
+    assert (result.repeats, result.engine_us) == (1, 50_000)
+
+
+def test_profile_under_a_clock_that_stands_still_ends(identified: FakeBoard) -> None:
+    identified.set("engine_us", 0)
+    (result,) = identified.ask(PROFILE)
+    assert isinstance(result, messages.ProfileResult)
+    assert (result.repeats, result.total_us) == (1000, 0)
+
+
+def test_profile_brings_the_safe_state_and_an_observation_ends_it(identified: FakeBoard) -> None:
+    identified.ask(INPUT)
+    assert identified.feed(encode(PROFILE, 1)).events == ["safe"]
+    stats = identified.stats()
+    assert (stats.safe_state, stats.watchdog_trips) == (1, 0)
+    assert identified.feed(b"1.0,-2.25,0.25\n").events == [], "a text line does not move the actuators"
+    assert identified.feed(encode(INPUT, 2)).events == ["apply 8.25 -6.75"]
+    assert identified.stats().safe_state == 0
+
+
+@pytest.mark.parametrize(
+    ("observation", "status", "detail"), [([1, 2], Status.WRONG_COUNT, 3), ([0, np.nan, 0], Status.NON_FINITE, 1)]
+)
+def test_profile_refuses_what_infer_refuses(identified: FakeBoard, observation: list[float], status: Status, detail: int) -> None:
+    identified.ask(INPUT)
+    happened = identified.feed(encode(messages.Profile(np.array(observation, np.float32)), 1))
+    assert happened.messages() == [error(status, detail, messages.Profile.TYPE)]
+    assert happened.events == [], "refused: the actuators keep their action"
+
+
 def test_an_engine_that_misses_its_golden_vectors_at_start_up_serves_nothing(probe: Probe) -> None:
     board = FakeBoard(probe, load_status=Status.SELF_TEST_FAILED)
     info = board.hello()
     assert (info.engine_status, info.engine_detail) == (Status.SELF_TEST_FAILED, 1)
     assert "golden vectors" in info.engine_message
-    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest()]
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest(), PROFILE]
     assert board.ask(*asked) == [error(Status.SELF_TEST_FAILED, 1, request.TYPE) for request in asked]
     assert board.stats().inferences == 0
 
@@ -253,7 +316,7 @@ def test_model_that_does_not_load_is_reported_and_every_inference_refused(probe:
     board = FakeBoard(probe, load_status=status)
     info = board.hello()
     assert (info.engine_status, info.engine_detail, info.engine_message) == (status, 77, "as the test wants it")
-    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest()]
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest(), PROFILE]
     assert board.ask(*asked) == [error(status, 77, request.TYPE) for request in asked]
     assert board.feed(b"1,2,3\n").sent == f"error: {status.name.lower()}\n".encode()
 
@@ -268,9 +331,8 @@ def test_board_without_a_model(probe: Probe) -> None:
 def test_failed_inference_is_an_error_and_leaves_no_tensor(identified: FakeBoard, status: Status) -> None:
     identified.ask(INPUT)
     identified.set("engine", int(status))
-    assert identified.ask(INPUT, messages.SelfTest()) == [
-        error(status, 77, INPUT.TYPE),
-        error(status, 77, messages.SelfTest.TYPE),
+    assert identified.ask(INPUT, messages.SelfTest(), PROFILE) == [
+        error(status, 77, request.TYPE) for request in (INPUT, messages.SelfTest(), PROFILE)
     ]
     identified.set("engine", 0)
     assert identified.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]

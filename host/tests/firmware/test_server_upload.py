@@ -22,7 +22,7 @@ from balance_hil.protocol.wire import Message
 from balance_hil.quantize import Normalization, QuantParams, quantize
 
 from .probe import Probe
-from .test_server import INPUT, FakeBoard, error
+from .test_server import INPUT, PROFILE, FakeBoard, error
 
 TRANSFER = 0xC0FFEE
 ROOM = 1024
@@ -392,9 +392,9 @@ def test_the_safe_state_comes_before_the_verification_and_requests_are_served_du
     assert stats.uptime_ms - before_ms <= 3, "two slices and an inference"
     left = answer.detail
     assert 0 < left < len(MANY)
-    refusals = board.ask(INPUT, messages.Infer(np.zeros(3, np.float32)), begin, pieces(data)[0])
+    refusals = board.ask(INPUT, messages.Infer(np.zeros(3, np.float32)), PROFILE, begin, pieces(data)[0])
     assert {(m.status, m.request) for m in refusals if isinstance(m, messages.Error) and 0 < m.detail <= left} == {
-        (Status.VERIFYING, request.TYPE) for request in (INPUT, messages.Infer, begin, messages.LoadData)
+        (Status.VERIFYING, request.TYPE) for request in (INPUT, messages.Infer, PROFILE, begin, messages.LoadData)
     }
     line = board.feed(b"1.0,-2.25,0.25\n")
     assert (line.sent, line.events) == (b"error: verifying\n", [])
@@ -432,3 +432,11 @@ def test_a_self_test_holds_no_action(board: FakeBoard) -> None:
     assert board.feed(encode(messages.SelfTest(), 1)).events == ["safe"]
     assert board.feed(b"1.0,-2.25,0.25\n").events == [], "nor does a line move the actuators afterwards"
     assert board.stats().watchdog_trips == 0
+
+
+def test_an_engine_that_runs_only_whole_models_is_profiled_without_operators(board: FakeBoard) -> None:
+    assert result(board, *upload(b"E")).status == Status.OK
+    board.hello()
+    (profile,) = board.ask(PROFILE)
+    assert isinstance(profile, messages.ProfileResult)
+    assert (profile.engine_us, profile.operators_us.tolist()) == (40, [])

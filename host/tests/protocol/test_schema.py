@@ -49,7 +49,7 @@ def test_prose_does_not_change_the_crc() -> None:
     [
         ("type = 0x88", "type = 0x87"),
         ("type = 0x88", "type = 0x08"),
-        ("type = 0x80", "type = 0x8F"),
+        ("type = 0x80", "type = 0x9F"),
         ('sender = "board"', 'sender = "bored"'),
         ('["op", "u16", "", "index', '["op", "u24", "", "index'),
         ('reply = "TENSOR_DATA"', 'reply = "TENSOR_DATE"'),

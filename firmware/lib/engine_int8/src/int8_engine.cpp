@@ -50,12 +50,12 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
 
 Status Int8Engine::Infer(const int8_t* input, int8_t* output) {
   std::memcpy(program_.input, input, program_.n_obs);
-  for (uint32_t op = 0; op < program_.n_steps; ++op) RunOperator(op);
+  for (uint16_t op = 0; op < info_.n_ops; ++op) RunOperator(op);
   std::memcpy(output, program_.output, program_.n_act);
   return Status::kOk;
 }
 
-void Int8Engine::RunOperator(uint32_t op) {
+Status Int8Engine::RunOperator(uint16_t op) {
   const int8::Step& step = program_.steps[op];
   const int8_t* const input = static_cast<const int8_t*>(step.input);
   int8_t* const output = static_cast<int8_t*>(step.output);
@@ -75,6 +75,7 @@ void Int8Engine::RunOperator(uint32_t op) {
       for (uint32_t i = 0; i < step.elements; ++i) output[i] = Quantize(static_cast<const float*>(step.input)[i], step.quant);
       break;
   }
+  return Status::kOk;
 }
 
 Status Int8Engine::Tensor(uint16_t op, TensorView* values) {

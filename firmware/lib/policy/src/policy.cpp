@@ -66,6 +66,11 @@ Outcome Policy::Refuse(Status status, uint32_t detail, const char* message) {
 }
 
 Outcome Policy::Run(const ArrayView<float>& observation) {
+  const Outcome prepared = Prepare(observation);
+  return prepared.ok() ? Execute() : prepared;
+}
+
+Outcome Policy::Prepare(const ArrayView<float>& observation) {
   if (!load_.ok()) return load_;
   if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
   for (uint16_t i = 0; i < observation.size(); ++i) {
@@ -74,14 +79,14 @@ Outcome Policy::Run(const ArrayView<float>& observation) {
   const Normalization& by = image_.normalization;
   if (by.none()) {
     conversion_->ToCodes(observation, info().input, input_);
-    return Execute();
+    return {};
   }
   float normalized[kMaxObs];
   for (uint16_t i = 0; i < observation.size(); ++i) {
     normalized[i] = Normalize(observation[i], by.mean[i], by.inverse_std[i], by.clip);
   }
   conversion_->ToCodes({normalized, observation.size()}, info().input, input_);
-  return Execute();
+  return {};
 }
 
 Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
@@ -93,19 +98,21 @@ Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
 
 Outcome Policy::Execute() {
   const uint64_t start_us = clock_ != nullptr ? clock_->NowUs() : 0;
-  const Status status = engine_->Infer(input_, output_);
-  if (status != Status::kOk) {
-    has_result_ = false;
-    return {status, engine_->detail()};
-  }
+  const Outcome outcome = Infer();
+  if (!outcome.ok()) return outcome;
   times_.last_us = clock_ != nullptr ? static_cast<uint32_t>(clock_->NowUs() - start_us) : 0;
   if (times_.timed == 0 || times_.last_us < times_.min_us) times_.min_us = times_.last_us;
   if (times_.last_us > times_.max_us) times_.max_us = times_.last_us;
   ++times_.timed;
   ++times_.count;
-  has_result_ = true;
-  conversion_->ToValues({output_, info().n_act}, info().output, action_);
+  Finish();
   return {};
+}
+
+Outcome Policy::Infer() {
+  const Status status = engine_->Infer(input_, output_);
+  has_result_ = status == Status::kOk;
+  return has_result_ ? Outcome{} : Outcome{status, engine_->detail()};
 }
 
 Outcome Policy::Tensor(uint16_t op, TensorView* values) {

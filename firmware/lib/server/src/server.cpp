@@ -19,10 +19,21 @@ constexpr uint64_t kSliceUs = 1 * kUsPerMs;
 constexpr size_t kNameLimit = 80;
 constexpr size_t kMessageLimit = 240;
 
+// PROFILE takes about this time, in which it runs everything three times: as a whole, the parts, and the operators of the engine.
+constexpr float kProfileUs = 20'000.0F;
+constexpr float kPasses = 3.0F;
+constexpr float kMaxRepeats = 1000.0F;
+constexpr uint16_t kMaxOperators = 64;  // as many as the compact engine runs
+
 uint32_t CrcOf(const Normalization& by) {
   if (by.none()) return 0;
   const uint32_t crc = Crc32(by.inverse_std.bytes(), by.inverse_std.byte_size(), Crc32(by.mean.bytes(), by.mean.byte_size(), 0));
   return Crc32(reinterpret_cast<const uint8_t*>(&by.clip), sizeof(by.clip), crc);
+}
+
+uint32_t ProfileRepeats(float pass_us) {
+  const float repeats = kProfileUs / (kPasses * pass_us);  // infinite for a pass of no time
+  return repeats < 1.0F ? 1 : static_cast<uint32_t>(repeats < kMaxRepeats ? repeats : kMaxRepeats);
 }
 
 }  // namespace
@@ -177,6 +188,61 @@ void Server::Handle(const protocol::SelfTest&) {
   Reply(reply);
 }
 
+void Server::Handle(const protocol::Profile& request) {
+  if (upload_.verifying()) return ReplyError(upload_.Busy());
+  Policy& policy = models_.running();
+  Outcome outcome = policy.Prepare(request.observation);
+  if (outcome.ok()) outcome = policy.Infer();
+  if (!outcome.ok()) return ReplyError(outcome);
+  if (!watchdog_.safe()) HoldActuators();  // the watchdog cannot trip meanwhile
+  uint8_t frame[kMaxFrame + 1];            // the request lies in the decoder
+  const size_t size = encoder_.Encode(protocol::Infer{request.observation}, frame_.seq, frame);
+  protocol::Infer infer;
+  const auto keep = [&](const Outcome& latest) {
+    if (!latest.ok()) outcome = latest;
+  };
+  const auto decode = [&] {
+    for (size_t i = 0; i < size; ++i) decoder_.Feed(frame[i]);
+    PayloadReader reader(decoder_.frame().payload, decoder_.frame().payload_size);
+    infer.Read(&reader);
+  };
+  const auto encode = [&] { encoder_.Encode(ActionReply(), frame_.seq, out_ + 1); };
+  const auto quantize = [&] { keep(policy.Prepare(infer.observation)); };
+  const auto run = [&] { keep(policy.Infer()); };
+  const auto dequantize = [&] { policy.Finish(); };
+  const auto pass = [&] {
+    decode();
+    quantize();
+    run();
+    dequantize();
+    encode();
+  };
+  uint32_t repeats = 1;
+  const auto mean_us = [&](const auto& action) {
+    const uint64_t start_us = hw_.clock->NowUs();
+    for (uint32_t i = 0; i < repeats; ++i) action();
+    return static_cast<float>(hw_.clock->NowUs() - start_us) / static_cast<float>(repeats);
+  };
+  repeats = ProfileRepeats(mean_us(pass));
+  float operators_us[kMaxOperators];
+  uint16_t measured = 0;
+  protocol::ProfileResult reply;
+  reply.repeats = static_cast<uint16_t>(repeats);
+  reply.total_us = mean_us(pass);
+  reply.decode_us = mean_us(decode);
+  reply.quantize_us = mean_us(quantize);
+  reply.engine_us = mean_us(run);
+  while (measured < kMaxOperators && measured < policy.info().n_ops && policy.RunOperator(measured) == Status::kOk) {
+    operators_us[measured] = mean_us([&] { policy.RunOperator(measured); });
+    ++measured;
+  }
+  reply.operators_us = {operators_us, measured};
+  reply.dequantize_us = mean_us(dequantize);
+  reply.encode_us = mean_us(encode);
+  if (!outcome.ok()) return ReplyError(outcome);
+  Reply(reply);
+}
+
 void Server::Handle(const protocol::StatsRequest&) {
   const DecoderCounters& line = decoder_.counters();
   const InferenceTimes& times = models_.running().times();
@@ -275,6 +341,11 @@ void Server::ReplyAction(const Outcome& outcome) {
   if (!outcome.ok()) return ReplyError(outcome);
   held_ = false;
   Act();
+  Reply(ActionReply());
+}
+
+/// ACTION of the latest inference.
+protocol::Action Server::ActionReply() const {
   const EngineInfo& model = models_.running().info();
   protocol::Action reply;
   reply.status = static_cast<uint8_t>(Status::kOk);
@@ -283,7 +354,7 @@ void Server::ReplyAction(const Outcome& outcome) {
   reply.action = {models_.running().action(), model.n_act};
   reply.inference_us = models_.running().times().last_us;
   reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
-  Reply(reply);
+  return reply;
 }
 
 void Server::ReplyProgress(const Outcome& outcome, uint32_t transfer) {

@@ -44,6 +44,7 @@ class EmulationConfig:
     watchdog_ms: int | None = None  # None: the firmware's default
     arena_bytes: int | None = None  # of the native board's engine; None: what the model needs
     device_clock: bool = False  # its time advances only while the host waits for it
+    count_instructions: bool = False  # its time advances by the instructions that it executes
     fault: str | None = None  # one of ``native.firmware_faults``, on native and qemu boards; None: no fault
 
 
@@ -95,6 +96,8 @@ def model_header(config: EmulationConfig) -> Path:
 
 class EmulatedMachine(ABC):
     """The processes of one emulated board, the processor first. Call ``start`` or ``start_unopened``, then ``close``."""
+
+    instructions_per_us: float | None = None  # of the board's clock; None: not counted
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from balance_hil.boards.definition import BoardDefinition, find_definition
 from balance_hil.boards.kinds.emulated import image_environment
-from balance_hil.boards.kinds.qemu import emulator
+from balance_hil.boards.kinds.qemu import COUNT, emulator
 from balance_hil.errors import BoardBootError, UsageError
 from balance_hil.files import write_atomically
 from balance_hil.firmware_build import build_image
@@ -86,7 +86,7 @@ def _report(machine: str, image: Path) -> str:
     """Output of the benchmark firmware up to its last line."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as link:
         link.settimeout(TIMEOUT_S)
-        command = [emulator(), "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", "-icount", "shift=0"]
+        command = [emulator(), "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", *COUNT]
         command += ["-chardev", f"socket,id=uart,fd={server.fileno()},server=on,wait=on,nodelay=on", "-serial", "chardev:uart"]
         text = b""
         with subprocess.Popen(tied(command), pass_fds=[server.fileno()], stderr=subprocess.DEVNULL) as qemu:

@@ -45,6 +45,7 @@ def emulate(
     watchdog_ms: int | None = None,
     fault: str | None = None,
     device_clock: bool = False,
+    count_instructions: bool = False,
     progress: Progress | None = None,
 ) -> EmulatedMachine:
     """The machine of an emulated board, built and not yet started. For the arguments see ``boards.connect``.
@@ -62,12 +63,20 @@ def emulate(
             f"the emulator of {definition.name} has no clock of its own that a run could follow",
             "use --clock lockstep, or a board whose cycles are counted: --board pico",
         )
+    if count_instructions and not getattr(kind, "COUNTS_INSTRUCTIONS", False):
+        raise UsageError(f"the emulator of {definition.name} does not count instructions", "use --board qemu-m4")
     chosen = choose_engine(definition, engine, progress)
     image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
     if image is not None:
         check_fits(definition, image.model, chosen)
     config = EmulationConfig(
-        name=definition.name, engine=chosen, image=image, watchdog_ms=watchdog_ms, device_clock=device_clock, fault=fault
+        name=definition.name,
+        engine=chosen,
+        image=image,
+        watchdog_ms=watchdog_ms,
+        device_clock=device_clock,
+        count_instructions=count_instructions,
+        fault=fault,
     )
     return kind.machine(definition, config, progress)
 

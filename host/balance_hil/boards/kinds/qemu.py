@@ -39,6 +39,9 @@ QEMU = "qemu-system-arm"
 # The firmware reads its options from the start of its RAM (hal_cortex): a mark, the watchdog's time, the number of a fault.
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
+COUNTS_INSTRUCTIONS = True
+COUNT = ("-icount", "shift=0")  # an instruction takes a nanosecond of the board's time
+INSTRUCTIONS_PER_US = 1000.0
 LOOK_INTERVAL_S = 0.2  # whether QEMU has ended
 ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
 REFUSAL_S = 0.5  # for a refused client to read why
@@ -82,6 +85,9 @@ class QemuMachine(EmulatedMachine):
                 raise UsageError(f"firmware faults on {config.name} need the compact engine", "add --engine int8")
             environment += "_faults"
         self._options = _options(config.watchdog_ms, fault_number(config.fault, progress) if config.fault else 0)
+        if config.count_instructions:
+            self._options += COUNT
+            self.instructions_per_us = INSTRUCTIONS_PER_US
         self._image = build_image(environment, model_header(config), progress, own=definition.own_sources)
         self._qmp: Qmp | None = None
         self._server: socket.socket | None = None

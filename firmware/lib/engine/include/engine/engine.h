@@ -60,6 +60,11 @@ class Engine {
   /// Returns kOk, kNotSupported (this engine does not keep tensors, or the tensor is not int8), kEngineLost.
   virtual Status Tensor(uint16_t op, TensorView* values) = 0;
 
+  /// Runs only operator `op` (below info().n_ops) on the present results of those before it, for profiling.
+  ///
+  /// Returns kOk, kNotSupported (this engine runs only whole models).
+  virtual Status RunOperator(uint16_t) { return Status::kNotSupported; }
+
   virtual const EngineInfo& info() const = 0;
 
   /// Message for the last status that was not kOk; empty otherwise.

@@ -25,13 +25,12 @@ class Int8Engine final : public Engine {
   Status Infer(const int8_t* input, int8_t* output) override;
   /// Returns kOk, kNotSupported for a float tensor.
   Status Tensor(uint16_t op, TensorView* values) override;
+  /// Returns kOk.
+  Status RunOperator(uint16_t op) override;
 
   const EngineInfo& info() const override { return info_; }
   const char* message() const override { return message_; }
   uint32_t detail() const override { return detail_; }
-
-  /// Runs only operator `op`, on the present results of those before it. For benchmarks.
-  void RunOperator(uint32_t op);
 
  private:
   int8::Program program_;

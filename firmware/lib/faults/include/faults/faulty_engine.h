@@ -20,6 +20,7 @@ class FaultyEngine final : public Engine {
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
+  Status RunOperator(uint16_t op) override { return dense_ ? Status::kNotSupported : engine_->RunOperator(op); }
 
   const EngineInfo& info() const override { return engine_->info(); }
   const char* message() const override { return message_ != nullptr ? message_ : engine_->message(); }

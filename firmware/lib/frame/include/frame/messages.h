@@ -15,7 +15,7 @@ inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0xACFFECAAu;
+inline constexpr uint32_t kSchemaCrc = 0x4B578BE9u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
@@ -23,6 +23,7 @@ enum class MessageType : uint8_t {
   kInferInt8 = 0x82,  ///< host: infer from a raw input
   kTensor = 0x83,  ///< host: requests the output of one operator in the last inference
   kSelfTest = 0x84,  ///< host: replays the golden vectors in the image
+  kProfile = 0x8F,  ///< host: safe state; times one inference and each of its parts, for about 20 ms
   kStatsRequest = 0x85,  ///< host: requests the counters
   kSetWatchdog = 0x86,  ///< host: sets the time without an observation after which the board enters the safe state
   kSetTextLine = 0x8D,  ///< host: enables or disables text lines
@@ -38,6 +39,7 @@ enum class MessageType : uint8_t {
   kAction = 0xC2,  ///< board: result of one inference
   kTensorData = 0xC3,  ///< board: output of one operator
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
+  kProfileResult = 0xCC,  ///< board: mean times of an inference and of its parts, by the board's clock
   kStats = 0xC5,  ///< board: counters since boot
   kWatchdog = 0xC6,  ///< board: watchdog timeout in force
   kTextLine = 0xCB,  ///< board: whether text lines are enabled
@@ -60,6 +62,7 @@ constexpr bool IsGated(uint8_t type) {
          type == 0x82 ||
          type == 0x83 ||
          type == 0x84 ||
+         type == 0x8F ||
          type == 0x86 ||
          type == 0x8D ||
          type == 0x8E ||
@@ -133,6 +136,20 @@ struct SelfTest {
     return reader->AtEnd();
   }
   void Write(PayloadWriter*) const {
+  }
+};
+
+/// Safe state; times one inference and each of its parts, for about 20 ms.
+struct Profile {
+  static constexpr MessageType kType = MessageType::kProfile;
+  ArrayView<float> observation{};  ///< [n_obs], as the environment gives it
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&observation) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(observation);
   }
 };
 
@@ -444,6 +461,34 @@ struct SelfTestResult {
   }
 };
 
+/// Mean times of an inference and of its parts, by the board's clock.
+struct ProfileResult {
+  static constexpr MessageType kType = MessageType::kProfileResult;
+  uint16_t repeats{};  ///< runs that each mean is of
+  float total_us{};  ///< us; from the frame of INFER to that of ACTION
+  float decode_us{};  ///< us; the frame of INFER
+  float quantize_us{};  ///< us; checks, normalization, quantization
+  float engine_us{};  ///< us; the model
+  ArrayView<float> operators_us{};  ///< us; [n_ops], each operator of the model; empty where the engine runs only whole models
+  float dequantize_us{};  ///< us
+  float encode_us{};  ///< us; the frame of ACTION
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&repeats) && reader->Read(&total_us) && reader->Read(&decode_us) && reader->Read(&quantize_us) && reader->Read(&engine_us) && reader->Read(&operators_us) && reader->Read(&dequantize_us) && reader->Read(&encode_us) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(repeats);
+    writer->Write(total_us);
+    writer->Write(decode_us);
+    writer->Write(quantize_us);
+    writer->Write(engine_us);
+    writer->Write(operators_us);
+    writer->Write(dequantize_us);
+    writer->Write(encode_us);
+  }
+};
+
 /// Counters since boot.
 struct Stats {
   static constexpr MessageType kType = MessageType::kStats;
@@ -600,6 +645,9 @@ bool VisitRequest(uint8_t type, const Visitor& visit) {
       break;
     case MessageType::kSelfTest:
       visit(SelfTest{});
+      break;
+    case MessageType::kProfile:
+      visit(Profile{});
       break;
     case MessageType::kStatsRequest:
       visit(StatsRequest{});

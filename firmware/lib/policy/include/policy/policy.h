@@ -69,6 +69,15 @@ class Policy {
   /// Runs the model on raw values. Returns kOk, the status of Load(), kWrongCount, or that of Engine::Infer().
   Outcome RunInt8(const ArrayView<int8_t>& input);
 
+  /// The parts of Run(), in this order, for profiling: none of them counts as an inference. Prepare() fills input(), Infer()
+  /// output(), Finish() action(). They return what Run() returns.
+  Outcome Prepare(const ArrayView<float>& observation);
+  Outcome Infer();
+  void Finish() { conversion_->ToValues({output_, info().n_act}, info().output, action_); }
+
+  /// See Engine::RunOperator().
+  Status RunOperator(uint16_t op) { return engine_->RunOperator(op); }
+
   /// Output of operator `op` in the latest inference. Returns kOk, the status of Load(), kNoInferenceYet, kNoSuchOperator, or
   /// that of Engine::Tensor().
   Outcome Tensor(uint16_t op, TensorView* values);

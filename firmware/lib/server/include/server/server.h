@@ -75,6 +75,7 @@ class Server {
   void Handle(const protocol::InferInt8& request);
   void Handle(const protocol::Tensor& request);
   void Handle(const protocol::SelfTest& request);
+  void Handle(const protocol::Profile& request);
   void Handle(const protocol::StatsRequest& request);
   void Handle(const protocol::SetWatchdog& request);
   void Handle(const protocol::SetTextLine& request);
@@ -90,6 +91,7 @@ class Server {
   void HoldActuators();
   void VerifyUpload();
   void ReplyAction(const Outcome& outcome);
+  protocol::Action ActionReply() const;
   void ReplyProgress(const Outcome& outcome, uint32_t transfer);
   void ReplyError(const Outcome& outcome);
   void ReplyLineError(Status status, bool checksum);
