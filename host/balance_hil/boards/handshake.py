@@ -243,7 +243,7 @@ def _protocol_mismatch(channel: Channel, other: OtherSchema) -> ProtocolMismatch
             f"the board on {where} was built from another message schema ({other.schema_crc:08x}), this program has "
             f"{messages.SCHEMA_CRC:08x}"
         )
-    return ProtocolMismatchError(fact, "build the firmware from the same checkout as this program and flash it again")
+    return ProtocolMismatchError(fact, "flash the firmware of this program: hil flash POLICY --board NAME; restart hil emulate")
 
 
 def _diagnosis(channel: Channel, waited_s: float, baud: int | None) -> LinkError:
