@@ -232,7 +232,7 @@ def test_a_board_of_version_1_is_named():
     error = refused(seal(messages.Info.TYPE, 1, (1).to_bytes(2, "little") + (0x3BE122F7).to_bytes(4, "little") + tail))
     assert type(error) is ProtocolMismatchError
     assert f"uses protocol 1, this program uses {messages.PROTOCOL_VERSION}" in error.message
-    assert "flash it again" in error.hint
+    assert "hil flash" in error.hint
 
 
 def test_another_schema():
