@@ -89,3 +89,20 @@ def test_a_thread_that_waits_for_a_processor_is_noticed():
             process.wait()
     with ProcessorWait([first.pid]) as wait:
         assert wait.total_us() >= 0
+
+
+def test_time_that_a_hypervisor_takes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if not Path("/proc/thread-self/schedstat").exists():
+        pytest.skip("this kernel does not count it")
+    statistics = tmp_path / "stat"
+    monkeypatch.setattr(module, "STATISTICS", statistics)
+    monkeypatch.setattr(module, "_threads", lambda processes: [])
+    waits_us = []
+    for before in (7, 0):
+        statistics.write_text(f"cpu  3104537 993079 916381 2225550 14893 0 6240 {before} 11 12\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+        with ProcessorWait([]) as wait:
+            start_us = wait.total_us()
+            statistics.write_text(statistics.read_text().replace(f"6240 {before}", f"6240 {before + 300}"))
+            waits_us.append(wait.total_us() - start_us)
+    assert waits_us[0] >= 300e6 / os.sysconf("SC_CLK_TCK")
+    assert waits_us[1] < 1e6  # a computer without a hypervisor: it is not looked for

@@ -22,8 +22,8 @@ from balance_hil.running import run as run_episode
 from balance_hil.running.soak import Statistics
 from balance_hil.scheduling import usable_cores
 
-TURNS = 3
-STEPS = 1000  # of an episode; 5 s
+TURNS = 5
+STEPS = 2000  # of an episode; 10 s
 BUSY_PER_CORE = 2
 SPIN = "while True: pass"
 WRITE_TO_DISK = """

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import click
+from rich import box
 from rich.table import Table
 
 from balance_hil.cli.console import make_table, print_json, stderr, wide
@@ -22,6 +23,9 @@ BENCHMARKS = {
 }
 
 
+SIDE_BY_SIDE = ("realtime", "live")
+
+
 @click.command(epilog="  ".join(f"{name}: {what}." for name, what in BENCHMARKS.items()))
 @click.argument("name", type=click.Choice(list(BENCHMARKS)))
 @JSON
@@ -32,7 +36,18 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "rows": rows})
     else:
-        wide().print(_table(rows))
+        wide().print((_side_by_side if name in SIDE_BY_SIDE else _table)(rows))
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> Table:
+    """Markdown: a column for each "what", a row for each metric."""
+    columns = list(dict.fromkeys(row["what"] for row in rows))
+    table = make_table("", *(f">{what}" for what in columns))
+    table.box, table.show_edge, table.pad_edge = box.MARKDOWN, True, True
+    values = {(row["what"], row["metric"]): f"{row['value']:,.0f}" for row in rows}
+    for metric, unit in dict.fromkeys((row["metric"], row["unit"]) for row in rows):
+        table.add_row(f"{metric} ({unit})" if unit else metric, *(values[what, metric] for what in columns))
+    return table
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

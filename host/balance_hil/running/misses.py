@@ -4,7 +4,7 @@ A late reply: the time from when its step was due until the host read it has thr
 
     host    how late the observation was sent, and the longest of these: how long the reply may have lain unread, since the host
             last found the port empty; how much longer the loop slept than it asked for; how long the loop and the processes of
-            an emulated board waited for a processor (Linux)
+            an emulated board waited for a processor, and a hypervisor took processors (Linux)
     board   from the last byte of the request until the reply was ready, as ACTION's ``total_us`` reports it
     link    the rest
 

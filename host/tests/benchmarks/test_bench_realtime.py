@@ -1,6 +1,10 @@
 import subprocess
 
+from click.testing import CliRunner
+
 from balance_hil.benchmarks import realtime
+from balance_hil.cli.bench import command
+from balance_hil.running.soak import Statistics
 
 from .. import contract
 
@@ -25,3 +29,13 @@ def test_idle_and_loaded_side_by_side_and_nothing_is_left_running(ppo_bundle, mo
     assert sum(values[f"misses by the {cause}"] for cause in ("host", "board", "link")) == values["late"] + values["lost"]
     assert len(started) == realtime.BUSY_PER_CORE * realtime.usable_cores() + 1
     assert all(process.poll() is not None for process in started)
+
+
+def test_the_table_is_that_of_the_documentation(monkeypatch):
+    loaded = Statistics(steps=12_000)
+    loaded.jitter_us.add(1204.4)
+    monkeypatch.setattr(realtime, "run", lambda: realtime.rows({"idle": Statistics(steps=400), "loaded": loaded}, "idle"))
+    lines = [line.split() for line in CliRunner().invoke(command, ["realtime"]).stdout.splitlines()]
+    assert ["|", "|", "idle", "|", "loaded", "|"] in lines
+    assert ["|", "tick", "jitter", "p99.9", "(us)", "|", "0", "|", "1,204", "|"] in lines
+    assert ["|", "control", "steps", "|", "400", "|", "12,000", "|"] in lines
