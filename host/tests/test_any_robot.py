@@ -90,6 +90,8 @@ def bench(request, tmp_path_factory):
 
 TRAIN = """
 import sys
+import types
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")  # else tensorboard imports TensorFlow, for seconds
 import gymnasium as gym
 import stable_baselines3
 environment, algorithm, steps = sys.argv[1:]

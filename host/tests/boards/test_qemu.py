@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from balance_hil import firmware_build
 from balance_hil.boards import Board, connect, find_definition
-from balance_hil.boards.kinds import qemu
+from balance_hil.boards.kinds import emulated, qemu
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.qemu import QemuMachine
 from balance_hil.bundle import Bundle
@@ -252,7 +253,8 @@ def test_a_second_client_is_refused_at_once(ppo_bundle: Bundle):
     assert said[0].startswith("refused a second client, 127.0.0.1:")
 
 
-def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle):
+def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(emulated, "BOOT_TIMEOUT_S", math.inf)  # nobody waits for a process that has ended
     definition = replace(find_definition(NAME), settings={"machine": "mps2-an999"})
     machine = QemuMachine(definition, EmulationConfig(image=ModelImage.of(ppo_bundle), name=NAME, engine="int8"))
     try:

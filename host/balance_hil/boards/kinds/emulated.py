@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from balance_hil.processes import popen
 from balance_hil.protocol.messages import Ready
 from balance_hil.scheduling import CpuLatencyRequest
 
+LOOK_INTERVAL_S = 0.2  # whether the emulator has ended
 READY_TAIL_S = 0.01  # polling interval for the line end after READY
 READY_TAIL_TRIES = 500
 GRACE_S = 1.0  # between SIGTERM and SIGKILL
@@ -188,7 +190,12 @@ class EmulatedMachine(ABC):
         """Reads ``link`` until READY, then closes it."""
         with contextlib.closing(link), contextlib.suppress(CableUnpluggedError):
             channel = Channel(link)
-            if channel.await_kind(Ready, BOOT_TIMEOUT_S) is not None:
+            deadline_s = time.monotonic() + BOOT_TIMEOUT_S
+            ready = None
+            # A port on a socket stays open when the process behind it ends.
+            while ready is None and time.monotonic() < deadline_s and self._processes[0].poll() is None:
+                ready = channel.await_kind(Ready, LOOK_INTERVAL_S)
+            if ready is not None:
                 for _ in range(READY_TAIL_TRIES):  # READY ends with a line end
                     if channel.raw_tail.endswith(b"\n"):
                         return

@@ -21,6 +21,7 @@ from typing import Any
 from balance_hil.boards.definition import SHIPPED, BoardDefinition
 from balance_hil.boards.handshake import BUSY_LINE
 from balance_hil.boards.kinds.emulated import (
+    LOOK_INTERVAL_S,
     EmulatedMachine,
     EmulationConfig,
     check_image_board,
@@ -42,7 +43,6 @@ OPTIONS_MARK = 0x4F50_5431
 COUNTS_INSTRUCTIONS = True
 COUNT = ("-icount", "shift=0")  # an instruction takes a nanosecond of the board's time
 INSTRUCTIONS_PER_US = 1000.0
-LOOK_INTERVAL_S = 0.2  # whether QEMU has ended
 ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
 REFUSAL_S = 0.5  # for a refused client to read why
 
