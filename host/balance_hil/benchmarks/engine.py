@@ -1,27 +1,34 @@
-"""``hil bench engine``: code, memory and instructions of an inference on a Cortex-M, for each engine and board.
+"""``hil bench engine``: code, memory and cost of an inference, layer by layer, for each engine and board.
 
-The firmware runs in QEMU, which counts instructions; they repeat exactly and are not cycles (``boards.instruction_count``). Code
-is what the linker took from the engine's libraries, constants included; memory is the engine's arena and object.
+The boards in QEMU count instructions; they repeat exactly and are not cycles (``boards.instruction_count``). Code is what the
+linker took from the engine's libraries, constants included; memory is the engine's arena and object. The policies are two of
+6-64-64-2 with random weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where HIL_TFLM_LIB names its library
+(docs/boards.md); otherwise its numbers are those recorded in tflm.toml.
 
-The policies are two of 6-64-64-2 with random weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where
-HIL_TFLM_LIB names its library (docs/boards.md); otherwise its numbers are those recorded in tflm.toml.
+Every board, also ``pico`` and physical ones, is asked what one whole inference of models/ppo costs (PROFILE), in cycles where its
+clock is its processor's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from balance_hil.boards import BoardDefinition, load_definitions
+from balance_hil.benchmarks import row
+from balance_hil.boards import BoardDefinition, connect, find_definition, load_definitions
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
-from balance_hil.boards.kinds.qemu import check_installation
-from balance_hil.bundle import HEADER, INT8_MODEL
+from balance_hil.boards.kinds.machines import check_installation
+from balance_hil.boards.profile import Profile
+from balance_hil.bundle import HEADER, INT8_MODEL, Bundle
+from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import MODELS
@@ -52,19 +59,40 @@ class Measurement:
     cost: EngineCost
 
 
-def run() -> list[dict[str, Any]]:
-    """Rows for every board, engine and policy."""
-    check_installation()
-    boards = [board for board in load_definitions().values() if board.kind == "qemu" and "bench" not in board.settings]
+def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, Any]]:
+    """Rows for every board, engine and policy.
+
+    Args:
+        boards: names; by default the boards in QEMU, and ``pico`` where its emulator is installed.
+        port: of a physical board.
+
+    Raises:
+        HarnessError: a board cannot be built, started or reached.
+    """
+    chosen = [find_definition(name) for name in boards] or _default_boards()
+    bundle = Bundle.load(SHIPPED)
     policies = [typical("TANH"), typical("RELU"), Policy("ppo", (SHIPPED / INT8_MODEL).read_bytes(), SHIPPED / HEADER)]
     rows: list[dict[str, Any]] = []
-    for board in boards:
-        for policy in policies:
+    for board in chosen:
+        counted = board.kind == "qemu" and port is None
+        for policy in policies if counted else []:
             tflm = measure(board, "tflm", policy) if os.environ.get(TFLM_LIBRARY) else None
             rows += _rows(measure(board, "int8", policy), tflm)
             if tflm is not None:
                 rows += _rows(tflm, None)
+        engine = "int8" if board.is_emulated and port is None else None
+        with connect(board.name, bundle, port=port, engine=engine, count_instructions=counted) as session:
+            rows += _profile_rows(f"{board.name} {session.info.engine} ppo", session.profile(), with_engine=not counted)
     return rows
+
+
+def _default_boards() -> list[BoardDefinition]:
+    boards = [board for board in load_definitions().values() if board.kind == "qemu" and "bench" not in board.settings]
+    pico = find_definition("pico")
+    with contextlib.suppress(HarnessError):
+        check_installation(pico)
+        boards.append(pico)
+    return boards
 
 
 def typical(activation: str) -> Policy:
@@ -98,16 +126,40 @@ def _rows(ours: Measurement, tflm: Measurement | None) -> list[dict[str, Any]]:
     rows = []
     for key, (metric, unit) in metrics.items():
         value = getattr(ours.cost, key)
-        row = {"what": f"{ours.board} {engine} {ours.policy.name.lower()}", "metric": metric, "value": value, "unit": unit}
+        cells = {"what": f"{ours.board} {engine} {ours.policy.name.lower()}", "metric": metric, "value": value, "unit": unit}
         if (other := base.get(key)) is not None:
-            row |= {"baseline": f"TFLM {other:,}, {when}", "ratio": value / other}
-        rows.append(row)
+            cells |= {"baseline": f"TFLM {other:,}, {when}", "ratio": value / other}
+        rows.append(cells)
         if key == "inference_instructions":
             rows += [
-                {**row, "metric": f"  {k} {names[k]}", "value": count, "baseline": None, "ratio": None}
+                {**cells, "metric": f"  {k} {names[k]}", "value": count, "baseline": None, "ratio": None}
                 for k, count in enumerate(ours.cost.operator_instructions)
             ]
     return rows
+
+
+def _profile_rows(what: str, profile: Profile, *, with_engine: bool) -> list[dict[str, Any]]:
+    """What PROFILE returned; ``with_engine``: also the engine and its operators, where no benchmark of the engine has them."""
+    total, parts = profile.total, sum(profile.parts.values())
+    rows = []
+    if with_engine:
+        rows.append(row(what, "inference", _rounded(profile.engine, profile), profile.unit))
+        operators = enumerate(profile.operators)
+        rows += [row(what, f"  {k} {name}", _rounded(cost, profile), profile.unit) for k, (name, cost) in operators]
+    compared = f"its parts, {_rounded(parts, profile):,}"
+    rows.append(row(what, "frame to frame", _rounded(total, profile), profile.unit, compared, total / parts if parts else None))
+    named = {
+        "decode": profile.decode,
+        "quantize": profile.quantize,
+        "engine": profile.engine,
+        "dequantize": profile.dequantize,
+        "encode": profile.encode,
+    }
+    return rows + [row(what, f"  {name}", _rounded(cost, profile), profile.unit) for name, cost in named.items()]
+
+
+def _rounded(cost: float, profile: Profile) -> float:
+    return round(cost, 3) if profile.unit == "us" else round(cost)
 
 
 def _baseline(ours: Measurement, tflm: Measurement | None) -> tuple[dict[str, Any], str]:

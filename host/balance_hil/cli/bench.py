@@ -10,13 +10,14 @@ from rich import box
 from rich.table import Table
 
 from balance_hil.cli.console import make_table, print_json, stderr, wide
-from balance_hil.cli.params import JSON
+from balance_hil.cli.params import BOARD, JSON, split_board_names
+from balance_hil.errors import UsageError
 
 BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "realtime": "the same real-time episodes on this computer idle and under load: jitter, round trip, misses by cause",
     "live": "real-time episodes without the live page and with it: 0, 1 and 5 viewers, one of them stalled",
-    "engine": "code, memory and instructions of an inference on Cortex-M processors, for each engine",
+    "engine": "code, memory and cost of an inference, layer by layer, on Cortex-M processors: cycles or instructions",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
     "train": "environment steps per second and seconds to a surviving PPO, beside the reference project's 20 us physics",
     "emulators": "the exact emulators in a batch, and the runtimes that they emulate called row by row",
@@ -28,11 +29,26 @@ SIDE_BY_SIDE = ("realtime", "live")
 
 @click.command(epilog="  ".join(f"{name}: {what}." for name, what in BENCHMARKS.items()))
 @click.argument("name", type=click.Choice(list(BENCHMARKS)))
+@click.option(
+    "-b",
+    "--board",
+    "boards",
+    type=BOARD,
+    multiple=True,
+    callback=split_board_names,
+    help="engine: only this board; by default those in QEMU, and pico. Repeat it, or separate by commas, for several.",
+)
+@click.option("--port", metavar="PORT", help="engine: device or URL of the board.")
 @JSON
-def command(name: str, as_json: bool) -> None:
+def command(name: str, boards: tuple[str, ...], port: str | None, as_json: bool) -> None:
     """Run a side-by-side benchmark and print the ratios."""
+    options: dict[str, Any] = {"boards": boards, "port": port} if name == "engine" else {}
+    if name != "engine" and (boards or port):
+        raise UsageError(f"hil bench {name} chooses its boards itself", "leave --board and --port out, or: hil bench engine")
+    if port is not None and len(boards) != 1:
+        raise UsageError("--port belongs to one board", "name it: hil bench engine --board teensy41 --port /dev/ttyACM0")
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
-        rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run()
+        rows = importlib.import_module(f"balance_hil.benchmarks.{name}").run(**options)
     if as_json:
         print_json({"name": name, "rows": rows})
     else:

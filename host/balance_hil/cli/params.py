@@ -148,7 +148,7 @@ def model_options(command: Command) -> Command:
     return spec(click.option("--output", metavar="NAME|K", help="Output of a bare .tflite that is the action.")(command))
 
 
-def _board_names(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+def split_board_names(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Each name, also those of lists with commas. Raises UnknownBoardError."""
     from balance_hil.boards import find_definition
 
@@ -162,7 +162,7 @@ POLICY = PolicyType()
 BOARD = NamesType("board", _boards)
 RUNTIME = NamesType("runtime", _runtimes)
 BOARDS = click.option(
-    "-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, callback=_board_names,
+    "-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, callback=split_board_names,
     help="Board to run on; see hil boards. Repeat it, or separate by commas, for several.",
 )  # fmt: skip
 ENVIRONMENT = click.option(

@@ -7,7 +7,8 @@ import pytest
 from balance_hil.benchmarks import engine
 from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.instruction_count import code_bytes
-from balance_hil.boards.kinds.qemu import check_installation
+from balance_hil.boards.kinds.machines import check_installation
+from balance_hil.cli import bench
 from balance_hil.errors import HarnessError
 from balance_hil.paths import PROJECT
 
@@ -58,7 +59,7 @@ def test_what_is_recorded_of_tflm_is_what_the_page_shows():
 @pytest.mark.parametrize("policy", GOALS)
 def test_goals_on_a_cortex_m4(policy: str):
     try:
-        check_installation()
+        check_installation(find_definition("qemu-m4"))
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
     cost = engine.measure(find_definition("qemu-m4"), "int8", engine.typical(policy)).cost
@@ -66,3 +67,32 @@ def test_goals_on_a_cortex_m4(policy: str):
     assert cost.code_bytes <= 6_000
     assert cost.arena_bytes + cost.object_bytes <= 2_400
     assert 0 < sum(cost.operator_instructions) <= cost.inference_instructions
+
+
+@pytest.mark.parametrize(("board", "unit"), [("pico", "cycles"), ("qemu-m4", "instructions")])
+def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, unit: str):
+    try:
+        check_installation(find_definition(board))
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    rows = [row for row in engine.run([board]) if row["what"] == f"{board} int8 ppo" and row["unit"] != "B"]
+    assert {row["unit"] for row in rows} == {unit}
+    cost = {row["metric"].strip(): row["value"] for row in rows}
+    operators = [f"{index} FULLY_CONNECTED" for index in range(3)]
+    assert sum(cost[name] for name in operators) == pytest.approx(cost["inference"], rel=0.03)
+    parts = [cost[name] for name in ("decode", "quantize", "engine", "dequantize", "encode")]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(cost["frame to frame"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loop", "--board", "pico"], "hil bench loop chooses its boards itself"),
+        (["engine", "--port", "/dev/null"], "--port belongs to one board"),
+        (["engine", "--board", "pica"], "unknown board"),
+    ],
+)
+def test_a_board_that_makes_no_sense_is_wrong_usage(words: list[str], message: str):
+    with pytest.raises(HarnessError, match=message):
+        bench.command(words, standalone_mode=False)
