@@ -1,5 +1,6 @@
 """Fixtures that several areas share."""
 
+import gc
 import signal
 import threading
 from pathlib import Path
@@ -32,6 +33,12 @@ def pytest_configure():
     """Ctrl-C ends the tests, and their children, also where a shell started them in the background with SIGINT ignored."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """The thousands of tests and modules stay: the garbage collector need not visit them time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -117,15 +117,12 @@ def _wait_until(boundary_s: float, episode: Episode, exchange: Exchange) -> Repl
 def low_jitter() -> Iterator[None]:
     """Keeps Python's garbage collector and the kernel's timer slack (50 us by default) out of the loop."""
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    gc.disable()  # what was allocated meanwhile is young afterwards, and so collected soon
     _set_timer_slack_ns(1)
     try:
         yield
     finally:
         _set_timer_slack_ns(0)  # back to the default
-        gc.unfreeze()
         if was_enabled:
             gc.enable()
 
