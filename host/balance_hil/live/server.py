@@ -283,7 +283,8 @@ async def serve_foxglove(loop_end: socket.socket, port: int) -> None:
 
 async def take_messages(loop_end: socket.socket, url: str, take: Take) -> None:
     """Tells the loop the address, then hands its messages to ``take`` until it closes its end."""
-    loop_end.send(f"{READY}\n{json.dumps({'url': url})}".encode())
+    with contextlib.suppress(BrokenPipeError):  # the loop is gone already
+        loop_end.send(f"{READY}\n{json.dumps({'url': url})}".encode())
     loop_end.setblocking(False)
     running = asyncio.get_running_loop()
     while True:

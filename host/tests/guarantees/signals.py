@@ -176,7 +176,7 @@ def end_one(
     if status not in (0, 1, 130) and not outside:
         wrong.append(f"exit status {status}: {said[-300:]}")
     # One of another package's own child is not ours: glfw's asks for its library's name while mujoco is imported.
-    if "Traceback" in said and str(Path(cli.__file__).parent) in said and fork and not outside:
+    if "Traceback" in said and str(Path(cli.__file__).parents[1]) in said and fork and not outside:
         wrong.append(said[-600:])
     deadline = time.monotonic() + END_S
     while (processes := left_over(work)) and time.monotonic() < deadline:
