@@ -6,7 +6,9 @@ power-cycled, a physical one identified again, and the soak goes on.
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from balance_hil.running.episode import RunLog
 from balance_hil.running.resources import Resources, resources_of
 from balance_hil.running.result import RunResult, equals_tflm
 from balance_hil.running.run import metadata, prepare
-from balance_hil.running.trace import TflmCheck
+from balance_hil.running.trace import TflmCheck, disk_errors
 
 MINUTE_S = 60.0
 MAX_EPISODE_S = 60.0  # statistics are taken between episodes
@@ -112,7 +114,7 @@ class SoakResult:
     duration_s: float  # asked for
     elapsed_s: float = 0.0
     total: Statistics = field(default_factory=Statistics)
-    minutes: list[SoakMinuteDocument] = field(default_factory=list)
+    minutes: list[SoakMinuteDocument] = field(default_factory=list)  # at the end; until then only the newest
     checked: int = 0  # replies compared with tflm
     differing: int | None = 0  # None: not compared
     errors: int = 0
@@ -211,7 +213,7 @@ def soak(
 
     Raises:
         ModelMismatchError: the board runs another model.
-        RecordingError: an anomaly cannot be recorded.
+        RecordingError: an anomaly cannot be recorded, or a temporary file cannot be written.
     """
     return _Soak(board, bundle, config, environment, on_tick, on_minute).run()
 
@@ -232,6 +234,8 @@ class _Soak:
         self._run_config = replace(config.run, clock="realtime", recording=None, max_steps=max(1, max_steps))
         self._folder = AnomalyFolder(config.folder, self._record)
         self._minute = Statistics()
+        with disk_errors():
+            self._minutes = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by ``run``
         self._first: dict[str, Resources] = {}  # what was held after the first minute
         self._seed = config.first_seed
         self.result = SoakResult(
@@ -249,7 +253,7 @@ class _Soak:
         result, start_s = self.result, time.monotonic()
         next_minute_s = min(MINUTE_S, self._config.duration_s / 10)  # the first one is shorter in a short soak
         errors_in_a_row = 0
-        with Interrupt() as stop:
+        with Interrupt() as stop, self._minutes:
             while not result.given_up and not result.interrupted and result.elapsed_s < self._config.duration_s:
                 error = self._episode(stop)
                 errors_in_a_row = 0 if error is None else errors_in_a_row + 1
@@ -259,8 +263,11 @@ class _Soak:
                 if result.elapsed_s >= next_minute_s:
                     self._end_minute()
                     next_minute_s = result.elapsed_s + MINUTE_S
-        if self._minute.episodes:
-            self._end_minute()
+            if self._minute.episodes:
+                self._end_minute()
+            with disk_errors():
+                self._minutes.seek(0)
+                result.minutes = [json.loads(line) for line in self._minutes]
         return result
 
     def _episode(self, stop: Interrupt) -> HarnessError | None:
@@ -315,14 +322,16 @@ class _Soak:
             if resources is not None:
                 self._first.setdefault(of, resources)
                 setattr(result, of, resources.since(self._first[of]))
-        result.minutes.append(
-            {
-                "elapsed_s": round(result.elapsed_s, 1),
-                **self._minute.to_document(),
-                "host": held["host"].to_document() if held["host"] else None,
-                "emulator": held["emulator"].to_document() if held["emulator"] else None,
-            }
-        )
+        minute: SoakMinuteDocument = {
+            "elapsed_s": round(result.elapsed_s, 1),
+            **self._minute.to_document(),
+            "host": held["host"].to_document() if held["host"] else None,
+            "emulator": held["emulator"].to_document() if held["emulator"] else None,
+        }
+        result.minutes = [minute]
+        with disk_errors():
+            self._minutes.write(json.dumps(minute) + "\n")
+            self._minutes.flush()
         self._minute = Statistics()
         if self._on_minute is not None:
             self._on_minute(result)

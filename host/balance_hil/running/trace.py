@@ -44,14 +44,14 @@ class Trace:
 
     def __init__(self, *, kept: bool) -> None:
         self.count = 0
-        with _disk_errors():
+        with disk_errors():
             self._file = tempfile.TemporaryFile(buffering=BUFFER_BYTES) if kept else None  # noqa: SIM115 - closed by __exit__
 
     def add(self, action: Action) -> None:
         """Adds one reply."""
         self.count += 1
         if self._file is not None:
-            with _disk_errors():
+            with disk_errors():
                 self._file.write(action.input.tobytes() + action.output.tobytes())
 
     def check(self, bundle: Bundle, *, with_tflm: bool) -> TflmCheck:
@@ -77,7 +77,7 @@ class Trace:
     def _blocks(self, width: int) -> Iterator[NDArray[np.int8]]:
         """Rows of input and output, int8 [at most BLOCK_ROWS, ``width``]."""
         assert self._file is not None
-        with _disk_errors():
+        with disk_errors():
             self._file.seek(0)
             while data := self._file.read(BLOCK_ROWS * width):
                 yield np.frombuffer(data, np.int8).reshape(-1, width)
@@ -87,16 +87,17 @@ class Trace:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
-            with _disk_errors():
+            with disk_errors():
                 self._file.close()
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """An error of a temporary file is a RecordingError."""
     try:
         yield
     except OSError as exc:
         raise RecordingError(
-            f"cannot keep the run's inputs and outputs in {tempfile.gettempdir()}: {exc}",
-            "free some space there, or choose another place: TMPDIR=FOLDER hil run ...",
+            f"cannot keep what the run found in {tempfile.gettempdir()}: {exc}",
+            "free some space there, or choose another place: TMPDIR=FOLDER hil ...",
         ) from exc

@@ -1,10 +1,12 @@
 import gc
+import sys
 import tracemalloc
 
 import pytest
 
 from balance_hil.distribution import EXACT
-from balance_hil.running import RunConfig, run
+from balance_hil.recording import RecordingWriter, Step
+from balance_hil.running import RunConfig, SoakConfig, open_plant, run, soak
 from balance_hil.running.trace import TflmCheck, Trace
 
 FEW, MANY = 100, 800  # control steps between which memory is measured
@@ -33,3 +35,37 @@ def test_memory_does_not_grow_with_the_length_of_a_run(clock, board, linear_bund
         tracemalloc.stop()
     assert MANY < EXACT, "the histogram behind it is of constant size anyhow"
     assert (held[MANY] - held[FEW]) / (MANY - FEW) < ALLOWED_BYTES_PER_STEP
+
+
+def objects():
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+def test_memory_does_not_grow_with_the_hours_of_a_recording(linear_bundle, tmp_path):
+    chunk_s, chunks, held = 0.25, 2 * 3600 * 4, {}
+    with RecordingWriter(tmp_path / "a.mcap", {"seeds": [1]}, linear_bundle.spec) as writer:
+        for number in range(chunks):
+            t_s = number * chunk_s
+            writer.step(t_s, Step(t_s, 0, number, [0.0] * 6, [0.0] * 2, False, [], 1.0))
+            if number in (100, chunks - 1):
+                held[number] = objects()
+    assert held[chunks - 1] - held[100] < 100  # the index of the file has some ten for each chunk
+
+
+def test_memory_does_not_grow_with_the_minutes_of_a_soak(clock, board, linear_bundle, tmp_path, monkeypatch):
+    episode_s, minutes, held = 0.05, 60, []
+    monkeypatch.setattr(sys.modules["balance_hil.running.soak"], "MINUTE_S", episode_s)
+    config = RunConfig(seeds=[3], max_steps=round(episode_s / 0.005), check_tflm=False)
+    soak_config = SoakConfig(duration_s=minutes * episode_s, first_seed=3, run=config, folder=tmp_path)
+
+    def measure(result):
+        counted.append(result.minutes[-1]["steps"])
+        if len(counted) in (10, 40):
+            held.append(objects())
+
+    counted = []
+    with open_plant(linear_bundle, config) as plant:
+        result = soak(board, linear_bundle, soak_config, plant, on_minute=measure)
+    assert [minute["steps"] for minute in result.minutes] == counted
+    assert held[1] - held[0] < 300  # the statistics of a minute are 30

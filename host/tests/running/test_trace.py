@@ -23,5 +23,5 @@ def test_every_differing_reply_is_counted_however_the_trace_is_divided(ppo_bundl
 
 def test_a_full_disk_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(trace.tempfile, "TemporaryFile", lambda buffering: (tmp_path / "no folder" / "file").open("w+b"))
-    with pytest.raises(RecordingError, match="cannot keep the run's inputs and outputs"):
+    with pytest.raises(RecordingError, match="cannot keep what the run found"):
         trace.Trace(kept=True)
