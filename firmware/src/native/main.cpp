@@ -1,4 +1,4 @@
-// The native board: the firmware as a Linux process whose UART is a pseudo-terminal. Wiring only.
+// The native board: the firmware as a Linux process whose UART is a socket or a pseudo-terminal. Wiring only.
 
 #include <csignal>
 #include <cstddef>
@@ -25,7 +25,7 @@
 namespace {
 
 constexpr int kUsageError = 2;
-constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal buffers before its writer blocks
+constexpr uint32_t kRxBuffer = 4096;  // what a pseudo-terminal buffers before its writer blocks; a socket buffers more
 
 struct Options {
   int fd = -1;
@@ -185,6 +185,7 @@ class NativePlace {
 int main(int argc, char** argv) {
   // The process ends when its port closes. Ctrl-C in the terminal is meant for the host program, which still needs the replies.
   std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGTERM, [](int) { _exit(EXIT_SUCCESS); });
 
   const Options options = ParseOptions(argc, argv);

@@ -1,8 +1,9 @@
-"""Links over a pair of pipes to a child process."""
+"""Links over a pair of pipes or sockets to a child process."""
 
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 from balance_hil.link.base import Link
@@ -33,3 +34,10 @@ def open_pipes(description: str) -> tuple[Link, PipeEnds]:
         os.set_blocking(descriptor, False)
     ours = PipeEnds(to_us_read, from_us_write)
     return DescriptorLink(ours, ours.read_from, description, ours.write_to), PipeEnds(from_us_read, to_us_write)
+
+
+def open_socket_pair(description: str) -> tuple[Link, socket.socket]:
+    """The same over a pair of sockets, for a child that reads and writes one descriptor."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return DescriptorLink(ours, ours.fileno(), description), theirs

@@ -36,6 +36,21 @@ class Pipe:
         self.closed = True
 
 
+class TimedPipe(Pipe):
+    """Its time passes while it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.time_s = 0.0
+
+    def now_s(self):
+        return self.time_s
+
+    def read(self, timeout_s):
+        self.time_s += timeout_s
+        return b""
+
+
 def frames(count):
     return [bytes([1 + index % 250, 0x87, 9, 0]) for index in range(count)]
 
@@ -281,7 +296,7 @@ def test_a_board_that_was_not_started_here_cannot_have_every_fault(fault):
 
 
 def test_a_hang_of_such_a_board_holds_its_link():
-    pipe = Pipe()
+    pipe = TimedPipe()
     link = FaultyLink(pipe, parse_faults(["hang:at_s=0,for_s=0.03"]))
     link.write(b"a\x00")
     assert pipe.sent == []

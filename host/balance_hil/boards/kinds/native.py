@@ -1,11 +1,12 @@
-"""The native board: the firmware compiled for this computer, a separate process behind a pseudo-terminal.
+"""The native board: the firmware compiled for this computer, a separate process whose UART is a socket pair.
 
-    this program ── link ── pty slave ═ pty master ── firmware ── socket pair ── TFLM worker (TensorFlow Lite Micro)
+    this program ── socket pair ── firmware ── socket pair ── TFLM worker (TensorFlow Lite Micro)
 
-With the engine ``int8`` the firmware runs the model itself and there is no worker.
+With the engine ``int8`` the firmware runs the model itself and there is no worker. For other programs the UART is a pseudo-terminal;
+its bytes pass through a thread of the kernel that has no real-time priority, and on a busy computer wait there for 50 ms and more.
 
 The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even if it is
-killed: the pseudo-terminal then closes, which ends the firmware, which closes the socket, which ends the worker.
+killed: the port then closes, which ends the firmware, which closes its other socket, which ends the worker.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig, check_platform
 from balance_hil.errors import UsageError, require
 from balance_hil.firmware_build import build_native, native_is_current
-from balance_hil.link import Link, open_link
+from balance_hil.link import Link, open_link, open_socket_pair
 from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import wheel_exists
 
@@ -95,24 +96,18 @@ class NativeMachine(EmulatedMachine):
         self._program = build_native(progress)
         if config.fault is not None:
             fault_number(config.fault, progress)
-        self._slave = -1
+        self._slave = -1  # kept open for the programs that open the port and close it again
         super().__init__(config.name)
 
     def start(self) -> Link:
         """Starts the board; returns the link to it. Closing the link ends the board."""
-        try:
-            return self._started()[0]
-        finally:
-            self._release_slave()
+        link, far_end = open_socket_pair(f"a socket to {self._name}")
+        with far_end:
+            self._spawn(far_end.fileno())
+        return link
 
     def start_unopened(self) -> str:
         """See EmulatedMachine. The port is a pseudo-terminal."""
-        link, port = self._started()
-        self._await_ready(link)
-        return port
-
-    def _started(self) -> tuple[Link, str]:
-        """The link to a started board, and its port."""
         import tty  # only POSIX systems have it
 
         master, self._slave = os.openpty()
@@ -123,7 +118,8 @@ class NativeMachine(EmulatedMachine):
             self._spawn(master)
         finally:
             os.close(master)
-        return link, port
+        self._await_ready(link)
+        return port
 
     def press_reset(self) -> None:
         """See EmulatedMachine."""
@@ -131,18 +127,15 @@ class NativeMachine(EmulatedMachine):
 
     def close(self) -> None:
         """Ends both processes; may be called twice."""
-        self._release_slave()
-        super().close()
-
-    def _release_slave(self) -> None:
         if self._slave >= 0:
             os.close(self._slave)
         self._slave = -1
+        super().close()
 
-    def _spawn(self, master: int) -> None:
+    def _spawn(self, uart: int) -> None:
         firmware_end, engine_end = socket.socketpair()
         with firmware_end, engine_end, _image_file(self._config.image) as image:
-            command = [str(self._program), "--fd", str(master), "--board-name", self._config.name]
+            command = [str(self._program), "--fd", str(uart), "--board-name", self._config.name]
             command += ["--engine", self._config.engine]
             if self._config.engine == "tflm":
                 command += ["--engine-fd", str(firmware_end.fileno())]
@@ -156,7 +149,7 @@ class NativeMachine(EmulatedMachine):
             for option, value in options.items():
                 if value is not None:
                     command += [option, str(value)]
-            inherited = [master, firmware_end.fileno(), *([image.fileno()] if image is not None else [])]
+            inherited = [uart, firmware_end.fileno(), *([image.fileno()] if image is not None else [])]
             self._processes = [self._popen(command, inherited)]
             if self._config.engine == "tflm":
                 engine_host = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(engine_end.fileno())]

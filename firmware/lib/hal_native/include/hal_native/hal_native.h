@@ -1,4 +1,4 @@
-// HAL on Linux: a process whose UART is the master side of a pseudo-terminal.
+// HAL on Linux: a process whose UART is a socket or the master side of a pseudo-terminal.
 #pragma once
 
 #include <cstddef>
