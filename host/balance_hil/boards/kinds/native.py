@@ -2,8 +2,8 @@
 
     this program ── socket pair ── firmware ── socket pair ── TFLM worker (TensorFlow Lite Micro)
 
-With the engine ``int8`` the firmware runs the model itself and there is no worker. For other programs the UART is a pseudo-terminal;
-its bytes pass through a thread of the kernel that has no real-time priority, and on a busy computer wait there for 50 ms and more.
+With the engine ``int8`` the firmware runs the model itself and there is no worker. For other programs the UART is a
+pseudo-terminal, whose bytes pass through a kernel thread of ordinary priority: on a busy computer they wait for it, up to 100 ms.
 
 The port is opened before the firmware starts, so that its READY is not lost. Neither process outlives this one, even if it is
 killed: the port then closes, which ends the firmware, which closes its other socket, which ends the worker.
