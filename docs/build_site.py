@@ -35,6 +35,7 @@ NAVIGATION = {
             "environments.md",
             "policies.md",
             "boards.md",
+            "bench.md",
             "custom-board.md",
             "hil-suite.md",
             "report.md",

@@ -138,6 +138,10 @@ class WrongBoardError(HarnessError, ValueError):
     """The board on the port identifies itself as another type."""
 
 
+class PowerSwitchError(HarnessError, RuntimeError):
+    """The power switch of a board of the bench failed."""
+
+
 class BoardNotBackError(HarnessError, TimeoutError):
     """A board did not come back after it was flashed."""
 

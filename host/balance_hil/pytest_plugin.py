@@ -102,6 +102,20 @@ def _several(config: pytest.Config, name: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for names in given for name in re.split(r"[,\n]", names) if name.strip()))
 
 
+def _board_names(config: pytest.Config) -> list[str]:
+    """``--hil-board``, with the boards of the bench in place of "@LABEL:all"; an unknown one fails the collection."""
+    names = _several(config, "board") or [DEFAULT_BOARD]
+    if not any(name.startswith("@") for name in names):
+        return names
+    from balance_hil.boards.bench import expanded
+    from balance_hil.errors import HarnessError
+
+    try:
+        return list(dict.fromkeys(expanded(names)))
+    except HarnessError as exc:
+        pytest.fail(f"{exc.message}; {exc.hint}", pytrace=False)
+
+
 def _path(config: pytest.Config, name: str, given: str) -> Path:
     """A path in the ini file is relative to that file, one on the command line to the working directory."""
     return Path(given) if config.getoption(_flag(name)) is not None else config.rootpath / given
@@ -110,7 +124,7 @@ def _path(config: pytest.Config, name: str, given: str) -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs every test that uses a board once for each board and bundle asked for."""
     if "hil_board_name" in metafunc.fixturenames:
-        metafunc.parametrize("hil_board_name", _several(metafunc.config, "board") or [DEFAULT_BOARD], scope="session")
+        metafunc.parametrize("hil_board_name", _board_names(metafunc.config), scope="session")
     bundles = _several(metafunc.config, "bundle")
     if "hil_bundle_dir" in metafunc.fixturenames and len(bundles) > 1:
         metafunc.parametrize("hil_bundle_dir", bundles, ids=lambda folder: Path(folder).name, indirect=True, scope="session")
@@ -230,21 +244,25 @@ def hil_open(
     hil_faults: list[str],
     hil_fault_seed: int,
     hil_broken: str | None,
-) -> Callable[..., Board]:
+) -> Iterator[Callable[..., Board]]:
     """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
+    held, chosen = ExitStack(), [hil_board_name]
 
     def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
         from balance_hil import boards
 
+        if chosen[0].startswith("@"):  # the whole session has the board that was free at first
+            chosen[0] = held.enter_context(boards.held(chosen[0], hil_wait, port=hil_port)).definition.name
         where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "wait_s": hil_wait}
         where |= {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}
         if hil_broken is not None:
             from balance_hil.verifying.faults import find_fault
 
             where |= find_fault(hil_broken).options(hil_bundle)
-        return boards.connect(hil_board_name, bundle, **where | options)
+        return boards.connect(chosen[0], bundle, **where | options)
 
-    return open_board
+    with held:
+        yield open_board
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ LEFT_OUT = {
     "tensorboard *": "serves until it is ended",
     "hil emulate *": "serves until it is ended",
     "hil flash *": "needs a board on a desk",
+    "hil power *": "needs a board on a desk",
     "hil * --port /dev/*": "needs a board on a desk",
     "hil run * --board teensy41*": "needs a board on a desk",
     "*HIL_TFLM_LIB=*": "needs TensorFlow Lite Micro's C++ library",
@@ -359,7 +360,7 @@ def add_what_is_theirs(folder: Path, page: str) -> None:
 def write_files(page: str, folder: Path) -> None:
     """The files that a page holds: blocks whose first line is a comment with a path."""
     for _, text in blocks(page):
-        if named := re.match(r"(?:#|//) (boards/\S+|include/\S+|src/\S+)\n", text):
+        if named := re.match(r"(?:#|//) (boards\.toml|boards/\S+|include/\S+|src/\S+)\n", text):
             (folder / named[1]).parent.mkdir(parents=True, exist_ok=True)
             (folder / named[1]).write_text(text)
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.benchmarks import row
-from balance_hil.boards import BoardDefinition, connect, find_definition, load_definitions
+from balance_hil.boards import BoardDefinition, connect, find_board, find_definition, load_definitions
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.boards.profile import Profile
@@ -69,12 +69,12 @@ def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, A
     Raises:
         HarnessError: a board cannot be built, started or reached.
     """
-    chosen = [find_definition(name) for name in boards] or _default_boards()
+    chosen = [find_board(name) for name in boards] or _default_boards()
     bundle = Bundle.load(SHIPPED)
     policies = [typical("TANH"), typical("RELU"), Policy("ppo", (SHIPPED / INT8_MODEL).read_bytes(), SHIPPED / HEADER)]
     rows: list[dict[str, Any]] = []
     for board in chosen:
-        counted = board.kind == "qemu" and port is None
+        counted = board.kind == "qemu" and board.is_emulated and port is None
         for policy in policies if counted else []:
             tflm = measure(board, "tflm", policy) if os.environ.get(TFLM_LIBRARY) else None
             rows += _rows(measure(board, "int8", policy), tflm)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from balance_hil.boards.bench import find_board, held
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
-from balance_hil.boards.reservation import reserved
 from balance_hil.boards.session import BoardInfo
 from balance_hil.boards.upload import UploadResult
 from balance_hil.bundle import Bundle
@@ -24,7 +24,9 @@ __all__ = [
     "BoardInfo",
     "UploadResult",
     "connect",
+    "find_board",
     "find_definition",
+    "held",
     "load_definitions",
 ]
 
@@ -38,6 +40,7 @@ class _Options(TypedDict):
     injectable: bool
     tamper: Callable[[Link], Link] | None
     handshake_timeout_s: float | None
+    on_close: Callable[[], None]
 
 
 def connect(
@@ -63,9 +66,9 @@ def connect(
     """Starts or opens a board and identifies it.
 
     Args:
-        board: name of a board definition.
+        board: name of a board of the bench's map (boards.toml) or of a type of board, or "@LABEL": the first free one.
         bundle: policy that the board must run; None accepts any. An emulated board is started with the bundle's model.
-        port: device or URL, also of an emulated board that is already running (``hil emulate``).
+        port: device or URL, also of an emulated board that is already running (``hil emulate``); not for one on the map.
         baud: bits per second; None takes the definition's.
         engine: of an emulated board; None takes the definition's.
         faults: injected after the handshake; a text is read as ``--fault`` is: docs/faults.md.
@@ -78,60 +81,58 @@ def connect(
         handshake_timeout_s: time allowed for the handshake; None: see ``Session``.
         device_clock: the time of an emulated board advances only while the host waits for it; see ``Board.now_s``.
         count_instructions: the time of a board in QEMU advances by its instructions, which ``Board.profile`` then counts.
-        wait_s: time to wait for a port that another user holds.
+        wait_s: time to wait for a board that another user holds.
         progress: called with a message before long operations, such as building the firmware.
 
     Raises:
         UnknownBoardError, UsageError, ConfigError: the name or the options are invalid.
-        Port…Error: the port cannot be reserved or opened; see ``reserved`` and ``open_link``.
+        Port…Error: the board cannot be reserved or opened; see ``held`` and ``open_link``.
         LinkError, ModelMismatchError and the engine's errors: see ``Board``.
         BoardBootError, FirmwareBuildError, EmulatorMissingError, MissingExtraError: an emulated board cannot be started.
     """
-    definition = find_definition(board)
-    options: _Options = {
-        "definition": definition,
-        "faults": tuple(faults or ()),
-        "fault_seed": fault_seed,
-        "injectable": injectable,
-        "tamper": tamper,
-        "handshake_timeout_s": handshake_timeout_s,
-    }
-    if firmware_fault is not None and (port is not None or definition.kind not in FAULTY_KINDS):
-        raise UsageError("firmware faults work on emulated boards only", "omit --port and use --board native")
-    if device_clock and (port is not None or not definition.is_emulated):
-        raise UsageError(
-            f"{definition.name} is not an emulated board of this run: its clock cannot pace it",
-            "omit --port and use --board pico",
-        )
-    if count_instructions and (port is not None or not definition.is_emulated):
-        raise UsageError(f"the instructions of {definition.name} are not counted", "omit --port and use --board qemu-m4")
-    from balance_hil.boards.kinds.machines import emulate, find_port  # they import this package
-
-    if port is not None or not definition.is_emulated:
-        where, rate = port or find_port(definition), baud or definition.baud
-        held = contextlib.ExitStack()
-        held.enter_context(reserved(where, wait_s, progress))
-        try:
-            return Board(open_link(where, rate), bundle, baud=rate, on_close=held.close, **options)
-        except BaseException:
-            held.close()
-            raise
-
-    machine = emulate(
-        definition,
-        bundle,
-        engine=engine,
-        model=model,
-        watchdog_ms=watchdog_ms,
-        fault=firmware_fault,
-        device_clock=device_clock,
-        count_instructions=count_instructions,
-        progress=progress,
-    )
+    reservation = contextlib.ExitStack()
     try:
-        return Board(machine.start(), bundle, machine=machine, **options)
-    except CableUnpluggedError as exc:
-        raise BoardBootError(f"{exc.message}, before the handshake completed", "check the installation: hil doctor") from exc
+        place = reservation.enter_context(held(board, wait_s, progress, port=port))
+        definition = place.definition
+        if firmware_fault is not None and (place.port is not None or definition.kind not in FAULTY_KINDS):
+            raise UsageError("firmware faults work on emulated boards only", "omit --port and use --board native")
+        if device_clock and place.port is not None:
+            raise UsageError(
+                f"{definition.name} is not an emulated board of this run: its clock cannot pace it",
+                "omit --port and use --board pico",
+            )
+        if count_instructions and place.port is not None:
+            raise UsageError(f"the instructions of {definition.name} are not counted", "omit --port and use --board qemu-m4")
+        options: _Options = {
+            "definition": definition,
+            "faults": tuple(faults or ()),
+            "fault_seed": fault_seed,
+            "injectable": injectable,
+            "tamper": tamper,
+            "handshake_timeout_s": handshake_timeout_s,
+            "on_close": reservation.close,
+        }
+        if place.port is not None:
+            rate = baud or definition.baud
+            return Board(open_link(place.port, rate), bundle, baud=rate, **options)
+        from balance_hil.boards.kinds.machines import emulate  # it imports this package
+
+        machine = emulate(
+            definition,
+            bundle,
+            engine=engine,
+            model=model,
+            watchdog_ms=watchdog_ms,
+            fault=firmware_fault,
+            device_clock=device_clock,
+            count_instructions=count_instructions,
+            progress=progress,
+        )
+        reservation.callback(machine.close)
+        try:
+            return Board(machine.start(), bundle, machine=machine, **options)
+        except CableUnpluggedError as exc:
+            raise BoardBootError(f"{exc.message}, before the handshake completed", "check the installation: hil doctor") from exc
     except BaseException:
-        machine.close()
+        reservation.close()
         raise

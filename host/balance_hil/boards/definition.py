@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from balance_hil.boards.kinds import find_kind
+from balance_hil.boards.place import Place
 from balance_hil.errors import ConfigError, UnknownBoardError
 from balance_hil.files import did_you_mean, read_limited
 from balance_hil.firmware_build import OwnSources
@@ -27,7 +28,7 @@ INTERRUPTS = 82  # of the vector table: hal_cortex/vectors.h
 FOLDER_VARIABLE = "HIL_BOARDS"
 MAX_BYTES = 16 << 10  # of a board file; tomllib takes a time that grows with its square
 SHIPPED = Path(__file__).parent / "definitions"
-_NO_KEYS = ("settings", "file")  # fields that a board file cannot set
+_NO_KEYS = ("settings", "file", "place")  # fields that a board file cannot set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ class BoardDefinition:
     upload_bytes: int = 8192  # longest model that can be uploaded, with its vectors; takes twice as much RAM
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)  # values of the kind's own KEYS
     file: Path | None = field(default=None, compare=False)
+    place: Place | None = None  # in the bench's map; None: a type of board
+
+    @property
+    def type_name(self) -> str:
+        """What its firmware calls itself: the name, or of a board of the bench the name of its kind."""
+        return self.place.kind if self.place else self.name
 
     @property
     def own_sources(self) -> OwnSources | None:
@@ -76,17 +83,20 @@ class BoardDefinition:
     @property
     def is_emulated(self) -> bool:
         """Whether this program starts the board."""
-        return hasattr(find_kind(self.kind), "machine")
+        return hasattr(find_kind(self.kind), "machine") and not (self.place and self.place.is_connected)
 
     def matches(self, port: SerialPort) -> bool:
-        """Whether the USB ids of ``port`` match this board."""
+        """Whether ``port`` is this board's, by its USB ids; that of a board of the bench by its serial number alone."""
         if self.port:
-            return self.port == port.device
+            return os.path.realpath(self.port) == os.path.realpath(port.device)
+        if self.place and self.usb_serial:
+            return self.usb_serial == port.serial_number
+        return self.usb_numbers_fit(port) and self.usb_serial in ("", port.serial_number or "")
+
+    def usb_numbers_fit(self, port: SerialPort) -> bool:
+        """Whether ``port`` has the USB vendor and product id of this type of board."""
         if self.usb_vid is None:
             return False
-        return self._usb_numbers_fit(port) and self.usb_serial in ("", port.serial_number or "")
-
-    def _usb_numbers_fit(self, port: SerialPort) -> bool:
         if self.usb_vid == port.vid and self.usb_pid in (None, port.pid):
             return True
         return port.vid is not None and port.pid is not None and f"{port.vid:04x}:{port.pid:04x}" in self.usb_also.split()

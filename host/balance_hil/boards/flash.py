@@ -7,20 +7,20 @@ The port is closed while the flash tool works. The board is then found by its US
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_definition
+from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_board, held
+from balance_hil.boards.bench import LABEL
 from balance_hil.boards.boot_drive import copy_image, find_drive
 from balance_hil.boards.engines import check_fits, choose_engine
-from balance_hil.boards.flash_tool import FlashTool, installed_tool, upload
+from balance_hil.boards.flash_tool import FlashTool, installed_tool, probe_of, upload
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.emulated import image_environment
 from balance_hil.boards.kinds.serial import find_port
-from balance_hil.boards.reservation import reserved
+from balance_hil.boards.reservation import all_reserved, probe, reserved
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.errors import (
     AmbiguousBoardError,
@@ -53,8 +53,8 @@ class FlashConfig:
     """What to flash where."""
 
     bundle: Bundle
-    board: str  # name of a board definition
-    port: str | None = None  # device or URL; None: the one port whose USB ids match
+    board: str  # name of a board of the bench's map or of a type of board, or "@LABEL"
+    port: str | None = None  # device or URL; None: of a board of the map its own, else the one port whose USB ids match
     engine: str | None = None  # "tflm" or "int8"; None: see ``choose_engine``
     baud: int | None = None  # baud rate of the new firmware; None: the definition's
     force: bool = False  # also if the same image runs, there is no port yet, or the board reports another type
@@ -101,8 +101,18 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
         BoardNotBackError and handshake errors: the flashed board does not answer, or not correctly.
     """
     start = time.monotonic()
-    definition = find_definition(config.board)
-    _check(definition)
+    if not config.board.startswith(LABEL):
+        definition = find_board(config.board)
+        _check(definition)
+        if definition.place is None:
+            return _flash_type(definition, config, start, progress)
+    with held(config.board, config.wait_s, progress, port=config.port) as place:
+        _check(place.definition)
+        bound = replace(config, board=place.definition.name, port=place.port)
+        return _flash_type(place.definition, bound, start, progress)
+
+
+def _flash_type(definition: BoardDefinition, config: FlashConfig, start: float, progress: Progress) -> FlashResult:
     engine = choose_engine(definition, config.engine, progress)
     check_fits(definition, config.bundle.int8_model(), engine)
     if definition.upload != "drive" and config.drive is not None:
@@ -113,8 +123,16 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
     check_board_tools(environment)
     tool = installed_tool(definition)
     target = _locate(definition, tool, config)
+    serial_number = probe_of(definition, target.usb) if tool.takes == "probe" else ""
+    if definition.place and tool.takes == "probe" and not serial_number:
+        raise UsageError(
+            f"{definition.place.file} names no probe of {definition.name}, and {tool.name} would use the first that it finds",
+            'add its serial number: probe = "..."; probes that are ports, too: hil boards',
+        )
+    resources = [target.where] if target.where else []
+    resources += [probe(serial_number)] if serial_number else []
     # Also while the flash tool has the port: nobody may open it between the two images.
-    with reserved(target.where, config.wait_s, progress) if target.where else contextlib.nullcontext():
+    with all_reserved(resources, config.wait_s, progress):
         return _flash(definition, tool, target, config, engine, start, progress)
 
 
@@ -163,7 +181,13 @@ def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, 
 def _drive(definition: BoardDefinition, config: FlashConfig, image: Path, progress: Progress) -> Path:
     """The boot drive. If there is none, the firmware behind the port is asked to start the boot loader."""
     try:
-        return find_drive(config.drive, image)
+        drive = find_drive(config.drive, image)
+        if definition.place is None or config.port is None or config.drive is not None:
+            return drive
+        raise AmbiguousBoardError(
+            f"the boot drive {drive} is there already, and may be another board's than that of {definition.name}",
+            f"eject it; or, if it is that of {definition.name}, name it: --drive {drive}",
+        )
     except PortNotFoundError as exc:
         if config.port is None:
             raise
@@ -215,7 +239,7 @@ def _check(definition: BoardDefinition) -> None:
 
 def _locate(definition: BoardDefinition, tool: FlashTool, config: FlashConfig) -> _Target:
     ports = list_serial_ports()
-    alike = [port for port in ports if definition.matches(port)]
+    alike = [port for port in ports if definition.usb_numbers_fit(port)]
     if tool.takes == "any" and len(alike) > 1:
         raise AmbiguousBoardError(
             f"{len(alike)} boards look like {definition.name}: {', '.join(port.device for port in alike)}, and "
@@ -252,11 +276,14 @@ def _ask(definition: BoardDefinition, target: _Target, baud: int | None) -> Boar
 
 
 def _refuse_other_board(definition: BoardDefinition, info: BoardInfo | None, force: bool) -> None:
-    if info is None or force or info.board == definition.name:
+    if info is None or force or info.board == definition.type_name:
         return
+    place = definition.place
     raise WrongBoardError(
-        f"the board reports that it is {info.board}, not {definition.name}",
-        f"use --board {info.board}, name another port with --port, or override with --force",
+        f"the board reports that it is {info.board}, not {definition.type_name}",
+        f"correct kind of {place.name} in {place.file}, or override with --force"
+        if place
+        else f"use --board {info.board}, name another port with --port, or override with --force",
     )
 
 

@@ -175,6 +175,11 @@ def installed_tool(definition: BoardDefinition) -> FlashTool:
     )
 
 
+def probe_of(definition: BoardDefinition, port: SerialPort | None) -> str:
+    """Serial number of a board's debug probe: from the bench's map, else that of its port; "" if unknown."""
+    return (definition.place and definition.place.probe) or (port and port.serial_number) or ""
+
+
 def upload(
     tool: FlashTool,
     definition: BoardDefinition,
@@ -230,8 +235,9 @@ def _arguments(tool: FlashTool, definition: BoardDefinition, environment: str, f
     """The tool's arguments. A value is one word of them, also with a space in it."""
     values = {"environment": environment, "image": file, "project": PROJECT}
     lists = {"{options}": shlex.split(definition.upload_options), "{select}": []}
-    if port is not None and (tool.takes == "port" or port.serial_number):
-        lists["{select}"] = [word.format(port=port.device, serial=port.serial_number) for word in shlex.split(tool.select)]
+    serial_number, device = probe_of(definition, port), port.device if port else ""
+    if device if tool.takes == "port" else serial_number:
+        lists["{select}"] = [word.format(port=device, serial=serial_number) for word in shlex.split(tool.select)]
     if "{images}" in tool.command:
         lists["{images}"] = _flash_images(environment, file)
     return [part for word in shlex.split(tool.command) for part in (lists[word] if word in lists else [word.format(**values)])]

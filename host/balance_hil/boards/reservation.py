@@ -1,4 +1,4 @@
-"""Reservations: one user at a time of a port, whoever runs on this computer.
+"""Reservations: one user at a time of a port, a debug probe or a board of the bench, whoever runs on this computer.
 
 A reservation is a locked file that names its owner. The kernel releases the lock when the owner ends, SIGKILL included.
 """
@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,18 +34,20 @@ _ALWAYS_WAIT_S = 0.2  # ``reservations`` in another process holds a lock for an 
 _MAX_OWNER_BYTES = 4096
 _MAX_TEXT = 200
 _SUFFIX = ".lock"
+_PROBE, _BOARD = "probe:", "board:"  # resources that are no ports
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
     """Who holds a port."""
 
-    port: str  # as the owner named it
+    port: str  # as the owner named it; or its probe, or the board itself: see ``probe`` and ``board``
     user: str
     host: str
     pid: int
     command: str
     since: float  # Unix time, s
+    board: str = ""  # its name in the bench's map
 
     def __str__(self) -> str:
         """One sentence part: "alice (process 123 on bench: hil run ppo) since 14:03:22, 5 min ago"."""
@@ -62,14 +64,25 @@ class Owner:
         return f"{seconds / 86400:.0f} d"
 
 
+def probe(serial_number: str) -> str:
+    """The name under which ``reserved`` holds a debug probe."""
+    return _PROBE + serial_number
+
+
+def board(name: str, bench: Path) -> str:
+    """The name under which ``reserved`` holds a board of the bench whose map is ``bench``."""
+    return f"{_BOARD}{bench}#{name}"
+
+
 @contextlib.contextmanager
-def reserved(port: str, wait_s: float = 0.0, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+def reserved(port: str, wait_s: float = 0.0, progress: Callable[[str], None] | None = None, *, name: str = "") -> Iterator[None]:
     """Holds ``port`` for this process, which may enter it repeatedly; links to one device are one port.
 
     Args:
-        port: device or URL.
+        port: device, URL, or what ``probe`` or ``board`` return.
         wait_s: time to wait for another owner to release it.
         progress: called with a message if there is one.
+        name: of its board in the bench's map.
 
     Raises:
         PortBusyError: another process holds it; the message names the owner.
@@ -80,7 +93,7 @@ def reserved(port: str, wait_s: float = 0.0, progress: Callable[[str], None] | N
         yield
         return
     try:
-        lock = _acquired(path, port, wait_s, progress)
+        lock = _acquired(path, port, name, wait_s, progress)
     except PortBusyError:
         raise
     except OSError as exc:
@@ -94,13 +107,69 @@ def reserved(port: str, wait_s: float = 0.0, progress: Callable[[str], None] | N
         lock.release()
 
 
+@contextlib.contextmanager
+def all_reserved(
+    resources: Sequence[str], wait_s: float = 0.0, progress: Callable[[str], None] | None = None, *, name: str = ""
+) -> Iterator[None]:
+    """Holds what belongs to one board; the arguments and errors are those of ``reserved``."""
+    deadline = time.monotonic() + wait_s
+    with contextlib.ExitStack() as stack:
+        for resource in resources:
+            stack.enter_context(reserved(resource, max(0.0, deadline - time.monotonic()), progress, name=name))
+        yield
+
+
+@contextlib.contextmanager
+def first_free(
+    boards: Mapping[str, Sequence[str]], what: str, wait_s: float = 0.0, progress: Callable[[str], None] | None = None
+) -> Iterator[str]:
+    """Holds the first of ``boards``, name to resources, that nobody has, this process included; yields its name.
+
+    Raises:
+        PortBusyError: none got free within ``wait_s``; the message names ``what`` was wanted and the owners.
+        PortOpenError: a lock file cannot be made.
+    """
+    deadline = time.monotonic() + wait_s
+    told = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            owners = []
+            for name, resources in boards.items():
+                if any(_is_ours(resource) for resource in resources):
+                    owners.append(f"{name} is held by this very program")
+                    continue
+                try:
+                    stack.enter_context(all_reserved(resources, name=name))
+                except PortBusyError as exc:
+                    owners.append(exc.message)
+                    continue
+                yield name
+                return
+            held = "; ".join(owners)
+            if time.monotonic() >= deadline:
+                raise PortBusyError(f"no {what} is free: {held}", _wait_hint(wait_s))
+            if progress is not None and not told:
+                progress(f"waiting up to {wait_s:g} s for one of {what}: {held}")
+            told = True
+            time.sleep(LOOK_INTERVAL_S)
+
+
 def reservations() -> list[Owner]:
     """Who holds which port now; none where the system cannot tell."""
     owners = [owner for path in sorted(LOCKS.glob(f"*{_SUFFIX}")) if _is_held(path) and (owner := _owner(path))]
     return sorted(owners, key=lambda owner: owner.port)
 
 
-def _acquired(path: Path, port: str, wait_s: float, progress: Callable[[str], None] | None) -> filelock.BaseFileLock:
+def _is_ours(port: str) -> bool:
+    path = _lock_file(port)
+    return path is not None and filelock.FileLock(path, mode=0o666, is_singleton=True, thread_local=False).is_locked
+
+
+def _wait_hint(waited_s: float) -> str:
+    return f"wait for it: --wait {max(60, 2 * round(waited_s))}; who holds what: hil boards"
+
+
+def _acquired(path: Path, port: str, name: str, wait_s: float, progress: Callable[[str], None] | None) -> filelock.BaseFileLock:
     if not LOCKS.is_dir():
         LOCKS.mkdir(exist_ok=True)
         LOCKS.chmod(0o1777)  # mkdir's mode is cut by the umask
@@ -110,44 +179,54 @@ def _acquired(path: Path, port: str, wait_s: float, progress: Callable[[str], No
     except filelock.Timeout:
         owner = _owner(path)
         if wait_s > 0 and progress is not None:
-            progress(f"waiting up to {wait_s:g} s for {port}, held by {owner or 'another program'}")
+            progress(f"waiting up to {wait_s:g} s for {name or port}, held by {owner or 'another program'}")
         try:
             lock.acquire(timeout=max(0.0, wait_s - _ALWAYS_WAIT_S), poll_interval=LOOK_INTERVAL_S)
         except filelock.Timeout:
-            raise PortBusyError(
-                f"{port} is held by {_owner(path) or 'another program'}",
-                f"wait for it: --wait {max(60, 2 * round(wait_s))}; who holds what: hil boards",
-            ) from None
+            raise PortBusyError(f"{name or port} is held by {_owner(path) or 'another program'}", _wait_hint(wait_s)) from None
     if lock.lock_counter == 1:
-        _sign(path, port)
+        _sign(path, port, name)
     return lock
 
 
+def identity(port: str) -> str | None:
+    """What all names of a port have in common; None for one that nobody else can open."""
+    if port.startswith((_PROBE, _BOARD)):
+        return port
+    if "://" not in port:
+        return os.path.realpath(port)
+    try:
+        url = urlsplit(port)
+        if url.scheme not in ("socket", "rfc2217") or not url.hostname:
+            return None
+        address = socket.gethostbyname(url.hostname)
+    except (OSError, ValueError):
+        return None  # nobody can open it
+    return f"{address}:{url.netloc.rpartition(':')[2]}"
+
+
 def _lock_file(port: str) -> Path | None:
-    """The lock file of a port; None for one that nobody else can open."""
-    if "://" in port:
-        try:
-            url = urlsplit(port)
-            if url.scheme not in ("socket", "rfc2217") or not url.hostname:
-                return None
-            address = socket.gethostbyname(url.hostname)
-        except (OSError, ValueError):
-            return None  # nobody can open it
-        identity = f"{address}:{url.netloc.rpartition(':')[2]}"
-    else:
-        identity = os.path.realpath(port)
-    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in identity.strip("/"))[-60:]
-    return LOCKS / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}{_SUFFIX}"
+    which = identity(port)
+    if which is None:
+        return None
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in which.strip("/"))[-60:]
+    return LOCKS / f"{name}-{hashlib.sha256(which.encode()).hexdigest()[:8]}{_SUFFIX}"
 
 
-def _sign(path: Path, port: str) -> None:
+def _sign(path: Path, port: str, name: str) -> None:
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container without an entry for the user id
         user = f"user {os.getuid()}" if sys.platform != "win32" else "unknown"
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     owner = Owner(
-        port=port, user=user, host=socket.gethostname(), pid=os.getpid(), command=command[:_MAX_TEXT], since=time.time()
+        port=port,
+        user=user,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        command=command[:_MAX_TEXT],
+        since=time.time(),
+        board=name,
     )
     with contextlib.suppress(OSError):  # the lock holds without it; Windows does not let it be written
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
@@ -161,7 +240,8 @@ def _owner(path: Path) -> Owner | None:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             values = parse_json(file.read(_MAX_OWNER_BYTES))
-        texts = {name: printable(str(values[name]))[:_MAX_TEXT] for name in ("port", "user", "host", "command")}
+        values = {"board": "", **values}  # earlier versions wrote none
+        texts = {name: printable(str(values[name]))[:_MAX_TEXT] for name in ("port", "user", "host", "command", "board")}
         time.localtime(since := float(values["since"]))
         return Owner(pid=int(values["pid"]), since=since, **texts)
     except (OSError, ValueError, TypeError, KeyError, OverflowError):

@@ -20,6 +20,7 @@ from balance_hil.boards.handshake import (
     status_error,
 )
 from balance_hil.boards.kinds import find_kind
+from balance_hil.boards.power import reopened, switch
 from balance_hil.boards.profile import CostUnit
 from balance_hil.bundle import INT8_MODEL, Bundle
 from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UnknownBoardError, UsageError
@@ -221,8 +222,20 @@ class Session:
         return self._back_from("its reset button")
 
     def power_cycle(self) -> BoardInfo:
-        """Power-cycles an emulated board and identifies it again. Raises UsageError for a physical one."""
-        self._channel.replace(self._harmed(self._emulated("power").restart()))
+        """Power-cycles the board and identifies it again: an emulated one, or one of the bench with a power switch.
+
+        Raises:
+            UsageError: it is neither.
+            FlashToolMissingError, PowerSwitchError: the switch cannot be used, or failed.
+            Port…Error, LinkError: the board did not come back.
+        """
+        place = self.definition.place
+        if self._machine is not None or place is None or not place.has_switch:
+            self._channel.replace(self._harmed(self._emulated("power").restart()))
+            return self._introduce()
+        self._channel.link.close()
+        switch(place, "cycle")
+        self._channel.replace(self._harmed(reopened(self.definition, self._baud)))
         return self._introduce()
 
     def pause(self) -> None:

@@ -2,42 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
-from balance_hil.boards import BoardDefinition, load_definitions
+from balance_hil.boards import BoardDefinition, connect, find_board, load_definitions, reservation
+from balance_hil.boards.bench import FILE, load_map, map_path
+from balance_hil.boards.discovery import Discovered, discover, write
+from balance_hil.boards.flash import ASK_TIMEOUT_S
+from balance_hil.boards.kinds.machines import find_port
+from balance_hil.boards.place import Place
 from balance_hil.boards.reservation import Owner, reservations
 from balance_hil.cli.console import make_table, print_json, say, stdout
 from balance_hil.cli.params import JSON
-from balance_hil.errors import HarnessError
+from balance_hil.errors import HarnessError, UsageError
 from balance_hil.link import SerialPort, list_serial_ports
 
 
 @click.command()
+@click.option("--discover", is_flag=True, help="Add what is plugged in to boards.toml; what is there stays as it is.")
+@click.option("--force", is_flag=True, help="With --discover: write boards.toml anew.")
 @JSON
-def command(as_json: bool) -> None:
-    """List the serial ports of this computer and the supported boards."""
+def command(discover: bool, force: bool, as_json: bool) -> None:
+    """List the serial ports of this computer, the supported boards, and the boards of the bench with who holds them."""
+    if force and not discover:
+        raise UsageError("--force belongs to --discover", "hil boards --discover --force")
     ports = list_serial_ports()
-    boards = list(load_definitions().values())
+    types = load_definitions()
+    found = _discover(ports, types, anew=force) if discover else None
+    boards = list(types.values())
+    places = load_map()
     owners = reservations()
     if as_json:
         print_json(
             {
                 "ports": [_port(port, boards) for port in ports],
                 "boards": [_board(board, ports) for board in boards],
+                "map": str(map_path()) if places else None,
+                "bench": [_place(place, owners) for place in places.values()],
                 "reservations": [asdict(owner) for owner in owners],
+                **({"added": [place.name for place in found.added], "unknown": found.unknown} if found else {}),
             }
         )
         return
-    _print_ports(ports, boards)
-    stdout.print()
-    _print_boards([_board(board, ports) for board in boards])
-    if owners:
+    if found is None:
+        _print_ports(ports, boards)
         stdout.print()
-        _print_owners(owners)
+        _print_boards([_board(board, ports) for board in boards])
+    if places:
+        stdout.print()
+        _print_bench([_place(place, owners) for place in places.values()])
+    if others := [owner for owner in owners if owner.board not in places]:
+        stdout.print()
+        _print_owners(others)
+
+
+def _discover(ports: Sequence[SerialPort], types: Mapping[str, BoardDefinition], *, anew: bool) -> Discovered:
+    """Writes the map and says what is new. Raises ConfigError, UsageError."""
+    path = map_path() or Path(FILE)
+    found = discover(ports, types, {} if anew else load_map(), _asked)
+    for line in found.unknown:
+        say(f"not added: {line}")
+    if found.added or (anew and path.exists()):
+        try:
+            write(path, found.added, anew=anew)
+        except OSError as exc:
+            raise UsageError(f"cannot write {path}: {exc.strerror}", "make the folder writable, or go to another one") from exc
+    for place in found.added:
+        say(f"added to {path}: {place.name}")
+    if not found.added:
+        say(f"nothing to add: {len(found.known)} boards of the map are plugged in, and no others")
+    return found
+
+
+def _asked(port: SerialPort) -> str:
+    with connect("serial", port=port.device, handshake_timeout_s=ASK_TIMEOUT_S) as board:
+        return board.info.board
+
+
+def _place(place: Place, owners: Sequence[Owner]) -> dict[str, Any]:
+    definition = find_board(place.name)
+    port, problem = None, None
+    try:
+        port = None if definition.is_emulated else find_port(definition)
+    except HarnessError as exc:
+        problem = exc.message
+    owner = next((owner for owner in owners if owner.port == reservation.board(place.name, place.file or Path())), None)
+    return {
+        "name": place.name,
+        "kind": place.kind,
+        "labels": list(place.labels),
+        "emulated": definition.is_emulated,
+        "port": port,
+        "usb_serial": place.usb_serial or None,
+        "probe": place.probe or None,
+        "power": bool(place.has_switch),
+        "problem": problem,
+        "held_by": asdict(owner) if owner else None,
+    }
+
+
+def _print_bench(places: Sequence[dict[str, Any]]) -> None:
+    table = make_table("bench", "kind", "labels", "port", "power", "state", title=f"{map_path()}")
+    for place in places:
+        where = "emulated" if place["emulated"] else place["port"] or ""
+        owner = Owner(**place["held_by"]) if place["held_by"] else None
+        state = f"held by {owner}" if owner else place["problem"] or "free"
+        switch = "switch" if place["power"] else ""
+        table.add_row(place["name"], place["kind"], ", ".join(place["labels"]), where, switch, state)
+    stdout.print(table)
 
 
 def _port(port: SerialPort, boards: Sequence[BoardDefinition]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from balance_hil.boards import find_definition
+from balance_hil.boards import find_board, held
 from balance_hil.boards.kinds.machines import emulate
 from balance_hil.cli.console import say
 from balance_hil.cli.params import BOARD, POLICY, model_options
@@ -42,16 +42,20 @@ def command(
     Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends an observation as
     comma-separated numbers and a line feed and reads the actions as a line.
     """
-    definition = find_definition(board)
-    machine = emulate(
-        definition,
-        open_policy(policy, spec=spec, output=output),
-        engine=engine,
-        watchdog_ms=watchdog_ms,
-        fault=fault,
-        progress=say,
-    )
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(machine):
+    definition = find_board(board)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        if definition.place:
+            stack.enter_context(held(board))
+        machine = emulate(
+            definition,
+            open_policy(policy, spec=spec, output=output),
+            engine=engine,
+            watchdog_ms=watchdog_ms,
+            fault=fault,
+            progress=say,
+        )
+        stack.enter_context(contextlib.closing(machine))
         port = machine.start_unopened()
         with _symbolic_link(link, port) as name:
             sys.stdout.write(f"{name}\n")  # the one line of data

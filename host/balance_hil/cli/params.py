@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -61,9 +62,9 @@ class NamesType(click.ParamType[str]):
 
 
 def _boards() -> Iterable[str]:
-    from balance_hil.boards.definition import load_definitions
+    from balance_hil.boards.bench import board_names
 
-    return sorted(load_definitions())
+    return board_names()
 
 
 def _runtimes() -> Iterable[str]:
@@ -86,6 +87,17 @@ class Access:
         from balance_hil import boards
 
         return boards.connect(board, bundle, **asdict(self), progress=say, **options)
+
+    @contextlib.contextmanager
+    def held(self, board: str) -> Iterator[str]:
+        """Reserves a board of the label that ``board`` names, and yields its name; another name stays what it is."""
+        from balance_hil import boards
+
+        if not board.startswith("@"):
+            yield board
+            return
+        with boards.held(board, self.wait_s, say, port=self.port) as place:
+            yield place.definition.name
 
     def require_board(self, board: str | None) -> None:
         """Raises UsageError if an option was given and no board was named."""
@@ -149,13 +161,10 @@ def model_options(command: Command) -> Command:
 
 
 def split_board_names(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Each name, also those of lists with commas. Raises UnknownBoardError."""
-    from balance_hil.boards import find_definition
+    """Each name, also those of lists with commas; "@LABEL:all" becomes its boards. Raises UnknownBoardError, ConfigError."""
+    from balance_hil.boards.bench import expanded
 
-    names = tuple(name.strip() for item in given for name in item.split(",") if name.strip())
-    for name in names:
-        find_definition(name)
-    return names
+    return tuple(expanded(name.strip() for item in given for name in item.split(",") if name.strip()))
 
 
 POLICY = PolicyType()
@@ -163,7 +172,7 @@ BOARD = NamesType("board", _boards)
 RUNTIME = NamesType("runtime", _runtimes)
 BOARDS = click.option(
     "-b", "--board", "boards", type=BOARD, multiple=True, default=("native",), show_default=True, callback=split_board_names,
-    help="Board to run on; see hil boards. Repeat it, or separate by commas, for several.",
+    help="Board to run on, or @LABEL, @LABEL:all of boards.toml; see hil boards. Repeat it, or separate by commas, for several.",
 )  # fmt: skip
 ENVIRONMENT = click.option(
     "-e", "--env", "--environment", "environment", metavar="ID", help="Environment to use instead of the policy's own."

@@ -191,7 +191,8 @@ def _live_page(options: _Options) -> Iterator[LivePage | None]:
 def _run(name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool) -> RunResult:
     """Runs on one board, and shows its verdict on the page. Raises HarnessError, KeyboardInterrupt."""
     try:
-        result = _connect_and_run(name, options, config, plant, page, shown=shown)
+        with options.access.held(name) as name:
+            result = _connect_and_run(name, options, config, plant, page, shown=shown)
     except BaseException as exc:
         _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
         raise

@@ -73,6 +73,13 @@ def _soak(
     name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
 ) -> SoakResult:
     """Connects to one board and soaks it. Raises HarnessError."""
+    with access.held(name) as name:
+        return _soak_on(name, bundle, config, plant, access, live=live, **rest)
+
+
+def _soak_on(
+    name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
+) -> SoakResult:
     from balance_hil.running import SoakConfig, soak
 
     when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")

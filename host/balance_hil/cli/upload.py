@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from balance_hil.boards import Board, find_definition
+from balance_hil.boards import Board, find_board
 from balance_hil.bundle import MANIFEST, Bundle
 from balance_hil.cli.console import say, stderr
 from balance_hil.cli.progress import ProgressBars
@@ -16,7 +16,7 @@ def runs_at_first(name: str, bundle: Bundle, port: str | None) -> Bundle | None:
 
     So an emulated board needs no image of its own for each policy. Raises UnknownBoardError.
     """
-    if port is not None or not find_definition(name).is_emulated:
+    if port is not None or not find_board(name).is_emulated:
         return None
     return Bundle.load(SHIPPED) if (SHIPPED / MANIFEST).is_file() else bundle
 

@@ -10,11 +10,13 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from balance_hil.boards import FAULTY_KINDS, find_definition
+from balance_hil.boards import FAULTY_KINDS, find_board, held
+from balance_hil.boards.bench import LABEL
 from balance_hil.bundle import Bundle
 from balance_hil.documents import FaultDocument, VerifyDocument
 from balance_hil.errors import require
@@ -130,9 +132,13 @@ def verify(bundle: Bundle, config: VerifyConfig, faults: Sequence[DeviceFault], 
 
     Raises:
         MissingExtraError: pytest or TensorFlow Lite Micro is not installed.
-        UnknownBoardError: no such board.
+        UnknownBoardError: no such board or label.
+        PortBusyError: no board of the label is free.
     """
     require("pytest", "dev")
+    with held(config.board, config.wait_s, port=config.port) if config.board.startswith(LABEL) else nullcontext() as place:
+        if place:  # chosen once; each run of the suite reserves it again
+            config = replace(config, board=place.definition.name)
     result = VerifyResult(bundle, config.board)
     absent = {fault.name: why for fault in faults if (why := _why_not(fault, bundle, config))}
     tried = [fault for fault in faults if fault.name not in absent]
@@ -157,8 +163,8 @@ def verify(bundle: Bundle, config: VerifyConfig, faults: Sequence[DeviceFault], 
 
 def _why_not(fault: DeviceFault, bundle: Bundle, config: VerifyConfig) -> str:
     """Why the fault is none here; "" if it is one."""
-    definition = find_definition(config.board)
-    if fault.in_firmware and (config.port is not None or definition.kind not in FAULTY_KINDS):
+    definition = find_board(config.board)
+    if fault.in_firmware and (config.port is not None or not definition.is_emulated or definition.kind not in FAULTY_KINDS):
         return "this board's firmware cannot be built with it: native and qemu boards can"
     if fault.link.partition(":")[0] in NEEDS_EMULATION and (config.port is not None or not definition.is_emulated):
         return "this program has neither power nor memory of the board: of an emulated one it has"

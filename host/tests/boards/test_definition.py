@@ -187,7 +187,7 @@ def test_port_of_a_board_by_its_usb_numbers():
         find_port(TEENSY, [other])
     with pytest.raises(AmbiguousBoardError, match="2 boards look like teensy41") as caught:
         find_port(TEENSY, [port("/dev/ttyACM0", "1"), port("/dev/ttyACM1", "2")])
-    assert "usb_serial" in caught.value.hint
+    assert "hil boards --discover" in caught.value.hint
 
 
 def test_one_of_two_boards_by_its_serial_number():

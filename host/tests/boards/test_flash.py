@@ -265,6 +265,85 @@ def test_the_port_stays_reserved_while_the_flash_tool_has_it(bench, linear_bundl
     assert port not in [owner.port for owner in reservations()]
 
 
+# --- a board of the bench's map -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench_map(tmp_path, monkeypatch):
+    """Writes the map; the flash tools are those of ``bench``."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return lambda text: (tmp_path / "project" / "boards.toml").write_text(text)
+
+
+def test_a_board_of_the_map_is_flashed_through_its_own_probe_and_verified_on_its_own_port(bench, linear_bundle, bench_map):
+    """A port behind a USB adapter, and an ST-Link of another serial number; a second board of the kind is plugged in."""
+    bench_map('[rig]\nkind = "nucleo_f446re"\nusb_serial = "FT7"\nprobe = "066B"\nlabels = ["f4"]\n')
+    other = bench.plug("ttyACM0", silent, serial_number="066A", **NUCLEO)
+    bench.plug(
+        "ttyUSB0", our_firmware(linear_bundle, board="nucleo_f446re", model_id=OTHER_MODEL), serial_number="FT7", vid=1, pid=2
+    )
+    held = []
+
+    def on_upload() -> None:
+        held.extend(owner.port for owner in reservations())
+        bench.unplug(bench.boards[1])
+        bench.plug("ttyUSB5", our_firmware(linear_bundle, board="nucleo_f446re"), serial_number="FT7", vid=1, pid=2)
+
+    bench.on_upload = on_upload
+    result = flash(bench, linear_bundle, board="@f4")
+    assert (result.board, Path(result.port).name) == ("rig", "ttyUSB5")
+    assert "-c adapter serial 066B -c program {" in bench.calls()[0]
+    assert {"probe:066B", str(bench.folder / "ttyUSB0")} <= set(held)
+    assert other in bench.boards
+    assert reservations() == []
+
+
+def test_the_probe_of_a_board_that_is_not_on_the_map_is_reserved_too(bench, linear_bundle):
+    held = []
+    bench.plug("ttyACM0", silent, serial_number="066B", **NUCLEO)
+    replug(bench, "ttyACM0", our_firmware(linear_bundle, board="nucleo_f446re"), serial_number="066B", **NUCLEO)
+    on_upload = bench.on_upload
+    bench.on_upload = lambda: (held.extend(owner.port for owner in reservations()), on_upload())
+    flash(bench, linear_bundle, board="nucleo_f446re")
+    assert "probe:066B" in held
+
+
+def test_a_board_of_the_map_that_reports_another_type_is_not_flashed(bench, linear_bundle, bench_map):
+    bench_map('[rig]\nkind = "nucleo_f446re"\nusb_serial = "066B"\n')
+    bench.plug("ttyACM0", our_firmware(linear_bundle, board="nucleo_h743zi"), serial_number="066B", **NUCLEO)
+    error = refused(bench, linear_bundle, board="rig")
+    assert type(error) is WrongBoardError
+    assert "reports that it is nucleo_h743zi, not nucleo_f446re" in error.message
+    assert "correct kind of rig in " in error.hint
+    assert bench.calls() == []
+
+
+def test_a_tool_that_takes_any_board_is_not_let_loose_beside_another_of_the_kind(bench, linear_bundle, bench_map):
+    bench_map('[rig]\nkind = "teensy41"\nusb_serial = "1"\n')
+    for number in range(2):
+        bench.plug(f"ttyACM{number}", silent, serial_number=str(number))
+    assert "the first one it finds" in refused(bench, linear_bundle, board="rig").message
+    assert bench.calls() == []
+
+
+def test_a_board_of_the_map_whose_probe_is_unknown_is_not_flashed_through_any(bench, linear_bundle, bench_map):
+    board = bench.plug("ttyACM0", silent, serial_number=None, **NUCLEO)
+    bench_map(f'[rig]\nkind = "nucleo_f446re"\nport = "{board.usb.device}"\n')
+    error = refused(bench, linear_bundle, board="rig")
+    assert "names no probe of rig, and openocd would use the first that it finds" in error.message
+    assert bench.calls() == []
+
+
+def test_a_board_that_runs_something_else_after_the_flash_is_told(bench, linear_bundle, bench_map):
+    """The tool flashed another board: the one on the port of the map still runs its old image."""
+    bench_map('[rig]\nkind = "teensy41"\nusb_serial = "S1"\n')
+    bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
+    error = refused(bench, linear_bundle, board="rig", back_timeout_s=SHORT_S)
+    assert type(error) is FlashFailedError
+    assert f"still runs policy {OTHER_MODEL}" in error.message
+
+
 # --- one error for each cause -------------------------------------------------------------------------------------------
 
 

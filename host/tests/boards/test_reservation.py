@@ -1,8 +1,7 @@
-"""Two users, one board. The other user is a forked process that holds a port until its pipe closes."""
+"""Two users, one board."""
 
 import contextlib
 import json
-import multiprocessing
 import os
 import pwd
 import signal
@@ -18,6 +17,8 @@ from balance_hil.boards.kinds.machines import emulate
 from balance_hil.boards.reservation import Owner, reservations, reserved
 from balance_hil.errors import ModelMismatchError, PortBusyError
 
+from .holder import another_user
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked processes and pseudo-terminals")
 HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
 NOBODY = 65534
@@ -29,31 +30,6 @@ def locks(tmp_path, monkeypatch):
     """A lock folder of the test's own; its children inherit it."""
     monkeypatch.setattr(reservation, "LOCKS", tmp_path / "locks")
     return tmp_path / "locks"
-
-
-def _hold(port, pipe, user):
-    if user:
-        os.setuid(user)
-    with reserved(port):
-        pipe.send("held")
-        with contextlib.suppress(EOFError):
-            time.sleep(pipe.recv())
-
-
-@contextlib.contextmanager
-def another_user(port, user=None):
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
-    process = fork.Process(target=_hold, args=(port, theirs, user))
-    process.start()
-    theirs.close()
-    try:
-        assert ours.recv() == "held"
-        yield process, ours
-    finally:
-        with contextlib.suppress(OSError):
-            ours.send(0.0)
-        process.join()
 
 
 @pytest.fixture

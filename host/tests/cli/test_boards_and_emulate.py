@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import pytest
 import serial
 
 from balance_hil import cli, link
-from balance_hil.boards import connect
+from balance_hil.boards import connect, held, reservation
 from balance_hil.boards.kinds import native as native_module
 from balance_hil.cli import boards as boards_command
 from balance_hil.errors import MissingExtraError, ModelMismatchError, PortBusyError
 from balance_hil.link import SerialPort
+
+from ..boards.holder import another_user
 
 DEADLINE_S = 60.0
 HIL = [sys.executable, "-c", "from balance_hil.cli import main; main()"]
@@ -79,6 +82,97 @@ def test_boards_says_what_an_emulated_board_misses(hil, a_teensy, monkeypatch):
     assert "not available" in out
     assert "tflite_micro" in err
     assert "balance-hil[int8]" in err
+
+
+BENCH = """
+[left]
+kind = "native"
+labels = ["fast"]
+power = "echo {action}"
+
+[right]
+kind = "native"
+"""
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(reservation, "LOCKS", tmp_path / "locks")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boards.toml").write_text(BENCH)
+
+
+def test_boards_shows_the_bench_and_who_has_what(hil, a_teensy, bench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with held("left"):
+        code, out, _ = hil("boards", "--json")
+        _, shown, _ = hil("boards")
+    assert code == 0
+    document = json.loads(out)
+    left, right = document["bench"]
+    assert (left["name"], left["labels"], left["power"], left["held_by"]["pid"]) == ("left", ["fast"], True, os.getpid())
+    assert right["held_by"] is None
+    assert "held by" in shown
+    assert "free" in shown
+
+
+def test_discover_writes_the_map_and_adds_to_it(hil, a_teensy, bench, tmp_path):
+    code, _, err = hil("boards", "--discover")
+    assert (code, err) == (0, "added to " + str(tmp_path / "boards.toml") + ": teensy41-1\n")
+    assert (tmp_path / "boards.toml").read_text().startswith(BENCH)
+    assert "nothing to add: 1 boards of the map are plugged in" in hil("boards", "--discover")[2]
+    document = json.loads(hil("boards", "--discover", "--force", "--json")[1])
+    assert [place["name"] for place in document["bench"]] == document["added"] == ["teensy41-1"]
+    (tmp_path / "boards.toml").unlink()
+    hil("boards", "--discover")
+    assert (tmp_path / "boards.toml").read_text().startswith("# The boards of this bench.")
+
+
+def test_force_belongs_to_discover(hil, a_teensy):
+    code, _, err = hil("boards", "--force")
+    assert code == 2
+    assert "--force belongs to --discover" in err
+
+
+def test_discover_never_touches_a_map_that_it_cannot_read(hil, a_teensy, bench, tmp_path):
+    (tmp_path / "boards.toml").write_text("[left]\n")
+    code, _, err = hil("boards", "--discover")
+    assert code == 3
+    assert "left: kind is missing" in err
+    assert (tmp_path / "boards.toml").read_text() == "[left]\n"
+
+
+def test_power(hil, bench):
+    assert hil("power", "left", "on") == (0, "", "left: power on\n")
+    for name, message in (
+        ("right", "right has no power switch"),
+        ("native", "is a type of board"),
+        ("lft", "did you mean 'left'"),
+    ):
+        code, _, err = hil("power", name, "on")
+        assert code == 2
+        assert message in err
+
+
+def test_a_board_that_is_held_is_not_switched(hil, bench, tmp_path):
+    with another_user(reservation.board("left", tmp_path / "boards.toml"), name="left"):
+        code, _, err = hil("power", "left", "off")
+    assert code == 3
+    assert "left is held by" in err
+
+
+def test_run_takes_every_board_of_a_label_and_any_free_one(hil, bench, tmp_path, ppo_bundle):
+    (tmp_path / "boards.toml").write_text(BENCH.replace('kind = "native"\n\n', 'kind = "native"\n') + 'labels = ["fast"]\n')
+    short = ("--engine", "int8", "--clock", "lockstep", "--steps", "5")
+    code, out, err = hil("run", str(ppo_bundle.path), "--board", "@fast:all", *short, "--no-record", "--json")
+    assert code == 0, err
+    assert [run["board"] for run in json.loads(out)["runs"]] == ["left", "right"]
+    with held("left"):
+        code, out, err = hil("run", str(ppo_bundle.path), "--board", "@fast", *short, "--json")
+    assert code == 0, err
+    (run,) = json.loads(out)["runs"]
+    assert run["board"] == "right"
+    assert "-right-lockstep" in run["recording"]
 
 
 def test_boards_without_any_port(hil, monkeypatch):

@@ -98,6 +98,41 @@ def test_several_bundles_run_on_each_board(pytester: pytest.Pytester, bench_log:
     assert sorted(opened) == [f"open {name} bundle=<models/{model}>" for name in ("one", "two") for model in "xy"]
 
 
+BENCH = """
+[left]
+kind = "native"
+labels = ["fast"]
+[right]
+kind = "native"
+labels = ["fast"]
+"""
+
+
+def test_every_board_of_a_label_and_one_that_is_free_for_the_whole_session(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boards.reservation, "LOCKS", pytester.path / "locks")
+    (pytester.path / "boards.toml").write_text(BENCH)
+    pytester.makepyfile("""
+        def test_a(hil_board): pass
+        def test_b(hil_connect): hil_connect()
+    """)
+    pytester.runpytest("--hil-board=@fast:all").assert_outcomes(passed=4)
+    assert {line.split()[1] for line in bench_log} == {"left", "right"}
+    bench_log.clear()
+    with boards.held("left"):
+        pytester.runpytest("--hil-board=@fast").assert_outcomes(passed=2)
+        assert {line.split()[1] for line in bench_log} == {"right"}
+        with boards.held("right"):
+            result = pytester.runpytest("--hil-board=@fast")
+    result.assert_outcomes(errors=1, failed=1)  # of a fixture, and of a call in the test
+    result.stdout.fnmatch_lines(["*no board with the label @fast is free: left is held by *; right is held by *"])
+    result = pytester.runpytest("--hil-board=@fst:all")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.fnmatch_lines(["*has the label 'fst', did you mean '@fast'?; labels: fast*"])
+
+
 def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench_log: list[str]) -> None:
     pytester.makepyfile("""
         def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir, hil_episodes, hil_seconds):

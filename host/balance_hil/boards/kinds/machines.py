@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from balance_hil.boards.definition import BoardDefinition
 from balance_hil.boards.engines import check_fits, choose_engine
-from balance_hil.boards.kinds import BoardKind, find_kind
+from balance_hil.boards.kinds import BoardKind, find_kind, serial
 from balance_hil.boards.kinds.emulated import EmulatedMachine, EmulationConfig
 from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
@@ -56,7 +56,7 @@ def emulate(
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError, MissingExtraError: a prerequisite is missing.
     """
     kind = find_kind(definition.kind)
-    if not isinstance(kind, MachineKind):
+    if not isinstance(kind, MachineKind) or not definition.is_emulated:
         raise UsageError(f"the board {definition.name} is not emulated", "list emulated boards: hil boards")
     if device_clock and not getattr(kind, "HAS_DEVICE_CLOCK", False):
         raise UsageError(
@@ -70,7 +70,7 @@ def emulate(
     if image is not None:
         check_fits(definition, image.model, chosen)
     config = EmulationConfig(
-        name=definition.name,
+        name=definition.type_name,
         engine=chosen,
         image=image,
         watchdog_ms=watchdog_ms,
@@ -95,6 +95,8 @@ def check_installation(definition: BoardDefinition) -> None:
 def find_port(definition: BoardDefinition) -> str:
     """Device or URL of an existing board. Raises UsageError, and what its kind raises."""
     kind = find_kind(definition.kind)
+    if definition.place and definition.place.is_connected:
+        return serial.find_port(definition)
     if not isinstance(kind, PortKind):
         raise UsageError(f"boards of kind {definition.kind!r} such as {definition.name} have no port to find", "pass --port")
     return kind.find_port(definition)

@@ -26,19 +26,22 @@ def find_port(definition: BoardDefinition, ports: list[SerialPort] | None = None
     """
     if definition.port:
         return definition.port
-    if definition.usb_vid is None:
+    if definition.usb_vid is None and not (definition.place and definition.usb_serial):
         raise UsageError(
             f"the definition of {definition.name} names no port",
             "pass --port, for example --port /dev/ttyACM0; list ports: hil boards",
         )
     found = [port for port in (list_serial_ports() if ports is None else ports) if definition.matches(port)]
     if not found:
-        usb = f"{definition.usb_vid:04x}:{'*' if definition.usb_pid is None else f'{definition.usb_pid:04x}'}"
-        serial = f" with serial number {definition.usb_serial}" if definition.usb_serial else ""
-        raise PortNotFoundError(f"no {definition.name} is connected (USB {usb}{serial})", "connect it; list ports: hil boards")
+        pid = "*" if definition.usb_pid is None else f"{definition.usb_pid:04x}"
+        numbers = [] if definition.usb_vid is None or definition.place else [f"{definition.usb_vid:04x}:{pid}"]
+        serial = [f"with serial number {definition.usb_serial}"] if definition.usb_serial else []
+        usb = " ".join(["USB", *numbers, *serial])
+        raise PortNotFoundError(f"no {definition.name} is connected ({usb})", "connect it; list ports: hil boards")
     if len(found) > 1:
         listed = ", ".join(f"{port.device} (serial number {port.serial_number})" for port in found)
         raise AmbiguousBoardError(
-            f"{len(found)} boards look like {definition.name}: {listed}", "pass --port, or set usb_serial in the board's file"
+            f"{len(found)} boards look like {definition.name}: {listed}",
+            "pass --port, or name each in the bench's map: hil boards --discover",
         )
     return found[0].device
