@@ -86,6 +86,13 @@ class EqualsTflmDocument(TypedDict):
     emulated: bool  # an exact emulator stood in for it: there is no wheel for this kind of computer
 
 
+class CostDocument(TypedDict):
+    """Of one inference."""
+
+    unit: Literal["cycles", "instructions"]  # of a processor whose clock is known; in QEMU
+    parts: dict[str, int]  # engine, "0 FULLY_CONNECTED", ...; in cycles also total, decode, quantize, dequantize, encode
+
+
 class OneRunDocument(TypedDict):
     """A run on one board."""
 
@@ -99,6 +106,7 @@ class OneRunDocument(TypedDict):
     memory_bytes: MemoryDocument
     instructions_per_inference: int | None  # in QEMU
     cycles_per_inference: int | None  # pico, also emulated, and physical boards; median, to about a microsecond's
+    cost: CostDocument | None  # None: neither cycles nor instructions are known
     environment: str
     clock: Literal["realtime", "lockstep", "device"]
     episodes: list[EpisodeDocument]

@@ -51,7 +51,7 @@ class Board(Session):
         for row in inputs:
             requests += [messages.InferInt8(row), *(messages.Tensor(op) for op in operators)]
         replies = self.pipeline(requests)
-        names = _operator_names(self.bundle, self.info.n_ops)
+        names = operator_names(self.bundle, self.info.n_ops)
         stride = self.info.n_ops + 1
         return [
             LayerTensor(
@@ -78,10 +78,8 @@ class Board(Session):
             BoardStatusError, ReplyTimeoutError: see ``request``.
             LinkError: the answer cannot be right.
         """
-        if observation is None and self.bundle is not None:
-            observation = self.bundle.golden("observations")[0]
-        elif observation is None:
-            observation = np.zeros(self.info.n_obs, np.float32)
+        if observation is None:
+            observation = np.zeros(self.info.n_obs, np.float32) if self.bundle is None else self.bundle.golden("observations")[0]
         result = self._ask(messages.Profile(np.asarray(observation, np.float32)), messages.ProfileResult, PROFILE_TIMEOUT_S)
         times_us = [result.total_us, result.decode_us, result.quantize_us, result.engine_us, *result.operators_us]
         times_us += [result.dequantize_us, result.encode_us]
@@ -89,7 +87,7 @@ class Board(Session):
             raise LinkError(
                 f"the board on {self.port} sent an impossible profile: {result}", "reset the board, or flash it again"
             )
-        return profile_of(result, _operator_names(self.bundle, self.info.n_ops), *self.cost_unit)
+        return profile_of(result, operator_names(self.bundle, self.info.n_ops), *self.cost_unit)
 
     def stats(self) -> Stats:
         """The board's counters since it booted."""
@@ -168,7 +166,7 @@ class BoardRuntime(Int8Runtime):
         return self._board.layers_int8_batch(inputs)
 
 
-def _operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:
+def operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:
     """Operator names from the bundle, for as many operators as the board reports."""
     if bundle is not None:
         names = [str(name) for name in bundle.golden("operators")]

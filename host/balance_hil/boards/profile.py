@@ -41,6 +41,12 @@ class Profile:
             "encode": self.encode,
         }
 
+    @property
+    def costs(self) -> dict[str, int]:
+        """Everything by name, in whole cycles or instructions: first the total, last what it is made of."""
+        named = {"total": self.total, "engine": self.engine, **self.parts}
+        return {name: round(cost) for name, cost in named.items()}
+
 
 def profile_of(result: ProfileResult, operators: Sequence[str], unit: CostUnit, per_us: float) -> Profile:
     """A board's answer, with ``per_us`` of ``unit`` in a microsecond of its clock."""

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from balance_hil.boards import Board
+from balance_hil.boards.board import operator_names
 from balance_hil.bundle import HEADER, Bundle, locate
 from balance_hil.cli.console import say
 from balance_hil.cli.params import (
@@ -33,6 +34,7 @@ from balance_hil.cli.params import (
 from balance_hil.cli.run_output import LiveLine, facts, remarks
 from balance_hil.cli.several_boards import on_each_board
 from balance_hil.cli.upload import runs_at_first, upload
+from balance_hil.documents import CostDocument
 from balance_hil.errors import HarnessError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_faults
@@ -222,9 +224,7 @@ def _connect_and_run(
 
         if options.upload:
             upload(board, options.policy)
-        config = replace(
-            config, recording=options.recording(name), instructions=_instructions(board, options), command=_repeated()
-        )
+        config = replace(config, recording=options.recording(name), cost=_instructions(board, options), command=_repeated())
         try:
             with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown) as line:
                 return run(board, options.policy, config, line.show, environment=plant, live=page)
@@ -236,22 +236,25 @@ def _connect_and_run(
             raise
 
 
-def _instructions(board: Board, options: _Options) -> int | None:
-    """Instructions of one inference of the policy on an emulated processor; None for other boards."""
+def _instructions(board: Board, options: _Options) -> CostDocument | None:
+    """Instructions of one inference of the policy on an emulated processor, and of its layers; None for other boards."""
     if board.definition.kind != "qemu" or options.access.port is not None:
         return None
     from balance_hil.boards.kinds.instruction_count import engine_cost
 
     try:
-        return engine_cost(
+        found = engine_cost(
             board.definition,
             board.info.engine,
             options.policy.file(HEADER),
             lambda line: say(f"counting instructions: {line}"),
-        ).inference_instructions
+        )
+        operators = zip(operator_names(options.policy, board.info.n_ops), found.operator_instructions, strict=False)
     except HarnessError as exc:
         say(f"{board.name}: the instructions of an inference were not counted: {exc.message}")
         return None
+    layers = {f"{index} {name}": count for index, (name, count) in enumerate(operators)}
+    return {"unit": "instructions", "parts": {"engine": found.inference_instructions, **layers}}
 
 
 def _config(options: _Options) -> RunConfig:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from balance_hil.running.trace import TflmCheck
 
 SHOW_EVERY_S = 0.1
+MAX_LAYERS = 6
 PLAIN_EVERY_S = 10.0  # where stderr is not a terminal
 
 
@@ -98,6 +99,7 @@ def facts(run: RunResult) -> dict[str, str]:
         "firmware": f"{run.firmware_commit}, {_bytes(memory.flash)}",
         "arena, static RAM, stack": f"{_bytes(memory.arena_used)}, {_bytes(memory.ram)}, {_bytes(memory.stack)}",
         "cost of an inference": _cost(run),
+        "cost of its layers": _layers(run),
         "on the board, ms p50 / p99": times(run.inference_us, ".3f", ("p50", "p99")),
         "round trip, ms p50 / p99 / max": times(run.round_trip_us, ".2f", ("p50", "p99", "max")),
         "tick jitter, ms p50 / p99 / max": times(run.jitter_us, ".2f", ("p50", "p99", "max")),
@@ -112,8 +114,17 @@ def facts(run: RunResult) -> dict[str, str]:
 def _cost(run: RunResult) -> str:
     """Cycles where the board's times are its processor's, else instructions."""
     if run.cycles is not None:
-        return f"{run.cycles:,} cycles"
+        return f"{run.cycles:,} cycles, {run.inference_us.p50:.0f} us"
     return "-" if run.instructions is None else f"{run.instructions:,} instructions"
+
+
+def _layers(run: RunResult) -> str:
+    """In the order of the model; of one with many layers the first."""
+    if run.cost is None:
+        return "-"
+    layers = [cost for name, cost in run.cost["parts"].items() if name[0].isdigit()]
+    more = " …" if len(layers) > MAX_LAYERS else ""
+    return " / ".join(f"{cost:,}" for cost in layers[:MAX_LAYERS]) + f"{more} {run.cost['unit']}" if layers else "-"
 
 
 def _equal(check: TflmCheck) -> str:

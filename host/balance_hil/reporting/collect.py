@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from balance_hil.recording.folder import recordings_in
 from balance_hil.recording.reader import recording_errors, run_time
 from balance_hil.recording.writer import PARTIAL
 
+MAX_PARTS = 80  # of an inference: a model has at most 64 operators
 MAX_RUNS = 12  # side by side; of a folder with more, the newest
 MISSED = {"late": "late", "lost": "lost", "unsent": "not sent", "rejected": "rejected"}  # kinds of faults that are misses
 COMPARISON = "balance_hil/compare@2"
@@ -439,11 +441,23 @@ def engine_rows(runs: Sequence[Run]) -> list[Row]:
     for name, key in fields.items():
         cells = tuple(Cell(text=_quantity((_memory(run) | dict(facts(run.recording))).get(key))) for run in runs)
         rows.append(Row(name=name, cells=cells))
-    cells = tuple(Cell(text=_quantity(run.recording.meta.get("instructions_per_inference"), "")) for run in runs)
-    rows.append(Row(name="instructions of an inference", cells=cells))
     cells = tuple(Cell(text=_quantity((run.recording.meta["result"] or {}).get("cycles_per_inference"), "")) for run in runs)
-    rows.append(Row(name="cycles of an inference", cells=cells))
+    rows.append(Row(name="cycles of an inference, median of the run", cells=cells))
+    rows += _cost_rows(runs)
     return [row for row in rows if any(cell.text for cell in row.cells)]
+
+
+def _cost_rows(runs: Sequence[Run]) -> list[Row]:
+    """What each part of an inference costs, in cycles or in instructions, never both in one row."""
+    metas = [run.recording.meta for run in runs]
+    costs = [dict((meta["result"] or {}).get("cost") or meta.get("cost") or {"unit": "", "parts": {}}) for meta in metas]
+    rows = []
+    for unit in ("instructions", "cycles"):
+        parts = [dict(cost["parts"]) if cost["unit"] == unit else {} for cost in costs]
+        for name in itertools.islice(dict.fromkeys(name for each in parts for name in each), MAX_PARTS):
+            cells = tuple(Cell(text=f"{int(each[name]):,}" if name in each else "") for each in parts)
+            rows.append(Row(name=f"{unit}: {name}", cells=cells))
+    return rows
 
 
 def _memory(run: Run) -> dict[str, Any]:
@@ -486,7 +500,7 @@ def occupancy(codes: NDArray[np.int8], names: Sequence[str]) -> list[Occupancy]:
     return found
 
 
-_NOT_IDENTITY = ("format", "ended", "spec", "result", "metrics", "float_metrics", "trace", "command", "max_lost", "seeds")
+_NOT_IDENTITY = ("format", "ended", "spec", "result", "metrics", "float_metrics", "trace", "command", "max_lost", "seeds", "cost")
 
 
 def identity_rows(runs: Sequence[Run]) -> list[Row]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from balance_hil.documents import CostDocument
 from balance_hil.errors import UsageError
 from balance_hil.spec import Terminated
 
@@ -36,7 +37,7 @@ class RunConfig:
     max_lost: int | None = None  # control steps without a reply in time, over the run; None: 10 % of all, at least 50
     reply_timeout_s: float | None = None  # a reply that takes longer is lost; None: see ``timeout_s``
     recording: Path | None = None  # None: none is written
-    instructions: int | None = None  # of one inference on the board, where it is known: goes into the recording
+    cost: CostDocument | None = None  # of one inference, where the caller knows it; else a board that counts cycles is asked
     command: str = ""  # line that repeats the run: goes into the recording
     check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
     view: bool = False  # in a window

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from balance_hil.boards import BoardInfo
 from balance_hil.bundle import Bundle
 from balance_hil.distribution import Distribution
-from balance_hil.documents import EqualsTflmDocument, MemoryDocument, OneRunDocument
+from balance_hil.documents import CostDocument, EqualsTflmDocument, MemoryDocument, OneRunDocument
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.running.config import Clock
 from balance_hil.running.misses import Cause
@@ -58,7 +58,7 @@ OUTCOME = (
     "equals_tflm",
     "verdict",
 )
-OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames")
+OUTCOME_TIMED = ("memory_bytes", "miss_causes", "bad_frames", "cycles_per_inference", "cost")
 OUTCOME_REALTIME = ("stalls", "priority", "control_rate_hz")
 MAX_REBOOTS = 3  # in a run: a board that keeps rebooting fails it even if the plant survives
 
@@ -75,7 +75,7 @@ class RunResult:
     firmware_commit: str
     port: str
     memory: Memory
-    instructions: int | None  # of one inference; None: not known
+    cost: CostDocument | None  # of one inference; None: not known
     cycles_per_us: float | None  # of the processor; None: its times are not its own
     environment: str
     clock: Clock
@@ -146,6 +146,11 @@ class RunResult:
         return {name: value for name, value in self.to_dict().items() if name in names}
 
     @property
+    def instructions(self) -> int | None:
+        """Of one inference; None: not counted."""
+        return self.cost["parts"]["engine"] if self.cost is not None and self.cost["unit"] == "instructions" else None
+
+    @property
     def cycles(self) -> int | None:
         """Median of the cycles of one inference, to about a microsecond's; None where they mean nothing."""
         if self.cycles_per_us is None or not self.inference_us.count:
@@ -166,6 +171,7 @@ class RunResult:
             "memory_bytes": self.memory.to_document(),
             "instructions_per_inference": self.instructions,
             "cycles_per_inference": self.cycles,
+            "cost": self.cost,
             "environment": self.environment,
             "clock": self.clock,
             "episodes": [episode.to_dict() for episode in self.episodes],

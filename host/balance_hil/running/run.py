@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
+from balance_hil.documents import CostDocument
 from balance_hil.environment import Environment, open_for, require_control_steps
-from balance_hil.errors import LinkError, UsageError
+from balance_hil.errors import BundleError, LinkError, UsageError
 from balance_hil.interrupt import Interrupt, entered
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.recording import RecordingWriter
@@ -216,7 +217,7 @@ class RunInProgress:
             firmware_commit=board.info.firmware_commit,
             port=board.port,
             memory=Memory.of(board.info) if interrupted else _memory(board),
-            instructions=config.instructions,
+            cost=config.cost if interrupted else _cost(board, config),
             cycles_per_us=board.cycles_per_us,
             environment=self._env.spec.environment,
             clock=config.clock,
@@ -283,6 +284,15 @@ def _memory(board: Board) -> Memory:
     return Memory.of(board.info)
 
 
+def _cost(board: Board, config: RunConfig) -> CostDocument | None:
+    """What an inference costs, asked after the last episode, so that nothing of a run depends on it."""
+    if config.cost is not None or board.cycles_per_us is None:
+        return config.cost
+    with contextlib.suppress(LinkError, BundleError):  # no reply, or nothing to ask with
+        return {"unit": "cycles", "parts": board.profile().costs}
+    return None
+
+
 def _float_metrics(bundle: Bundle) -> dict[str, float]:
     """Of the float policy in simulation, as measured by the export; the run's are held against them."""
     stages = bundle.metrics.get("stages") or [{}]
@@ -300,7 +310,7 @@ def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) 
         "seeds": list(config.seeds),
         "max_steps": require_control_steps(env, config.max_steps),
         "board": identity(board),
-        "instructions_per_inference": config.instructions,
+        "cost": config.cost,
         "versions": {name: version(name) for name in VERSIONS},
         "command": config.command,
         "faults": [str(fault) for fault in board.faults.faults] if board.faults else [],

@@ -20,6 +20,7 @@ from balance_hil.errors import BoardBootError, EmulatorMissingError, HarnessErro
 from balance_hil.link import open_link, parse_fault
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
+from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, RunResult, run
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_bundle import bundle_of_model
@@ -119,6 +120,11 @@ def test_a_run_has_the_chips_cycles_and_no_instructions(board: Board, ppo_bundle
     assert document["instructions_per_inference"] is None
     assert document["cycles_per_inference"] == round(result.inference_us.quantile(0.5) * 125)  # MHz, of the PLL
     assert document["cycles_per_inference"] > 1_000
+    assert document["cost"]["unit"] == "cycles"
+    parts = document["cost"]["parts"]
+    assert [name for name in parts if name[0].isdigit()] == [f"{index} FULLY_CONNECTED" for index in range(3)]
+    assert parts["engine"] == pytest.approx(document["cycles_per_inference"], rel=0.03)
+    assert not {"cost", "cycles_per_inference"} & set(result.outcome()), "in lockstep a recording keeps only what repeats"
 
 
 def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Board):
@@ -187,6 +193,7 @@ def test_a_run_on_the_device_clock_repeats_bit_for_bit_with_the_chips_latency(pp
     first, again = recorded(ppo_bundle, tmp_path / "1.mcap"), recorded(ppo_bundle, tmp_path / "2.mcap")
     assert (tmp_path / "1.mcap").read_bytes() == (tmp_path / "2.mcap").read_bytes()
     assert (first.late, first.lost, first.held_steps) == (0, 0, 0)
+    assert read_recording(tmp_path / "1.mcap").meta["result"]["cost"] == again.cost
     # 43 bytes to the chip and 34 back at 921,600 baud, and the inference: nothing of this computer's time.
     assert 0.8e3 < first.round_trip_us.quantile(0.5) < 1.4e3
     assert first.round_trip_us.max - first.round_trip_us.quantile(0.01) < 40

@@ -9,15 +9,18 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from balance_hil import boards, cli
+from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.bundle import Bundle
 from balance_hil.cli import console, run_output
 from balance_hil.cli import run as cli_run
 from balance_hil.environment import open_environment
+from balance_hil.errors import HarnessError
 from balance_hil.live import LivePage
 from balance_hil.recording import read_recording
 from balance_hil.recording.folder import repair
@@ -52,6 +55,35 @@ def hil(monkeypatch, capsys, ppo_bundle, tmp_path):
 @pytest.fixture
 def ppo(ppo_bundle):
     return str(ppo_bundle.path)
+
+
+def test_the_cost_of_an_inference_and_of_its_layers_is_in_instructions_in_qemu(hil, ppo):
+    try:
+        check_installation(boards.find_definition("qemu-m4"))
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    code, out, _ = hil("run", ppo, "--board", "qemu-m4", "--clock", "lockstep", "--steps", "5", "--json", "--record", "q.mcap")
+    assert code == 0
+    contract.check("run", json.loads(out))
+    (found,) = json.loads(out)["runs"]
+    cost = found["cost"]
+    assert (cost["unit"], found["cycles_per_inference"]) == ("instructions", None)
+    assert list(cost["parts"]) == ["engine", *(f"{index} FULLY_CONNECTED" for index in range(3))]
+    assert cost["parts"]["engine"] == found["instructions_per_inference"] > 1_000
+    assert read_recording("q.mcap").meta["cost"] == cost
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"),
+    [
+        (None, "-"),
+        ({"unit": "cycles", "parts": {"total": 9_000, "0 A": 1_234, "1 B": 5}}, "1,234 / 5 cycles"),
+        ({"unit": "instructions", "parts": {"engine": 9_000}}, "-"),
+        ({"unit": "cycles", "parts": {f"{k} A": k for k in range(9)}}, "0 / 1 / 2 / 3 / 4 / 5 … cycles"),
+    ],
+)
+def test_the_table_shows_what_the_layers_cost(cost, shown):
+    assert run_output._layers(SimpleNamespace(cost=cost)) == shown
 
 
 def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, ppo_bundle, tmp_path):

@@ -311,6 +311,8 @@ def test_nothing_to_show(
         ({}, {"miss_causes": [1]}),
         ({}, {"equals_tflm": {"checked": {}}}),
         ({}, {"memory_bytes": "x"}),
+        ({}, {"cost": {"unit": "cycles", "parts": {"engine": "x"}}}),
+        ({"cost": [1]}, {}),
     ],
 )
 def test_nonsense_in_a_recording_is_refused(tmp_path: Path, meta: dict[str, Any], result: dict[str, Any]) -> None:
@@ -320,11 +322,26 @@ def test_nonsense_in_a_recording_is_refused(tmp_path: Path, meta: dict[str, Any]
 
 
 def test_cycles_and_instructions_of_an_inference_have_rows_of_their_own(tmp_path: Path) -> None:
-    chip = write_run(tmp_path / "chip.mcap", steps=20, changed_result={"cycles_per_inference": 11_875})
-    qemu = write_run(tmp_path / "qemu.mcap", steps=20, changed_meta={"instructions_per_inference": 4_445})
-    rows = {row.name: [cell.text for cell in row.cells] for row in collect.engine_rows(collect.read_sources([chip, qemu]).runs)}
-    assert rows["cycles of an inference"] == ["11,875", ""]
-    assert rows["instructions of an inference"] == ["", "4,445"]
+    cycles = {"unit": "cycles", "parts": {"total": 23_386, "0 FULLY_CONNECTED": 3_261}}
+    chip = write_run(tmp_path / "chip.mcap", steps=20, changed_result={"cycles_per_inference": 11_875, "cost": cycles})
+    instructions = {"unit": "instructions", "parts": {"engine": 4_290, "0 FULLY_CONNECTED": 1_443}}
+    qemu = write_run(tmp_path / "qemu.mcap", steps=20, changed_meta={"cost": instructions})
+    native = write_run(tmp_path / "native.mcap", steps=20, changed_meta={"cost": None})
+    runs = collect.read_sources([chip, qemu, native]).runs
+    rows = {row.name: [cell.text for cell in row.cells] for row in collect.engine_rows(runs)}
+    assert {name: cells for name, cells in rows.items() if "cycles" in name or "instructions" in name} == {
+        "cycles of an inference, median of the run": ["11,875", "", ""],
+        "instructions: engine": ["", "4,290", ""],
+        "instructions: 0 FULLY_CONNECTED": ["", "1,443", ""],
+        "cycles: total": ["23,386", "", ""],
+        "cycles: 0 FULLY_CONNECTED": ["3,261", "", ""],
+    }
+
+
+def test_a_recording_with_endless_parts_of_an_inference_is_cut(tmp_path: Path) -> None:
+    cost = {"unit": "cycles", "parts": dict.fromkeys(map(str, range(500)), 1)}
+    run = write_run(tmp_path / "run.mcap", steps=20, changed_meta={"cost": cost})
+    assert len(collect.engine_rows(collect.read_sources([run]).runs)) < 100
 
 
 def test_nonsense_about_an_episode_is_refused(tmp_path: Path) -> None:

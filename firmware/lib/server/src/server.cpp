@@ -221,7 +221,7 @@ void Server::Handle(const protocol::Profile& request) {
   const auto mean_us = [&](const auto& action) {
     const uint64_t start_us = hw_.clock->NowUs();
     for (uint32_t i = 0; i < repeats; ++i) action();
-    return static_cast<float>(hw_.clock->NowUs() - start_us) / static_cast<float>(repeats);
+    return static_cast<float>(static_cast<uint32_t>(hw_.clock->NowUs() - start_us)) / static_cast<float>(repeats);
   };
   repeats = ProfileRepeats(mean_us(pass));
   float operators_us[kMaxOperators];
