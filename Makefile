@@ -38,7 +38,7 @@ nightly: setup ## the HIL suite in full length, every shipped policy on every em
 	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml $(ARGS)
 
 guarantees: setup ## inject 10,000 faults of each kind and check what must hold all the same (FAULTS=N: N of each)
-	@.venv/bin/python -m pytest -n $(TEST_JOBS) host/tests/guarantees --faults $(FAULTS) --timeout 7200 $(ARGS)
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) host/tests/guarantees -v --faults $(FAULTS) --timeout 7200 $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all

@@ -76,7 +76,7 @@ class Liar:
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["lockstep", "realtime"])
-def test_no_wrong_action_takes_effect(linear_bundle, faults, waits, record_property):
+def test_no_wrong_action_takes_effect(linear_bundle, faults, waits, tell):
     random = np.random.default_rng(11 + waits)
     firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle))
     liar = Liar(random, linear_bundle.output_quant)
@@ -104,7 +104,7 @@ def test_no_wrong_action_takes_effect(linear_bundle, faults, waits, record_prope
             pass  # ends a run; here the next step begins
         if waits:
             exchange.give_up()
-    record_property("figures", f"{faults} faulty replies, {applied} applied, {wrong} wrong")
+    tell(faults, f"faulty replies, {applied} applied, {wrong} wrong")
     assert wrong == 0
     assert set(liar.injected) == set(KINDS)
     assert applied > faults / 20, "held back and duplicated ones are right"

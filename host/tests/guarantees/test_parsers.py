@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("parsers.py")
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_damaged_input(name, tmp_path, faults, record_property):
+def test_damaged_input(name, tmp_path, faults, tell):
     for package in {
         "checkpoint_zip": ["torch"],
         "pickles": ["stable_baselines3"],
@@ -39,5 +39,4 @@ def test_damaged_input(name, tmp_path, faults, record_property):
         first = number + 1
     assert not found, "\n".join(f"{line['parser']} {line['input']}: {line['fault']}" for line in found[:20])
     all_of_it = lines[-1]  # where nothing was found, in one process
-    figures = f"at most {all_of_it['slowest_s']:.2f} s and {all_of_it['grown_mib']:.0f} MiB"
-    record_property("figures", f"{all_of_it['inputs']} inputs, {figures}")
+    tell(all_of_it["inputs"], f"inputs, at most {all_of_it['slowest_s']:.2f} s and {all_of_it['grown_mib']:.0f} MiB")

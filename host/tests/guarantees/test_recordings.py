@@ -10,8 +10,8 @@ PROGRAM = Path(__file__).with_name("recordings.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork and RLIMIT_FSIZE")
-def test_recordings_that_end_early(tmp_path, faults, record_property):
+def test_recordings_that_end_early(tmp_path, faults, tell):
     done = subprocess.run([sys.executable, PROGRAM, tmp_path, str(faults)], capture_output=True, text=True, check=True)
     assert done.stdout == f"ended {faults}\n", done.stdout[:2000]
     assert list(tmp_path.iterdir()) == []
-    record_property("figures", f"{faults} recordings, half of them killed, half on a full disk: all readable")
+    tell(faults, "recordings, half of them killed, half on a full disk: all readable")

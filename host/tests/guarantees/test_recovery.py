@@ -50,7 +50,7 @@ def control_step(exchange, link, random):
     return in_step
 
 
-def test_back_in_step_two_periods_after_a_transient_fault(linear_bundle, faults, record_property):
+def test_back_in_step_two_periods_after_a_transient_fault(linear_bundle, faults, tell):
     random = np.random.default_rng(5)
     firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle))
     kind = None
@@ -67,12 +67,12 @@ def test_back_in_step_two_periods_after_a_transient_fault(linear_bundle, faults,
         control_step(exchange, link, random)
         periods[steps] += 1
         worst = max(worst, steps)
-    record_property("figures", f"{faults} transient faults, at most {worst} periods out of step")
+    tell(faults, f"transient faults, at most {worst} periods out of step")
     assert worst <= 2
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["lockstep", "realtime"])
-def test_back_in_step_a_second_after_a_reboot(linear_bundle, faults, waits, record_property):
+def test_back_in_step_a_second_after_a_reboot(linear_bundle, faults, waits, tell):
     random = np.random.default_rng(6)
     firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), silent_boot=True)
     link = VirtualLink(firmware, lambda frame: [(0.0, frame)])
@@ -90,5 +90,5 @@ def test_back_in_step_a_second_after_a_reboot(linear_bundle, faults, waits, reco
             if control_step(exchange, link, random):
                 break
         worst_s = max(worst_s, link.now_s() - link.deaf_until_s)
-    record_property("figures", f"{faults} reboots of up to 0.8 s, at most {worst_s:.3f} s from the end of the boot")
+    tell(faults, f"reboots of up to 0.8 s, at most {worst_s:.3f} s from the end of the boot")
     assert BOOTED_GRACE_S < worst_s <= 1.0

@@ -11,7 +11,7 @@ SIDE_BY_SIDE = 4  # commands wait for their signal most of the time
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and emulated boards")
-def test_commands_that_are_ended_by_signals(tmp_path, faults, record_property):
+def test_commands_that_are_ended_by_signals(tmp_path, faults, tell):
     pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
     parts = [8] if faults < 1000 else [faults // SIDE_BY_SIDE] * SIDE_BY_SIDE
     for part in range(len(parts)):
@@ -30,4 +30,4 @@ def test_commands_that_are_ended_by_signals(tmp_path, faults, record_property):
         assert program.returncode == 0, errors[-3000:]
         assert said.splitlines()[-1].startswith(f"ended {count}, "), said[-3000:]
         assert len(said.splitlines()) == 1, said[:3000]
-        record_property("figures", said.strip())
+        tell(count, said.strip().replace(f"ended {count}, ", "commands, "))

@@ -119,7 +119,7 @@ WAITS = {  # each with what it waits beyond its own bound
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
-def test_no_wait_is_longer_than_its_bound(linear_bundle, faults, wait, record_property):
+def test_no_wait_is_longer_than_its_bound(linear_bundle, faults, wait, tell):
     random = np.random.default_rng(7)
     worst_s, count = -1.0, max(len(Flood.KINDS), faults // len(WAITS))
     for number in range(count):
@@ -132,7 +132,7 @@ def test_no_wait_is_longer_than_its_bound(linear_bundle, faults, wait, record_pr
             wait(board, exchange, bound_s)
         worst_s = max(worst_s, link.now_s() - start_s - bound_s - WAITS[wait])
         assert worst_s <= LATE_S, (link.kind, bound_s)
-    record_property("figures", f"{count} waits under flood, trickle and silence, at most {max(worst_s, 0) * 1e3:.1f} ms too long")
+    tell(count, f"waits under flood, trickle and silence, at most {max(worst_s, 0) * 1e3:.1f} ms too long")
 
 
 class Trickle:
