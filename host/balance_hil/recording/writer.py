@@ -16,7 +16,7 @@ from mcap.records import ChunkIndex
 from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
-from balance_hil.errors import RecordingError
+from balance_hil.errors import HarnessError, RecordingError
 from balance_hil.interrupt import Interrupt
 from balance_hil.recording import foxglove
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Encode, Step, schemas, step_encoder
@@ -181,7 +181,7 @@ class RecordingWriter:
         elif issubclass(kind, KeyboardInterrupt | GeneratorExit):  # the latter of a context that Ctrl-C kept from being entered
             ended = "interrupted"
         else:
-            ended = f"{kind.__name__}: {value}"
+            ended = str(value) if issubclass(kind, HarnessError) else f"{kind.__name__}: {value}"
         try:
             self.close(ended)
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mcap.reader import make_reader
 from mcap.writer import Writer
 
-from balance_hil.errors import RecordingError
+from balance_hil.errors import CableUnpluggedError, RecordingError
 from balance_hil.recording import RecordingWriter, Step, read_recording
 from balance_hil.recording.format import STEP, schemas, step_encoder
 from balance_hil.spec import PolicySpec, Signal
@@ -109,7 +109,14 @@ def test_time_never_runs_backwards(tmp_path):
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize(("error", "ended"), [(KeyboardInterrupt(), "interrupted"), (ValueError("boom"), "ValueError: boom")])
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (ValueError("boom"), "ValueError: boom"),
+        (CableUnpluggedError("it is gone", "plug it in"), "it is gone"),
+    ],
+)
 def test_whatever_happens_the_file_is_whole(tmp_path, error, ended):
     def fail(writer):
         with writer:
