@@ -59,6 +59,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
     "broken": ("NAME", str, "break the board or its link on purpose; names: hil verify --list"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
+    "retries": ("N", int, "repeat a failed test of a board up to N times; one that passes then is counted as flaky (default: 0)"),
     "report": ("DIR", str, "write a page about every test that recorded a run, and the last seconds of a failed one, to DIR"),
 }
 _SEVERAL = ("board", "bundle", "fault")
@@ -73,6 +74,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         else:
             group.addoption(_flag(name), type=kind, metavar=metavar, help=text)
         parser.addini(f"hil_{name}", text, default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Switches ``--hil-retries`` on."""
+    if most := _option(config, "retries"):
+        if most < 0:
+            raise pytest.UsageError(f"--hil-retries must not be negative, not {most}")
+        from balance_hil.pytest_retries import Retries
+
+        config.pluginmanager.register(Retries(most))
 
 
 def _flag(name: str) -> str:
@@ -244,22 +255,32 @@ def hil_open(
     hil_faults: list[str],
     hil_fault_seed: int,
     hil_broken: str | None,
+    pytestconfig: pytest.Config,
 ) -> Iterator[Callable[..., Board]]:
     """``hil_open(bundle=…, **options) -> Board``: ``connect()`` with the options of the command line."""
     held, chosen = ExitStack(), [hil_board_name]
 
     def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
         from balance_hil import boards
+        from balance_hil.errors import CableUnpluggedError, ReplyTimeoutError, SilentBoardError
 
+        say = _say_to(pytestconfig) if hil_wait else None
         if chosen[0].startswith("@"):  # the whole session has the board that was free at first
-            chosen[0] = held.enter_context(boards.held(chosen[0], hil_wait, port=hil_port)).definition.name
-        where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "wait_s": hil_wait}
+            chosen[0] = held.enter_context(boards.held(chosen[0], hil_wait, say, port=hil_port)).definition.name
+        where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "progress": say, "wait_s": hil_wait}
         where |= {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}
         if hil_broken is not None:
             from balance_hil.verifying.faults import find_fault
 
             where |= find_fault(hil_broken).options(hil_bundle)
-        return boards.connect(chosen[0], bundle, **where | options)
+        where |= options
+        try:
+            return boards.connect(chosen[0], bundle, **where)
+        except (CableUnpluggedError, ReplyTimeoutError, SilentBoardError) as exc:
+            if where.get("faults") or where.get("tamper") or not boards.power_cycled(chosen[0], hil_wait):
+                raise
+            warnings.warn(f"{chosen[0]} was power-cycled: {exc}", stacklevel=2)
+            return boards.connect(chosen[0], bundle, **where)
 
     with held:
         yield open_board
@@ -325,7 +346,10 @@ def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[Int8Runtime]:
 @pytest.fixture
 def hil_log_dir(request: pytest.FixtureRequest, hil_record: Path, hil_report: Path | None) -> Path:
     """A folder for recordings and logs of this test; a failure report names it."""
-    name = re.sub(r"[^\w.-]+", "_", request.node.nodeid).strip("_")
+    from balance_hil.pytest_retries import attempt_key
+
+    attempt = request.node.stash.get(attempt_key, 1)
+    name = re.sub(r"[^\w.-]+", "_", request.node.nodeid).strip("_") + (f"_attempt_{attempt}" if attempt > 1 else "")
     folder = hil_record / name
     folder.mkdir(parents=True, exist_ok=True)
     request.node.stash[_log_dir_key] = folder
@@ -411,6 +435,12 @@ def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:
     }
     item.user_properties.extend(properties.items())
     item.stash[_board_key] = ", ".join(f"{name.removeprefix('hil_')} {value}" for name, value in properties.items())
+
+
+def _say_to(config: pytest.Config) -> Callable[[str], None] | None:
+    """Prints lines to the terminal while the output of tests is captured; None: another process has the terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return None if reporter is None else reporter.write_line
 
 
 def _missing(exc: HarnessError, *, asked_for: bool) -> NoReturn:

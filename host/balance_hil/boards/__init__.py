@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from balance_hil.boards.bench import find_board, held
+from balance_hil.boards.bench import find_board, held, power_cycled
 from balance_hil.boards.board import Board
 from balance_hil.boards.definition import BoardDefinition, find_definition, load_definitions
 from balance_hil.boards.session import BoardInfo
@@ -28,6 +28,7 @@ __all__ = [
     "find_definition",
     "held",
     "load_definitions",
+    "power_cycled",
 ]
 
 FAULTY_KINDS = ("native", "qemu")  # their boards can be started with a fault of the firmware's gallery

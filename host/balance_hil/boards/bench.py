@@ -14,6 +14,7 @@ from typing import Any
 from balance_hil.boards import reservation
 from balance_hil.boards.definition import BoardDefinition, load_definitions
 from balance_hil.boards.place import Place
+from balance_hil.boards.power import reopened, switch
 from balance_hil.errors import ConfigError, HarnessError, PortNotFoundError, UnknownBoardError, UsageError
 from balance_hil.files import did_you_mean, read_limited
 from balance_hil.paths import CONFIG
@@ -267,6 +268,23 @@ def held(
         if progress is not None:
             progress(f"{name} is {chosen}")
         yield places[chosen]
+
+
+def power_cycled(name: str, wait_s: float = 0.0) -> bool:
+    """Power-cycles a board by its switch, and waits for its port; False: it has no switch, or this program starts it.
+
+    Raises:
+        PortBusyError: somebody else has it.
+        FlashToolMissingError, PowerSwitchError: the switch cannot be used, or failed.
+        Port…Error: the port did not come back.
+    """
+    definition = find_board(name)
+    if definition.place is None or not definition.place.has_switch or definition.is_emulated:
+        return False
+    with held(name, wait_s, connected=False):
+        switch(definition.place, "cycle")
+        reopened(definition).close()
+    return True
 
 
 def _connected(names: Iterable[str]) -> dict[str, Held]:

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from balance_hil.boards import connect, power, reservation
+from balance_hil.boards import connect, power, power_cycled, reservation
 from balance_hil.boards.kinds import serial as serial_kind
 from balance_hil.boards.place import Place
 from balance_hil.boards.power import switch
-from balance_hil.errors import FlashToolMissingError, PortNotFoundError, PowerSwitchError, ReplyTimeoutError, UsageError
+from balance_hil.errors import (
+    FlashToolMissingError,
+    PortBusyError,
+    PortNotFoundError,
+    PowerSwitchError,
+    ReplyTimeoutError,
+    UsageError,
+)
 
 from .flash_bench import Bench, our_firmware
+from .holder import another_user
 
 MAP = Path("boards.toml")
 
@@ -94,6 +102,24 @@ def test_a_hanging_board_comes_back_under_another_name_after_its_power_was_cycle
             board.power_cycle()
             assert Path(board.port).name == "ttyACM7"
             assert switched == ["off", "on"]
+    finally:
+        bench.close()
+
+
+def test_a_board_is_power_cycled_without_a_session(tmp_path: Path, linear_bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(serial_kind, "list_serial_ports", bench.ports)
+    monkeypatch.chdir(tmp_path)
+    switched = f'power = "{relay(tmp_path)} {{action}}"'
+    MAP.write_text(f'[rig]\nkind = "teensy41"\nusb_serial = "S1"\n{switched}\n[emulated]\nkind = "native"\n{switched}\n')
+    bench.plug("ttyACM0", our_firmware(linear_bundle))
+    try:
+        assert power_cycled("rig")
+        assert (tmp_path / "log").read_text() == "off\non\n"
+        assert not power_cycled("emulated")
+        with another_user(reservation.board("rig", MAP.resolve()), name="rig"), pytest.raises(PortBusyError):
+            power_cycled("rig")
+        assert (tmp_path / "log").read_text() == "off\non\n"
     finally:
         bench.close()
 

@@ -143,7 +143,8 @@ def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench
     options = ["--hil-episodes=3", "--hil-seconds=1.5"]
     options += ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs", "--hil-wait=9"]
     pytester.runpytest(*options).assert_outcomes(passed=1)
-    assert bench_log[0].endswith("port=socket://x:1 baud=115200 engine=int8 wait_s=9.0")
+    assert "port=socket://x:1 baud=115200 engine=int8 progress=" in bench_log[0]
+    assert bench_log[0].endswith("wait_s=9.0")
     assert bench_log[0].startswith("open native ")
     (folder,) = (pytester.path / "logs").iterdir()
     assert '"firmware_commit": "abc"' in (folder / "board.json").read_text()
@@ -386,3 +387,114 @@ def test_faults_of_the_command_line(pytester: pytest.Pytester) -> None:
     )
     options = ("--hil-fault", "drop:rate=0.1,direction=rx", "--hil-fault", "hang:at_s=2", "--hil-fault-seed", "7")
     pytester.runpytest(*options).assert_outcomes(passed=1)
+
+
+# --- repetitions --------------------------------------------------------------------------------------------------------
+
+FLAKY = """
+    import pytest
+    seen = []
+    def test_second_time(hil_board, hil_log_dir, hil_measure):
+        seen.append(hil_log_dir.name)
+        hil_measure("tries", len(seen), "1")
+        assert len(seen) > 1, "not at first"
+        assert seen[1] == seen[0] + "_attempt_2"
+    def test_good(hil_board): pass
+    def test_never(hil_board): assert False, "never"
+    def test_without_a_board():
+        seen.append(0)
+        assert seen.count(0) > 1, "only boards are repeated"
+    def test_fails_then_skips(hil_board):
+        seen.append(1)
+        if seen.count(1) > 1:
+            pytest.skip("no time")
+        assert False, "not hidden"
+    @pytest.fixture
+    def set_up(hil_board):
+        seen.append(2)
+        assert seen.count(2) > 2, "set-up"
+    def test_set_up(set_up): pass
+"""
+
+
+def test_a_test_that_passes_when_it_is_repeated_is_flaky_and_said_so(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile(FLAKY)
+    result = pytester.runpytest("--hil-retries=2", "--junitxml=out.xml", "--hil-record=logs")
+    assert result.parseoutcomes() == {"passed": 1, "flaky": 2, "failed": 3}
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    for lines in (["*AssertionError: never*"], ["*only boards are repeated*"], ["*not hidden*"]):
+        result.stdout.fnmatch_lines(lines)
+    result.stdout.fnmatch_lines(
+        [
+            "*2 flaky: passed only when repeated*",
+            "*::test_second_time[[]native[]]: 1 of 2 attempts failed: *not at first*",
+            "*::test_set_up[[]native[]]: 2 of 3 attempts failed: *set-up*",
+        ]
+    )
+    properties = {
+        case.get("name"): [(each.get("name"), each.get("value")) for each in case.iter("property")]
+        for case in ET.parse(pytester.path / "out.xml").iter("testcase")
+    }
+    flaky = dict(properties["test_second_time[native]"])
+    assert flaky["hil_flaky"] == "1 of 2 attempts failed: AssertionError: not at first"
+    assert [value for name, value in properties["test_second_time[native]"] if name == "hil_tries"] == ["2 1"]
+    assert "hil_flaky" not in dict(properties["test_good[native]"]) | dict(properties["test_never[native]"])
+    (failed,) = (
+        case for case in ET.parse(pytester.path / "out.xml").iter("testcase") if case.get("name") == "test_never[native]"
+    )
+    assert len(failed.findall("failure")) == 1
+
+
+def test_flaky_tests_alone_are_a_success(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("n = []\ndef test_it(hil_board):\n    n.append(0)\n    assert len(n) == 2")
+    result = pytester.runpytest("--hil-retries=1", "-v")
+    assert (result.parseoutcomes(), result.ret) == ({"flaky": 1}, pytest.ExitCode.OK)
+    result.stdout.fnmatch_lines(["*test_it?native? FLAKY*"])
+    pytester.makepyfile("n = []\ndef test_it(hil_board):\n    n.append(0)\n    assert len(n) == 2")
+    assert pytester.runpytest("-q").ret == pytest.ExitCode.TESTS_FAILED, "nothing is repeated that was not asked for"
+
+
+def test_a_number_of_retries_that_is_none(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--hil-retries=-1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--hil-retries must not be negative, not -1*"])
+
+
+def test_a_board_that_hangs_is_power_cycled_and_the_next_test_starts_clean(
+    pytester: pytest.Pytester, bench_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = [False]
+    connect = boards.connect
+
+    def connect_to(name: str, *arguments: object, **options: object) -> FakeBoard:
+        if hanging[0]:
+            raise SilentBoardError("not a byte from the board", "power-cycle it")
+        return connect(name, *arguments, **options)
+
+    def power_cycled(name: str, wait_s: float) -> bool:
+        bench_log.append(f"power {name}")
+        hanging[0] = False
+        return True
+
+    monkeypatch.setattr(boards, "connect", connect_to)
+    monkeypatch.setattr(boards, "power_cycled", power_cycled)
+    monkeypatch.setattr(
+        FakeBoard, "hang", lambda self: hanging.__setitem__(0, True) or setattr(self, "dead", True), raising=False
+    )
+    pytester.makepyfile("""
+        n = []
+        def test_hangs_it(hil_board):
+            n.append(0)
+            if len(n) == 1:
+                hil_board.hang()
+                hil_board.identify()
+        def test_next(hil_board): assert not hil_board.dead
+        def test_on_purpose(hil_board, hil_connect):
+            hil_board.hang()
+            hil_connect(faults=["drop:rate=1"])
+    """)
+    result = pytester.runpytest("--hil-retries=1", "--hil-board=rig")
+    assert result.parseoutcomes() == {"flaky": 1, "passed": 1, "failed": 1, "warnings": 3}
+    result.stdout.fnmatch_lines(["*rig was power-cycled: not a byte from the board*", "*SilentBoardError*"])
+    assert bench_log.count("power rig") == 2  # once for the hang, once before the second attempt of the last test
+    assert [line.split()[0] for line in bench_log][:4] == ["open", "close", "power", "open"]
