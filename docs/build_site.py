@@ -37,6 +37,7 @@ NAVIGATION = {
             "boards.md",
             "bench.md",
             "custom-board.md",
+            "bench-to-robot.md",
             "hil-suite.md",
             "report.md",
             "live.md",

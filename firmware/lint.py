@@ -70,10 +70,11 @@ class Unit:
     def flags(self, generated: Path) -> list[str]:
         """Language, includes and definitions, for any compiler."""
         folders = [*sorted((FIRMWARE / "lib").glob("*/include")), FIRMWARE / "src", FIRMWARE / "src" / "native", generated]
-        folders += [FIRMWARE / "test" / "fuzz", FIRMWARE / "examples" / "own_loop" / "include"]
+        folders += [FIRMWARE / "test" / "fuzz", FIRMWARE / "examples" / self.path.parent.parent.name / "include"]
+        folders += [FIRMWARE / "examples" / "robot" / "include"] if self.path.parent.name == "robot" else []
         if not self.cortex:
             folders.append(FIRMWARE / "test" / "arduino")
-        defined = ["-DHIL_RX_BUFFER=256", f"-DHIL_UPLOAD_BYTES={self.upload_bytes}", "-DF_CPU=1000000L"]
+        defined = ["-DHIL_RX_BUFFER=256", f"-DHIL_UPLOAD_BYTES={self.upload_bytes}", "-DF_CPU=1000000L", "-DCORE_TEENSY"]
         defined += ["-DHIL_MACHINE_MPS2", "-DHIL_RX_IRQ=5", "-DHIL_CLOCK_HZ=12000000"] if self.cortex else []
         return ["-std=c++17", "-fno-exceptions", "-fno-rtti", *defined, *(f"-I{folder}" for folder in folders)]
 
@@ -116,7 +117,8 @@ def _stand_ins(folder: Path) -> None:
     """The headers that a build makes."""
     facts = ("HIL_FIRMWARE_COMMIT", "HIL_PROCESSOR", "HIL_BOARD_NAME")
     (folder / "build_info.h").write_text("#pragma once\n" + "".join(f'#define {name} "x"\n' for name in facts))
-    shutil.copyfile(ROOT / "models" / "ppo" / "model.h", folder / "model.h")
+    for name in ("model.h", "signals.h"):
+        shutil.copyfile(ROOT / "models" / "ppo" / name, folder / name)
 
 
 def _tidy(generated: Path) -> Iterable[list[str]]:

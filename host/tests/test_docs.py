@@ -53,6 +53,7 @@ LEFT_OUT = {
     "hil flash *": "needs a board on a desk",
     "hil power *": "needs a board on a desk",
     "hil * --port /dev/*": "needs a board on a desk",
+    "pio run * -t upload": "needs a board on a desk",
     "hil run * --board teensy41*": "needs a board on a desk",
     "*HIL_TFLM_LIB=*": "needs TensorFlow Lite Micro's C++ library",
     "hil replay runs/*": "needs a simulation that has diverged; host/tests/envs/balance/test_crash_repro.py makes one",
@@ -223,9 +224,11 @@ def check(words: list[str]) -> None:
         case "python":
             assert arguments[0] == "-c" or (SHIPPED / arguments[0]).is_file()
         case "pio":
-            assert f"[env:{arguments[arguments.index('-e') + 1]}]" in (SHIPPED / "platformio.ini").read_text()
+            written = [text for page in PAGES for language, text in blocks(page) if language == "ini"]
+            environments = "".join([(SHIPPED / "platformio.ini").read_text(), *written])
+            assert f"[env:{arguments[arguments.index('-e') + 1]}]" in environments
         case _:
-            assert program in ("cat", "source", "eval", "tensorboard"), f"{program}: what checks it?"
+            assert program in ("cat", "source", "eval", "tensorboard", "g++", "robot", "grep"), f"{program}: what checks it?"
 
 
 def check_hil(arguments: list[str]) -> None:

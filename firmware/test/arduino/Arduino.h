@@ -1,4 +1,5 @@
-// Minimal stand-in for an Arduino core: Serial on an inherited descriptor, a clock, one LED.
+// Minimal stand-in for an Arduino core: Serial on an inherited descriptor, a clock, one LED; for a robot also inputs, interrupts
+// and the timers of Teensy's and of ST's core.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +7,8 @@
 
 // Names of the Arduino API. NOLINTBEGIN(readability-identifier-naming)
 inline constexpr uint8_t OUTPUT = 1;
+inline constexpr uint8_t INPUT_PULLUP = 2;
+inline constexpr uint8_t CHANGE = 3;
 inline constexpr uint8_t LOW = 0;
 inline constexpr uint8_t HIGH = 1;
 inline constexpr uint8_t LED_BUILTIN = 13;
@@ -29,6 +32,7 @@ class FdSerial final : public Stream {
   int available() override;
   int read() override;
   size_t write(const uint8_t* data, size_t size) override;
+  int availableForWrite();
 
  private:
   int fd_ = -1;
@@ -43,7 +47,27 @@ void yield();
 void pinMode(uint8_t pin, uint8_t mode);
 void digitalWrite(uint8_t pin, uint8_t value);
 void analogWrite(uint8_t pin, int value);
+int digitalRead(uint8_t pin);
+void attachInterrupt(uint8_t number, void (*function)(), uint8_t mode);
+constexpr uint8_t digitalPinToInterrupt(uint8_t pin) { return pin; }
+void noInterrupts();
+void interrupts();
+void delay(unsigned long ms);
+
+class IntervalTimer {
+ public:
+  bool begin(void (*function)(), unsigned long period_us);
+};
 void NVIC_SystemReset();
+
+enum { TIM6, HERTZ_FORMAT };  // NOLINT(readability-identifier-naming)
+class HardwareTimer {
+ public:
+  explicit HardwareTimer(int timer);
+  void setOverflow(uint32_t rate, int format);
+  void attachInterrupt(void (*function)());
+  void resume();
+};
 
 void setup();
 void loop();
