@@ -416,7 +416,12 @@ def _write_page(item: pytest.Item, folder: Path, pages: Path, failed: bool) -> l
 
 
 def _repeated(item: pytest.Item) -> str:
-    words = ["pytest", item.nodeid]
+    """The command that runs this test again, where pytest was started; a node id is relative to another folder."""
+    start = item.config.invocation_params.dir
+    path = item.path.relative_to(start) if item.path.is_relative_to(start) else item.path
+    words = ["pytest", f"{path}::{item.nodeid.partition('::')[2]}"]
+    if ini := item.config.getoption("inifilename"):
+        words += ["-c", str(ini)]
     for name in _OPTIONS:
         given = item.config.getoption(_flag(name))
         for value in given if isinstance(given, list) else [] if given is None else [given]:

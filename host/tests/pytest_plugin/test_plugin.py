@@ -252,6 +252,27 @@ def test_reports_of_a_good_and_a_failed_test(pytester: pytest.Pytester, bench_lo
     result.stdout.fnmatch_lines([f"repeat: pytest 'test_reports_of_a_good_and_a_failed_test.py::test_bad[[]one[]]' {given}"])
 
 
+@pytest.mark.parametrize("where", ["below", "outside"])
+def test_the_command_repeats_the_failed_test_when_it_is_pasted(
+    pytester: pytest.Pytester, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, start = pytester.mkdir("suite"), pytester.mkdir("start")
+    pytester.makefile(".ini", other="[pytest]\nhil_seconds = 2.5\n")
+    (folder / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('text', ['a b', '$x'])\n"
+        "def test_it(hil_log_dir, hil_faults, hil_seconds, text): assert (hil_seconds, hil_faults, text) == 0"
+    )
+    monkeypatch.chdir({"below": folder, "outside": start}[where])
+    given = ["-c", str(pytester.path / "other.ini"), "--hil-fault", "drop:rate=0.1 hang:at_s=2", "--hil-record", "my logs"]
+    failed = [line for line in pytester.run("pytest", str(folder), *given).outlines if line.startswith("repeat: ")]
+    assert len(failed) == 2
+    for line, text in zip(failed, ("a b", "$x"), strict=True):
+        result = pytester.run("sh", "-c", line.removeprefix("repeat: "))
+        result.assert_outcomes(failed=1)
+        assert f"E   AssertionError: assert (2.5, ['drop:rate=0.1', 'hang:at_s=2'], '{text}') == 0" in result.outlines
+        assert line in result.outlines
+
+
 def test_a_measurement_outside_its_limits_fails(pytester: pytest.Pytester, bench_log: list[str]) -> None:
     pytester.makepyfile("def test_it(hil_measure): hil_measure('survival', 0.5, '1', minimum=1)")
     result = pytester.runpytest()
