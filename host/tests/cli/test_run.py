@@ -485,6 +485,15 @@ def test_a_sequence_of_faults_is_injected_recorded_and_judged(hil, ppo, tmp_path
     assert [each["step"] for each in read_recording(tmp_path / "bad.mcap").injected] == [40, 41, 42, 43, 100]
 
 
+def test_bits_flip_one_after_the_other_also_after_a_restart(hil, ppo):
+    flips = ("--fault", "flip-bit:at_s=0.1,every_s=0.1", "--fault", "power-cycle:at_s=0.35")
+    code, out, err = hil(
+        "run", ppo, "--clock", "lockstep", "--engine", "int8", "--seconds", "0.5", "--json", "--no-record", *flips
+    )
+    assert code == 1, err
+    assert json.loads(out)["runs"][0]["injected_faults"] == {"flip-bit": 4, "power-cycle": 1}
+
+
 def test_a_board_that_cannot_have_a_fault_says_so(hil, ppo):
     code, _, err = hil("run", ppo, "--fault", "flip-bit")
     assert code == 2

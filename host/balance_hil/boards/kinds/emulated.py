@@ -104,6 +104,7 @@ class EmulatedMachine(ABC):
     def __init__(self, name: str) -> None:
         self._name = name
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._flipped: dict[bytes, bytes] = {}  # by what it was: what the memory has in its place
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._latency_request = CpuLatencyRequest()  # every exchange wakes several processes
 
@@ -141,13 +142,21 @@ class EmulatedMachine(ABC):
         os.kill(self._processes[0].pid, signal.SIGCONT)
 
     def flip_bit(self, data: bytes, position: int, bit: int) -> int:
-        """Flips one bit of every copy of ``data`` in the board's memory; returns how many there are.
+        """Flips one bit of every copy of ``data`` in the board's memory, bits that were flipped before included.
+
+        Returns how many copies there are.
 
         Raises:
             UsageError: there is none, or this system lets nobody write to the memory of its child processes.
         """
+        copies = 0
         try:
-            copies = sum(_flip_bit(pid, data, position, 1 << bit) for pid in self.process_ids())
+            for known in dict.fromkeys((self._flipped.get(data, data), data)):  # a restart brings the latter back
+                copies = sum(_flip_bit(pid, known, position, 1 << bit) for pid in self.process_ids())
+                if copies:
+                    flipped = bytes([known[position] ^ 1 << bit])
+                    self._flipped[data] = known[:position] + flipped + known[position + 1 :]
+                    break
         except PermissionError as exc:
             raise UsageError(
                 f"the memory of the board {self._name} cannot be written: {exc}", "allow it: sysctl kernel.yama.ptrace_scope=1"
