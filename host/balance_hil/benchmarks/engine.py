@@ -148,6 +148,8 @@ def _profile_rows(what: str, profile: Profile, *, with_engine: bool) -> list[dic
         rows += [row(what, f"  {k} {name}", _rounded(cost, profile), profile.unit) for k, (name, cost) in operators]
     compared = f"its parts, {_rounded(parts, profile):,}"
     rows.append(row(what, "frame to frame", _rounded(total, profile), profile.unit, compared, total / parts if parts else None))
+    if profile.unit == "cycles":
+        rows.append(row(what, "frame to frame, time", round(profile.total_us, 1), "us"))
     named = {
         "decode": profile.decode,
         "quantize": profile.quantize,

@@ -22,6 +22,7 @@ class Profile:
     unit: CostUnit
     repeats: int
     total: float  # from the frame of INFER to that of ACTION
+    total_us: float  # the same on the board's clock
     decode: float  # the frame of INFER
     quantize: float  # checks and normalization included
     engine: float  # the model
@@ -54,6 +55,7 @@ def profile_of(result: ProfileResult, operators: Sequence[str], unit: CostUnit, 
         unit=unit,
         repeats=result.repeats,
         total=result.total_us * per_us,
+        total_us=result.total_us,
         decode=result.decode_us * per_us,
         quantize=result.quantize_us * per_us,
         engine=result.engine_us * per_us,

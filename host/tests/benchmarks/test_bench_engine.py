@@ -76,8 +76,11 @@ def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, un
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
     rows = [row for row in engine.run([board]) if row["what"] == f"{board} int8 ppo" and row["unit"] != "B"]
+    times = [row["value"] for row in rows if row["unit"] == "us"]
+    rows = [row for row in rows if row["unit"] != "us"]
     assert {row["unit"] for row in rows} == {unit}
     cost = {row["metric"].strip(): row["value"] for row in rows}
+    assert times == ([pytest.approx(cost["frame to frame"] / 125, abs=0.1)] if unit == "cycles" else [])  # MHz
     operators = [f"{index} FULLY_CONNECTED" for index in range(3)]
     assert sum(cost[name] for name in operators) == pytest.approx(cost["inference"], rel=0.03)
     parts = [cost[name] for name in ("decode", "quantize", "engine", "dequantize", "encode")]
