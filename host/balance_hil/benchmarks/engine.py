@@ -82,7 +82,7 @@ def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, A
                 rows += _rows(tflm, None)
         engine = "int8" if board.is_emulated and port is None else None
         with connect(board.name, bundle, port=port, engine=engine, count_instructions=counted) as session:
-            rows += _profile_rows(f"{board.name} {session.info.engine} ppo", session.profile(), with_engine=not counted)
+            rows += _profile_rows(f"{session.info.board} {session.info.engine} ppo", session.profile(), with_engine=not counted)
     return rows
 
 
