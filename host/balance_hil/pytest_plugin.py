@@ -141,6 +141,62 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("hil_bundle_dir", bundles, ids=lambda folder: Path(folder).name, indirect=True, scope="session")
 
 
+# --- several boards at once: pytest-xdist ------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """With ``-n`` and named boards, tests are distributed by board unless ``--dist`` says otherwise."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no" and _several(config, "board"):
+        config.option.dist = "loadgroup"
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process runs all tests of a board; ``--dist loadscope`` also those of each module.
+
+    ``--dist loadgroup`` alone does not group with pytest 9.2: pytest-dev/pytest-xdist#1386.
+    """
+    if config.option.dist not in ("loadgroup", "loadscope") or not (boards := _found_boards(config)):
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    of_module = scheduler._split_scope
+
+    def split(nodeid: str) -> str:
+        parameters = f"-{nodeid.partition('[')[2].rstrip(']')}-"
+        if found := [name for name in boards if f"-{name}-" in parameters]:
+            return str(_option(config, "port") or max(found, key=len))
+        return str(of_module(nodeid)) if config.option.dist == "loadscope" else nodeid
+
+    scheduler._split_scope = split
+    return scheduler
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto``: a process for each physical board, and for emulated ones no more than there are cores."""
+    from balance_hil.scheduling import usable_cores
+
+    boards = _found_boards(config)
+    emulated = sum(boards.values())
+    return len(boards) - emulated + min(emulated, usable_cores()) or None
+
+
+def _found_boards(config: pytest.Config) -> dict[str, bool]:
+    """The boards that were named, and whether each is emulated; none if one is unknown, which its tests say."""
+    from balance_hil.boards.bench import LABEL, expanded, find_board
+    from balance_hil.errors import HarnessError
+
+    try:
+        names = expanded(_several(config, "board"))
+        return {name: not name.startswith(LABEL) and find_board(name).is_emulated for name in names}
+    except HarnessError:
+        return {}
+
+
 @pytest.fixture(scope="session")
 def hil_board_name(request: pytest.FixtureRequest) -> str:
     """``--hil-board``: the board of this run of the test."""

@@ -1,6 +1,7 @@
 """Fixtures that several areas share."""
 
 import gc
+import os
 import signal
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ from balance_hil.checkpoint import import_sb3
 from balance_hil.envs.balance import config_for
 from balance_hil.errors import MissingExtraError
 from balance_hil.quantize import QuantParams
+
+from .installed import require_installed
 
 
 @pytest.fixture
@@ -29,8 +32,52 @@ def linear_bundle():
     )
 
 
+# Of the groups of tests that one process runs, those that take longest, the longest first: a short one ends the session.
+LONGEST_FIRST = (
+    "hil_tests",
+    "test_any_robot",
+    "test_any_policy",
+    "test_normalization",
+    "test_pipeline",
+    "test_any_bundle",
+    "test_parsers",
+    "test_docs",
+    "test_any_environment",
+    "test_fuzz",
+    "test_sources",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """See LONGEST_FIRST."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: min(ranks.get(part, len(ranks)) for part in (item.path.stem, item.path.parent.name)))
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_make_scheduler():
+    """A module's tests share a process; the heaviest modules are divided into what shares no fixture."""
+    scheduler = yield
+    of_boards = scheduler._split_scope
+
+    def split(nodeid):
+        module, _, test = nodeid.partition("::")
+        if module.startswith("hil_tests"):
+            return of_boards(nodeid)
+        if module.endswith("test_any_robot.py"):
+            return module + next((name for name in ("own-robot", "half-cheetah") if name in test), "")
+        return nodeid if module.endswith("test_any_policy.py") else module
+
+    scheduler._split_scope = split
+    return scheduler
+
+
 def pytest_configure():
-    """Ctrl-C ends the tests, and their children, also where a shell started them in the background with SIGINT ignored."""
+    """One thread for each of several processes: those of OpenMP would wait for each other. Ctrl-C ends the tests, and their
+    children, also where a shell started them in the background with SIGINT ignored.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -91,7 +138,7 @@ def untrained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory, untrained):
     """An exported, untrained SAC policy of two layers of 8 with per-tensor weights: tanh output, falls at once."""
-    pytest.importorskip("tensorflow", reason="tensorflow is not installed: pip install 'balance-hil[export]'")
+    require_installed("tensorflow")
     from balance_hil.exporting import ExportConfig, export
 
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from .installed import require_installed
 from .robots import write_reference_project, write_robot
 
-pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: make setup")
-pytest.importorskip("onnx2tf", reason="onnx2tf is not installed: make setup")
-pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: make setup")
+require_installed("stable_baselines3", "onnx2tf", "tflite_micro")
 
 ROOT = Path(__file__).parents[2]
 BOARDS = ("native", "qemu-m4")

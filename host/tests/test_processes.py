@@ -15,6 +15,8 @@ from balance_hil import firmware_build
 from balance_hil.files import staging_folder
 from balance_hil.processes import popen, run_group, tied
 
+from .installed import require_installed
+
 DEADLINE_S = 60.0
 HIL = [sys.executable, "-m", "balance_hil"]
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -149,7 +151,7 @@ def test_a_killed_build_leaves_no_platformio_and_no_compiler(mark, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_export_leaves_no_worker_and_its_folders_are_removed_by_the_next_run(mark, tmp_path, number):
-    pytest.importorskip("onnx2tf")
+    require_installed("onnx2tf")
     scratch, target = tmp_path / "scratch", tmp_path / "bundles" / "mine"
     scratch.mkdir()
     command = [*HIL, "export", MODELS / "ppo", "-o", target]

@@ -14,7 +14,9 @@ from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.keras_source import check_keras_file, read_network
 from balance_hil.exporting.tensorflow_worker import quiet_environment
 
-pytest.importorskip("tensorflow", reason="tensorflow is not installed: pip install 'balance-hil[export]'")
+from ..installed import require_installed
+
+require_installed("tensorflow")
 
 MAKE = """
 import numpy as np, tensorflow as tf

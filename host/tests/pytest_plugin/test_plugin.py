@@ -15,6 +15,7 @@ import pytest
 from balance_hil import boards, bundle, runtimes
 from balance_hil.errors import BundleError, FlashToolMissingError, ModelMismatchError, SilentBoardError
 from balance_hil.recording import read_recording
+from balance_hil.scheduling import usable_cores
 
 from ..reporting.recordings import write_run
 
@@ -519,3 +520,32 @@ def test_a_board_that_hangs_is_power_cycled_and_the_next_test_starts_clean(
     result.stdout.fnmatch_lines(["*rig was power-cycled: not a byte from the board*", "*SilentBoardError*"])
     assert bench_log.count("power rig") == 2  # once for the hang, once before the second attempt of the last test
     assert [line.split()[0] for line in bench_log][:4] == ["open", "close", "power", "open"]
+
+
+def test_boards_at_once_are_one_process_each(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin,balance_hil.pytest_plugin")
+    pytester.makepyfile("""
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("n", range(4))
+        def test_it(hil_board_name, hil_log_dir, n, record_property):
+            record_property("process", os.environ["PYTEST_XDIST_WORKER"])
+            assert hil_log_dir.name == f"{os.path.basename(__file__)[:-3]}.py_test_it_{hil_board_name}-{n}"
+            assert hil_board_name != "qemu-m7" or n != 3
+    """)
+    options = ["--hil-board=native,qemu-m7,teensy41", "--hil-record=logs", "--junitxml=out.xml"]
+    result = pytester.runpytest_subprocess("-n", "auto", *options)
+    result.assert_outcomes(passed=11, failed=1)
+    result.stdout.fnmatch_lines(["*repeat: pytest *::test_it?qemu-m7-3?' --hil-board *"])
+    processes: dict[str, set[str]] = {}
+    for case in ET.parse(pytester.path / "out.xml").iter("testcase"):
+        assert "@" not in case.get("name", "")
+        board = case.get("name", "").partition("[")[2].rpartition("-")[0]
+        processes.setdefault(board, set()).update(
+            str(p.get("value")) for p in case.iter("property") if p.get("name") == "process"
+        )
+    assert set(processes) == {"native", "qemu-m7", "teensy41"}
+    assert all(len(names) == 1 for names in processes.values())
+    assert len(set.union(*processes.values())) == 1 + min(2, usable_cores()), "one for the Teensy; the others are emulated"
