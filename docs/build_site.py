@@ -35,6 +35,7 @@ NAVIGATION = {
             "environments.md",
             "policies.md",
             "boards.md",
+            "flashing.md",
             "bench.md",
             "custom-board.md",
             "bench-to-robot.md",
