@@ -42,6 +42,7 @@ NAVIGATION = {
             "hil-suite.md",
             "report.md",
             "live.md",
+            "campaigns.md",
             "replay.md",
             "upload.md",
         ),

@@ -22,7 +22,7 @@ CONSTRAINTS = ROOT / "host" / "constraints.txt"
 NPM_PACKAGES = ROOT / "host" / "balance_hil" / "boards" / "kinds" / "package.json"
 TORCH = "torch==2.13.0"
 
-EXTRAS = {"run": "int8,firmware", "all": "train,export,int8,firmware,report,video,parquet,live,dev"}
+EXTRAS = {"run": "int8,firmware", "all": "train,export,int8,firmware,report,video,parquet,live,farm,dev"}
 # Debian package -> why; the text is shown to a user who has to install it by hand.
 PACKAGES_RUN = {
     "python3.11-venv": "virtual environment",

@@ -41,6 +41,7 @@ DISTRIBUTIONS: dict[str, dict[str, str]] = {
     "export": {"onnx": "hil export", "onnx2tf": "hil export", "tensorflow": "hil export"},
     "report": {"matplotlib": "--picture of hil compare and hil evaluate"},
     "parquet": {"pyarrow": "hil recordings export --to parquet"},
+    "farm": {"distributed": "--cluster"},
     "video": {"imageio": "hil evaluate --video", "imageio-ffmpeg": "hil evaluate --video"},
 }
 # What the main job, `hil run` on the native and the emulated board, cannot do without.

@@ -245,6 +245,10 @@ class NonFiniteInputError(HarnessError, ValueError):
 # --- the installation -------------------------------------------------------------------------------------------------
 
 
+class ClusterError(HarnessError, ConnectionError):
+    """A cluster does not answer, cannot run the tasks, or lost its workers again and again."""
+
+
 class MissingExtraError(HarnessError, ImportError):
     """A Python package of an extra is not installed; the hint names the extra."""
 

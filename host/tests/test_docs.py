@@ -49,6 +49,8 @@ LEFT_OUT = {
     "pip install *": "takes packages from an index",
     "python firmware/lint.py *": "takes minutes of one core; it is part of make check",
     "tensorboard *": "serves until it is ended",
+    "dask *": "serves until it is ended; host/tests/farm/test_campaign.py starts both",
+    "hil * --cluster tcp://*": "needs a cluster; host/tests/farm/test_campaign.py starts one",
     "hil emulate *": "serves until it is ended",
     "hil flash *": "needs a board on a desk",
     "hil power *": "needs a board on a desk",
@@ -229,6 +231,7 @@ def check(words: list[str]) -> None:
             assert f"[env:{arguments[arguments.index('-e') + 1]}]" in environments
         case _:
             assert program in ("cat", "source", "eval", "tensorboard", "g++", "robot", "grep"), f"{program}: what checks it?"
+            assert program in ("cat", "source", "eval", "tensorboard", "dask"), f"{program}: what checks it?"
 
 
 def check_hil(arguments: list[str]) -> None:

@@ -12,8 +12,9 @@ from balance_hil.boards import connect
 from balance_hil.bundle import Bundle
 from balance_hil.environment import require_control_steps
 from balance_hil.evaluating.robustness import Condition
-from balance_hil.evaluating.robustness_run import RobustnessConfig, Work, policy_name, require_names, run_work
+from balance_hil.evaluating.robustness_run import HERE, RobustnessConfig, Work, policy_name, require_names, run_work
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
+from balance_hil.farm.campaign import Campaign
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.running import RunConfig, open_plant, run
 
@@ -55,15 +56,17 @@ def conditions() -> tuple[Condition, ...]:
 
 
 def run_fault_suite(
-    config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None
+    config: RobustnessConfig,
+    on_progress: Callable[[float, str], None] = lambda done, what: None,
+    campaign: Campaign = HERE,
 ) -> RobustnessTable:
     """Every policy under every fault of ``config.conditions``, in the same episodes, on the native board.
 
-    ``on_progress`` gets the completed share, 0..1, and the last job.
+    ``on_progress`` gets the completed share, 0..1, and the last task.
 
     Raises:
         UsageError: two policies have one name.
-        And what ``open_plant``, ``connect`` and ``run`` raise.
+        And what ``Campaign.run``, ``open_plant``, ``connect`` and ``run`` raise.
     """
     require_names(config.policies)
     policies = []
@@ -79,7 +82,7 @@ def run_fault_suite(
         max_steps=steps,
         policies=tuple(policies),
         conditions=config.conditions,
-        episodes=run_work(_run, config, on_progress, _BATCH),
+        episodes=run_work(_run, config, on_progress, campaign, _BATCH),
     )
 
 

@@ -17,13 +17,26 @@ from balance_hil import evaluating
 from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
-from balance_hil.cli.params import BOARD, ENVIRONMENT, JSON, OPTIONS, POLICY, SEED, STEPS, Access, board_options, only
+from balance_hil.cli.params import (
+    BOARD,
+    ENVIRONMENT,
+    JSON,
+    OPTIONS,
+    POLICY,
+    SEED,
+    STEPS,
+    Access,
+    board_options,
+    campaign_options,
+    only,
+)  # fmt: skip
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
 from balance_hil.evaluating.robustness import load_suite, own_suite
 from balance_hil.evaluating.robustness_picture import draw
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
+from balance_hil.farm.campaign import Campaign
 from balance_hil.files import read_yaml, replacing
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Verdict, summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep
@@ -32,7 +45,7 @@ SUITE_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
 STDOUT = Path("-")
 # Parameters of both kinds of tables.
-_SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs", "as_json")
+_SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs", "cluster", "resume", "as_json")
 
 
 @click.command()
@@ -68,14 +81,14 @@ _SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs
     help="With --robustness or --faults: also write it as Markdown. Of a .tflite: which output is the action.",
 )
 @click.option("--picture", type=_PATH, help="With --robustness or --faults: also plot it to an .svg, .png or .pdf file.")
-@click.option("--jobs", type=click.IntRange(min=1), help="With --robustness or --faults: processes; by default one per core.")
+@campaign_options
 @click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
 @JSON
 def command(
     policies: tuple[Path, ...], runtime: str, environment: str | None, options: Path | None, board: str, access: Access,
     episodes: int | None, steps: int | None, seed: int, show_io: Path | None, view: bool, video: Path | None, robustness: bool,
-    faults: bool, suite: Path | None, output: str | None, picture: Path | None, jobs: int | None, trust: bool, as_json: bool,
-    spec: Path | None,
+    faults: bool, suite: Path | None, output: str | None, picture: Path | None, trust: bool, as_json: bool, spec: Path | None,
+    campaign: Campaign,
 ) -> None:  # fmt: skip
     """Run episodes of POLICY (a bundle, for the runtime torch a checkpoint, or a .tflite with --spec) and print the results.
 
@@ -89,7 +102,6 @@ def command(
         environment=environment,
         seeds=_seeds(seed, episodes or SUITE_EPISODES),
         max_steps=steps,
-        jobs=jobs,
         trust=trust,
     )
     path = Path(output) if output else None
@@ -98,13 +110,16 @@ def command(
         from balance_hil.benchmarks import faults_picture
 
         only((*_SUITE, "faults"), "--faults")
-        run_faults = partial(fault_suite.run_fault_suite, table_of(conditions=fault_suite.conditions()))
+        run_faults = partial(fault_suite.run_fault_suite, table_of(conditions=fault_suite.conditions()), campaign=campaign)
         print_suite(run_faults, faults_picture.draw, path, picture, as_json=as_json, judged=fault_suite.NONE.name)
     if robustness:
         only((*_SUITE, "robustness", "runtime", "suite", "trust"), "--robustness")
         conditions = load_suite(suite) if suite else own_suite(policies[0], environment)
-        print_suite(partial(run_suite, table_of(conditions=conditions)), draw, path, picture, as_json=as_json)
-    only(set(click.get_current_context().params) - {"suite", "picture", "jobs"}, "an evaluation without --robustness or --faults")
+        print_suite(partial(run_suite, table_of(conditions=conditions), campaign=campaign), draw, path, picture, as_json=as_json)
+    only(
+        set(click.get_current_context().params) - {"suite", "picture", "jobs", "cluster", "resume"},
+        "an evaluation without --robustness or --faults",
+    )
     if len(policies) > 1:
         raise UsageError(
             "several policies are compared in a robustness suite only", "add --robustness, or evaluate one after the other"

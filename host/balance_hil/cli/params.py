@@ -138,6 +138,28 @@ def board_options(command: Command) -> Command:
     return cast(Command, decorated)
 
 
+def campaign_options(command: Command) -> Command:
+    """Adds --jobs, --cluster and --resume, which arrive as ``campaign``."""
+
+    @functools.wraps(command)
+    def with_campaign(*arguments: Any, jobs: int | None, cluster: str | None, resume: Path | None, **options: Any) -> Any:
+        from balance_hil.farm.campaign import Campaign
+
+        return command(*arguments, campaign=Campaign(jobs=jobs, cluster=cluster, results=resume), **options)
+
+    decorated: Any = with_campaign
+    for option in (
+        click.option(
+            "--resume", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+            help="Keep the result of each task in FOLDER, and do not repeat those that are there.",
+        ),
+        click.option("--cluster", metavar="local|ADDRESS", help="Use a dask cluster: docs/campaigns.md."),
+        click.option("--jobs", type=click.IntRange(min=1), help="Processes for a table of episodes; by default one per core."),
+    ):  # fmt: skip
+        decorated = option(decorated)
+    return cast(Command, decorated)
+
+
 def only(allowed: Iterable[str], mode: str) -> None:
     """Raises UsageError for an option of the command line, by its parameter's name, that would do nothing in ``mode``."""
     context = click.get_current_context()

@@ -1,26 +1,25 @@
-"""Runs policies under conditions, one batch of episodes per process, on every core."""
+"""Runs policies under conditions, one batch of episodes per task of a campaign."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
+import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from balance_hil.documents import EpisodeDocument
 from balance_hil.environment import Environment, require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import BOARD_RUNTIME, OpenPolicy, open_policy
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
+from balance_hil.farm.campaign import Campaign, Task
 from balance_hil.metrics import EpisodeMetrics
-from balance_hil.processes import end_with_parent
 from balance_hil.rollout import rollout
-from balance_hil.scheduling import usable_cores
 
+HERE = Campaign()
 _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
 
 
@@ -34,13 +33,12 @@ class RobustnessConfig:
     environment: str | None  # None: each policy's own
     seeds: range
     max_steps: int | None = None  # control steps of an episode; None: the environment's own
-    jobs: int | None = None  # processes; None: one per core
     trust: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """Episodes of one policy under one condition, for one process."""
+    """Episodes of one policy under one condition, for one task."""
 
     config: RobustnessConfig
     policy: Path
@@ -48,12 +46,16 @@ class Work:
     seeds: Sequence[int]
 
 
-def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None] = lambda done, what: None) -> RobustnessTable:
-    """Every policy under every condition, in the same episodes; ``on_progress`` gets the completed share, 0..1, and the last job.
+def run_suite(
+    config: RobustnessConfig,
+    on_progress: Callable[[float, str], None] = lambda done, what: None,
+    campaign: Campaign = HERE,
+) -> RobustnessTable:
+    """Every policy under every condition, in the same episodes; ``on_progress`` gets the completed share and the last task.
 
     Raises:
         UsageError: the runtime is a board, or two policies have one name.
-        And what ``open_policy`` and ``rollout`` raise.
+        And what ``Campaign.run``, ``open_policy`` and ``rollout`` raise.
     """
     if config.runtime == BOARD_RUNTIME:
         raise UsageError(
@@ -63,7 +65,7 @@ def run_suite(config: RobustnessConfig, on_progress: Callable[[float, str], None
     inspected = [_inspect(path, config) for path in config.policies]
     policies = tuple(policy for policy, _, _ in inspected)
     _, environment, steps = inspected[0]
-    episodes = run_work(_run, config, on_progress)
+    episodes = run_work(_run, config, on_progress, campaign)
     return RobustnessTable(
         runtime=config.runtime,
         environment=environment.spec.environment,
@@ -86,51 +88,46 @@ def run_work(
     run: Callable[[Work], list[EpisodeMetrics]],
     config: RobustnessConfig,
     on_progress: Callable[[float, str], None],
+    campaign: Campaign,
     batch: int = _BATCH,
 ) -> dict[tuple[str, str], tuple[EpisodeMetrics, ...]]:
-    """Episodes by policy and condition, in the order of the seeds; ``run`` is called in other processes, with a batch of them."""
+    """Episodes by policy and condition, in the order of the seeds; ``run`` gets a batch of them, wherever the campaign runs."""
     batches = [config.seeds[first : first + batch] for first in range(0, len(config.seeds), batch)]
-    work = [
-        Work(config, policy, condition, seeds)
+    hashes = {policy: _hash(policy) for policy in config.policies}
+    tasks = [
+        _task(run, Work(config, policy.resolve(), condition, seeds), hashes[policy])
         for seeds in batches
         for policy in config.policies
         for condition in config.conditions
     ]
     episodes: dict[tuple[str, str], dict[int, EpisodeMetrics]] = {}
-    for count, (item, results) in enumerate(_in_processes(run, work, config.jobs or usable_cores()), start=1):
-        name = policy_name(item.policy)
-        episodes.setdefault((name, item.condition.name), {}).update({episode.seed: episode for episode in results})
-        on_progress(count / len(work), f"{name}, {item.condition.title}")
+    for count, (task, results) in enumerate(campaign.run(_documents, tasks), start=1):
+        work: Work = task.arguments[1]
+        name = policy_name(work.policy)
+        found = [EpisodeMetrics(**result) for result in results]
+        episodes.setdefault((name, work.condition.name), {}).update({episode.seed: episode for episode in found})
+        on_progress(count / len(tasks), f"{name}, {work.condition.title}")
     return {key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()}
 
 
-def _in_processes(
-    run: Callable[[Work], list[EpisodeMetrics]], work: Sequence[Work], jobs: int
-) -> Iterator[tuple[Work, list[EpisodeMetrics]]]:
-    """What ``run`` returns for each piece of work, as it becomes ready. One job needs no other process."""
-    if min(jobs, len(work)) == 1:
-        yield from ((item, run(item)) for item in work)
-        return
-    others = set(multiprocessing.active_children())
-    # "spawn": a forked child would inherit the threads of MuJoCo and torch, and none of their locks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_ignore_interrupts)
-    try:
-        futures = {pool.submit(run, item): item for item in work}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:  # without waiting for the running episodes
-            process.terminate()
-        raise
-    pool.shutdown()
+def _task(run: Callable[[Work], list[EpisodeMetrics]], work: Work, policy_hash: str) -> Task:
+    config = work.config
+    name = f"{policy_name(work.policy)}, {work.condition.title}, seeds {work.seeds[0]} to {work.seeds[-1]}"
+    where = [config.runtime, config.environment, config.max_steps, policy_hash]
+    return Task(name, (run, work), [run.__module__, *where, work.condition.options])
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process; the first one ends the others, and they end without it, too."""
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _documents(run: Callable[[Work], list[EpisodeMetrics]], work: Work) -> list[EpisodeDocument]:
+    return [episode.to_dict() for episode in run(work)]
+
+
+def _hash(policy: Path) -> str:
+    """Of the file, or of the files of the folder."""
+    files = sorted(path for path in policy.iterdir() if path.is_file()) if policy.is_dir() else [policy]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def policy_name(path: Path) -> str:

@@ -6,9 +6,11 @@ from balance_hil.benchmarks import faults
 from balance_hil.benchmarks.faults import NONE, Axis, conditions, run_fault_suite
 from balance_hil.benchmarks.faults_picture import draw
 from balance_hil.evaluating.robustness_run import RobustnessConfig
+from balance_hil.farm.campaign import Campaign
 from balance_hil.link import parse_fault
 from balance_hil.paths import MODELS
 
+HERE = Campaign(jobs=1)
 SHORT = (
     Axis("lost replies", "drop:rate={},direction=rx", (0.5,), "{:g} %", 100),
     Axis("added latency", "delay:s={},direction=rx", (0.08,), "{:g} ms", 1000),
@@ -26,10 +28,9 @@ def table():
         environment=None,
         seeds=range(10000, 10002),
         max_steps=200,
-        jobs=1,
     )
     shares = []
-    yield run_fault_suite(config, lambda done, what: shares.append(done)), run_fault_suite(config), shares
+    yield run_fault_suite(config, lambda done, what: shares.append(done), HERE), run_fault_suite(config, campaign=HERE), shares
     patch.undo()
 
 

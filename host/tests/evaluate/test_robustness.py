@@ -12,6 +12,7 @@ from balance_hil.errors import BundleError, ConfigError, UsageError
 from balance_hil.evaluating.robustness import Condition, load_suite, own_suite, suite_from_dict
 from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
+from balance_hil.farm.campaign import Campaign
 from balance_hil.metrics import RETURN, EpisodeMetrics, Metric
 from balance_hil.rollout import EVALUATION_SEED_BASE
 
@@ -216,7 +217,7 @@ def test_a_policy_that_is_not_there_is_said_before_any_work(ppo_bundle, tmp_path
 
 def test_an_error_of_a_run_arrives(ppo_bundle):
     with pytest.raises(UsageError, match="at least one episode and one step"):
-        run_suite(replace(config(ppo_bundle.path), max_steps=-1, jobs=1))
+        run_suite(replace(config(ppo_bundle.path), max_steps=-1), campaign=Campaign(jobs=1))
 
 
 def test_an_option_that_the_environment_does_not_know_is_said_before_any_work(ppo_bundle):
