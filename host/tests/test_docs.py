@@ -230,8 +230,9 @@ def check(words: list[str]) -> None:
             environments = "".join([(SHIPPED / "platformio.ini").read_text(), *written])
             assert f"[env:{arguments[arguments.index('-e') + 1]}]" in environments
         case _:
-            assert program in ("cat", "source", "eval", "tensorboard", "g++", "robot", "grep"), f"{program}: what checks it?"
-            assert program in ("cat", "source", "eval", "tensorboard", "dask"), f"{program}: what checks it?"
+            assert program in ("cat", "source", "eval", "tensorboard", "dask", "g++", "robot", "grep"), (
+                f"{program}: what checks it?"
+            )
 
 
 def check_hil(arguments: list[str]) -> None:
