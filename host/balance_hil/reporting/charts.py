@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from balance_hil.recording import Recording
 from balance_hil.recording.reader import episode_edges
-from balance_hil.reporting.collect import Run
+from balance_hil.reporting.runs import Run
 from balance_hil.spec import Signal
 
 VALUES = 1_200_000  # of all curves of a page together: 6.4 MB as text

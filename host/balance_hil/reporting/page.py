@@ -12,24 +12,10 @@ from string import Template
 
 from balance_hil.errors import HarnessError
 from balance_hil.reporting.charts import chart_data, code_strip, histogram
-from balance_hil.reporting.collect import (
-    MISSED,
-    PROPAGATED,
-    UNEXPLAINED,
-    Comparison,
-    Difference,
-    Row,
-    Run,
-    Sources,
-    commands,
-    engine_rows,
-    episode_metrics,
-    identity_rows,
-    occupancy,
-    result_rows,
-    timing_rows,
-)
+from balance_hil.reporting.collect import PROPAGATED, UNEXPLAINED, Comparison, Difference, Sources
 from balance_hil.reporting.frames import Strip
+from balance_hil.reporting.runs import MISSED, Run, episode_metrics
+from balance_hil.reporting.tables import Row, commands, engine_rows, identity_rows, occupancy, result_rows, timing_rows
 
 ASSETS = Path(__file__).with_name("assets")
 MAX_EVENT_ROWS = 200

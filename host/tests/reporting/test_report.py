@@ -18,7 +18,7 @@ from balance_hil.distribution import Distribution
 from balance_hil.environment import Environment, open_environment
 from balance_hil.errors import HarnessError, RecordingError, UsageError
 from balance_hil.recording import RecordingWriter, Step, read_recording
-from balance_hil.reporting import charts, collect, frames
+from balance_hil.reporting import charts, collect, frames, tables
 from balance_hil.reporting.page import render_page
 
 from .recordings import HOSTILE, STEPS, write_run
@@ -81,7 +81,7 @@ def test_metrics_have_units_targets_and_directions(run_file: Path) -> None:
 def test_latency_is_that_of_the_run_with_late_replies(run_file: Path) -> None:
     recording = read_recording(run_file)
     values = recording.round_trip_us[np.isfinite(recording.round_trip_us)]
-    (row,) = (row for row in collect.timing_rows(collect.read_sources([run_file]).runs) if row[0] == "round trip")
+    (row,) = (row for row in tables.timing_rows(collect.read_sources([run_file]).runs) if row[0] == "round trip")
     expected = Distribution.of(values.tolist())
     assert row[2:] == [f"{expected.count:,}", *(f"{v:,.0f}" for v in (expected.p50, expected.p99, expected.p999, expected.max))]
     assert row[-1] == "57,700"
@@ -123,7 +123,7 @@ def test_a_run_of_any_environment(tmp_path: Path, trace: tuple[str, ...], n_obs:
 
 def test_int8_ranges(run_file: Path) -> None:
     codes = np.array([[-128, 5], [127, 5], [0, 5], [1, 6]], np.int8)
-    first, second = collect.occupancy(codes, ["a", "b"])
+    first, second = tables.occupancy(codes, ["a", "b"])
     assert (first.low, first.high, first.codes, first.saturated) == (-128, 127, 4, 0.5)
     assert (second.low, second.high, second.codes, second.saturated) == (5, 6, 2, 0.0)
     assert first.shares.sum() == pytest.approx(1.0)
@@ -328,7 +328,7 @@ def test_cycles_and_instructions_of_an_inference_have_rows_of_their_own(tmp_path
     qemu = write_run(tmp_path / "qemu.mcap", steps=20, changed_meta={"cost": instructions})
     native = write_run(tmp_path / "native.mcap", steps=20, changed_meta={"cost": None})
     runs = collect.read_sources([chip, qemu, native]).runs
-    rows = {row.name: [cell.text for cell in row.cells] for row in collect.engine_rows(runs)}
+    rows = {row.name: [cell.text for cell in row.cells] for row in tables.engine_rows(runs)}
     assert {name: cells for name, cells in rows.items() if "cycles" in name or "instructions" in name} == {
         "cycles of an inference, median of the run": ["11,875", "", ""],
         "instructions: engine": ["", "4,290", ""],
@@ -341,7 +341,7 @@ def test_cycles_and_instructions_of_an_inference_have_rows_of_their_own(tmp_path
 def test_a_recording_with_endless_parts_of_an_inference_is_cut(tmp_path: Path) -> None:
     cost = {"unit": "cycles", "parts": dict.fromkeys(map(str, range(500)), 1)}
     run = write_run(tmp_path / "run.mcap", steps=20, changed_meta={"cost": cost})
-    assert len(collect.engine_rows(collect.read_sources([run]).runs)) < 100
+    assert len(tables.engine_rows(collect.read_sources([run]).runs)) < 100
 
 
 def test_nonsense_about_an_episode_is_refused(tmp_path: Path) -> None:
