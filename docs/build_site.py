@@ -41,6 +41,7 @@ NAVIGATION = {
             "bench-to-robot.md",
             "hil-suite.md",
             "report.md",
+            "history.md",
             "live.md",
             "campaigns.md",
             "replay.md",

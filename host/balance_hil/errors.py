@@ -236,6 +236,10 @@ class RecordingMismatchError(RecordingError):
     """The recording is of a run of another model than the bundle."""
 
 
+class HistoryError(HarnessError, RuntimeError):
+    """The database of results is missing, damaged, or of a later version."""
+
+
 class NonFiniteInputError(HarnessError, ValueError):
     """A NaN or an infinity where a number is needed; ``crash_repro`` as for SimulationDivergedError."""
 

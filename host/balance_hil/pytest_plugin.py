@@ -60,6 +60,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "broken": ("NAME", str, "break the board or its link on purpose; names: hil verify --list"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
     "retries": ("N", int, "repeat a failed test of a board up to N times; one that passes then is counted as flaky (default: 0)"),
+    "history": ("off|FILE", str, "add a row about each board to FILE (default: recordings/history.db here; see hil history)"),
     "report": ("DIR", str, "write a page about every test that recorded a run, and the last seconds of a failed one, to DIR"),
 }
 _SEVERAL = ("board", "bundle", "fault")
@@ -77,13 +78,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Switches ``--hil-retries`` on."""
+    """Switches ``--hil-retries`` and ``--hil-history`` on."""
+    _keep_history(config)
     if most := _option(config, "retries"):
         if most < 0:
             raise pytest.UsageError(f"--hil-retries must not be negative, not {most}")
         from balance_hil.pytest_retries import Retries
 
         config.pluginmanager.register(Retries(most))
+
+
+def _keep_history(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # of xdist: the process that started it gathers the reports
+        return
+    from balance_hil.history import database
+    from balance_hil.pytest_history import History
+
+    given = _option(config, "history")
+    path = None if given == "off" else _path(config, "history", given) if given else database()
+    if path is not None:
+        config.pluginmanager.register(History(path.absolute()))
 
 
 def _flag(name: str) -> str:
@@ -431,6 +445,10 @@ def hil_measure(request: pytest.FixtureRequest) -> Callable[..., None]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Writes the page about a test, and adds board, log directory and the command that repeats it to a failure report."""
     report = yield
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "hil_board_name" in parameters:
+        bundle = parameters.get("hil_bundle_dir") or next(iter(_several(item.config, "bundle")), DEFAULT_BUNDLE)
+        vars(report)["hil_suite"] = [parameters["hil_board_name"], Path(str(bundle)).name]
     folder = item.stash.get(_log_dir_key, None)
     pages = item.stash.get(_report_dir_key, None)
     written = _write_page(item, folder, pages, report.failed) if folder and pages and report.when == "call" else []
@@ -481,7 +499,8 @@ def _repeated(item: pytest.Item) -> str:
     for name in _OPTIONS:
         given = item.config.getoption(_flag(name))
         for value in given if isinstance(given, list) else [] if given is None else [given]:
-            words += [_flag(name), str(value)]
+            # pytest reads a word that begins with "@" as the name of a file
+            words += [f"{_flag(name)}={value}"] if str(value).startswith("@") else [_flag(name), str(value)]
     return shlex.join(words)
 
 

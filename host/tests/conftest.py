@@ -32,6 +32,9 @@ def linear_bundle():
     )
 
 
+os.environ["HIL_HISTORY"] = "off"  # the tests of it name a file
+
+
 # Of the groups of tests that one process runs, those that take longest, the longest first: a short one ends the session.
 LONGEST_FIRST = (
     "hil_tests",

@@ -289,6 +289,7 @@ def shell(commands: str, folder: Path) -> None:
         "HOME": str(folder),
         "PATH": f"{folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{SHIPPED / 'host'}{os.pathsep}{folder}",
+        "HIL_HISTORY": "",
     }
     done = subprocess.run(
         ["bash", "-euxc", commands], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -42,6 +42,7 @@ COMMANDS = {
     "report": "draw a recording",
     "recordings": "list recordings, repair truncated ones, export them as CSV or Parquet",
     "watch": "watch a robot that runs a policy by itself, and check what it computes and the signs of its sensors",
+    "history": "show results over time, and what changed when one turned",
     "identify": "fit motor parameters of the balance robot to a step response",
     "boards": "list connected boards, boards that can be emulated, and the bench; map the bench",
     "power": "switch a board of the bench on or off",

@@ -14,6 +14,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.cli.console import make_table, print_json, print_verdict, stdout
 from balance_hil.cli.params import Access, only
 from balance_hil.cli.progress import ProgressBars
+from balance_hil.cli.remember import remember
 from balance_hil.comparing.closed_loop import METHOD, ClosedLoop, ClosedLoopConfig, Divergence, closed_loop
 from balance_hil.environment import open_for
 from balance_hil.errors import UsageError
@@ -51,14 +52,29 @@ def main(
     bundle = Bundle.load(folder)
     with ExitStack() as stack:
         runtimes: list[Runtime] = []
+        where = ""
         for name in names:
             if name == BOARD:
-                runtimes.append(stack.enter_context(access.connect(board or DEFAULT_BOARD, bundle)).as_runtime())
+                device = stack.enter_context(access.connect(board or DEFAULT_BOARD, bundle))
+                where = device.name
+                runtimes.append(device.as_runtime())
             else:
                 runtimes.append(stack.enter_context(load_runtime(name, bundle)))
         watch = stack.enter_context(ProgressBars())
         env = stack.enter_context(open_for(bundle.spec))
         result = closed_loop(bundle, env, runtimes[0], runtimes[1], config, on_progress=watch)
+    remember(
+        "compare",
+        result.to_dict() | {"bundle": None, "metrics": None},
+        variant=f"closed loop {pair}, {result.environment}, {len(result.seeds)} episodes",
+        board=where,
+        bundle=(bundle.path.resolve().name, bundle.id),
+        metrics={
+            "success_rate_a": result.summary_a.success_rate,
+            "success_rate_b": result.summary_b.success_rate,
+            "diverged": result.diverged,
+        },
+    )
     if as_json:
         print_json(result.to_dict())
     else:

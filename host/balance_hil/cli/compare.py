@@ -15,6 +15,7 @@ from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, say
 from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options
 from balance_hil.cli.progress import ProgressBars
+from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
 from balance_hil.comparing.picture import check_picture, draw
@@ -46,6 +47,7 @@ from balance_hil.interrupt import entered
 @click.option(
     "--steps", type=click.IntRange(min=1), help="With --closed-loop: control steps of each; default: the environment's."
 )
+@HISTORY
 @JSON
 def command(
     model: Path, board: str | None, access: Access, runtimes: str | None, layers: bool, output: str | None, picture: Path | None,
@@ -79,8 +81,17 @@ def command(
     if picture is not None:
         save_figure(draw(result), picture)
         say(f"wrote {picture}")
+    document = result.to_dict()
+    remember(
+        "compare",
+        document,
+        variant=f"{document['inputs']} inputs",
+        board=device.name if device else "",
+        bundle=(model.resolve().name, under_test.bundle.id if under_test.bundle else ""),
+        metrics={name: sum(pair[name] or 0 for pair in document["pairs"]) for name in ("differing", "unexplained")},
+    )
     if as_json:
-        print_json(result.to_dict())
+        print_json(document)
     else:
         print_comparison(result, layers)
     sys.exit(0 if result.verdict.good else 1)

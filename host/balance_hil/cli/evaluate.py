@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from balance_hil import evaluating
+from balance_hil.boards import Board
+from balance_hil.bundle import Bundle
 from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
@@ -30,6 +32,7 @@ from balance_hil.cli.params import (
     campaign_options,
     only,
 )  # fmt: skip
+from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.environment import require_control_steps
 from balance_hil.errors import UsageError
 from balance_hil.evaluating import RUNTIMES, OpenPolicy
@@ -83,6 +86,7 @@ _SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs
 @click.option("--picture", type=_PATH, help="With --robustness or --faults: also plot it to an .svg, .png or .pdf file.")
 @campaign_options
 @click.option("--trust", is_flag=True, help="Allow a checkpoint that was not exported to run its pickled code.")
+@HISTORY
 @JSON
 def command(
     policies: tuple[Path, ...], runtime: str, environment: str | None, options: Path | None, board: str, access: Access,
@@ -132,12 +136,19 @@ def command(
     if show_io == STDOUT and as_json:
         raise UsageError("--show-io - and --json both write to stdout", "write to a file: --show-io io.csv")
     count = episodes or (1 if view or video else 10)
+    where = [board]
+
+    def connect(bundle: Bundle) -> Board:
+        device = access.connect(board, bundle)
+        where[0] = device.name
+        return device
+
     opening = evaluating.open_policy(
         policy,
         runtime,
         environment=environment,
         options=read_yaml(options) if options else None,
-        connect=lambda bundle: access.connect(board, bundle),
+        connect=connect,
         trust=trust,
         spec=spec,
         output=output,
@@ -153,8 +164,10 @@ def command(
             results = _with_progress(run, opened, _seeds(seed, count), steps, one_by_one=bool(view or video), show_io=show_io)
         summary = summarize(results, opened.environment.metrics)
         verdict = Verdict((f"{summary.failed} of {summary.episodes} episodes failed",) if summary.failed else ())
+        document = _document(policy, opened, runtime, summary, results, verdict)
+        remember("evaluate", document, board=where[0] if runtime == "board" else "")
         if as_json:
-            print_json(_document(policy, opened, runtime, summary, results, verdict))
+            print_json(document)
         else:
             _print(results, summary, runtime, opened, verdict)
     if video:

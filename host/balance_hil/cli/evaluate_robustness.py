@@ -12,6 +12,7 @@ from rich.text import Text
 
 from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
+from balance_hil.cli.remember import remember_suite
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
 from balance_hil.files import require_picture, save_figure, write_atomically
@@ -54,6 +55,7 @@ def print_suite(
     for path in (output, picture):
         if path is not None:
             say(f"wrote {path}")
+    remember_suite(table, "faults" if judged else "robustness", ENOUGH, judged)
     deciding = [cell for cell in table.cells() if judged in (None, cell.condition)]
     sys.exit(0 if all(cell.success_rate.value >= ENOUGH for cell in deciding) else 1)
 

@@ -167,7 +167,7 @@ def only(allowed: Iterable[str], mode: str) -> None:
         name = str(parameter.name)
         if (
             isinstance(parameter, click.Option)
-            and name not in allowed
+            and name not in (*allowed, "no_history")
             and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ):
             raise UsageError(f"{parameter.opts[0]} does not go with {mode}", f"leave {parameter.opts[0]} out")

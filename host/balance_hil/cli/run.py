@@ -31,6 +31,7 @@ from balance_hil.cli.params import (
     board_options,
     model_options,
 )
+from balance_hil.cli.remember import HISTORY, errors_of, remember
 from balance_hil.cli.run_output import LiveLine, facts, remarks
 from balance_hil.cli.several_boards import on_each_board
 from balance_hil.cli.upload import runs_at_first, upload
@@ -135,6 +136,7 @@ class _Options:
     help="Serve a page to watch the run and to intervene, on this computer only; or the same data to Foxglove.",
 )
 @click.option("--live-port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Another if it is taken.")
+@HISTORY
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @JSON
 def command(
@@ -193,12 +195,13 @@ def _live_page(options: _Options) -> Iterator[LivePage | None]:
 def _run(name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool) -> RunResult:
     """Runs on one board, and shows its verdict on the page. Raises HarnessError, KeyboardInterrupt."""
     try:
-        with options.access.held(name) as name:
+        with options.access.held(name) as name, errors_of("run", options.policy, name):
             result = _connect_and_run(name, options, config, plant, page, shown=shown)
     except BaseException as exc:
         _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
         raise
     _show_end(page, result.verdict)
+    remember("run", result.to_dict())
     return result
 
 
@@ -286,6 +289,7 @@ def _repeated() -> str:
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in (
             "record",
             "no_record",
+            "no_history",
             "as_json",
             "quiet",
             "view",

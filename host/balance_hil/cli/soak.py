@@ -12,6 +12,7 @@ import click
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import say, stderr
 from balance_hil.cli.params import BOARDS, ENVIRONMENT, FAULTS, JSON, OPTIONS, POLICY, SEED, Access, board_options
+from balance_hil.cli.remember import HISTORY, errors_of, remember
 from balance_hil.cli.run import RECORDINGS
 from balance_hil.cli.run_output import LiveLine, times
 from balance_hil.cli.several_boards import on_each_board
@@ -39,6 +40,7 @@ MIB = 1 << 20
 @OPTIONS
 @board_options
 @FAULTS
+@HISTORY
 @JSON
 def command(policy: Path, boards: tuple[str, ...], access: Access, as_json: bool, **rest: Any) -> None:
     """Run real-time episodes with POLICY on a board for hours, one after the other: a soak test.
@@ -73,8 +75,12 @@ def _soak(
     name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
 ) -> SoakResult:
     """Connects to one board and soaks it. Raises HarnessError."""
-    with access.held(name) as name:
-        return _soak_on(name, bundle, config, plant, access, live=live, **rest)
+    with access.held(name) as name, errors_of("soak", bundle, name):
+        result = _soak_on(name, bundle, config, plant, access, live=live, **rest)
+    of = result.total
+    counts = {"episodes": of.episodes, "failed": of.failed, "anomalies": of.anomalies, "errors": result.errors}
+    remember("soak", result.to_dict(), metrics=counts)
+    return result
 
 
 def _soak_on(

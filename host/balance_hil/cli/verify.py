@@ -15,6 +15,7 @@ from balance_hil.cli import INTERRUPTED
 from balance_hil.cli.console import make_table, print_json, print_verdict, wide
 from balance_hil.cli.params import BOARD, JSON, POLICY, Access, NamesType, board_options
 from balance_hil.cli.progress import ProgressBars
+from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.errors import UsageError
 from balance_hil.files import did_you_mean
 from balance_hil.verifying.faults import FAULTS, DeviceFault
@@ -32,6 +33,7 @@ _GROUPS = tuple(dict.fromkeys(fault.group for fault in FAULTS.values()))
 @click.option("--only", type=NamesType("fault", lambda: (*FAULTS, *_GROUPS)), metavar="NAME,...",
               help=f"Only these faults, or groups of faults: {', '.join(_GROUPS)}.")  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="List the faults and the test that must catch each.")
+@HISTORY
 @JSON
 def command(
     bundle: Path | None, board: str, access: Access, only: str | None, listed: bool, as_json: bool
@@ -56,6 +58,9 @@ def command(
         result = verify(
             Bundle.load(bundle), config, faults, lambda what, done, total: bars.update(task, description=what, completed=done)
         )
+    document = result.to_dict()
+    scores: dict[str, float | None] = {name: document[name] for name in ("caught", "missed", "wrong_reason", "skipped")}
+    remember("verify", document, variant=f"{len(faults)} faults", metrics=scores)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -30,7 +30,7 @@ from balance_hil.verifying.faults import NONE, DeviceFault
 EPISODES = ("--hil-episodes=1", "--hil-seconds=0.5")  # the shortest that still judge
 CONTROL_TIMEOUT_S = 1800.0
 FAULT_TIMEOUT_S = 300.0
-_ISOLATED = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+_ISOLATED = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": "", "HIL_HISTORY": "off"}
 _LAST_CHARACTERS = 300
 
 Score = Literal["caught", "wrong reason", "missed", "skipped"]

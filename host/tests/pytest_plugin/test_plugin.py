@@ -14,6 +14,7 @@ import pytest
 
 from balance_hil import boards, bundle, runtimes
 from balance_hil.errors import BundleError, FlashToolMissingError, ModelMismatchError, SilentBoardError
+from balance_hil.history import read
 from balance_hil.recording import read_recording
 from balance_hil.scheduling import usable_cores
 
@@ -126,6 +127,7 @@ def test_every_board_of_a_label_and_one_that_is_free_for_the_whole_session(
         assert {line.split()[1] for line in bench_log} == {"right"}
         with boards.held("right"):
             result = pytester.runpytest("--hil-board=@fast")
+    result.stdout.fnmatch_lines(["repeat: pytest * --hil-board=@fast"])
     result.assert_outcomes(errors=1, failed=1)  # of a fixture, and of a call in the test
     result.stdout.fnmatch_lines(["*no board with the label @fast is free: left is held by *; right is held by *"])
     result = pytester.runpytest("--hil-board=@fst:all")
@@ -549,3 +551,30 @@ def test_boards_at_once_are_one_process_each(pytester: pytest.Pytester, monkeypa
     assert set(processes) == {"native", "qemu-m7", "teensy41"}
     assert all(len(names) == 1 for names in processes.values())
     assert len(set.union(*processes.values())) == 1 + min(2, usable_cores()), "one for the Teensy; the others are emulated"
+
+
+# --- results over time --------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_adds_a_row_for_each_board(pytester: pytest.Pytester, bench_log: list[str]) -> None:
+    pytester.makepyfile("""
+        n = []
+        def test_flaky(hil_board, hil_measure):
+            n.append(0)
+            hil_measure("round_trip_p99", 250, "us", maximum=2000)
+            hil_measure("return", 1.5, "1")
+            assert len(n) > 1
+        def test_one(hil_board, hil_board_name): assert hil_board_name == "one", "not two"
+        def test_without_a_board(): pass
+    """)
+    pytester.runpytest("--hil-board=one,two", "--hil-bundle=models/x", "--hil-retries=1", "--hil-history=h.db")
+    one, two = read(pytester.path / "h.db")
+    assert (one.command, one.board, one.bundle, one.bundle_id, one.engine) == ("pytest", "one", "x", "0123456789ab", "tflm 1")
+    assert (one.good, one.metrics["flaky"], one.metrics["passed"], one.metrics["return"]) == (True, 1, 2, 1.5)
+    assert (one.timing, len(one.flaky)) == ({"round_trip_p99_us": 250.0}, 1)
+    assert (two.good, two.metrics["failed"], two.flaky) == (False, 1, ())
+    assert two.reasons[0].endswith("::test_one[two] failed")
+    pytester.runpytest("--hil-board=one", "--hil-history=off")
+    assert len(read(pytester.path / "h.db")) == 2
+    pytester.runpytest("-k", "without", "--hil-history=other.db")
+    assert not (pytester.path / "other.db").exists()
