@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from balance_hil.cli.console import print_json, print_warning, say, stderr
 from balance_hil.cli.params import JSON
 from balance_hil.errors import UsageError
+from balance_hil.farm.campaign import Campaign
 from balance_hil.files import new_run_folder
 from balance_hil.spec import Terminated
 from balance_hil.training import train
@@ -43,13 +44,17 @@ _PATH = click.Path(path_type=Path)
     metavar="FILE.yaml",
     help="Hyper-parameters that differ from the shipped ones; or the name of a shipped file: ppo-robust.",
 )
-@click.option("--resume", type=_PATH, metavar="FOLDER", help="Continue from a checkpoint, in runs/ or models/.")
+@click.option(
+    "--resume", type=_PATH, metavar="FOLDER",
+    help="Continue from a checkpoint, in runs/ or models/; of several trainings: their folder, runs/matrix_N.",
+)  # fmt: skip
 @click.option("--init-from", type=_PATH, metavar="FOLDER", help="Begin with the weights of this policy (warm start).")
 @click.option(
     "--device", default="cpu", show_default=True, help="Device of the networks: cpu, cuda, or auto (a GPU if torch finds one)."
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the physics.  [default: every core]")
 @click.option("--processes", type=click.IntRange(min=1), help="Maximum number of parallel trainings.  [default: one per core]")
+@click.option("--cluster", metavar="local|ADDRESS", help="With several trainings: use a dask cluster: docs/campaigns.md.")
 @click.option(
     "--export/--no-export", default=True, help="With several trainings: also export the good policies.", show_default=True
 )
@@ -68,6 +73,7 @@ def command(
     seeds: str | None,
     output: Path | None,
     processes: int | None,
+    cluster: str | None,
     export: bool,
     runs: Path,
     as_json: bool,
@@ -94,7 +100,10 @@ def command(
         **settings,
     )
     if every or seeds is not None:
-        _train_several(request, names, seeds or "0", output or new_run_folder(runs, "matrix"), processes, export, as_json)
+        folder = request.resume or output or new_run_folder(runs, "matrix")
+        _train_several(request, names, seeds or "0", folder, processes, cluster, export, as_json)
+    if cluster is not None:
+        raise UsageError("--cluster is for several trainings", "add --seeds 0-4, or --all")
     with _Display() as display:
         result = train(request, display.show)
     if result.interrupted:
@@ -118,20 +127,26 @@ def _algorithms(algorithm: str | None, every: bool) -> list[str]:
 
 
 def _train_several(
-    request: TrainingRequest, names: list[str], seeds: str, folder: Path, processes: int | None, export: bool, as_json: bool
-) -> NoReturn:
-    from balance_hil.cli.train_matrix import parse_seeds, train_matrix
+    request: TrainingRequest, names: list[str], seeds: str, folder: Path,
+    processes: int | None, cluster: str | None, export: bool, as_json: bool,
+) -> NoReturn:  # fmt: skip
+    from balance_hil.cli.train_matrix import TASKS, parse_seeds, train_matrix
 
-    if request.seed is not None or request.resume is not None:
-        raise UsageError("--seed and --resume are for one training", "give --seeds, and no --resume")
+    if request.seed is not None:
+        raise UsageError("--seed is for one training", "give --seeds instead")
+    if request.resume is not None and not (folder / TASKS).is_dir():
+        raise UsageError(f"{folder} is not the folder of several trainings", "name one of runs/: --resume runs/matrix_1")
     if request.config is not None and len(names) > 1:
         raise UsageError("--config is for one algorithm", "name the algorithm instead of --all")
+    force = request.force or request.resume is not None  # a training that was cut off may have left a policy
+    each = replace(request, runs=folder / "runs", resume=None, force=force)
     requests = [
-        replace(request, algorithm=name, seed=seed, output=folder / f"{name}-{seed}", runs=folder / "runs")
+        replace(each, algorithm=name, seed=seed, output=folder / f"{name}-{seed}")
         for name in names
         for seed in parse_seeds(seeds)
     ]
-    train_matrix(requests, folder, processes=processes or os.cpu_count() or 1, export=export, as_json=as_json)
+    campaign = Campaign(cluster=cluster, results=folder / TASKS)
+    train_matrix(requests, folder, campaign, processes=processes or os.cpu_count() or 1, export=export, as_json=as_json)
 
 
 class _Display:

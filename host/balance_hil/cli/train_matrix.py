@@ -16,12 +16,16 @@ from rich.table import Table
 from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
 from balance_hil.errors import UsageError
 from balance_hil.exporting.config import ExportConfig
+from balance_hil.farm.campaign import Campaign
 from balance_hil.training import results, train
 from balance_hil.training.matrix import InterruptedJobError, Run, run_matrix
 from balance_hil.training.plan import plan
 from balance_hil.training.request import TrainingProgress, TrainingRequest
 
 _STYLES = {"waiting": "dim", "failed": "bold red", "interrupted": "yellow"}
+
+
+TASKS = "tasks"  # folder of the figures of each training that is done, for --resume
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -38,13 +42,16 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes: int, export: bool, as_json: bool) -> NoReturn:
-    """Runs the requests, writes ``results.md`` and ``results.json`` to ``folder``, prints the table and exits.
+def train_matrix(
+    requests: Sequence[TrainingRequest], folder: Path, campaign: Campaign, *, processes: int, export: bool, as_json: bool
+) -> NoReturn:
+    """Runs the requests that are not done yet, writes ``results.md`` and ``results.json`` to ``folder``, prints them and exits.
 
     Exit status: 0 when every policy is good, 1 otherwise, 130 after Ctrl-C.
     """
     for request in requests:
-        plan(request)  # raises the user's mistakes before anything starts
+        if campaign.kept(Run(request).task) is None:
+            plan(request)  # raises the user's mistakes before anything starts
     threads = max(1, (os.cpu_count() or 1) // processes)
     requests = [replace(request, threads=threads) for request in requests]
     with Live(console=stderr, auto_refresh=False, transient=True) as live:
@@ -52,7 +59,9 @@ def train_matrix(requests: Sequence[TrainingRequest], folder: Path, *, processes
         def show(runs: Sequence[Run]) -> None:
             live.update(_progress_table(runs), refresh=True)
 
-        runs = run_matrix(requests, partial(train_and_export, export=export), processes=processes, on_change=show)
+        runs = run_matrix(
+            requests, partial(train_and_export, export=export), processes=processes, on_change=show, campaign=campaign
+        )
     conditions = {
         "processes at a time": processes,
         "cores": os.cpu_count(),

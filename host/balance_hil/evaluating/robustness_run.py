@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +14,7 @@ from balance_hil.errors import UsageError
 from balance_hil.evaluating import BOARD_RUNTIME, OpenPolicy, open_policy
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
-from balance_hil.farm.campaign import Campaign, Task
+from balance_hil.farm.campaign import Campaign, Task, content_hash
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import rollout
 
@@ -93,7 +92,7 @@ def run_work(
 ) -> dict[tuple[str, str], tuple[EpisodeMetrics, ...]]:
     """Episodes by policy and condition, in the order of the seeds; ``run`` gets a batch of them, wherever the campaign runs."""
     batches = [config.seeds[first : first + batch] for first in range(0, len(config.seeds), batch)]
-    hashes = {policy: _hash(policy) for policy in config.policies}
+    hashes = {policy: content_hash(policy) for policy in config.policies}
     tasks = [
         _task(run, Work(config, policy.resolve(), condition, seeds), hashes[policy])
         for seeds in batches
@@ -119,15 +118,6 @@ def _task(run: Callable[[Work], list[EpisodeMetrics]], work: Work, policy_hash: 
 
 def _documents(run: Callable[[Work], list[EpisodeMetrics]], work: Work) -> list[EpisodeDocument]:
     return [episode.to_dict() for episode in run(work)]
-
-
-def _hash(policy: Path) -> str:
-    """Of the file, or of the files of the folder."""
-    files = sorted(path for path in policy.iterdir() if path.is_file()) if policy.is_dir() else [policy]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def policy_name(path: Path) -> str:

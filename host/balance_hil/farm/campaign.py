@@ -73,7 +73,7 @@ class Campaign:
                 raise UsageError(f"{self.results} cannot be made: {exc}", "choose another folder: --resume FOLDER") from exc
         todo = []
         for task in tasks:
-            kept = self._kept(task)
+            kept = self.kept(task)
             if kept is None:
                 todo.append(task)
             else:
@@ -89,14 +89,11 @@ class Campaign:
             done = _in_processes(function, todo, jobs)
         with contextlib.closing(done):
             for task, result in done:
-                self._keep(task, result)
+                self.keep(task, result)
                 yield task, result
 
-    def _file(self, task: Task) -> Path | None:
-        return None if self.results is None else self.results / f"{task.fingerprint}.json"
-
-    def _kept(self, task: Task) -> tuple[Any] | None:
-        """The result in a tuple; None: there is none, or its file is damaged."""
+    def kept(self, task: Task) -> tuple[Any] | None:
+        """The result of an earlier run in a tuple; None: there is none, or its file is damaged."""
         file = self._file(task)
         try:
             document = parse_json(file.read_text()) if file else None
@@ -104,9 +101,23 @@ class Campaign:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _keep(self, task: Task, result: Any) -> None:
+    def keep(self, task: Task, result: Any) -> None:
+        """Writes the file of a task that is done."""
         if file := self._file(task):
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps({"task": task.name, "result": result}, sort_keys=True) + "\n")
+
+    def _file(self, task: Task) -> Path | None:
+        return None if self.results is None else self.results / f"{task.fingerprint}.json"
+
+
+def content_hash(path: Path) -> str:
+    """Of a file, or of the files of a folder with their names. Raises OSError."""
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _in_processes(function: Callable[..., Any], tasks: Sequence[Task], jobs: int) -> Generator[tuple[Task, Any]]:

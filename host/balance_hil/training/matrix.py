@@ -1,4 +1,4 @@
-"""Several trainings in parallel, each in its own process: a failure or a kill does not affect the others."""
+"""Several trainings in parallel, in processes or on a cluster: a failure or a kill does not affect the others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from balance_hil.errors import HarnessError
+from balance_hil.farm.campaign import Campaign, Task, content_hash
 from balance_hil.interrupt import Interrupt
 from balance_hil.processes import end_with_parent
 from balance_hil.training.request import TrainingProgress, TrainingRequest
@@ -20,6 +21,7 @@ from balance_hil.training.request import TrainingProgress, TrainingRequest
 # What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
 Job = Callable[[TrainingRequest, Callable[[TrainingProgress], None]], Mapping[str, Any]]
 
+HERE = Campaign()
 _POLL_S = 0.25
 _REPORT_PERIOD_S = 0.2
 _STOP_S = 20.0  # for a training to end its step and to save its checkpoint
@@ -45,6 +47,14 @@ class Run:
         """What the process printed."""
         return self.request.output.with_suffix(".log")
 
+    @property
+    def task(self) -> Task:
+        """It as a task of a campaign."""
+        request = self.request
+        files = [content_hash(file) for file in (request.config, request.options, request.init_from) if file and file.exists()]
+        what = {key: value for key, value in asdict(request).items() if key not in ("output", "runs", "threads", "force")}
+        return Task(f"{request.algorithm}-{request.seed}", (request,), [str(what), files])
+
 
 @dataclass
 class _Worker:
@@ -60,6 +70,7 @@ def run_matrix(
     *,
     processes: int,
     on_change: Callable[[Sequence[Run]], None] = lambda runs: None,
+    campaign: Campaign = HERE,
 ) -> list[Run]:
     """Runs every request and returns how each ended, in the order of ``requests``.
 
@@ -68,19 +79,29 @@ def run_matrix(
         job: what is done for each.
         processes: how many at a time.
         on_change: called with all runs a few times per second.
+        campaign: its cluster, where the runs report no progress; its results are those of the runs that were done before.
+
+    Raises:
+        ClusterError, MissingExtraError: see ``Campaign.run``.
 
     Ctrl-C (or SIGTERM) ends every training after its running step; those runs are "interrupted", the waiting ones too. A second
     one ends the processes at once.
     """
     runs = [Run(request) for request in requests]
-    waiting, workers = list(runs), list[_Worker]()
+    for run in runs:
+        if kept := campaign.kept(run.task):
+            run.state, run.result, run.wall_s = "done", kept[0]["figures"], kept[0]["wall_s"]
+    waiting, workers = [run for run in runs if run.state == "waiting"], list[_Worker]()
+    if campaign.cluster is not None:
+        _run_on_cluster(waiting, job, campaign, processes, lambda: on_change(runs))
+        return runs
     context = multiprocessing.get_context("spawn")  # torch and MuJoCo have threads, which do not survive a fork
     try:
         with Interrupt() as stop:
             while (waiting or workers) and not stop.requested:
                 while waiting and len(workers) < processes:
                     workers.append(_start(context, waiting.pop(0), job))
-                workers = _listen(workers)
+                workers = _listen(workers, campaign)
                 on_change(runs)
             _stop(workers)
     finally:
@@ -91,6 +112,44 @@ def run_matrix(
         run.state = "interrupted"
     on_change(runs)
     return runs
+
+
+def _run_on_cluster(runs: Sequence[Run], job: Job, campaign: Campaign, processes: int, on_change: Callable[[], None]) -> None:
+    tasks = [Task(run.task.name, (job, _absolute(run.request)), None) for run in runs]
+    by_name = {run.task.name: run for run in runs}
+    for run in runs:
+        run.state = "running"
+    on_change()
+    for task, result in replace(campaign, results=None, jobs=processes).run(_train, tasks):
+        run = by_name[task.name]
+        run.state, run.result, run.reason, run.wall_s = result["state"], result["figures"], result["reason"], result["wall_s"]
+        if run.state == "done":
+            _keep(run, campaign)
+        on_change()
+
+
+def _train(job: Job, request: TrainingRequest) -> dict[str, Any]:
+    """One run on a worker of a cluster, maybe again after the end of another worker."""
+    start_s = time.perf_counter()
+    figures, reason = dict[str, Any](), ""
+    try:
+        figures = dict(job(replace(request, force=True), lambda progress: None))
+    except HarnessError as exc:
+        reason = exc.message
+    state = "failed" if reason else "done"
+    return {"state": state, "figures": figures, "reason": reason, "wall_s": time.perf_counter() - start_s}
+
+
+def _absolute(request: TrainingRequest) -> TrainingRequest:
+    """For a worker with another working directory."""
+    paths: dict[str, Any] = {name: value.absolute() for name, value in vars(request).items() if isinstance(value, Path)}
+    if request.config is not None and not request.config.exists():  # the name of a shipped file
+        del paths["config"]
+    return replace(request, **paths)
+
+
+def _keep(run: Run, campaign: Campaign) -> None:
+    campaign.keep(run.task, {"figures": run.result, "wall_s": run.wall_s})
 
 
 def _start(context: Any, run: Run, job: Job) -> _Worker:
@@ -129,7 +188,7 @@ def _work(job: Job, request: TrainingRequest, log: Path, connection: Connection)
         raise  # the traceback belongs into the log
 
 
-def _listen(workers: list[_Worker]) -> list[_Worker]:
+def _listen(workers: list[_Worker], campaign: Campaign) -> list[_Worker]:
     """Reads the workers' pending messages; returns the workers that still run."""
     ready = wait([worker.connection for worker in workers], timeout=_POLL_S)
     for worker in workers:
@@ -139,6 +198,8 @@ def _listen(workers: list[_Worker]) -> list[_Worker]:
             if worker.run.state == "running":
                 worker.run.state = "failed"
                 worker.run.reason = f"its process ended with status {worker.process.exitcode}; see {worker.run.log}"
+            elif worker.run.state == "done":
+                _keep(worker.run, campaign)
     return [worker for worker in workers if worker.run.state == "running"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from balance_hil.errors import UsageError
+from balance_hil.farm.campaign import Campaign
 from balance_hil.training import results
 from balance_hil.training.matrix import Run, run_matrix
 from balance_hil.training.request import TrainingRequest
@@ -123,6 +124,8 @@ def run_cli(*arguments):
         ((), "which algorithm?"),
         (("ppo", "--all"), "exclude each other"),
         (("ppo", "--seeds", "0-1", "--seed", "1"), "for one training"),
+        (("ppo", "--seeds", "0-1", "--resume", "nowhere"), "not the folder of several trainings"),
+        (("ppo", "--cluster", "local"), "for several trainings"),
         (("--all", "--config", "x.yaml"), "for one algorithm"),
         (("pppo", "--seeds", "0"), "did you mean 'ppo'"),
     ],
@@ -139,4 +142,15 @@ def test_the_command_trains_in_processes_and_writes_the_table(tiny_config, tmp_p
     assert document["runs"][0]["steps"] == 256
     assert outcome.exit_code == 1
     assert json.loads((folder / "results.json").read_text()) == document
-    assert (folder / "ppo-0" / "policy.zip").is_file()
+    trained = (folder / "ppo-0" / "policy.zip").stat().st_mtime_ns
+    again = run_cli("ppo", "--seeds", "0-1", "--config", tiny_config, "--steps", 256, "--resume", folder, "--json")
+    assert json.loads(again.stdout)["runs"] == document["runs"]
+    assert (folder / "ppo-0" / "policy.zip").stat().st_mtime_ns == trained
+
+
+def test_a_run_that_fails_on_a_cluster_is_named_and_is_not_kept(tmp_path):
+    campaign = Campaign(cluster="local", results=tmp_path / "tasks")
+    runs = run_matrix(requests_for(tmp_path, (0, 1)), job, processes=1, campaign=campaign)
+    assert [(run.state, run.reason) for run in runs] == [("done", ""), ("failed", "training diverged after 5 steps: a NaN")]
+    assert campaign.kept(runs[0].task)[0]["figures"] == FIGURES
+    assert campaign.kept(runs[1].task) is None
