@@ -20,14 +20,16 @@ from rich.table import Table
 from balance_hil.comparing.attribution import Observed, attribute
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.testing.converted_models import converted_models
+from balance_hil.testing.converted_models import converted_networks as from_converter
 from balance_hil.testing.verify_emulators import (
     LITERT_RUNTIMES,
     TENSORFLOW_RUNTIMES,
     Agreement,
     RuntimeUnderTest,
     agreement,
-    converted_models,
     random_inputs,
+    random_networks,
     synthetic_models,
 )
 from balance_hil.tflite.graph import read_graph
@@ -36,20 +38,27 @@ DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
 
 
 @click.command()
-@click.option("--converted", default=32, show_default=True, help="Models from the TensorFlow converter.")
-@click.option("--synthetic", default=8, show_default=True, help="Models written without a converter.")
-@click.option("--inputs", default=20_000, show_default=True, help="Random inputs for each model.")
+@click.option("--converted", default=32, show_default=True, help="Dense models from the TensorFlow converter.")
+@click.option("--synthetic", default=8, show_default=True, help="Dense models written without a converter.")
+@click.option("--inputs", default=20_000, show_default=True, help="Random inputs for each of these.")
+@click.option("--networks", default=36, show_default=True, help="Random convolutional networks written without a converter.")
+@click.option("--converted-networks", default=6, show_default=True, help="Convolutional networks from the TensorFlow converter.")
+@click.option("--network-inputs", default=2000, show_default=True, help="Random inputs for each of these.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
-def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
+def main(
+    converted: int, synthetic: int, inputs: int, networks: int, converted_networks: int, network_inputs: int, as_json: bool
+) -> None:
     """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
-    references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted else ())
+    references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted or converted_networks else ())
     totals = {reference.name: Agreement(0, 0, 0, 0) for reference in references}
     attributed: Counter[str] = Counter()
-    models = [*converted_models(converted), *synthetic_models(synthetic)]
+    dense = [*converted_models(converted), *synthetic_models(synthetic)]
+    images = [*random_networks(networks), *from_converter(converted_networks)]
+    models = [(*each, inputs) for each in dense] + [(*each, network_inputs) for each in images]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("models", total=len(models) * len(references))
-        for seed, (name, model) in enumerate(models):
-            rows = random_inputs(inputs, read_graph(model).n_obs, seed)
+        for seed, (name, model, count) in enumerate(models):
+            rows = random_inputs(count, read_graph(model).n_obs, seed)
             for reference in references:
                 progress.update(task, description=f"{reference.name}: {name}")
                 totals[reference.name] += agreement(reference.make(model), EmulatedRuntime(model, reference.variant), rows)
@@ -57,7 +66,7 @@ def main(converted: int, synthetic: int, inputs: int, as_json: bool) -> None:
             attributed.update(_attributed(references, model, rows))
     if as_json:
         runtimes = {name: asdict(total) for name, total in totals.items()}
-        document = {"models": len(models), "inputs": inputs, "runtimes": runtimes, "pairs": dict(attributed)}
+        document = {"models": len(models), "runtimes": runtimes, "pairs": dict(attributed)}
         click.echo(json.dumps(document, indent=2))
     else:
         Console().print(_table(references, totals, len(models)))

@@ -60,7 +60,7 @@ def command(
     A runtime that is not installed or cannot load MODEL is skipped; the reason is printed.
 
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
-    for bit and converts as the host does; 1 otherwise.
+    for bit and converts as the host does; 2 when differences stay open only because an operator is not emulated; 1 otherwise.
 
     With --closed-loop: 0 when neither success nor a metric differs beyond chance; 1 otherwise.
     """
@@ -94,7 +94,7 @@ def command(
         print_json(document)
     else:
         print_comparison(result, layers)
-    sys.exit(0 if result.verdict.good else 1)
+    sys.exit(2 if result.not_emulated else 0 if result.verdict.good else 1)
 
 
 def _connect(stack: ExitStack, model: ModelUnderTest, board: str, access: Access) -> Board:

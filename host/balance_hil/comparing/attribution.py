@@ -4,14 +4,14 @@ At each operator both emulators are given the inputs that either runtime had. A 
 
 - new, if the two arithmetics disagree on equal inputs; swapping one rule after the other finds the one that makes the difference,
 - propagated, if they agree on equal inputs and the inputs were not equal,
-- unexplained, if an emulator does not compute what its runtime computed.
+- unexplained, if an emulator does not compute what its runtime computed, or nobody emulates the operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +22,7 @@ from balance_hil.comparing.samples import Progress, Samples, no_progress
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
-from balance_hil.tflite.graph import Operator, TfliteGraph
+from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 REQUANTIZATION_ROUNDING = "requantization rounding"
 SCALE_PRODUCT = "scale product precision"
@@ -30,6 +30,9 @@ IGNORED_CHANNEL_SCALES = "ignored channel scales"
 CLAMP_BOUND = "rounding of an activation's bounds"
 ACTIVATION_TABLE = "tanh or logistic table"
 ELEMENTWISE_ROUNDING = "element-wise rounding"
+DROPPED_INPUT = "XNNPACK drops the input of a convolution"
+MEAN_ROUNDING = "rounding of a mean"
+SOFTMAX_ARITHMETIC = "softmax in fixed point or by a table"
 SEVERAL_RULES = "several rules together"
 CAUSES = (
     REQUANTIZATION_ROUNDING,
@@ -38,9 +41,20 @@ CAUSES = (
     CLAMP_BOUND,
     ACTIVATION_TABLE,
     ELEMENTWISE_ROUNDING,
+    DROPPED_INPUT,
+    MEAN_ROUNDING,
+    SOFTMAX_ARITHMETIC,
     SEVERAL_RULES,
 )
-BLOCK_ROWS = 32_768  # some 100 MB for layers of 64 neurons
+_BLOCK_VALUES = 1 << 23  # of all layers: some 100 MB
+_MOST_ROWS = 32_768  # of a block
+_CAUSES_OF = {
+    "TANH": ACTIVATION_TABLE,
+    "LOGISTIC": ACTIVATION_TABLE,
+    "SOFTMAX": SOFTMAX_ARITHMETIC,
+    "MEAN": MEAN_ROUNDING,
+}
+Emulate = Callable[[Variant], EmulatedRuntime]
 _RULES = ("first_scale_only", "float64_product", "rounding", "kernels")  # fields of Variant, tried in this order
 
 
@@ -71,7 +85,7 @@ class LayerAttribution:
     propagated: int
     unexplained: int
     max_new_lsb: int  # largest difference among the new values
-    new_channels: tuple[int, ...]  # new values in each element of the output
+    new_channels: tuple[int, ...]  # new values in each channel of the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +113,7 @@ class Attribution:
 class PairAttribution:
     """Why two runtimes differ: over all inputs, and in each layer over the evenly spaced ones of which the layers are known."""
 
-    outputs: Attribution
+    outputs: Attribution | None  # None where nobody emulates one of the operators
     layers: Attribution | None  # None where no layers were fetched
 
 
@@ -117,9 +131,10 @@ def attribute_pairs(
         variants: by runtime, the arithmetic that was identified.
         on_progress: called with the number of rows done, counted once per pair.
 
-    Raises:
-        UnsupportedOperatorError: an operator that no emulator supports.
+    With an operator that nobody emulates, the layers alone are attributed.
     """
+    emulate = emulators(graph)
+    partial = bool(emulate(next(iter(variants.values()))).unsupported) if variants else False
     trace = samples.trace
     even = trace.rows[: trace.even]
     pairs = list(combinations(samples.outputs, 2))
@@ -134,13 +149,20 @@ def attribute_pairs(
     found = {}
     for pair in pairs:
         seen = [Observed(name=name, variant=variants[name], outputs=samples.outputs[name]) for name in pair]
-        outputs = attribute(graph, samples.inputs.int8, seen[0], seen[1], on_rows=count)
+        outputs = None
+        if not partial:
+            outputs = attribute(graph, samples.inputs.int8, seen[0], seen[1], on_rows=count, emulate=emulate)
         layers = None
         if len(even):
             traced = [replace(each, outputs=each.outputs[even], layers=trace.even_tensors(each.name)) for each in seen]
-            layers = attribute(graph, trace.inputs[: trace.even], traced[0], traced[1])
+            layers = attribute(graph, trace.inputs[: trace.even], traced[0], traced[1], emulate=emulate)
         found[pair] = PairAttribution(outputs=outputs, layers=layers)
     return found
+
+
+def emulators(graph: TfliteGraph) -> Emulate:
+    """Makes the emulator of each variant once; it leaves operators out that are not emulated."""
+    return cache(lambda variant: EmulatedRuntime(graph, variant, partial=True))
 
 
 def attribute(
@@ -149,8 +171,9 @@ def attribute(
     a: Observed,
     b: Observed,
     *,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
     on_rows: Callable[[int], None] | None = None,
+    emulate: Emulate | None = None,
 ) -> Attribution:
     """Attributes every differing value of two runtimes on equal ``inputs``, int8 [n, n_obs].
 
@@ -162,17 +185,21 @@ def attribute(
         inputs: int8 [n, n_obs].
         a: one runtime.
         b: the other.
-        block_rows: rows processed together, a multiple of 16; affects memory use, not the result.
+        block_rows: rows processed together; affects memory use, not the result. None: as many as fit.
         on_rows: called after each block with its number of rows.
+        emulate: ``emulators(graph)``, for several calls.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator supports.
+        UnsupportedOperatorError: an operator that nobody emulates, whose outputs are not known.
     """
-    emulators = _Emulators(graph, a.variant, b.variant)
+    emulators_ = _Emulators(graph, a.variant, b.variant, emulate or emulators(graph))
+    if block_rows is None:
+        sizes = sum(tensor.size for tensor in graph.tensors if not tensor.constant)
+        block_rows = min(_MOST_ROWS, max(1, _BLOCK_VALUES // sizes))
     found = []
     for start in range(0, max(1, len(inputs)), block_rows):
         rows = slice(start, start + block_rows)
-        found.append(_attribute_block(emulators, inputs[rows], a.rows(rows), b.rows(rows)))
+        found.append(_attribute_block(emulators_, inputs[rows], a.rows(rows), b.rows(rows)))
         if on_rows is not None:
             on_rows(len(inputs[rows]))
     return reduce(_joined, found)
@@ -227,13 +254,11 @@ def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 class _Emulators:
     """The arithmetic of both runtimes, and b's with one rule after the other taken from a."""
 
-    def __init__(self, graph: TfliteGraph, a: Variant, b: Variant) -> None:
+    def __init__(self, graph: TfliteGraph, a: Variant, b: Variant, emulate: Emulate) -> None:
         self.graph = graph
-        self.a, self.b = EmulatedRuntime(graph, a), EmulatedRuntime(graph, b)
+        self.a, self.b = emulate(a), emulate(b)
         self.swapped = {
-            rule: EmulatedRuntime(graph, replace(b, **{rule: getattr(a, rule)}))
-            for rule in _RULES
-            if getattr(a, rule) != getattr(b, rule)
+            rule: emulate(replace(b, **{rule: getattr(a, rule)})) for rule in _RULES if getattr(a, rule) != getattr(b, rule)
         }
 
 
@@ -260,6 +285,8 @@ class _Walk:
 
     def step(self, operator: Operator) -> LayerAttribution:
         a, b, graph = self._a, self._b, self._graph
+        if operator.index in a.emulator.unsupported:
+            return self._unsupported(operator)
         ins_a, ins_b = self._inputs(a, operator), self._inputs(b, operator)
         computed_a, computed_b = a.emulator.apply(operator, ins_a), b.emulator.apply(operator, ins_b)
         out_a, out_b = self._keep(a, operator, computed_a), self._keep(b, operator, computed_b)
@@ -283,7 +310,28 @@ class _Walk:
             propagated=int(np.count_nonzero(differing & ~unexplained & ~new)),
             unexplained=int(np.count_nonzero(unexplained)),
             max_new_lsb=int(distance[new].max(initial=0)),
-            new_channels=tuple(int(n) for n in np.count_nonzero(new.reshape(rows, graph.output_of(operator).size), axis=0)),
+            new_channels=per_channel(new, graph.output_of(operator)),
+        )
+
+    def _unsupported(self, operator: Operator) -> LayerAttribution:
+        """The runtimes' own outputs are taken, and nothing is said about them."""
+        if any(operator.index not in side.real for side in (self._a, self._b)):
+            raise self._a.emulator.unsupported[operator.index]
+        target = self._graph.output_of(operator)
+        out_a, out_b = (side.real[operator.index].reshape(-1, *target.shape) for side in (self._a, self._b))
+        self._a.tensors[target.index], self._b.tensors[target.index] = out_a, out_b
+        differing = out_a != out_b
+        self.unexplained |= differing.reshape(len(differing), -1).any(axis=1)
+        return LayerAttribution(
+            op=operator.index,
+            operator=operator.name,
+            values=differing.size,
+            differing=int(np.count_nonzero(differing)),
+            new={},
+            propagated=0,
+            unexplained=int(np.count_nonzero(differing)),
+            max_new_lsb=0,
+            new_channels=per_channel(np.zeros_like(differing), target),
         )
 
     def outputs_missed(self) -> NDArray[np.bool_]:
@@ -296,10 +344,11 @@ class _Walk:
         return [self._tensor(side, index) for index in computed_inputs(self._graph, operator)]
 
     def _tensor(self, side: _Side, index: int) -> NDArray[Any]:
-        """Values of a tensor; a float tensor, which no runtime exposes, is computed from its inputs."""
+        """Values of a tensor; what no runtime exposes (a float tensor, a second output) is computed by its operator."""
         if index not in side.tensors:
             operator = next(op for op in self._graph.operators if index in op.outputs)
-            side.tensors[index] = side.emulator.apply(operator, self._inputs(side, operator))
+            outputs = side.emulator.apply_all(operator, self._inputs(side, operator))
+            side.tensors[index] = outputs[operator.outputs.index(index)]
         return side.tensors[index]
 
     def _keep(self, side: _Side, operator: Operator, computed: NDArray[Any]) -> NDArray[Any]:
@@ -312,6 +361,8 @@ class _Walk:
         self, operator: Operator, ins: list[NDArray[Any]], wanted: NDArray[Any], new: NDArray[np.bool_]
     ) -> NDArray[np.int8]:
         """Index into CAUSES for every new value: the one rule of a's that turns b's result into a's."""
+        if self._a.emulator.drops_input(operator) != self._b.emulator.drops_input(operator):
+            return np.full(new.shape, CAUSES.index(DROPPED_INPUT), np.int8)
         causes = np.full(new.shape, CAUSES.index(SEVERAL_RULES), np.int8)
         open_ = new.copy()
         for rule, emulator in self._swapped.items():
@@ -335,6 +386,11 @@ def _cause(rule: str, operator: str) -> str:
         return IGNORED_CHANNEL_SCALES
     if rule == "float64_product":
         return SCALE_PRODUCT
-    if operator == "FULLY_CONNECTED":
+    if operator in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"):
         return REQUANTIZATION_ROUNDING if rule == "rounding" else CLAMP_BOUND
-    return ACTIVATION_TABLE if operator in ("TANH", "LOGISTIC") else ELEMENTWISE_ROUNDING
+    return _CAUSES_OF.get(operator, ELEMENTWISE_ROUNDING)
+
+
+def per_channel(values: NDArray[Any], target: Tensor) -> tuple[int, ...]:
+    """How many values, [n, ...], are not zero in each channel: each entry of the last dimension of ``target``."""
+    return tuple(np.count_nonzero(values.reshape(-1, target.shape[-1] if target.shape else 1), axis=0).tolist())

@@ -45,6 +45,8 @@ from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.trial import fatal_runtimes
 
 ROLLOUT, GOLDEN = "rollout", "golden"
@@ -109,7 +111,14 @@ def compare(
         inputs = _inputs(model, config, runtimes, on_progress)
         everyone = [*runtimes, board.as_runtime()] if board else runtimes
         separating = _separating(model, config.seed) if board and config.layer_samples else None
-        samples = collect(everyone, inputs, layer_samples=config.layer_samples, separating=separating, on_progress=on_progress)
+        samples = collect(
+            everyone,
+            inputs,
+            layer_samples=config.layer_samples,
+            layer_values=sum(model.graph.output_of(operator).size for operator in model.graph.operators),
+            separating=separating,
+            on_progress=on_progress,
+        )
         arithmetics, attributions, not_attributed = _explain(model, samples, on_progress)
         inspection = None
         if board is not None:
@@ -128,6 +137,7 @@ def compare(
         arithmetics=arithmetics,
         attributions=attributions,
         not_attributed=not_attributed,
+        graph=model.graph,
         inspection=inspection,
         float_io=float_io,
     )
@@ -249,6 +259,7 @@ def _explain(
     try:
         arithmetics = identify_all(model.graph, samples)
         variants = {name: found.closest.variant for name, found in arithmetics.items()}
-        return arithmetics, attribute_pairs(model.graph, samples, variants, report), ""
+        missing = EmulatedRuntime(model.graph, TFLM, partial=True).unsupported.values()
+        return arithmetics, attribute_pairs(model.graph, samples, variants, report), next((exc.message for exc in missing), "")
     except UnsupportedOperatorError as exc:
         return {}, {}, exc.message

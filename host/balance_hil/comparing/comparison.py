@@ -48,12 +48,12 @@ class LayerDifference:
     values: int
     differing: int
     max_lsb: int
-    channels: tuple[int, ...]  # differing values in each element of the output
+    channels: tuple[int, ...]  # differing values in each channel of the output: each entry of its last dimension
     new: Mapping[str, int] | None = None  # cause -> values
     propagated: int | None = None
     unexplained: int | None = None
     max_new_lsb: int | None = None  # largest difference among the new ones
-    new_channels: tuple[int, ...] | None = None  # new values in each element of the output
+    new_channels: tuple[int, ...] | None = None  # new values in each channel of the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,11 @@ class Comparison:
         """Differing outputs without a cause over all pairs, and conversions of no known kind."""
         outputs = sum(pair.unexplained or 0 for pair in self.pairs) + sum(io.unexplained for io in self.float_io)
         return outputs + sum(found.differing for found in self.findings if found.unknown_conversion)
+
+    @property
+    def not_emulated(self) -> bool:
+        """Whether differences are left open because nobody emulates an operator, and nothing is known to be wrong."""
+        return bool(self.not_attributed) and not self.verdict.good and self.board_equals_tflm is not False
 
     @property
     def verdict(self) -> Verdict:

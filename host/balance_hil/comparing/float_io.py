@@ -65,10 +65,9 @@ def _difference(whole: WholeModel, runtime: Int8Runtime, variant: Variant, obser
 
 
 def _each(whole: WholeModel, operator: Operator, variant: Variant, rows: NDArray[Any]) -> NDArray[Any]:
-    """An operator at a float end, row by row: some kernels compute what is left over from their vector loop otherwise."""
-    run = compile_operator(whole.graph, operator, variant).run
+    """An operator at a float end."""
     shape = whole.graph.tensors[operator.inputs[0]].shape
-    return np.concatenate([run([row.reshape(1, *shape)]).reshape(1, -1) for row in rows])
+    return compile_operator(whole.graph, operator, variant).run([rows.reshape(-1, *shape)]).reshape(len(rows), -1)
 
 
 def _run_whole(name: str, model: bytes) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -25,6 +25,8 @@ EXPECTED_VARIANTS: Mapping[str, Variant] = {
     "int8-reference": rules.REFERENCE,
 }
 _SEARCH_BLOCK_ROWS = 16_384
+_SEARCH_BLOCK_VALUES = 1 << 24  # of all layers
+_SEARCH_VALUES = 1 << 27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identificati
     """The arithmetic of every int8 runtime: from its layers where they were fetched, else from its outputs.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator supports.
+        UnsupportedOperatorError: an operator that nobody emulates, and no layers.
     """
     found = {}
     for name, outputs in samples.outputs.items():
@@ -122,10 +124,17 @@ def identify(
         candidates: variants to try, the preferred ones first; None: the whole family.
 
     Raises:
-        UnsupportedOperatorError: an operator that no emulator supports.
+        UnsupportedOperatorError: an operator that nobody emulates, and whose output is not among ``layers``.
     """
-    known = {layer.op: layer.values for layer in layers}
-    emulators = [EmulatedRuntime(graph, variant) for variant in (family() if candidates is None else candidates)]
+    known = {graph.operators[layer.op].outputs[0]: layer.values for layer in layers}
+    return _identify(runtime, graph, inputs, known, candidates)
+
+
+def _identify(
+    runtime: str, graph: TfliteGraph, inputs: Int8Array, known: Mapping[int, Int8Array], candidates: Iterable[Variant] | None
+) -> Identification:
+    variants = family() if candidates is None else candidates
+    emulators = [EmulatedRuntime(graph, variant, partial=True) for variant in variants]
     scores = [_score(emulator, inputs, known) for emulator in emulators]
     return _verdict(runtime, len(inputs), emulators, scores)
 
@@ -134,8 +143,7 @@ def identify_by_outputs(
     runtime: str, graph: TfliteGraph, inputs: Int8Array, outputs: Int8Array, candidates: Iterable[Variant] | None = None
 ) -> Identification:
     """The same from final outputs, int8 [n, n_act], alone: for a runtime that exposes no layers. It needs more samples."""
-    last = next(operator for operator in graph.operators if graph.output.index in operator.outputs)
-    return identify(runtime, graph, inputs, [LayerTensor(last.index, last.name, outputs)], candidates)
+    return _identify(runtime, graph, inputs, {graph.output.index: outputs}, candidates)
 
 
 def separating_inputs(
@@ -169,11 +177,14 @@ def separating_inputs(
         pair: [] for pair in combinations(range(len(emulators)), 2) if not _alike(emulators, pair)
     }
     share = max(1, rows // max(1, len(found)))
-    for start in range(0, search, _SEARCH_BLOCK_ROWS):
+    sizes = sum(tensor.size for tensor in graph.tensors if not tensor.constant)
+    search = max(1, min(search, _SEARCH_VALUES // sizes))
+    block = max(1, min(_SEARCH_BLOCK_ROWS, _SEARCH_BLOCK_VALUES // sizes))
+    for start in range(0, search, block):
         missing = [pair for pair, chosen in found.items() if len(chosen) < share]
         if not missing:
             break
-        inputs = rng.integers(INT8_MIN, INT8_MAX, (min(_SEARCH_BLOCK_ROWS, search - start), graph.n_obs), np.int8, endpoint=True)
+        inputs = rng.integers(INT8_MIN, INT8_MAX, (min(block, search - start), graph.n_obs), np.int8, endpoint=True)
         shown = {i: _shown(emulators[i], inputs, layers) for i in sorted({i for pair in missing for i in pair})}
         for a, b in missing:
             differing = np.flatnonzero(np.any(shown[a] != shown[b], axis=1))
@@ -198,17 +209,19 @@ def _score(emulator: EmulatedRuntime, inputs: Int8Array, known: Mapping[int, Int
     mismatches = values = 0
     first = None
     for operator in graph.operators:
-        target = graph.output_of(operator)
-        computed = emulator.apply(operator, [tensors[i] for i in computed_inputs(graph, operator)])
-        real = known.get(operator.index) if target.type == "INT8" else None
-        if real is None:
-            tensors[target.index] = computed
-            continue
-        tensors[target.index] = real.reshape(-1, *target.shape)
-        wrong = int(np.count_nonzero(computed != tensors[target.index]))
-        values += real.size
-        mismatches += wrong
-        first = operator.index if wrong and first is None else first
+        shown = operator.index in emulator.unsupported and operator.outputs[0] in known
+        given = [] if shown else emulator.apply_all(operator, [tensors[i] for i in computed_inputs(graph, operator)])
+        tensors.update(zip(operator.outputs, given, strict=False))
+        for index in operator.outputs:
+            target, real = graph.tensors[index], known.get(index)
+            if real is None or target.type != "INT8":
+                continue
+            right = real.reshape(-1, *target.shape)
+            wrong = 0 if shown else int(np.count_nonzero(tensors[index] != right))
+            tensors[index] = right
+            values += 0 if shown else real.size
+            mismatches += wrong
+            first = operator.index if wrong and first is None else first
     return Score(variant=emulator.variant, mismatches=mismatches, values=values, first_op=first)
 
 

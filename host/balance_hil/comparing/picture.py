@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROPAGATED, UNEXPLAINED, UNATTRIBUTED = "propagated from the layers before", "unexplained", "not attributed"
 # Okabe and Ito's palette, safe for color-blind readers, in the order of CAUSES; black: unexplained.
-_PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F")
+_PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#44AA99", "#8C6D1F")
 _COLORS: Mapping[str, str] = {
     **dict(zip(CAUSES, _PALETTE, strict=True)),
     PROPAGATED: "#9AA0A6",
@@ -101,7 +101,7 @@ def _panel(axes: Axes, a: str, b: str, rows: Sequence[LayerDifference]) -> set[s
     axes.grid(which="minor", axis="y", color="#D0D7DE", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     axes.set_xticks([])
-    axes.set_xlabel("elements of the layer's output, first to last", fontsize=8)
+    axes.set_xlabel("channels of the layer's output, first to last", fontsize=8)
     axes.set_title(f"{a} and {b}", fontsize=10, loc="left")
     for line, row in enumerate(rows):
         axes.text(1.01, line, _caption(row), va="center", fontsize=7.5, color="#57606A", transform=axes.get_yaxis_transform())

@@ -16,6 +16,7 @@ from balance_hil.quantize import QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 
 CHUNK_ROWS = 2048  # rows between two progress reports
+_TRACE_BYTES = 1 << 28  # of all layers of all runtimes
 EXTRA_ROWS_PER_PAIR = 16  # rows known to differ, compared layer by layer besides the evenly spaced ones
 
 _In = TypeVar("_In", bound=np.generic)
@@ -57,13 +58,15 @@ def collect(
     inputs: InputSet,
     *,
     layer_samples: int,
+    layer_values: int = 1,
     separating: Int8Array | None = None,
     on_progress: Progress = no_progress,
 ) -> Samples:
     """Runs ``inputs`` through every runtime.
 
     Intermediate tensors are fetched for ``layer_samples`` evenly spaced rows, for a few rows on which two runtimes differ, and
-    for ``separating`` inputs, int8 [n, n_obs]; for none if ``layer_samples`` is 0.
+    for ``separating`` inputs, int8 [n, n_obs]; for none if ``layer_samples`` is 0, and for fewer where all layers together, which
+    have ``layer_values`` values for one input, would not fit in memory.
 
     Raises:
         NonFiniteInputError: a float runtime returned a NaN or an infinity.
@@ -88,7 +91,7 @@ def collect(
         output_quant=int8_runtimes[0].output_quant if int8_runtimes else None,
         actions=actions,
         outputs=outputs,
-        trace=_trace(int8_runtimes, inputs, outputs, layer_samples, separating, on_progress),
+        trace=_trace(int8_runtimes, inputs, outputs, layer_samples, layer_values, separating, on_progress),
     )
 
 
@@ -97,15 +100,17 @@ def _trace(
     inputs: InputSet,
     outputs: Mapping[str, Int8Array],
     samples: int,
+    layer_values: int,
     separating: Int8Array | None,
     report: Progress,
 ) -> Trace:
-    even = spread_rows(len(inputs), samples)
+    most = max(1, _TRACE_BYTES // (layer_values * max(1, len(runtimes))))
+    even = spread_rows(len(inputs), min(samples, most))
     extra: set[int] = set()
     if samples:
         for a, b in combinations(outputs.values(), 2):
             extra.update(int(row) for row in np.flatnonzero(np.any(a != b, axis=1))[:EXTRA_ROWS_PER_PAIR])
-    rows = np.concatenate([even, np.array(sorted(extra - set(even.tolist())), dtype=np.intp)])
+    rows = np.concatenate([even, np.array(sorted(extra - set(even.tolist())), dtype=np.intp)])[:most]
     chosen = inputs.int8[rows]
     if samples and separating is not None:
         chosen = np.concatenate([chosen, separating])

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.comparing.attribution import PairAttribution
+from balance_hil.comparing.attribution import PairAttribution, per_channel
 from balance_hil.comparing.board_io import MODEL, UNKNOWN, BoardInspection, Finding
 from balance_hil.comparing.comparison import (
     BOARD,
@@ -24,6 +24,7 @@ from balance_hil.comparing.comparison import (
 from balance_hil.comparing.identification import Identification
 from balance_hil.comparing.samples import Samples
 from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.tflite.graph import TfliteGraph
 
 _REASONS = ("new", "propagated", "unexplained", "max_new_lsb", "new_channels")  # fields of LayerAttribution and LayerDifference
 
@@ -39,8 +40,9 @@ def summarize(
     not_attributed: str = "",
     inspection: BoardInspection | None = None,
     float_io: Sequence[IoDifference] = (),
+    graph: TfliteGraph | None = None,
 ) -> Comparison:
-    """Counts what differs in ``samples``; without ``attributions`` the causes are left open."""
+    """Counts what differs in ``samples``; without ``attributions`` causes are open, without ``graph`` elements are channels."""
     inputs, outputs = samples.inputs, samples.outputs
     equal = bool(np.array_equal(outputs[BOARD], outputs[REFERENCE])) if BOARD in outputs and REFERENCE in outputs else None
     findings = inspection.findings if inspection else ()
@@ -56,7 +58,7 @@ def summarize(
         skipped=dict(skipped or {}),
         pairs=tuple(_pair(samples, a, b, attributions, findings) for a, b in combinations(outputs, 2)),
         ladder=tuple(_ladder(samples)),
-        layers=tuple(_layer_differences(samples, attributions or {})),
+        layers=tuple(_layer_differences(samples, attributions or {}, graph)),
         layer_inputs=samples.trace.even,
         board_io=inspection.io if inspection else None,
         board_equals_tflm=equal,
@@ -102,9 +104,9 @@ def _causes(
     findings: Sequence[Finding],
 ) -> tuple[Mapping[str, int], int]:
     """Causes with their counts, and how many values have none."""
-    if pair not in attributions:
+    found = attributions[pair].outputs if pair in attributions else None
+    if found is None:
         return {}, differing
-    found = attributions[pair].outputs
     # A difference without an arithmetic cause may be a board fault that the I/O check has identified.
     fault = next((f.fault for f in findings if f.stage == MODEL and not f.healthy and f.fault != UNKNOWN), "")
     if fault and found.unexplained and BOARD in pair:
@@ -126,13 +128,16 @@ def _arithmetic(found: Identification) -> Arithmetic:
     )
 
 
-def _layer_differences(samples: Samples, attributions: Mapping[tuple[str, str], PairAttribution]) -> Iterator[LayerDifference]:
+def _layer_differences(
+    samples: Samples, attributions: Mapping[tuple[str, str], PairAttribution], graph: TfliteGraph | None
+) -> Iterator[LayerDifference]:
     trace = samples.trace
     for pair in combinations(trace.tensors, 2):
         why = attributions[pair].layers if pair in attributions else None
         reasons = {layer.op: layer for layer in why.layers} if why else {}
         for x, y in _same_operators(*(trace.even_tensors(name) for name in pair)):
             distance, reason = _distance(x.values, y.values), reasons.get(x.op)
+            target = graph.output_of(graph.operators[x.op]) if graph else None
             yield LayerDifference(
                 a=pair[0],
                 b=pair[1],
@@ -141,7 +146,7 @@ def _layer_differences(samples: Samples, attributions: Mapping[tuple[str, str], 
                 values=distance.size,
                 differing=int(np.count_nonzero(distance)),
                 max_lsb=int(distance.max(initial=0)),
-                channels=tuple(int(n) for n in np.count_nonzero(distance, axis=0)),
+                channels=per_channel(distance, target) if target else tuple(np.count_nonzero(distance, axis=0).tolist()),
                 **({name: getattr(reason, name) for name in _REASONS} if reason else {}),
             )
 

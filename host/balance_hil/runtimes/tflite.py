@@ -29,22 +29,30 @@ KERNELS = {
 }
 
 
+# Operators that the optimized kernels compute in vectors of so many values, and what is left over in another way.
+_IN_LANES, _LANES = ("ADD", "MUL", "QUANTIZE", "DEQUANTIZE"), 16
+_LARGEST_BATCH = 1 << 26  # values of all tensors
+
+
 class Session:
     """An interpreter that is given as many rows at once as there are; single-threaded, so that results and timings repeat.
 
-    A model with fixed inner shapes (a RESHAPE to constants) runs row by row.
+    A model with fixed inner shapes (a RESHAPE to constants) runs row by row, and so does any one with ``one_by_one``.
 
     Args:
         model: bytes of a ``.tflite``.
         kernels: name of the interpreter's OpResolverType.
         preserve: keep intermediate tensors.
         package: whose interpreter: LITERT or TENSORFLOW.
+        one_by_one: whether results depend on how many rows there are.
 
     Raises:
         UnsupportedOperatorError: these kernels reject the model; ``run`` raises it, too.
     """
 
-    def __init__(self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT) -> None:
+    def __init__(
+        self, model: bytes, kernels: str, *, preserve: bool = False, package: str = LITERT, one_by_one: bool = False
+    ) -> None:
         require(package.partition(".")[0], "int8" if package == LITERT else "export")
         with captured_stderr():  # TensorFlow logs the devices found there
             interpreter = importlib.import_module(package)
@@ -63,7 +71,7 @@ class Session:
         self._input, self._shape = int(details["index"]), tuple(int(n) for n in details["shape"])
         self._output = int(output["index"])
         self._rows = 0
-        self._one_by_one = len(self._shape) < 2 or self._shape[0] != 1
+        self._one_by_one = one_by_one or len(self._shape) < 2 or self._shape[0] != 1
 
     def run(self, inputs: NDArray[Any], tensors: Sequence[int] | None = None) -> list[NDArray[Any]]:
         """Runs inputs, [n, ...] with n at least 1.
@@ -159,29 +167,43 @@ class TfliteInt8Runtime(Int8Runtime):
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model
-        self._session = Session(model, KERNELS[name], package=package)
+        self._rows = _rows_at_once(self.graph)
+        self._session = Session(model, KERNELS[name], package=package, one_by_one=self._rows == 1)
         self._preserving: Session | None = None
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
         if len(inputs) == 0:
             return np.empty((0, self.n_act), np.int8)
-        return np.asarray(self._session.run(np.asarray(inputs, np.int8))[0], np.int8)
+        return np.asarray(np.concatenate([self._session.run(rows)[0] for rows in self._blocks(inputs)]), np.int8)
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime."""
         if self._preserving is None:
-            self._preserving = Session(self._model, KERNELS[self.name], preserve=True, package=self._package)
+            one_by_one = self._rows == 1
+            kernels = KERNELS[self.name]
+            self._preserving = Session(self._model, kernels, preserve=True, package=self._package, one_by_one=one_by_one)
         operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
         tensors = [self.graph.output_of(operator) for operator in operators]
-        if len(inputs):
-            values = self._preserving.run(np.asarray(inputs, np.int8), [tensor.index for tensor in tensors])
-        else:
-            values = [np.empty((0, tensor.size)) for tensor in tensors]
-        return [
-            LayerTensor(operator.index, operator.name, np.asarray(layer, np.int8))
-            for operator, layer in zip(operators, values, strict=True)
-        ]
+        values = [np.empty((len(inputs), tensor.size), np.int8) for tensor in tensors]
+        start = 0
+        for rows in self._blocks(inputs):
+            for layer, part in zip(values, self._preserving.run(rows, [tensor.index for tensor in tensors]), strict=True):
+                layer[start : start + len(rows)] = part
+            start += len(rows)
+        return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, values, strict=True)]
+
+    def _blocks(self, inputs: Int8Array) -> list[Int8Array]:
+        rows = np.asarray(inputs, np.int8)
+        return [rows[start : start + self._rows] for start in range(0, len(rows), self._rows)]
+
+
+def _rows_at_once(graph: TfliteGraph) -> int:
+    """How many rows fit in memory together; 1 where results depend on their number, which a control loop never has."""
+    in_lanes = [graph.output_of(operator).size for operator in graph.operators if operator.name in _IN_LANES]
+    if any(size % _LANES for size in in_lanes):
+        return 1
+    return max(1, _LARGEST_BATCH // sum(tensor.size for tensor in graph.tensors if not tensor.constant))
 
 
 def load(name: str, bundle: Bundle) -> Runtime:

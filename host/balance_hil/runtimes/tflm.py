@@ -53,7 +53,7 @@ class TflmRuntime(Int8Runtime):
         self.arena_bytes = self.arena_used_bytes = 0
         if self._emulator is not None:
             return
-        self.arena_bytes = _ample(model)
+        self.arena_bytes = _ample(self.graph, model)
         self._interpreter = _interpreter(self._model, self.arena_bytes)
         self.arena_used_bytes = _arena_used(self._interpreter)  # by the allocator's own count
         if arena_bytes is not None:
@@ -63,7 +63,7 @@ class TflmRuntime(Int8Runtime):
 
     def needed_arena_bytes(self) -> int:
         """Smallest arena that works, in bytes, found by trial (about a quarter of a second)."""
-        return 0 if self._emulator else needed_arena_bytes(self._model, _ample(self._model))
+        return 0 if self._emulator else needed_arena_bytes(self._model, _ample(self.graph, self._model))
 
     def _check_arena(self, arena_bytes: int) -> None:
         """Checked beforehand, because the wheel may crash the process if the arena is too small."""
@@ -125,7 +125,7 @@ class TflmRuntime(Int8Runtime):
     def _preserving_interpreter(self) -> Any:
         """A second interpreter that keeps intermediate tensors, in a separate arena: they do not fit in a minimal one."""
         if self._preserving is None:
-            self._preserving = _interpreter(self._model, _ample(self._model), preserve=True)
+            self._preserving = _interpreter(self._model, _ample(self.graph, self._model), preserve=True)
         return self._preserving
 
 
@@ -134,7 +134,7 @@ def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
 
     Raises what ``TflmRuntime`` raises.
     """
-    interpreter = _interpreter(bytes(model), _ample(model))
+    interpreter = _interpreter(bytes(model), _ample(read_graph(model), model))
     shape = tuple(int(n) for n in interpreter.get_input_details(0)["shape"])
     outputs = []
     for row in inputs:
@@ -149,8 +149,10 @@ def load(name: str, bundle: Bundle) -> TflmRuntime:
     return TflmRuntime(bundle.int8_model())
 
 
-def _ample(model: bytes) -> int:
-    return max(_AMPLE_BYTES_PER_MODEL_BYTE * len(model), _AMPLE_MIN_BYTES)
+def _ample(graph: TfliteGraph, model: bytes) -> int:
+    """Room for all tensors at once, of up to 8 bytes a value, and for what belongs to the model."""
+    values = sum(tensor.size for tensor in graph.tensors if not tensor.constant)
+    return _AMPLE_BYTES_PER_MODEL_BYTE * len(model) + 8 * values + _AMPLE_MIN_BYTES
 
 
 def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> Any:

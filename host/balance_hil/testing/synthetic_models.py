@@ -32,6 +32,20 @@ _VERSIONS = {
     "DEQUANTIZE": 2,
     "CONCATENATION": 2,
     "SOFTMAX": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "TRANSPOSE_CONV": 3,
+    "AVERAGE_POOL_2D": 2,
+    "MAX_POOL_2D": 2,
+    "MEAN": 2,
+    "PAD": 2,
+    "LEAKY_RELU": 2,
+    "SUB": 3,
+    "MAXIMUM": 2,
+    "MINIMUM": 2,
+    "TRANSPOSE": 2,
+    "STRIDED_SLICE": 2,
+    "SPLIT": 2,
 }
 _OPTIONS = {
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -43,6 +57,20 @@ _OPTIONS = {
     "DEQUANTIZE": "DequantizeOptions",
     "HARD_SWISH": "HardSwishOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "MEAN": "ReducerOptions",
+    "PAD": "PadOptions",
+    "LEAKY_RELU": "LeakyReluOptions",
+    "SUB": "SubOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "TRANSPOSE": "TransposeOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "SPLIT": "SplitOptions",
 }
 
 
@@ -90,21 +118,33 @@ class ModelBuilder:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def operator(self, name: str, inputs: Sequence[int], output: int, *, activation: str = "NONE", axis: int = 0) -> int:
-        """Adds an operator that computes tensor ``output``; returns ``output``."""
+    def operator(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        output: int,
+        *,
+        activation: str = "NONE",
+        others: Sequence[int] = (),
+        **settings: Any,
+    ) -> int:
+        """Adds an operator that computes tensor ``output``, and ``others`` behind it; returns ``output``.
+
+        ``settings`` are fields of its options, by the schema's names: ``strideH=2``.
+        """
         operator = self._schema.OperatorT()
         operator.opcodeIndex = self._code(name)
-        operator.inputs, operator.outputs = list(inputs), [output]
+        operator.inputs, operator.outputs = list(inputs), [output, *others]
         if name in _OPTIONS:
             options = getattr(self._schema, _OPTIONS[name] + "T")()
             if hasattr(options, "fusedActivationFunction"):
                 options.fusedActivationFunction = getattr(self._schema.ActivationFunctionType, activation)
-            if name == "CONCATENATION":
-                options.axis = axis
             if name == "RESHAPE":
                 options.newShape = list(self.tensors[output].shape)
             if name == "SOFTMAX":
                 options.beta = 1.0
+            for key, value in settings.items():
+                setattr(options, key, value)
             operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, _OPTIONS[name])
             operator.builtinOptions = options
         self.operators.append(operator)
@@ -122,9 +162,23 @@ class ModelBuilder:
         """FULLY_CONNECTED; ``weights`` is int8 [rows, columns], ``output`` scale and zero point. Returns the output's number."""
         inputs = [source, self.tensor(weights.shape, weight_scales, data=weights)]
         if bias is not None:
-            scales = np.float32(self.tensors[source].quantization.scale[0]) * np.atleast_1d(np.asarray(weight_scales, np.float32))
-            inputs.append(self.tensor(bias.shape, scales.tolist(), data=bias.astype(np.int32), kind="INT32"))
+            inputs.append(self.bias(source, weight_scales, bias))
         return self.operator("FULLY_CONNECTED", inputs, self.tensor((1, len(weights)), *output), activation=activation)
+
+    def bias(self, source: int, weight_scales: float | Sequence[float], values: NDArray[Any]) -> int:
+        """A bias for weights of these scales that meet the tensor ``source``."""
+        scales = np.float32(self.tensors[source].quantization.scale[0]) * np.atleast_1d(np.asarray(weight_scales, np.float32))
+        return self.tensor(values.shape, scales.tolist(), data=values.astype(np.int32), kind="INT32")
+
+    def numbers(self, values: ArrayLike) -> int:
+        """A constant of int32: axes, a shape, paddings."""
+        data = np.asarray(values, np.int32)
+        return self.tensor(data.shape, data=data, kind="INT32")
+
+    def quant(self, tensor: int) -> tuple[float, int]:
+        """Scale and zero point of a tensor."""
+        params = self.tensors[tensor].quantization
+        return float(params.scale[0]), int(params.zeroPoint[0])
 
     def elementwise(self, name: str, source: int, output: tuple[float, int] | None = None, kind: str = "INT8") -> int:
         """An operator with one input and an output of the same shape, without scale if None; returns the output's number."""

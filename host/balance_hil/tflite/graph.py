@@ -6,6 +6,7 @@ A graph returned by ``read_graph`` is valid: tensor indices are in range, every 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -49,7 +50,7 @@ class Operator:
     activation: str  # fused: "NONE", "RELU", "RELU_N1_TO_1", ...
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axis: int = 0  # of CONCATENATION
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # numbers, by the schema's names
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,11 @@ def _operator(index: int, operator: Any, codes: list[Any], tensors: int) -> Oper
         activation=_name_of(schema().ActivationFunctionType, fused),
         inputs=_indices(operator.inputs, -1, tensors),
         outputs=outputs,
-        axis=int(getattr(operator.builtinOptions, "axis", 0)),
+        options={
+            key: value
+            for key, value in getattr(operator.builtinOptions, "__dict__", {}).items()
+            if isinstance(value, int | float)
+        },
     )
 
 

@@ -231,12 +231,12 @@ def test_a_runtime_that_a_model_kills_is_skipped(compared, monkeypatch):
     assert "ends its process" in found["tflm"]
     module = importlib.import_module("balance_hil.comparing.compare")
     monkeypatch.setattr(module, "fatal_runtimes", lambda model, names: {"tflm": found["tflm"]})
-    _, document = compared(_small("SOFTMAX"))  # which no emulator has
+    _, document = compared(_small("ABS"))  # which no emulator has
     assert [skip["runtime"] for skip in document["skipped"]] == ["tflm"]
     assert f"tflm cannot run this model: {found['tflm']}" in document["skipped"][0]["why"]
     assert set(document["runtimes"]) == {"int8-xnnpack", "int8-builtin", "int8-reference"}
     with pytest.raises(UnsupportedOperatorError, match="tflm cannot run this model: it ends its process"):
-        compared(_small("SOFTMAX"), "--runtimes", "tflm,int8-xnnpack")
+        compared(_small("ABS"), "--runtimes", "tflm,int8-xnnpack")
 
 
 def test_one_runtime_alone_is_no_comparison(compared):

@@ -230,17 +230,22 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
         load_model(path)
 
 
-def test_an_operator_without_emulator_is_named_and_its_differences_are_unexplained(tmp_path: Path) -> None:
+def test_an_operator_without_emulator_is_named_and_the_layers_before_it_are_explained(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     build = ModelBuilder()
     x = build.tensor((1, 8), 0.05, 3)
     weights = build.tensor((64, 8), 0.01, data=rng.integers(-127, 128, (64, 8)).astype(np.int8))
     dense = build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 64), 0.07, -5))
-    path = tmp_path / "maximum.tflite"
-    path.write_bytes(build.build(x, build.operator("MAXIMUM", (dense, dense), build.tensor((1, 64), 0.07, -5))))
+    path = tmp_path / "absolute.tflite"
+    path.write_bytes(build.build(x, build.operator("ABS", (dense,), build.tensor((1, 64), 0.07, -5))))
     result = run(path, samples=2000)
-    assert result.exit_code == 1
-    assert "differences could not be attributed: the emulator does not support the operator MAXIMUM" in result.stdout
+    assert result.exit_code == 2
+    assert "differences could not be attributed: the emulator does not support the operator ABS (number 1)" in result.stdout
+    result = run(path, "--json", samples=2000)
+    assert result.exit_code == 2
+    layers = [row for row in document(result)["layers"] if row["op"] == 0 and row["differing"]]
+    assert layers
+    assert all(row["unexplained"] == 0 and sum(row["new"].values()) == row["differing"] for row in layers)
 
 
 @pytest.mark.parametrize("name", ["layers.svg", "layers.png"])

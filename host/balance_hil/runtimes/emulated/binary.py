@@ -1,4 +1,4 @@
-"""ADD and MUL of two int8 tensors, by each kernel's own arithmetic.
+"""ADD, SUB, MUL, MAXIMUM, MINIMUM and PRELU of two int8 tensors, by each kernel's own arithmetic.
 
 Not emulated: XNNPACK since 2025 turns MUL of a tensor with itself into a square, which rounds otherwise near ties.
 """
@@ -31,7 +31,35 @@ _ADD_NUMBER_LANES = 8  # the same for ADD where one operand is a single number
 
 def add(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
     """ADD, without its fused activation."""
-    return _xnnpack_sum(a, b, target) if variant.kernels is Kernels.XNNPACK else _portable_sum(a, b, target, variant)
+    return _xnnpack_sum(a, b, target, 1) if variant.kernels is Kernels.XNNPACK else _portable_sum(a, b, target, variant, 1)
+
+
+def sub(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
+    """SUB, without its fused activation."""
+    return _xnnpack_sum(a, b, target, -1) if variant.kernels is Kernels.XNNPACK else _portable_sum(a, b, target, variant, -1)
+
+
+def maximum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
+    """MAXIMUM of tensors with one scale."""
+    return np.maximum
+
+
+def minimum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
+    """MINIMUM of tensors with one scale."""
+    return np.minimum
+
+
+def prelu(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
+    """PRELU with slopes ``b``."""
+    source, slope, out = (float(np.float32(q.scale)) for q in (a, b, target))
+    above, below = quantize_multiplier(source / out), quantize_multiplier(source * slope / out)
+    scaled = multiply(variant)
+
+    def combine(x: Int64Array, y: Int64Array) -> Int64Array:
+        steps = x - a.zero_point
+        return np.where(steps >= 0, scaled(steps, *above), scaled(steps * (y - b.zero_point), *below)) + target.zero_point
+
+    return combine
 
 
 def mul(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
@@ -85,37 +113,36 @@ def vector_mask(
     return index % inner < inner // _VECTOR_LANES * _VECTOR_LANES, False
 
 
-def _portable_sum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
-    """Both inputs brought to twice the larger scale with 20 more bits, added, brought to the output's scale."""
-    multiplier_a, multiplier_b, multiplier_out = _sum_multipliers(a, b, target)
+def _portable_sum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant, sign: int) -> Combine:
+    """Both inputs brought to twice the larger scale with 20 more bits, added or subtracted, brought to the output's scale."""
+    narrow = sign < 0 and variant.kernels is Kernels.TFLM
+    multiplier_a, multiplier_b, multiplier_out = _sum_multipliers(a, b, target, narrow)
     scaled = multiply(variant)
 
     def combine(x: Int64Array, y: Int64Array) -> Int64Array:
         left = scaled((x - a.zero_point) << _ADD_LEFT_SHIFT, *multiplier_a)
         right = scaled((y - b.zero_point) << _ADD_LEFT_SHIFT, *multiplier_b)
-        return scaled(left + right, *multiplier_out) + target.zero_point
+        return scaled(left + sign * right, *multiplier_out) + target.zero_point
 
     return combine
 
 
-def _sum_multipliers(a: QuantParams, b: QuantParams, target: QuantParams) -> tuple[tuple[int, int], ...]:
-    scale_a, scale_b, scale_out = (float(np.float32(q.scale)) for q in (a, b, target))
-    twice_largest = 2.0 * max(scale_a, scale_b)
-    return (
-        quantize_multiplier(scale_a / twice_largest),
-        quantize_multiplier(scale_b / twice_largest),
-        quantize_multiplier(twice_largest / ((1 << _ADD_LEFT_SHIFT) * scale_out)),
-    )
+def _sum_multipliers(a: QuantParams, b: QuantParams, target: QuantParams, narrow: bool = False) -> tuple[tuple[int, int], ...]:
+    real = np.float32 if narrow else np.float64
+    scale_a, scale_b, scale_out = (real(np.float32(q.scale)) for q in (a, b, target))
+    twice_largest = 2 * max(scale_a, scale_b)
+    ratios = scale_a / twice_largest, scale_b / twice_largest, twice_largest / ((1 << _ADD_LEFT_SHIFT) * scale_out)
+    return tuple(quantize_multiplier(float(ratio)) for ratio in ratios)
 
 
-def _xnnpack_sum(a: QuantParams, b: QuantParams, target: QuantParams) -> Combine:
-    """Both inputs times a 21-bit multiplier, added, shifted once with ties up."""
+def _xnnpack_sum(a: QuantParams, b: QuantParams, target: QuantParams, sign: int) -> Combine:
+    """Both inputs times a 21-bit multiplier, added or subtracted, shifted once with ties up."""
     ratios = [float(np.float32(q.scale) / np.float32(target.scale)) for q in (a, b)]
     shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
     multiplier_a, multiplier_b = (int(np.rint(np.ldexp(ratio, shift))) for ratio in ratios)
 
     def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-        total = (x - a.zero_point) * multiplier_a + (y - b.zero_point) * multiplier_b
+        total = (x - a.zero_point) * multiplier_a + sign * (y - b.zero_point) * multiplier_b
         return ((total + (1 << (shift - 1))) >> shift) + target.zero_point
 
     return combine
@@ -164,3 +191,13 @@ def _shifted(x: Int64Array, shift: int) -> Int64Array:
 def _narrowed(steps: Int64Array, zero_point: int) -> Int64Array:
     """The zero point is added in int16, which wraps; then the sum saturates to int8."""
     return np.clip((steps + zero_point).astype(np.int16), INT8_MIN, INT8_MAX).astype(np.int64)
+
+
+OPERATORS: dict[str, Callable[[QuantParams, QuantParams, QuantParams, Variant], Combine]] = {
+    "ADD": add,
+    "SUB": sub,
+    "MUL": mul,
+    "MAXIMUM": maximum,
+    "MINIMUM": minimum,
+    "PRELU": prelu,
+}

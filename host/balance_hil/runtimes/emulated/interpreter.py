@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from balance_hil.errors import BundleError
+from balance_hil.errors import BundleError, UnsupportedOperatorError
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
 from balance_hil.runtimes.emulated.kernel import Kernel, Values
@@ -18,8 +18,7 @@ from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 # Values of the widest layer per block: enough to hide the overhead of Python, few enough to fit in the cache.
 _BLOCK_VALUES = 1 << 19
-# The optimized kernels compute what is left over from their vector loops in another way: blocks must leave nothing over.
-_ROWS_MULTIPLE = 32
+_ROWS_MULTIPLE = 32  # of a block, where so many fit
 _WORTH_THREADS = 4096  # rows
 
 
@@ -30,6 +29,7 @@ class EmulatedRuntime(Int8Runtime):
         model: bytes of an int8 ``.tflite``, or its graph.
         variant: the arithmetic; the runtime is named "emulated-<variant>".
         threads: how many compute large batches; None: one for each core that this process may use.
+        partial: leave operators that are not emulated out: ``apply`` raises for them.
 
     Raises:
         ModelNotInt8Error: input or output is not int8.
@@ -37,7 +37,9 @@ class EmulatedRuntime(Int8Runtime):
         BundleError: shapes or scales that no operator can have; a runtime may read or write beyond its memory then.
     """
 
-    def __init__(self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None) -> None:
+    def __init__(
+        self, model: bytes | TfliteGraph, variant: Variant, *, threads: int | None = None, partial: bool = False
+    ) -> None:
         self.graph = read_graph(model) if isinstance(model, bytes) else model
         self.variant = variant
         self._threads = usable_cores() if threads is None else threads
@@ -45,25 +47,42 @@ class EmulatedRuntime(Int8Runtime):
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         widest = max(tensor.size for tensor in self.graph.tensors if not tensor.constant)
-        self._block_rows = max(1, _BLOCK_VALUES // widest // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        fitting = _BLOCK_VALUES // widest
+        self._block_rows = max(1, fitting // _ROWS_MULTIPLE * _ROWS_MULTIPLE or fitting)
         self._kernels: list[Kernel] = []
-        self._compile()
+        self.unsupported: dict[int, UnsupportedOperatorError] = {}  # by operator, with ``partial``
+        self._compile(partial)
 
-    def _compile(self) -> None:
+    def _compile(self, partial: bool) -> None:
         """Compiles every operator and runs it on two rows, because shapes and scales of a foreign model may be inconsistent."""
         rows = 2
         values: dict[int, Values] = {self.graph.input.index: np.zeros((rows, *self.graph.input.shape), np.int8)}
         for operator in self.graph.operators:
-            target = self.graph.output_of(operator)
+            targets = [self.graph.tensors[i] for i in operator.outputs]
             try:
-                self._kernels.append(compile_operator(self.graph, operator, self.variant))
-                outputs = self.apply(operator, [values[i] for i in computed_inputs(self.graph, operator)])
-                if outputs.shape != (rows, *target.shape):
-                    raise ValueError(f"rows of shape {list(outputs.shape[1:])}, not {list(target.shape)}")
+                self._kernels.append(self._kernel(operator, partial))
+                if operator.index in self.unsupported:
+                    given = [
+                        np.zeros((rows, *target.shape), np.float32 if target.type == "FLOAT32" else np.int8) for target in targets
+                    ]
+                else:
+                    given = self.apply_all(operator, [values[i] for i in computed_inputs(self.graph, operator)])
+                for outputs, target in zip(given, targets, strict=True):
+                    if outputs.shape != (rows, *target.shape):
+                        raise ValueError(f"rows of shape {list(outputs.shape[1:])}, not {list(target.shape)}")
             except (ArithmeticError, LookupError, ValueError) as exc:
                 what = f"operator {operator.index} ({operator.name}) of this model does not fit its tensors: {exc}"
                 raise BundleError(what, "export it again: hil export") from exc
-            values[target.index] = outputs
+            values.update(zip(operator.outputs, given, strict=True))
+
+    def _kernel(self, operator: Operator, partial: bool) -> Kernel:
+        try:
+            return compile_operator(self.graph, operator, self.variant)
+        except UnsupportedOperatorError as exc:
+            if not partial:
+                raise
+            self.unsupported[operator.index] = exc
+            return Kernel(_refused(exc), None)
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
@@ -89,6 +108,15 @@ class EmulatedRuntime(Int8Runtime):
     def apply(self, operator: Operator, inputs: Sequence[Values]) -> Values:
         """Output of one operator, [n, *shape], for the values of its non-constant inputs, [n, *shape] each."""
         return self._kernels[operator.index].run(inputs)
+
+    def apply_all(self, operator: Operator, inputs: Sequence[Values]) -> list[Values]:
+        """All outputs of one operator: of a SPLIT there are several."""
+        kernel = self._kernels[operator.index]
+        return [run(inputs) for run in (kernel.run, *kernel.others)]
+
+    def drops_input(self, operator: Operator) -> bool:
+        """Whether one operator computes its bias alone."""
+        return self._kernels[operator.index].drops_input
 
     def arithmetic(self, operator: Operator | None = None) -> Hashable:
         """Of one operator, or of all; equal for two variants that compute it, or the model, alike whatever the input."""
@@ -135,13 +163,11 @@ class EmulatedRuntime(Int8Runtime):
 
     def _each_block(self, rows: int, compute: Callable[[slice], None]) -> None:
         """Calls ``compute`` for blocks that make up ``rows`` rows, on several threads: the compiled code releases the GIL."""
-        if rows <= _WORTH_THREADS:
-            compute(slice(0, rows))
-            return
+        threads = self._threads if rows > min(_WORTH_THREADS, self._block_rows) else 1
         # Equal numbers of blocks of equal size per thread, to balance the load.
-        rounds = -(-rows // (self._threads * self._block_rows))
-        size = -(-rows // (rounds * self._threads * _ROWS_MULTIPLE)) * _ROWS_MULTIPLE
-        run = map if self._threads == 1 else workers(self._threads).map
+        rounds = max(1, -(-rows // (threads * self._block_rows)))
+        size = max(1, -(-rows // (rounds * threads)))
+        run = map if threads == 1 else workers(threads).map
         list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
@@ -149,8 +175,15 @@ class EmulatedRuntime(Int8Runtime):
         values: dict[int, Values] = {self.graph.input.index: rows.reshape(len(rows), *self.graph.input.shape)}
         for operator in self.graph.operators:
             given = [values[i] for i in computed_inputs(self.graph, operator)]
-            values[operator.outputs[0]] = self.apply(operator, given)
+            values.update(zip(operator.outputs, self.apply_all(operator, given), strict=True))
         return values
+
+
+def _refused(exc: UnsupportedOperatorError) -> Callable[[Sequence[Values]], Values]:
+    def run(inputs: Sequence[Values]) -> Values:
+        raise exc
+
+    return run
 
 
 def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:

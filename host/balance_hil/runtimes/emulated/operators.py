@@ -9,27 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
 from balance_hil.errors import require
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
 from balance_hil.runtimes.base import Int8Array
-from balance_hil.runtimes.emulated import binary
-from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE as WORTH_A_CHAIN
-from balance_hil.runtimes.emulated.chain import Chain, Dense, Table
-from balance_hil.runtimes.emulated.kernel import SUPPORTED_OPERATORS, Kernel, Run, Values, quant_of, unsupported
+from balance_hil.runtimes.emulated import binary, convolution, copies, reductions
+from balance_hil.runtimes.emulated.catalog import OPERATORS
+from balance_hil.runtimes.emulated.chain import Table
+from balance_hil.runtimes.emulated.dense import fully_connected
+from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported, with_constants
 from balance_hil.runtimes.emulated.primitives import round_half_away
-from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
-from balance_hil.runtimes.emulated.tables import clamp_bounds, unary_table, vector_requantize_table
+from balance_hil.runtimes.emulated.tables import clamp_bounds, float_elu, unary_table, vector_requantize_table
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
 _FLOAT_LANES = 8  # the same for floats, in QUANTIZE and DEQUANTIZE
 _WORTH_COMPILED_CODE = 1 << 15  # values
-_SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity table
 _EVERY_PAIR = tuple(np.mgrid[INT8_MIN : INT8_MAX + 1, INT8_MIN : INT8_MAX + 1])  # of int8 values
 # Bounds on the ratios of scales that xnnpack_delegate.cc checks; the upper ones are exclusive but for QUANTIZE.
 _ADD_RATIOS = (1 / 1024, 256.0)
@@ -43,81 +41,22 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
     Raises:
         UnsupportedOperatorError: an operator, a type or a fused activation that is not emulated; the message names it.
     """
-    compilers: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
-        "FULLY_CONNECTED": _fully_connected,
-        "ADD": _binary,
-        "MUL": _binary,
-        "DEQUANTIZE": _dequantize,
-        "RESHAPE": _reshape,
-        "CONCATENATION": _concatenation,
-    }
+    if operator.name not in OPERATORS:
+        raise unsupported(f"the operator {operator.name} (number {operator.index})")
     try:
-        return compilers.get(operator.name, _unary)(graph, operator, variant)
+        return _COMPILERS.get(operator.name, _unary)(graph, operator, variant)
     except KeyError as exc:
         raise unsupported(f"{operator.name} (number {operator.index}) with the fused activation {exc.args[0]}") from exc
-
-
-def _fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    """Compiles one FULLY_CONNECTED.
-
-    Raises:
-        UnsupportedOperatorError: weights that are computed, or not int8.
-    """
-    source, weights = graph.tensors[operator.inputs[0]], graph.tensors[operator.inputs[1]]
-    bias = graph.tensors[operator.inputs[2]] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
-    target = graph.output_of(operator)
-    if weights.data is None or weights.type != "INT8" or (bias is not None and bias.data is None):
-        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights of type {weights.type} or computed ones")
-    channels, depth = weights.shape
-    if any(weights.zero_points):
-        raise unsupported(f"FULLY_CONNECTED (number {operator.index}) with weights that have a zero point")
-    if source.size % depth:
-        raise ValueError(f"inputs of size {source.size}, weights for {depth}")
-    offset = -quant_of(source).zero_point * weights.data.astype(np.int64).sum(axis=1)
-    if bias is not None and bias.data is not None:
-        offset = offset + bias.data.astype(np.int64).reshape(channels)  # its rank does not matter
-    largest = int(np.max(np.abs(weights.data.astype(np.int64)).sum(axis=1) * -INT8_MIN + np.abs(offset)))
-    low, high = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
-    scales = Scales(input=quant_of(source).scale, weights=weights.scales, output=quant_of(target).scale)
-    requantize = Requantizer(
-        multipliers=scales.multipliers(variant, channels),
-        largest_accumulator=largest,
-        rounding=variant.rounding,
-        zero_point=quant_of(target).zero_point,
-        low=low,
-        high=high,
-    )
-    dense = Dense(weights.data, offset, requantize)
-    stage = dense if requantize.form is not None else None
-    # Created for large batches only: loading numba and its code takes a second.
-    compiled = cache(lambda: None if stage is None else Chain([stage], [True]))
-
-    def run(inputs: Sequence[Values]) -> Values:
-        rows = inputs[0].reshape(-1, depth)
-        chain = compiled() if len(rows) >= WORTH_A_CHAIN else None
-        outputs = _by_rule(dense, rows.T).T if chain is None else chain.outputs(rows)[0]
-        return outputs.reshape(-1, *target.shape)
-
-    return Kernel(run, requantize.arithmetic, stage)
-
-
-def _by_rule(layer: Dense, values: Int8Array) -> Int8Array:
-    """Outputs, int8 [channels, n], for inputs, int8 [depth, n]."""
-    # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
-    sums = layer.weights.astype(np.float64) @ values.astype(np.float64)
-    return layer.requantize(sums + layer.offsets[:, np.newaxis])
 
 
 def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     source, target = graph.tensors[operator.inputs[0]], graph.output_of(operator)
     if operator.name == "QUANTIZE" and source.type == "FLOAT32":
         return _quantize(target, variant)
-    if operator.name not in SUPPORTED_OPERATORS:
-        raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    if operator.name == "ELU" and source.type == "FLOAT32":
+        return Kernel(lambda inputs: float_elu(inputs[0]), None)
     variant = _computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
-    table = unary_table(operator.name, quant_of(source), quant_of(target), variant)
-    if table is None:
-        raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    table = unary_table(operator.name, quant_of(source), quant_of(target), variant, operator.options)
     vector_table = None
     if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMIZED:
         vector_table = vector_requantize_table(quant_of(source), quant_of(target))
@@ -128,12 +67,17 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     def run(inputs: Sequence[Values]) -> Values:
         if vector_table is None:
             return look_up(inputs[0]).reshape(-1, *target.shape)
-        values = inputs[0].reshape(-1)
-        body = len(values) // _QUANTIZE_LANES * _QUANTIZE_LANES
-        return np.concatenate([look_up_vector(values[:body]), look_up(values[body:])]).reshape(-1, *target.shape)
+        return _in_lanes(inputs[0], _QUANTIZE_LANES, look_up_vector, look_up).reshape(-1, *target.shape)
 
     stage = Table(table, target.size) if vector_table is None else None
     return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()), stage)
+
+
+def _in_lanes(values: Values, lanes: int, in_vectors: Callable[[Values], Values], rest: Callable[[Values], Values]) -> Values:
+    """Every row's values, [n, size]: the optimized kernels compute what is left over from their vector loop otherwise."""
+    rows = values.reshape(len(values), -1)
+    body = rows.shape[1] // lanes * lanes
+    return np.concatenate([in_vectors(rows[:, :body]), rest(rows[:, body:])], axis=1)
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
@@ -160,11 +104,16 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
     lanes = {Kernels.XNNPACK: 1, Kernels.OPTIMIZED: _FLOAT_LANES}.get(variant.kernels)
 
     def run(inputs: Sequence[Values]) -> Values:
-        x = inputs[0].astype(np.float32).reshape(-1)
-        body = 0 if lanes is None else len(x) // lanes * lanes
-        # The optimized kernel's portable loop divides by the scale as a double.
-        tail = round_half_away(x[body:] / scale if lanes is None else x[body:].astype(np.float64) / np.float64(scale))
-        steps = np.concatenate([np.rint(x[:body] * (np.float32(1) / scale)), tail])
+        x = inputs[0].astype(np.float32)
+        if lanes is None:
+            steps = round_half_away(x / scale)
+        else:  # the optimized kernel's portable loop divides by the scale as a double
+            steps = _in_lanes(
+                x,
+                lanes,
+                lambda v: np.rint(v * (np.float32(1) / scale)),
+                lambda v: round_half_away(v.astype(np.float64) / np.float64(scale)),
+            )
         outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
         return outputs.reshape(-1, *target.shape)
 
@@ -180,31 +129,12 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
 
     def run(inputs: Sequence[Values]) -> Values:
         """The vector loop multiplies and adds in float32; the portable one for the rest multiplies once."""
-        values = inputs[0].reshape(-1)
-        body = len(values) // _FLOAT_LANES * _FLOAT_LANES
-        floats: Values = np.concatenate([values[:body].astype(np.float32) * scale + offset, dequantize(values[body:], params)])
+        floats = _in_lanes(
+            inputs[0], _FLOAT_LANES, lambda v: v.astype(np.float32) * scale + offset, lambda v: dequantize(v, params)
+        )
         return floats.reshape(-1, *target.shape)
 
     return Kernel(run, Kernels.OPTIMIZED)
-
-
-def _reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    target = graph.output_of(operator)
-    return Kernel(lambda inputs: inputs[0].reshape(-1, *target.shape), None, Table(_SAME, target.size))
-
-
-def _concatenation(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    target = graph.output_of(operator)
-    sources = [graph.tensors[i] for i in operator.inputs]
-    if operator.activation != "NONE" or any((s.scales, s.zero_points) != (target.scales, target.zero_points) for s in sources):
-        raise unsupported(f"CONCATENATION (number {operator.index}) of tensors with several scales")
-    axis = operator.axis % len(target.shape) + 1
-
-    def run(inputs: Sequence[Values]) -> Values:
-        rows = max(len(values) for values in inputs)
-        return np.concatenate([np.broadcast_to(values, (rows, *values.shape[1:])) for values in inputs], axis=axis)
-
-    return Kernel(_with_constants(sources, run), None)
 
 
 def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -212,13 +142,21 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     a, b, out = (quant_of(tensor) for tensor in (*sources, target))
     variant = _computing_variant(variant, operator.name, [a, b], out)
     bounds = clamp_bounds(operator.activation, out, variant.kernels)
-    portable = (binary.add if operator.name == "ADD" else binary.mul)(a, b, out, variant)
-    vectorised = binary.vectorised(operator.name, a, b, out) if variant.kernels is Kernels.OPTIMIZED else None
+    if operator.name in ("MAXIMUM", "MINIMUM") and not a == b == out:
+        raise unsupported(f"{operator.name} (number {operator.index}) of several scales")
+    portable = binary.OPERATORS[operator.name](a, b, out, variant)
+    has_lanes = variant.kernels is Kernels.OPTIMIZED and operator.name in ("ADD", "MUL")
+    vectorised = binary.vectorised(operator.name, a, b, out) if has_lanes else None
+    lanes = (
+        binary.vector_mask(operator.name, (1, *target.shape), [(1, *_shape(s, target)) for s in sources]) if has_lanes else None
+    )
 
     def run(inputs: Sequence[Values]) -> Values:
-        x, y = (_aligned(values, source, target).astype(np.int64) for values, source in zip(inputs, sources, strict=True))
+        x, y = (
+            values.reshape(len(values), *_shape(source, target)).astype(np.int64)
+            for values, source in zip(inputs, sources, strict=True)
+        )
         outputs = portable(x, y)
-        lanes = binary.vector_mask(operator.name, outputs.shape, [x.shape, y.shape]) if vectorised else None
         if vectorised and lanes is not None:
             mask, one_number = lanes
             outputs = np.where(mask, vectorised[one_number](x, y), outputs)
@@ -227,24 +165,12 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     arithmetic = [
         np.clip(combine(*_EVERY_PAIR), *bounds).astype(np.int8).tobytes() for combine in (portable, *(vectorised or ()))
     ]
-    return Kernel(_with_constants(sources, run), tuple(arithmetic))
+    return Kernel(with_constants(sources, run), tuple(arithmetic))
 
 
-def _aligned(values: Values, source: Tensor, target: Tensor) -> Values:
-    """Puts the dimensions that broadcasting adds behind the batch dimension, not before it."""
-    missing = len(target.shape) - len(source.shape)
-    return values.reshape(values.shape[0], *(1,) * missing, *source.shape)
-
-
-def _with_constants(sources: Sequence[Tensor], run: Run) -> Run:
-    """Fills the constant inputs in, as one row each, so that the kernel is a function of the computed ones alone."""
-    constants = [None if s.data is None else s.data.reshape(1, *s.shape) for s in sources]
-
-    def filled(inputs: Sequence[Values]) -> Values:
-        given = iter(inputs)
-        return run([next(given) if constant is None else constant for constant in constants])
-
-    return filled
+def _shape(source: Tensor, target: Tensor) -> tuple[int, ...]:
+    """Of an operand, with the dimensions that broadcasting adds."""
+    return (*(1,) * (len(target.shape) - len(source.shape)), *source.shape)
 
 
 def _computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
@@ -257,10 +183,39 @@ def _computing_variant(variant: Variant, operator: str, sources: list[QuantParam
 
 
 def _taken(operator: str, sources: list[np.float32], target: np.float32) -> bool:
-    if operator == "ADD":
+    if operator in ("ADD", "SUB"):
         return all(_ADD_RATIOS[0] <= float(s / target) < _ADD_RATIOS[1] for s in sources)
     if operator == "MUL":
         return _MUL_RATIOS[0] <= float(sources[0] * sources[1] / target) < _MUL_RATIOS[1]
     if operator == "QUANTIZE":
         return _QUANTIZE_RATIOS[0] <= float(sources[0] / target) <= _QUANTIZE_RATIOS[1]
-    return operator not in ("RELU", "RELU6", "RELU_N1_TO_1", "HARD_SWISH")
+    return operator in ("TANH", "LOGISTIC", "ELU", "LEAKY_RELU")
+
+
+_COMPILERS: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
+    "FULLY_CONNECTED": fully_connected,
+    "CONV_2D": convolution.convolution,
+    "DEPTHWISE_CONV_2D": convolution.convolution,
+    "TRANSPOSE_CONV": convolution.transposed,
+    "AVERAGE_POOL_2D": convolution.pool,
+    "MAX_POOL_2D": convolution.pool,
+    "MEAN": reductions.mean,
+    "SOFTMAX": reductions.softmax,
+    "ADD": _binary,
+    "SUB": _binary,
+    "MUL": _binary,
+    "MAXIMUM": _binary,
+    "MINIMUM": _binary,
+    "PRELU": _binary,
+    "DEQUANTIZE": _dequantize,
+    "SHAPE": copies.shape_of,
+    "PACK": copies.pack,
+    "RESHAPE": copies.reshape,
+    "SQUEEZE": copies.reshape,
+    "EXPAND_DIMS": copies.reshape,
+    "CONCATENATION": copies.concatenation,
+    "PAD": copies.moved,
+    "TRANSPOSE": copies.moved,
+    "STRIDED_SLICE": copies.moved,
+    "SPLIT": copies.moved,
+}  # and of one input value each: _unary

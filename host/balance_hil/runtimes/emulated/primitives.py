@@ -132,6 +132,11 @@ def _newton_reciprocal(a: Int64Array) -> Int64Array:
     return x
 
 
+def one_over_one_plus(a: Int64Array) -> Int64Array:
+    """1 / (1 + a) in Q0 for a in Q0, 0 <= a <= 1."""
+    return _saturating_shift_left(_newton_reciprocal(a), 1)  # 1 / (1 + a) is half of the reciprocal of (1 + a) / 2
+
+
 def gemmlowp_tanh(a: Int64Array, integer_bits: int = 4) -> Int64Array:
     """tanh in Q0 for a in Q(integer_bits)."""
     e = exp_on_negative_values(-np.abs(a), integer_bits + 1)  # one more integer bit, same raw value: exp(-2 |x|)
@@ -142,5 +147,5 @@ def gemmlowp_tanh(a: Int64Array, integer_bits: int = 4) -> Int64Array:
 def gemmlowp_logistic(a: Int64Array, integer_bits: int = 4) -> Int64Array:
     """The logistic function in Q0 for a in Q(integer_bits)."""
     e = exp_on_negative_values(-np.abs(a), integer_bits)
-    positive = _saturating_shift_left(_newton_reciprocal(e), 1)  # 1 / (1 + e) is half of the reciprocal of (1 + e) / 2
+    positive = one_over_one_plus(e)
     return np.where(a == 0, 1 << 30, np.where(a > 0, positive, INT32_MAX - positive))

@@ -106,6 +106,14 @@ class Requantizer:
         """Requantizes by the rule, adds the zero point and clamps."""
         return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(np.int8)
 
+    def rows(self, sums: NDArray[np.int32], first: int, outputs: Int8Array) -> None:
+        """The same in compiled code for sums, int32 [rows, channels], of which this is for those from ``first`` on."""
+        from balance_hil.runtimes.emulated import loops
+
+        rule = getattr(loops, self.rounding.name)
+        numbers = self._mantissas, self._shifts, self.multipliers.astype(np.float32)
+        loops.requantize(sums, first, rule, *numbers, self.zero_point, self.low, self.high, outputs)
+
     @property
     def arithmetic(self) -> Hashable:
         """Equal for two requantizers that map every accumulator alike, as far as their parameters can tell."""

@@ -12,7 +12,10 @@ from itertools import product
 
 
 class Rounding(Enum):
-    """How FULLY_CONNECTED turns an int32 accumulator into an int8 value. The value is its description."""
+    """How FULLY_CONNECTED turns an int32 accumulator into an int8 value; ``of_channels`` has the convolutions' rules.
+
+    The value is its description.
+    """
 
     DOUBLE = "rounds twice, ties away from zero"  # TFLM, CMSIS-NN, ESP-NN
     SINGLE = "rounds once, ties up"  # TFLITE_SINGLE_ROUNDING, CMSIS_NN_USE_SINGLE_ROUNDING
@@ -22,7 +25,7 @@ class Rounding(Enum):
 
 
 class Kernels(Enum):
-    """Whose kernels compute everything but FULLY_CONNECTED's requantization."""
+    """Whose kernels compute everything but the requantization of FULLY_CONNECTED and of convolutions."""
 
     TFLM = "TensorFlow Lite Micro (tanh and logistic in fixed point)"
     REFERENCE = "TensorFlow Lite reference (tanh and logistic from a float32 table)"
@@ -42,6 +45,8 @@ class Variant:
     first_scale_only: bool = False  # FULLY_CONNECTED applies the first channel's weight scale to every channel
     advice: str = ""  # what to do about it, "" where nothing is wrong
 
+
+_LANES = 8  # channels that the optimized kernels for x86 take at a time where ruy takes no part
 
 TFLM = Variant(
     name="tflm",
@@ -107,6 +112,27 @@ KNOWN_VARIANTS = (
     REFERENCE,
     REFERENCE_TF_2_19,
 )
+
+
+def of_channels(rounding: Rounding, operator: str, groups: int, channels: int) -> tuple[tuple[slice, Rounding], ...]:
+    """How kernels that round FULLY_CONNECTED by ``rounding`` round the output channels of a convolution.
+
+    Args:
+        rounding: of FULLY_CONNECTED.
+        operator: CONV_2D, DEPTHWISE_CONV_2D or TRANSPOSE_CONV.
+        groups: of CONV_2D.
+        channels: of the output.
+    """
+    every = slice(0, channels)
+    if rounding is Rounding.FLOAT64:  # those kernels multiply in float64 in FULLY_CONNECTED only
+        return ((every, Rounding.DOUBLE),)
+    if rounding is not Rounding.RUY_X86:
+        return ((every, rounding),)
+    if operator == "CONV_2D":  # groups are left to the reference kernel
+        return ((every, rounding if groups == 1 else Rounding.DOUBLE),)
+    in_vectors = channels // _LANES * _LANES
+    parts = ((slice(0, in_vectors), rounding), (slice(in_vectors, channels), Rounding.DOUBLE))
+    return tuple((part, rule) for part, rule in parts if part.start < part.stop)
 
 
 def family() -> tuple[Variant, ...]:

@@ -6,7 +6,7 @@ A table is int8 [256], indexed by ``q + 128``. Computing an operator is then a l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,19 @@ _EVERY_INPUT = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 _INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
 
 
-def unary_table(operator: str, source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array | None:
-    """Table of a unary int8 operator, int8 [256]; None for any other operator."""
-    function = _FUNCTIONS.get(operator)
-    return None if function is None else function(source, target, variant)
+def unary_table(
+    operator: str, source: QuantParams, target: QuantParams, variant: Variant, options: Mapping[str, Any]
+) -> Int8Array:
+    """Table of an int8 operator with one input, int8 [256]."""
+    if operator == "LEAKY_RELU":
+        return _leaky_relu(source, target, variant, np.float32(options.get("alpha", np.nan)))
+    return _FUNCTIONS[operator](source, target, variant)
+
+
+def float_elu(x: NDArray[Any]) -> Float32Array:
+    """ELU of floats, float32 [...]."""
+    wide = x.astype(np.float64)
+    return np.where(wide < 0, np.expm1(np.minimum(wide, 0)), wide).astype(np.float32)
 
 
 def multiply(variant: Variant) -> Callable[[Int64Array, int, int], Int64Array]:
@@ -151,6 +160,30 @@ def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant],
     return table
 
 
+def _leaky_relu(source: QuantParams, target: QuantParams, variant: Variant, alpha: np.float32) -> Int8Array:
+    x = _EVERY_INPUT - source.zero_point
+    ratio = np.float32(source.scale) / np.float32(target.scale)
+    slope = ratio * alpha
+    bits = [int(np.rint(np.float32(256) * factor)) for factor in (ratio, slope)]
+    # Bounds that XNNPACK checks; beyond them the built-in kernels compute.
+    in_bounds = 1 / 256 <= ratio <= 128 and abs(slope) >= 1 / 256 and -127.99609375 <= slope <= 128
+    if variant.kernels is Kernels.XNNPACK and in_bounds:
+        return _int8(((x * np.where(x >= 0, *bits) + 128) >> 8) + target.zero_point)
+    wide = float(np.float32(source.scale)), float(np.float32(target.scale))
+    above, below = quantize_multiplier(wide[0] / wide[1]), _signed_multiplier(wide[0] * float(alpha) / wide[1])
+    scaled = multiply(variant)
+    return _int8(np.where(x >= 0, scaled(x, *above), scaled(x, *below)) + target.zero_point)
+
+
+def _signed_multiplier(multiplier: float) -> tuple[int, int]:
+    mantissa, shift = quantize_multiplier(abs(multiplier))
+    return int(np.sign(multiplier)) * mantissa, shift
+
+
+def _elu(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    return _float_table(source, target, variant, float_elu)
+
+
 def _hard_swish(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
     """The one fixed-point HARD_SWISH that all kernels share (``reference/hard_swish.h``), in int16."""
     fine_scale = np.float32(1 / 128) * np.float32(source.scale)
@@ -190,6 +223,7 @@ _FUNCTIONS: dict[str, Callable[[QuantParams, QuantParams, Variant], Int8Array]] 
     "RELU": _relu_like("RELU"),
     "RELU6": _relu_like("RELU6"),
     "RELU_N1_TO_1": _relu_like("RELU_N1_TO_1"),
+    "ELU": _elu,
     "HARD_SWISH": _hard_swish,
     "QUANTIZE": _requantize,
 }

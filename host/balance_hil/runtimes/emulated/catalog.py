@@ -1,0 +1,113 @@
+"""Which int8 operators are emulated, and the rule of each by whose kernels compute it; ``operators`` has their code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Rules(NamedTuple):
+    """In a few words, for the documentation: how TFLM and TensorFlow Lite's three sets of kernels compute an operator."""
+
+    tflm: str
+    reference: str
+    builtin: str
+    xnnpack: str
+
+
+def _same(rule: str) -> Rules:
+    return Rules(rule, rule, rule, rule)
+
+
+_TWICE, _UP, _FLOAT32 = "twice, ties away from zero", "twice, ties up", "once, float32, ties to even"
+_FIXED, _TABLE = "fixed point", "float32 table"
+_COPY = _same("copies")
+_PIECES = f"{_UP}; from the last multiple of 8 channels on: ties away from zero"
+
+OPERATORS: dict[str, Rules] = {
+    "FULLY_CONNECTED": Rules(_TWICE, "once, float64, ties away from zero; TensorFlow 2.19: twice", _UP, _FLOAT32),
+    "CONV_2D": Rules(_TWICE, _TWICE, f"{_UP}; grouped: ties away from zero", f"{_FLOAT32}; may drop its input"),
+    "DEPTHWISE_CONV_2D": Rules(_TWICE, _TWICE, _PIECES, f"{_FLOAT32}; may drop its input"),
+    "TRANSPOSE_CONV": Rules(_TWICE, _TWICE, _PIECES, _FLOAT32),
+    "AVERAGE_POOL_2D": _same("integer mean, ties away from zero"),
+    "MAX_POOL_2D": _same("largest value"),
+    "MEAN": Rules(
+        _TWICE,
+        _TWICE,
+        "over height and width with keep_dims: zero point rounded apart; else as reference",
+        "once, float32, ties away from zero",
+    ),
+    "SOFTMAX": Rules(_FIXED, _FIXED, _TABLE, "as builtin"),
+    "TANH": Rules(_FIXED, _TABLE, _TABLE, "float32 table, zero point before rounding"),
+    "LOGISTIC": Rules(_FIXED, _TABLE, _TABLE, "float32 table, zero point before rounding"),
+    "RELU": _same(_TWICE),
+    "RELU6": Rules("clamps in the input's scale", _TWICE, _TWICE, _TWICE),
+    "RELU_N1_TO_1": Rules("lacks it", _TWICE, _TWICE, _TWICE),
+    "LEAKY_RELU": Rules(_TWICE, _TWICE, _TWICE, "multipliers of 8 bits"),
+    "PRELU": _same(_TWICE),
+    "ELU": Rules(_TABLE, "lacks it", _TABLE, "float32 table, zero point before rounding"),
+    "HARD_SWISH": _same("fixed point of 16 bits"),
+    "ADD": Rules(_TWICE, _TWICE, f"{_TWICE}; vector loop with wrapping int16", "21-bit multipliers, ties up"),
+    "SUB": Rules(f"{_TWICE}; scale ratios in float32", _TWICE, _TWICE, "21-bit multipliers, ties up"),
+    "MUL": Rules(_TWICE, _TWICE, f"{_TWICE}; vector loop with wrapping int16", _FLOAT32),
+    "MAXIMUM": _same("compares raw values"),
+    "MINIMUM": _same("compares raw values"),
+    "QUANTIZE": Rules(_TWICE, _TWICE, f"{_UP} in the vector loop", "multiplier of 8 bits"),
+    "DEQUANTIZE": Rules("float32", "float32", "float32, fused offset in the vector loop", "float32"),
+    "SHAPE": _same("computes none"),
+    "PACK": _COPY,
+    "RESHAPE": _COPY,
+    "SQUEEZE": _COPY,
+    "EXPAND_DIMS": _COPY,
+    "CONCATENATION": _COPY,
+    "PAD": _COPY,
+    "TRANSPOSE": _COPY,
+    "STRIDED_SLICE": _COPY,
+    "SPLIT": _COPY,
+}
+
+# Operators of int8 in TensorFlow Lite Micro (90b983c) that are not emulated.
+NOT_EMULATED = [
+    "ABS",
+    "ADD_N",
+    "ARG_MAX",
+    "ARG_MIN",
+    "BATCH_MATMUL",
+    "BATCH_TO_SPACE_ND",
+    "CAST",
+    "CUMSUM",
+    "DEPTH_TO_SPACE",
+    "DIV",
+    "DYNAMIC_UPDATE_SLICE",
+    "EMBEDDING_LOOKUP",
+    "EQUAL",
+    "FILL",
+    "GATHER",
+    "GATHER_ND",
+    "GREATER",
+    "GREATER_EQUAL",
+    "L2_NORMALIZATION",
+    "LESS",
+    "LESS_EQUAL",
+    "LOG_SOFTMAX",
+    "MIRROR_PAD",
+    "NEG",
+    "NOT_EQUAL",
+    "PADV2",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "REVERSE_V2",
+    "RSQRT",
+    "SELECT_V2",
+    "SLICE",
+    "SPACE_TO_BATCH_ND",
+    "SPACE_TO_DEPTH",
+    "SPLIT_V",
+    "SQUARED_DIFFERENCE",
+    "SUM",
+    "SVDF",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    "UNPACK",
+    "ZEROS_LIKE",
+]

@@ -1,0 +1,274 @@
+"""Convolutional int8 models: random ones, written operator by operator, and small networks from the TensorFlow converter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.testing.synthetic_models import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+
+SAME, VALID = 0, 1
+_Step = Callable[["_Network"], int | None]  # adds operators; the tensor they end in, None where they do not fit
+
+
+def random_network(seed: int) -> bytes:
+    """A network that no converter would write: four to eight blocks of random operators, shapes and scales on a small image."""
+    network = _Network(np.random.default_rng(seed))
+    rng = network.rng
+    for _ in range(int(rng.integers(4, 9))):
+        made = None
+        while made is None:
+            made = _STEPS[str(rng.choice(_NAMES, p=_SHARES))](network)
+        network.current = made
+    if rng.random() < 0.7:
+        network.current = network.flattened_dense()
+        if rng.random() < 0.6:
+            network.current = network.softmax()
+    return network.build.build(network.first, network.current)
+
+
+def random_operator(name: str, seed: int) -> bytes:
+    """A network of one operator, with random shapes and scales; every third one has powers of two, which make ties."""
+    rng = np.random.default_rng(seed)
+    made = None
+    while made is None:
+        network = _Network(rng, ties=seed % 3 == 0)
+        made = _STEPS[name](network)
+    return network.build.build(network.first, made)
+
+
+class _Network:
+    """A model that grows by one operator after the other."""
+
+    def __init__(self, rng: np.random.Generator, ties: bool = False) -> None:
+        self.rng, self.build, self._ties = rng, ModelBuilder(), ties
+        shape = (1, *(int(n) for n in rng.integers(1, 12, 2)), int(rng.choice([1, 2, 3, 4, 5, 8, 9, 16, 19])))
+        self.first = self.current = self.build.tensor(shape, *self.scale(0.05))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.build.tensors[self.current].shape)
+
+    @property
+    def quant(self) -> tuple[float, int]:
+        return self.build.quant(self.current)
+
+    def scale(self, around: float) -> tuple[float, int]:
+        value = around * 10 ** self.rng.uniform(-0.4, 0.3)
+        if self._ties:
+            value = 2.0 ** np.round(np.log2(value))
+        extreme = self.rng.random() < 0.2
+        zero_point = self.rng.choice([INT8_MIN, INT8_MAX]) if extreme else np.clip(self.rng.normal(0, 40), INT8_MIN, INT8_MAX)
+        return float(value), int(zero_point)
+
+    def activation(self) -> str:
+        return str(self.rng.choice(ACTIVATIONS, p=[0.5, 0.2, 0.1, 0.2]))
+
+    def _window(self, dilated: bool) -> tuple[dict[str, Any], tuple[int, int], tuple[int, int]] | None:
+        """Options, size of the filter, size of the output."""
+        rng = self.rng
+        size = [int(n) for n in rng.choice([1, 1, 2, 3, 3, 5], 2)]
+        strides = [int(n) for n in (rng.choice([1, 1, 2, 3], 1).repeat(2) if rng.random() < 0.8 else rng.choice([1, 2, 3], 2))]
+        dilations = [int(n) for n in rng.choice([1, 2, 3], 2)] if dilated and max(strides) == 1 and rng.random() < 0.3 else [1, 1]
+        padding = int(rng.choice([SAME, VALID]))
+        reach = [(k - 1) * d + 1 for k, d in zip(size, dilations, strict=True)]
+        inside = self.shape[1:3]
+        outside = [-(-(n if padding == SAME else n - r + 1) // s) for n, r, s in zip(inside, reach, strides, strict=True)]
+        if min(outside) < 1:
+            return None
+        options: dict[str, Any] = {"strideH": strides[0], "strideW": strides[1], "padding": padding}
+        if dilated:
+            options |= {"dilationHFactor": dilations[0], "dilationWFactor": dilations[1]}
+        return options, (size[0], size[1]), (outside[0], outside[1])
+
+    def _weights(self, shape: tuple[int, ...], channels: int, taps: int) -> tuple[int, int, tuple[float, int]]:
+        """Weights, bias and the output's quantization, which sums of so many products fill and at times exceed."""
+        rng, one = self.rng, self.rng.random() < 0.25
+        scales = 10 ** rng.uniform(-4, -1) * (np.ones(1) if one else rng.uniform(0.1, 1, channels))
+        if self._ties:
+            scales = 2.0 ** np.round(np.log2(scales))
+        given = [float(s) for s in scales]
+        weights = self.build.tensor(shape, given, data=rng.integers(-127, 128, shape, dtype=np.int8))
+        axis = int(np.argmax(np.array(shape) == channels)) if shape[0] != channels else 0
+        if len(given) > 1:
+            self.build.tensors[weights].quantization.quantizedDimension = 3 if shape[0] == 1 and axis else 0
+        bias = self.build.bias(self.current, given, rng.normal(0, rng.choice([1e1, 1e3, 1e4]), channels))
+        typical = self.quant[0] * float(np.max(scales)) * 73 * 73 * np.sqrt(taps)
+        return weights, bias, self.scale(typical / 60)
+
+    def convolution(self, groups: int = 1) -> int | None:
+        window, depth = self._window(dilated=groups == 1), self.shape[3]
+        if window is None or depth % groups:
+            return None
+        options, size, outside = window
+        channels = groups * int(self.rng.integers(1, 20 // groups + 1))
+        weights, bias, quant = self._weights((channels, *size, depth // groups), channels, size[0] * size[1] * depth // groups)
+        target = self.build.tensor((1, *outside, channels), *quant)
+        return self.build.operator("CONV_2D", (self.current, weights, bias), target, activation=self.activation(), **options)
+
+    def grouped(self) -> int | None:
+        divisors = [n for n in range(2, self.shape[3] + 1) if self.shape[3] % n == 0 and n <= 4]
+        return self.convolution(int(self.rng.choice(divisors))) if divisors else None
+
+    def depthwise(self) -> int | None:
+        window, depth = self._window(dilated=True), self.shape[3]
+        multiplier = int(self.rng.choice([1, 1, 1, 2, 3]))
+        if window is None or depth * multiplier > 40:
+            return None
+        options, size, outside = window
+        channels = depth * multiplier
+        weights, bias, quant = self._weights((1, *size, channels), channels, size[0] * size[1])
+        target = self.build.tensor((1, *outside, channels), *quant)
+        inputs, name = (self.current, weights, bias), "DEPTHWISE_CONV_2D"
+        return self.build.operator(name, inputs, target, activation=self.activation(), depthMultiplier=multiplier, **options)
+
+    def transposed(self) -> int | None:
+        rng, (_, height, width, depth) = self.rng, self.shape
+        size, stride = [int(n) for n in rng.integers(1, 5, 2)], [int(n) for n in rng.integers(1, 4, 2)]
+        if max(height, width) > 12 or min(k - s for k, s in zip(size, stride, strict=True)) < 0:
+            return None
+        padding = int(rng.choice([SAME, VALID]))
+        outside = [n * s if padding == SAME else (n - 1) * s + k for n, s, k in zip((height, width), stride, size, strict=True)]
+        channels = int(rng.integers(1, 20))
+        weights, bias, quant = self._weights((channels, *size, depth), channels, size[0] * size[1] * depth)
+        shape = (1, *outside, channels)
+        inputs = (self.build.numbers(shape), weights, self.current, bias)
+        options: dict[str, Any] = {"strideH": stride[0], "strideW": stride[1], "padding": padding}
+        return self.build.operator("TRANSPOSE_CONV", inputs, self.build.tensor(shape, *quant), **options)
+
+    def pool(self, name: str) -> int | None:
+        window = self._window(dilated=False)
+        if window is None:
+            return None
+        options, size, outside = window
+        options |= {"filterHeight": size[0], "filterWidth": size[1]}
+        target = self.build.tensor((1, *outside, self.shape[3]), *self.quant)
+        return self.build.operator(name, (self.current,), target, activation=self.activation(), **options)
+
+    def mean(self) -> int | None:
+        keep = bool(self.rng.random() < 0.5)
+        axes = [[1, 2], [1], [2], [3]][int(self.rng.choice(4, p=[0.7, 0.1, 0.1, 0.1]))]
+        left = [1 if i in axes else n for i, n in enumerate(self.shape)]
+        shape = left if keep else [n for i, n in enumerate(left) if i not in axes]
+        quant = self.scale(self.quant[0] / 2) if self.rng.random() < 0.7 else self.quant
+        mean = self.build.operator(
+            "MEAN", (self.current, self.build.numbers(axes)), self.build.tensor(shape, *quant), keepDims=keep
+        )
+        if keep:
+            return mean
+        back = self.build.tensor(left, *quant)  # every step takes an image
+        return self.build.operator("RESHAPE", (mean, self.build.numbers(left)), back)
+
+    def softmax(self) -> int:
+        target = self.build.tensor(self.shape, 1 / 256, INT8_MIN)
+        beta = float(self.rng.choice([1.0, 1.0, 0.5, 2.0]))
+        return self.build.operator("SOFTMAX", (self.current,), target, beta=beta)
+
+    def two(self, name: str) -> int | None:
+        """Of this tensor and another of its shape, or a constant."""
+        rng = self.rng
+        a = self.current
+        if name in ("MAXIMUM", "MINIMUM"):
+            other, quant = self.quant, self.quant
+        else:
+            other, quant = self.scale(self.quant[0]), self.scale(2 * self.quant[0])
+        if rng.random() < 0.5:
+            b = self.build.elementwise("RELU", a, other)
+        else:
+            shape = self.shape if rng.random() < 0.5 else (1, 1, 1, self.shape[3])
+            b = self.build.tensor(shape, *other, data=rng.integers(-128, 128, shape, dtype=np.int8))
+        fused: dict[str, Any] = {} if name in ("MAXIMUM", "MINIMUM") else {"activation": self.activation()}
+        if name == "MUL":
+            quant = self.scale(self.quant[0] * other[0] * 60)
+        operands = (a, b) if rng.random() < 0.5 else (b, a)
+        return self.build.operator(name, operands, self.build.tensor(self.shape, *quant), **fused)
+
+    def prelu(self) -> int | None:
+        shape = (1, 1, self.shape[3])
+        slopes = self.build.tensor(shape, *self.scale(0.01), data=self.rng.integers(-128, 128, shape, dtype=np.int8))
+        return self.build.operator("PRELU", (self.current, slopes), self.build.tensor(self.shape, *self.scale(self.quant[0])))
+
+    def unary(self, name: str) -> int | None:
+        options: dict[str, Any] = {}
+        quant = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}.get(name) or self.scale(self.quant[0])
+        if name == "HARD_SWISH":  # kernels accept no larger scale of the output
+            quant = (self.quant[0] * float(self.rng.uniform(0.1, 1.2)), quant[1])
+        if name == "LEAKY_RELU":
+            options = {"alpha": float(np.float32(self.rng.choice([0.1, 0.3, 0.01, -0.2, 1.5])))}
+        return self.build.operator(name, (self.current,), self.build.tensor(self.shape, *quant), **options)
+
+    def pad(self) -> int | None:
+        width = [(0, 0), *((int(a), int(b)) for a, b in self.rng.integers(0, 3, (2, 2))), (0, 0)]
+        if self.rng.random() < 0.2:
+            width[3] = (int(self.rng.integers(3)), 1)
+        shape = [n + sum(w) for n, w in zip(self.shape, width, strict=True)]
+        return self.build.operator("PAD", (self.current, self.build.numbers(width)), self.build.tensor(shape, *self.quant))
+
+    def transpose(self) -> int | None:
+        axes = [0, *(int(n) + 1 for n in self.rng.permutation(3))]
+        target = self.build.tensor([self.shape[i] for i in axes], *self.quant)
+        return self.build.operator("TRANSPOSE", (self.current, self.build.numbers(axes)), target)
+
+    def strided_slice(self) -> int | None:
+        steps = [1, *(int(n) for n in self.rng.integers(1, 3, 3))]
+        begin = [0, *(int(self.rng.integers(n)) for n in self.shape[1:])]
+        shape = [len(range(b, n, s)) for b, n, s in zip(begin, self.shape, steps, strict=True)]
+        inputs = (self.current, *(self.build.numbers(values) for values in (begin, self.shape, steps)))
+        return self.build.operator("STRIDED_SLICE", inputs, self.build.tensor(shape, *self.quant), endMask=15)
+
+    def split(self) -> int | None:
+        """Two halves, joined the other way round."""
+        axis = int(self.rng.integers(1, 4))
+        if self.shape[axis] % 2:
+            return None
+        half = [n // 2 if i == axis else n for i, n in enumerate(self.shape)]
+        first, second = (self.build.tensor(half, *self.quant) for _ in range(2))
+        self.build.operator("SPLIT", (self.build.numbers(axis), self.current), first, others=[second], numSplits=2)
+        target = self.build.tensor(self.shape, *self.quant)
+        return self.build.operator("CONCATENATION", (second, first), target, axis=axis)
+
+    def flattened_dense(self) -> int:
+        size = int(np.prod(self.shape))
+        flat = self.build.tensor((1, size), *self.quant)
+        source = self.build.operator("RESHAPE", (self.current, self.build.numbers((1, size))), flat)
+        return random_dense(
+            self.build, self.rng, source, int(self.rng.integers(2, 13)), per_channel=bool(self.rng.random() < 0.5)
+        )
+
+
+_STEPS: dict[str, _Step] = {
+    "CONV_2D": _Network.convolution,
+    "grouped CONV_2D": _Network.grouped,
+    "DEPTHWISE_CONV_2D": _Network.depthwise,
+    "TRANSPOSE_CONV": _Network.transposed,
+    "AVERAGE_POOL_2D": lambda network: network.pool("AVERAGE_POOL_2D"),
+    "MAX_POOL_2D": lambda network: network.pool("MAX_POOL_2D"),
+    "MEAN": _Network.mean,
+    "SOFTMAX": _Network.softmax,
+    **{name: partial(lambda network, name: network.two(name), name=name) for name in ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM")},
+    "PRELU": _Network.prelu,
+    **{
+        name: partial(lambda network, name: network.unary(name), name=name)
+        for name in ("LEAKY_RELU", "ELU", "HARD_SWISH", "TANH", "LOGISTIC", "RELU", "RELU6", "QUANTIZE")
+    },
+    "PAD": _Network.pad,
+    "TRANSPOSE": _Network.transpose,
+    "STRIDED_SLICE": _Network.strided_slice,
+    "SPLIT": _Network.split,
+}
+OPERATORS = tuple(_STEPS)
+_OFTEN = {
+    "CONV_2D": 10,
+    "grouped CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 8,
+    "AVERAGE_POOL_2D": 2,
+    "MAX_POOL_2D": 2,
+    "ADD": 3,
+    "MEAN": 2,
+}
+_NAMES = [name for name in OPERATORS if name != "ELU"]  # the reference kernels lack it
+_SHARES = np.array([_OFTEN.get(name, 0.7) for name in _NAMES]) / sum(_OFTEN.get(name, 0.7) for name in _NAMES)
