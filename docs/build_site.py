@@ -55,7 +55,15 @@ NAVIGATION = {
         *("measurements.md", "glossary.md", "changelog.md"),
     ],
     "Explanation": [
-        *("discrepancies.md", "rounding-invariant.md", "real-time.md", "engines.md", "algorithms.md", "robustness.md"),
+        *(
+            "discrepancies.md",
+            "operators.md",
+            "rounding-invariant.md",
+            "real-time.md",
+            "engines.md",
+            "algorithms.md",
+            "robustness.md",
+        ),
         *("firmware-checks.md", "survives.md", "security.md", "contributing.md"),
     ],
 }

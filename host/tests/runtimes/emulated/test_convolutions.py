@@ -1,0 +1,216 @@
+"""Convolutional operators and networks against the real runtimes: a small slice of balance_hil.benchmarks.verify_emulators."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from balance_hil.comparing.attribution import CAUSES, DROPPED_INPUT, Observed, attribute
+from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError
+from balance_hil.runtimes.emulated import EmulatedRuntime, Rounding, convolution, operators, tables
+from balance_hil.runtimes.emulated.catalog import OPERATORS
+from balance_hil.runtimes.emulated.requantize import Requantizer
+from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, XNNPACK, of_channels
+from balance_hil.testing import convolutional_models
+from balance_hil.testing.convolutional_models import SAME, random_network, random_operator
+from balance_hil.testing.synthetic_models import ModelBuilder
+from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, agreement, random_inputs
+from balance_hil.tflite.codec import edit
+from balance_hil.tflite.graph import read_graph
+
+EVERY_RUNTIME = pytest.mark.parametrize("reference", LITERT_RUNTIMES, ids=lambda s: s.name)
+
+
+def _agreement(reference, model, rows, seed):
+    return agreement(
+        reference.make(model), EmulatedRuntime(model, reference.variant), random_inputs(rows, read_graph(model).n_obs, seed)
+    )
+
+
+@EVERY_RUNTIME
+@pytest.mark.parametrize("name", convolutional_models.OPERATORS)
+def test_equals_the_runtime_on_an_operator(reference, name):
+    if name == "ELU" and reference.name == "int8-reference":
+        pytest.skip("the reference kernels lack ELU")
+    for seed in range(6):  # two of them with powers of two, for ties
+        found = _agreement(reference, random_operator(name, seed), 24, seed)
+        assert (found.differing_outputs, found.differing_values) == (0, 0), seed
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Models, inputs, and what every runtime computes."""
+    made = []
+    for seed, model in [*((seed, random_network(seed)) for seed in (0, 1, 2)), (0, random_operator("SPLIT", 0))]:
+        inputs = random_inputs(64, read_graph(model).n_obs, seed)
+        made.append((model, inputs, [(r, r.make(model)) for r in LITERT_RUNTIMES]))
+    return made
+
+
+def test_every_difference_of_networks_is_explained(networks):
+    causes = set()
+    for model, inputs, runtimes in networks:
+        graph = read_graph(model)
+        seen = [
+            Observed(
+                name=r.name, variant=r.variant, outputs=runtime.infer_int8_batch(inputs), layers=runtime.layers_int8_batch(inputs)
+            )
+            for r, runtime in runtimes
+        ]
+        for i, b in enumerate(seen):
+            for a in seen[:i]:
+                found = attribute(graph, inputs, a, b)
+                assert found.unexplained == sum(layer.unexplained for layer in found.layers) == 0
+                assert sum(found.causes.values()) == found.differing
+                causes.update(cause for layer in found.layers for cause in layer.new)
+    assert len(causes) >= 3
+    assert causes <= set(CAUSES)
+
+
+def test_blocks_and_threads_change_nothing(networks, monkeypatch):
+    for model, inputs, _ in networks[:2]:
+        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_int8_batch(inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(convolution, "_BLOCK_BYTES", 1)
+            patch.setattr("balance_hil.runtimes.emulated.interpreter._BLOCK_VALUES", 1)
+            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_int8_batch(inputs), whole)
+
+
+@EVERY_RUNTIME
+@pytest.mark.parametrize("name", ["ADD", "MUL"])
+def test_results_do_not_depend_on_the_number_of_rows(reference, name):
+    """The optimized kernels compute what their vectors leave over otherwise: of one row, as in a control loop."""
+    build = ModelBuilder()
+    source = build.tensor((1, 37), 0.0625, -97)  # sums that wrap in the int16 of the vector loop
+    other = build.tensor((1, 37), 0.25, -116, data=random_inputs(1, 37, 1))
+    model = build.build(source, build.operator(name, (source, other), build.tensor((1, 37), 2.0**-9, 36)))
+    inputs = random_inputs(9, 37, 0)
+    runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
+    one_by_one = np.array([emulator.infer_int8(row) for row in inputs])
+    assert np.array_equal(emulator.infer_int8_batch(inputs), one_by_one)
+    assert np.array_equal(runtime.infer_int8_batch(inputs), one_by_one)
+
+
+def _strided(size: int, stride: int, inside: int) -> bytes:
+    build, rng = ModelBuilder(), np.random.default_rng(1)
+    source = build.tensor((1, inside, inside, 2), 0.05, 3)
+    shape = (4, size, size, 2)
+    weights = build.tensor(shape, 0.01, data=rng.integers(-127, 128, shape, dtype=np.int8))
+    outside = -(-inside // stride)
+    target = build.tensor((1, outside, outside, 4), 0.06, -5)
+    bias = build.bias(source, 0.01, np.array([100, -200, 3000, 0]))
+    options = {"strideH": stride, "strideW": stride, "padding": SAME}
+    return build.build(source, build.operator("CONV_2D", (source, weights, bias), target, **options))
+
+
+@pytest.mark.parametrize(("size", "stride", "inside", "dead"), [(2, 3, 6, True), (1, 2, 6, False), (2, 2, 6, False)])
+def test_an_input_that_xnnpack_drops_is_named(size, stride, inside, dead):
+    model = _strided(size, stride, inside)
+    graph, inputs = read_graph(model), random_inputs(200, 2 * inside**2, 0)
+    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in LITERT_RUNTIMES[:2]]
+    found = attribute(graph, inputs, *seen)
+    assert found.unexplained == 0
+    assert found.causes.get(DROPPED_INPUT, 0) == (found.differing if dead else 0)
+    assert (found.differing > 0.9 * found.outputs) == dead
+    assert (len(np.unique(seen[1].outputs, axis=0)) == 1) == dead  # the bias alone, whatever the input
+
+
+@pytest.mark.parametrize("rounding", [Rounding.DOUBLE, Rounding.SINGLE, Rounding.RUY_X86, Rounding.FLOAT32])
+def test_compiled_requantization_equals_the_rule(rounding):
+    rng = np.random.default_rng(7)
+    multipliers = np.concatenate([2.0 ** rng.integers(-14, 2, 20), rng.uniform(0, 0.01, 20), [1e-9, 0.0]])
+    requantize = Requantizer(
+        multipliers=multipliers, largest_accumulator=1 << 20, rounding=rounding, zero_point=-7, low=-100, high=90
+    )
+    sums = rng.integers(-(1 << 20), 1 << 20, (3000, len(multipliers) + 1), dtype=np.int32)
+    outputs = np.full(sums.shape, 99, np.int8)
+    requantize.rows(sums, 1, outputs)
+    assert np.array_equal(outputs[:, 1:], requantize(sums[:, 1:].T).T)
+    assert np.all(outputs[:, 0] == 99)
+
+
+def test_rounding_goes_by_operator_group_and_channel():
+    up, away = Rounding.RUY_X86, Rounding.DOUBLE
+    assert of_channels(up, "CONV_2D", 1, 9) == ((slice(0, 9), up),)
+    assert of_channels(up, "CONV_2D", 3, 9) == ((slice(0, 9), away),)
+    assert of_channels(up, "DEPTHWISE_CONV_2D", 1, 27) == ((slice(0, 24), up), (slice(24, 27), away))
+    assert of_channels(up, "TRANSPOSE_CONV", 1, 7) == ((slice(0, 7), away),)
+    assert of_channels(Rounding.FLOAT64, "CONV_2D", 1, 9) == ((slice(0, 9), away),)
+
+
+def test_every_operator_of_the_catalog_has_code():
+    assert set(OPERATORS) == operators._COMPILERS.keys() | tables._FUNCTIONS.keys() | {"LEAKY_RELU"}
+
+
+def _changed(name, change):
+    def apply(parsed):
+        graph = parsed.subgraphs[0]
+        change(graph, graph.operators[0])
+
+    return edit(random_operator(name, 2), apply)
+
+
+def _channels(graph, op):
+    return int(graph.tensors[op.outputs[0]].shape[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("CONV_2D", lambda graph, op: setattr(op.builtinOptions, "strideH", 0)),
+        ("CONV_2D", lambda graph, op: setattr(op.builtinOptions, "dilationWFactor", -1)),
+        ("CONV_2D", lambda graph, op: setattr(op.builtinOptions, "padding", 7)),
+        ("AVERAGE_POOL_2D", lambda graph, op: setattr(graph.tensors[op.outputs[0]], "shape", [1, 50, 50, _channels(graph, op)])),
+        ("MAX_POOL_2D", lambda graph, op: setattr(op.builtinOptions, "filterWidth", 0)),
+        ("CONV_2D", lambda graph, op: setattr(graph.tensors[op.inputs[0]], "shape", [4, 4])),
+        ("PAD", lambda graph, op: setattr(graph.tensors[op.outputs[0]], "shape", [1, 3, 3, 3])),
+        ("MEAN", lambda graph, op: setattr(graph.tensors[op.outputs[0]], "shape", [1, 99])),
+    ],
+)
+def test_a_window_that_does_not_fit_is_refused(name, change):
+    with pytest.raises(BundleError, match=f"operator 0 \\({name}\\) of this model does not fit its tensors"):
+        EmulatedRuntime(_changed(name, change), TFLM)
+
+
+def test_a_convolution_that_would_take_minutes_is_refused(monkeypatch):
+    build = ModelBuilder()
+    source = build.tensor((1, 1000, 1000, 4), 0.05, 0)
+    weights = build.tensor((64, 5, 5, 4), 0.01, data=np.ones((64, 5, 5, 4), np.int8))
+    target = build.tensor((1, 500, 500, 64), 0.05, 0)
+    options = {"strideH": 2, "strideW": 2, "padding": SAME}
+    model = build.build(source, build.operator("CONV_2D", (source, weights), target, **options))
+    monkeypatch.setattr(convolution, "_MOST_PRODUCTS", 1_599_999_999)
+    with pytest.raises(UnsupportedOperatorError, match="1600000000 products for each input"):
+        EmulatedRuntime(model, XNNPACK)
+
+
+def test_garbled_numbers_are_refused_with_one_kind_of_error():
+    rng = np.random.default_rng(3)
+    for name in convolutional_models.OPERATORS:
+        base = random_operator(name, 1)
+        for _ in range(8):
+
+            def change(parsed):
+                graph = parsed.subgraphs[0]
+                tensor = graph.tensors[rng.integers(len(graph.tensors))]
+                if rng.random() < 0.5 and tensor.shape is not None and len(tensor.shape):
+                    shape = [int(n) for n in tensor.shape]
+                    shape[rng.integers(len(shape))] = int(rng.choice([0, 1, 2, 7, 100, -1]))
+                    tensor.shape = shape
+                else:
+                    options = graph.operators[-1].builtinOptions
+                    keys = [
+                        key
+                        for key, value in getattr(options, "__dict__", {}).items()
+                        if isinstance(value, int) and not isinstance(value, bool)
+                    ]
+                    if keys:
+                        setattr(options, str(rng.choice(keys)), int(rng.choice([-1, 0, 1, 2, 100])))
+
+            with contextlib.suppress(HarnessError), np.errstate(all="ignore"):
+                graph = read_graph(edit(base, change))
+                for variant in (TFLM, XNNPACK):
+                    outputs = EmulatedRuntime(graph, variant, threads=1).infer_int8_batch(np.zeros((3, graph.n_obs), np.int8))
+                    assert outputs.shape == (3, graph.n_act)
