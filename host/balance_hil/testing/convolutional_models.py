@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.testing.synthetic_models import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 
 SAME, VALID = 0, 1
+_LEAST_SPREAD = 3.0  # standard deviation of an output over random inputs
 _Step = Callable[["_Network"], int | None]  # adds operators; the tensor they end in, None where they do not fit
 
 
@@ -20,14 +23,10 @@ def random_network(seed: int) -> bytes:
     network = _Network(np.random.default_rng(seed))
     rng = network.rng
     for _ in range(int(rng.integers(4, 9))):
-        made = None
-        while made is None:
-            made = _STEPS[str(rng.choice(_NAMES, p=_SHARES))](network)
-        network.current = made
-    if rng.random() < 0.7:
-        network.current = network.flattened_dense()
-        if rng.random() < 0.6:
-            network.current = network.softmax()
+        while not network.grows(_STEPS[str(rng.choice(_NAMES, p=_SHARES))]):
+            pass
+    if rng.random() < 0.7 and network.grows(_Network.flattened_dense) and rng.random() < 0.6:
+        network.grows(_Network.softmax)
     return network.build.build(network.first, network.current)
 
 
@@ -48,6 +47,22 @@ class _Network:
         self.rng, self.build, self._ties = rng, ModelBuilder(), ties
         shape = (1, *(int(n) for n in rng.integers(1, 12, 2)), int(rng.choice([1, 2, 3, 4, 5, 8, 9, 16, 19])))
         self.first = self.current = self.build.tensor(shape, *self.scale(0.05))
+        self._size, self._probe = int(np.prod(shape)), np.random.default_rng(0)
+
+    def grows(self, step: _Step) -> bool:
+        """Whether a step fits, and its outputs still depend on the input; else it is taken back."""
+        tensors, operators, before = len(self.build.tensors), len(self.build.operators), self.current
+        made = step(self)
+        if made is not None:
+            self.current = made
+            model = self.build.build(self.first, made)
+            inputs = self._probe.integers(INT8_MIN, INT8_MAX + 1, (16, self._size), dtype=np.int8)
+            outputs = EmulatedRuntime(model, TFLM, threads=1).infer_int8_batch(inputs)
+            if np.mean(np.std(outputs, axis=0)) > _LEAST_SPREAD:
+                return True
+        del self.build.tensors[tensors:], self.build.operators[operators:]
+        self.current = before
+        return False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -195,6 +210,8 @@ class _Network:
     def unary(self, name: str) -> int | None:
         options: dict[str, Any] = {}
         quant = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}.get(name) or self.scale(self.quant[0])
+        if name == "RELU6":  # TFLM does not requantize
+            quant = self.quant
         if name == "HARD_SWISH":  # kernels accept no larger scale of the output
             quant = (self.quant[0] * float(self.rng.uniform(0.1, 1.2)), quant[1])
         if name == "LEAKY_RELU":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from balance_hil.cli.main import cli
+from balance_hil.cli.compare import command
 from balance_hil.comparing import samples
 from balance_hil.comparing.inputs import random_inputs
 from balance_hil.runtimes.emulated import EmulatedRuntime
@@ -20,7 +20,7 @@ from balance_hil.testing.synthetic_models import ModelBuilder
 
 def compared(path: Path, model: bytes, *options: str):
     path.write_bytes(model)
-    result = CliRunner().invoke(cli, ["compare", str(path), "--json", "--samples", "200", *options])
+    result = CliRunner().invoke(command, [str(path), "--json", "--samples", "200", *options], catch_exceptions=False)
     return result.exit_code, json.loads(result.stdout)
 
 
@@ -32,7 +32,7 @@ def test_a_network_is_explained_and_counted_by_channels(tmp_path: Path) -> None:
     assert images
     for row in images:
         assert sum(row["new"].values()) + row["propagated"] == row["differing"] == sum(row["channels"])
-        assert len(row["channels"]) < 20 < row["values"] / found["layer_inputs"]
+        assert len(row["channels"]) < row["values"] / found["layer_inputs"]
 
 
 @pytest.mark.parametrize("kind", ["INT8", "FLOAT32"])

@@ -84,7 +84,7 @@ def test_results_do_not_depend_on_the_number_of_rows(reference, name):
     """The optimized kernels compute what their vectors leave over otherwise: of one row, as in a control loop."""
     build = ModelBuilder()
     source = build.tensor((1, 37), 0.0625, -97)  # sums that wrap in the int16 of the vector loop
-    other = build.tensor((1, 37), 0.25, -116, data=random_inputs(1, 37, 1))
+    other = build.elementwise("RELU", source, (0.25, -116))
     model = build.build(source, build.operator(name, (source, other), build.tensor((1, 37), 2.0**-9, 36)))
     inputs = random_inputs(9, 37, 0)
     runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
