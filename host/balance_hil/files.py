@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import zipfile
@@ -91,21 +92,21 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _locked(target.parent, wait=True):  # no other process may see the folder before it is locked
+        with locked(target.parent, wait=True):  # no other process may see the folder before it is locked
             for left in target.parent.glob(f".*{_STAGING}"):
-                with _locked(left) as is_stale:
+                with locked(left) as is_stale:
                     if is_stale:
                         shutil.rmtree(left, ignore_errors=True)
             made = entered(
                 lambda: tempfile.TemporaryDirectory(_STAGING, f".{target.name}-", target.parent, ignore_cleanup_errors=True)
             )
             folder = Path(stack.enter_context(made))
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder))
         yield folder
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Locks a folder; whether that succeeded."""
     if sys.platform == "win32":  # it cannot lock a folder
         yield False
@@ -126,6 +127,29 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
         yield locked
     finally:
         os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a file's lock; False where the system cannot tell. Any user may have made the file."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import socket
-import stat
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import filelock
 
 from balance_hil.boards.channel import printable
 from balance_hil.errors import PortBusyError, PortOpenError
-from balance_hil.files import parse_json
+from balance_hil.files import is_locked, parse_json
 
 # Shared by all users of this computer, so neither the user's own runtime folder nor TMPDIR.
 LOCKS = Path("/tmp" if sys.platform != "win32" else tempfile.gettempdir()) / "balance_hil-locks"  # noqa: S108
@@ -156,7 +155,7 @@ def first_free(
 
 def reservations() -> list[Owner]:
     """Who holds which port now; none where the system cannot tell."""
-    owners = [owner for path in sorted(LOCKS.glob(f"*{_SUFFIX}")) if _is_held(path) and (owner := _owner(path))]
+    owners = [owner for path in sorted(LOCKS.glob(f"*{_SUFFIX}")) if is_locked(path) and (owner := _owner(path))]
     return sorted(owners, key=lambda owner: owner.port)
 
 
@@ -246,25 +245,3 @@ def _owner(path: Path) -> Owner | None:
         return Owner(pid=int(values["pid"]), since=since, **texts)
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False

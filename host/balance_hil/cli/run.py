@@ -230,7 +230,7 @@ def _connect_and_run(
         config = replace(config, recording=options.recording(name), cost=_instructions(board, options), command=_repeated())
         try:
             with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown) as line:
-                return run(board, options.policy, config, line.show, environment=plant, live=page)
+                return run(board, options.policy, config, line.show, environment=plant, live=page, on_wait=say)
         except RunInterrupted as exc:
             return exc.result
         except BaseException:

@@ -108,7 +108,7 @@ def _soak_on(
                 line.clear()
                 say(_minute_line(result.minutes[-1]))
 
-            return soak(board, bundle, soak_config, plant, line.show, print_minute)
+            return soak(board, bundle, soak_config, plant, line.show, print_minute, say)
 
 
 def _clock(duration_s: float) -> str:

@@ -50,10 +50,12 @@ class RunLog:
         *,
         timed: bool,
         injections: deque[Injection] | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._sinks = sinks
         self._on_tick = on_tick
         self._injections = injections  # not yet recorded; None: no fault is injected
+        self.on_wait = on_wait or (lambda text: None)  # for a free core
         self.is_recording = bool(sinks)
         self.timed = timed
         self.before_s = 0.0  # simulated time of the episodes before the current one

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from balance_hil.boards import Board
+from balance_hil.boards.kinds import find_kind
 from balance_hil.bundle import Bundle
+from balance_hil.core_queue import cores
 from balance_hil.documents import CostDocument
 from balance_hil.environment import Environment, open_for, require_control_steps
 from balance_hil.errors import BundleError, LinkError, UsageError
@@ -41,6 +43,7 @@ class RunInterrupted(KeyboardInterrupt):
         self.result = result
 
 
+LOOP_CORES = 0.2  # that the loop and the plant take, measured with the balance robot at 200 Hz
 # Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
 # or less does not change them.
 DEVICE_START_S = 0.1
@@ -89,6 +92,7 @@ def run(
     *,
     environment: Environment | None = None,
     live: LiveView | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Runs episodes with the board as controller.
 
@@ -102,6 +106,7 @@ def run(
         on_tick: called once per control step, while the loop waits; it must be quick.
         environment: from ``open_plant``; it stays open. None: one is opened for this run.
         live: shows the run and takes requests from whoever watches it.
+        on_wait: called with a message when a run in real time waits for others on this computer to end.
 
     Raises:
         ModelMismatchError: the board runs, or after a reboot comes back with, another model.
@@ -117,7 +122,7 @@ def run(
     stop = Interrupt()
     with (
         open_plant(bundle, config) if environment is None else contextlib.nullcontext(environment) as env,
-        _run_log(board, bundle, config, env, on_tick, live) as log,
+        _run_log(board, bundle, config, env, on_tick, live, on_wait) as log,
         prepare(board, bundle, config, env, log, stop, live) as this_run,
     ):
         try:
@@ -194,7 +199,15 @@ class RunInProgress:
         )
 
     def execute(self) -> None:
-        """Runs them all. Raises what ``run`` raises."""
+        """Runs them all; those on the wall clock as soon as the cores that they need are free. Raises what ``run`` raises."""
+        if self._config.clock != "realtime":
+            self._run_episodes()
+            return
+        board_cores = getattr(find_kind(self._board.definition.kind), "CORES", 0.0)
+        with cores(LOOP_CORES + board_cores, self._log.on_wait, self._stop.check):
+            self._run_episodes()
+
+    def _run_episodes(self) -> None:
         faults = self._board.faults
         if faults is not None:
             faults.begin(self._env.spec.control_period_s, simulated=self._simulated is not None)
@@ -332,12 +345,13 @@ def _run_log(
     env: Environment,
     on_tick: Callable[[Tick], None] | None,
     live: LiveView | None,
+    on_wait: Callable[[str], None] | None,
 ) -> Iterator[RunLog]:
     is_realtime = config.clock == "realtime"
     injections = board.faults.injections if board.faults else None
     sinks: list[Sink] = []
     if live is None and config.recording is None:
-        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)
+        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections, on_wait=on_wait)
         return
     meta, start_ns = metadata(board, bundle, config, env), time.time_ns() if is_realtime else 0
     encode = step_encoder(bundle.spec, env.trace)
@@ -350,4 +364,4 @@ def _run_log(
                 lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene, encode=encode)
             )
             sinks.append(held.enter_context(writer))
-        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections)
+        yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections, on_wait=on_wait)

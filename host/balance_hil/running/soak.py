@@ -198,6 +198,7 @@ def soak(
     environment: Environment,
     on_tick: Callable[[Tick], None] | None = None,
     on_minute: Callable[[SoakResult], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> SoakResult:
     """Runs real-time episodes one after the other until ``config.duration_s`` is over; the last one is finished.
 
@@ -210,12 +211,13 @@ def soak(
         environment: from ``open_plant``; it stays open.
         on_tick: called once per control step, while the loop waits; it must be quick.
         on_minute: called between episodes, about once a minute and at the end; the newest minute is the last one.
+        on_wait: called with a message when an episode waits for other runs on this computer to end.
 
     Raises:
         ModelMismatchError: the board runs another model.
         RecordingError: an anomaly cannot be recorded, or a temporary file cannot be written.
     """
-    return _Soak(board, bundle, config, environment, on_tick, on_minute).run()
+    return _Soak(board, bundle, config, environment, on_tick, on_minute, on_wait).run()
 
 
 class _Soak:
@@ -227,9 +229,10 @@ class _Soak:
         env: Environment,
         on_tick: Callable[[Tick], None] | None,
         on_minute: Callable[[SoakResult], None] | None,
+        on_wait: Callable[[str], None] | None,
     ) -> None:
         self._board, self._bundle, self._config, self._env = board, bundle, config, env
-        self._on_tick, self._on_minute = on_tick, on_minute
+        self._on_tick, self._on_minute, self._on_wait = on_tick, on_minute, on_wait
         max_steps = min(require_control_steps(env, config.run.max_steps), round(MAX_EPISODE_S / env.spec.control_period_s))
         self._run_config = replace(config.run, clock="realtime", recording=None, max_steps=max(1, max_steps))
         self._folder = AnomalyFolder(config.folder, self._record)
@@ -276,7 +279,7 @@ class _Soak:
         config = replace(self._run_config, seeds=[self._seed])
         self._seed += 1
         catcher = AnomalyCatcher(self._env.spec.control_period_s)
-        log = RunLog([catcher], self._on_tick, timed=True)
+        log = RunLog([catcher], self._on_tick, timed=True, on_wait=self._on_wait)
         error = None
         with prepare(self._board, self._bundle, config, self._env, log, stop) as episode:
             try:

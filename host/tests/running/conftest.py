@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from balance_hil import core_queue
 from balance_hil.scheduling import ProcessorWait
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
@@ -33,8 +34,9 @@ class VirtualClock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch, tmp_path):
     virtual = VirtualClock()
+    monkeypatch.setattr(core_queue, "FOLDER", tmp_path / "queue")  # nobody else waits in this time
     monkeypatch.setattr(time, "perf_counter", virtual.now)
     monkeypatch.setattr(time, "monotonic", virtual.now)
     monkeypatch.setattr(time, "sleep", virtual.sleep)

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import signal
 from dataclasses import replace
@@ -5,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from balance_hil import core_queue
 from balance_hil.distribution import Distribution
 from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
@@ -281,3 +283,28 @@ def test_ctrl_c_during_the_check_still_gives_the_result(clock, board, linear_bun
         run(board, linear_bundle, config(tmp_path, check_tflm=True))
     assert interrupted.value.result.steps == 200
     assert read_recording(tmp_path / "run.mcap").meta["ended"] == "interrupted"
+
+
+def test_a_run_waits_for_free_cores_and_that_is_no_time_of_it(clock, board, linear_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(core_queue, "FOLDER", tmp_path / "cores")
+    told, others = [], contextlib.ExitStack()
+    others.enter_context(core_queue.cores(1000.0))
+
+    def wait(text):
+        told.append(text)
+        clock.sleep(3600)  # far beyond every timeout
+        others.close()
+
+    result = run(board, linear_bundle, config(steps=200), on_wait=wait)
+    assert told == ["waiting for a free core: 1 real-time run ahead"]
+    assert result.verdict.good
+    assert (result.late, result.lost) == (0, 0)
+    assert result.wall_s == pytest.approx(1.0, abs=0.1)
+    assert list((tmp_path / "cores").iterdir()) == []
+
+
+def test_ctrl_c_ends_the_wait(board, linear_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(core_queue, "FOLDER", tmp_path / "cores")
+    with core_queue.cores(1000.0), pytest.raises(RunInterrupted) as ended:
+        run(board, linear_bundle, config(), on_wait=lambda text: signal.raise_signal(signal.SIGINT))
+    assert ended.value.result.episodes == []

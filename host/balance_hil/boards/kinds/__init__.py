@@ -2,7 +2,8 @@
 
 A kind is a module (or an object) with KEYS and ``check_definition``, and either ``machine`` and ``check_installation`` (it starts
 the board, see ``machines.MachineKind``) or ``find_port`` (the board already exists, see ``machines.PortKind``). A package
-with COUNTS_CYCLES = True, the boards' times are those of the processor, so that they can be expressed in its cycles. A package
+with COUNTS_CYCLES = True, the boards' times are those of the processor, so that they can be expressed in its cycles; CORES is the
+share of this computer's cores that a board takes in real time. A package
 adds a kind through an entry point of the group "balance_hil.boards", whose name is the name of the kind.
 """
 

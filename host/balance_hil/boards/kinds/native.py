@@ -29,6 +29,7 @@ from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import wheel_exists
 
 KEYS: Mapping[str, type] = {}
+CORES = 0.05  # see qemu.CORES
 
 
 def check_definition(definition: BoardDefinition) -> None:

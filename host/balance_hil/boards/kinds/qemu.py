@@ -41,6 +41,7 @@ QEMU = "qemu-system-arm"
 OPTIONS_ADDRESS = 0x2000_0000
 OPTIONS_MARK = 0x4F50_5431
 COUNTS_INSTRUCTIONS = True
+CORES = 0.45  # of this computer that a board takes in real time, measured with models/ppo at 200 Hz
 COUNT = ("-icount", "shift=0")  # an instruction takes a nanosecond of the board's time
 INSTRUCTIONS_PER_US = 1000.0
 ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one

@@ -37,6 +37,7 @@ from balance_hil.paths import EMULATORS
 
 KEYS: Mapping[str, type] = {}
 COUNTS_CYCLES = True
+CORES = 0.25  # see qemu.CORES
 HAS_DEVICE_CLOCK = True
 _FOLDER = Path(__file__).parent
 _BRIDGE = _FOLDER / "rp2040.mjs"
