@@ -28,11 +28,9 @@ def test_a_network_is_explained_and_counted_by_channels(tmp_path: Path) -> None:
     status, found = compared(tmp_path / "network.tflite", random_network(1))
     assert (status, found["unexplained"], found["skipped"]) == (0, 0, [])
     assert sum(pair["differing"] for pair in found["pairs"]) > 100
-    images = [row for row in found["layers"] if row["operator"] == "CONV_2D"]
-    assert images
-    for row in images:
+    for row in found["layers"]:
         assert sum(row["new"].values()) + row["propagated"] == row["differing"] == sum(row["channels"])
-        assert len(row["channels"]) < row["values"] / found["layer_inputs"]
+    assert any(len(row["channels"]) < row["values"] / found["layer_inputs"] for row in found["layers"])
 
 
 @pytest.mark.parametrize("kind", ["INT8", "FLOAT32"])
