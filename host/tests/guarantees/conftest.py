@@ -48,8 +48,8 @@ def pytest_terminal_summary(terminalreporter):
         broken = len(of["failed"] + of["error"])
         verdict = "FAIL" if broken else "PASS" if of["passed"] else "NOT TESTED"
         missing = "".join(f", {len(of[outcome])} {outcome}" for outcome in ("failed", "error", "skipped") if of[outcome])
-        tests = sum(map(len, of.values()))
-        terminalreporter.write_line(f"{verdict:10}  {guarantee}: {injected:,} faults in {tests} tests{missing}")
+        if tests := sum(map(len, of.values())):
+            terminalreporter.write_line(f"{verdict:10}  {guarantee}: {injected:,} faults in {tests} tests{missing}")
 
 
 def _noted(report, name):

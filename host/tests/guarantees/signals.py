@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balance_hil import cli
+from balance_hil import cli, interrupt
 from balance_hil.boards import connect, find_definition, flash
 from balance_hil.boards.kinds.machines import emulate
 from balance_hil.boards.reservation import reservations
@@ -38,6 +38,7 @@ FAST, SLOW = 0.001, 1.5  # seconds until the signal
 LONG = {"export": 12.0, "bench": 8.0}  # seconds in place of SLOW
 HEAVY = ("export", "train", "verify", "bench")  # each as often as a quarter of another one
 LATE_IMPORTS = ("torch", "stable_baselines3", "onnx", "onnxruntime", "tflite_micro", "balance_hil.runtimes.tflm")
+PACKAGE = str(Path(cli.__file__).parents[1])
 POLICY = str(MODELS / "ppo")
 BOARD = ("--board", "native", "--engine", "int8")
 HANGING_TOOL = "#!/bin/sh\nsleep 600 &\nsleep 600\n"
@@ -175,8 +176,9 @@ def end_one(
     outside = status == -number or any(where in said for where in ("_shutdown", "atexit", "Fatal Python error: init"))
     if status not in (0, 1, 130) and not outside:
         wrong.append(f"exit status {status}: {said[-300:]}")
-    # One of another package's own child is not ours: glfw's asks for its library's name while mujoco is imported.
-    if "Traceback" in said and str(Path(cli.__file__).parents[1]) in said and fork and not outside:
+    # One of another package alone is not ours: glfw's child asks for its library's name, C code prints what it ignores.
+    ours = [line for line in said.splitlines() if PACKAGE in line and interrupt.__file__ not in line]
+    if "Traceback" in said and ours and fork and not outside:
         wrong.append(said[-600:])
     deadline = time.monotonic() + END_S
     while (processes := left_over(work)) and time.monotonic() < deadline:
