@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -90,16 +91,15 @@ class _Options:
         if len(self.boards) > 1 and (self.access.port or self.record):
             raise UsageError("--port and --record are for one board", "give each board its port in its file: hil boards")
 
-    def recording(self, board: str) -> Path | None:
-        """Where the run on ``board`` is recorded."""
+    def recording(self, board: str, number: int = 0) -> Path | None:
+        """Where the run on ``board`` is recorded, the one after ``number`` others of this name."""
         if self.no_record:
             return None
         if self.record:
             return self.record
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
         stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
-        numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        names = (f"{stem}{number}.mcap" for number in numbers)
+        names = (f"{stem}-{each}.mcap" if each > 1 else f"{stem}.mcap" for each in itertools.count(number + 1))
         free = (name for name in names if not any((RECORDINGS / f"{name}{end}").exists() for end in ("", ".partial")))
         return RECORDINGS / next(free)
 
@@ -166,15 +166,18 @@ def command(
     )
     from balance_hil.running import open_plant
 
-    config = _config(options)
+    config, shown = _config(options), not (quiet or as_json)
+    at_once = functools.partial(_run_at_once, options=options, config=config, shown=shown)
     with open_plant(options.policy, config) as plant, _live_page(options) as page:  # their errors come before a board is started
         on_each_board(
             options.boards,
-            lambda name: _run(name, options, config, plant, page, shown=not (quiet or as_json)),
+            lambda name: _run(name, options, config, plant, page, shown=shown),
             key="runs",
             facts=facts,
             remarks=remarks,
             as_json=as_json,
+            job=None if options.live or options.view else at_once,
+            shown=shown,
         )
 
 
@@ -192,11 +195,33 @@ def _live_page(options: _Options) -> Iterator[LivePage | None]:
         yield page
 
 
-def _run(name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool) -> RunResult:
+def _run_at_once(
+    name: str, number: int, send: Callable[[str], None], *, options: _Options, config: RunConfig, shown: bool
+) -> RunResult:
+    """``_run`` in a process of its own, on the board that is number ``number`` of this name."""
+    from balance_hil.running import open_plant
+
+    with open_plant(options.policy, config) as plant:
+        return _run(name, options, config, plant, None, shown=shown, send=send, number=number)
+
+
+def _run(
+    name: str,
+    options: _Options,
+    config: RunConfig,
+    plant: Environment,
+    page: LivePage | None,
+    *,
+    shown: bool,
+    send: Callable[[str], None] | None = None,
+    number: int = 0,
+) -> RunResult:
     """Runs on one board, and shows its verdict on the page. Raises HarnessError, KeyboardInterrupt."""
     try:
         with options.access.held(name) as name, errors_of("run", options.policy, name):
-            result = _connect_and_run(name, options, config, plant, page, shown=shown)
+            config = replace(config, recording=options.recording(name, number))
+            line = LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown, send=send)
+            result = _connect_and_run(name, options, config, plant, page, line)
     except BaseException as exc:
         _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
         raise
@@ -211,7 +236,7 @@ def _show_end(page: LivePage | None, verdict: Verdict) -> None:
 
 
 def _connect_and_run(
-    name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, *, shown: bool
+    name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, line: LiveLine
 ) -> RunResult:
     """Raises HarnessError, KeyboardInterrupt."""
     connecting = options.access.connect(
@@ -227,9 +252,9 @@ def _connect_and_run(
 
         if options.upload:
             upload(board, options.policy)
-        config = replace(config, recording=options.recording(name), cost=_instructions(board, options), command=_repeated())
+        config = replace(config, cost=_instructions(board, options))
         try:
-            with LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown) as line:
+            with line:
                 return run(board, options.policy, config, line.show, environment=plant, live=page, on_wait=say)
         except RunInterrupted as exc:
             return exc.result
@@ -277,6 +302,7 @@ def _config(options: _Options) -> RunConfig:
         terminated=options.terminated or "",
         max_lost=options.max_lost,
         view=options.view,
+        command=_repeated(),
     )
 
 

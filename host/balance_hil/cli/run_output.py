@@ -28,9 +28,10 @@ class LiveLine:
     millisecond at a time, from a thread of its own at any moment.
     """
 
-    def __init__(self, progress: Callable[[Tick], str], *, enabled: bool) -> None:
+    def __init__(self, progress: Callable[[Tick], str], *, enabled: bool, send: Callable[[str], None] | None = None) -> None:
         self._progress = progress  # how far it is, at the start of the line
         self._enabled = enabled
+        self._send = send  # takes the text instead of stderr, ten times a second
         self._next_s = 0.0
         self._redraws = stderr.is_terminal
         self._width = stderr.width - 1 if self._redraws else None
@@ -42,14 +43,18 @@ class LiveLine:
         now = time.perf_counter()
         if now < self._next_s:
             return
-        if not self._redraws and not self._next_s:
+        often = self._redraws or self._send is not None
+        if not often and not self._next_s:
             self._next_s = now + PLAIN_EVERY_S
             return
-        self._next_s = now + (SHOW_EVERY_S if self._redraws else PLAIN_EVERY_S)
+        self._next_s = now + (SHOW_EVERY_S if often else PLAIN_EVERY_S)
         round_trip = "   held" if tick.round_trip_us is None else f"{tick.round_trip_us / 1e3:4.2f} ms"
         actions = " ".join(f"{value:+.2f}" for value in tick.action)
         plant = "" if tick.plant is None else f"{tick.plant[0]} {tick.plant[1]:+.3f}  "
         text = f"misses {tick.misses}  {self._progress(tick)} {tick.t_s:5.1f} s  round trip {round_trip}  {plant}action {actions}"
+        if self._send is not None:
+            self._send(text)
+            return
         sys.stderr.write(f"\r{text[: self._width]}\x1b[K" if self._redraws else f"{text}\n")
         sys.stderr.flush()
 

@@ -1,12 +1,13 @@
-"""``hil run`` and ``hil soak`` on several boards, one after the other: results, tables and exit status."""
+"""``hil run`` and ``hil soak`` on several boards: results, tables and exit status."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from balance_hil.cli import INTERRUPTED, exit_status
+from balance_hil.cli import GOOD, INTERRUPTED, exit_status
+from balance_hil.cli.boards_at_once import Job, run_at_once
 from balance_hil.cli.console import make_table, print_error, print_json, print_verdict, say, wide
 from balance_hil.documents import FailedRunDocument
 from balance_hil.errors import HarnessError
@@ -27,8 +28,12 @@ def on_each_board(
     facts: Callable[[Result], dict[str, str]],
     remarks: Callable[[Result], list[str]],
     as_json: bool,
+    job: Job | None = None,
+    shown: bool = False,
 ) -> NoReturn:
-    """Runs on each board, prints the results and exits. Ctrl-C ends it and prints the results so far.
+    """Runs on each board, prints the results in the order of the boards, and exits. Ctrl-C ends it and prints those so far.
+
+    Exit status: the worst of all boards.
 
     Args:
         boards: their names.
@@ -37,32 +42,43 @@ def on_each_board(
         facts: rows of a result's column in the table, by heading.
         remarks: lines about a result for stderr.
         as_json: a document in place of the table.
+        job: does what ``run`` does in a process of its own, so that several boards run at once; None: one after the other.
+        shown: how far the boards are that run at once.
     """
-    results: list[Result] = []
-    documents: list[Any] = []
-    statuses: list[int] = []
+    at_once = job is not None and len(boards) > 1
+    outcomes: dict[int, Result | HarnessError] = {}
     interrupted = False
-    for name in boards:
-        try:
-            result = run(name)
-        except KeyboardInterrupt:
-            interrupted = True
-            break
-        except HarnessError as exc:
-            print_error(f"{name}: {exc.message}" if len(boards) > 1 else exc.message, exc.hint)
-            documents.append(_failed(name, exc))
-            statuses.append(exit_status(exc))
-            continue
-        results.append(result)
-        documents.append(result.to_dict())
-        statuses.append(int(not result.verdict.good))
-        if interrupted := result.interrupted:
-            break
+    try:
+        for index, outcome in run_at_once(boards, job, shown=shown) if job and at_once else _one_by_one(boards, run):
+            if isinstance(outcome, HarnessError):
+                name = f"{boards[index]}: " if len(boards) > 1 else ""
+                print_error(f"{name}{outcome.message}", outcome.hint)
+            interrupted |= outcome is None or getattr(outcome, "interrupted", False)
+            if outcome is not None:
+                outcomes[index] = outcome
+    except KeyboardInterrupt:
+        interrupted = True
+    in_order = [(boards[index], outcomes[index]) for index in sorted(outcomes)]
+    results = [each for _, each in in_order if not isinstance(each, HarnessError)]
     if as_json:
-        print_json({key: documents})
+        print_json({key: [_failed(name, each) if isinstance(each, HarnessError) else each.to_dict() for name, each in in_order]})
     elif results:
         _print(results, facts, remarks)
-    sys.exit(INTERRUPTED if interrupted else max(statuses))
+    statuses = (exit_status(each) if isinstance(each, HarnessError) else int(not each.verdict.good) for _, each in in_order)
+    sys.exit(INTERRUPTED if interrupted else max(statuses, default=GOOD))
+
+
+def _one_by_one(boards: Sequence[str], run: Callable[[str], Result]) -> Iterator[tuple[int, Result | HarnessError]]:
+    """Until one is interrupted."""
+    for index, name in enumerate(boards):
+        try:
+            result = run(name)
+        except HarnessError as exc:
+            yield index, exc
+            continue
+        yield index, result
+        if result.interrupted:
+            return
 
 
 def _failed(board: str, exc: HarnessError) -> FailedRunDocument:

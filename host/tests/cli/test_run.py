@@ -295,7 +295,7 @@ def test_ctrl_c_prints_what_was_done_as_json_too(hil, ppo, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(cli_run, "LiveLine", Press)
-    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--no-record", "--json")
+    code, out, _ = hil("run", ppo, "--clock", "lockstep", "--no-record", "--json")
     assert code == 130
     document = json.loads(out)
     contract.check("run", document)
@@ -316,7 +316,8 @@ def test_ctrl_c_before_the_second_board_runs_prints_the_first(hil, ppo, monkeypa
         return connect(name, *arguments, **options)
 
     monkeypatch.setattr(boards, "connect", interrupted)
-    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--steps", "20", "--no-record")
+    one_by_one = ("--live", "--live-port", "0")
+    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--steps", "20", "--no-record", *one_by_one)
     assert code == 130
     assert "native: PASS" in out
 

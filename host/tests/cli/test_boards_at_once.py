@@ -1,0 +1,134 @@
+"""``hil run`` on several boards at once."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from balance_hil import cli
+from balance_hil.cli import boards_at_once
+from balance_hil.recording import read_recording
+from balance_hil.testing.synthetic_bundle import bundle_of_model
+from balance_hil.testing.synthetic_models import linear
+
+from .. import contract
+
+pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+
+DEADLINE_S = 60.0
+HIL = [sys.executable, "-m", "balance_hil"]
+# An episode begins when both boards are there; with DIE set the first one takes its process with it.
+TOGETHER = """
+import os, pathlib, time
+import gymnasium as gym
+import numpy as np
+
+
+class TogetherEnv(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    control_period_s = 0.02
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        pathlib.Path(f"here-{os.getpid()}").touch()
+        end = time.monotonic() + 60
+        while len(here := sorted(pathlib.Path().glob("here-*"))) < 2:
+            assert time.monotonic() < end, "the other board has not come"
+            time.sleep(0.01)
+        if os.environ.get("DIE") and here[0].name == f"here-{os.getpid()}":
+            os._exit(7)
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+gym.register("together/Together-v0", TogetherEnv, max_episode_steps=20)
+"""
+
+
+@pytest.fixture
+def hil(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process, in a folder with the environment and a policy for it: exit status, stdout, stderr."""
+    from balance_hil.environment import open_environment
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "togetherbots.py").write_text(TOGETHER)
+    with open_environment("togetherbots:together/Together-v0") as env:
+        bundle_of_model(tmp_path / "policies/mine", linear([[0.3, 0.4, 0.5, 0.6]], 1.0), env.spec)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hil", "run", "mine", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return exited.value.code, *capsys.readouterr()
+
+    yield run
+    sys.modules.pop("togetherbots", None)
+
+
+def test_boards_run_at_once_and_their_results_come_in_the_order_asked(hil, tmp_path):
+    code, out, err = hil("--board", "native,native", "--engine", "int8", "--clock", "lockstep", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    contract.check("run", document)
+    assert [run["episodes"][0]["steps"] for run in document["runs"]] == [20, 20]
+    names = [run["recording"] for run in document["runs"]]
+    assert names[1] == names[0].replace(".mcap", "-2.mcap")
+    assert all(len(read_recording(tmp_path / name)) == 20 for name in names)
+    command = "hil run mine --board native --board native --clock lockstep --engine int8"
+    assert read_recording(tmp_path / names[0]).meta["command"] == command
+
+
+def test_a_board_that_fails_does_not_end_the_others_and_the_worst_status_is_that_of_all(hil, monkeypatch):
+    monkeypatch.setenv("DIE", "1")
+    options = ("--engine", "int8", "--clock", "lockstep", "--no-record", "--json")
+    code, out, err = hil("--board", "native,serial,native", *options)
+    document = json.loads(out)
+    contract.check("run", document)
+    errors = [run.get("error") for run in document["runs"]]
+    assert code == 3, err
+    assert "names no port" in errors[1]
+    assert sorted([errors[0] or "", errors[2] or ""]) == ["", "its process ended with status 7"]
+    assert "serial: " in err
+    assert "hint:" in err
+
+
+def test_ctrl_c_ends_all_of_them_with_what_they_did(ppo_bundle, tmp_path):
+    words = [*HIL, "run", str(ppo_bundle.path), "--board", "native,native", "--engine", "int8", "--seconds", "300"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        end = time.monotonic() + DEADLINE_S
+        while len(list(tmp_path.glob("recordings/*.partial"))) < 2:
+            assert time.monotonic() < end
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGINT)
+        out, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 130, err
+    assert out.count("native: FAIL: interrupted") == 2, out + err
+    assert "Traceback" not in err
+    assert len(list(tmp_path.glob("recordings/*.mcap"))) == 2
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_screen_has_a_line_for_each_board(monkeypatch, is_terminal):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=60)
+    monkeypatch.setattr(boards_at_once, "stderr", console)
+    monkeypatch.setattr(boards_at_once, "say", console.print)
+    monkeypatch.setattr(boards_at_once, "SHOW_EVERY_S", 0)
+    with boards_at_once._Screen(["native", "qemu-m7"], shown=True) as screen:
+        screen.show(0, "misses 0  episode 1/3")
+        assert ("misses 0" in console.file.getvalue()) is is_terminal, "elsewhere only every ten seconds"
+        screen._next_s = 0.0
+        screen.show(1, "misses 7 " + "and so on " * 20)
+    lines = console.file.getvalue().replace("\r", "\n").splitlines()
+    assert any("native" in line and "episode 1/3" in line for line in lines)
+    assert any("qemu-m7" in line and "misses 7" in line for line in lines)
