@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +44,9 @@ PROGRESS_INTERVAL_S = 5.0
 _LIBRARY_FILE = re.compile(r"TensorFlow Lite Micro: file \d+ of \d+")  # see firmware/platform/tflm_library.py
 _NO_NETWORK = re.compile("HTTPClientError|InternetConnectionError|UnknownPackageError")
 _TOO_LARGE = re.compile(r"size \((?P<need>\d+) bytes\) is greater than maximum allowed \((?P<limit>\d+) bytes\)")  # PlatformIO
-_OVERFLOW = re.compile(r"region `(?P<region>\w+)' overflowed by (?P<bytes>\d+) bytes")  # GNU ld
+# Of GNU ld: a section does not begin in its region, or does not end there.
+_OVERFLOW = re.compile(r"region `(?P<region>\w+)' overflowed by (?P<bytes>\d+) bytes")
+_BEYOND = re.compile(r"address (?P<end>0x\w+) of \S+ section \S+ is not within region `(?P<region>\w+)'")
 IMAGE_SUFFIXES = (".bin", ".hex", ".uf2")  # besides the ELF file
 _CROSS_COMPILER = "arm-none-eabi-g++"
 _CROSS_HEADER = "nano.specs"  # of newlib's small library, a Debian package of its own
@@ -384,21 +387,22 @@ def _run_platformio(environment: str, variables: dict[str, str], progress: Progr
             "run the same command again: what was compiled is kept",
         ) from None
     if done.returncode != 0:
-        raise _build_error(environment, done.stdout)
+        raise _build_error(environment, done.stdout, variables)
 
 
-def _build_error(environment: str, output: str) -> FirmwareBuildError:
+def _build_error(environment: str, output: str, variables: Mapping[str, str]) -> FirmwareBuildError:
     if need := _too_large(environment, output):
-        return FirmwareBuildError(
-            f"the image for {environment} is too large for the chip: {need}",
-            "export a smaller network, or take a board with more memory: hil boards",
-        )
+        hint = "export a smaller network, or take a board with more memory: hil boards"
+        if board_file := variables.get("HIL_BOARD_FILE"):
+            hint = f"lower arena_bytes, upload_bytes or rx_buffer in {board_file}, or export a smaller network"
+        return FirmwareBuildError(f"the image for {environment} is too large for the chip: {need}", hint)
     if TFLM_LIBRARY in output:
         hint = "see docs/boards.md for how to get it; or use the compact engine, which needs no library: --engine int8"
     elif _NO_NETWORK.search(output):
         hint = f"PlatformIO lacks a package; install it, from the network: {install_packages(environment)}"
     else:
-        hint = f"see the whole output: pio run --project-dir {PROJECT} -e {environment}"
+        given = "".join(f"{name}={shlex.quote(value)} " for name, value in variables.items())
+        hint = f"see the whole output: {given}pio run --project-dir {PROJECT} -e {environment}"
     return FirmwareBuildError(f"building the firmware ({environment}) failed:\n{why_it_failed(output)}", hint)
 
 
@@ -406,17 +410,17 @@ def _too_large(environment: str, output: str) -> str:
     """Need and limit in bytes, if that is what the build failed for; the linker writes a region's size to its map."""
     if size := _TOO_LARGE.search(output):
         return f"it needs {size['need']} bytes, there are {size['limit']}"
-    over = _OVERFLOW.search(output)
+    over = _OVERFLOW.search(output) or _BEYOND.search(output)
     if over is None:
         return ""
-    region, excess = over["region"], int(over["bytes"])
     linker_map = build_folder(environment) / environment / "program.map"
     text = linker_map.read_text() if linker_map.is_file() else ""
-    size = re.search(rf"^{region} +0x\w+ +0x(\w+)", text, re.MULTILINE)
+    size = re.search(rf"^{over['region']} +0x(\w+) +0x(\w+)", text, re.MULTILINE)
     if size is None:
-        return f"{region} is {excess} bytes too small"
-    limit = int(size[1], 16)
-    return f"it needs {limit + excess} bytes of {region}, there are {limit}"
+        return f"{over['region']} is too small"
+    origin, limit = (int(word, 16) for word in size.groups())
+    need = limit + int(over["bytes"]) if over.re is _OVERFLOW else int(over["end"], 16) - origin
+    return f"it needs {need} bytes of {over['region']}, there are {limit}"
 
 
 def why_it_failed(output: str) -> str:

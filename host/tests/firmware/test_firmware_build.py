@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from balance_hil import firmware_build
 from balance_hil.errors import FirmwareBuildError, FlashToolMissingError
+from balance_hil.paths import SHIPPED
 from balance_hil.processes import run_group
 
 PLATFORM = Path(__file__).parents[3] / "firmware/platform"
@@ -150,20 +152,56 @@ def test_a_build_that_does_not_end_is_stopped(repository: Path, monkeypatch: pyt
          "it needs 1300000 bytes, there are 983040"),
         ("ld: program.elf section `.text' will not fit in region `FLASH'\nld: region `FLASH' overflowed by 75756 bytes",
          "it needs 600044 bytes of FLASH, there are 524288"),
-        ("ld: region `RAM' overflowed by 12 bytes", "RAM is 12 bytes too small"),
+        ("ld: address 0x08080123 of a.elf section `.stack' is not within region `FLASH'",
+         "it needs 524579 bytes of FLASH, there are 524288"),
+        ("ld: region `RAM' overflowed by 12 bytes", "RAM is too small"),
     ],
 )  # fmt: skip
 def test_an_image_that_is_too_large_is_told_with_need_and_limit(repository: Path, output: str, said: str) -> None:
     linker_map = repository / ".pio/build/nucleo_f446re/program.map"
     linker_map.parent.mkdir(parents=True)
     linker_map.write_text("\nMemory Configuration\n\nFLASH            0x08000000         0x00080000         xr\n")
-    error = firmware_build._build_error("nucleo_f446re", output)
+    error = firmware_build._build_error("nucleo_f446re", output, {})
     assert error.message == f"the image for nucleo_f446re is too large for the chip: {said}"
+
+
+@pytest.mark.parametrize("ram", [8192, 49152])
+def test_the_linker_counts_the_stack_in_what_is_missing(repository: Path, ram: int) -> None:
+    """40,000 bytes of variables and 16 kB of stack, in a RAM that holds none of them, or the variables alone."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed: make setup")
+    folder = repository / ".pio/build/custom"
+    folder.mkdir(parents=True)
+    (folder / "a.c").write_text(
+        'char noinit[40000] __attribute__((section(".noinit"))); void ResetHandler(void) { noinit[0] = 1; }\n'
+    )
+    memory = f"MEMORY {{ FLASH (rx) : ORIGIN = 0, LENGTH = 9999\n RAM (rwx) : ORIGIN = 0x20000000, LENGTH = {ram} }}"
+    (folder / "board.ld").write_text(f"{memory}\nINCLUDE sections.ld\n")
+    scripts = SHIPPED / "firmware/platform/ld"
+    command = [
+        "arm-none-eabi-gcc",
+        "-mcpu=cortex-m3",
+        "-mthumb",
+        "-nostdlib",
+        f"-L{scripts}",
+        "-Tboard.ld",
+        "-Wl,-Map=program.map",
+        "a.c",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    error = firmware_build._build_error("custom", done.stderr, {"HIL_BOARD_FILE": "boards/x.toml"})
+    assert error.message.endswith(f"it needs 56384 bytes of RAM, there are {ram}"), done.stderr
+    assert "lower arena_bytes, upload_bytes or rx_buffer in boards/x.toml" in error.hint
+
+
+def test_the_command_that_shows_a_failure_builds_the_same(repository: Path) -> None:
+    error = firmware_build._build_error("custom", "x.cpp:1: error: no", {"HIL_BOARD_FILE": "a b.toml", "HIL_BAUD": "9600"})
+    assert error.hint.startswith("see the whole output: HIL_BOARD_FILE='a b.toml' HIL_BAUD=9600 pio run --project-dir ")
 
 
 @pytest.mark.parametrize("output", ["HTTPClientError: ", "InternetConnectionError: You are not connected"])
 def test_a_package_that_platformio_cannot_fetch_is_told_with_its_command(repository: Path, output: str) -> None:
-    error = firmware_build._build_error("teensy41", output)
+    error = firmware_build._build_error("teensy41", output, {})
     assert "pio pkg install --project-dir" in error.hint
 
 
