@@ -232,6 +232,11 @@ def _check(definition: BoardDefinition) -> None:
             f"the definition of {definition.name} names no PlatformIO environment, so there is nothing to build for it",
             "name the very board: hil boards lists them; or add environment to its file",
         )
+    if definition.hal and definition.upload in ("platformio", "drive"):
+        raise UsageError(
+            f"the file of {definition.name} names no tool that can write its flash",
+            'add upload = "stlink" and upload_options: docs/custom-board.md, On a desk',
+        )
 
 
 # --- before ---------------------------------------------------------------------------------------------------------------

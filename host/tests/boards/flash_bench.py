@@ -73,6 +73,7 @@ class Bench:
         self.boards: list[PluggedBoard] = []
         self.builds: list[tuple[str, Path, int | None]] = []  # environment, header, baud
         self.on_upload: Callable[[], None] = lambda: None
+        self.own: object = None  # sources that the image was built with
         self.build_error: Exception | None = None
         self.upload_script = ""
         self._request, self._done = folder / "request", folder / "done"
@@ -130,6 +131,7 @@ read answer < {self._done}
         if self.build_error is not None:
             raise self.build_error
         self.builds.append((environment, header, baud))
+        self.own = own
         return self.folder / f"{environment}.elf"
 
     def start(self) -> None:

@@ -122,6 +122,55 @@ def test_the_board_vanishes_comes_back_under_another_name_and_runs_the_policy(be
     assert bench.calls() == [f"teensy_loader_cli --mcu=TEENSY41 -w -v {bench.folder}/teensy41.hex"]
 
 
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """The file of a custom board on a desk, as docs/custom-board.md describes it."""
+    (tmp_path / "boards/chip").mkdir(parents=True)
+    (tmp_path / "boards/chip/hal.cpp").touch()
+    (tmp_path / "boards/desk.toml").write_text(
+        """name = "desk"
+kind = "serial"
+description = "a Cortex-M without an Arduino core"
+usb_vid = 0x0483
+usb_pid = 0x374B
+upload = "stlink"
+upload_options = "-f interface/stlink.cfg -f target/stm32l4x.cfg"
+hal = "chip"
+cpu_flags = "-mcpu=cortex-m4 -mthumb"
+clock_hz = 80_000_000
+flash_address = 0x0800_0000
+flash_bytes = 1_048_576
+ram_bytes = 98_304
+rx_irq = 38
+"""
+    )
+    monkeypatch.setenv("HIL_BOARDS", str(tmp_path / "boards"))
+    return tmp_path / "boards/desk.toml"
+
+
+def test_a_custom_board_is_built_with_its_functions_and_written_by_its_tool(bench, linear_bundle, desk):
+    bench.plug("ttyACM0", silent, **NUCLEO)
+    bench.on_upload = lambda: (
+        bench.unplug(bench.boards[0]),
+        bench.plug("ttyACM0", our_firmware(linear_bundle, board="desk"), **NUCLEO),
+    )
+    result = flash(bench, linear_bundle, board="desk")
+    assert result.flashed
+    assert result.info.board == "desk"
+    assert bench.builds == [("custom", linear_bundle.path / "model.h", 921_600)]
+    assert bench.own.board_file == desk
+    assert [call for call in bench.calls() if f"{bench.folder}/custom.elf" in call and "target/stm32l4x.cfg" in call], (
+        bench.calls()
+    )
+
+
+def test_a_custom_board_without_a_tool_to_write_it_is_told(bench, linear_bundle, desk):
+    desk.write_text("".join(line for line in desk.read_text().splitlines(keepends=True) if "upload" not in line))
+    error = refused(bench, linear_bundle, board="desk")
+    assert "upload" in error.hint
+    assert bench.builds == []
+
+
 def test_the_same_image_is_not_flashed_again(bench, linear_bundle):
     bench.plug("ttyACM0", our_firmware(linear_bundle))
     result = flash(bench, linear_bundle)
