@@ -193,7 +193,8 @@ def test_a_frame_that_stops_arriving_is_dropped_after_the_time_limit(hil_board: 
     before = hil_board.stats()
     half = encode(messages.Infer(zeros(hil_board)), SEQ)[:-5]
     hil_board.send_raw(half)
-    assert hil_board.poll(2 * messages.PARTIAL_FRAME_TIMEOUT_MS / 1e3) is None, "half a frame must not be answered"
+    patience = 4 if hil_board.definition.timing == "host" else 2  # an emulator's clock may stand still on a busy computer
+    assert hil_board.poll(patience * messages.PARTIAL_FRAME_TIMEOUT_MS / 1e3) is None, "half a frame must not be answered"
     assert_works(hil_board)  # without a delimiter in between
     assert hil_board.stats().dropped_bytes >= before.dropped_bytes + len(half) - 1
 

@@ -1,5 +1,3 @@
-#include "hal_cortex/ring.h"
-#include "hal_cortex/ticks.h"
 #include "hal_cortex/vectors.h"
 #include "hal_rp2040/hal_rp2040.h"
 #include "registers.h"
@@ -8,19 +6,15 @@ namespace hil::rp2040 {
 
 namespace {
 
-constexpr uint32_t kWriteTimeoutMs = 2;  // two ticks: at least one millisecond
 constexpr uint32_t kTransmitPin = 0, kReceivePin = 1;
-
-cortex::Ring<kRxBuffer> ring;
-volatile uint32_t lost = 0;
 
 }  // namespace
 
 extern "C" void Uart0Handler() {
   while ((uart0::Flags() & uart0::kReceiveEmpty) == 0) {
     const uint32_t data = uart0::Data();
-    if ((data & uart0::kOverrun) != 0 || ring.Full()) lost = lost + 1;
-    if (!ring.Full()) ring.Put(static_cast<uint8_t>(data));
+    if ((data & uart0::kOverrun) != 0) Uart0::Lost();
+    Uart0::Put(static_cast<uint8_t>(data));
   }
 }
 
@@ -30,7 +24,7 @@ __attribute__((section(".vectors"), used)) constexpr cortex::Vectors kVectors = 
 
 }  // namespace
 
-void Uart0::Open(uint32_t baud) {
+void OpenUart0(uint32_t baud) {
   constexpr uint32_t kNeeded = resets::kUart0 | resets::kIoBank0 | resets::kPadsBank0;
   resets::Clear() = kNeeded;
   for (uint32_t tries = 0; (resets::Done() & kNeeded) != kNeeded && tries < 100'000; ++tries) {
@@ -50,20 +44,10 @@ void Uart0::Open(uint32_t baud) {
   cortex::EnableInterrupts();
 }
 
-void Uart0::Wait(uint32_t timeout_ms) { cortex::AwaitMessage(ring, timeout_ms, FeedWatchdog); }
-
-size_t Uart0::Read(uint8_t* buffer, size_t capacity) { return ring.Take(buffer, capacity); }
-
-bool Uart0::Write(const uint8_t* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    for (const uint32_t started = cortex::Ticks(); (uart0::Flags() & uart0::kTransmitFull) != 0;) {
-      if (cortex::Ticks() - started >= kWriteTimeoutMs) return false;
-    }
-    uart0::Data() = data[i];
-  }
+bool SendUart0(uint8_t byte) {
+  if ((uart0::Flags() & uart0::kTransmitFull) != 0) return false;
+  uart0::Data() = byte;
   return true;
 }
-
-uint32_t Uart0::Overruns() const { return lost; }
 
 }  // namespace hil::rp2040

@@ -1,5 +1,3 @@
-#include "hal_cortex/ring.h"
-#include "hal_cortex/ticks.h"
 #include "hal_cortex/vectors.h"
 #include "hal_stm32/hal_stm32.h"
 #include "registers.h"
@@ -8,12 +6,8 @@ namespace hil::stm32 {
 
 namespace {
 
-constexpr uint32_t kWriteTimeoutMs = 2;  // two ticks: at least one millisecond
 constexpr uint32_t kAlternate7 = 7;
 constexpr uint32_t kTransmitPin = 2, kReceivePin = 3;
-
-cortex::Ring<kRxBuffer> ring;
-volatile uint32_t lost = 0;
 
 /// Two bits of a register with two bits per pin.
 void SetField(volatile uint32_t& reg, uint32_t pin, uint32_t value) {
@@ -26,8 +20,8 @@ extern "C" void Usart2Handler() {
   const uint32_t status = usart2::Status();
   if ((status & (usart2::kReceived | usart2::kOverrun)) == 0) return;
   const uint8_t byte = static_cast<uint8_t>(usart2::Data());  // reading it after the status clears both
-  if ((status & usart2::kOverrun) != 0 || ring.Full()) lost = lost + 1;
-  if ((status & usart2::kReceived) != 0 && !ring.Full()) ring.Put(byte);
+  if ((status & usart2::kOverrun) != 0) Usart2::Lost();
+  if ((status & usart2::kReceived) != 0) Usart2::Put(byte);
 }
 
 namespace {
@@ -37,7 +31,7 @@ __attribute__((section(".vectors"), used)) constexpr cortex::Vectors kVectors =
 
 }  // namespace
 
-void Usart2::Open(uint32_t baud) {
+void OpenUsart2(uint32_t baud) {
   rcc::Ahb1Enable() |= rcc::kGpioA;
   rcc::Apb1Enable() |= rcc::kUsart2;
   for (const uint32_t pin : {kTransmitPin, kReceivePin}) {
@@ -53,20 +47,10 @@ void Usart2::Open(uint32_t baud) {
   cortex::EnableInterrupts();
 }
 
-void Usart2::Wait(uint32_t timeout_ms) { cortex::AwaitMessage(ring, timeout_ms, FeedWatchdog); }
-
-size_t Usart2::Read(uint8_t* buffer, size_t capacity) { return ring.Take(buffer, capacity); }
-
-bool Usart2::Write(const uint8_t* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    for (const uint32_t started = cortex::Ticks(); (usart2::Status() & usart2::kTransmitEmpty) == 0;) {
-      if (cortex::Ticks() - started >= kWriteTimeoutMs) return false;
-    }
-    usart2::Data() = data[i];
-  }
+bool SendUsart2(uint8_t byte) {
+  if ((usart2::Status() & usart2::kTransmitEmpty) == 0) return false;
+  usart2::Data() = byte;
   return true;
 }
-
-uint32_t Usart2::Overruns() const { return lost; }
 
 }  // namespace hil::stm32

@@ -2,10 +2,9 @@
 // the RP2040 datasheet.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
-#include "hal/hal.h"
+#include "hal_cortex/port.h"
 
 namespace hil::rp2040 {
 
@@ -32,23 +31,10 @@ class TimerClock final : public hal::Clock {
   uint64_t NowUs() const override;
 };
 
-/// UART0. Reception is interrupt-driven; the processor sleeps meanwhile.
-class Uart0 final : public hal::Uart {
- public:
-  /// Sets the divider for `baud` and starts to receive.
-  void Open(uint32_t baud);
+void OpenUart0(uint32_t baud);
+bool SendUart0(uint8_t byte);
 
-  /// See cortex::AwaitMessage().
-  void Wait(uint32_t timeout_ms);
-
-  /// Reads the bytes received so far, at most `capacity`.
-  size_t Read(uint8_t* buffer, size_t capacity);
-
-  /// Returns false if the transmitter takes no byte for 1 ms, which a UART at a working baud rate never does.
-  bool Write(const uint8_t* data, size_t size) override;
-
-  /// Bytes lost because the interrupt came too late or the buffer was full.
-  uint32_t Overruns() const override;
-};
+/// A byte takes the transmitter less than the two ticks, at least a millisecond, at any working baud rate.
+using Uart0 = cortex::Port<kRxBuffer, OpenUart0, SendUart0, FeedWatchdog, 2>;
 
 }  // namespace hil::rp2040

@@ -2,10 +2,9 @@
 // watchdog. Register addresses and fields: ST RM0090 (F405) and RM0390 (F446).
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
-#include "hal/hal.h"
+#include "hal_cortex/port.h"
 
 namespace hil::stm32 {
 
@@ -26,23 +25,10 @@ bool WatchdogFired();
 void StartWatchdog();
 void FeedWatchdog();
 
-/// USART2. Reception is interrupt-driven; the processor sleeps meanwhile.
-class Usart2 final : public hal::Uart {
- public:
-  /// Sets the divider for `baud` and starts to receive.
-  void Open(uint32_t baud);
+void OpenUsart2(uint32_t baud);
+bool SendUsart2(uint8_t byte);
 
-  /// See cortex::AwaitMessage().
-  void Wait(uint32_t timeout_ms);
-
-  /// Reads the bytes received so far, at most `capacity`.
-  size_t Read(uint8_t* buffer, size_t capacity);
-
-  /// Returns false if the transmitter takes no byte for 1 ms, which a UART at a working baud rate never does.
-  bool Write(const uint8_t* data, size_t size) override;
-
-  /// Bytes lost because the interrupt came too late or the buffer was full.
-  uint32_t Overruns() const override;
-};
+/// A byte takes the transmitter less than the two ticks, at least a millisecond, at any working baud rate.
+using Usart2 = cortex::Port<kRxBuffer, OpenUsart2, SendUsart2, FeedWatchdog, 2>;
 
 }  // namespace hil::stm32
