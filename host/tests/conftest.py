@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+import filelock
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -144,7 +145,13 @@ def tiny_bundle(tmp_path_factory, untrained):
     require_installed("tensorflow")
     from balance_hil.exporting import ExportConfig, export
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    untrained("SAC", path=folder / "policy.zip")
-    return export(ExportConfig(source=folder, episodes=1, max_steps=20, seed=3, per_tensor=True)).bundle
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers: one of them exports it
+    folder = root / "models" / "tiny"
+    with filelock.FileLock(root / "tiny.lock"):
+        if not (folder / "bundle.json").is_file():
+            folder.mkdir(parents=True)
+            untrained("SAC", path=folder / "policy.zip")
+            export(ExportConfig(source=folder, episodes=1, max_steps=20, seed=3, per_tensor=True))
+    return Bundle.load(folder)

@@ -1,0 +1,25 @@
+import pytest
+
+from balance_hil.benchmarks import parallel
+from balance_hil.errors import HarnessError
+
+from .. import contract
+
+
+def test_boards_one_after_the_other_and_at_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"BOARDS": ("native", "native"), "TURNS": 1, "SECONDS": 0.1, "CLOCKS": ("realtime",)}.items():
+        monkeypatch.setattr(parallel, name, value)
+    rows = parallel.run()
+    contract.check("bench", {"schema": "balance_hil/bench@2", "name": "parallel", "rows": rows})
+    assert [row["metric"] for row in rows] == ["wall time", "late and lost replies"] * 2
+    one, at_once = rows[0], rows[2]
+    assert at_once["ratio"] == pytest.approx(at_once["value"] / one["value"])
+    assert at_once["baseline"] == one["what"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_board_that_does_not_work_is_an_error(monkeypatch):
+    monkeypatch.setattr(parallel, "BOARDS", ("nowhere",))
+    with pytest.raises(HarnessError, match="unknown board 'nowhere'"):
+        parallel.run()
