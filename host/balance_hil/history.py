@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from balance_hil import __version__
-from balance_hil.errors import HistoryError
+from balance_hil.errors import HistoryError, UsageError
 from balance_hil.files import parse_json
 
 VARIABLE = "HIL_HISTORY"  # "off", or a file
@@ -85,6 +85,14 @@ def database() -> Path | None:
     return None if given == "off" else Path(given) if given else FILE
 
 
+def required_database() -> Path:
+    """The database. Raises UsageError where history is switched off."""
+    path = database()
+    if path is None:
+        raise UsageError(f"{VARIABLE} is off", f"unset {VARIABLE}, or let it name a database: {VARIABLE}={FILE}")
+    return path
+
+
 # --- writing --------------------------------------------------------------------------------------------------------------
 
 
@@ -136,11 +144,13 @@ def _open(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connection]:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         connection.execute("PRAGMA trusted_schema=OFF")
         try:
+            connection.execute("BEGIN")  # somebody may make the database just now
             ours, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
             empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError as exc:
-            if isinstance(exc, sqlite3.OperationalError):
-                raise
             raise _damaged(path, str(exc)) from exc
         if not empty and ours != _APPLICATION_ID:
             raise _damaged(path, "it holds something else")

@@ -17,7 +17,7 @@ from balance_hil.cli.console import make_table, print_json, say, stdout, wide
 from balance_hil.cli.params import BOARD, JSON
 from balance_hil.errors import UsageError
 from balance_hil.files import did_you_mean
-from balance_hil.history import VARIABLE, Result, Turn
+from balance_hil.history import Result, Turn
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_TURNS = 20  # printed; --json has them all
@@ -44,9 +44,7 @@ def command(
     Every run, soak, evaluate, compare, verify and HIL suite adds one, unless it has --no-history or HIL_HISTORY=off is set. A
     result turned when its verdict flipped, a metric moved by more than 10 % or a timing by more than 50 %.
     """
-    database = path or history.database()
-    if database is None:
-        raise UsageError(f"{VARIABLE} is off", f"unset {VARIABLE}, or name a database: hil history --file recordings/history.db")
+    database = path or history.required_database()
     if set_aside:
         say(f"renamed to {history.set_aside(database)}")
         return

@@ -32,27 +32,31 @@ class Html(str):
 def render_page(sources: Sources, strips: Mapping[str, Strip | HarnessError]) -> str:
     """The page about ``sources``; ``strips`` are pictures of its runs, by label, or why there are none."""
     runs = sources.runs
-    data = chart_data(runs)
-    scripts = [(ASSETS / "uPlot.iife.min.js").read_text(), (ASSETS / "page.js").read_text()]
     sections = [
-        _section("Result", _results(runs)),
-        _section("Plant", _strips(strips)),
-        _section("Over time", _charts(runs), note="drag to zoom, double-click for all") if runs else "",
-        _section("Latency", *_latency(runs)),
-        _section("Faults and misses", _faults(runs)) if runs else "",
-        _section("Differences between runtimes", *[_comparison(each) for each in sources.comparisons]),
-        _section("int8 ranges", _int8(runs)),
-        _section("Engine and memory", _columns(runs, engine_rows(runs))),
-        _section("Episodes", _episodes(runs)),
-        _section("Identity", _identity(runs)),
-        _section("Commands", _commands(runs)),
+        section("Result", _results(runs)),
+        section("Plant", _strips(strips)),
+        section("Over time", _charts(runs), note="drag to zoom, double-click for all") if runs else "",
+        section("Latency", *_latency(runs)),
+        section("Faults and misses", _faults(runs)) if runs else "",
+        section("Differences between runtimes", *[_comparison(each) for each in sources.comparisons]),
+        section("int8 ranges", _int8(runs)),
+        section("Engine and memory", _columns(runs, engine_rows(runs))),
+        section("Episodes", _episodes(runs)),
+        section("Identity", _identity(runs)),
+        section("Commands", _commands(runs)),
     ]
+    return filled(_title(sources), _head(sources), sections, chart_data(runs))
+
+
+def filled(title: str, head: str, sections: Iterable[str], data: object, *, plots: bool = True) -> str:
+    """The template, with markup in ``head`` and ``sections``; without ``plots`` the plotting library is left out."""
+    scripts = [(ASSETS / "uPlot.iife.min.js").read_text() if plots else "", (ASSETS / "page.js").read_text()]
     return Template((ASSETS / "page.html").read_text()).substitute(
-        title=escape(_title(sources)),
+        title=escape(title),
         # Whatever a recording holds, nothing but these two scripts can run.
         hashes=" ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts),
-        uplot_css=(ASSETS / "uPlot.min.css").read_text(),
-        head=_head(sources),
+        uplot_css=(ASSETS / "uPlot.min.css").read_text() if plots else "",
+        head=head,
         sections="\n".join(filter(None, sections)),
         data=_embedded(data),
         uplot=scripts[0],
@@ -108,7 +112,8 @@ def _tiles(run: Run) -> str:
     return f'<div class="tiles">{tiles}</div>'
 
 
-def _section(title: str, *parts: str, note: str = "") -> str:
+def section(title: str, *parts: str, note: str = "") -> str:
+    """A section of markup; nothing where its parts are empty."""
     content = "".join(parts)
     if not content:
         return ""
@@ -116,7 +121,7 @@ def _section(title: str, *parts: str, note: str = "") -> str:
     return f"<section><h2>{escape(title)}{more}</h2>{content}</section>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, right: int = 0) -> str:
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, right: int = 0) -> str:
     """A table; the first ``left`` columns and the last ``right`` are text, those between numbers."""
     end = len(heads) - right
     lines = [f"<tr>{''.join(_cell('th', each, left <= i < end) for i, each in enumerate(row))}</tr>" for row in (heads,)]
@@ -128,7 +133,7 @@ def _cell(tag: str, text: str, number: bool) -> str:
     return f"<{tag}{' class=number' if number else ''}>{text if isinstance(text, Html) else escape(text)}</{tag}>"
 
 
-def _state(text: str, state: str) -> Html:
+def marked(text: str, state: str) -> Html:
     """The word is marked as well as colored."""
     mark = {"good": "✓ ", "bad": "✗ ", "warn": "! "}.get(state, "")
     return Html(f'<span class="{state}">{mark}{escape(text)}</span>')
@@ -143,9 +148,9 @@ def _key(run: Run, index: int, of: int) -> Html:
 def _columns(runs: Sequence[Run], rows: Sequence[Row], target: bool = False) -> str:
     heads = ["", *(_key(run, i, len(runs)) for i, run in enumerate(runs)), *(["target"] if target else [])]
     lines = [
-        [row.name, *(_state(cell.text, cell.state) for cell in row.cells), *([row.target] if target else [])] for row in rows
+        [row.name, *(marked(cell.text, cell.state) for cell in row.cells), *([row.target] if target else [])] for row in rows
     ]
-    return _table(heads, lines, left=len(heads))
+    return table_of(heads, lines, left=len(heads))
 
 
 def _results(runs: Sequence[Run]) -> str:
@@ -191,7 +196,7 @@ def _latency(runs: Sequence[Run]) -> list[str]:
     if not runs:
         return []
     heads = ["microseconds", "", "count", "p50", "p99", "p99.9", "max"]
-    table = _table(heads, timing_rows(runs), left=2)
+    table = table_of(heads, timing_rows(runs), left=2)
     period_ms = runs[0].period_us / 1e3
     mark = f"control period {period_ms:g} ms"
     columns = {"round trip, ms": "round_trip_us", "tick jitter, ms": "jitter_us"}
@@ -209,7 +214,7 @@ def _faults(runs: Sequence[Run]) -> str:
     if not kinds:
         return '<p class="lead">none</p>'
     heads = ["", *(_key(run, i, len(runs)) for i, run in enumerate(runs))]
-    table = _table(heads, [[kind, *(f"{run.counts.get(kind, 0):,}" for run in runs)] for kind in kinds])
+    table = table_of(heads, [[kind, *(f"{run.counts.get(kind, 0):,}" for run in runs)] for kind in kinds])
     lists = []
     for run in runs:
         rows = [
@@ -219,7 +224,7 @@ def _faults(runs: Sequence[Run]) -> str:
         rest = len(run.recording.faults) - len(rows)
         more = f'<p class="lead">and {rest:,} more</p>' if rest else ""
         summary = escape(f"{run.label}: every event" if len(runs) > 1 else "every event")
-        events = _table(("time", "episode", "step", "kind", "detail"), rows, left=5)
+        events = table_of(("time", "episode", "step", "kind", "detail"), rows, left=5)
         lists.append(f"<details><summary>{summary}</summary>{events}{more}</details>" if rows else "")
     return table + "".join(lists)
 
@@ -243,7 +248,7 @@ def _int8(runs: Sequence[Run]) -> str:
                     (name, _key(run, index, len(runs)) if len(runs) > 1 else "", Html(code_strip(found.shares)), *numbers)
                 )
     order = {name: i for i, name in enumerate(dict.fromkeys(row[0] for row in rows))}
-    return _table(heads, sorted(rows, key=lambda row: order[row[0]]), left=3)
+    return table_of(heads, sorted(rows, key=lambda row: order[row[0]]), left=3)
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -253,7 +258,7 @@ def _comparison(comparison: Comparison) -> str:
     used = [cause for cause in (*known, PROPAGATED, UNEXPLAINED) if cause in causes]
     legend = "".join(f'<span><i class="{styles[cause]}"></i>{escape(cause)}</span>' for cause in used)
     pairs, layers = (
-        _table(
+        table_of(
             (title, "", "differing", "of", "max LSB", "causes"),
             [_difference_row(row, styles, max(each.differing for each in rows)) for row in rows],
             left=2,
@@ -262,7 +267,7 @@ def _comparison(comparison: Comparison) -> str:
         for title, rows in (("outputs", comparison.pairs), ("layers", [row for row in comparison.layers if row.differing]))
     )
     skipped = "".join(f'<p class="note">{escape(f"{runtime} was skipped: {why}")}</p>' for runtime, why in comparison.skipped)
-    state = _state(comparison.verdict.line if comparison.verdict.reasons else f"PASS: {comparison.summary}", _word(comparison))
+    state = marked(comparison.verdict.line if comparison.verdict.reasons else f"PASS: {comparison.summary}", _word(comparison))
     lead = f'<p class="lead">{escape(comparison.path.name)}, {comparison.inputs:,} inputs. {state}</p>'
     details = f"<details open><summary>layer by layer</summary>{layers}</details>" if layers else ""
     return f'{lead}{skipped}<div class="legend">{legend}</div>{pairs}{details}'
@@ -293,9 +298,9 @@ def _episodes(runs: Sequence[Run]) -> str:
         for each in run.recording.episodes[:MAX_EPISODE_ROWS]:
             failed = bool(each.get("failed", True))
             numbers = [f"{episode_metrics(each)[name]:.4g}" if name in episode_metrics(each) else "" for name in names]
-            outcome = _state("failed" if failed else "good", "bad" if failed else "good")
+            outcome = marked("failed" if failed else "good", "bad" if failed else "good")
             rows.append([_key(run, index, len(runs)), f"{each.get('seed', '')}", outcome, f"{each.get('steps', '')}", *numbers])
-    return _table(["", "seed", "outcome", "steps", *names], rows, left=3)
+    return table_of(["", "seed", "outcome", "steps", *names], rows, left=3)
 
 
 def _commands(runs: Sequence[Run]) -> str:

@@ -211,6 +211,19 @@ def test_what_a_boot_drive_cannot_do_is_refused(ppo_bundle: Bundle, built, tmp_p
             flash(FlashConfig(bundle=ppo_bundle, **options))
 
 
+def test_a_drive_that_is_there_before_a_board_of_the_map_was_sent_to_its_boot_loader_is_not_written(
+    drive, mounted, built, ppo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It may be another board's."""
+    monkeypatch.chdir(tmp_path)
+    Path("boards.toml").write_text('[rig]\nkind = "pico"\nport = "socket://127.0.0.1:4000"\n')
+    board = drive()
+    with pytest.raises(AmbiguousBoardError, match="may be another board's than that of rig") as caught:
+        flash(FlashConfig(bundle=ppo_bundle, board="rig", engine="int8"))
+    assert f"--drive {board.folder}" in caught.value.hint
+    assert not board.taken
+
+
 def test_a_port_that_answers_with_nothing_after_the_copy_is_an_error(drive, mounted, built, image: Path, ppo_bundle: Bundle):
     drive()
     with pytest.raises(HarnessError):

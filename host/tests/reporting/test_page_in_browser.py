@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from balance_hil.history import Result
 from balance_hil.reporting.collect import read_sources
+from balance_hil.reporting.index import render_index
 from balance_hil.reporting.page import render_page
 
 from .recordings import write_run
@@ -37,6 +39,7 @@ CONTRAST = """() => {
     const ratio = (high + 0.05) / (low + 0.05);
     if (ratio < worst[0]) worst = [ratio, e.tagName + ' ' + walker.currentNode.data.trim().slice(0, 40)]; }
   return worst; }"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 INK = """(canvas) => { const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   let ink = 0; for (let i = 3; i < data.length; i += 4) ink += data[i] > 0; return ink; }"""
 
@@ -157,3 +160,20 @@ def test_a_command_is_copied(page: Any) -> None:
         assert page.evaluate("navigator.clipboard.readText()") == wanted
     else:
         assert page.evaluate("getSelection().toString()") == wanted
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_index_of_a_bench_needs_no_plots(browser: Any, tmp_path: Path, scheme: str) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(render_index([Result(command="run", board="left", good=True, metrics={"success_rate": 1.0})], "history.db"))
+    page = browser.new_page(offline=True, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(file.as_uri())
+    assert page.locator("svg.trend").bounding_box()["width"] == 160
+    before = page.evaluate(BACKGROUND)
+    page.get_by_role("button", name="light and dark").click()
+    assert page.evaluate(BACKGROUND) != before
+    assert problems == []
+    page.close()
