@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -312,6 +313,11 @@ def _float_metrics(bundle: Bundle) -> dict[str, float]:
     return dict(stages[0].get("metrics", {}))
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in VERSIONS}
+
+
 def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) -> dict[str, Any]:
     """Metadata of a recording of a run that begins now."""
     meta = {
@@ -324,7 +330,7 @@ def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) 
         "max_steps": require_control_steps(env, config.max_steps),
         "board": identity(board),
         "cost": config.cost,
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": _versions(),
         "command": config.command,
         "faults": [str(fault) for fault in board.faults.faults] if board.faults else [],
         "fault_seed": board.faults.seed if board.faults else None,
