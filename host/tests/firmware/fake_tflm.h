@@ -9,6 +9,10 @@
 enum TfLiteStatus { kTfLiteOk, kTfLiteError };
 enum TfLiteType { kTfLiteInt8 };
 enum TfLiteQuantizationType { kTfLiteAffineQuantization };
+struct TfLiteNode;
+struct TfLiteContext {
+  void* (*AllocatePersistentBuffer)(TfLiteContext*, size_t);
+};
 struct TfLiteIntArray {
   int size;
   int* data;
@@ -47,7 +51,7 @@ struct Vector {
 
 namespace tflite {
 
-enum BuiltinOperator { kNone };
+enum BuiltinOperator { kNone, BuiltinOperator_FULLY_CONNECTED, BuiltinOperator_RELU, BuiltinOperator_TANH };
 struct Operator {
   const flatbuffers::Vector<int32_t>* inputs() const { return nullptr; }
   const flatbuffers::Vector<int32_t>* outputs() const { return nullptr; }
@@ -75,7 +79,10 @@ inline const Model* GetModel(const void* data) { return static_cast<const Model*
 inline BuiltinOperator GetBuiltinCode(const OperatorCode*) { return kNone; }
 inline const char* EnumNameBuiltinOperator(BuiltinOperator) { return ""; }
 
-struct TFLMRegistration {};
+struct TFLMRegistration {
+  TfLiteStatus (*prepare)(TfLiteContext*, TfLiteNode*);
+  TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
+};
 TFLMRegistration Register_FULLY_CONNECTED_INT8();
 
 struct MicroResourceVariables;

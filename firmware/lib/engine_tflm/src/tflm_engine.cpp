@@ -43,6 +43,15 @@ const TfLiteEvalTensor* KeptTensor(Source* interpreter, int32_t index) {
   }
 }
 
+/// What the library registers for an operator, by the order of RegisterOperators().
+struct Kernel {
+  TfLiteStatus (*prepare)(TfLiteContext*, TfLiteNode*);
+  TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
+};
+
+Kernel kernels[3];
+TflmEngine* preparing = nullptr;  // the engine whose interpreter prepares its operators
+
 size_t ElementCount(const TfLiteIntArray* dims) {
   size_t count = 1;
   for (int i = 0; i < dims->size; ++i) count *= static_cast<size_t>(dims->data[i]);
@@ -86,6 +95,8 @@ Status TflmEngine::Init(const ByteSpan& model, const Arena& arena) {
   message_ = "";
   detail_ = 0;
   input_ = output_ = nullptr;
+  prepared_ = nullptr;
+  n_prepared_ = 0;
   interpreter_.reset();
   Status status = RegisterOperators();
   if (status == Status::kOk) status = CheckModel(model);
@@ -111,11 +122,47 @@ Status TflmEngine::Tensor(uint16_t op, TensorView* values) {
   return Status::kOk;
 }
 
+Status TflmEngine::RunOperator(uint16_t op) {
+  if (n_prepared_ != info_.n_ops) return Refuse(Status::kNotSupported, 0, "an operator of this TFLM has nothing to prepare");
+  return prepared_[op].invoke(context_, prepared_[op].node) == kTfLiteOk ? Status::kOk : Status::kNotSupported;
+}
+
 Status TflmEngine::RegisterOperators() {
   if (registered_) return Status::kOk;
   registered_ = resolver_.AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT8()) == kTfLiteOk &&
-                resolver_.AddRelu() == kTfLiteOk && resolver_.AddTanh() == kTfLiteOk;
+                resolver_.AddRelu() == kTfLiteOk && resolver_.AddTanh() == kTfLiteOk &&
+                Intercept<0>(tflite::BuiltinOperator_FULLY_CONNECTED) && Intercept<1>(tflite::BuiltinOperator_RELU) &&
+                Intercept<2>(tflite::BuiltinOperator_TANH);
   return registered_ ? Status::kOk : Refuse(Status::kUnsupportedOperator, 0, "TFLM did not register a built-in operator");
+}
+
+/// Puts PrepareAndKeep() in the place of what prepares these operators.
+template <int kOperator>
+bool TflmEngine::Intercept(tflite::BuiltinOperator code) {
+  const auto* registered = resolver_.FindOp(code);
+  if (registered == nullptr || registered->prepare == nullptr) return registered != nullptr;
+  // It lies in resolver_, which has no other access to it.
+  auto* registration = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(registered)>>*>(registered);
+  kernels[kOperator] = {registration->prepare, registration->invoke};
+  registration->prepare = PrepareAndKeep<kOperator>;
+  return true;
+}
+
+template <int kOperator>
+TfLiteStatus TflmEngine::PrepareAndKeep(TfLiteContext* context, TfLiteNode* node) {
+  const Kernel& kernel = kernels[kOperator];
+  const TfLiteStatus status = kernel.prepare(context, node);
+  if (status == kTfLiteOk) preparing->Keep(context, {node, kernel.invoke});
+  return status;
+}
+
+void TflmEngine::Keep(TfLiteContext* context, const Prepared& prepared) {
+  const size_t operators = model_->subgraphs()->Get(0)->operators()->size();
+  context_ = context;
+  if (prepared_ == nullptr) {
+    prepared_ = static_cast<Prepared*>(context->AllocatePersistentBuffer(context, operators * sizeof(Prepared)));
+  }
+  if (prepared_ != nullptr && n_prepared_ < operators) prepared_[n_prepared_++] = prepared;
 }
 
 Status TflmEngine::CheckModel(const ByteSpan& bytes) {
@@ -165,6 +212,7 @@ Status TflmEngine::CheckOperators() {
 Status TflmEngine::StartInterpreter(const Arena& arena) {
   if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena is too small for TFLM's own objects");
   Emplace(&interpreter_, model_, resolver_, arena);
+  preparing = this;
   // Operators and graph are valid: what can still be missing is memory.
   if (interpreter_->AllocateTensors() != kTfLiteOk)
     return Refuse(Status::kArenaTooSmall, 0,

@@ -19,6 +19,7 @@ class TflmEngine final : public Engine {
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
+  Status RunOperator(uint16_t op) override;
 
   const EngineInfo& info() const override { return info_; }
   const char* message() const override { return message_; }
@@ -29,6 +30,17 @@ class TflmEngine final : public Engine {
   static constexpr unsigned int kOperators = 3;
   using Resolver = tflite::MicroMutableOpResolver<kOperators>;
 
+  /// An operator as the interpreter prepared it, which runs it only together with all others.
+  struct Prepared {
+    TfLiteNode* node;
+    TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
+  };
+
+  template <int kOperator>
+  bool Intercept(tflite::BuiltinOperator code);
+  template <int kOperator>
+  static TfLiteStatus PrepareAndKeep(TfLiteContext* context, TfLiteNode* node);
+  void Keep(TfLiteContext* context, const Prepared& prepared);
   Status RegisterOperators();
   Status CheckModel(const ByteSpan& bytes);
   Status CheckGraph();
@@ -44,6 +56,9 @@ class TflmEngine final : public Engine {
   std::optional<tflite::MicroInterpreter> interpreter_;
   TfLiteTensor* input_ = nullptr;
   TfLiteTensor* output_ = nullptr;
+  TfLiteContext* context_ = nullptr;
+  Prepared* prepared_ = nullptr;  // in the arena, one for each operator
+  uint16_t n_prepared_ = 0;
   EngineInfo info_;
   const char* message_ = "";
   uint32_t detail_ = 0;
