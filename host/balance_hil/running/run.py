@@ -156,6 +156,11 @@ def prepare(
         yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop, remote)
 
 
+def cores_of(board: Board) -> float:
+    """How many cores of this computer a run in real time takes."""
+    return LOOP_CORES + float(getattr(find_kind(board.definition.kind), "CORES", 0.0))
+
+
 def identity(board: Board) -> dict[str, Any]:
     """Identity of the board in a recording, equal in every session."""
     facts = {key: value for key, value in asdict(board.info).items() if key not in _NOT_IDENTITY}
@@ -204,8 +209,7 @@ class RunInProgress:
         if self._config.clock != "realtime":
             self._run_episodes()
             return
-        board_cores = getattr(find_kind(self._board.definition.kind), "CORES", 0.0)
-        with cores(LOOP_CORES + board_cores, self._log.on_wait, self._stop.check):
+        with cores(cores_of(self._board), self._log.on_wait, self._stop.check):
             self._run_episodes()
 
     def _run_episodes(self) -> None:
