@@ -162,7 +162,7 @@ class ResourcesDocument(TypedDict):
 
 
 class GrowthDocument(ResourcesDocument):
-    """How much more than after the first minute."""
+    """How much more than at the middle of the soak."""
 
     memory_bytes_per_step: float
 

@@ -159,7 +159,7 @@ def _open(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connection]:
                 f"{path} was written by a later version of balance_hil", "update balance_hil, or name another file"
             )
         if write:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("BEGIN IMMEDIATE")  # a transaction that reads first and then writes would not wait for others
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
@@ -171,6 +171,20 @@ def _open(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connection]:
         connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.OperationalError. SQLite itself does not wait here for others who make the database at the same time."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _damaged(path: Path, why: str) -> HistoryError:

@@ -213,13 +213,13 @@ def test_it():
         "pytest",
         "-s",
         "-p",
-        "conftest",
+        "tests.conftest",
         "-p",
         "no:cacheprovider",
         "--rootdir",
         str(tmp_path),
     ]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *pytest_command, str(program)],
         env=os.environ | {"PYTHONPATH": path},

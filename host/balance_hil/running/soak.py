@@ -37,7 +37,7 @@ MINUTE_S = 60.0
 MAX_EPISODE_S = 60.0  # statistics are taken between episodes
 MAX_ERRORS_IN_A_ROW = 3  # after which the board is given up
 MAX_KEPT_ERRORS = 10
-# Growth from the end of the first minute to the end of the soak. A leak grows on; a cache is filled once.
+# Growth in the second half of the soak. A leak grows on; caches and the room for anomalies are filled once.
 MAX_GROWTH = Resources(memory_bytes=8 << 20, descriptors=4, threads=4)
 COUNTS = ("late", "lost", "unsent", "rejected", "reboots", "held_steps")
 
@@ -102,7 +102,7 @@ class Statistics:
 
 @dataclass(kw_only=True)
 class SoakResult:
-    """One soak. ``host`` is the growth of this program, ``emulator`` that of an emulated board's processes."""
+    """One soak. ``host`` is the growth of this program in the second half, ``emulator`` that of an emulated board's processes."""
 
     board: str
     processor: str
@@ -123,6 +123,7 @@ class SoakResult:
     given_up: bool = False
     host: Resources | None = None
     emulator: Resources | None = None
+    growth_steps: int = 0  # control steps in which they grew
     interrupted: bool = False
 
     @property
@@ -150,7 +151,7 @@ class SoakResult:
     def _grown(self, of: str, growth: Resources) -> list[str]:
         reasons = []
         if growth.memory_bytes > MAX_GROWTH.memory_bytes:
-            per_step = growth.memory_bytes / max(1, self.total.steps)
+            per_step = growth.memory_bytes / max(1, self.growth_steps)
             reasons.append(
                 f"the memory of {of} grew by {growth.memory_bytes / 2**20:.1f} MiB, {per_step:.0f} bytes a control step"
             )
@@ -161,7 +162,7 @@ class SoakResult:
 
     def to_dict(self) -> OneSoakDocument:
         """One soak of the document of ``hil soak --json``."""
-        steps = self.total.steps
+        steps = self.growth_steps
         check = TflmCheck(checked=self.checked, differing=self.differing, skipped=None)
         return {
             "bundle": {"name": self.bundle.path.resolve().name, "id": self.bundle.id, "path": str(self.bundle.path)},
@@ -239,7 +240,8 @@ class _Soak:
         self._minute = Statistics()
         with disk_errors():
             self._minutes = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by ``run``
-        self._first: dict[str, Resources] = {}  # what was held after the first minute
+        self._held: dict[str, Resources] = {}  # at the end of the last minute of the first half
+        self._steps_before = 0  # until then
         self._seed = config.first_seed
         self.result = SoakResult(
             board=board.name,
@@ -323,8 +325,11 @@ class _Soak:
         held = {"host": resources_of([os.getpid()]), "emulator": resources_of(self._board.process_ids)}
         for of, resources in held.items():
             if resources is not None:
-                self._first.setdefault(of, resources)
-                setattr(result, of, resources.since(self._first[of]))
+                if of not in self._held or result.elapsed_s <= self._config.duration_s / 2:
+                    self._held[of] = resources
+                    self._steps_before = result.total.steps
+                setattr(result, of, resources.since(self._held[of]))
+        result.growth_steps = result.total.steps - self._steps_before
         minute: SoakMinuteDocument = {
             "elapsed_s": round(result.elapsed_s, 1),
             **self._minute.to_document(),
