@@ -118,10 +118,10 @@ def _layer_table(result: Comparison) -> Table:
 
 
 def _where(row: LayerDifference) -> str:
-    """Which elements of the output differ, and which of them most."""
+    """Which channels of the output differ, and which of them most."""
     channels = row.new_channels if row.new_channels and any(row.new_channels) else row.channels
     hit = [element for element, count in enumerate(channels) if count]
     if len(hit) <= 3:
-        return f"element{'s' * (len(hit) != 1)} {', '.join(map(str, hit))} of {len(channels)}"
+        return f"channel{'s' * (len(hit) != 1)} {', '.join(map(str, hit))} of {len(channels)}"
     most = max(hit, key=lambda element: channels[element])
-    return f"{len(hit)} of {len(channels)} elements, most in {most}"
+    return f"{len(hit)} of {len(channels)} channels, most in {most}"

@@ -63,7 +63,7 @@ def draw(result: Comparison) -> Figure:
     figure.suptitle(
         f"Where int8 runtimes differ: model {result.model}, {result.layer_inputs} inputs"
         + ("" if panels else ": nowhere")
-        + "\nfull color: the element differs in every input; faint: in one",
+        + "\nfull color: the channel differs in every input; faint: in one",
         fontsize=11,
     )
     kinds = [kind for kind in _COLORS if kind in used]

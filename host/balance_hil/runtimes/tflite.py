@@ -31,7 +31,7 @@ KERNELS = {
 
 # Operators that the optimized kernels compute in vectors of so many values, and what is left over in another way.
 _IN_LANES, _LANES = ("ADD", "MUL", "QUANTIZE", "DEQUANTIZE"), 16
-_LARGEST_BATCH = 1 << 26  # values of all tensors
+_LARGEST_BATCH = 1 << 24  # values of all tensors
 
 
 class Session:
