@@ -18,6 +18,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -493,7 +495,7 @@ def _repeated(item: pytest.Item) -> str:
     """The command that runs this test again, where pytest was started; a node id is relative to another folder."""
     start = item.config.invocation_params.dir
     path = item.path.relative_to(start) if item.path.is_relative_to(start) else item.path
-    words = ["pytest", f"{path}::{item.nodeid.partition('::')[2]}"]
+    words = [*_program(start), f"{path}::{item.nodeid.partition('::')[2]}"]
     if ini := item.config.getoption("inifilename"):
         words += ["-c", str(ini)]
     for name in _OPTIONS:
@@ -502,6 +504,15 @@ def _repeated(item: pytest.Item) -> str:
             # pytest reads a word that begins with "@" as the name of a file
             words += [f"{_flag(name)}={value}"] if str(value).startswith("@") else [_flag(name), str(value)]
     return shlex.join(words)
+
+
+def _program(start: Path) -> list[str]:
+    """pytest of this Python, as it is called in the folder ``start``."""
+    found = shutil.which("pytest")
+    if found is not None and Path(found).parent == Path(sys.executable).parent:
+        return ["pytest"]
+    python = Path(sys.executable)
+    return [str(python.relative_to(start) if python.is_relative_to(start) else python), "-m", "pytest"]
 
 
 def _record_identity(item: pytest.Item, board: Board, folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_every_board_of_a_label_and_one_that_is_free_for_the_whole_session(
         assert {line.split()[1] for line in bench_log} == {"right"}
         with boards.held("right"):
             result = pytester.runpytest("--hil-board=@fast")
-    result.stdout.fnmatch_lines(["repeat: pytest * --hil-board=@fast"])
+    result.stdout.fnmatch_lines(["repeat: *pytest * --hil-board=@fast"])
     result.assert_outcomes(errors=1, failed=1)  # of a fixture, and of a call in the test
     result.stdout.fnmatch_lines(["*no board with the label @fast is free: left is held by *; right is held by *"])
     result = pytester.runpytest("--hil-board=@fst:all")
@@ -252,13 +252,16 @@ def test_reports_of_a_good_and_a_failed_test(pytester: pytest.Pytester, bench_lo
     }
     result.stdout.fnmatch_lines([f"report: *{bad}", f"last 5 s of run.mcap: *{last}"])
     given = "--hil-board one --hil-bundle x --hil-report pages"
-    result.stdout.fnmatch_lines([f"repeat: pytest 'test_reports_of_a_good_and_a_failed_test.py::test_bad[[]one[]]' {given}"])
+    result.stdout.fnmatch_lines([f"repeat: *pytest 'test_reports_of_a_good_and_a_failed_test.py::test_bad[[]one[]]' {given}"])
 
 
+@pytest.mark.parametrize("path", ["with pytest", "without"])
 @pytest.mark.parametrize("where", ["below", "outside"])
 def test_the_command_repeats_the_failed_test_when_it_is_pasted(
-    pytester: pytest.Pytester, where: str, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, where: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    programs = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin" if path == "with pytest" else "/usr/bin:/bin")
     folder, start = pytester.mkdir("suite"), pytester.mkdir("start")
     pytester.makefile(".ini", other="[pytest]\nhil_seconds = 2.5\n")
     (folder / "test_it.py").write_text(
@@ -267,9 +270,12 @@ def test_the_command_repeats_the_failed_test_when_it_is_pasted(
     )
     monkeypatch.chdir({"below": folder, "outside": start}[where])
     given = ["-c", str(pytester.path / "other.ini"), "--hil-fault", "drop:rate=0.1 hang:at_s=2", "--hil-record", "my logs"]
-    failed = [line for line in pytester.run("pytest", str(folder), *given).outlines if line.startswith("repeat: ")]
+    failed = [
+        line for line in pytester.run(sys.executable, "-m", "pytest", str(folder), *given).outlines if line.startswith("repeat: ")
+    ]
     assert len(failed) == 2
     for line, text in zip(failed, ("a b", "$x"), strict=True):
+        assert line.startswith("repeat: pytest " if path == "with pytest" else f"repeat: {sys.executable} -m pytest ")
         result = pytester.run("sh", "-c", line.removeprefix("repeat: "))
         result.assert_outcomes(failed=1)
         assert f"E   AssertionError: assert (2.5, ['drop:rate=0.1', 'hang:at_s=2'], '{text}') == 0" in result.outlines
@@ -540,7 +546,7 @@ def test_boards_at_once_are_one_process_each(pytester: pytest.Pytester, monkeypa
     options = ["--hil-board=native,qemu-m7,teensy41", "--hil-record=logs", "--junitxml=out.xml"]
     result = pytester.runpytest_subprocess("-n", "auto", *options)
     result.assert_outcomes(passed=11, failed=1)
-    result.stdout.fnmatch_lines(["*repeat: pytest *::test_it?qemu-m7-3?' --hil-board *"])
+    result.stdout.fnmatch_lines(["*repeat: *pytest *::test_it?qemu-m7-3?' --hil-board *"])
     processes: dict[str, set[str]] = {}
     for case in ET.parse(pytester.path / "out.xml").iter("testcase"):
         assert "@" not in case.get("name", "")
