@@ -63,7 +63,9 @@ def pytest_collection_modifyitems(items):
 def pytest_xdist_make_scheduler():
     """A module's tests share a process; the heaviest modules are divided into what shares no fixture."""
     scheduler = yield
-    of_boards = scheduler._split_scope
+    of_boards = getattr(scheduler, "_split_scope", None)
+    if of_boards is None:  # without --dist loadscope
+        return scheduler
 
     def split(nodeid):
         module, _, test = nodeid.partition("::")
