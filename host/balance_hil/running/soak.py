@@ -38,7 +38,7 @@ MAX_EPISODE_S = 60.0  # statistics are taken between episodes
 MAX_ERRORS_IN_A_ROW = 3  # after which the board is given up
 MAX_KEPT_ERRORS = 10
 # Growth in the second half of the soak. A leak grows on; caches and the room for anomalies are filled once.
-MAX_GROWTH = Resources(memory_bytes=8 << 20, descriptors=4, threads=4)
+MAX_GROWTH = Resources(memory_bytes=4 << 20, descriptors=2, threads=2)
 COUNTS = ("late", "lost", "unsent", "rejected", "reboots", "held_steps")
 
 
