@@ -7,8 +7,10 @@ share and those of all tickets before it fit. So none is overtaken, and the kern
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,9 +64,7 @@ def _ticket(share: float) -> Iterator[int | None]:
         return
     import fcntl
 
-    FOLDER.mkdir(exist_ok=True)
-    with contextlib.suppress(OSError):  # of another user
-        FOLDER.chmod(0o1777)  # mkdir's mode is cut by the umask
+    _make_folder()
     with locked(FOLDER, wait=True):  # numbers in order: none is seen later than a higher one
         tickets = _tickets()
         for _, _, path in tickets:
@@ -80,6 +80,17 @@ def _ticket(share: float) -> Iterator[int | None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _make_folder() -> None:
+    """Raises OSError, also where somebody put a link there: what it points to is not ours to change."""
+    try:
+        FOLDER.mkdir()
+    except FileExistsError:
+        if not stat.S_ISDIR(FOLDER.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder") from None
+    else:
+        FOLDER.chmod(0o1777)  # mkdir's mode is cut by the umask
 
 
 def _ahead(number: int, share: float) -> int:

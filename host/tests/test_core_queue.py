@@ -132,3 +132,15 @@ def test_a_folder_that_cannot_be_written_keeps_nobody_from_running(folder):
     with cores(2.0, told.append), cores(2.0, told.append):
         pass
     assert told[0].startswith(f"real-time runs do not queue for cores here: {folder}: ")
+
+
+def test_what_a_link_in_its_place_points_to_is_left_alone(folder, tmp_path):
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    folder.symlink_to(private)
+    told = []
+    with cores(1, told.append):
+        pass
+    assert told == [f"real-time runs do not queue for cores here: {folder}: it is not a folder"]
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert list(private.iterdir()) == []
