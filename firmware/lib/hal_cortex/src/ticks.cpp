@@ -7,6 +7,8 @@ namespace {
 volatile uint32_t milliseconds = 0;
 uint32_t cycles_per_ms = 1;
 
+bool TickIsPending() { return (InterruptControl() & kSysTickPending) != 0; }
+
 }  // namespace
 
 extern "C" void SysTickHandler() { milliseconds = milliseconds + 1; }
@@ -24,12 +26,12 @@ uint64_t TickClock::NowUs() const {
   uint32_t ms = 0;
   uint32_t left = 0;
   bool pending = false;
-  do {  // the counter may wrap between the two, and its interrupt may not have been taken yet
+  do {  // the counter may wrap meanwhile, and its interrupt may not have been taken yet
     ms = milliseconds;
+    pending = TickIsPending();
     left = SysTickValue();
-    pending = (InterruptControl() & kSysTickPending) != 0;
-  } while (ms != milliseconds);
-  if (pending && left > cycles_per_ms / 2) ++ms;
+  } while (ms != milliseconds || pending != TickIsPending());
+  if (pending) ++ms;
   if (ms < last_ms_) ++wraps_;
   last_ms_ = ms;
   return ((uint64_t{wraps_} << 32) + ms) * 1000 + (cycles_per_ms - 1 - left) * 1000 / cycles_per_ms;
