@@ -218,7 +218,7 @@ def read(
     names = ", ".join(f"[{name}]" for name in _COLUMNS)
     try:
         with _open(path, write=False) as connection:
-            rows = connection.execute(f"SELECT {names} FROM results{where} ORDER BY id DESC LIMIT ?", [*values, MOST_ROWS])  # noqa: S608
+            rows = connection.execute(f"SELECT {names} FROM results{where} ORDER BY id DESC LIMIT ?", [*values, MOST_ROWS])  # noqa: S608  # names of fields
             newest = rows.fetchall()
     except sqlite3.OperationalError as exc:
         raise HistoryError(

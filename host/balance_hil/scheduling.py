@@ -54,9 +54,11 @@ class CpuLatencyRequest:
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
-        with contextlib.suppress(OSError):  # another system, or not granted
+        try:
             self._descriptor = os.open(CPU_LATENCY, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
             os.write(self._descriptor, struct.pack("=i", 0))
+        except OSError:  # another system, or not granted
+            self.close()
 
     @property
     def granted(self) -> bool:
@@ -87,9 +89,10 @@ class ProcessorWait:
                 self._descriptors.append(os.open(file, os.O_RDONLY))
         self._all_processors: int | None = None
         # Without a hypervisor that takes time it stays 0, and the file is long on a computer with many processors.
-        if self._descriptors and _stolen_us(STATISTICS.read_bytes()):
-            self._all_processors = os.open(STATISTICS, os.O_RDONLY)
-            self._descriptors.append(self._all_processors)
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a container may hide it
+            if self._descriptors and _stolen_us(STATISTICS.read_bytes()):
+                self._all_processors = os.open(STATISTICS, os.O_RDONLY)
+                self._descriptors.append(self._all_processors)
 
     def total_us(self) -> float:
         """Since they were started, over all of them."""

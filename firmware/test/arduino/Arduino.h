@@ -60,7 +60,7 @@ class IntervalTimer {
 };
 void NVIC_SystemReset();
 
-enum { TIM6, HERTZ_FORMAT };  // NOLINT(readability-identifier-naming)
+enum { TIM6, HERTZ_FORMAT };  // NOLINT(readability-identifier-naming): STM32duino's names
 class HardwareTimer {
  public:
   explicit HardwareTimer(int timer);

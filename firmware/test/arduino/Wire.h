@@ -18,4 +18,4 @@ class TwoWire {
   uint32_t hz_ = 0;
 };
 
-extern TwoWire Wire;  // NOLINT(readability-identifier-naming)
+extern TwoWire Wire;  // NOLINT(readability-identifier-naming): Arduino's names

@@ -67,10 +67,8 @@ class Campaign:
             And what ``function`` raises, at once; results until then are kept.
         """
         if self.results is not None:
-            try:
+            with _writing(self.results):
                 self.results.mkdir(parents=True, exist_ok=True)
-            except OSError as exc:
-                raise UsageError(f"{self.results} cannot be made: {exc}", "choose another folder: --resume FOLDER") from exc
         todo = []
         for task in tasks:
             kept = self.kept(task)
@@ -97,18 +95,32 @@ class Campaign:
         file = self._file(task)
         try:
             document = parse_json(file.read_text()) if file else None
-            return (document["result"],) if document and document["task"] == task.name else None
+            return (document["result"],) if document and document["sha256"] == _digest(task, document["result"]) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, task: Task, result: Any) -> None:
-        """Writes the file of a task that is done."""
+        """Writes the file of a task that is done. Raises UsageError: it cannot be written."""
         if file := self._file(task):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps({"task": task.name, "result": result}, sort_keys=True) + "\n")
+            document = {"task": task.name, "result": result, "sha256": _digest(task, result)}
+            with _writing(file.parent):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, json.dumps(document, sort_keys=True) + "\n")
 
     def _file(self, task: Task) -> Path | None:
         return None if self.results is None else self.results / f"{task.fingerprint}.json"
+
+
+def _digest(task: Task, result: Any) -> str:
+    return hashlib.sha256(json.dumps([task.name, result], sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be written: {exc}", "choose another folder: --resume FOLDER") from exc
 
 
 def content_hash(path: Path) -> str:

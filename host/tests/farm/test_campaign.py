@@ -88,11 +88,14 @@ def test_what_is_done_is_not_done_again(functions, tmp_path):
     with pytest.raises(ConfigError, match="no such thing"):
         list(campaign.run(functions.fails, work))
     assert calls(tmp_path) == {0: 1, 1: 1, 2: 1}
-    (tmp_path / "kept" / f"{work[1].fingerprint}.json").write_text("{]")
+    for task, text in ((work[0], '{"task": "number 0", "result": [1]}'), (work[1], "{]")):
+        (tmp_path / "kept" / f"{task.fingerprint}.json").write_text(text)
     changed = Task(work[2].name, work[2].arguments, {"number": "two"})
     results = list(campaign.run(functions.square, [*work[:2], changed, *work[3:]]))
     assert [task.name for task, _ in results] == [task.name for task in work]
-    assert calls(tmp_path) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1, 5: 1}  # not the one that was kept whole
+    assert calls(tmp_path) == {0: 2, 1: 2, 2: 2, 3: 1, 4: 1, 5: 1}
+    list(campaign.run(functions.square, [*work[:2], changed, *work[3:]]))
+    assert calls(tmp_path) == {0: 2, 1: 2, 2: 2, 3: 1, 4: 1, 5: 1}  # none of those that were kept whole
 
 
 @pytest.fixture
@@ -154,5 +157,5 @@ def test_nobody_answers(functions, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made(functions, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be made"):
+    with pytest.raises(UsageError, match="cannot be written"):
         list(Campaign(results=tmp_path / "file" / "kept").run(functions.square, tasks(tmp_path)))

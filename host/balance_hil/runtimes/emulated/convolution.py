@@ -56,7 +56,7 @@ class Window:
             raise ValueError(f"an output of {outside}, where its input makes {wanted}")
         missing = tuple((o - 1) * s + r - n for o, s, r, n in zip(outside, strides, reach, inside, strict=True))
         padding = tuple(max(0, n) // 2 if same else 0 for n in missing)
-        return cls(inside, outside, size, strides, dilations, padding, missing if same else (0, 0))  # type: ignore[arg-type]
+        return cls(inside, outside, size, strides, dilations, padding, missing if same else (0, 0))  # type: ignore[arg-type]  # pairs
 
     @property
     def taps(self) -> int:
