@@ -26,6 +26,7 @@ class Liar:
     def __init__(self, random, quant):
         self.random, self.quant = random, quant
         self.injected = Counter()
+        self.deck = []
         self.previous = None
 
     def __call__(self, frame):
@@ -33,7 +34,8 @@ class Liar:
         if len(decoded) != 1 or not isinstance(decoded[0].message, messages.Action):
             return [(0.0, frame)]
         seq, action = decoded[0].seq, decoded[0].message
-        kind = KINDS[self.random.integers(len(KINDS))]
+        self.deck = self.deck or list(self.random.permutation(KINDS))  # dealt, so that few replies have every kind, too
+        kind = str(self.deck.pop())
         self.injected[kind] += 1
         before, self.previous = self.previous, (seq, action, frame)
         return self.lie(kind, seq, action, frame, before or (seq, action, frame))
@@ -106,5 +108,5 @@ def test_no_wrong_action_takes_effect(linear_bundle, faults, waits, tell):
             exchange.give_up()
     tell(faults, f"faulty replies, {applied} applied, {wrong} wrong")
     assert wrong == 0
-    assert set(liar.injected) == set(KINDS)
-    assert applied > faults / 20, "held back and duplicated ones are right"
+    assert len(liar.injected) == min(liar.injected.total(), len(KINDS))
+    assert applied >= faults // 20, "held back and duplicated ones are right"

@@ -22,7 +22,7 @@ def test_damaged_input(name, tmp_path, faults, tell):
         "keras_h5": ["h5py"],
     }.get(name, []):
         pytest.importorskip(package)
-    first, last, found = -len(bombs(name)), round((2 if faults >= 1000 else 0.3) * faults), []
+    first, last, found = -len(bombs(name)), max(1, round((2 if faults >= 1000 else 0.3) * faults)), []
     while first < last:
         (tmp_path / str(first)).mkdir()
         command = [sys.executable, PROGRAM, name, tmp_path / str(first), str(first), str(last)]
