@@ -125,12 +125,16 @@ class RecordingWriter:
 
     def step(self, run_s: float, step: Step) -> None:
         """Adds one control step at simulated time ``run_s`` since the run began."""
-        self._add(STEP, run_s, self._encode(step))
-        if self._scene is not None and step.state is not None:
+        poses = None if self._scene is None or step.state is None else self._scene.poses(step.state)
+        self.encoded_step(run_s, self._encode(step), poses)
+
+    def encoded_step(self, run_s: float, data: bytes, poses: Sequence[float] | None) -> None:
+        """Adds one that a ``step_encoder`` encoded. ``poses``: see ``Scene.poses``; None: not shown at this step."""
+        self._add(STEP, run_s, data)
+        if self._scene is not None and poses is not None:
             if self._scene.shapes is not self._shapes:
                 self._shapes = self._scene.shapes
                 self._add(foxglove.SCENE, run_s, _json(foxglove.scene_update(self._shapes, self._now_ns)))
-            poses = self._scene.poses(step.state)
             self._add(foxglove.TRANSFORMS, run_s, self._encode_transforms(self._now_ns, poses))
 
     def fault(self, run_s: float, episode: int, step: int, kind: str, detail: str = "", **numbers: float) -> None:

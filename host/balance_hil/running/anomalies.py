@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import heapq
+import os
+import pickle
+import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balance_hil.recording import Step
+from balance_hil.recording import RecordingWriter, Step
+from balance_hil.recording.format import Encode
+from balance_hil.recording.foxglove import Scene
+from balance_hil.running.trace import BUFFER_BYTES, disk_errors
 
 AROUND_S = 0.5  # before an anomaly, and after it
 FIRST, WORST = 100, 20  # recorded: the first ones, and after them those with the longest round trips
-PER_EPISODE = 10  # more are counted and not recorded, so that memory is bounded
+PER_EPISODE = 10  # more are counted and not recorded
 NOT_ANOMALIES = ("identified",)  # the end of a reboot
 
 
@@ -22,32 +28,59 @@ class Anomaly:
     """A fault, those that follow within AROUND_S, and the steps around them."""
 
     kind: str
-    steps: list[tuple[float, Step]]  # simulated time since the run began, in seconds
-    faults: list[tuple[float, int, int, str, str, Mapping[str, float]]] = field(default_factory=list)
+    detail: str  # of the first fault
+    at: int = 0  # of its first entry in the catcher's file
+    entries: int = 0
     left: int = 0  # steps that are still to come
     worst_us: float = 0.0  # longest round trip of a late reply
 
 
 class AnomalyCatcher:
-    """Keeps the latest steps of an episode and what happens around faults. It takes the place of a recording.
+    """Keeps the latest steps of an episode, and what happens around faults. It takes the place of a recording.
+
+    Anomalies are in a temporary file without a name: however many there are, they take no memory.
 
     Args:
         control_period_s: of the environment.
+        encode: a ``step_encoder``.
+        scene: of the environment; None: nothing is shown in 3D.
+
+    Raises:
+        RecordingError: the file cannot be written or read; so do all methods.
     """
 
-    def __init__(self, control_period_s: float) -> None:
+    def __init__(self, control_period_s: float, encode: Encode, scene: Scene | None) -> None:
         self.result: Mapping[str, Any] | None = None
         self.found: list[Anomaly] = []
         self.count = 0
+        self._encode, self._scene = encode, scene
         self._around = max(1, round(AROUND_S / control_period_s))
-        self._recent: deque[tuple[float, Step]] = deque(maxlen=2 * self._around)
+        self._recent: deque[tuple[Any, ...]] = deque(maxlen=2 * self._around)  # as ``RecordingWriter.encoded_step`` takes them
         self._open: Anomaly | None = None
+        with disk_errors():
+            self._file = tempfile.TemporaryFile(buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by ``close``
+
+    def clear(self) -> None:
+        """A new episode begins."""
+        self.found.clear()
+        self.count = 0
+        self._recent.clear()
+        self._open = None
+        with disk_errors():
+            self._file.seek(0)
+            self._file.truncate()
+
+    def close(self) -> None:
+        """Deletes the file."""
+        with disk_errors():
+            self._file.close()
 
     def step(self, run_s: float, step: Step) -> None:
         """See ``RecordingWriter.step``."""
-        self._recent.append((run_s, step))
+        poses = None if self._scene is None or step.state is None else self._scene.poses(step.state)
+        self._recent.append((run_s, self._encode(step), poses))
         if self._open is not None:
-            self._open.steps.append((run_s, step))
+            self._keep("encoded_step", *self._recent[-1])
             self._open.left -= 1
             if self._open.left <= 0:
                 self._open = None
@@ -57,13 +90,15 @@ class AnomalyCatcher:
         if self._open is None:
             if kind in NOT_ANOMALIES:
                 return
-            self._begin(kind, list(self._recent)[-self._around :])
+            self._begin(kind, detail, list(self._recent)[-self._around :])
         if self._open is not None:
-            self._open.faults.append((run_s, episode, step, kind, detail, numbers))
+            self._keep("fault", run_s, episode, step, kind, detail, **numbers)
             self._open.worst_us = max(self._open.worst_us, numbers.get("round_trip_us", 0.0))
 
     def injected(self, run_s: float, episode: int, step: int, fault: str, direction: str, values: Mapping[str, float]) -> None:
-        """See ``RecordingWriter.injected``: a soak injects no faults."""
+        """See ``RecordingWriter.injected``."""
+        if self._open is not None:
+            self._keep("injected", run_s, episode, step, fault, direction, values)
 
     def episode(self, run_s: float, result: Mapping[str, Any]) -> None:
         """See ``RecordingWriter.episode``."""
@@ -74,15 +109,32 @@ class AnomalyCatcher:
         """The episode ended with an anomaly."""
         self._open = None
         del self.found[PER_EPISODE - 1 :]  # this one is recorded in any case
-        self._begin(kind, list(self._recent))
-        if self._open is not None:
-            self.fault(run_s, 0, step, kind, detail)
+        self._begin(kind, detail, list(self._recent))
+        self._keep("fault", run_s, 0, step, kind, detail)
 
-    def _begin(self, kind: str, steps: list[tuple[float, Step]]) -> None:
+    def write(self, anomaly: Anomaly, writer: RecordingWriter) -> None:
+        """Writes one of ``found`` to a recording."""
+        with disk_errors():
+            self._file.seek(anomaly.at)
+            for _ in range(anomaly.entries):
+                method, arguments, numbers = pickle.load(self._file)  # noqa: S301 - this process wrote it; it has no name
+                getattr(writer, method)(*arguments, **numbers)
+
+    def _begin(self, kind: str, detail: str, before: Iterable[tuple[Any, ...]]) -> None:
         self.count += 1
         if len(self.found) < PER_EPISODE:
-            self._open = Anomaly(kind, steps, left=self._around)
+            with disk_errors():
+                self._open = Anomaly(kind, detail, self._file.seek(0, os.SEEK_END), left=self._around)
             self.found.append(self._open)
+            for step in before:
+                self._keep("encoded_step", *step)
+
+    def _keep(self, method: str, *arguments: Any, **numbers: float) -> None:
+        """Adds an entry to the open anomaly: a call of ``RecordingWriter``."""
+        assert self._open is not None
+        self._open.entries += 1
+        with disk_errors():
+            pickle.dump((method, arguments, numbers), self._file, pickle.HIGHEST_PROTOCOL)
 
 
 class AnomalyFolder:

@@ -6,6 +6,7 @@ power-cycled, a physical one identified again, and the soak goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from balance_hil.errors import HarnessError
 from balance_hil.interrupt import Interrupt
 from balance_hil.metrics import Verdict
 from balance_hil.recording import RecordingWriter
+from balance_hil.recording.format import step_encoder
 from balance_hil.running.anomalies import Anomaly, AnomalyCatcher, AnomalyFolder
 from balance_hil.running.config import RunConfig, Tick
 from balance_hil.running.episode import RunLog
@@ -237,6 +239,7 @@ class _Soak:
         max_steps = min(require_control_steps(env, config.run.max_steps), round(MAX_EPISODE_S / env.spec.control_period_s))
         self._run_config = replace(config.run, clock="realtime", recording=None, max_steps=max(1, max_steps))
         self._folder = AnomalyFolder(config.folder, self._record)
+        self._catcher = AnomalyCatcher(env.spec.control_period_s, step_encoder(bundle.spec, env.trace), env.scene)
         self._minute = Statistics()
         with disk_errors():
             self._minutes = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by ``run``
@@ -258,7 +261,7 @@ class _Soak:
         result, start_s = self.result, time.monotonic()
         next_minute_s = min(MINUTE_S, self._config.duration_s / 10)  # the first one is shorter in a short soak
         errors_in_a_row = 0
-        with Interrupt() as stop, self._minutes:
+        with Interrupt() as stop, self._minutes, contextlib.closing(self._catcher):
             while not result.given_up and not result.interrupted and result.elapsed_s < self._config.duration_s:
                 error = self._episode(stop)
                 errors_in_a_row = 0 if error is None else errors_in_a_row + 1
@@ -280,8 +283,10 @@ class _Soak:
         result = self.result
         config = replace(self._run_config, seeds=[self._seed])
         self._seed += 1
-        catcher = AnomalyCatcher(self._env.spec.control_period_s)
-        log = RunLog([catcher], self._on_tick, timed=True, on_wait=self._on_wait)
+        catcher = self._catcher
+        catcher.clear()
+        injections = self._board.faults.injections if self._board.faults else None
+        log = RunLog([catcher], self._on_tick, timed=True, injections=injections, on_wait=self._on_wait)
         error = None
         with prepare(self._board, self._bundle, config, self._env, log, stop) as episode:
             try:
@@ -350,9 +355,6 @@ class _Soak:
         with RecordingWriter(
             path, meta, self._bundle.spec, self._env.trace, start_ns=time.time_ns(), scene=self._env.scene
         ) as writer:
-            for run_s, step in anomaly.steps:
-                writer.step(run_s, step)
-            for run_s, episode, step_index, kind, detail, numbers in anomaly.faults:
-                writer.fault(run_s, episode, step_index, kind, detail, **numbers)
-            verdict = Verdict((f"excerpt of a soak: {anomaly.kind}: {anomaly.faults[0][4]}",))
+            self._catcher.write(anomaly, writer)
+            verdict = Verdict((f"excerpt of a soak: {anomaly.kind}: {anomaly.detail}",))
             writer.result = {"metrics": {}, "verdict": verdict.to_dict()}

@@ -42,6 +42,20 @@ def objects():
     return sys.getallocatedblocks()
 
 
+def test_memory_does_not_grow_with_the_number_of_late_replies(clock, board, firmware, linear_bundle, tmp_path):
+    firmware.delay_s = lambda number: 0.006 * (number % 3 == 0)
+    config = RunConfig(seeds=[3], max_steps=MANY + 1, max_lost=MANY, check_tflm=False, recording=tmp_path / "run.mcap")
+    held = {}
+
+    def measure(tick):
+        if tick.step in (FEW, MANY):
+            held[tick.step] = objects()
+
+    result = run(board, linear_bundle, config, measure)
+    assert result.late > 250
+    assert held[MANY] - held[FEW] < 200  # of the chunk of the recording that is not yet written
+
+
 def test_memory_does_not_grow_with_the_hours_of_a_recording(linear_bundle, tmp_path):
     chunk_s, chunks, held = 0.25, 2 * 3600 * 4, {}
     with RecordingWriter(tmp_path / "a.mcap", {"seeds": [1]}, linear_bundle.spec) as writer:

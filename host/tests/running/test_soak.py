@@ -1,18 +1,23 @@
 """A soak on a fake board, in virtual time: what it counts, keeps and fails for."""
 
+import contextlib
 import os
 import signal
 import threading
+import tracemalloc
 
 import pytest
 
-from balance_hil.recording import read_recording
+from balance_hil.recording import Step, read_recording
+from balance_hil.recording.format import step_encoder
 from balance_hil.running import RunConfig, SoakConfig, open_plant, soak
 from balance_hil.running.anomalies import FIRST, PER_EPISODE, WORST, Anomaly, AnomalyCatcher, AnomalyFolder
 from balance_hil.running.resources import resources_of
 from balance_hil.testing.fake_board import FakeFirmware
 
 from .. import contract
+
+STEP = Step(0.0, 0, 0, [0.0] * 6, [0.0] * 2, False, [], 1.0, [1] * 6, [2] * 2, 400.0, 17.0, 3.0)
 
 
 @pytest.fixture
@@ -140,7 +145,7 @@ def test_the_number_of_recordings_is_bounded_and_the_worst_are_kept(tmp_path):
     tmp_path.mkdir()
     folder = AnomalyFolder(tmp_path, lambda path, anomaly: path.touch())
     for number in range(1, 1001):
-        folder.add(Anomaly("late", [], worst_us=float(number % 500)))
+        folder.add(Anomaly("late", "", worst_us=float(number % 500)))
     numbers = sorted(int(path.name[:6]) for path in tmp_path.iterdir())
     assert numbers[:FIRST] == list(range(1, FIRST + 1))
     worst = numbers[FIRST:]
@@ -149,10 +154,30 @@ def test_the_number_of_recordings_is_bounded_and_the_worst_are_kept(tmp_path):
 
 
 def test_an_episode_full_of_anomalies_keeps_a_few_and_its_end():
-    catcher = AnomalyCatcher(0.5)
-    for number in range(100):
-        catcher.fault(0.5 * number, 0, number, "lost")
-        catcher.step(0.5 * number, None)
-    catcher.episode(50.0, {"failed": True, "steps": 100, "seed": 3})
-    assert catcher.count == 101
-    assert [anomaly.kind for anomaly in catcher.found] == ["lost"] * (PER_EPISODE - 1) + ["failed"]
+    with contextlib.closing(AnomalyCatcher(0.5, lambda step: b"{}", None)) as catcher:
+        for number in range(100):
+            catcher.fault(0.5 * number, 0, number, "lost")
+            catcher.step(0.5 * number, STEP)
+        catcher.episode(50.0, {"failed": True, "steps": 100, "seed": 3})
+        assert catcher.count == 101
+        assert [anomaly.kind for anomaly in catcher.found] == ["lost"] * (PER_EPISODE - 1) + ["failed"]
+
+
+def test_anomalies_take_no_memory(linear_bundle):
+    """Ten anomalies of a second each took 5 MiB until their episode was over."""
+    with contextlib.closing(AnomalyCatcher(0.005, step_encoder(linear_bundle.spec, ()), None)) as catcher:
+        for episode in range(2):  # the second one: what the first took may stay
+            catcher.clear()
+            for number in range(5000):
+                if number == 1000 and episode:
+                    tracemalloc.start()
+                if number >= 1000:
+                    for _ in range(5):
+                        late = {"request_step": number - 1, "round_trip_us": 1e4 + number, "inference_us": 17.0}
+                        catcher.fault(0.005 * number, 0, number, "late", f"the reply of step {number - 1}", **late)
+                catcher.step(0.005 * number, STEP._replace(step=number, observation=[number / 7] * 6))
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(catcher.found) == PER_EPISODE
+        assert catcher.count > PER_EPISODE
+        assert held < 150_000  # the latest steps, and a buffer of the file
