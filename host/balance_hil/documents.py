@@ -322,12 +322,65 @@ class BenchRowDocument(TypedDict):
     ratio: NotRequired[float | None]  # value / the baseline's
 
 
+class CostChangeDocument(TypedDict):
+    """One number that is not what it was."""
+
+    what: str  # board, engine and policy
+    name: str  # "0 FULLY_CONNECTED", "arena", "flash, symbol main"
+    unit: str
+    before: float | None  # None: it was not there
+    now: float | None  # None: it is gone
+    grown: bool  # beyond the threshold
+
+
+class CostComparisonDocument(TypedDict):
+    """What was measured now, against a file that was saved."""
+
+    against: str
+    commits: list[str]  # before and now
+    threshold: float  # share, 0.02 for 2 %
+    compared: list[str]
+    changes: list[CostChangeDocument]
+    otherwise: list[str]  # compilers and versions of engines that are not as they were
+    not_judged: list[str]  # and why
+    not_compared: list[str]  # and why
+    verdict: VerdictDocument
+
+
 class BenchDocument(TypedDict):
     """``hil bench NAME --json``."""
 
     schema: Literal["balance_hil/bench@2"]
     name: str
     rows: list[BenchRowDocument]
+    comparison: NotRequired[CostComparisonDocument]  # with --against
+
+
+class CostDocumentOfBoard(TypedDict):
+    """What one engine takes for one model on one board. The symbols of an image that is not known are empty."""
+
+    board: str
+    engine: str
+    policy: str
+    engine_version: str
+    model: str  # its id
+    compiler: str
+    firmware: str  # commit
+    unit: str  # of cost: instructions, cycles or us
+    cost: dict[str, float]  # of an inference, of each layer, of loading
+    memory: dict[str, float]  # bytes: arena, object, stack, code, flash, RAM
+    flash: dict[str, float]  # bytes by symbol
+    ram: dict[str, float]
+
+
+class CostsDocument(TypedDict):
+    """The file of ``hil bench --save``."""
+
+    schema: Literal["balance_hil/costs@2"]
+    time_s: float  # Unix time
+    commit: str  # of the repository in the current folder
+    host_version: str
+    costs: list[CostDocumentOfBoard]
 
 
 class ControlDocument(TypedDict):
@@ -374,6 +427,7 @@ DOCUMENTS: dict[str, Any] = {
     "compare": CompareDocument,
     "export": ExportDocument,
     "bench": BenchDocument,
+    "costs": CostsDocument,
     "verify": VerifyDocument,
 }
 

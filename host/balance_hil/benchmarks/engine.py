@@ -15,21 +15,24 @@ import contextlib
 import json
 import os
 import tomllib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from balance_hil.benchmarks import row
-from balance_hil.boards import BoardDefinition, connect, find_board, find_definition, load_definitions
+from balance_hil.benchmarks.costs import Cost
+from balance_hil.benchmarks.image_sizes import image_sizes
+from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_board, find_definition, load_definitions
+from balance_hil.boards.channel import printable
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.boards.profile import Profile
-from balance_hil.bundle import HEADER, INT8_MODEL, Bundle
+from balance_hil.bundle import HEADER, INT8_MODEL, Bundle, model_id
 from balance_hil.errors import HarnessError
-from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY
+from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, firmware_commit
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import MODELS
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -60,7 +63,12 @@ class Measurement:
 
 
 def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, Any]]:
-    """Rows for every board, engine and policy.
+    """The rows of ``measure_all``."""
+    return measure_all(boards, port)[0]
+
+
+def measure_all(boards: Sequence[str] = (), port: str | None = None) -> tuple[list[dict[str, Any]], list[Cost]]:
+    """Rows for every board, engine and policy, and the same as costs, with the symbols of the images of ``models/ppo``.
 
     Args:
         boards: names; by default the boards in QEMU, and ``pico`` where its emulator is installed.
@@ -73,17 +81,23 @@ def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, A
     bundle = Bundle.load(SHIPPED)
     policies = [typical("TANH"), typical("RELU"), Policy("ppo", (SHIPPED / INT8_MODEL).read_bytes(), SHIPPED / HEADER)]
     rows: list[dict[str, Any]] = []
+    costs: list[Cost] = []
     for board in chosen:
         counted = board.kind == "qemu" and board.is_emulated and port is None
         for policy in policies if counted else []:
             tflm = measure(board, "tflm", policy) if os.environ.get(TFLM_LIBRARY) else None
-            rows += _rows(measure(board, "int8", policy), tflm)
-            if tflm is not None:
-                rows += _rows(tflm, None)
+            ours = measure(board, "int8", policy)
+            for measured, baseline in ((ours, tflm), (tflm, None)):
+                if measured is not None:
+                    rows += (found := _rows(measured, baseline))
+                    costs.append(_cost_of(measured, found))
         engine = "int8" if board.is_emulated and port is None else None
         with connect(board.name, bundle, port=port, engine=engine, count_instructions=counted) as session:
-            rows += _profile_rows(f"{session.info.board} {session.info.engine} ppo", session.profile(), with_engine=not counted)
-    return rows
+            info = session.query_info()  # with the stack that it has used
+            found = _profile_rows(f"{info.board} {info.engine} ppo", session.profile(), with_engine=not counted)
+            rows += found
+            costs.append(_whole_cost(board.name, info, session.image, found, bundle.id))
+    return rows, _merged(costs)
 
 
 def _default_boards() -> list[BoardDefinition]:
@@ -162,6 +176,57 @@ def _profile_rows(what: str, profile: Profile, *, with_engine: bool) -> list[dic
 
 def _rounded(cost: float, profile: Profile) -> float:
     return round(cost, 3) if profile.unit == "us" else round(cost)
+
+
+def _cost_of(measured: Measurement, rows: Sequence[Mapping[str, Any]]) -> Cost:
+    """The cost of an engine alone: its image is another one than the board's, so its symbols are left out."""
+    return Cost(
+        board=measured.board,
+        engine=measured.engine,
+        policy=measured.policy.name.lower(),
+        engine_version=_tflm_version() if measured.engine == "tflm" else "",
+        model=model_id(measured.policy.model, None),
+        compiler=image_sizes(measured.cost.image).compiler,
+        firmware=firmware_commit(),
+        unit="instructions",
+        cost={each["metric"].strip(): each["value"] for each in rows if each["unit"] != "B"},
+        memory={each["metric"]: each["value"] for each in rows if each["unit"] == "B"},
+        flash={},
+        ram={},
+    )
+
+
+def _whole_cost(board: str, info: BoardInfo, image: Path | None, rows: Sequence[Mapping[str, Any]], model: str) -> Cost:
+    """The cost of a board with its firmware; its symbols where the image is known."""
+    sizes = image_sizes(image) if image is not None else None
+    unit = rows[0]["unit"]
+    flash, ram = (sum(sizes.flash.values()), sum(sizes.ram.values())) if sizes else (info.flash, info.ram)
+    memory = {"arena": info.arena_used, "stack of the board": info.stack, "flash": flash, "RAM": ram}
+    return Cost(
+        board=board,
+        engine=printable(info.engine),
+        policy="ppo",
+        engine_version=printable(info.engine_version),
+        model=model,
+        compiler=sizes.compiler if sizes else "",
+        firmware=printable(info.firmware_commit),
+        unit=unit,
+        cost={each["metric"].strip(): each["value"] for each in rows if each["unit"] == unit},
+        memory={name: value for name, value in memory.items() if value},
+        flash=sizes.flash if sizes else {},
+        ram=sizes.ram if sizes else {},
+    )
+
+
+def _merged(costs: Iterable[Cost]) -> list[Cost]:
+    """One cost for each board, engine and policy: that of the engine alone and that of the board are joined."""
+    found: dict[str, Cost] = {}
+    for cost in costs:
+        alone = found.get(cost.name)
+        found[cost.name] = (
+            replace(cost, cost={**alone.cost, **cost.cost}, memory={**alone.memory, **cost.memory}) if alone else cost
+        )
+    return list(found.values())
 
 
 def _baseline(ours: Measurement, tflm: Measurement | None) -> tuple[dict[str, Any], str]:

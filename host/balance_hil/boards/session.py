@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -57,6 +58,10 @@ class Machine(faults.Machine, Protocol):
     @property
     def instructions_per_us(self) -> float | None:
         """Instructions in a microsecond of the board's clock; None: not counted."""
+
+    @property
+    def image(self) -> Path | None:
+        """The linked program that it runs, an ELF file; None: unknown."""
 
 
 class Session:
@@ -183,6 +188,11 @@ class Session:
         if instructions_per_us is not None:
             return "instructions", instructions_per_us
         return ("us", 1.0) if self.cycles_per_us is None else ("cycles", self.cycles_per_us)
+
+    @property
+    def image(self) -> Path | None:
+        """The linked program of a board that this program started, an ELF file; None: unknown."""
+        return self._machine.image if self._machine is not None else None
 
     def now_s(self) -> float:
         """The clock of the link: the wall clock, or that of a board which paces the run. See ``connect``."""

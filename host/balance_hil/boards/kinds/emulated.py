@@ -100,6 +100,7 @@ class EmulatedMachine(ABC):
     """The processes of one emulated board, the processor first. Call ``start`` or ``start_unopened``, then ``close``."""
 
     instructions_per_us: float | None = None  # of the board's clock; None: not counted
+    image: Path | None = None  # the linked program that it runs
 
     def __init__(self, name: str) -> None:
         self._name = name

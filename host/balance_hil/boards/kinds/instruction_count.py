@@ -40,6 +40,7 @@ class EngineCost:
     arena_bytes: int
     object_bytes: int  # of the engine, outside its arena
     stack_bytes: int  # peak stack, loading included
+    image: Path  # the firmware that was measured, an ELF file
 
 
 def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Callable[[str], None] | None = None) -> EngineCost:
@@ -66,11 +67,11 @@ def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Cal
         known = {"stamp": stamp, "report": _report(board.settings["machine"], image)}
         write_atomically(record, json.dumps(known))
     return _parsed(
-        known["report"], code_bytes(image.with_suffix(".map").read_text(), LIBRARIES[engine]), f"{engine} on {board.name}"
+        known["report"], code_bytes(image.with_suffix(".map").read_text(), LIBRARIES[engine]), image, f"{engine} on {board.name}"
     )
 
 
-def _parsed(report: str, code: int, what: str) -> EngineCost:
+def _parsed(report: str, code: int, image: Path, what: str) -> EngineCost:
     numbers: dict[str, list[int]] = defaultdict(list)
     for line in report.splitlines():
         name, value = line.split()
@@ -79,7 +80,7 @@ def _parsed(report: str, code: int, what: str) -> EngineCost:
         raise BoardBootError(f"the outputs of the engine {what} differ from its vectors", "locate the difference: hil compare")
     one = {name: values[0] for name, values in numbers.items() if name.endswith(("_instructions", "_bytes"))}
     one.pop("operator_instructions", None)
-    return EngineCost(operator_instructions=numbers["operator_instructions"], code_bytes=code, **one)
+    return EngineCost(operator_instructions=numbers["operator_instructions"], code_bytes=code, image=image, **one)
 
 
 def _report(machine: str, image: Path) -> str:

@@ -94,7 +94,7 @@ class NativeMachine(EmulatedMachine):
         if config.engine == "tflm":
             require("tflite_micro", "int8")
         self._config = config
-        self._program = build_native(progress)
+        self.image = build_native(progress)
         if config.fault is not None:
             fault_number(config.fault, progress)
         self._slave = -1  # kept open for the programs that open the port and close it again
@@ -136,7 +136,7 @@ class NativeMachine(EmulatedMachine):
     def _spawn(self, uart: int) -> None:
         firmware_end, engine_end = socket.socketpair()
         with firmware_end, engine_end, _image_file(self._config.image) as image:
-            command = [str(self._program), "--fd", str(uart), "--board-name", self._config.name]
+            command = [str(self.image), "--fd", str(uart), "--board-name", self._config.name]
             command += ["--engine", self._config.engine]
             if self._config.engine == "tflm":
                 command += ["--engine-fd", str(firmware_end.fileno())]

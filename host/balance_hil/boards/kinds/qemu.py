@@ -89,7 +89,7 @@ class QemuMachine(EmulatedMachine):
         if config.count_instructions:
             self._options += COUNT
             self.instructions_per_us = INSTRUCTIONS_PER_US
-        self._image = build_image(environment, model_header(config), progress, own=definition.own_sources)
+        self.image = build_image(environment, model_header(config), progress, own=definition.own_sources)
         self._qmp: Qmp | None = None
         self._server: socket.socket | None = None
         super().__init__(config.name)
@@ -156,7 +156,7 @@ class QemuMachine(EmulatedMachine):
         ours, theirs = socket.socketpair()
         self._qmp = Qmp(ours)
         with theirs:
-            command = [self._qemu, "-M", self._machine, "-kernel", str(self._image), "-nodefaults", "-display", "none"]
+            command = [self._qemu, "-M", self._machine, "-kernel", str(self.image), "-nodefaults", "-display", "none"]
             command += ["-chardev", uart, *["-serial", "null"] * self._uart, "-serial", "chardev:uart"]
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
             command += self._options

@@ -94,8 +94,8 @@ class Rp2040Machine(EmulatedMachine):
         self._watchdog_ms = config.watchdog_ms
         self._device_clock = config.device_clock
         self._device_link: DeviceLink | None = None
-        elf = build_image(image_environment(definition, config.engine), model_header(config), progress)
-        self._image = elf.with_suffix(".uf2")
+        self.image = build_image(image_environment(definition, config.engine), model_header(config), progress)
+        self._uf2 = self.image.with_suffix(".uf2")
         super().__init__(config.name)
 
     def start(self) -> Link:
@@ -132,7 +132,7 @@ class Rp2040Machine(EmulatedMachine):
 
     def _spawn(self, settings: dict[str, Any], descriptors: list[int] | None = None, pipes: PipeEnds | None = None) -> None:
         settings["watchdog_ms"] = self._watchdog_ms
-        command = [self._node, str(_BRIDGE), self._module.as_uri(), str(self._image), json.dumps(settings)]
+        command = [self._node, str(_BRIDGE), self._module.as_uri(), str(self._uf2), json.dumps(settings)]
         self._processes = [self._popen(command, descriptors or [], pipes)]
 
 
