@@ -183,6 +183,14 @@ def _changes(was: Cost, cost: Cost, threshold: float) -> Iterator[Change]:
 # --- the file -------------------------------------------------------------------------------------------------------------
 
 
+def make_room(path: Path) -> None:
+    """Makes the folder of a file to be saved. Raises UsageError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"cannot make the folder {path.parent}: {exc.strerror}", "let --save name a file elsewhere") from exc
+
+
 def save(path: Path, costs: Sequence[Cost]) -> None:
     """Writes costs with the time and the commit of now. Raises UsageError where that is not possible."""
     document = {"schema": SCHEMA, "time_s": time.time(), "commit": history.current_commit(), "host_version": __version__}

@@ -12,7 +12,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from balance_hil.benchmarks.costs import LEAST, THRESHOLD, Change, CostComparison, Saved, compare_costs, read_all, save
+from balance_hil.benchmarks.costs import LEAST, THRESHOLD, Change, CostComparison, Saved, compare_costs, make_room, read_all, save
 from balance_hil.benchmarks.costs_picture import draw
 from balance_hil.benchmarks.image_sizes import demangled
 from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout, wide
@@ -75,8 +75,8 @@ def command(
         if not against:
             raise UsageError("--picture draws files that were saved", "name them: hil bench --against FOLDER --picture FILE")
         require_picture(picture)
-    if save_to is not None and not save_to.parent.is_dir():
-        raise UsageError(f"there is no folder {save_to.parent}", f"make it: mkdir -p {save_to.parent}")
+    if save_to is not None:
+        make_room(save_to)
     kept = read_all(against)
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
         module = importlib.import_module(f"balance_hil.benchmarks.{name}")
