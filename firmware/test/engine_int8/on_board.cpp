@@ -1,7 +1,8 @@
 // Runs Int8Engine on an emulated board over models and inputs that QEMU loads into its memory, for comparison with TensorFlow
 // Lite Micro. At kCasesAddress lies u32 [count] and, for each case:
 //
-//   u32 model bytes | u32 rows | model | int8 [rows][n_obs]        each padded to a multiple of 16 bytes, as is the count
+//   u32 model bytes | u32 rows | u32 bytes to skip, so that the model is not aligned | model | int8 [rows][n_obs]    each padded
+//   to a multiple of 16 bytes, as is the count
 //
 // The UART gets, for each case: u32 status | u32 arena bytes | for each row the int8 tensors of all operators that have one, and
 // the output.
@@ -42,10 +43,10 @@ void RunRow(const int8_t* input) {
 }
 
 const uint8_t* RunCase(const uint8_t* at) {
-  uint32_t sizes[2];
+  uint32_t sizes[3];
   std::memcpy(sizes, at, sizeof sizes);
-  const uint8_t* const model = at + 16;
-  const uint8_t* const inputs = model + ((sizes[0] + 15u) & ~15u);
+  const uint8_t* const model = at + 16 + sizes[2];
+  const uint8_t* const inputs = at + 16 + ((sizes[2] + sizes[0] + 15u) & ~15u);
   size_t needed = 0;
   hil::Int8Engine::RequiredArena({model, sizes[0]}, &needed);
   const hil::Status status = engine.Init({model, sizes[0]}, {arena, sizeof arena});

@@ -61,7 +61,7 @@ int32_t ExpOnLastQuarter(int32_t a) {
 /// exp(a) as Q31 for a <= 0 with `fraction_bits` bits behind the point.
 int32_t ExpOfNegative(int32_t a, int32_t fraction_bits) {
   // exp(-1/4), exp(-1/2), exp(-1), ... exp(-16) as Q31
-  constexpr int32_t kPowers[] = {1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242};
+  static constexpr int32_t kPowers[] = {1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242};
   if (a == 0) return kOneQ31;
   const int32_t quarter = 1 << (fraction_bits - 2);
   const int32_t in_last_quarter = (a & (quarter - 1)) - quarter;

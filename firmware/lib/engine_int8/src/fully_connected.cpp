@@ -44,14 +44,15 @@ bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   const int64_t bias = LoadInt32(layer.bias + 4 * row);
   const int64_t largest_sum = (bias < 0 ? -bias : bias) + layer.columns * kLargestProduct;
   const bool large_enough = layer.columns >= kMinColumnsOfFastPath && layer.rows >= kMinRowsOfFastPath;
-  return large_enough && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(layer.bias) % 4 == 0;
+  return large_enough && aligned && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
 }
 
 uint32_t ScratchBytes([[maybe_unused]] uint32_t columns, [[maybe_unused]] uint32_t rows) {
 #if defined(HIL_DENSE_ROWS_SCALAR)
   return (rows + 3u) / 4u * 16u;
 #else
-  return (columns + 3u) / 4u * 8u;
+  return (columns + 7u) / 8u * 16u;
 #endif
 }
 

@@ -24,12 +24,14 @@ int32_t Radius(const Multiplier& to_q27) {
   return to_q27.shift > 30 ? 0 : static_cast<int32_t>((uint32_t{kLargestArgument} << kArgumentFractionBits) >> to_q27.shift);
 }
 
-/// TANH or LOGISTIC of `value`, a code less its zero point, before clamping.
-int32_t Squash(bool tanh, int32_t value, const Multiplier& to_q27) {
+/// TANH or LOGISTIC of `value`, a code less its zero point, before clamping. Both are odd in their codes: `opposite` is the
+/// result of -value where that is known.
+int32_t Squash(bool tanh, int32_t value, const Multiplier& to_q27, const int8_t* opposite) {
   const int32_t radius = Radius(to_q27);
   if (value <= -radius) return INT8_MIN;
   if (value >= radius) return INT8_MAX;
   const int32_t argument = Requantize(value, to_q27);
+  if (opposite != nullptr && argument == -Requantize(-value, to_q27)) return -*opposite;
   return tanh ? ShiftRight(TanhQ31(argument), 24) : ShiftRight(LogisticQ31(argument), 23) - 128;
 }
 
@@ -85,10 +87,13 @@ bool BuildTable(BuiltinOperator code, const QuantParams& input, const QuantParam
   int8_t low;
   int8_t high;
   ActivationRange(activation, output, &low, &high);
-  for (uint32_t i = 0; table != nullptr && defined && i < kTableEntries; ++i) {
-    const int32_t value = static_cast<int8_t>(i) - input.zero_point;
-    const int32_t result = squashes ? Squash(tanh, value, multiplier) : Requantize(value, multiplier) + output.zero_point;
-    table[i] = Clamp(result, low, high);
+  for (int32_t code_in = INT8_MIN; table != nullptr && defined && code_in <= INT8_MAX; ++code_in) {
+    const int32_t value = code_in - input.zero_point;
+    const int32_t mirrored = input.zero_point - value;  // the code of -value
+    const int8_t* const opposite = value > 0 && mirrored >= INT8_MIN ? &table[static_cast<uint8_t>(mirrored)] : nullptr;
+    const int32_t result =
+        squashes ? Squash(tanh, value, multiplier, opposite) : Requantize(value, multiplier) + output.zero_point;
+    table[static_cast<uint8_t>(code_in)] = Clamp(result, low, high);
   }
   return defined;
 }

@@ -103,10 +103,10 @@ void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
   tensor->scale_count = file_.Count(tensor->scales);
   tensor->quantized_dimension = file_.Uint32Field(table, quantization_table::kDimension, 0);
   const uint32_t zero_points = file_.VectorField(table, quantization_table::kZeroPoint, 8);
+  const uint8_t* const words = file_.At(zero_points + 4, 8 * file_.Count(zero_points));
   for (uint32_t i = file_.Count(zero_points); i-- > 0;) {
     // int64, low word first; like TFLM, this takes the low word.
-    const uint8_t* low = file_.At(zero_points + 4 + 8 * i, 4);
-    std::memcpy(&tensor->zero_point, low, sizeof tensor->zero_point);
+    std::memcpy(&tensor->zero_point, words + 8 * i, sizeof tensor->zero_point);
     tensor->symmetric = tensor->symmetric && tensor->zero_point == 0;
   }
 }
