@@ -55,7 +55,13 @@ _CAUSES_OF = {
     "MEAN": MEAN_ROUNDING,
 }
 Emulate = Callable[[Variant], EmulatedRuntime]
-_RULES = ("first_scale_only", "float64_product", "rounding", "kernels")  # fields of Variant, tried in this order
+_RULES = (
+    "first_scale_only",
+    "float64_product",
+    "floored_blocks",
+    "rounding",
+    "kernels",
+)  # fields of Variant, tried in this order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +393,7 @@ def _cause(rule: str, operator: str) -> str:
     if rule == "float64_product":
         return SCALE_PRODUCT
     if operator in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"):
-        return REQUANTIZATION_ROUNDING if rule == "rounding" else CLAMP_BOUND
+        return CLAMP_BOUND if rule == "kernels" else REQUANTIZATION_ROUNDING
     return _CAUSES_OF.get(operator, ELEMENTWISE_ROUNDING)
 
 

@@ -8,7 +8,7 @@ are exact: a fault is named only if its variant reproduces every number that the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from balance_hil.runtimes.emulated.rules import TFLM
 NORMALIZATION, INPUT, MODEL, OUTPUT = "normalization", "input", "model", "output"
 UNKNOWN = "differs in a way that is not known"
 _LONGEST_LAG = 4
+_BIASED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 _SCATTERED = 8  # different values in the place of saturated ones; another limit gives two at most
 _UNRELATED = 0.3  # correlation below which outputs count as unrelated to those of the model
 
@@ -204,6 +205,7 @@ def diagnose_model(
         lambda: _rearranged(right, outputs, "output"),
         lambda: _another_tensor(inputs, outputs, model),
         lambda: _another_model(inputs, outputs, others or {}),
+        lambda: _part_omitted(inputs, outputs, model),
         lambda: "always gives the same output" if np.all(outputs == outputs[0]) else "",
         lambda: "wraps the output around instead of saturating" if _wraps(right, outputs) else "",
         lambda: "runs another model" if _unrelated(right, outputs) else "",
@@ -307,6 +309,32 @@ def _another_model(inputs: Int8Array, outputs: Int8Array, others: Mapping[str, E
         if other.n_obs == inputs.shape[1] and np.array_equal(other.infer_int8_batch(inputs), outputs):
             return f"runs the model {name}"
     return ""
+
+
+def _part_omitted(inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntime) -> str:
+    """Biases or fused activations, of all operators."""
+    graph = model.graph
+    biases = {operator.inputs[2] for operator in graph.operators if operator.name in _BIASED and len(operator.inputs) > 2}
+    without = {
+        "omits the biases": replace(
+            graph,
+            tensors=tuple(
+                replace(tensor, data=np.zeros_like(tensor.data)) if tensor.index in biases and tensor.data is not None else tensor
+                for tensor in graph.tensors
+            ),
+        ),
+        "omits the fused activations": replace(
+            graph, operators=tuple(replace(operator, activation="NONE") for operator in graph.operators)
+        ),
+    }
+    return next(
+        (
+            name
+            for name, part in without.items()
+            if np.array_equal(EmulatedRuntime(part, model.variant).infer_int8_batch(inputs), outputs)
+        ),
+        "",
+    )
 
 
 def _wraps(right: Int8Array, seen: Int8Array) -> bool:

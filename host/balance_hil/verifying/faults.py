@@ -19,6 +19,9 @@ from balance_hil.files import did_you_mean
 from balance_hil.link import Link
 from balance_hil.protocol import messages as m
 from balance_hil.protocol.messages import Status
+from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.runtimes.emulated import Kernels
+from balance_hil.runtimes.emulated.tables import clamp_bounds
 from balance_hil.tflite.graph import read_graph
 from balance_hil.verifying import behavior as does
 from balance_hil.verifying.tampering import TamperedLink
@@ -98,6 +101,20 @@ def _dense(bundle: Bundle) -> str:
 def _several_scales(bundle: Bundle) -> str:
     per_channel = any(len(set(np.ravel(t.scales))) > 1 for t in read_graph(bundle.int8_model()).tensors)
     return _dense(bundle) or ("" if per_channel else "every tensor has one scale")
+
+
+def _biased(bundle: Bundle) -> str:
+    graph = read_graph(bundle.int8_model())
+    biases = [graph.tensors[op.inputs[2]] for op in graph.operators if op.name == "FULLY_CONNECTED" and len(op.inputs) > 2]
+    return "" if any(np.any(bias.data) for bias in biases if bias.data is not None) else "the dense layers have no biases"
+
+
+def _activated(bundle: Bundle) -> str:
+    """A RELU whose output has the zero point -128 only saturates."""
+    graph = read_graph(bundle.int8_model())
+    outputs = [(op.activation, graph.output_of(op)) for op in graph.operators if op.activation != "NONE"]
+    bounds = [clamp_bounds(name, QuantParams(out.scales[0], out.zero_points[0]), Kernels.TFLM) for name, out in outputs]
+    return "no fused activation does more than saturate" if all(b == (INT8_MIN, INT8_MAX) for b in bounds) else ""
 
 
 def _saturates(bundle: Bundle) -> str:
@@ -184,6 +201,13 @@ _FIRMWARE: tuple[tuple[str, str, str, str] | tuple[str, str, str, str, Reason], 
      _LAYER, _several_scales),
     ("model-single-rounding", "requantizes with one rounding instead of two", _RANDOM,
      r"random inputs: \d+ of \d+ values differ, by up to \d LSB", _dense),
+    ("model-floored", "requantizes without the rounding of the first product (VQDMULH for VQRDMULH)", _RANDOM,
+     r"random inputs: \d+ of \d+ values differ, by up to \d LSB", _dense),
+    ("model-float32", "requantizes in float32, ties to even, as XNNPACK does", _RANDOM,
+     r"random inputs: \d+ of \d+ values differ, by up to \d LSB", _dense),
+    ("model-truncated", "requantizes in float32 and truncates, as TinyEngine does", _LAYERS, _LAYER, _dense),
+    ("model-no-bias", "omits the biases", _LAYERS, _LAYER, _biased),
+    ("model-no-activation", "omits the fused activations", _LAYERS, _LAYER, _activated),
     ("output-no-zero-point", "scale * q; zero point omitted", _ACTIONS, _DEQUANTIZED, _output_zero_point),
     ("output-zero-point-above", "subtracts one more than the zero point", _ACTIONS, _DEQUANTIZED),
     ("output-zero-point-below", "subtracts one less than the zero point", _ACTIONS, _DEQUANTIZED),

@@ -29,8 +29,9 @@ int64_t RoundOnce(int64_t accumulator, int32_t multiplier, int shift) {
   return (accumulator * multiplier + (int64_t{1} << (right - 1))) >> right;
 }
 
-int64_t RoundTwice(int64_t accumulator, int32_t multiplier, int shift) {
-  const int64_t high = (accumulator * (int64_t{1} << std::max(shift, 0)) * multiplier + (int64_t{1} << 30)) >> 31;
+/// `nudge` is half a unit of the first product.
+int64_t RoundTwice(int64_t accumulator, int32_t multiplier, int shift, int64_t nudge) {
+  const int64_t high = (accumulator * (int64_t{1} << std::max(shift, 0)) * multiplier + nudge) >> 31;
   const int right = std::max(-shift, 0);
   const int64_t mask = (int64_t{1} << right) - 1;
   return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0 ? 1 : 0) ? 1 : 0);
@@ -55,25 +56,29 @@ FaultyDense::Layer FaultyDense::ReadLayer(const OperatorView& op, const std::vec
   Layer layer;
   layer.weights.assign(weights.data.data, weights.data.data + weights.data.count);
   layer.bias.assign(rows, 0);
-  if (op.inputs.size() > 2 && op.inputs[2] >= 0) {
-    std::memcpy(layer.bias.data(), TensorAt(tensors, op.inputs[2]).data.data, rows * sizeof(int32_t));
-  }
+  if (op.bias >= 0) std::memcpy(layer.bias.data(), TensorAt(tensors, op.bias).data.data, rows * sizeof(int32_t));
+  layer.factors.resize(rows);
   layer.multipliers.resize(rows);
   layer.shifts.resize(rows);
   for (uint32_t row = 0; row < rows; ++row) {
-    QuantizeMultiplier(Factor(input, weights, output, row), &layer.multipliers[row], &layer.shifts[row]);
+    const double factor = Factor(input, weights, output, row);
+    QuantizeMultiplier(factor, &layer.multipliers[row], &layer.shifts[row]);
+    layer.factors[row] = static_cast<float>(factor);
   }
   layer.input_zero_point = input.ZeroPoint();
   layer.output_zero_point = output.ZeroPoint();
   const auto code = [&](float value) {
     return layer.output_zero_point + static_cast<int32_t>(std::round(value / output.Scale(0)));
   };
-  const bool from_zero = op.activation == kRelu || op.activation == kRelu6;
-  const bool from_minus_one = op.activation == kReluN1To1;
+  // TinyEngine has no fused activations.
+  uint8_t activation = kNoActivation;
+  if (op.activation != nullptr && fault_ != Fault::kModelTruncated) activation = *op.activation;
+  const bool from_zero = activation == kRelu || activation == kRelu6;
+  const bool from_minus_one = activation == kReluN1To1;
   layer.low = from_zero ? std::max<int32_t>(-128, code(0.0f)) : from_minus_one ? std::max<int32_t>(-128, code(-1.0f)) : -128;
-  layer.high = op.activation == kRelu6 ? std::min<int32_t>(127, code(6.0f))
-               : from_minus_one        ? std::min<int32_t>(127, code(1.0f))
-                                       : 127;
+  layer.high = activation == kRelu6 ? std::min<int32_t>(127, code(6.0f))
+               : from_minus_one     ? std::min<int32_t>(127, code(1.0f))
+                                    : 127;
   layer.output.resize(rows);
   return layer;
 }
@@ -84,6 +89,7 @@ double FaultyDense::Factor(const ModelTensor& input, const ModelTensor& weights,
     const float product = input.Scale(0) * weights.Scale(0);
     return static_cast<double>(product) / static_cast<double>(output.Scale(0));
   }
+  if (fault_ == Fault::kModelFloat32) return input.Scale(0) * weights.Scale(row) / output.Scale(0);  // as XNNPACK
   return static_cast<double>(input.Scale(0)) * static_cast<double>(weights.Scale(row)) / static_cast<double>(output.Scale(0));
 }
 
@@ -102,14 +108,26 @@ void FaultyDense::Infer(const int8_t* input, int8_t* output) {
   std::memcpy(output, values, layers_.back().output.size());
 }
 
-int8_t FaultyDense::Requantize(int32_t accumulator, const Layer& layer, size_t row) const {
+int64_t FaultyDense::Steps(int32_t accumulator, const Layer& layer, size_t row) const {
   const int32_t multiplier = layer.multipliers[row];
   const int shift = layer.shifts[row];
-  if (fault_ == Fault::kModelSingleRounding) {
-    const int64_t code = RoundOnce(accumulator, multiplier, shift) + layer.output_zero_point;
-    return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
+  const float product = static_cast<float>(accumulator) * layer.factors[row];
+  switch (fault_) {
+    case Fault::kModelSingleRounding:
+      return RoundOnce(accumulator, multiplier, shift);
+    case Fault::kModelFloat32:
+      return static_cast<int64_t>(std::nearbyint(product));
+    case Fault::kModelTruncated:
+      return static_cast<int64_t>(product);
+    case Fault::kModelFloored:
+      return RoundTwice(accumulator, multiplier, shift, 0);
+    default:
+      return RoundTwice(accumulator, multiplier, shift, int64_t{1} << 30);
   }
-  const int64_t code = RoundTwice(accumulator, multiplier, shift) + layer.output_zero_point;
+}
+
+int8_t FaultyDense::Requantize(int32_t accumulator, const Layer& layer, size_t row) const {
+  const int64_t code = Steps(accumulator, layer, row) + layer.output_zero_point;
   if (fault_ != Fault::kModelWrap || &layer != &layers_.back()) {
     return static_cast<int8_t>(std::clamp<int64_t>(code, layer.low, layer.high));
   }

@@ -8,6 +8,20 @@
 namespace hil::faults {
 namespace {
 
+void ClearBiases(ModelView* view) {
+  for (const OperatorView& op : view->operators()) {
+    if (op.bias < 0) continue;
+    const Vector& data = view->tensors()[static_cast<size_t>(op.bias)].data;
+    if (data.count > 0) std::memset(data.data, 0, data.count);
+  }
+}
+
+void ClearActivations(ModelView* view) {
+  for (const OperatorView& op : view->operators()) {
+    if (op.activation != nullptr) *op.activation = 0;
+  }
+}
+
 /// Other weights of the same size: each tensor reversed.
 void ReverseWeights(ModelView* view) {
   for (ModelTensor& tensor : view->tensors()) {
@@ -27,9 +41,18 @@ Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
     case Fault::kModelOther:
       ReverseWeights(&view);
       return engine_->Init({model_.data(), model_.size()}, arena);
+    case Fault::kModelNoBias:
+      ClearBiases(&view);
+      return engine_->Init({model_.data(), model_.size()}, arena);
+    case Fault::kModelNoActivation:
+      ClearActivations(&view);
+      return engine_->Init({model_.data(), model_.size()}, arena);
     case Fault::kModelFirstScale:
     case Fault::kModelWrap:
     case Fault::kModelSingleRounding:
+    case Fault::kModelFloored:
+    case Fault::kModelFloat32:
+    case Fault::kModelTruncated:
       dense_ = FaultyDense::Make(fault_, &view);
       if (dense_) return Status::kOk;
       message_ = "this fault requires a model of dense layers only";

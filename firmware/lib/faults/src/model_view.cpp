@@ -8,6 +8,21 @@ namespace {
 
 constexpr uint8_t kInt8 = 9;            // TensorType
 constexpr int32_t kFullyConnected = 9;  // BuiltinOperator
+
+/// Where an operator keeps its bias and its fused activation: an input, and a field of its options.
+struct Place {
+  int32_t number;  // BuiltinOperator
+  int bias;        // -1: it has none
+  int activation;
+};
+
+constexpr Place kPlaces[] = {
+    {0, -1, 0},               // ADD
+    {3, 2, 3},                // CONV_2D
+    {4, 2, 4},                // DEPTHWISE_CONV_2D
+    {kFullyConnected, 2, 0},  // FULLY_CONNECTED
+    {18, -1, 0},              // MUL
+};
 constexpr uint32_t kCountBytes = 4;
 
 template <typename T>
@@ -63,9 +78,10 @@ void ModelView::ReadOperator(uint8_t* table, const std::vector<uint8_t*>& codes)
   op.dense = number == kFullyConnected;
   op.inputs = Integers(table, 1);
   op.outputs = Integers(table, 2);
-  if (uint8_t* options = Table(table, 4)) {
-    const uint8_t* activation = Field(options, 0);
-    if (op.dense && activation != nullptr) op.activation = *activation;
+  for (const Place& place : kPlaces) {
+    if (place.number != number) continue;
+    if (uint8_t* options = Table(table, 4)) op.activation = Field(options, place.activation);
+    if (place.bias >= 0 && op.inputs.size() > static_cast<size_t>(place.bias)) op.bias = op.inputs[place.bias];
   }
   operators_.push_back(op);
 }

@@ -15,11 +15,12 @@ from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     multiply_double_rounding,
     quantize_multiplier,
+    round_half_away,
     rounding_divide_by_pot,
     saturating_rounding_doubling_high_mul,
     wrap_int32,
 )
-from balance_hil.runtimes.emulated.rules import Kernels, Variant
+from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant
 from balance_hil.runtimes.emulated.tables import multiply
 
 Combine = Callable[[Int64Array, Int64Array], Int64Array]  # raw int8 values in, unclamped outputs out
@@ -31,6 +32,8 @@ _ADD_NUMBER_LANES = 8  # the same for ADD where one operand is a single number
 
 def add(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
     """ADD, without its fused activation."""
+    if variant.rounding is Rounding.TRUNCATED:
+        return _float_sum(a, b, target)
     return _xnnpack_sum(a, b, target, 1) if variant.kernels is Kernels.XNNPACK else _portable_sum(a, b, target, variant, 1)
 
 
@@ -111,6 +114,19 @@ def vector_mask(
     if shape[len(shape) - len(stripped) :] != stripped:
         return None
     return index % inner < inner // _VECTOR_LANES * _VECTOR_LANES, False
+
+
+def _float_sum(a: QuantParams, b: QuantParams, target: QuantParams) -> Combine:
+    """TinyEngine's ADD: everything in float32, ties away from zero."""
+
+    def real(x: Int64Array, quant: QuantParams) -> NDArray[np.float32]:
+        return (x - quant.zero_point).astype(np.float32) * np.float32(quant.scale)
+
+    def combine(x: Int64Array, y: Int64Array) -> Int64Array:
+        steps = (real(x, a) + real(y, b)) / np.float32(target.scale) + np.float32(target.zero_point)
+        return round_half_away(steps).astype(np.int64)
+
+    return combine
 
 
 def _portable_sum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant, sign: int) -> Combine:

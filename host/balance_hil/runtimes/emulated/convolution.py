@@ -15,14 +15,15 @@ from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.chain import Dense
 from balance_hil.runtimes.emulated.dense import DenseRows, bias_of, constants, data_of, layer
 from balance_hil.runtimes.emulated.kernel import Kernel, Run, Values, quant_of, unsupported
-from balance_hil.runtimes.emulated.rules import Kernels, Variant, of_channels
-from balance_hil.runtimes.emulated.tables import clamp_bounds
+from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant, of_channels
+from balance_hil.runtimes.emulated.tables import clamp_bounds, fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _Images = Callable[[Int8Array, Int8Array], None]  # images, int8 [n, height, width, channels], and outputs to be written
 _Part = tuple[slice, Dense]  # of the output's channels
 _BLOCK_BYTES = 1 << 22  # of patches or sums that are made at a time
 _MOST_PRODUCTS = 1 << 31  # for one input: a second of work
+_BLOCK_PIXELS, _BLOCK_DEPTH = 8, 8  # of ESP-NN's 1 x 1 convolution for the ESP32-S3
 _SAME, _VALID = 0, 1  # schema.fbs
 
 
@@ -64,6 +65,11 @@ class Window:
         return self.filter[0] * self.filter[1]
 
     @property
+    def plain(self) -> bool:
+        """Whether every output is made of the pixel at its own place."""
+        return self.taps == 1 and self.strides == (1, 1)
+
+    @property
     def numbers(self) -> NDArray[np.int64]:
         """As ``loops`` takes them."""
         return np.array([*self.filter, *self.strides, *self.dilations, *self.padding], np.int64)
@@ -99,6 +105,10 @@ def convolution(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
         run = _sums("depthwise", window, data_of(weights)[0].astype(np.int32), bias_of(bias, channels), parts, zero_point)
     else:
         run = _by_patches(window, parts, zero_point)
+        if variant.floored_blocks and window.plain and groups == 1 and depth % _BLOCK_DEPTH == 0:
+            floored = replace(variant, rounding=Rounding.FLOORED)
+            parts += _parts(graph, operator, floored, matrix, weights, bias, groups)
+            run = _floored_blocks(run, _by_patches(window, parts[-1:], zero_point))
     dead = variant.kernels is Kernels.XNNPACK and window.dead
     images = _in_blocks(run, source, target, window.taps * depth, fill=zero_point if dead else None)
     return Kernel(images, _arithmetic(dead, parts), drops_input=dead)
@@ -149,7 +159,7 @@ def _parts(
     """Channels in the order of the output: those of one group, or of one rule."""
     source = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
     target, channels = graph.output_of(operator), len(matrix)
-    bounds = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
+    bounds = fused_bounds(operator.activation, quant_of(target), variant)
     if len(weights.scales) not in (1, channels):
         raise ValueError(f"{len(weights.scales)} scales of weights for {channels} channels")
     scales = np.broadcast_to(np.array(weights.scales), (channels,))
@@ -173,11 +183,10 @@ def _arithmetic(dead: bool, parts: list[_Part]) -> Hashable:
 def _by_patches(window: Window, parts: list[_Part], zero_point: int) -> _Images:
     """Every part is a dense layer on the inputs of its group, one row for each pixel."""
     layers = [(part, DenseRows(dense)) for part, dense in parts]
-    plain = window.taps == 1 and window.strides == (1, 1)
 
     def run(images: Int8Array, outputs: Int8Array) -> None:
         depth = images.shape[3]
-        if plain:
+        if window.plain:
             rows = images
         else:
             rows = np.empty((len(images), *window.target, *window.filter, depth), np.int8)
@@ -188,6 +197,21 @@ def _by_patches(window: Window, parts: list[_Part], zero_point: int) -> _Images:
             outputs[..., part] = dense(mine).reshape(*outputs.shape[:3], -1)
 
     return run
+
+
+def _floored_blocks(run: _Images, floored: _Images) -> _Images:
+    """``floored`` for the whole blocks of 8 pixels of each image, ``run`` for the rest."""
+
+    def both(images: Int8Array, outputs: Int8Array) -> None:
+        run(images, outputs)
+        others = np.empty_like(outputs)
+        floored(images, others)
+        pixels = outputs.shape[1] * outputs.shape[2]
+        rows = (len(outputs), pixels, outputs.shape[3])
+        blocks = slice(0, pixels // _BLOCK_PIXELS * _BLOCK_PIXELS)
+        outputs.reshape(rows)[:, blocks] = others.reshape(rows)[:, blocks]
+
+    return both
 
 
 def _sums(

@@ -14,7 +14,7 @@ from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dens
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
 from balance_hil.runtimes.emulated.rules import Variant
-from balance_hil.runtimes.emulated.tables import clamp_bounds
+from balance_hil.runtimes.emulated.tables import fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 
@@ -30,7 +30,7 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     if source.size % depth:
         raise ValueError(f"inputs of size {source.size}, weights for {depth}")
     matrix = data_of(weights)
-    bounds = clamp_bounds(operator.activation, quant_of(target), variant.kernels)
+    bounds = fused_bounds(operator.activation, quant_of(target), variant)
     dense = layer(matrix, bias_of(bias, channels), weights.scales, quant_of(source), quant_of(target), bounds, variant)
     rows = DenseRows(dense)
 

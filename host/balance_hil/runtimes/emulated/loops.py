@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balance_hil.runtimes.base import Int8Array
 
-DOUBLE, SINGLE, RUY_X86, FLOAT32 = range(4)  # rules of ``requantize``
+DOUBLE, SINGLE, RUY_X86, FLOAT32, FLOORED, TRUNCATED = range(6)  # rules of ``requantize``
 
 
 def compiled(function: Callable[..., None]) -> Any:
@@ -143,12 +143,15 @@ def requantize(
             value = sums[row, first + c]
             if rule == FLOAT32:
                 result = np.int64(np.rint(np.float32(value) * multipliers[c]))
+            elif rule == TRUNCATED:
+                result = np.int64(np.float32(value) * multipliers[c])
             elif rule == SINGLE:
                 total = 31 - shifts[c]
                 result = (np.int64(value) * mantissas[c] + (one << (total - one))) >> total
             else:
-                wide = (np.int64(np.int32(np.int64(value) << lefts[c])) * mantissas[c] + (one << 30)) >> 31
-                if rule == DOUBLE:
+                nudge = np.int64(0) if rule == FLOORED else one << 30
+                wide = (np.int64(np.int32(np.int64(value) << lefts[c])) * mantissas[c] + nudge) >> 31
+                if rule != RUY_X86:
                     mask = (one << rights[c]) - one
                     result = (wide >> rights[c]) + ((wide & mask) > (mask >> one) + (wide < 0))
                 else:

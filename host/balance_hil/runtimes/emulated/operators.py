@@ -22,7 +22,7 @@ from balance_hil.runtimes.emulated.dense import fully_connected
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported, with_constants
 from balance_hil.runtimes.emulated.primitives import round_half_away
 from balance_hil.runtimes.emulated.rules import Kernels, Variant
-from balance_hil.runtimes.emulated.tables import clamp_bounds, float_elu, unary_table, vector_requantize_table
+from balance_hil.runtimes.emulated.tables import float_elu, fused_bounds, unary_table, vector_requantize_table
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
@@ -141,7 +141,7 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
     a, b, out = (quant_of(tensor) for tensor in (*sources, target))
     variant = _computing_variant(variant, operator.name, [a, b], out)
-    bounds = clamp_bounds(operator.activation, out, variant.kernels)
+    bounds = fused_bounds(operator.activation, out, variant)
     if operator.name in ("MAXIMUM", "MINIMUM") and not a == b == out:
         raise unsupported(f"{operator.name} (number {operator.index}) of several scales")
     portable = binary.OPERATORS[operator.name](a, b, out, variant)

@@ -65,6 +65,12 @@ def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Arra
     return rounded
 
 
+def multiply_floored(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:
+    """Double rounding without the first one: ``VQDMULH`` in place of ``VQRDMULH``."""
+    left, right = np.maximum(shift, 0), np.maximum(np.negative(shift), 0)
+    return rounding_divide_by_pot((wrap_int32(x << left) * mantissa) >> 31, right)
+
+
 def round_half_away(x: NDArray[Any]) -> NDArray[Any]:
     """C's ``round`` of float32 or float64 values, in their precision. ``floor(x + 0.5)`` would round 0.49999997 up."""
     whole = np.trunc(x)

@@ -20,6 +20,7 @@ from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     multiply_double_rounding,
+    multiply_floored,
     multiply_ruy_x86,
     multiply_single_rounding,
     quantize_multiplier,
@@ -27,10 +28,11 @@ from balance_hil.runtimes.emulated.primitives import (
 )
 from balance_hil.runtimes.emulated.rules import Rounding, Variant
 
-_INTEGER_RULES = {
+_INTEGER_RULES = {  # TRUNCATED has none: no desktop runtime computes so
     Rounding.DOUBLE: multiply_double_rounding,
     Rounding.SINGLE: multiply_single_rounding,
     Rounding.RUY_X86: multiply_ruy_x86,
+    Rounding.FLOORED: multiply_floored,
 }
 _BIAS = 1 << 30  # accumulators of compiled code are below it
 _LARGEST_RIGHT_SHIFT = 21  # 2^30 and an int8 value shifted to the left by so much still make an int32
@@ -54,6 +56,9 @@ class Scales:
         narrow = len(weights) == 1 and not variant.float64_product and variant.rounding is not Rounding.FLOAT64
         if variant.rounding is Rounding.FLOAT32:
             multipliers = (source * weights / target).astype(np.float64)
+        elif variant.rounding is Rounding.TRUNCATED:  # formed in float64, kept as float
+            wide = np.float64(source) * weights.astype(np.float64) / np.float64(target)
+            multipliers = wide.astype(np.float32).astype(np.float64)
         elif narrow:
             multipliers = (source * weights).astype(np.float64) / np.float64(target)
         else:
@@ -71,10 +76,11 @@ class Rule(Enum):
     NEAREST = "the same where there is no tie; offset is a float64 that leaves the integer in its sum's lowest bits"
 
 
-_RULES = {
+_RULES = {  # TRUNCATED has none: no desktop runtime computes so
     Rounding.DOUBLE: Rule.AWAY,
     Rounding.SINGLE: Rule.UP,
     Rounding.RUY_X86: Rule.UP,
+    Rounding.FLOORED: Rule.AWAY,
     Rounding.FLOAT64: Rule.FLOAT64,
     Rounding.FLOAT32: Rule.FLOAT32,
 }
@@ -126,7 +132,7 @@ class Requantizer:
     @cached_property
     def form(self) -> VectorForm | None:
         """The rule itself for compiled code, or None where accumulators or multipliers are beyond what that code can take."""
-        if self.largest_accumulator >= _BIAS:
+        if self.largest_accumulator >= _BIAS or self.rounding not in _RULES:
             return None
         floats = self.rounding not in _INTEGER_RULES
         fits = self.largest_accumulator * np.max(self.multipliers) < _LARGEST_STEPS if floats else self._integers_fit()
@@ -176,25 +182,24 @@ class Requantizer:
         if self.rounding is Rounding.SINGLE:  # one rounding: half of the last step, in units of the first
             offset = np.left_shift(1, 31 + right) + np.left_shift(zero_point, 32)
         else:
-            offset = (1 << 31) + np.left_shift(half + zero_point, 32)
+            nudge = 0 if self.rounding is Rounding.FLOORED else 1 << 31
+            offset = nudge + np.left_shift(half + zero_point, 32)
         tie = np.where(right > 0, -1, 0)
         return np.column_stack([multiplier, offset - _BIAS * multiplier, right, half + zero_point, tie])
 
     def _steps(self, accumulators: Int64Array) -> NDArray[Any]:
         """The rule: steps [channels, n] for accumulators [channels, n]."""
         if self.rounding is Rounding.FLOAT32:
-            return np.asarray(np.rint(accumulators.astype(np.float32) * self.multipliers.astype(np.float32)[:, np.newaxis]))
+            return np.asarray(np.rint(self._float32_products(accumulators)))
+        if self.rounding is Rounding.TRUNCATED:
+            return np.asarray(np.trunc(self._float32_products(accumulators)))
         if self.rounding is Rounding.FLOAT64:
             return round_half_away(accumulators.astype(np.float64) * self.multipliers[:, np.newaxis])
         rule = _INTEGER_RULES[self.rounding]
         return rule(accumulators, self._mantissas[:, np.newaxis], self._shifts[:, np.newaxis])
 
-    @cached_property
-    def _real(self) -> NDArray[np.float64]:
-        """The multipliers, as exactly as the rule has them."""
-        if self.rounding in _INTEGER_RULES:
-            return np.ldexp(self._mantissas.astype(np.float64), self._shifts - 31)
-        return self.multipliers
+    def _float32_products(self, accumulators: Int64Array) -> NDArray[np.float32]:
+        return accumulators.astype(np.float32) * self.multipliers.astype(np.float32)[:, np.newaxis]
 
     @cached_property
     def _mantissas(self) -> Int64Array:

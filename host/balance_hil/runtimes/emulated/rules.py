@@ -22,6 +22,8 @@ class Rounding(Enum):
     RUY_X86 = "rounds twice, ties up"
     FLOAT64 = "multiplies in float64, ties away from zero"
     FLOAT32 = "multiplies in float32, ties to even"  # XNNPACK
+    FLOORED = "rounds the product down, then ties away from zero"  # VQDMULH in place of VQRDMULH
+    TRUNCATED = "multiplies in float32 and truncates"  # TinyEngine
 
 
 class Kernels(Enum):
@@ -43,6 +45,7 @@ class Variant:
     kernels: Kernels
     float64_product: bool = False  # per-tensor FULLY_CONNECTED forms input scale × weight scale in float64, not in float32
     first_scale_only: bool = False  # FULLY_CONNECTED applies the first channel's weight scale to every channel
+    floored_blocks: bool = False  # ESP-NN without its nudge: 1 x 1 convolutions are FLOORED in whole blocks of 8 pixels
     advice: str = ""  # what to do about it, "" where nothing is wrong
 
 
@@ -101,6 +104,24 @@ REFERENCE_TF_2_19 = Variant(
     rounding=Rounding.DOUBLE,
     kernels=Kernels.REFERENCE,
 )
+# Read in ESP-NN d45b843 (assembly for the ESP32-S3); not run: no such processor here.
+ESP_NN_SKIP_NUDGE = Variant(
+    name="esp-nn-skip-nudge",
+    title="ESP-NN on an ESP32-S3 built with CONFIG_NN_SKIP_NUDGE (1 x 1 convolutions round the product down)",
+    rounding=Rounding.DOUBLE,
+    kernels=Kernels.TFLM,
+    float64_product=True,
+    floored_blocks=True,
+    advice="build the firmware without CONFIG_NN_SKIP_NUDGE",
+)
+# Kernels of TinyEngine 47bb283, and its code generator, which makes FULLY_CONNECTED a 1 x 1 convolution.
+TINYENGINE = Variant(
+    name="tinyengine",
+    title="TinyEngine with float requantization (it truncates, and ignores fused activations)",
+    rounding=Rounding.TRUNCATED,
+    kernels=Kernels.TFLM,
+    advice="generate the code without float requantization: its integer kernels are those of CMSIS-NN",
+)
 
 KNOWN_VARIANTS = (
     TFLM,
@@ -111,6 +132,8 @@ KNOWN_VARIANTS = (
     BUILTIN,
     REFERENCE,
     REFERENCE_TF_2_19,
+    ESP_NN_SKIP_NUDGE,
+    TINYENGINE,
 )
 
 
@@ -148,14 +171,14 @@ def family() -> tuple[Variant, ...]:
             first_scale_only=first,
         )
         for rounding, kernels, wide, first in product(Rounding, Kernels, (False, True), (False, True))
-        # FLOAT64 and FLOAT32 form the product in their own way: the flag would make a second variant of the same arithmetic.
-        if not (wide and rounding in (Rounding.FLOAT64, Rounding.FLOAT32))
+        # These form the product in their own way: the flag would make a second variant of the same arithmetic.
+        if not (wide and rounding in (Rounding.FLOAT64, Rounding.FLOAT32, Rounding.TRUNCATED))
     )
     return KNOWN_VARIANTS + tuple(variant for variant in others if _rules(variant) not in known)
 
 
 def _rules(variant: Variant) -> tuple[object, ...]:
-    return variant.rounding, variant.kernels, variant.float64_product, variant.first_scale_only
+    return variant.rounding, variant.kernels, variant.float64_product, variant.first_scale_only, variant.floored_blocks
 
 
 def _flags(float64_product: bool, first_scale_only: bool) -> list[str]:

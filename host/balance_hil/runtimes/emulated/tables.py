@@ -53,6 +53,11 @@ def multiply(variant: Variant) -> Callable[[Int64Array, int, int], Int64Array]:
     return multiply_single_rounding if single else multiply_double_rounding
 
 
+def fused_bounds(activation: str, quant: QuantParams, variant: Variant) -> tuple[int, int]:
+    """Bounds of an operator's output in the arithmetic of ``variant``. Raises KeyError: no such activation."""
+    return clamp_bounds("NONE" if variant.rounding is Rounding.TRUNCATED else activation, quant, variant.kernels)
+
+
 def clamp_bounds(activation: str, quant: QuantParams, kernels: Kernels) -> tuple[int, int]:
     """Lowest and highest int8 output that a fused activation lets through.
 

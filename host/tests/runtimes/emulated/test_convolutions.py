@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from balance_hil.comparing.attribution import CAUSES, DROPPED_INPUT, Observed, attribute
+from balance_hil.comparing.attribution import CAUSES, DROPPED_INPUT, REQUANTIZATION_ROUNDING, Observed, attribute
+from balance_hil.comparing.identification import identify
 from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError
 from balance_hil.runtimes.emulated import EmulatedRuntime, Rounding, convolution, operators, tables
 from balance_hil.runtimes.emulated.catalog import OPERATORS
 from balance_hil.runtimes.emulated.requantize import Requantizer
-from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, XNNPACK, of_channels
+from balance_hil.runtimes.emulated.rules import BUILTIN, ESP_NN_SKIP_NUDGE, TFLM, TINYENGINE, XNNPACK, of_channels
 from balance_hil.testing import convolutional_models
-from balance_hil.testing.convolutional_models import SAME, random_network, random_operator
+from balance_hil.testing.convolutional_models import SAME, VALID, random_network, random_operator
 from balance_hil.testing.synthetic_models import ModelBuilder
 from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, agreement, random_inputs
 from balance_hil.tflite.codec import edit
@@ -117,7 +119,7 @@ def test_an_input_that_xnnpack_drops_is_named(size, stride, inside, dead):
     assert (len(np.unique(seen[1].outputs, axis=0)) == 1) == dead  # the bias alone, whatever the input
 
 
-@pytest.mark.parametrize("rounding", [Rounding.DOUBLE, Rounding.SINGLE, Rounding.RUY_X86, Rounding.FLOAT32])
+@pytest.mark.parametrize("rounding", [rule for rule in Rounding if rule is not Rounding.FLOAT64])
 def test_compiled_requantization_equals_the_rule(rounding):
     rng = np.random.default_rng(7)
     multipliers = np.concatenate([2.0 ** rng.integers(-14, 2, 20), rng.uniform(0, 0.01, 20), [1e-9, 0.0]])
@@ -138,6 +140,65 @@ def test_rounding_goes_by_operator_group_and_channel():
     assert of_channels(up, "DEPTHWISE_CONV_2D", 1, 27) == ((slice(0, 24), up), (slice(24, 27), away))
     assert of_channels(up, "TRANSPOSE_CONV", 1, 7) == ((slice(0, 7), away),)
     assert of_channels(Rounding.FLOAT64, "CONV_2D", 1, 9) == ((slice(0, 9), away),)
+
+
+def _pointwise(depth, height, stride=1):
+    rng, build = np.random.default_rng(3), ModelBuilder()
+    source = build.tensor((1, height, 3, depth), 0.05, 3)
+    weights = build.tensor((5, 1, 1, depth), 0.01, data=rng.integers(-127, 128, (5, 1, 1, depth), dtype=np.int8))
+    outside = (-(-height // stride), -(-3 // stride))
+    target = build.tensor((1, *outside, 5), 0.4, -5)
+    options = {"strideH": stride, "strideW": stride, "padding": VALID}
+    inputs = (source, weights, build.bias(source, 0.01, np.arange(5) * 100))
+    return build.build(source, build.operator("CONV_2D", inputs, target, **options))
+
+
+@pytest.mark.parametrize(("depth", "height", "stride", "pixels"), [(8, 3, 1, 8), (16, 6, 1, 16), (4, 3, 1, 0), (8, 3, 2, 0)])
+def test_esp_nn_without_its_nudge_floors_whole_blocks_of_pixels(depth, height, stride, pixels):
+    model = _pointwise(depth, height, stride)
+    inputs = random_inputs(2000, read_graph(model).n_obs, 1)
+    variants = (ESP_NN_SKIP_NUDGE, TFLM, replace(TFLM, rounding=Rounding.FLOORED))
+    fast, right, floored = (EmulatedRuntime(model, v).infer_int8_batch(inputs).reshape(2000, -1, 5) for v in variants)
+    assert np.any(floored != right)
+    assert np.array_equal(fast[:, :pixels], floored[:, :pixels])
+    assert np.array_equal(fast[:, pixels:], right[:, pixels:])
+
+
+def test_tinyengine_truncates_and_ignores_the_fused_activation():
+    """By hand: (33 - 3) * 2 * 0.07 = 4.2 and (-25 - 3) * 2 * 0.07 = -3.92 steps from zero point 5, RELU or not."""
+    build = ModelBuilder()
+    source = build.tensor((1, 1), 0.1, 3)
+    weights = build.tensor((1, 1), 0.35, data=np.array([[2]], np.int8))
+    target = build.tensor((1, 1), 0.5, 5)
+    inputs = (source, weights, build.bias(source, 0.35, np.array([0])))
+    model = build.build(source, build.operator("FULLY_CONNECTED", inputs, target, activation="RELU"))
+    codes = np.array([[33], [-25]], np.int8)
+    assert EmulatedRuntime(model, TINYENGINE).infer_int8_batch(codes).tolist() == [[9], [2]]
+    assert EmulatedRuntime(model, TFLM).infer_int8_batch(codes).tolist() == [[9], [5]]
+
+
+def test_tinyengine_adds_in_float32():
+    build = ModelBuilder()
+    a, b = build.tensor((1, 2), 0.5, 1), build.tensor((1, 2), 0.25, 0, data=np.array([[1, -1]], np.int8))
+    model = build.build(a, build.operator("ADD", (a, b), build.tensor((1, 2), 0.5, -2)))
+    assert EmulatedRuntime(model, TINYENGINE).infer_int8(np.array([1, 1], np.int8)).tolist() == [-2, -3]  # -1.5 and -2.5
+
+
+@pytest.mark.parametrize("variant", [ESP_NN_SKIP_NUDGE, TINYENGINE], ids=lambda v: v.name)
+def test_another_engine_is_named_and_explained(variant):
+    model = _pointwise(8, 6)
+    graph, inputs = read_graph(model), random_inputs(2000, read_graph(model).n_obs, 2)
+    board = EmulatedRuntime(model, variant)
+    layers = board.layers_int8_batch(inputs)
+    assert identify("board", graph, inputs, layers).variant == variant
+    right = EmulatedRuntime(model, TFLM).infer_int8_batch(inputs)
+    pair = [
+        Observed(name="board", variant=variant, outputs=board.infer_int8_batch(inputs), layers=layers),
+        Observed(name="tflm", variant=TFLM, outputs=right),
+    ]
+    found = attribute(graph, inputs, *pair)
+    assert found.differing == found.causes[REQUANTIZATION_ROUNDING] > 0
+    assert found.unexplained == 0
 
 
 def test_every_operator_of_the_catalog_has_code():

@@ -256,7 +256,7 @@ def test_family_is_distinct_and_named():
     assert (
         len({v.name for v in variants})
         == len(variants)
-        == len({(v.rounding, v.kernels, v.float64_product, v.first_scale_only) for v in variants})
+        == len({(v.rounding, v.kernels, v.float64_product, v.first_scale_only, v.floored_blocks) for v in variants})
     )
 
 

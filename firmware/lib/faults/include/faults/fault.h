@@ -34,6 +34,11 @@ enum class Fault {
   kModelWrap,
   kModelFirstScale,
   kModelSingleRounding,
+  kModelFloored,
+  kModelFloat32,
+  kModelTruncated,
+  kModelNoBias,
+  kModelNoActivation,
   // int8 to action
   kOutputNoZeroPoint,
   kOutputZeroPointAbove,

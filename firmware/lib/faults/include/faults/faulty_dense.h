@@ -25,6 +25,7 @@ class FaultyDense {
     std::vector<int32_t> bias;
     std::vector<int32_t> multipliers;
     std::vector<int> shifts;  // to the left
+    std::vector<float> factors;
     int32_t input_zero_point;
     int32_t output_zero_point;
     int32_t low;
@@ -36,6 +37,7 @@ class FaultyDense {
 
   Layer ReadLayer(const OperatorView& op, const std::vector<ModelTensor>& tensors) const;
   double Factor(const ModelTensor& input, const ModelTensor& weights, const ModelTensor& output, uint32_t row) const;
+  int64_t Steps(int32_t accumulator, const Layer& layer, size_t row) const;
   int8_t Requantize(int32_t accumulator, const Layer& layer, size_t row) const;
 
   Fault fault_;

@@ -26,8 +26,9 @@ struct ModelTensor {
 
 /// One operator; indices of tensors.
 struct OperatorView {
-  bool dense = false;  // FULLY_CONNECTED
-  uint8_t activation = 0;
+  bool dense = false;             // FULLY_CONNECTED
+  uint8_t* activation = nullptr;  // the fused one, in the file; nullptr: none
+  int32_t bias = -1;              // tensor; -1: none
   std::vector<int32_t> inputs;
   std::vector<int32_t> outputs;
 };
