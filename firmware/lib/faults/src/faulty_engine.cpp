@@ -16,8 +16,8 @@ void ClearBiases(ModelView* view) {
   }
 }
 
-void ClearActivations(ModelView* view) {
-  for (const OperatorView& op : view->operators()) {
+void ClearActivations(const std::vector<OperatorView>& operators) {
+  for (const OperatorView& op : operators) {
     if (op.activation != nullptr) *op.activation = 0;
   }
 }
@@ -45,7 +45,7 @@ Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
       ClearBiases(&view);
       return engine_->Init({model_.data(), model_.size()}, arena);
     case Fault::kModelNoActivation:
-      ClearActivations(&view);
+      ClearActivations(view.operators());
       return engine_->Init({model_.data(), model_.size()}, arena);
     case Fault::kModelFirstScale:
     case Fault::kModelWrap:

@@ -9,19 +9,21 @@ namespace {
 constexpr uint8_t kInt8 = 9;            // TensorType
 constexpr int32_t kFullyConnected = 9;  // BuiltinOperator
 
+constexpr size_t kNone = SIZE_MAX;
+
 /// Where an operator keeps its bias and its fused activation: an input, and a field of its options.
 struct Place {
   int32_t number;  // BuiltinOperator
-  int bias;        // -1: it has none
+  size_t bias;     // kNone: it has none
   int activation;
 };
 
 constexpr Place kPlaces[] = {
-    {0, -1, 0},               // ADD
+    {0, kNone, 0},            // ADD
     {3, 2, 3},                // CONV_2D
     {4, 2, 4},                // DEPTHWISE_CONV_2D
     {kFullyConnected, 2, 0},  // FULLY_CONNECTED
-    {18, -1, 0},              // MUL
+    {18, kNone, 0},           // MUL
 };
 constexpr uint32_t kCountBytes = 4;
 
@@ -81,7 +83,7 @@ void ModelView::ReadOperator(uint8_t* table, const std::vector<uint8_t*>& codes)
   for (const Place& place : kPlaces) {
     if (place.number != number) continue;
     if (uint8_t* options = Table(table, 4)) op.activation = Field(options, place.activation);
-    if (place.bias >= 0 && op.inputs.size() > static_cast<size_t>(place.bias)) op.bias = op.inputs[place.bias];
+    if (op.inputs.size() > place.bias) op.bias = op.inputs[place.bias];
   }
   operators_.push_back(op);
 }
