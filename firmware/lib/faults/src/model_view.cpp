@@ -13,17 +13,17 @@ constexpr size_t kNone = SIZE_MAX;
 
 /// Where an operator keeps its bias and its fused activation: an input, and a field of its options.
 struct Place {
-  int32_t number;  // BuiltinOperator
   size_t bias;     // kNone: it has none
+  int32_t number;  // BuiltinOperator
   int activation;
 };
 
 constexpr Place kPlaces[] = {
-    {0, kNone, 0},            // ADD
-    {3, 2, 3},                // CONV_2D
-    {4, 2, 4},                // DEPTHWISE_CONV_2D
-    {kFullyConnected, 2, 0},  // FULLY_CONNECTED
-    {18, kNone, 0},           // MUL
+    {kNone, 0, 0},            // ADD
+    {2, 3, 3},                // CONV_2D
+    {2, 4, 4},                // DEPTHWISE_CONV_2D
+    {2, kFullyConnected, 0},  // FULLY_CONNECTED
+    {kNone, 18, 0},           // MUL
 };
 constexpr uint32_t kCountBytes = 4;
 
