@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from balance_hil.boards import Board
 from balance_hil.boards.board import operator_names
-from balance_hil.bundle import HEADER, Bundle, locate
+from balance_hil.bundle import HEADER, MANIFEST, Bundle, locate
 from balance_hil.cli.console import say
 from balance_hil.cli.params import (
     BOARDS,
@@ -324,9 +324,17 @@ def _repeated() -> str:
         ):
             continue
         value = context.params[name]
-        if name == "policy" and locate(value.name) == value:
+        if name == "policy" and _is_named(value):
             value = value.name
         for each in value if isinstance(value, tuple) else (value,):
             given = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
             words += given if each is True else [*given, str(each)]
     return shlex.join(words)
+
+
+def _is_named(policy: Path) -> bool:
+    """Whether its bare name finds the same bundle, whatever path to it or copy of it was given."""
+    try:
+        return bool(policy.name) and (locate(policy.name) / MANIFEST).read_bytes() == (policy / MANIFEST).read_bytes()
+    except OSError:
+        return False

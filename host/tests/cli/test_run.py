@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def test_json_is_the_contract_and_the_recording_repeats_bit_for_bit(hil, ppo, pp
     assert (tmp_path / "a.mcap").read_bytes() == (tmp_path / "b.mcap").read_bytes()
     repeat = read_recording("a.mcap").meta["command"]
     assert repeat == "hil run ppo --episodes 2 --clock lockstep --seconds 1.0"
+
+
+@pytest.mark.parametrize(
+    ("folder", "altered", "recorded"), [("a/ppo", False, "ppo"), ("a/ppo", True, "a/ppo"), ("a/other", False, "a/other")]
+)
+def test_a_recording_names_a_policy_by_its_name_where_that_finds_it(hil, ppo, folder, altered, recorded):
+    shutil.copytree(ppo, folder)
+    if altered:
+        manifest = Path(folder, "bundle.json")
+        manifest.write_text(manifest.read_text() + "\n")
+    code, _, err = hil("run", folder, "--engine", "int8", "--clock", "lockstep", "--steps", "2", "--record", "a.mcap")
+    assert code == 0, err
+    assert read_recording("a.mcap").meta["command"].startswith(f"hil run {recorded} --")
 
 
 def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_path):
