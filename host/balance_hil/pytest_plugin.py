@@ -285,7 +285,7 @@ def hil_bundle(hil_bundle_dir: Path, pytestconfig: pytest.Config) -> Bundle:
 
 
 class HilBench:
-    """The board of a test session: opened on first use, kept open between tests, reopened after a test that broke it."""
+    """The board of a test session: opened on first use, kept open between tests, reopened after one that broke or altered it."""
 
     def __init__(self, connect: Callable[..., Board]) -> None:
         self._connect = connect
@@ -293,7 +293,7 @@ class HilBench:
 
     def board(self) -> Board:
         """The open and identified board. Raises HarnessError."""
-        if self._board is not None and not self._alive(self._board):
+        if self._board is not None and (_is_altered(self._board) or not self._alive(self._board)):
             self.release()
         if self._board is None:
             self._board = self._connect()
@@ -314,6 +314,11 @@ class HilBench:
             warnings.warn(f"the board does not work after the previous test: {exc}; opening it again", stacklevel=2)
             return False
         return True
+
+
+def _is_altered(board: Board) -> bool:
+    """Whether an injected fault changed its memory: it would fail the next tests, whatever they are about."""
+    return board.faults is not None and board.faults.flipped
 
 
 @pytest.fixture(scope="session")

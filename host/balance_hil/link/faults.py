@@ -102,6 +102,7 @@ class FaultyLink:
         self._zero_s = 0.0  # of the wall clock
         self._echo = 0
         self._booted_s = 0.0  # simulated time at which the board can hear again
+        self.flipped = False  # a bit of the running model, which stays so however the faults begin and end
         self._begin(None)
 
     def _require_means(self, faults: Sequence[Fault]) -> None:
@@ -297,6 +298,7 @@ class FaultyLink:
                 self._link.close()
                 self._link = self._machine.restart()
                 self._follow_clock()
+                self.flipped = False
                 self._boots(fault)
             case "hang" if self._machine is not None:
                 self._machine.pause()
@@ -306,6 +308,7 @@ class FaultyLink:
                 weights = self._weights()
                 position = int(random.integers(len(weights)))
                 self._machine.flip_bit(weights, position, int(fault.parameters["bit"]))
+                self.flipped = True
                 drawn["position"] = position
         self.note(fault, "", **drawn)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,7 @@ class FakeBoard:
     log: list[str]
     dead: bool = field(default=False)
     identified: bool = field(default=True)
+    faults: SimpleNamespace | None = field(default=None)
 
     def identify(self) -> Info:
         if self.dead:
@@ -307,6 +309,28 @@ def test_a_board_that_a_test_broke_is_opened_again_and_said_so(pytester: pytest.
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(["*does not work after the previous test: no byte from the board*"])
     assert [line.split()[0] for line in bench_log] == ["open", "close", "open", "close"]
+
+
+def test_a_board_whose_model_a_fault_altered_is_started_again(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        processes = []
+
+        def test_alters_it(hil_board):
+            processes.append(hil_board.process_ids)
+            assert hil_board.self_test().mismatches > 0
+            assert hil_board.injected_faults == {"flip-bit": 1}
+            hil_board.faults.end()  # as at the end of a run
+
+        def test_next(hil_board):
+            hil_board.faults.end()  # what the command line asks for is not injected here
+            assert hil_board.self_test().mismatches == 0
+            processes.append(hil_board.process_ids)
+
+        def test_last(hil_board):
+            assert processes[0] != processes[1] == hil_board.process_ids
+    """)
+    options = ("--hil-board=native", "--hil-engine=int8", "--hil-bundle=ppo", "--hil-fault=flip-bit:at_s=0,bit=6")
+    pytester.runpytest(*options).assert_outcomes(passed=3)
 
 
 def test_a_connection_of_its_own_takes_the_port_and_gives_it_back(pytester: pytest.Pytester, bench_log: list[str]) -> None:
