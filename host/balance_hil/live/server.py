@@ -196,6 +196,7 @@ def listen(port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, each))
+            listening.listen()  # at once: until then, another program may bind the same port
         except OSError:
             listening.close()
             if each == 0:

@@ -17,7 +17,7 @@ import pytest
 from mcap.reader import make_reader
 
 from balance_hil.environment import open_environment
-from balance_hil.live import LivePage
+from balance_hil.live import LivePage, server
 from balance_hil.recording import RecordingWriter, Step
 from balance_hil.recording.format import step_encoder
 
@@ -194,6 +194,25 @@ def test_nobody_without_the_token_or_from_elsewhere_gets_in(page):
         assert get(address + path + f"token={token}") == 404
     with watch(page.url, origin=f"http://127.0.0.1:{port}") as stream:
         assert stream.recv(timeout=5)
+
+
+def test_two_programs_that_take_the_same_port_at_once_get_one_each(monkeypatch):
+    """Both may bind it as long as neither listens."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((server.HOST, 0))
+        port = other.getsockname()[1]
+
+        class Slower(socket.socket):
+            def listen(self, *backlog):
+                if self.getsockname()[1] == port:
+                    other.listen()
+                super().listen(*backlog)
+
+        monkeypatch.setattr(server.socket, "socket", Slower)
+        with server.listen(port) as listening:
+            assert listening.getsockname()[1] != port
+            assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 def test_it_listens_on_loopback_only_and_takes_another_port_where_its_own_is_taken(page):
