@@ -2,12 +2,11 @@
 #pragma once
 
 #if defined(HIL_CHIP_STM32F4)
-#include "hal_cortex/ticks.h"
 #include "hal_stm32/hal_stm32.h"
 namespace chip {
 using namespace hil::stm32;
 using Uart = hil::stm32::Usart2;
-using Clock = hil::cortex::TickClock;
+using Clock = hil::stm32::TimerClock;
 }  // namespace chip
 #elif defined(HIL_CHIP_RP2040)
 #include "hal_rp2040/hal_rp2040.h"

@@ -147,6 +147,20 @@ def test_watchdog_time_is_given_at_the_start_and_survives_a_reset(ppo_bundle: Bu
         assert board.press_reset().watchdog_ms == 777
 
 
+def test_the_clock_of_a_microcontroller_keeps_time_while_its_emulator_gets_no_processor(ppo_bundle: Bundle):
+    with connect("f405", ppo_bundle, engine="int8") as board:
+        asked_s = time.monotonic()
+        before_ms = board.stats().uptime_ms
+        answered_s = time.monotonic()
+        os.kill(process_of(board), signal.SIGSTOP)
+        time.sleep(0.05)  # 50 of its ticks
+        os.kill(process_of(board), signal.SIGCONT)
+        least_s = time.monotonic() - answered_s
+        passed_ms = board.stats().uptime_ms - before_ms
+        most_s = time.monotonic() - asked_s
+    assert 1000 * least_s - 1 <= passed_ms <= 1000 * most_s + 1
+
+
 def test_many_requests_in_flight_lose_nothing(board: Board):
     inputs = np.random.default_rng(0).integers(-128, 128, (1000, 6), dtype=np.int8)
     replies = board.infer_int8_batch(inputs)

@@ -21,7 +21,7 @@ inline volatile uint32_t& Status() { return Register(0x40023874); }
 inline constexpr uint32_t kInternalReady = 1u << 1, kPllOn = 1u << 24, kPllReady = 1u << 25;
 inline constexpr uint32_t kSwitchToPll = 0b10, kSwitchStatusPll = 0b10u << 2;
 inline constexpr uint32_t kApb1By4 = 0b101u << 10, kApb2By2 = 0b100u << 13;
-inline constexpr uint32_t kGpioA = 1u << 0, kUsart2 = 1u << 17, kPower = 1u << 28;
+inline constexpr uint32_t kGpioA = 1u << 0, kTimer5 = 1u << 3, kUsart2 = 1u << 17, kPower = 1u << 28;
 inline constexpr uint32_t kWatchdogReset = 1u << 29, kClearFlags = 1u << 24;
 }  // namespace rcc
 
@@ -43,6 +43,14 @@ inline volatile uint32_t& Control1() { return Register(0x4000440C); }
 inline constexpr uint32_t kOverrun = 1u << 3, kReceived = 1u << 5, kTransmitEmpty = 1u << 7;
 inline constexpr uint32_t kReceiveEnable = 1u << 2, kTransmitEnable = 1u << 3, kReceiveInterrupt = 1u << 5, kEnable = 1u << 13;
 }  // namespace usart2
+
+namespace timer5 {
+inline volatile uint32_t& Control() { return Register(0x40000C00); }
+inline volatile uint32_t& Event() { return Register(0x40000C14); }
+inline volatile uint32_t& Counter() { return Register(0x40000C24); }
+inline volatile uint32_t& Prescaler() { return Register(0x40000C28); }
+inline constexpr uint32_t kEnable = 1u << 0, kUpdate = 1u << 0;
+}  // namespace timer5
 
 namespace iwdg {
 inline volatile uint32_t& Key() { return Register(0x40003000); }
