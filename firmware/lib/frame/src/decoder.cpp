@@ -31,7 +31,7 @@ void PeekHeader(const uint8_t* encoded, FrameView* frame) {
 
 }  // namespace
 
-Decoder::Event Decoder::Feed(uint8_t byte) {
+Decoder::Event Decoder::Other(uint8_t byte) {
   switch (state_) {
     case State::kStart:
       return Start(byte);
@@ -146,10 +146,6 @@ void Decoder::Drop(size_t count) {
 
 Decoder::Event Decoder::Frame(uint8_t byte) {
   if (byte == 0) return FinishFrame();
-  if (size_ < kMaxFrame) {
-    buffer_[size_++] = byte;
-    return Event::kNone;
-  }
   ++counters_.framing_errors;
   PeekHeader(buffer_, &frame_);
   Drop(size_ + 1);

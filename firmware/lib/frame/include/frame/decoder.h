@@ -39,7 +39,11 @@ class Decoder {
   };
 
   /// Takes one byte.
-  Event Feed(uint8_t byte);
+  Event Feed(uint8_t byte) {
+    if (state_ != State::kFrame || byte == 0 || size_ == kMaxFrame) return Other(byte);
+    buffer_[size_++] = byte;  // almost every byte
+    return Event::kNone;
+  }
 
   /// True from the start of a frame until its 0x00.
   bool InsideFrame() const { return state_ == State::kFrame || state_ == State::kOversized; }
@@ -63,6 +67,7 @@ class Decoder {
   Event Start(uint8_t byte);
   Event Text(uint8_t byte);
   Event Frame(uint8_t byte);
+  Event Other(uint8_t byte);
   Event LongLine(uint8_t byte);
   Event FinishFrame();
   Event FinishLine();
