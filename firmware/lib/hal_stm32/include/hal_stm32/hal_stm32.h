@@ -11,8 +11,8 @@ namespace hil::stm32 {
 inline constexpr uint32_t kRxBuffer = 4096;          ///< bytes that may be in flight to the board
 inline constexpr uint32_t kUploadBytes = 24 * 1024;  ///< longest model that can be uploaded, with its vectors
 
-/// Flash wait states, PLL to 168 MHz from the internal 16 MHz oscillator, the millisecond tick, and the timer. Every wait is bounded: if
-/// the PLL does not lock, the processor stays at 16 MHz.
+/// Flash wait states, PLL to 168 MHz from the internal 16 MHz oscillator, the millisecond tick, and the timer. Every wait is
+/// bounded: if the PLL does not lock, the processor stays at 16 MHz.
 void StartClocks();
 
 /// Microseconds since StartClocks(), with a resolution of 1 us.
