@@ -29,6 +29,7 @@ BENCHMARKS = {
     "engine": "code, memory and cost of an inference, layer by layer, on Cortex-M processors: cycles or instructions",
     "env": "environment steps per second: 1 ms physics, and the reference project's 20 us physics",
     "train": "environment steps per second and seconds to a surviving PPO, beside the reference project's 20 us physics",
+    "int16": "the shipped policies with activations in int8 and in int16: error of the action, size, time on the desktop",
     "emulators": "the exact emulators in a batch, and the runtimes that they emulate called row by row",
 }
 

@@ -50,8 +50,13 @@ class _Worker:
         self._tf = tf
         self._loaded: Any = None
 
-    def convert(self, onnx: str, calibration: str, float_model: str, int8_model: str, per_tensor: bool, seed: int) -> None:
-        """ONNX to float32 and int8 TFLite; ``calibration`` is an ``.npy`` of float32 [n, n_obs], normalized."""
+    def convert(
+        self, onnx: str, calibration: str, float_model: str, int8_model: str, per_tensor: bool, seed: int, int16_model: str = ""
+    ) -> None:
+        """ONNX to float32 and int8 TFLite; ``calibration`` is an ``.npy`` of float32 [n, n_obs], normalized.
+
+        With ``int16_model`` also to one with int16 activations.
+        """
         import onnx2tf
 
         tf = self._tf
@@ -61,7 +66,10 @@ class _Worker:
         signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32, "observation")]
         function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
         Path(float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
-        Path(int8_model).write_bytes(_quantize(tf, function, model, np.load(calibration), per_tensor))
+        observations = np.load(calibration)
+        Path(int8_model).write_bytes(_quantize(tf, function, model, observations, per_tensor))
+        if int16_model:
+            Path(int16_model).write_bytes(_quantize(tf, function, model, observations, per_tensor, int16=True))
 
     def read(self, model: str, float_model: str) -> dict[str, str]:
         """A Keras model or SavedModel to float32 TFLite; answers with a reason where it is not a policy."""
@@ -128,7 +136,9 @@ def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
         )
 
 
-def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool) -> bytes:
+def _quantize(
+    tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool, int16: bool = False
+) -> bytes:
     def representative_dataset() -> Iterator[list[NDArray[np.float32]]]:
         for observation in observations:
             yield [observation[np.newaxis, :]]
@@ -136,9 +146,10 @@ def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative_dataset
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
+    sets = tf.lite.OpsSet
+    wide = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    converter.target_spec.supported_ops = [wide if int16 else sets.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int16 if int16 else tf.int8
     # The only switch there is; microcontroller packages of 2023 ignore per-channel scales silently.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = per_tensor
     int8_model: bytes = converter.convert()
