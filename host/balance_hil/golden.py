@@ -15,6 +15,7 @@ from balance_hil.runtimes.tflm import TflmRuntime
 
 GOLDEN_ROWS = 256
 _RANDOM_INT8_ROWS = 128
+_ALONE = 54  # signals that are alone at their limits, so that all edges fit
 _LARGEST = np.finfo(np.float32).max
 
 Float32Array = NDArray[np.float32]
@@ -52,13 +53,15 @@ def write_vectors(
     recorded: Float32Array,
     seed: int,
     normalization: Normalization | None = None,
+    rows: int = GOLDEN_ROWS,
 ) -> None:
-    """Writes ``golden.npz`` and ``model.h`` of a bundle; arguments as for ``golden_observations``.
+    """Writes ``golden.npz`` and ``model.h`` of a bundle; arguments as for ``golden_observations``, of whose rows the first are
+    taken.
 
     ``observations`` f32 [n, n_obs], ``input_int8`` [n, n_obs], ``op_<k>`` int8 [n, size] for operator k, ``output_int8``
     [n, n_act], ``actions`` f32 [n, n_act], ``operators`` names.
     """
-    observations = golden_observations(model.input_quant, recorded, seed, normalization)
+    observations = golden_observations(model.input_quant, recorded, seed, normalization)[:rows]
     inputs = quantize(observations, model.input_quant, normalization)
     outputs = model.infer_int8_batch(inputs)
     arrays: dict[str, NDArray[Any]] = {
@@ -80,7 +83,8 @@ def _edges(params: QuantParams, recorded: Float32Array) -> Float32Array:
     ones = np.ones(n_obs, np.float32)
     alternating = np.where(np.arange(n_obs) % 2 == 0, ones, -ones).astype(np.float32)
     self_test = [0 * ones, ones, -ones, alternating, *recorded[:: max(1, len(recorded) // 4)][: SELF_TEST_ROWS - 4]]
-    alone = [sign * unit for unit in np.eye(n_obs, dtype=np.float32) for sign in (1, -1)]
+    picked = np.linspace(0, n_obs - 1, min(n_obs, _ALONE)).astype(int)
+    alone = [np.where(np.arange(n_obs) == i, sign, 0).astype(np.float32) for i in picked for sign in (1, -1)]
     # (k + 1/2) * scale: halves must round away from zero.
     ties = [(np.float32(k + 0.5) * np.float32(params.scale)) * alternating for k in (-100, -3, -1, 0, 2, 100)]
     saturation = [size * vector for size in (2.0, 1e6, 3e38) for vector in (ones, alternating)]

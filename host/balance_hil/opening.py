@@ -12,16 +12,18 @@ from balance_hil.bundle import INT8_MODEL, Bundle, model_id, write_bundle
 from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
 from balance_hil.files import staging_folder
-from balance_hil.golden import write_vectors
+from balance_hil.golden import GOLDEN_ROWS, write_vectors
+from balance_hil.model_image import SELF_TEST_ROWS
 from balance_hil.paths import CACHE
 from balance_hil.quantize import QuantParams
 from balance_hil.runtimes.tflm import TflmRuntime
-from balance_hil.signals import read_signals
+from balance_hil.signals import read_signals, unnamed_signals
 from balance_hil.spec import PolicySpec
 from balance_hil.tflite.edit import int8_core, select_output
 
 MODELS = CACHE / "models"  # bundles of models that have none, by id
-_ROWS = 256
+_GOLDEN_VALUES = 1 << 22  # of all layers, in all vectors
+_UNNAMED_PERIOD_S = 0.02  # of a model of which nobody said how often it runs; no command that reads it takes such a model
 
 
 def is_model(path: Path) -> bool:
@@ -36,6 +38,7 @@ def open_policy(
     output: str | None = None,
     environment: str | None = None,
     options: Mapping[str, Any] | None = None,
+    unnamed: bool = False,
 ) -> Bundle:
     """A bundle, or an int8 ``.tflite`` as one.
 
@@ -48,6 +51,7 @@ def open_policy(
         output: name or position (from 0) of a model's output; None: the only one.
         environment: that a model is to run on; names and units are then the environment's, the control period that of ``spec``.
         options: of the environment.
+        unnamed: a model needs no table: its signals are then obs_0, … and act_0, …, for a board without an environment.
 
     Raises:
         BundleError: no such bundle or model, or it is damaged.
@@ -72,16 +76,21 @@ def open_policy(
     if environment is not None:
         with open_environment(environment, options, period_s=table.control_period_s if table else None) as env:
             table = _fitting(path, runtime, env.spec)
+    if table is None and unnamed:
+        table = unnamed_signals(runtime.n_obs, runtime.n_act, _UNNAMED_PERIOD_S)
     if table is None:
         raise UsageError(
-            f"{path} has no signal table",
-            "describe its inputs and outputs: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT",
+            f"{path} has no signal table, and names no environment to run in",
+            "describe its inputs and outputs: --spec signals.yaml (docs/policies.md), or name -e ENVIRONMENT; to compare the "
+            f"model itself: hil compare {path} --board native",
         )
     identity = model_id(model)
     target = MODELS / identity / path.stem
     with staging_folder(target) as staging:
         (staging / INT8_MODEL).write_bytes(model)
-        write_vectors(staging, model, runtime, _rows(runtime), 0)
+        values = sum(runtime.graph.output_of(operator).size for operator in runtime.graph.operators)
+        rows = min(GOLDEN_ROWS, max(SELF_TEST_ROWS, _GOLDEN_VALUES // values))
+        write_vectors(staging, model, runtime, _rows(runtime), 0, rows=rows)
         return write_bundle(
             staging,
             Bundle(
@@ -117,5 +126,5 @@ def _fitting(path: Path, model: TflmRuntime, environment: PolicySpec) -> PolicyS
 def _rows(model: TflmRuntime) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Observations, float32 [256, n_obs], that fill the model's input range."""
     quant: QuantParams = model.input_quant
-    codes = np.random.default_rng(0).integers(-128, 128, (_ROWS, model.n_obs))
+    codes = np.random.default_rng(0).integers(-128, 128, (GOLDEN_ROWS, model.n_obs))
     return ((codes - quant.zero_point) * quant.scale).astype(np.float32)

@@ -12,6 +12,7 @@ from balance_hil.opening import open_policy
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.signals import read_signals
+from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.codec import pack, unpack
 
 SIGNALS = """
@@ -75,6 +76,17 @@ def test_a_model_runs_without_a_bundle(model, signals, capsys):
             hil([words[0], str(model), *words[1:], *options], standalone_mode=False)
         assert ended.value.code == 0, capsys.readouterr()
         assert '"good": true' in capsys.readouterr().out
+
+
+def test_a_model_alone_opens_for_a_board_without_a_table(tmp_path):
+    path = tmp_path / "wide.tflite"
+    path.write_bytes(actor((200, 4, 3), "RELU", per_channel=True, seed=0))
+    bundle = open_policy(path, unnamed=True)
+    assert [signal.name for signal in bundle.spec.action] == ["act_0", "act_1", "act_2"]
+    assert (bundle.spec.n_obs, bundle.spec.environment, len(ModelImage.of(bundle).inputs)) == (200, "", 8)
+    with pytest.raises(UsageError, match="names no environment") as caught:
+        open_policy(path)
+    assert f"hil compare {path} --board native" in caught.value.hint
 
 
 @pytest.mark.parametrize(

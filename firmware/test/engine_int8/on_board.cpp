@@ -22,6 +22,7 @@ constexpr uintptr_t kCasesAddress = 0x60000000;
 #endif
 
 alignas(16) uint8_t arena[64 * 1024];
+int8_t output[32 * 1024];
 hil::mps::CmsdkUart uart;
 hil::Int8Engine engine;
 
@@ -33,7 +34,6 @@ void Send(const void* data, size_t size) {
 void SendNumber(uint32_t number) { Send(&number, sizeof number); }
 
 void RunRow(const int8_t* input) {
-  int8_t output[256];
   engine.Infer(input, output);
   hil::TensorView tensor;
   for (uint16_t op = 0; op < engine.info().n_ops; ++op) {
@@ -49,7 +49,8 @@ const uint8_t* RunCase(const uint8_t* at) {
   const uint8_t* const inputs = at + 16 + ((sizes[2] + sizes[0] + 15u) & ~15u);
   size_t needed = 0;
   hil::Int8Engine::RequiredArena({model, sizes[0]}, &needed);
-  const hil::Status status = engine.Init({model, sizes[0]}, {arena, sizeof arena});
+  hil::Status status = engine.Init({model, sizes[0]}, {arena, sizeof arena});
+  if (status == hil::Status::kOk && engine.info().n_act > sizeof output) status = hil::Status::kArenaTooSmall;
   SendNumber(static_cast<uint32_t>(status));
   SendNumber(static_cast<uint32_t>(needed));
   if (status != hil::Status::kOk) return inputs;

@@ -32,11 +32,11 @@ from balance_hil.opening import open_policy
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @JSON
 def command(policy: Path, spec: Path | None, output: str | None, as_json: bool, **settings: Any) -> None:
-    """Build the firmware with POLICY (a bundle, or an int8 .tflite with --spec), flash it to a board, and verify that it runs.
+    """Build the firmware with POLICY (a bundle, or any int8 .tflite), flash it to a board, and verify that it runs.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """
-    config = FlashConfig(bundle=open_policy(policy, spec=spec, output=output), **settings)
+    config = FlashConfig(bundle=open_policy(policy, spec=spec, output=output, unnamed=True), **settings)
     result = flashing.flash(config, say)
     if as_json:
         print_json(_document(result, config.bundle))
