@@ -13,14 +13,20 @@ import click
 from balance_hil.boards import Board
 from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, say
-from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options
+from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options, only
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
 from balance_hil.comparing.picture import check_picture, draw
+from balance_hil.comparing.reduce import TIME_LIMIT_S
 from balance_hil.files import save_figure
 from balance_hil.interrupt import entered
+
+# What goes with --reduce, by the parameter's name.
+_REDUCE_OPTIONS = (
+    "board", "port", "baud", "engine", "wait_s", "samples", "seed", "runtimes", "output", "is_reduced", "limit_s", "as_json",
+)  # fmt: skip
 
 
 @click.command(name="compare")
@@ -42,6 +48,10 @@ from balance_hil.interrupt import entered
 @click.option("--output", metavar="NAME", help="Which output of a .tflite with several: its name, or its number from 0.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Draw the differences of every layer, one color for each cause (.svg, .png or .pdf).")  # fmt: skip
+@click.option("--reduce", "is_reduced", is_flag=True,
+              help="Instead: write the smallest model and one row that still differ, with a test, to reduced/.")  # fmt: skip
+@click.option("--reduce-seconds", "limit_s", type=click.FloatRange(min=0), default=TIME_LIMIT_S, show_default=True, metavar="S",
+              help="With --reduce: take the smallest case found by then.")  # fmt: skip
 @click.option("--closed-loop", "loop", metavar="A,B", help="Instead: two runtimes (or board) drive the same episodes.")
 @click.option("--episodes", type=click.IntRange(min=1), help="With --closed-loop: how many; default: 20.")
 @click.option(
@@ -51,7 +61,8 @@ from balance_hil.interrupt import entered
 @JSON
 def command(
     model: Path, board: str | None, access: Access, runtimes: str | None, layers: bool, output: str | None, picture: Path | None,
-    as_json: bool, loop: str | None, episodes: int | None, steps: int | None, seed: int, **settings: Any,
+    as_json: bool, loop: str | None, episodes: int | None, steps: int | None, seed: int, is_reduced: bool, limit_s: float,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
@@ -61,6 +72,8 @@ def command(
 
     Exit status 0 when every difference is explained and the board, if one took part, equals TensorFlow Lite Micro (tflm) bit
     for bit and converts as the host does; 2 when differences stay open only because an operator is not emulated; 1 otherwise.
+
+    With --reduce: 0 when nothing differs and nothing crashes; 1 when a case was written.
 
     With --closed-loop: 0 when neither success nor a metric differs beyond chance; 1 otherwise.
     """
@@ -74,6 +87,12 @@ def command(
     if picture is not None:
         check_picture(picture, config.layer_samples)
     under_test = load_model(model, output)
+    if is_reduced:
+        from balance_hil.cli import compare_reduce
+
+        only(_REDUCE_OPTIONS, "--reduce")
+        samples = settings["samples"]
+        compare_reduce.main(under_test, board, access, names, samples, seed=seed, limit_s=limit_s, as_json=as_json)
     with ExitStack() as stack:
         device = _connect(stack, under_test, board, access) if board else None
         watch = stack.enter_context(ProgressBars())
