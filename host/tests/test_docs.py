@@ -87,6 +87,7 @@ def shortened(name, *arguments):
     closed_loop = "--closed-loop" in arguments
     if name == "compare":
         unknown = ("--samples", "--layer-samples") if closed_loop else ("--episodes", "--steps")
+        unknown += ("--layer-samples",) if "--reduce" in arguments else ()
         short = {{option: value for option, value in short.items() if option not in unknown}}
     if name == "train" and not {{"--all", "--seeds"}} & set(arguments):
         del short["--seeds"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from balance_hil.boards import Board, find_board
-from balance_hil.cli.console import print_json, stdout
+from balance_hil.boards import Board, connect, find_board
+from balance_hil.cli.console import print_json, say, stdout
 from balance_hil.cli.params import Access
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.comparing.comparison import REFERENCE
@@ -20,12 +22,14 @@ from balance_hil.comparing.model_under_test import ModelUnderTest
 from balance_hil.comparing.reduce import Reduced, Side, reduce
 from balance_hil.comparing.reduced_case import TEST, BoardSide, expected_outputs, write
 from balance_hil.errors import HarnessError, UnsupportedOperatorError, UsageError
+from balance_hil.interrupt import entered
 from balance_hil.runtimes import INT8_RUNTIME_NAMES
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime
 from balance_hil.runtimes.isolated import IsolatedRuntime
 
 FOLDER = Path("reduced")
+_LONGEST_LINE = 500
 
 
 def main(
@@ -50,7 +54,7 @@ def main(
         against = stack.enter_context(IsolatedRuntime(reference))
         others: list[Side] = [stack.enter_context(IsolatedRuntime(name)) for name in names if name != reference]
         if board is not None:
-            others = [_board(board, access)]
+            others = [_board(board, access, _file(stack, model.model))]
         for side in others:
             try:
                 found = reduce(model.model, rows, side, against, limit_s=limit_s, on_progress=watch)
@@ -75,11 +79,27 @@ def main(
     sys.exit(0 if found is None else 1)
 
 
-def _board(name: str, access: Access) -> BoardSide:
-    is_started = access.port is None and find_board(name).is_emulated
+def _file(stack: ExitStack, model: bytes) -> Path:
+    folder = Path(stack.enter_context(entered(lambda: tempfile.TemporaryDirectory(prefix="balance-hil-"))))
+    (folder / "model.tflite").write_bytes(model)
+    return folder / "model.tflite"
+
+
+def _board(name: str, access: Access, whole: Path) -> BoardSide:
+    """The native board is started with each model; others, whose images take seconds to build, are sent it."""
+    definition = find_board(name)
+    is_emulated = access.port is None and definition.is_emulated
+    is_started = is_emulated and definition.kind == "native"
+
+    said = set[str]()
+
+    def say_once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
 
     def open_board(model: Path | None) -> Board:
-        return access.connect(name, None, model=model)
+        return connect(name, model=model or (whole if is_emulated else None), **asdict(access), progress=say_once)
 
     return BoardSide(open_board, is_started=is_started, predict=_predictions)
 
@@ -145,18 +165,23 @@ def _print(document: dict[str, Any], board: str | None, access: Access) -> None:
         stdout.print(f"PASS: {document['summary']}", style="bold green", soft_wrap=True)
         return
     shapes = " to ".join("x".join(map(str, case[f"{end}_shape"])) for end in ("input", "output"))
+    values = {name: _shown(case[name]) for name in ("inputs", "outputs_a", "outputs_b")}
     lines = [
         f"{', '.join(case['operators'])}, {shapes}: {case['model_bytes'][1]:,} of {case['model_bytes'][0]:,} bytes, "
         f"{case['candidates']} candidates"
         + ("" if case["complete"] else "; the time was over, a longer --reduce-seconds may find less"),
-        f"input   {case['inputs']}",
-        *(
-            f"{case[side]:<16} {case[f'outputs_{side}'] if case[f'outputs_{side}'] is not None else 'no answer'}"
-            for side in ("a", "b")
-        ),
+        f"{'input':<16} {values['inputs']}",
+        *(f"{case[side]:<16} {values[f'outputs_{side}']}" for side in ("a", "b")),
     ]
     for line in lines:
         stdout.print(line, soft_wrap=True)
     options = f" --hil-board {board}" + (f" --hil-port {access.port}" if access.port else "") if board else ""
     stdout.print(f"wrote {case['folder']}; repeat it: pytest {Path(case['folder']) / TEST}{options}", soft_wrap=True)
     stdout.print(f"FAIL: {document['verdict']['reasons'][0]}", style="bold red", soft_wrap=True)
+
+
+def _shown(rows: list[list[int]] | None) -> str:
+    if rows is None:
+        return "no answer"
+    shown = str(rows)
+    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}...; all of them are in the folder"
