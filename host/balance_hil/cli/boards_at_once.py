@@ -1,4 +1,4 @@
-"""``hil run`` on several boards at once: each in a process of its own, what they report on one screen."""
+"""``hil run`` and ``hil soak`` on several boards at once: each in a process of its own, what they report on one screen."""
 
 from __future__ import annotations
 

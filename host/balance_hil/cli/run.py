@@ -167,16 +167,15 @@ def command(
     from balance_hil.running import open_plant
 
     config, shown = _config(options), not (quiet or as_json)
-    at_once = functools.partial(_run_at_once, options=options, config=config, shown=shown)
-    with open_plant(options.policy, config) as plant, _live_page(options) as page:  # their errors come before a board is started
+    with open_plant(options.policy, config) as plant:  # its errors come before a board is started
         on_each_board(
             options.boards,
-            lambda name: _run(name, options, config, plant, page, shown=shown),
+            lambda name: _run(name, options, config, plant, shown=shown),
             key="runs",
             facts=facts,
             remarks=remarks,
             as_json=as_json,
-            job=None if options.live or options.view else at_once,
+            job=functools.partial(_run_at_once, options=options, config=config, shown=shown),
             shown=shown,
         )
 
@@ -198,11 +197,11 @@ def _live_page(options: _Options) -> Iterator[LivePage | None]:
 def _run_at_once(
     name: str, number: int, send: Callable[[str], None], *, options: _Options, config: RunConfig, shown: bool
 ) -> RunResult:
-    """``_run`` in a process of its own, on the board that is number ``number`` of this name."""
+    """A run in a process of its own, on the board that is number ``number`` of this name."""
     from balance_hil.running import open_plant
 
     with open_plant(options.policy, config) as plant:
-        return _run(name, options, config, plant, None, shown=shown, send=send, number=number)
+        return _run(name, options, config, plant, shown=shown, send=send, number=number)
 
 
 def _run(
@@ -210,22 +209,22 @@ def _run(
     options: _Options,
     config: RunConfig,
     plant: Environment,
-    page: LivePage | None,
     *,
     shown: bool,
     send: Callable[[str], None] | None = None,
     number: int = 0,
 ) -> RunResult:
-    """Runs on one board, and shows its verdict on the page. Raises HarnessError, KeyboardInterrupt."""
-    try:
-        with options.access.held(name) as name, errors_of("run", options.policy, name):
-            config = replace(config, recording=options.recording(name, number))
-            line = LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown, send=send)
-            result = _connect_and_run(name, options, config, plant, page, line)
-    except BaseException as exc:
-        _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
-        raise
-    _show_end(page, result.verdict)
+    """Runs on one board; ``--live`` on a page of its own, which shows the verdict. Raises HarnessError, KeyboardInterrupt."""
+    with _live_page(options) as page:
+        try:
+            with options.access.held(name) as name, errors_of("run", options.policy, name):
+                config = replace(config, recording=options.recording(name, number))
+                line = LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown, send=send)
+                result = _connect_and_run(name, options, config, plant, page, line)
+        except BaseException as exc:
+            _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
+            raise
+        _show_end(page, result.verdict)
     remember("run", result.to_dict())
     return result
 

@@ -28,28 +28,27 @@ def on_each_board(
     facts: Callable[[Result], dict[str, str]],
     remarks: Callable[[Result], list[str]],
     as_json: bool,
-    job: Job | None = None,
-    shown: bool = False,
+    job: Job,
+    shown: bool,
 ) -> NoReturn:
-    """Runs on each board, prints the results in the order of the boards, and exits. Ctrl-C ends it and prints those so far.
+    """Runs on all boards at once, prints the results in their order, and exits. Ctrl-C ends it and prints those so far.
 
     Exit status: the worst of all boards.
 
     Args:
         boards: their names.
-        run: takes a name; raises HarnessError or KeyboardInterrupt.
+        run: takes the name of the only board; raises HarnessError or KeyboardInterrupt.
         key: of the results in the JSON document.
         facts: rows of a result's column in the table, by heading.
         remarks: lines about a result for stderr.
         as_json: a document in place of the table.
-        job: does what ``run`` does in a process of its own, so that several boards run at once; None: one after the other.
-        shown: how far the boards are that run at once.
+        job: does what ``run`` does in a process of its own: for one of several boards.
+        shown: how far several boards are.
     """
-    at_once = job is not None and len(boards) > 1
     outcomes: dict[int, Result | HarnessError] = {}
     interrupted = False
     try:
-        for index, outcome in run_at_once(boards, job, shown=shown) if job and at_once else _one_by_one(boards, run):
+        for index, outcome in run_at_once(boards, job, shown=shown) if len(boards) > 1 else _alone(boards[0], run):
             if isinstance(outcome, HarnessError):
                 name = f"{boards[index]}: " if len(boards) > 1 else ""
                 print_error(f"{name}{outcome.message}", outcome.hint)
@@ -68,17 +67,11 @@ def on_each_board(
     sys.exit(INTERRUPTED if interrupted else max(statuses, default=GOOD))
 
 
-def _one_by_one(boards: Sequence[str], run: Callable[[str], Result]) -> Iterator[tuple[int, Result | HarnessError]]:
-    """Until one is interrupted."""
-    for index, name in enumerate(boards):
-        try:
-            result = run(name)
-        except HarnessError as exc:
-            yield index, exc
-            continue
-        yield index, result
-        if result.interrupted:
-            return
+def _alone(name: str, run: Callable[[str], Result]) -> Iterator[tuple[int, Result | HarnessError]]:
+    try:
+        yield 0, run(name)
+    except HarnessError as exc:
+        yield 0, exc
 
 
 def _failed(board: str, exc: HarnessError) -> FailedRunDocument:

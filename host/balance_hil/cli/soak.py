@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ MIB = 1 << 20
 @FAULTS
 @HISTORY
 @JSON
-def command(policy: Path, boards: tuple[str, ...], access: Access, as_json: bool, **rest: Any) -> None:
+def command(policy: Path, boards: tuple[str, ...], access: Access, faults: tuple[str, ...], as_json: bool, **rest: Any) -> None:
     """Run real-time episodes with POLICY on a board for hours, one after the other: a soak test.
 
     Prints statistics every minute; records anomalies (misses, faults, reboots, failed episodes) with the second around them in
@@ -60,23 +62,37 @@ def command(policy: Path, boards: tuple[str, ...], access: Access, as_json: bool
     steps = None if rest["seconds"] is None else max(1, round(rest["seconds"] / bundle.spec.control_period_s))
     first_seed = EVALUATION_SEED_BASE + rest["seed"]
     config = RunConfig(seeds=[first_seed], max_steps=steps, environment=rest["environment"], options=env_options)
-    with open_plant(bundle, config) as plant:
+    shown = stderr.is_terminal and not as_json
+    rest["faults"] = parse_faults(faults)
+    with open_plant(bundle, config) as plant:  # its errors come before a board is started
         on_each_board(
             boards,
-            lambda name: _soak(name, bundle, config, plant, access, live=stderr.is_terminal and not as_json, **rest),
+            lambda name: _soak(name, bundle, config, plant, access, shown=shown, **rest),
             key="soaks",
             facts=_facts,
             remarks=_remarks,
             as_json=as_json,
+            job=functools.partial(_soak_at_once, bundle=bundle, config=config, access=access, shown=shown, **rest),
+            shown=shown,
         )
 
 
+def _soak_at_once(
+    name: str, number: int, send: Callable[[str], None], *, bundle: Bundle, config: RunConfig, access: Access, **rest: Any
+) -> SoakResult:
+    """``_soak`` in a process of its own, on the board that is number ``number`` of this name."""
+    from balance_hil.running import open_plant
+
+    with open_plant(bundle, config) as plant:
+        return _soak(name, bundle, config, plant, access, send=send, number=number, **rest)
+
+
 def _soak(
-    name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
+    name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, shown: bool, **rest: Any
 ) -> SoakResult:
     """Connects to one board and soaks it. Raises HarnessError."""
     with access.held(name) as name, errors_of("soak", bundle, name):
-        result = _soak_on(name, bundle, config, plant, access, live=live, **rest)
+        result = _soak_on(name, bundle, config, plant, access, shown=shown, **rest)
     of = result.total
     counts = {"episodes": of.episodes, "failed": of.failed, "anomalies": of.anomalies, "errors": result.errors}
     remember("soak", result.to_dict(), metrics=counts)
@@ -84,7 +100,16 @@ def _soak(
 
 
 def _soak_on(
-    name: str, bundle: Bundle, config: RunConfig, plant: Environment, access: Access, *, live: bool, **rest: Any
+    name: str,
+    bundle: Bundle,
+    config: RunConfig,
+    plant: Environment,
+    access: Access,
+    *,
+    shown: bool,
+    send: Callable[[str], None] | None = None,
+    number: int = 0,
+    **rest: Any,
 ) -> SoakResult:
     from balance_hil.running import SoakConfig, soak
 
@@ -94,15 +119,15 @@ def _soak_on(
         duration_s=duration_s,
         first_seed=config.seeds[0],
         run=config,
-        folder=RECORDINGS / f"{when}-{bundle.path.resolve().name}-{name}-soak",
+        folder=RECORDINGS / f"{when}-{bundle.path.resolve().name}-{name}-soak{f'-{number + 1}' if number else ''}",
     )
-    with access.connect(name, bundle, faults=parse_faults(rest["faults"]), fault_seed=rest["seed"]) as board:
+    with access.connect(name, bundle, faults=rest["faults"], fault_seed=rest["seed"]) as board:
         start_s = time.monotonic()
 
         def progress(tick: Tick) -> str:
-            return f"{name}  {_clock(time.monotonic() - start_s)} of {_clock(duration_s)}  episode"
+            return f"{_clock(time.monotonic() - start_s)} of {_clock(duration_s)}  episode"
 
-        with LiveLine(progress, enabled=live) as line:
+        with LiveLine(progress, enabled=shown, send=send) as line:
 
             def print_minute(result: SoakResult) -> None:
                 line.clear()

@@ -1,8 +1,9 @@
-"""``hil run`` on several boards at once."""
+"""``hil run`` and ``hil soak`` on several boards at once."""
 
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,8 +66,8 @@ def hil(monkeypatch, capsys, tmp_path):
     with open_environment("togetherbots:together/Together-v0") as env:
         bundle_of_model(tmp_path / "policies/mine", linear([[0.3, 0.4, 0.5, 0.6]], 1.0), env.spec)
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hil", "run", "mine", *arguments])
+    def run(*arguments, command="run"):
+        monkeypatch.setattr(sys, "argv", ["hil", command, "mine", *arguments])
         with pytest.raises(SystemExit) as exited:
             cli.main()
         return exited.value.code, *capsys.readouterr()
@@ -86,6 +87,28 @@ def test_boards_run_at_once_and_their_results_come_in_the_order_asked(hil, tmp_p
     assert all(len(read_recording(tmp_path / name)) == 20 for name in names)
     command = "hil run mine --board native --board native --clock lockstep --engine int8"
     assert read_recording(tmp_path / names[0]).meta["command"] == command
+
+
+def test_a_soak_is_at_once_and_each_board_has_a_folder_of_its_own_for_anomalies(hil):
+    options = ("--engine", "int8", "--hours", "0.0002", "--fault", "delay:s=0.03,rate=0.5", "--json")
+    _, out, err = hil("--board", "native,native", *options, command="soak")
+    document = json.loads(out)
+    contract.check("soak", document)
+    first, second = document["soaks"]
+    assert first["episodes"] > 0, err
+    assert second["episodes"] > 0, err
+    assert first["anomaly_recordings"].endswith("-native-soak")
+    assert second["anomaly_recordings"].endswith("-native-soak-2")
+    assert err.count("native: ") == len(first["minutes"]) + len(second["minutes"]), err
+
+
+def test_each_board_has_a_live_page_of_its_own(hil):
+    pytest.importorskip("uvicorn", reason="the extra live is not installed: pip install 'balance-hil[live]'")
+    options = ("--engine", "int8", "--clock", "lockstep", "--no-record")
+    code, out, err = hil("--board", "native,native", "--live", "--live-port", "0", *options)
+    assert code == 0, err
+    assert out.count("native: PASS") == 2
+    assert len(set(re.findall("native: live: (http://[^ \n]+)", err))) == 2, err
 
 
 def test_a_board_that_fails_does_not_end_the_others_and_the_worst_status_is_that_of_all(hil, monkeypatch):
