@@ -23,6 +23,7 @@ from balance_hil.interrupt import entered
 from balance_hil.link import open_link
 from balance_hil.link.serial_link import DEFAULT_BAUD
 from balance_hil.recording.writer import RecordingWriter
+from balance_hil.running.result import equals_tflm
 from balance_hil.running.robot import (
     Lines,
     Numbers,
@@ -34,6 +35,7 @@ from balance_hil.running.robot import (
     lines_of_log,
     lines_of_port,
 )
+from balance_hil.running.trace import TflmCheck
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Int8Runtime
 from balance_hil.spec import Signal
@@ -95,11 +97,20 @@ def command(
                         step = watch.step(line)
                         writer.step(step.t_s, step)
         except KeyboardInterrupt:
-            _show(watch.result(lines.damaged), as_json)
+            _show(_result(watch, lines, writer), as_json)
             raise
-    result = watch.result(lines.damaged)
+        result = _result(watch, lines, writer)
     _show(result, as_json)
     sys.exit(0 if result.verdict.good else 1)
+
+
+def _result(watch: Watch, lines: Lines, writer: RecordingWriter | None) -> Watched:
+    """What was found, which the recording keeps, too: a robot has no episodes to be judged by."""
+    result = watch.result(lines.damaged)
+    if writer is not None:
+        check = TflmCheck(checked=result.compared, differing=result.differing if result.compared else None, skipped=None)
+        writer.result = {"metrics": {}, "equals_tflm": equals_tflm(check), "verdict": result.verdict.to_dict()}
+    return result
 
 
 def _open(

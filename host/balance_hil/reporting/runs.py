@@ -50,7 +50,7 @@ def run_of(path: Path, recording: Recording) -> Run:
     verdict = _verdict(recording)
     board = facts(recording).get("definition", facts(recording).get("board", ""))
     finished = [bool(episode.get("failed", True)) for episode in recording.episodes]
-    summary = [f"{finished.count(False)} of {len(finished)} episodes without failure"]
+    summary = [f"{finished.count(False)} of {len(finished)} episodes without failure" if finished else "no episodes"]
     if checked := equals_tflm(recording):
         summary.append(f"board equals tflm in {checked[0] - checked[1]:,} of {checked[0]:,} outputs")
     summary.append(f"{sum(counts[kind] for kind in MISSED):,} misses in {len(recording):,} control steps")

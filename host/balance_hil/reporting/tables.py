@@ -96,6 +96,8 @@ def _how(recording: Recording) -> str:
 
 def _episodes(run: Run) -> Cell:
     failed = [bool(episode.get("failed", True)) for episode in run.recording.episodes]
+    if not failed and run.verdict.good:  # of hil watch: a robot has none
+        return Cell(text="no episodes")
     return _judged(f"{failed.count(False)} of {len(failed)}", bool(failed) and not any(failed))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from balance_hil.environment import Environment
@@ -47,11 +47,21 @@ class Interventions:
         remote: where they come from.
         env: the plant.
         link: to the board; None: no fault can be injected.
+        rest: called when the run is paused.
+        go_on: called before it goes on; may wait.
     """
 
-    def __init__(self, remote: Remote, env: Environment, link: FaultyLink | None) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        env: Environment,
+        link: FaultyLink | None,
+        rest: Callable[[], None] = lambda: None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._remote, self._env, self._link = remote, env, link
+        self._rest, self._go_on = rest, go_on
         self.paused_s = 0.0  # in all
         self._is_paused = False
 
@@ -62,11 +72,13 @@ class Interventions:
             return False
         since_s = time.perf_counter()
         self._remote.paused(True)
+        self._rest()
         try:
             while self._is_paused:
                 episode.check_stop()
                 time.sleep(POLL_S)
                 self._follow(episode)
+            self._go_on()
         finally:
             self._remote.paused(False)
             paused_s = time.perf_counter() - since_s

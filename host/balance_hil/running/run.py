@@ -190,7 +190,10 @@ class RunInProgress:
         self._simulated = board.faults if config.clock == "lockstep" else None
         rule = replace(config, clock="realtime") if self._simulated is not None else config
         injecting = board.faults if config.clock == "realtime" else None
-        self._interventions = None if remote is None else Interventions(remote, env, injecting)
+        self._cores = contextlib.ExitStack()  # that are held
+        self._interventions = (
+            None if remote is None else Interventions(remote, env, injecting, self._cores.close, self._take_cores)
+        )
         self._timeout_s = rule.timeout_s(board.definition.timing, env.spec.control_period_s)
         self.exchange = Exchange(
             board,
@@ -205,12 +208,17 @@ class RunInProgress:
         )
 
     def execute(self) -> None:
-        """Runs them all; those on the wall clock as soon as the cores that they need are free. Raises what ``run`` raises."""
-        if self._config.clock != "realtime":
+        """Runs them all; those on the wall clock as soon as the cores that they need are free. Raises what ``run`` raises.
+
+        While somebody pauses them by hand, others may have the cores.
+        """
+        with self._cores:
+            self._take_cores()
             self._run_episodes()
-            return
-        with cores(cores_of(self._board), self._log.on_wait, self._stop.check):
-            self._run_episodes()
+
+    def _take_cores(self) -> None:
+        if self._config.clock == "realtime":
+            self._cores.enter_context(cores(cores_of(self._board), self._log.on_wait, self._stop.check))
 
     def _run_episodes(self) -> None:
         faults = self._board.faults

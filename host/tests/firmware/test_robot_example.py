@@ -131,6 +131,22 @@ def test_watch_finds_the_outputs_of_the_desktop(built: Builds, ppo_bundle: Bundl
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize(("program", "verdict"), [(STANDALONE, "PASS"), (SHADOW, "FAIL: the motors are off: sensor_or_fall")])
+def test_a_report_of_a_watched_robot_has_the_verdict_of_the_watch_and_no_episodes(
+    built: Builds, ppo_bundle: Bundle, tmp_path: Path, program: str, verdict: str
+) -> None:
+    log, recording = tmp_path / "log.txt", tmp_path / "run.mcap"
+    log.write_text(built("simulated", program, "0.4").text)
+    done = CliRunner().invoke(command, [str(ppo_bundle.path), "--log", str(log), "--record", str(recording)])
+    assert verdict in done.output
+    from balance_hil.cli.report import command as report
+
+    done = CliRunner().invoke(report, [str(recording), "--no-frames"])
+    assert done.output.splitlines()[0] == verdict
+    page = recording.with_suffix(".html").read_text()
+    assert ("no episodes" in page) == (verdict == "PASS")
+
+
 def test_the_drivers_balance_a_robot_behind_the_arduino_api(built: Builds, ppo_bundle: Bundle) -> None:
     printed = built("mpu6050", STANDALONE, "8", "free")
     pitch, standby = (float(word) for word in printed.end.split())

@@ -1,9 +1,11 @@
+import contextlib
 import signal
 
 import mujoco
 import numpy as np
 import pytest
 
+from balance_hil import core_queue
 from balance_hil.boards import Board
 from balance_hil.environment import open_environment
 from balance_hil.errors import UsageError
@@ -53,12 +55,12 @@ class View:
 def go(linear_bundle, tmp_path):
     """Runs with these requests by hand; returns result, recording and view."""
 
-    def go(script, clock="realtime", steps=200, seeds=(3,), name="run.mcap"):
+    def go(script, clock="realtime", steps=200, seeds=(3,), name="run.mcap", on_wait=None):
         view = None if script is None else View(script)
         firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle))
         config = RunConfig(seeds=seeds, clock=clock, max_steps=steps, check_tflm=False, recording=tmp_path / name)
         with Board(FakeLink(firmware), linear_bundle, injectable=clock == "realtime") as board:
-            result = run(board, linear_bundle, config, live=view)
+            result = run(board, linear_bundle, config, live=view, on_wait=on_wait)
         return result, read_recording(result.recording), view
 
     return go
@@ -106,6 +108,30 @@ def test_a_pause_costs_no_miss_and_no_simulated_time(go, clock):
     assert view.pauses == [True, False]
     assert [(fault["kind"], fault["step"]) for fault in paused.faults] == [("paused", 100)]
     assert len(paused.observation) == 200
+
+
+def test_a_paused_run_lets_others_have_its_cores_and_queues_again(go):
+    held, waited, other = [], [], contextlib.ExitStack()
+
+    def look():
+        held.append(len(list(core_queue.FOLDER.glob("*.ticket"))))
+
+    def another_begins():
+        look()
+        assert held[-1] == 0, "this one would wait forever"
+        other.enter_context(core_queue.cores(1000))
+
+    def wait(told):
+        waited.append(told)
+        other.close()  # the other one ends
+
+    script = {50: look, 100: [{"do": "pause"}], 101: another_begins, 102: [{"do": "resume"}], 103: look}
+    result, _, view = go(script, on_wait=wait)
+    assert held == [1, 0, 1]
+    assert waited == ["waiting for a free core: 1 real-time run ahead"]
+    assert view.pauses == [True, False]
+    assert (result.steps, result.late + result.lost) == (200, 0)
+    assert list(core_queue.FOLDER.glob("*.ticket")) == []
 
 
 def test_ctrl_c_ends_a_pause(go):
