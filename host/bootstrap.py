@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "host" / "constraints.txt"
+LABGRID_CONSTRAINTS = ROOT / "host" / "labgrid-constraints.txt"
 NPM_PACKAGES = ROOT / "host" / "balance_hil" / "boards" / "kinds" / "package.json"
 TORCH = "torch==2.13.0"
 
@@ -36,6 +37,7 @@ PACKAGES_ALL = {
     **PACKAGES_RUN,
     "git": "firmware commit, tests",
     "npm": "emulator of the Raspberry Pi Pico",
+    "ser2net": "serial ports of a labgrid farm",
     "libegl1": "headless pictures and videos",
     "libgl1": "onnx2tf (OpenCV)",
     "libglib2.0-0": "onnx2tf (OpenCV)",
@@ -64,6 +66,7 @@ def main() -> None:
     pip("install", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{EXTRAS[profile]}]")
     if profile == "all":
         install_emulators()
+        install_labgrid()
     stamp.write_text(fingerprint())
 
 
@@ -151,6 +154,18 @@ def install_emulators() -> None:
         say(f"npm failed or is not installed: the board pico cannot be emulated until this works: {' '.join(command)}")
 
 
+def install_labgrid() -> None:
+    """labgrid, in an environment of its own. Without it only the boards of labgrid farms are missing."""
+    folder = VENV / "labgrid"
+    pip_there = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    install = [*pip_there, "install", "-q", "-c", str(LABGRID_CONSTRAINTS), "labgrid"]
+    say("installing labgrid")
+    for command in ([sys.executable, "-m", "venv", str(folder)], install):
+        if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
+            say(f"boards of labgrid farms cannot be used until this works: {' '.join(command)}")
+            return
+
+
 def pip(*arguments: str) -> None:
     """Runs the virtual environment's pip; a failure ends the set-up with pip's own message."""
     if not try_pip(*arguments, quiet=False):
@@ -167,7 +182,7 @@ def try_pip(*arguments: str, quiet: bool = True) -> bool:
 
 def fingerprint() -> str:
     """Changes with the list of packages to install."""
-    sources = (ROOT / "pyproject.toml", CONSTRAINTS, NPM_PACKAGES, Path(__file__))
+    sources = (ROOT / "pyproject.toml", CONSTRAINTS, NPM_PACKAGES, LABGRID_CONSTRAINTS, Path(__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

@@ -146,6 +146,10 @@ class BoardNotBackError(HarnessError, TimeoutError):
     """A board did not come back after it was flashed."""
 
 
+class FarmError(HarnessError, ConnectionError):
+    """A farm of boards does not answer, cannot be understood, or cannot provide the board."""
+
+
 class UnsupportedOperatorError(HarnessError, NotImplementedError):
     """An engine cannot run an operator of the model; the message names it."""
 

@@ -241,6 +241,16 @@ def read_yaml(
     Raises:
         ConfigError: no such file, too large, not YAML, or no table.
     """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc}", "check the path") from exc
+    return parse_yaml(data, str(path), hint, tags)
+
+
+def parse_yaml(data: bytes, what: str, hint: str, tags: Mapping[str, Callable[[Any, Any], Any]] | None = None) -> dict[str, Any]:
+    """The table in a YAML text; ``what`` names the text in errors. See ``read_yaml``."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -259,23 +269,18 @@ def read_yaml(
 
     for tag, constructor in (tags or {}).items():
         Loader.add_constructor(tag, constructor)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_YAML_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc}", "check the path") from exc
     if len(data) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES >> 10} KiB", hint)
+        raise ConfigError(f"{what} is larger than {MAX_YAML_BYTES >> 10} KiB", hint)
     try:
         values = Loader(data.decode("utf-8-sig")).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, IndexError) as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}", hint) from exc
+        raise ConfigError(f"{what} is not YAML: {' '.join(str(exc).split())}", hint) from exc
     if values is None:
         return {}
     if _written_out(values, {}) > MAX_YAML_VALUES:
-        raise ConfigError(f"the aliases of {path} stand for more than {MAX_YAML_VALUES} values, or for themselves", hint)
+        raise ConfigError(f"the aliases of {what} stand for more than {MAX_YAML_VALUES} values, or for themselves", hint)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a table of keys and values", hint)
+        raise ConfigError(f"{what} is not a table of keys and values", hint)
     return values
 
 

@@ -18,6 +18,7 @@ HIL_TESTS = SHIPPED / "hil_tests" if IS_CHECKOUT else _PACKAGE / "hil_tests"
 POLICIES = Path("policies")  # the user's own, in the current folder
 CACHE = platformdirs.user_cache_path("balance_hil")
 EMULATORS = SHIPPED / ".venv/emulators" if IS_CHECKOUT else CACHE / "emulators"  # npm packages
+LABGRID = (SHIPPED / ".venv" if IS_CHECKOUT else CACHE) / "labgrid"  # labgrid's own virtual environment
 CONFIG = platformdirs.user_config_path("balance_hil")
 # Of a wheel's firmware sources: their hash, and the last commit that touched them (the hash again, where it was built without
 # git). A checkout asks git.

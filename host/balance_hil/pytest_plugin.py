@@ -339,10 +339,11 @@ def hil_open(
 
     def open_board(bundle: Bundle | None = hil_bundle, **options: Any) -> Board:
         from balance_hil import boards
+        from balance_hil.boards.bench import is_bound_when_held
         from balance_hil.errors import CableUnpluggedError, ReplyTimeoutError, SilentBoardError
 
         say = _say_to(pytestconfig) if hil_wait else None
-        if chosen[0].startswith("@"):  # the whole session has the board that was free at first
+        if is_bound_when_held(chosen[0]):  # for the whole session
             chosen[0] = held.enter_context(boards.held(chosen[0], hil_wait, say, port=hil_port)).definition.name
         where: dict[str, Any] = {"port": hil_port, "baud": hil_baud, "engine": hil_engine, "progress": say, "wait_s": hil_wait}
         where |= {"faults": hil_faults, "fault_seed": hil_fault_seed} if hil_faults else {}

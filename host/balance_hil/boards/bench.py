@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from balance_hil.boards import reservation
-from balance_hil.boards.definition import BoardDefinition, load_definitions
+from balance_hil.boards import farm, reservation
+from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, load_definitions
 from balance_hil.boards.place import Place
 from balance_hil.boards.power import reopened, switch
 from balance_hil.errors import ConfigError, HarnessError, PortNotFoundError, UnknownBoardError, UsageError
@@ -154,8 +154,13 @@ def _check_unique(places: Iterable[Place], path: Path) -> None:
 # --- names and labels -----------------------------------------------------------------------------------------------------
 
 
+def is_bound_when_held(name: str) -> bool:
+    """Whether ``held`` has to say which board ``name`` means: "@LABEL", or a place of a farm."""
+    return name.startswith(LABEL) or farm.farm_kind(name) is not None
+
+
 def find_board(name: str) -> BoardDefinition:
-    """The board called ``name``: of the bench's map, else a type of board.
+    """The board called ``name``: of the bench's map, a type of board, or of a farm, which is not asked: see ``held``.
 
     Raises:
         UnknownBoardError: there is none.
@@ -166,6 +171,8 @@ def find_board(name: str) -> BoardDefinition:
         return _definition(places[name], kinds)
     if name in kinds:
         return kinds[name]
+    if farm.farm_kind(name):
+        return BoardDefinition(name=name, kind=name.partition(farm.SEPARATOR)[0])
     if name.startswith(LABEL):
         raise UnknownBoardError(f"{name} is a label, and this takes a board", f"name one: {', '.join(_labeled(name))}")
     known = sorted({*places, *kinds})
@@ -176,6 +183,16 @@ def _definition(place: Place, kinds: Mapping[str, BoardDefinition]) -> BoardDefi
     kind = kinds[place.kind]
     mapped = replace(kind, name=place.name, place=place, baud=place.baud or kind.baud)
     return replace(mapped, port=place.port, usb_serial=place.usb_serial) if place.is_connected else mapped
+
+
+def _of_farm(place: Place) -> BoardDefinition:
+    kinds = {**load_definitions(), ANY_SERIAL.name: ANY_SERIAL}
+    if place.kind not in kinds:
+        raise ConfigError(
+            f"the farm says that {place.name} is a board {place.kind!r}" + did_you_mean(place.kind, kinds),
+            f"correct it there, or add a board file; boards: {', '.join(sorted(kinds))}",
+        )
+    return _definition(place, kinds)
 
 
 def board_names() -> list[str]:
@@ -227,7 +244,7 @@ def held(
     """Reserves a board with its port and its probe for this process; an emulated one that is not on the map needs none.
 
     Args:
-        name: of a board, or "@LABEL" for the first free one with that label.
+        name: of a board, "@LABEL" for the first free one with that label, or "KIND:PLACE" for a board of a farm.
         wait_s: time to wait for another owner to release it.
         progress: called with a message if it has to wait.
         port: where a board is that is not on the map; None: it is found.
@@ -238,7 +255,16 @@ def held(
         UsageError: "@LABEL:all", or another ``port`` than the map's.
         PortNotFoundError, AmbiguousBoardError: it is not connected, or cannot be told from others.
         PortBusyError, PortOpenError: it is held, or cannot be reserved.
+        FarmError and what else the kind of a farm raises.
     """
+    if farm.farm_kind(name):
+        if port is not None:
+            raise UsageError(f"{name} has its port from the farm", "leave out --port")
+        with farm.acquired(name, wait_s, progress) as lent:
+            place = Held(_of_farm(lent), lent.port)
+            with reservation.all_reserved(_resources(place), wait_s, progress, name=name):
+                yield place
+        return
     if not name.startswith(LABEL):
         definition = find_board(name)
         with contextlib.suppress(*() if connected else (PortNotFoundError,)):
@@ -279,11 +305,14 @@ def power_cycled(name: str, wait_s: float = 0.0) -> bool:
         Port…Error: the port did not come back.
     """
     definition = find_board(name)
-    if definition.place is None or not definition.place.has_switch or definition.is_emulated:
+    if definition.is_emulated or (definition.place is None and not farm.farm_kind(name)):
         return False
-    with held(name, wait_s, connected=False):
-        switch(definition.place, "cycle")
-        reopened(definition).close()
+    with held(name, wait_s, connected=False) as board:
+        place = board.definition.place
+        if place is None or not place.has_switch:
+            return False
+        switch(place, "cycle")
+        reopened(board.definition).close()
     return True
 
 
@@ -314,7 +343,6 @@ def _resources(place: Held) -> list[str]:
     entry = place.definition.place
     resources = [place.port] if place.port else []
     if entry is not None:
-        assert entry.file is not None  # it was read from there
-        resources.insert(0, reservation.board(entry.name, entry.file))
+        resources[:0] = [reservation.board(entry.name, entry.file)] if entry.file else []  # a farm has locks of its own
         resources += [reservation.probe(entry.probe)] if entry.probe else []
     return resources

@@ -198,6 +198,10 @@ def _checked(path: Path, table: Mapping[str, Any]) -> BoardDefinition:
         kind = find_kind(table["kind"])
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc.message}", exc.hint) from exc
+    if hasattr(kind, "acquired"):
+        raise ConfigError(
+            f"{path}: a farm such as {table['kind']} has no board files", f"--board {table['kind']}:PLACE; hil boards"
+        )
     types = {**_TYPES, **kind.KEYS}
     for key, value in table.items():
         if key not in types:

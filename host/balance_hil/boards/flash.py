@@ -16,6 +16,7 @@ from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_board, 
 from balance_hil.boards.bench import LABEL
 from balance_hil.boards.boot_drive import copy_image, find_drive
 from balance_hil.boards.engines import check_fits, choose_engine
+from balance_hil.boards.farm import farm_kind
 from balance_hil.boards.flash_tool import FlashTool, installed_tool, probe_of, upload
 from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.emulated import image_environment
@@ -222,6 +223,11 @@ def _result(definition: BoardDefinition, where: str, info: BoardInfo | None, sta
 
 def _check(definition: BoardDefinition) -> None:
     """Raises UsageError when there is nothing to flash."""
+    if farm_kind(definition.name):
+        raise UsageError(
+            f"{definition.name} is a board of a farm: its probe is not on this computer",
+            f"flash it there (docs/farm.md); or send the model through its port: hil upload ppo --board {definition.name}",
+        )
     if definition.is_emulated and definition.upload != "drive":
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",

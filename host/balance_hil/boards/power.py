@@ -41,7 +41,8 @@ def switch(place: Place, action: Action, progress: Callable[[str], None] | None 
         PowerSwitchError: it failed, or did not end in time.
     """
     if not place.has_switch:
-        raise UsageError(f"{place.name} has no power switch in {place.file}", "add power or hub to its table: docs/bench.md")
+        how = "add power or hub to its table: docs/bench.md" if place.file else "give it one there: docs/farm.md"
+        raise UsageError(f"{place.name} has no power switch in {place.file or 'its farm'}", how)
     for step in ("off", "on") if action == "cycle" else (action,):
         if progress is not None:
             progress(f"{place.name}: power {step}")
@@ -74,7 +75,11 @@ def command(place: Place, action: str) -> list[str]:
 def _run(words: list[str], place: Place) -> None:
     said = shlex.join(words)
     if shutil.which(words[0]) is None:
-        install = "apt-get install uhubctl" if place.hub else f"install it, or correct power of {place.name} in {place.file}"
+        install = (
+            "apt-get install uhubctl"
+            if place.hub
+            else f"install it, or correct power of {place.name} in {place.file or 'its farm'}"
+        )
         raise FlashToolMissingError(f"the power switch of {place.name} needs {words[0]}, which is not installed", install)
     try:
         done = run_group(words, timeout_s=SWITCH_TIMEOUT_S, stderr=subprocess.STDOUT, text=True, errors="replace")

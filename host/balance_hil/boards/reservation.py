@@ -50,17 +50,26 @@ class Owner:
 
     def __str__(self) -> str:
         """One sentence part: "alice (process 123 on bench: hil run ppo) since 14:03:22, 5 min ago"."""
-        when = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return f"{self.user} (process {self.pid} on {self.host}: {self.command}) since {when}, {self.age} ago"
+        return f"{self.user} (process {self.pid} on {self.host}: {self.command}) {since(self.since)}"
 
     @property
     def age(self) -> str:
-        """Time since it began: "12 s", "5 min", "3 h", "2 d"."""
-        seconds = max(0.0, time.time() - self.since)
-        for unit, size_s, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 24)):
-            if seconds < size_s * most:
-                return f"{seconds / size_s:.0f} {unit}"
-        return f"{seconds / 86400:.0f} d"
+        """Time since it began: see ``age``."""
+        return age(self.since)
+
+
+def age(start: float) -> str:
+    """Time since ``start``, Unix time in s: "12 s", "5 min", "3 h", "2 d"."""
+    seconds = max(0.0, time.time() - start)
+    for unit, size_s, most in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 24)):
+        if seconds < size_s * most:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def since(start: float) -> str:
+    """One sentence part about ``start``, Unix time in s: "since 14:03:22, 5 min ago"."""
+    return f"since {time.strftime('%H:%M:%S', time.localtime(start))}, {age(start)} ago"
 
 
 def probe(serial_number: str) -> str:

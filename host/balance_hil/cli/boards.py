@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from balance_hil.boards import BoardDefinition, connect, find_board, load_definitions, reservation
 from balance_hil.boards.bench import FILE, load_map, map_path
 from balance_hil.boards.discovery import Discovered, discover, write
+from balance_hil.boards.farm import FarmKind, FarmPlace, farm_kinds
 from balance_hil.boards.flash import ASK_TIMEOUT_S
+from balance_hil.boards.kinds import find_kind
 from balance_hil.boards.kinds.machines import find_port
 from balance_hil.boards.place import Place
 from balance_hil.boards.reservation import Owner, reservations
@@ -36,6 +38,7 @@ def command(discover: bool, force: bool, as_json: bool) -> None:
     boards = list(types.values())
     places = load_map()
     owners = reservations()
+    lent = _lent()
     if as_json:
         print_json(
             {
@@ -43,6 +46,7 @@ def command(discover: bool, force: bool, as_json: bool) -> None:
                 "boards": [_board(board, ports) for board in boards],
                 "map": str(map_path()) if places else None,
                 "bench": [_place(place, owners) for place in places.values()],
+                "farms": [asdict(place) for place in lent],
                 "reservations": [asdict(owner) for owner in owners],
                 **({"added": [place.name for place in found.added], "unknown": found.unknown} if found else {}),
             }
@@ -55,6 +59,9 @@ def command(discover: bool, force: bool, as_json: bool) -> None:
     if places:
         stdout.print()
         _print_bench([_place(place, owners) for place in places.values()])
+    if lent:
+        stdout.print()
+        _print_lent(lent)
     if others := [owner for owner in owners if owner.board not in places]:
         stdout.print()
         _print_owners(others)
@@ -76,6 +83,24 @@ def _discover(ports: Sequence[SerialPort], types: Mapping[str, BoardDefinition],
     if not found.added:
         say(f"nothing to add: {len(found.known)} boards of the map are plugged in, and no others")
     return found
+
+
+def _lent() -> list[FarmPlace]:
+    """The boards of farms; of one that does not answer it is said why."""
+    places: list[FarmPlace] = []
+    for name in farm_kinds():
+        try:
+            places += cast(FarmKind, find_kind(name)).places()
+        except HarnessError as exc:
+            say(f"{name}: {exc.message}; {exc.hint}")
+    return places
+
+
+def _print_lent(places: Sequence[FarmPlace]) -> None:
+    table = make_table("farm", "kind", "labels", "state")
+    for place in places:
+        table.add_row(place.name, place.kind, ", ".join(place.labels), place.state)
+    stdout.print(table)
 
 
 def _asked(port: SerialPort) -> str:

@@ -90,10 +90,11 @@ class Access:
 
     @contextlib.contextmanager
     def held(self, board: str) -> Iterator[str]:
-        """Reserves a board of the label that ``board`` names, and yields its name; another name stays what it is."""
+        """Reserves the board that "@LABEL" or a farm has, and yields its name; another name stays what it is."""
         from balance_hil import boards
+        from balance_hil.boards.bench import is_bound_when_held
 
-        if not board.startswith("@"):
+        if not is_bound_when_held(board):
             yield board
             return
         with boards.held(board, self.wait_s, say, port=self.port) as place:

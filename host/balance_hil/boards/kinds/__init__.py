@@ -1,8 +1,9 @@
 """Board kinds: how each type of board is started or reached. An open registry.
 
 A kind is a module (or an object) with KEYS and ``check_definition``, and either ``machine`` and ``check_installation`` (it starts
-the board, see ``machines.MachineKind``) or ``find_port`` (the board already exists, see ``machines.PortKind``). A package
-with COUNTS_CYCLES = True, the boards' times are those of the processor, so that they can be expressed in its cycles; CORES is the
+the board, see ``machines.MachineKind``) or ``find_port`` (the board already exists, see ``machines.PortKind``). One with
+``acquired`` and ``places`` lends the boards of a farm, ``--board KIND:PLACE``, see ``farm.FarmKind``; it has no board files.
+With COUNTS_CYCLES = True, the boards' times are those of the processor, so that they can be expressed in its cycles; CORES is the
 share of this computer's cores that a board takes in real time. A package
 adds a kind through an entry point of the group "balance_hil.boards", whose name is the name of the kind.
 """
@@ -19,7 +20,7 @@ from balance_hil.errors import ConfigError
 from balance_hil.files import did_you_mean
 
 GROUP = "balance_hil.boards"
-_SHIPPED = ("native", "qemu", "rp2040", "serial")
+_SHIPPED = ("native", "qemu", "rp2040", "serial", "labgrid")
 
 
 class BoardKind(Protocol):
