@@ -3,8 +3,8 @@
 PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
 TEST_BOARDS ?= native,qemu-m7,f405,pico
-TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10
-TEST_JOBS ?= 2
+TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10 --hil-inputs 2000
+TEST_JOBS ?= 3
 NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55,f405,pico
 MODEL ?= models/ppo
 SECONDS ?= 60

@@ -11,7 +11,6 @@ from balance_hil.bundle import GOLDEN, Bundle
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.base import Int8Runtime
 
-RANDOM_INPUTS = 20_000
 LAYER_INPUTS = 100
 CORNERS = 1024  # all of them where there are fewer
 
@@ -60,12 +59,12 @@ def test_every_intermediate_tensor_of_the_golden_vectors(hil_board: Board, golde
 
 
 def test_board_equals_tflm_on_random_inputs(
-    hil_board: Board, hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None]
+    hil_board: Board, hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None], hil_inputs: int
 ) -> None:
-    inputs = np.random.default_rng(20_000).integers(-128, 128, size=(RANDOM_INPUTS, hil_board.info.n_obs)).astype(np.int8)
+    inputs = np.random.default_rng(20_000).integers(-128, 128, size=(hil_inputs, hil_board.info.n_obs)).astype(np.int8)
     board = np.stack([action.output for action in hil_board.infer_int8_batch(inputs)])
     reference = hil_runtime_tflm.infer_int8_batch(inputs)
-    hil_measure("outputs_compared", board.size, "1", minimum=RANDOM_INPUTS)
+    hil_measure("outputs_compared", board.size, "1", minimum=hil_inputs)
     assert not report("random inputs", board, reference)
 
 

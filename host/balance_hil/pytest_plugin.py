@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_BOARD = "native"
 DEFAULT_BUNDLE = "ppo"
 DEFAULT_EPISODES = 10
+DEFAULT_INPUTS = 20_000
 KEPT_S = 5.0  # of the recordings of a failed test
 _log_dir_key = pytest.StashKey[Path]()
 _report_dir_key = pytest.StashKey[Path | None]()
@@ -59,6 +60,7 @@ _OPTIONS: dict[str, tuple[str, type[str] | type[int] | type[float], str]] = {
     "fault_seed": ("N", int, "the same seed injects the same faults (default: 0)"),
     "episodes": ("N", int, f"lockstep episodes (default: {DEFAULT_EPISODES})"),
     "seconds": ("S", float, "length of an episode (default: the environment's own)"),
+    "inputs": ("N", int, f"random inputs for which the board must equal TensorFlow Lite Micro (default: {DEFAULT_INPUTS})"),
     "broken": ("NAME", str, "break the board or its link on purpose; names: hil verify --list"),
     "record": ("DIR", str, "keep every test's log directory under DIR (default: pytest's own)"),
     "retries": ("N", int, "repeat a failed test of a board up to N times; one that passes then is counted as flaky (default: 0)"),
@@ -238,6 +240,7 @@ hil_fault_seed = _fixture("fault_seed", 0)
 hil_broken = _fixture("broken")
 hil_episodes = _fixture("episodes", DEFAULT_EPISODES)
 hil_seconds = _fixture("seconds")
+hil_inputs = _fixture("inputs", DEFAULT_INPUTS)
 
 
 @pytest.fixture(scope="session")

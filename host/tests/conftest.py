@@ -49,6 +49,10 @@ LONGEST_FIRST = (
     "test_any_environment",
     "test_fuzz",
     "test_sources",
+    "test_run",
+    "test_wheel",
+    "test_front_door",
+    "test_plugin",
 )
 
 

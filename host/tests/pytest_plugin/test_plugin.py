@@ -140,12 +140,12 @@ def test_every_board_of_a_label_and_one_that_is_free_for_the_whole_session(
 
 def test_options_reach_connect_and_are_fixtures(pytester: pytest.Pytester, bench_log: list[str]) -> None:
     pytester.makepyfile("""
-        def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir, hil_episodes, hil_seconds):
-            assert (hil_episodes, hil_seconds) == (3, 1.5)
+        def test_it(hil_board, hil_port, hil_baud, hil_engine, hil_record, hil_log_dir, hil_episodes, hil_seconds, hil_inputs):
+            assert (hil_episodes, hil_seconds, hil_inputs) == (3, 1.5, 7)
             assert (hil_port, hil_baud, hil_engine) == ("socket://x:1", 115200, "int8")
             assert hil_record.name == "logs" and hil_log_dir.parent == hil_record
     """)
-    options = ["--hil-episodes=3", "--hil-seconds=1.5"]
+    options = ["--hil-episodes=3", "--hil-seconds=1.5", "--hil-inputs=7"]
     options += ["--hil-port=socket://x:1", "--hil-baud=115200", "--hil-engine=int8", "--hil-record=logs", "--hil-wait=9"]
     pytester.runpytest(*options).assert_outcomes(passed=1)
     assert "port=socket://x:1 baud=115200 engine=int8 progress=" in bench_log[0]
