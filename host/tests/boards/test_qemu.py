@@ -6,6 +6,7 @@ import fcntl
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -265,6 +266,30 @@ def test_a_second_client_is_refused_at_once(ppo_bundle: Bundle):
         machine.close()
     assert len(said) == 2
     assert said[0].startswith("refused a second client, 127.0.0.1:")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_qemu_that_ends_while_a_second_client_waits(monkeypatch: pytest.MonkeyPatch, ends: bool):
+    """Its control socket ends first. That of a QEMU that goes on is an error."""
+    monkeypatch.setattr(qemu, "END_S", 1.0 if ends else 0.0)
+    machine = object.__new__(QemuMachine)
+    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()), ours:
+        theirs.close()
+        machine._server, machine._qmp = server, qemu.Qmp(ours)
+        process = subprocess.Popen(["sleep", "0" if ends else "60"])
+        machine._processes = [process]
+        monkeypatch.setattr(machine, "exit_report", lambda: "it ended", raising=False)
+        monkeypatch.setattr(process, "poll", lambda polls=[]: polls.append(0) if len(polls) < 1 else type(process).poll(process))
+        try:
+            if ends:
+                assert machine.wait(print) == "it ended"
+            else:
+                with pytest.raises(CableUnpluggedError, match="QEMU did not execute"):
+                    machine.wait(print)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_a_machine_that_qemu_does_not_know_is_an_error_with_its_words(ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):

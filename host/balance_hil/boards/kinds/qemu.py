@@ -14,6 +14,7 @@ import functools
 import select
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from balance_hil.boards.kinds.emulated import (
 )
 from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
+from balance_hil.errors import CableUnpluggedError, ConfigError, EmulatorMissingError, UsageError
 from balance_hil.firmware_build import build_image
 from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.protocol.messages import WATCHDOG_MS
@@ -45,6 +46,7 @@ CORES = 0.45  # of this computer that a board takes in real time, measured with 
 COUNT = ("-icount", "shift=0")  # an instruction takes a nanosecond of the board's time
 INSTRUCTIONS_PER_US = 1000.0
 ACCEPT_S = 0.05  # for QEMU to notice that its client has gone, or to accept the next one
+END_S = 1.0  # from the end of its sockets to that of QEMU
 REFUSAL_S = 0.5  # for a refused client to read why
 
 # machine: what QEMU emulates, "mps2-an386", ...; uart: the number of the firmware's UART among the machine's, from 0.
@@ -109,6 +111,16 @@ class QemuMachine(EmulatedMachine):
 
     def wait(self, progress: Callable[[str], None]) -> str:
         """See EmulatedMachine. Meanwhile a second client is refused: QEMU would let it wait without a word."""
+        try:
+            self._refuse_others(progress)
+        except (CableUnpluggedError, UsageError, OSError, ValueError):  # QEMU ends, or another thread has closed this
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._processes[0].wait(END_S)
+            if self._processes[0].poll() is None:
+                raise
+        return super().wait(progress)
+
+    def _refuse_others(self, progress: Callable[[str], None]) -> None:
         while self._server is not None and self._processes[0].poll() is None:
             if not select.select([self._server], [], [], LOOK_INTERVAL_S)[0]:
                 continue
@@ -120,7 +132,6 @@ class QemuMachine(EmulatedMachine):
                 connection, (host, port) = self._server.accept()
                 _refuse(connection, user)
                 progress(f"refused a second client, {host}:{port}: {user} uses the board")
-        return super().wait(progress)
 
     def _client(self) -> str:
         """Address of the client that QEMU serves; "" without one."""
