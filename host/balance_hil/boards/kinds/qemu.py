@@ -32,7 +32,7 @@ from balance_hil.boards.kinds.emulated import (
 )
 from balance_hil.boards.kinds.native import fault_number
 from balance_hil.boards.kinds.qmp import Qmp
-from balance_hil.errors import CableUnpluggedError, ConfigError, EmulatorMissingError, UsageError
+from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
 from balance_hil.firmware_build import build_image
 from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.protocol.messages import WATCHDOG_MS
@@ -113,7 +113,7 @@ class QemuMachine(EmulatedMachine):
         """See EmulatedMachine. Meanwhile a second client is refused: QEMU would let it wait without a word."""
         try:
             self._refuse_others(progress)
-        except (CableUnpluggedError, UsageError, OSError, ValueError):  # QEMU ends, or another thread has closed this
+        except (UsageError, OSError, ValueError):  # QEMU ends (CableUnpluggedError), or another thread has closed this
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._processes[0].wait(END_S)
             if self._processes[0].poll() is None:
