@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import yaml
 
 from balance_hil.cli import hil
 from balance_hil.paths import IS_CHECKOUT, SHIPPED
@@ -251,6 +252,35 @@ def check_hil(arguments: list[str]) -> None:
         value = values.get(parameter.name)
         if isinstance(parameter.type, click.Choice) and isinstance(value, str):
             parameter.type_cast_value(context, value)
+
+
+CI_PROGRAMS = ("hil", "pytest", "pip")
+
+
+def ci_commands(found: object, key: str = "") -> Iterator[str]:
+    """The commands of a CI recipe: what is under ``run`` or a ``script``."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            yield from ci_commands(value, str(name))
+    elif isinstance(found, list):
+        for value in found:
+            yield from ci_commands(value, key)
+    elif key in ("run", "script", "before_script", "after_script"):
+        assert isinstance(found, str), f"{found!r} is no command: quote it"
+        yield found
+
+
+def test_the_recipes_of_the_ci_page_are_yaml_and_their_commands_exist() -> None:
+    recipes = [yaml.safe_load(text) for language, text in blocks("docs/ci.md") if language == "yaml"]
+    assert ["jobs" in recipe for recipe in recipes] == [True, False], "GitHub, GitLab"
+    for recipe in recipes:
+        commands = list(ci_commands(recipe))
+        for command in commands:
+            assert subprocess.run(["bash", "-nc", command], capture_output=True).returncode == 0, command
+        words = [each for command in commands for each in simple_commands(command) if Path(each[0]).name in CI_PROGRAMS]
+        assert {Path(each[0]).name for each in words} == set(CI_PROGRAMS)
+        for each in words:
+            check(each)
 
 
 @pytest.mark.parametrize("page", PAGES)
