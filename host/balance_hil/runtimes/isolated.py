@@ -6,7 +6,6 @@ python -m balance_hil.runtimes.isolated RUNTIME      serves requests on stdin, a
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import select
 import struct
@@ -104,9 +103,11 @@ def _serve(name: str, requests: BinaryIO, answers: BinaryIO) -> None:
         model_bytes, row_bytes = _REQUEST.unpack(header)
         model, rows = requests.read(model_bytes), requests.read(row_bytes)
         try:
-            n_obs = math.prod(read_graph(model).input.shape)
+            graph = read_graph(model)
             with load_int8_runtime(name, model) as runtime:
-                outputs = runtime.infer_int8_batch(np.frombuffer(rows, np.int8).reshape(-1, n_obs))
+                outputs = runtime.infer_int8_batch(np.frombuffer(rows, np.int8).reshape(-1, graph.n_obs))
+            if outputs.shape[1] != graph.n_act:
+                raise UnsupportedOperatorError(f"it gives {outputs.shape[1]} values, the model declares {graph.n_act}", "")
             reply = (1, np.asarray(outputs, np.int8).tobytes())
         except HarnessError as exc:
             reply = (0, exc.message.encode()[:_MOST_REASON_BYTES])
