@@ -1,4 +1,4 @@
-"""A labgrid farm on loopback: coordinator, exporter, and ser2net for the ports of emulated boards. It ends with the test."""
+"""A labgrid farm on loopback: coordinator and exporter. It ends with the test."""
 
 from __future__ import annotations
 
@@ -24,15 +24,6 @@ from balance_hil.processes import popen
 
 PATIENCE_S = 60.0
 LOOK_INTERVAL_S = 0.05
-SER2NET = shutil.which("ser2net") or shutil.which("ser2net", path="/usr/sbin:/sbin")
-# Nothing waits for more bytes on either side: docs/farm.md has what the defaults cost.
-SERVED = """connection: &{name}
-  accepter: tcp(nodelay),127.0.0.1,{tcp_port}
-  connector: serialdev,{device},115200n81,local
-  options:
-    chardelay: false
-    max-connections: 1
-"""
 
 
 def program(name: str) -> str:
@@ -41,20 +32,6 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"labgrid is not installed in {LABGRID}: make setup")
     return found
-
-
-def ser2net() -> str:
-    """The server of serial ports; skips the test where it is not installed."""
-    if SER2NET is None:
-        pytest.skip("ser2net is not installed: make setup, or apt-get install ser2net")
-    return SER2NET
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody uses."""
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
 
 
 @dataclass
@@ -76,18 +53,6 @@ class Farm:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, devices: Mapping[str, str]) -> Iterator[dict[str, int]]:
-    """ser2net for the ports of boards, name to device; yields their TCP ports."""
-    tcp_ports = dict(zip(devices, free_ports(len(devices)), strict=True))
-    config = folder / "ser2net.yaml"
-    config.write_text(
-        "%YAML 1.1\n---\n" + "".join(SERVED.format(name=name, tcp_port=tcp_ports[name], device=devices[name]) for name in devices)
-    )
-    with _running([ser2net(), "-n", "-c", str(config), "-P", str(folder / "ser2net.pid")], folder, *tcp_ports.values()):
-        yield tcp_ports
-
-
-@contextlib.contextmanager
 def farm(folder: Path, places: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str]) -> Iterator[Farm]:
     """A coordinator and an exporter.
 
@@ -96,7 +61,8 @@ def farm(folder: Path, places: Mapping[str, Mapping[str, Any]], tags: Mapping[st
         places: name to class of a resource to its parameters, of which "POWER" as a host is this farm's power switches.
         tags: of every place.
     """
-    port = free_ports(1)[0]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     address = f"127.0.0.1:{port}"
     matches = {name: {"tags": tags, "matches": [{"exporter": "bench", "group": name, "cls": "*"}]} for name in places}
     (folder / "places.yaml").write_text(json.dumps(matches))  # what the coordinator keeps there: a second less for each place

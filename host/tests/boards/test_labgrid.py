@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from balance_hil import boards
+from balance_hil.benchmarks import farm as bench_farm
 from balance_hil.boards.farm import acquired
 from balance_hil.boards.flash import FlashConfig, flash
 from balance_hil.boards.kinds import labgrid
@@ -37,24 +39,31 @@ from balance_hil.errors import (
 )
 from balance_hil.paths import HIL_TESTS, IS_CHECKOUT
 
-from .labgrid_farm import PATIENCE_S, Farm, farm, program, serving
+from .labgrid_farm import PATIENCE_S, Farm, farm, program
 
 
 @pytest.fixture(scope="module")
 def lab(ppo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     """Places left and right with a native board each, empty with a power switch alone, gone without an exporter."""
     program(labgrid.CLIENT)
+    try:
+        server = bench_farm.ser2net_program()
+    except FlashToolMissingError as exc:
+        pytest.skip(f"{exc.message}: {exc.hint}")
     folder = tmp_path_factory.mktemp("farm")
     with contextlib.ExitStack() as stack:
-        devices = {}
-        for name in ("left", "right"):
+        connections = []
+        for _ in ("left", "right"):
             machine = stack.enter_context(contextlib.closing(emulate(boards.find_board("native"), ppo_bundle, engine="int8")))
-            devices[name] = machine.start_unopened()
-        ports = stack.enter_context(serving(folder, devices))
-        places = {name: {"NetworkSerialPort": {"host": "127.0.0.1", "port": ports[name], "protocol": "raw"}} for name in devices}
-        switch = {"model": "rest", "host": "POWER"}
-        places["left"]["NetworkPowerPort"] = {**switch, "index": 0}
-        places |= {"empty": {"NetworkPowerPort": {**switch, "index": 1}}, "gone": {}}
+            connections.append(bench_farm.connection("tcp(nodelay)", machine.start_unopened()))
+        ports = stack.enter_context(bench_farm.ser2net(server, folder, connections))
+        serial = {"host": "127.0.0.1", "protocol": "raw"}
+        places: dict[str, dict[str, Any]] = {
+            name: {"NetworkSerialPort": {**serial, "port": port}} for name, port in zip(("left", "right"), ports, strict=True)
+        }
+        power = {"model": "rest", "host": "POWER"}
+        places["left"]["NetworkPowerPort"] = {**power, "index": 0}
+        places |= {"empty": {"NetworkPowerPort": {**power, "index": 1}}, "gone": {}}
         it = stack.enter_context(farm(folder, places, {"board": "native"}))
         yield it
 
@@ -167,6 +176,14 @@ def test_flashing_is_left_to_the_farm(ppo_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="its probe is not on this computer") as error:
         flash(FlashConfig(bundle=ppo_bundle, board="labgrid:left"), lambda text: None)
     assert "hil upload ppo --board labgrid:left" in error.value.hint
+
+
+def test_a_farm_costs_little_where_nothing_waits_for_more_bytes(lab: Farm) -> None:
+    rows = {row["what"]: row["value"] for row in bench_farm.run(turns=1) if row["metric"] == "more than the port, p50"}
+    assert set(rows) == set(bench_farm.SETTINGS)
+    assert (
+        max(rows[name] for name in rows if "no chardelay" in name) < min(rows[name] for name in rows if "no char" not in name) / 2
+    )
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------------
