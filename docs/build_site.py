@@ -37,6 +37,7 @@ NAVIGATION = {
             "boards.md",
             "flashing.md",
             "bench.md",
+            "farm.md",
             "custom-board.md",
             "bench-to-robot.md",
             "hil-suite.md",

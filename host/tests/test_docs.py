@@ -52,9 +52,13 @@ LEFT_OUT = {
     "tensorboard *": "serves until it is ended",
     "dask *": "serves until it is ended; host/tests/farm/test_campaign.py starts both",
     "hil * --cluster tcp://*": "needs a cluster; host/tests/farm/test_campaign.py starts one",
+    "labgrid-* *": "needs a farm, or serves until it is ended; host/tests/boards/test_labgrid.py starts one",
+    "* --board *labgrid:*": "needs a farm; host/tests/boards/test_labgrid.py starts one",
+    "hil power *": "needs a board on a desk",
+    "pytest * --hil-board labgrid:*": "needs a farm; host/tests/boards/test_labgrid.py starts one",
+    "jmp *": "needs a Jumpstarter farm",
     "hil emulate *": "serves until it is ended",
     "hil flash *": "needs a board on a desk",
-    "hil power *": "needs a board on a desk",
     "hil * --port /dev/*": "needs a board on a desk",
     "pio run * -t upload": "needs a board on a desk",
     "hil run * --board teensy41*": "needs a board on a desk",
@@ -232,9 +236,8 @@ def check(words: list[str]) -> None:
             environments = "".join([(SHIPPED / "platformio.ini").read_text(), *written])
             assert f"[env:{arguments[arguments.index('-e') + 1]}]" in environments
         case _:
-            assert program in ("cat", "source", "eval", "tensorboard", "dask", "g++", "robot", "grep"), (
-                f"{program}: what checks it?"
-            )
+            others = ("cat", "source", "eval", "tensorboard", "dask", "g++", "robot", "grep", "jmp")
+            assert program in others or program.startswith("labgrid-"), f"{program}: what checks it?"
 
 
 def check_hil(arguments: list[str]) -> None:

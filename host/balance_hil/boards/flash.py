@@ -226,7 +226,7 @@ def _check(definition: BoardDefinition) -> None:
     if farm_kind(definition.name):
         raise UsageError(
             f"{definition.name} is a board of a farm: its probe is not on this computer",
-            f"flash it there (docs/farm.md); or send the model through its port: hil upload ppo --board {definition.name}",
+            f"flash it there (docs/farm.md); or send the model through its port: hil run ppo --upload --board {definition.name}",
         )
     if definition.is_emulated and definition.upload != "drive":
         raise UsageError(

@@ -175,7 +175,7 @@ def test_its_power_is_switched_by_the_farm(lab: Farm) -> None:
 def test_flashing_is_left_to_the_farm(ppo_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="its probe is not on this computer") as error:
         flash(FlashConfig(bundle=ppo_bundle, board="labgrid:left"), lambda text: None)
-    assert "hil upload ppo --board labgrid:left" in error.value.hint
+    assert "hil run ppo --upload --board labgrid:left" in error.value.hint
 
 
 def test_a_farm_costs_little_where_nothing_waits_for_more_bytes(lab: Farm) -> None:
