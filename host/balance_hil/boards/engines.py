@@ -6,13 +6,22 @@ is reported.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
 from balance_hil.boards.definition import BoardDefinition
-from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.errors import (
+    ArenaTooSmallError,
+    FirmwareBuildError,
+    MissingExtraError,
+    ModelTooWideError,
+    UnsupportedOperatorError,
+    UsageError,
+)
 from balance_hil.firmware_build import TFLM_LIBRARY
+from balance_hil.paths import SHIPPED
 from balance_hil.protocol import messages
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
@@ -64,6 +73,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
         ModelTooWideError: more inputs or outputs than a protocol message holds; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.
         ArenaTooSmallError: the compact engine needs more memory than the image has; required size and limit in bytes.
+        FirmwareBuildError: the model alone is larger than the flash; required size and limit in bytes.
     """
     try:
         graph = read_graph(model)
@@ -87,8 +97,14 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
             raise UnsupportedOperatorError(
                 f"{engine} on {definition.name} cannot run an operator of the model: {operator.name} (number {operator.index}); "
                 f"it runs {', '.join(OPERATORS[engine])}",
-                "export only the deterministic actor; or use the board that runs every operator: --board native --engine tflm",
+                f"use what runs this model: {_capable(graph)}; or export only the deterministic actor",
             )
+    flash = flash_bytes(definition)
+    if flash and len(model) > flash:
+        raise FirmwareBuildError(
+            f"the model is too large for {definition.name}: it has {len(model)} bytes, the flash {flash}",
+            "take a board with more flash, or the one without a limit: --board native",
+        )
     needed = arena_bytes(graph)
     if engine == COMPACT and definition.kind != "native" and needed > definition.arena_bytes:  # native takes what it needs
         place = (
@@ -99,6 +115,18 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
             f"train a smaller network, or raise {place}",
             needed,
         )
+
+
+def _capable(graph: TfliteGraph) -> str:
+    """Options that choose an engine with every operator of a model: the compact one, else the native board's library."""
+    has_all = all(operator.name in OPERATORS[COMPACT] for operator in graph.operators)
+    return f"--engine {COMPACT}" if has_all else f"--board native --engine {TFLM}"
+
+
+def flash_bytes(definition: BoardDefinition) -> int:
+    """Flash of a board whose image the project's own platform builds; 0: not known here, the linker knows it."""
+    file = SHIPPED / f"firmware/platform/boards/{definition.environment}.json"
+    return int(json.loads(file.read_text())["upload"]["maximum_size"]) if file.is_file() else 0
 
 
 def arena_bytes(graph: TfliteGraph) -> int:

@@ -15,7 +15,14 @@ from balance_hil.boards import connect, engines, find_definition
 from balance_hil.boards.engines import MAX_ACT, MAX_OBS, OPERATORS, arena_bytes, check_fits, choose_engine
 from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.upload import transfer
-from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.errors import (
+    ArenaTooSmallError,
+    FirmwareBuildError,
+    HarnessError,
+    ModelTooWideError,
+    UnsupportedOperatorError,
+    UsageError,
+)
 from balance_hil.model_image import ModelImage
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
@@ -71,9 +78,28 @@ def test_an_operator_that_is_missing_is_named(board, engine: str) -> None:
     builder = ModelBuilder()
     source = builder.tensor((1, 4), scale=0.1)
     model = builder.build(source, builder.elementwise("SOFTMAX", source, (1 / 256, -128)))
-    with pytest.raises(UnsupportedOperatorError, match=rf"{engine} on {board.name} cannot run .* SOFTMAX \(number 0\)"):
+    with pytest.raises(UnsupportedOperatorError, match=rf"{engine} on {board.name} cannot run .* SOFTMAX \(number 0\)") as caught:
         check_fits(board, model, engine)
+    assert "--board native --engine tflm" in caught.value.hint
     check_fits(NATIVE, model, "tflm")
+
+
+def test_the_hint_names_an_engine_of_this_board_that_has_every_operator() -> None:
+    builder = ModelBuilder()
+    source = builder.tensor((1, 4), scale=0.1)
+    model = builder.build(source, builder.elementwise("LOGISTIC", source, (1 / 256, -128)))
+    with pytest.raises(UnsupportedOperatorError, match="LOGISTIC") as caught:
+        check_fits(M4, model, "tflm")
+    assert "--engine int8" in caught.value.hint
+    check_fits(M4, model, "int8")
+
+
+def test_a_model_that_is_larger_than_the_flash_is_refused_with_need_and_limit() -> None:
+    model = dense(200, 8, hidden=2600)
+    with pytest.raises(FirmwareBuildError, match=f"it has {len(model)} bytes, the flash 524288"):
+        check_fits(find_definition("qemu-m55"), model, "tflm")
+    check_fits(M4, model, "tflm")
+    check_fits(TEENSY, model, "tflm")  # whose linker knows
 
 
 def test_a_model_that_needs_more_memory_is_refused_with_need_and_limit() -> None:

@@ -18,6 +18,8 @@ from balance_hil.boards.kinds import native as native_module
 from balance_hil.cli import boards as boards_command
 from balance_hil.errors import MissingExtraError, ModelMismatchError, PortBusyError
 from balance_hil.link import SerialPort
+from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.testing.synthetic_models import actor
 
 from ..boards.holder import another_user
 
@@ -217,6 +219,18 @@ def test_emulate_serves_one_program_after_the_other(emulator, ppo_bundle):
         with connect("serial", ppo_bundle, port=port, baud=baud) as board:
             assert board.info.model_id == ppo_bundle.id
             board.infer_int8(np.zeros(6, np.int8))
+
+
+def test_emulate_takes_a_model_without_a_table(tmp_path):
+    pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
+    path = tmp_path / "bare.tflite"
+    path.write_bytes(actor((120, 4, 3), "RELU", per_channel=True, seed=0))
+    with (
+        emulated(str(path), "--board", "native", "--engine", "int8") as (_, port),
+        connect("serial", port=port) as board,
+    ):
+        row = np.arange(120, dtype=np.int8)
+        assert board.infer_int8(row).output.tolist() == TflmRuntime(path.read_bytes()).infer_int8(row).tolist()
 
 
 def test_run_drives_an_emulated_board_by_its_port(emulator, hil, ppo_bundle):
