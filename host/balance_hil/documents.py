@@ -289,6 +289,35 @@ class CompareDocument(TypedDict):
     verdict: VerdictDocument
 
 
+class ReducedCaseDocument(TypedDict):
+    """The smallest model and row that still show a difference or a crash."""
+
+    a: str
+    b: str
+    operators: list[str]
+    input_shape: list[int]
+    output_shape: list[int]
+    model_bytes: list[int]  # before and after
+    inputs: list[list[int]]
+    outputs_a: list[list[int]] | None  # None: no answer
+    outputs_b: list[list[int]] | None
+    cause: str
+    candidates: int  # tried
+    complete: bool  # False: the time was over
+    folder: str
+
+
+class ReduceDocument(TypedDict):
+    """``hil compare --reduce --json``."""
+
+    schema: Literal["balance_hil/reduce@2"]
+    model: str  # its id
+    reduced: ReducedCaseDocument | None  # None: nothing differs
+    inputs: int
+    skipped: list[SkippedDocument]
+    verdict: VerdictDocument
+
+
 class StageDocument(TypedDict):
     """One form of the policy, from the source to int8."""
 
@@ -425,6 +454,7 @@ DOCUMENTS: dict[str, Any] = {
     "soak": SoakDocument,
     "evaluate": EvaluateDocument,
     "compare": CompareDocument,
+    "reduce": ReduceDocument,
     "export": ExportDocument,
     "bench": BenchDocument,
     "costs": CostsDocument,

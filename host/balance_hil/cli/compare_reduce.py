@@ -127,6 +127,7 @@ def _document(
     skipped: dict[str, str],
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
+        "schema": "balance_hil/reduce@2",
         "model": model.id,
         "reduced": None,
         "inputs": rows,

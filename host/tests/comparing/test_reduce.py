@@ -27,6 +27,8 @@ from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_pol
 from balance_hil.tflite.cut import crop, keep_inputs, keep_outputs
 from balance_hil.tflite.graph import read_graph
 
+from .. import contract
+
 
 class Emulated:
     """An emulator as a side; it counts what it is asked."""
@@ -327,7 +329,9 @@ def test_the_command_writes_a_case_of_two_desktop_runtimes(
     Path("net.tflite").write_bytes(random_network(1))
     words = ["net.tflite", "--reduce", "--runtimes", "int8-xnnpack,tflm", "--samples", "64", "--json"]
     assert _run(words) == 1
-    case = json.loads(capsys.readouterr().out)["reduced"]
+    document = json.loads(capsys.readouterr().out)
+    contract.check("reduce", document)
+    case = document["reduced"]
     assert (case["operators"], case["cause"]) == (["CONV_2D"], DROPPED_INPUT)
     with pytest.raises(AssertionError, match="XNNPACK drops"):
         reduced_case.check_runtimes(Path(case["folder"]))
