@@ -43,13 +43,13 @@ def test_what_is_recorded_of_tflm_is_what_the_page_shows():
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if "|" in row}
     recorded = {policy: {board: cost["inference_instructions"] for board, cost in boards.items()}
                 for policy, boards in engine.RECORDED.items()}  # fmt: skip
-    m3, m7, m55 = (int(cell.split()[0].replace(",", "")) for cell in rows["TFLM with CMSIS-NN, tanh"])
-    m3_relu = int(rows["TFLM with CMSIS-NN, relu"][0].replace(",", ""))
+    m3, m7, m55 = (int(cell.replace(",", "")) for cell in rows["TFLM with CMSIS-NN, tanh"])
+    m3_relu, _, m55_relu = (int(cell.replace(",", "") or 0) for cell in rows["TFLM with CMSIS-NN, relu"])
     m4 = {name: int(rows[row][1].replace(",", "")) for name, row in
           (("TANH", "6-64-64-2, tanh"), ("RELU", "6-64-64-2, relu"), ("ppo", "`models/ppo`"))}  # fmt: skip
     assert recorded == {
         "TANH": {"qemu-m3": m3, "qemu-m4": m4["TANH"], "qemu-m7": m7, "qemu-m55": m55},
-        "RELU": {"qemu-m3": m3_relu, "qemu-m4": m4["RELU"]},
+        "RELU": {"qemu-m3": m3_relu, "qemu-m4": m4["RELU"], "qemu-m55": m55_relu},
         "ppo": {"qemu-m4": m4["ppo"]},
     }
     code = {cost["code_bytes"] for boards in engine.RECORDED.values() for cost in boards.values() if "code_bytes" in cost}
