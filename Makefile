@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
 TEST_BOARDS ?= native,qemu-m7,f405,pico
-TEST_ARGS ?= --hil-episodes 2 --hil-seconds 10 --hil-inputs 2000
+TEST_ARGS ?= --hil-episodes 2 --hil-seconds 5 --hil-inputs 2000
 TEST_JOBS ?= 3
 NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55,f405,pico
 MODEL ?= models/ppo
@@ -20,6 +20,8 @@ comma := ,
 space := $(subst ,, )
 
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
+# The tests start several hundred Python processes: compiled modules are kept also where containers set this.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test nightly guarantees setup setup-run check format fuzz vendor clean help docs
 
