@@ -88,3 +88,12 @@ def test_npm_that_fails_costs_the_emulated_pico_and_nothing_else(
     command = f"npm install --prefix {tmp_path}/emulators --no-audit --no-fund --loglevel=error"
     assert (f"the board pico cannot be emulated until this works: {command}" in said) == (npm != "exit 0")
     assert (tmp_path / "emulators/package.json").is_file()
+
+
+def test_labgrid_that_cannot_be_installed_costs_the_farm_and_nothing_else(
+    bootstrap: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "labgrid").write_text("a file is in the way")
+    replace(bootstrap.install_labgrid, VENV=tmp_path)
+    bootstrap.install_labgrid()
+    assert "boards of labgrid farms cannot be used until this works: " in capsys.readouterr().err

@@ -98,7 +98,7 @@ class _Options:
         if self.record:
             return self.record
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
-        stem = f"{when}-{self.policy.path.resolve().name}-{board}-{self.clock}"
+        stem = f"{when}-{self.policy.path.resolve().name}-{board.replace(':', '-')}-{self.clock}"
         names = (f"{stem}-{each}.mcap" if each > 1 else f"{stem}.mcap" for each in itertools.count(number + 1))
         free = (name for name in names if not any((RECORDINGS / f"{name}{end}").exists() for end in ("", ".partial")))
         return RECORDINGS / next(free)

@@ -100,15 +100,17 @@ def test_the_suite_runs_on_one_board_while_the_other_is_somebody_elses(lab: Farm
     assert lab.holder("left") == "None"
 
 
-def test_it_is_run_and_listed(lab: Farm) -> None:
+def test_it_is_run_and_listed(lab: Farm, tmp_path: Path) -> None:
     with held_by_carol(lab, "right"):
-        words = ["run", "ppo", "--board", "labgrid:left", "--clock", "lockstep", "--seconds", "1", "--no-record", "--json"]
-        done = subprocess.run([sys.executable, "-m", "balance_hil", *words], capture_output=True, text=True, check=False)
+        words = ["run", "ppo", "--board", "labgrid:left", "--clock", "lockstep", "--seconds", "1", "--json"]
+        command = [sys.executable, "-m", "balance_hil", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         listed = hil("boards", "--json")
         table = labgrid.places()[-1].state
     run = json.loads(done.stdout)["runs"][0]
     assert (run["board"], run["equals_tflm"]["differing"]) == ("labgrid:left", 0)
+    assert [path.name.partition("ppo-")[2] for path in tmp_path.glob("recordings/*.mcap")] == ["labgrid-left-lockstep.mcap"]
     places = {place["name"]: place for place in json.loads(listed.stdout)["farms"]}
     left, right = places["labgrid:left"], places["labgrid:right"]
     assert (left["kind"], left["held_by"], left["since"]) == ("native", "", None)
