@@ -45,6 +45,7 @@ NAVIGATION = {
             "history.md",
             "live.md",
             "campaigns.md",
+            "scale.md",
             "replay.md",
             "upload.md",
         ),
