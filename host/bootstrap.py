@@ -42,6 +42,7 @@ PACKAGES_ALL = {
     "libgl1": "onnx2tf (OpenCV)",
     "libglib2.0-0": "onnx2tf (OpenCV)",
 }
+OPTIONAL = {"ser2net"}  # what lacks it is skipped
 PACKAGES = {"run": PACKAGES_RUN, "all": PACKAGES_ALL}
 
 
@@ -80,6 +81,9 @@ def install_debian_packages(wanted: dict[str, str]) -> None:
         return
     say("installing the Debian packages " + ", ".join(f"{name} ({wanted[name]})" for name in missing))
     prefix = root_prefix()
+    if prefix is None and OPTIONAL.issuperset(missing):
+        say(f"going on without: {' '.join(missing)}")
+        return
     if prefix is None:
         fail(
             "these Debian packages are missing and this user is neither root nor allowed to use sudo: " + " ".join(missing),
@@ -88,6 +92,8 @@ def install_debian_packages(wanted: dict[str, str]) -> None:
     environment = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive"]
     check([*environment, "apt-get", "update", "-qq"], "apt-get update failed")
     check([*environment, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], "apt-get install failed")
+    if "ser2net" in missing and Path("/run/systemd/system").is_dir():  # its package starts a server on five ports
+        subprocess.run([*prefix, "systemctl", "disable", "--now", "--quiet", "ser2net"])
 
 
 def provided(package: str) -> bool:

@@ -34,6 +34,14 @@ def test_without_root_the_missing_packages_are_named(bootstrap: SimpleNamespace,
     assert "g++" not in message
 
 
+def test_without_root_a_package_that_only_farms_need_is_done_without(
+    bootstrap: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(bootstrap.install_debian_packages, provided=lambda name: name != "ser2net", root_prefix=lambda: None)
+    bootstrap.install_debian_packages({"g++": "firmware", "ser2net": "farms"})
+    assert "going on without: ser2net" in capsys.readouterr().out
+
+
 def test_nothing_missing_runs_nothing(bootstrap: SimpleNamespace) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a command was run")
