@@ -55,6 +55,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the physics.  [default: every core]")
 @click.option("--processes", type=click.IntRange(min=1), help="Maximum number of parallel trainings.  [default: one per core]")
 @click.option("--cluster", metavar="local|ADDRESS", help="With several trainings: use a dask cluster: docs/campaigns.md.")
+@click.option("--tune", type=click.IntRange(min=1), metavar="N", help="Search hyper-parameters in N trials: docs/campaigns.md.")
+@click.option("--space", type=_PATH, metavar="FILE.yaml", help="With --tune: what is searched.  [default: the configuration's]")
 @click.option(
     "--export/--no-export", default=True, help="With several trainings: also export the good policies.", show_default=True
 )
@@ -74,6 +76,8 @@ def command(
     output: Path | None,
     processes: int | None,
     cluster: str | None,
+    tune: int | None,
+    space: Path | None,
     export: bool,
     runs: Path,
     as_json: bool,
@@ -85,7 +89,8 @@ def command(
     ends after --steps, or with stop_when_good as soon as no episode fails and every limit of the configuration is kept. Ctrl-C
     leaves a checkpoint to --resume from.
 
-    With --all or --seeds several trainings run side by side; results.md and results.json compare them.
+    With --all or --seeds several trainings run side by side; results.md and results.json compare them. --tune N searches
+    hyper-parameters.
 
     Exit status: 0 when no episode of the evaluation fails and every limit is kept, 1 otherwise, 130 after Ctrl-C.
     """
@@ -99,11 +104,21 @@ def command(
         runs=runs,
         **settings,
     )
+    if tune is not None:
+        if every or seeds is not None:
+            raise UsageError("--tune is for one training", "give --seed instead of --seeds, and an algorithm instead of --all")
+        from balance_hil.cli.train_tune import TASKS as TRIALS
+        from balance_hil.cli.train_tune import tune as search
+
+        folder = request.resume or output or new_run_folder(runs, "tune")
+        search(request, tune, space, folder, Campaign(jobs=processes, cluster=cluster, results=folder / TRIALS), as_json=as_json)
+    if space is not None:
+        raise UsageError("--space is for a search", "add --tune 20")
     if every or seeds is not None:
         folder = request.resume or output or new_run_folder(runs, "matrix")
         _train_several(request, names, seeds or "0", folder, processes, cluster, export, as_json)
     if cluster is not None:
-        raise UsageError("--cluster is for several trainings", "add --seeds 0-4, or --all")
+        raise UsageError("--cluster is for several trainings", "add --seeds 0-4, --all or --tune 20")
     with _Display() as display:
         result = train(request, display.show)
     if result.interrupted:

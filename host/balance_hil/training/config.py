@@ -183,9 +183,14 @@ def read_layers(name: str, folders: Iterable[Path], override: Path | None = None
     values = merged({}, *map(read_yaml, filter(Path.is_file, files)))
     if override is None:
         return values
-    named = [folder / f"{override}.yaml" for folder in folders if len(override.parts) == 1 and not override.suffix]
-    found = [path for path in named if path.is_file() and not override.exists()]
-    return merged(values, read_yaml(found[-1] if found else override))
+    by_name = len(override.parts) == 1 and not override.suffix and not override.exists()
+    return merged(values, read_yaml((find_config(str(override), folders) if by_name else None) or override))
+
+
+def find_config(name: str, folders: Iterable[Path]) -> Path | None:
+    """The file ``name.yaml`` of the last of the folders that has it."""
+    found = [path for folder in folders if (path := folder / f"{name}.yaml").is_file()]
+    return found[-1] if found else None
 
 
 def folders_of(environment: Any) -> list[Path]:

@@ -115,7 +115,7 @@ def run_matrix(
 
 
 def _run_on_cluster(runs: Sequence[Run], job: Job, campaign: Campaign, processes: int, on_change: Callable[[], None]) -> None:
-    tasks = [Task(run.task.name, (job, _absolute(run.request)), None) for run in runs]
+    tasks = [Task(run.task.name, (job, run.request.absolute()), None) for run in runs]
     by_name = {run.task.name: run for run in runs}
     for run in runs:
         run.state = "running"
@@ -138,14 +138,6 @@ def _train(job: Job, request: TrainingRequest) -> dict[str, Any]:
         reason = exc.message
     state = "failed" if reason else "done"
     return {"state": state, "figures": figures, "reason": reason, "wall_s": time.perf_counter() - start_s}
-
-
-def _absolute(request: TrainingRequest) -> TrainingRequest:
-    """For a worker with another working directory."""
-    paths: dict[str, Any] = {name: value.absolute() for name, value in vars(request).items() if isinstance(value, Path)}
-    if request.config is not None and not request.config.exists():  # the name of a shipped file
-        del paths["config"]
-    return replace(request, **paths)
 
 
 def _keep(run: Run, campaign: Campaign) -> None:

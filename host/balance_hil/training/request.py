@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,13 @@ class TrainingRequest:
     threads: int = 0  # of the physics; 0 takes every core, the result does not depend on it
     runs: Path = Path("runs")  # TensorBoard and checkpoints
     force: bool = False  # replaces a policy that is there; an exported bundle never
+
+    def absolute(self) -> TrainingRequest:
+        """The same for a process with another working directory; the name of a shipped file stays a name."""
+        paths: dict[str, Any] = {name: value.absolute() for name, value in vars(self).items() if isinstance(value, Path)}
+        if self.config is not None and not self.config.exists():
+            del paths["config"]
+        return replace(self, **paths)
 
     def read_options(self) -> dict[str, Any]:
         """Arguments of the environment's constructor. Raises ConfigError."""

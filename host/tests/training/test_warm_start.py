@@ -36,6 +36,31 @@ def test_it_begins_with_the_weights_and_counts_its_own_steps(frozen, finished):
     assert not np.array_equal(read_checkpoint(fresh.output / "policy.zip").weights[0], before.weights[0])
 
 
+def test_a_computed_policy_is_laid_into_a_larger_actor(frozen, tiny_config, tmp_path):
+    """Two hidden layers of 16 units that compute what the regulator's one layer of 5 does."""
+    request = replace(frozen, algorithm="lqr", config=None, init_from=None, output=tmp_path / "lqr")
+    computed = train(request).output
+    settings = frozen.config.read_text().replace("policy_layers: [8]", "policy_layers: [16, 16]")
+    config = tmp_path / "larger.yaml"
+    config.write_text(settings + "activation: relu\n")
+    larger = train(replace(frozen, config=config, init_from=computed, output=tmp_path / "larger")).output
+    before, after = (read_checkpoint(folder / "policy.zip") for folder in (computed, larger))
+    assert [len(bias) for bias in after.biases] == [16, 16, 2]
+    observations = np.random.default_rng(0).uniform(-1, 1, (100, 6)).astype(np.float32)
+    np.testing.assert_allclose(after.act_batch(observations), before.act_batch(observations), atol=1e-5)
+    for changed in (("[16, 16]", "[4, 16]"), ("relu", "tanh")):
+        config.write_text((settings + "activation: relu\n").replace(*changed))
+        with pytest.raises(CheckpointError, match="does not fit the actor"):
+            train(replace(frozen, config=config, init_from=computed, output=tmp_path / "refused"))
+
+
+def test_a_reward_weight_that_does_not_exist_is_refused(frozen):
+    config = frozen.config
+    config.write_text(config.read_text() + "training_options: {reward: {sped: 1}}\n")
+    with pytest.raises(ConfigError, match=r"reward\.sped.*did you mean 'reward\.speed'"):
+        plan(frozen)
+
+
 def test_a_curriculum_trains_and_is_resumed(frozen, tmp_path):
     config = tmp_path / "curriculum.yaml"
     config.write_text(frozen.config.read_text() + "curriculum: {end: {sensors: {pitch_bias_rad: [-0.02, 0.02]}}}\n")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.envs.balance.options import NOMINAL, RobotOptions, options_from_dict
+from balance_hil.settings import Settings, number
 from balance_hil.spec import ActionMap, PolicySpec, Signal
 
 EPISODE_STEPS = 6000  # 30 s
@@ -26,16 +27,16 @@ class SensorNoise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardWeights:
+class RewardWeights(Settings):
     """Weights and widths of the reward terms; the formulas are in the docstring of ``BalanceEnv``."""
 
     alive: float = 0.2
     speed: float = 0.15  # once for the peak, once for the slope toward it
-    speed_width_rad_s: float = 5.0
+    speed_width_rad_s: float = number(1e-6, default=5.0)
     yaw: float = 0.1
-    yaw_width_rad_s: float = 3.0
+    yaw_width_rad_s: float = number(1e-6, default=3.0)
     lean: float = 0.3
-    lean_width_rad: float = 0.06
+    lean_width_rad: float = number(1e-6, default=0.06)
     lean_per_speed_error_rad_per_rad_s: float = 0.005
     lean_limit_rad: float = 0.15
     action_rate: float = 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from balance_hil.envs.balance import config_for
 from balance_hil.envs.balance.batch import BalanceBatch
-from balance_hil.envs.balance.config import BalanceConfig
+from balance_hil.envs.balance.config import BalanceConfig, RewardWeights
 from balance_hil.envs.balance.lqr import LqrConfig, limited_actor
 from balance_hil.envs.balance.options import RobotOptions, options_between, options_from_dict
 from balance_hil.envs.balance.plant import BLOCK, FLOOR, MODEL_FIELDS, Plant, load_model
@@ -93,6 +93,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
     | `end_out_of_range`| **bool**                 | `False`      | for training: also ends an episode when the speed error or |
     |                   |                          |              | the wheel-speed-difference error leaves its range          |
     | `fall_penalty`    | **float**                | `0`          | for training: taken from the reward of a fall              |
+    | `reward`          | **dict**                 | `None`       | for training: other weights and widths, see `RewardWeights` |
 
     A control loop on the wall clock uses the halves of `step`: `apply_action`, `advance` by any number of physics substeps
     (5 in all), `finish_step`.
@@ -128,6 +129,7 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         options: RobotOptions | Mapping[str, Any] | None = None,
         end_out_of_range: bool = False,
         fall_penalty: float = 0.0,
+        reward: Mapping[str, float] | None = None,
         **groups: Mapping[str, Any],
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -137,6 +139,9 @@ class BalanceEnv(gym.Env[Float32Array, Float32Array]):
         self.config = (config or config_for(environment)).with_options(groups or None if options is None else options)
         if end_out_of_range or fall_penalty:
             self.config = replace(self.config, end_out_of_range=end_out_of_range, fall_penalty=fall_penalty)
+        if reward:
+            weights = settings_from_dict(RewardWeights, {**asdict(self.config.reward), **reward}, "reward.")
+            self.config = replace(self.config, reward=weights)
         self.environment = environment
         self.policy_spec = self.config.policy_spec(environment)
         self.physics_timestep_s = self.config.physics_timestep_s
