@@ -39,7 +39,7 @@ def test_without_root_a_package_that_only_farms_need_is_done_without(
 ) -> None:
     replace(bootstrap.install_debian_packages, provided=lambda name: name != "ser2net", root_prefix=lambda: None)
     bootstrap.install_debian_packages({"g++": "firmware", "ser2net": "farms"})
-    assert "going on without: ser2net" in capsys.readouterr().out
+    assert "going on without: ser2net" in capsys.readouterr().err
 
 
 def test_nothing_missing_runs_nothing(bootstrap: SimpleNamespace) -> None:
