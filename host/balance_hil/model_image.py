@@ -15,11 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle, model_id
+from balance_hil.errors import BundleError, MissingExtraError
 from balance_hil.files import write_atomically
 from balance_hil.protocol import messages
 from balance_hil.quantize import Normalization
+from balance_hil.tflite.graph import read_graph
 
 SELF_TEST_ROWS = 8  # of the golden vectors that an image carries
+# Operators of the compact engine that an image has only if its model does, by their numbers in TensorFlow Lite's schema.
+KERNELS = {
+    "ADD": 0,
+    "AVERAGE_POOL_2D": 1,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 4,
+    "MAX_POOL_2D": 17,
+    "MUL": 18,
+    "SOFTMAX": 25,
+    "PAD": 34,
+    "MEAN": 40,
+}
 _BYTES_PER_LINE = 16
 _NUMBERS_PER_LINE = 8
 
@@ -107,7 +121,7 @@ constexpr std::size_t kModelSize = {len(self.model)};
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
-{_normalization(self.normalization) if self.normalization else ""}
+{_kernels(self.model)}{_normalization(self.normalization) if self.normalization else ""}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
 constexpr int kSelfTestCount = {len(inputs)};
 constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
@@ -124,6 +138,18 @@ constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] =
         """Writes ``model.h``, and makes its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.header())
+
+
+def _kernels(model: bytes) -> str:
+    try:
+        names = set(read_graph(model).operator_counts())
+    except MissingExtraError:  # nobody here reads the model: all of them
+        names = set(KERNELS)
+    except BundleError:  # the board says what it is
+        names = set()
+    numbers = ", ".join(str(number) for name, number in KERNELS.items() if name in names)
+    comment = "/// What kModel needs besides the compact engine's own operators, by numbers of TensorFlow Lite's schema."
+    return f"\n{comment}\n#define HIL_MODEL_OPERATORS {numbers}\n" if numbers else ""
 
 
 def _normalization(by: Normalization) -> str:

@@ -21,11 +21,11 @@ namespace board_engine {
 #endif
 inline constexpr size_t kArenaBytes = HIL_ARENA_BYTES;
 
-/// One engine of this type with an arena for each number.
-template <typename EngineType, int kNumber>
+/// One engine of this type, made of kArguments, with an arena for each number.
+template <typename EngineType, int kNumber, auto... kArguments>
 Place StaticPlace() {
   alignas(16) static uint8_t arena[kArenaBytes];
-  static EngineType engine;
+  static EngineType engine(kArguments...);
   Place place;
   place.engine = &engine;
   place.arena = {arena, sizeof arena};

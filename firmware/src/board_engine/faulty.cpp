@@ -1,6 +1,7 @@
 // The compact engine with the gallery's fault that the emulator selects.
 
 #include "board_engine/board_engine.h"
+#include "engine_int8/flashed_kernels.h"
 #include "engine_int8/int8_engine.h"
 #include "faults/faulty_conversion.h"
 #include "faults/faulty_engine.h"
@@ -12,7 +13,7 @@ namespace {
 template <int kNumber>
 Place FaultyPlace() {
   const faults::Fault fault = faults::At(cortex::FaultNumber());
-  Place place = board_engine::StaticPlace<Int8Engine, kNumber>();
+  Place place = board_engine::StaticPlace<Int8Engine, kNumber, FlashedKernels()>();
   static faults::FaultyEngine engine(fault, place.engine);
   static faults::FaultyConversion conversion(fault, &engine);
   place.engine = &engine;

@@ -165,12 +165,12 @@ class NativePlace {
   size_t ArenaBytes(const hil::ByteSpan& flashed) const {
     size_t bytes = options_.arena_bytes;
     if (!IsCompact() || bytes != 0) return bytes;
-    if (flashed.size > 0) hil::Int8Engine::RequiredArena(flashed, &bytes);  // a refusal is reported when it is loaded
+    if (flashed.size > 0) compact_engine_.RequiredArena(flashed, &bytes, true);  // a refusal is reported when it is loaded
     return bytes > kArenaBytes ? bytes : kArenaBytes;
   }
 
   const Options& options_;
-  hil::Int8Engine compact_engine_;
+  hil::Int8Engine compact_engine_{&hil::int8::kAllKernels};
   hil::RemoteEngine remote_engine_;
   hil::Engine* engine_;
   hil::faults::FaultyEngine faulty_engine_;

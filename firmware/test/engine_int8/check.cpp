@@ -1,13 +1,15 @@
 // Runs Int8Engine over a file of inputs, for comparison with TensorFlow Lite Micro.
 //
-//   check MODEL INPUTS OUTPUTS
+//   check MODEL INPUTS OUTPUTS [least]
 //
+// With "least", the engine gets the smallest arena, in which it keeps no tensors.
 // INPUTS holds int8 [n][n_obs]; OUTPUTS gets, for each of the n rows, the int8 tensor of every operator that has one, in
 // execution order, and then the output. stdout gets one line: the engine's status and message, and the sizes. Exit status: 0
 // complete, 1 the engine refused the model, 2 usage or file error.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "engine_int8/int8_engine.h"
@@ -40,14 +42,15 @@ bool RunRow(hil::Int8Engine* engine, const int8_t* input, std::FILE* out) {
 int main(int argc, char** argv) {
   std::vector<uint8_t> model;
   std::vector<uint8_t> inputs;
-  if (argc != 4 || !ReadFile(argv[1], &model) || !ReadFile(argv[2], &inputs)) {
+  const bool least = argc == 5 && std::strcmp(argv[4], "least") == 0;
+  if ((argc != 4 && !least) || !ReadFile(argv[1], &model) || !ReadFile(argv[2], &inputs)) {
     std::fprintf(stderr, "usage: check MODEL INPUTS OUTPUTS\n");
     return 2;
   }
   const hil::ByteSpan span = {model.data(), model.size()};
   size_t needed = 0;
-  hil::Status status = hil::Int8Engine::RequiredArena(span, &needed);
-  hil::Int8Engine engine;
+  hil::Int8Engine engine(&hil::int8::kAllKernels);
+  const hil::Status status = engine.RequiredArena(span, &needed, !least);
   // Of exactly the required size, so that the sanitizer detects an overrun; at least 1 byte, for a valid pointer.
   std::vector<uint8_t> arena(needed == 0 ? 1 : needed);
   const hil::Status init = engine.Init(span, {arena.data(), needed});

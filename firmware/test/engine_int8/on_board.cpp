@@ -21,10 +21,10 @@ constexpr uintptr_t kCasesAddress = 0x20200000;
 constexpr uintptr_t kCasesAddress = 0x60000000;
 #endif
 
-alignas(16) uint8_t arena[64 * 1024];
+alignas(16) uint8_t arena[128 * 1024];
 int8_t output[32 * 1024];
 hil::mps::CmsdkUart uart;
-hil::Int8Engine engine;
+hil::Int8Engine engine(&hil::int8::kAllKernels);
 
 void Send(const void* data, size_t size) {
   while (!uart.Write(static_cast<const uint8_t*>(data), size)) {
@@ -48,7 +48,7 @@ const uint8_t* RunCase(const uint8_t* at) {
   const uint8_t* const model = at + 16 + sizes[2];
   const uint8_t* const inputs = at + 16 + ((sizes[2] + sizes[0] + 15u) & ~15u);
   size_t needed = 0;
-  hil::Int8Engine::RequiredArena({model, sizes[0]}, &needed);
+  engine.RequiredArena({model, sizes[0]}, &needed);
   hil::Status status = engine.Init({model, sizes[0]}, {arena, sizeof arena});
   if (status == hil::Status::kOk && engine.info().n_act > sizeof output) status = hil::Status::kArenaTooSmall;
   SendNumber(static_cast<uint32_t>(status));

@@ -68,7 +68,7 @@ class Board {
 
  private:
   Machine machine_;
-  Int8Engine engines_[2];
+  Int8Engine engines_[2] = {Int8Engine(&int8::kAllKernels), Int8Engine(&int8::kAllKernels)};
   // On the heap and of exactly the announced size, so that the address sanitizer detects an overrun.
   std::unique_ptr<uint8_t[]> arenas_[2];
   std::unique_ptr<uint8_t[]> uploads_[2];

@@ -10,11 +10,11 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const hil::ByteSpan model = {data, size};
   size_t needed = 0;
-  const hil::Status status = hil::Int8Engine::RequiredArena(model, &needed);
+  hil::Int8Engine engine(&hil::int8::kAllKernels);
+  const hil::Status status = engine.RequiredArena(model, &needed);
   if (status != hil::Status::kOk || needed > (1u << 22)) return 0;
   // On the heap and of exactly the required size, so that the address sanitizer detects an overrun.
   std::vector<uint8_t> arena(needed);
-  hil::Int8Engine engine;
   if (engine.Init(model, {arena.data(), needed - 1}) != hil::Status::kArenaTooSmall || engine.detail() != needed ||
       engine.Init(model, {arena.data(), needed}) != hil::Status::kOk) {
     std::abort();  // RequiredArena() was wrong

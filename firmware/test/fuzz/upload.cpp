@@ -47,8 +47,8 @@ void Describe(uint8_t how, Plan* plan) {
   const hil::ByteSpan model{plan->model.data(), plan->model.size()};
   std::vector<uint8_t> outputs(size_t{plan->begin.n_self_test} * plan->begin.n_act);
   std::vector<uint8_t> inputs(size_t{plan->begin.n_self_test} * plan->begin.n_obs);
-  if (hil::Int8Engine::RequiredArena(model, &needed) == hil::Status::kOk && needed <= Board::kArenaBytes) {
-    hil::Int8Engine engine;
+  hil::Int8Engine engine(&hil::int8::kAllKernels);
+  if (engine.RequiredArena(model, &needed) == hil::Status::kOk && needed <= Board::kArenaBytes) {
     std::vector<uint8_t> arena(needed + 1);
     Require(engine.Init(model, {arena.data(), needed}) == hil::Status::kOk, "RequiredArena() is right");
     if ((how & kRightSizes) != 0) {

@@ -21,6 +21,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.firmware_build import TFLM_LIBRARY
+from balance_hil.model_image import KERNELS
 from balance_hil.paths import SHIPPED
 from balance_hil.protocol import messages
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
@@ -33,6 +34,7 @@ OPERATORS = {
     COMPACT: (
         *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1"),
         *("QUANTIZE", "DEQUANTIZE", "RESHAPE"),
+        *KERNELS,
     ),
     TFLM: ("FULLY_CONNECTED", "RELU", "TANH"),
 }
@@ -105,6 +107,8 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
             f"the model is too large for {definition.name}: it has {len(model)} bytes, the flash {flash}",
             "take a board with more flash, or the one without a limit: --board native",
         )
+    if not KERNELS.keys().isdisjoint(graph.operator_counts()):  # whose tensors share memory: the board tells what it needs
+        return
     needed = arena_bytes(graph)
     if engine == COMPACT and definition.kind != "native" and needed > definition.arena_bytes:  # native takes what it needs
         place = (
@@ -142,7 +146,7 @@ def arena_bytes(graph: TfliteGraph) -> int:
             needed = _aligned(needed, 4) + (4 * output.size if _has_no_bias(operator) else 0) + 5 * output.size
         elif operator.name not in ("RESHAPE", "DEQUANTIZE") and not _from_float(graph, operator):
             needed += _TABLE_BYTES
-    return _aligned(needed, 4) + _aligned(widest, 4) * 2
+    return _aligned(needed, 4) + _aligned(widest, 8) * 2
 
 
 def _has_no_bias(operator: Operator) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,17 @@ _LEAST_SPREAD = 3.0  # standard deviation of an output over random inputs
 _Step = Callable[["_Network"], int | None]  # adds operators; the tensor they end in, None where they do not fit
 
 
-def random_network(seed: int) -> bytes:
-    """A network that no converter would write: four to eight blocks of random operators, shapes and scales on a small image."""
+def random_network(seed: int, operators: Sequence[str] = ()) -> bytes:
+    """A network that no converter would write: four to eight blocks of random operators, shapes and scales on a small image.
+
+    ``operators``: those of OPERATORS that it is made of; by default all that every runtime has.
+    """
+    names = operators or _NAMES
+    shares = np.array([_OFTEN.get(name, 0.7) for name in names])
     network = _Network(np.random.default_rng(seed))
     rng = network.rng
     for _ in range(int(rng.integers(4, 9))):
-        while not network.grows(_STEPS[str(rng.choice(_NAMES, p=_SHARES))]):
+        while not network.grows(_STEPS[str(rng.choice(names, p=shares / sum(shares)))]):
             pass
     if rng.random() < 0.7 and network.grows(_Network.flattened_dense) and rng.random() < 0.6:
         network.grows(_Network.softmax)
@@ -288,4 +293,3 @@ _OFTEN = {
     "MEAN": 2,
 }
 _NAMES = [name for name in OPERATORS if name != "ELU"]  # the reference kernels lack it
-_SHARES = np.array([_OFTEN.get(name, 0.7) for name in _NAMES]) / sum(_OFTEN.get(name, 0.7) for name in _NAMES)

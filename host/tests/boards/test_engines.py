@@ -23,7 +23,7 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
     UsageError,
 )
-from balance_hil.model_image import ModelImage
+from balance_hil.model_image import KERNELS, ModelImage
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
 from balance_hil.tflite.graph import read_graph
@@ -77,8 +77,10 @@ def test_a_model_that_is_too_wide_is_refused_with_need_and_limit(board, engine: 
 def test_an_operator_that_is_missing_is_named(board, engine: str) -> None:
     builder = ModelBuilder()
     source = builder.tensor((1, 4), scale=0.1)
-    model = builder.build(source, builder.elementwise("SOFTMAX", source, (1 / 256, -128)))
-    with pytest.raises(UnsupportedOperatorError, match=rf"{engine} on {board.name} cannot run .* SOFTMAX \(number 0\)") as caught:
+    model = builder.build(source, builder.elementwise("HARD_SWISH", source, (0.1, 0)))
+    with pytest.raises(
+        UnsupportedOperatorError, match=rf"{engine} on {board.name} cannot run .* HARD_SWISH \(number 0\)"
+    ) as caught:
         check_fits(board, model, engine)
     assert "--board native --engine tflm" in caught.value.hint
     check_fits(NATIVE, model, "tflm")
@@ -128,8 +130,9 @@ def test_the_limits_are_those_of_the_firmware() -> None:
     assert f"kMaxAct = {MAX_ACT};" in policy
     assert f"HIL_ARENA_BYTES ({find_definition('qemu-m4').arena_bytes // 1024} * 1024)" in image
     engine = (FIRMWARE / "lib/engine_int8/include/engine_int8/int8_engine.h").read_text()
-    (listed,) = re.findall(r"feed-forward policies: ([A-Z0-9_, ]+)\.", engine)
-    assert set(listed.split(", ")) == set(OPERATORS["int8"])
+    own, added = re.findall(r": ([A-Z][A-Z0-9_, ]+)\.$", engine, re.MULTILINE)
+    assert set(own.split(", ") + added.split(", ")) == set(OPERATORS["int8"])
+    assert set(added.split(", ")) == set(KERNELS)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def tflm_layers(model: bytes, inputs: np.ndarray) -> tuple[list[np.ndarray], np.
     int8_tensors = [tensor for tensor in tensors if tensor.type == "INT8"]
     layers = [np.empty((len(inputs), tensor.size), np.int8) for tensor in int8_tensors]
     for i in range(len(inputs)):
-        interpreter.set_input(inputs[i : i + 1], 0)
+        interpreter.set_input(inputs[i].reshape(tflm.graph.input.shape), 0)
         interpreter.invoke()
         for layer, tensor in zip(layers, int8_tensors, strict=True):
             layer[i] = interpreter.GetTensor(tensor.index, 0)["tensor_data"].reshape(-1)

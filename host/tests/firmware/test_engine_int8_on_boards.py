@@ -14,6 +14,8 @@ from balance_hil.boards import load_definitions
 from balance_hil.boards.kinds.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build
+from balance_hil.model_image import KERNELS
+from balance_hil.testing.convolutional_models import OPERATORS, random_network, random_operator
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
 from balance_hil.tflite.graph import read_graph
 
@@ -92,6 +94,8 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     shapes = [(1 + (columns + more) % 9, columns) for columns in (*range(1, 21), 35, 64) for more in (0, 5)]
     shapes.append((5000, 3))  # an output of more bytes than a stack frame of the test program
     models = [*typical, *(random_policy(seed) for seed in range(100, 108)), *(extreme_dense(*shape) for shape in shapes)]
+    kernels = [name for name in OPERATORS if name.split()[-1] in KERNELS]
+    models += [random_network(seed, kernels) for seed in range(4)] + [random_operator(name, 1) for name in kernels]
     pairs = [case_and_answer(model, seed) for seed, model in enumerate(models)]
     cases = tmp_path / "cases.bin"
     cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))

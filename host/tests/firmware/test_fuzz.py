@@ -12,6 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from balance_hil.model_image import KERNELS
+from balance_hil.testing import convolutional_models
+from balance_hil.testing.convolutional_models import random_network, random_operator
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder, random_dense, random_policy
 
 from .engine_build import REPOSITORY, SANITIZERS
@@ -86,10 +89,13 @@ def test_mutated_models_never_leave_their_memory(target: Callable[[str], Path], 
     hidden = builder.elementwise("TANH", hidden, TANH_QUANT)
     out = random_dense(builder, np.random.default_rng(1), hidden, 2, per_channel=False)
     paths = []
-    for i, model in enumerate([builder.build([source], [out]), *(random_policy(seed) for seed in range(3))]):
+    models = [builder.build([source], [out]), *(random_policy(seed) for seed in range(3))]
+    kernels = [name for name in convolutional_models.OPERATORS if name in KERNELS]
+    models += [*(random_operator(name, 1) for name in kernels), *(random_network(seed, kernels) for seed in range(2))]
+    for i, model in enumerate(models):
         paths.append(tmp_path / f"{i}.tflite")
         paths[-1].write_bytes(model)
-    run(target("model"), 3000, paths)
+    run(target("model"), 1000, paths)
 
 
 def test_models_cut_anywhere_never_leave_their_memory(target: Callable[[str], Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 
 #include "board/board.h"
 #include "board/built_config.h"
+#include "engine_int8/flashed_kernels.h"
 #include "engine_int8/int8_engine.h"
 #include "hal_arduino/hal_arduino.h"
 #include "policy/flashed_model.h"
@@ -29,7 +30,7 @@ class Motors final : public hil::hal::Actuator {
 
 alignas(16) uint8_t arena[8 * 1024];
 uint8_t received[256];
-hil::Int8Engine engine;
+hil::Int8Engine engine(hil::FlashedKernels());
 hil::arduino::StreamUart uart(Serial);
 hil::arduino::MicrosClock wall_clock;
 hil::arduino::BoardSystem board_system;

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdio>
 
+#include "engine_int8/flashed_kernels.h"
 #include "engine_int8/int8_engine.h"
 #include "policy/flashed_model.h"
 #include "robot.h"
@@ -83,7 +84,7 @@ class Output {
 
 alignas(16) uint8_t arena[8 * 1024];
 BoardClock board_clock;
-hil::Int8Engine engine;
+hil::Int8Engine engine(hil::FlashedKernels());
 hil::Policy policy(&engine, &board_clock);
 LoopWatchdog watchdog;
 Output output;

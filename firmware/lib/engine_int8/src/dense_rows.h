@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine_int8/fixed_point.h"
 #include "engine_int8/fully_connected.h"
 
 // Inlined even with -Os: most of the inference time is spent here.
@@ -33,6 +34,20 @@ HIL_ALWAYS_INLINE inline int32_t LoadInt32(const uint8_t* bytes) {
 HIL_ALWAYS_INLINE inline int8_t SaturateToInt8(int32_t value) {
   if (value > INT8_MAX) return INT8_MAX;
   return static_cast<int8_t>(value < INT8_MIN ? INT8_MIN : value);
+}
+
+/// One output of any layer, before its activation; sums wrap.
+inline int8_t FinishExact(const FullyConnectedLayer& layer, uint32_t row, uint32_t sum) {
+  const Multiplier multiplier = {layer.fractions[row], -1 - layer.shifts[row]};
+  const uint32_t requantized = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
+  return SaturateToInt8(static_cast<int32_t>(requantized + static_cast<uint32_t>(layer.output_zero_point)));
+}
+
+inline void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const int8_t raised = values[i] < low ? low : values[i];
+    values[i] = raised > high ? high : raised;
+  }
 }
 
 /// Half of `value`, rounded down, saturated to int8.

@@ -89,6 +89,10 @@ int32_t TwoOverOnePlus(int32_t a) {
 
 }  // namespace
 
+int32_t ExpOfNegativeQ31(int32_t a, int32_t fraction_bits) { return ExpOfNegative(a, fraction_bits); }
+
+int32_t OneOverOnePlusQ31(int32_t a) { return SaturatingShiftLeft(TwoOverOnePlus(a), 1); }
+
 int32_t Requantize(int32_t value, const Multiplier& multiplier) {
   const int32_t left = multiplier.shift > 0 ? multiplier.shift : 0;
   const int32_t shifted = static_cast<int32_t>(static_cast<uint32_t>(value) << left);

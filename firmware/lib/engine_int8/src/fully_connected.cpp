@@ -7,22 +7,13 @@ namespace hil::int8 {
 
 namespace {
 
-/// Any layer, one element at a time. Sums wrap.
+/// Any layer, one element at a time.
 void DenseRowsExact(const FullyConnectedLayer& layer, const int8_t* input, int8_t* output) {
   const int8_t* weights = layer.weights;
   for (uint32_t row = 0; row < layer.rows; ++row) {
     uint32_t sum = static_cast<uint32_t>(LoadInt32(layer.bias + 4 * row));
     for (uint32_t i = 0; i < layer.columns; ++i) sum += static_cast<uint32_t>(*weights++ * (input[i] - layer.input_zero_point));
-    const Multiplier multiplier = {layer.fractions[row], -1 - layer.shifts[row]};
-    const uint32_t requantized = static_cast<uint32_t>(Requantize(static_cast<int32_t>(sum), multiplier));
-    output[row] = SaturateToInt8(static_cast<int32_t>(requantized + static_cast<uint32_t>(layer.output_zero_point)));
-  }
-}
-
-void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) {
-    const int8_t raised = values[i] < low ? low : values[i];
-    values[i] = raised > high ? high : raised;
+    output[row] = FinishExact(layer, row, sum);
   }
 }
 

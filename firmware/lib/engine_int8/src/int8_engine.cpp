@@ -6,13 +6,23 @@
 
 namespace hil {
 
-Status Int8Engine::RequiredArena(const ByteSpan& model, size_t* bytes) {
+Status Int8Engine::RequiredArena(const ByteSpan& model, size_t* bytes, bool keeps_tensors) const {
   int8::TfliteModel file(model.data, static_cast<uint32_t>(model.size));
   int8::Cursor counter(nullptr, 0);
   int8::Program program;
+  int8::Signature signature;
   int8::Refusal refusal;
-  const Status status = int8::BuildProgram(&file, &counter, &program, &refusal);
+  Status status;
+  if (kernels_ == nullptr) {
+    status = int8::BuildProgram(&file, &counter, &program, &signature, &refusal);
+  } else {
+    status = kernels_->build(*kernels_, int8::Keeps::kAll, &file, &counter, &program, &signature, &refusal);
+  }
   *bytes = counter.needed();
+  if (kernels_ == nullptr || keeps_tensors) return status;
+  int8::Cursor sharing(nullptr, 0);
+  kernels_->build(*kernels_, int8::Keeps::kNone, &file, &sharing, &program, &signature, &refusal);
+  *bytes = sharing.needed() < *bytes ? sharing.needed() : *bytes;
   return status;
 }
 
@@ -28,8 +38,11 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
   message_ = "";
   int8::TfliteModel file(model.data, static_cast<uint32_t>(model.size));
   int8::Cursor cursor(arena.data, static_cast<uint32_t>(arena.size));
+  int8::Signature signature;
   int8::Refusal refusal;
-  const Status status = int8::BuildProgram(&file, &cursor, &program_, &refusal);
+  const Status status = kernels_ == nullptr ? int8::BuildProgram(&file, &cursor, &program_, &signature, &refusal)
+                                            : kernels_->build(*kernels_, int8::Keeps::kAllIfTheyFit, &file, &cursor, &program_,
+                                                              &signature, &refusal);
   if (status != Status::kOk) {
     message_ = refusal.reason;
     detail_ = refusal.code << 8 | refusal.op;
@@ -39,19 +52,19 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
     detail_ = cursor.needed();
     return Status::kArenaTooSmall;
   }
-  info_.n_obs = static_cast<uint16_t>(program_.n_obs);
-  info_.n_act = static_cast<uint16_t>(program_.n_act);
+  info_.n_obs = static_cast<uint16_t>(signature.n_obs);
+  info_.n_act = static_cast<uint16_t>(signature.n_act);
   info_.n_ops = static_cast<uint16_t>(program_.n_steps);
-  info_.input = program_.input_quant;
-  info_.output = program_.output_quant;
+  info_.input = signature.input;
+  info_.output = signature.output;
   info_.arena_used = cursor.needed();
   return Status::kOk;
 }
 
 Status Int8Engine::Infer(const int8_t* input, int8_t* output) {
-  std::memcpy(program_.input, input, program_.n_obs);
+  std::memcpy(program_.input, input, info_.n_obs);
   for (uint16_t op = 0; op < info_.n_ops; ++op) RunOperator(op);
-  std::memcpy(output, program_.output, program_.n_act);
+  std::memcpy(output, program_.output, info_.n_act);
   return Status::kOk;
 }
 
@@ -73,6 +86,9 @@ Status Int8Engine::RunOperator(uint16_t op) {
       break;
     case int8::StepKind::kQuantize:
       for (uint32_t i = 0; i < step.elements; ++i) output[i] = Quantize(static_cast<const float*>(step.input)[i], step.quant);
+      break;
+    case int8::StepKind::kLinked:
+      step.linked.run(step, program_.scratch);
       break;
   }
   return Status::kOk;

@@ -28,9 +28,8 @@ namespace operator_table {
 constexpr uint32_t kCode = 0, kInputs = 1, kOutputs = 2, kOptionsType = 3, kOptions = 4;
 }
 namespace fully_connected_table {
-constexpr uint32_t kActivation = 0, kWeightsFormat = 1;
+constexpr uint32_t kWeightsFormat = 1;
 }
-constexpr uint8_t kFullyConnectedOptions = 8;
 
 }  // namespace
 
@@ -65,8 +64,8 @@ Operator TfliteModel::OperatorAt(uint32_t index) {
   op.code = static_cast<BuiltinOperator>(old_code > new_code ? old_code : new_code);
   op.inputs = file_.VectorField(table, operator_table::kInputs, 4);
   op.outputs = file_.VectorField(table, operator_table::kOutputs, 4);
-  const bool has_options = file_.Uint8Field(table, operator_table::kOptionsType, 0) == kFullyConnectedOptions;
-  op.options = has_options ? file_.TableField(table, operator_table::kOptions) : 0;
+  op.options_type = file_.Uint8Field(table, operator_table::kOptionsType, 0);
+  op.options = file_.TableField(table, operator_table::kOptions);
   return op;
 }
 
@@ -75,6 +74,7 @@ Tensor TfliteModel::TensorAt(uint32_t index) {
   const uint32_t table = file_.TableIn(tensors_, index);
   tensor.type = static_cast<TensorType>(file_.Uint8Field(table, tensor_table::kType, 0));
   const uint32_t shape = file_.VectorField(table, tensor_table::kShape, 4);
+  tensor.shape = shape;
   tensor.elements = 1;
   tensor.last_dimension = 1;
   for (uint32_t i = 0; i < file_.Count(shape) && tensor.elements != 0; ++i) {
@@ -124,12 +124,12 @@ float TfliteModel::ScaleAt(const Tensor& tensor, uint32_t index) {
   return scale;
 }
 
-FusedActivation TfliteModel::ActivationOf(const Operator& op) {
-  return static_cast<FusedActivation>(file_.Uint8Field(op.options, fully_connected_table::kActivation, 0));
+FusedActivation TfliteModel::ActivationOf(const Operator& op, const OptionsType& type) {
+  return static_cast<FusedActivation>(file_.Uint8Field(OptionsOf(op, type), type.activation, 0));
 }
 
 bool TfliteModel::HasPlainWeights(const Operator& op) {
-  return file_.Uint8Field(op.options, fully_connected_table::kWeightsFormat, 0) == 0;
+  return file_.Uint8Field(OptionsOf(op, kFullyConnectedOptions), fully_connected_table::kWeightsFormat, 0) == 0;
 }
 
 }  // namespace hil::int8

@@ -31,7 +31,13 @@ Multiplier Quotient(float a, float b, float c);
 /// The same for a single scale times 2^exponent, without flushing small ones to zero.
 Multiplier ScaleTimesPowerOfTwo(float scale, int32_t exponent);
 
-/// Result in Q31 (value / 2^31), argument in Q4.27 (value / 2^27).
+/// exp(a) as Q31 (value / 2^31) for a <= 0 with `fraction_bits` bits behind the point.
+int32_t ExpOfNegativeQ31(int32_t a, int32_t fraction_bits);
+
+/// 1 / (1 + a) as Q31 for a in [0, 1] as Q31.
+int32_t OneOverOnePlusQ31(int32_t a);
+
+/// Result in Q31, argument in Q4.27 (value / 2^27).
 int32_t TanhQ31(int32_t argument_q27);
 int32_t LogisticQ31(int32_t argument_q27);
 

@@ -18,19 +18,24 @@ enum class StepKind : uint8_t {
   kAlias,  // RESHAPE: the output is the input
   kDequantize,
   kQuantize,  // from float
+  kLinked,    // by a Kernel
 };
 
 /// One operator, ready to run.
 struct Step {
   StepKind kind;
-  TensorType output_type;
-  uint32_t elements;  // of the output
+  TensorType output_type;  // kAbsent: it is not kept, or has more elements than the protocol counts
+  uint32_t elements;       // of the output
   const void* input;
   void* output;
   union {
     FullyConnectedLayer layer;
     const int8_t* table;
     QuantParams quant;
+    struct {
+      void (*run)(const Step& step, void* scratch);
+      const void* parameters;
+    } linked;
   };
 };
 
@@ -49,6 +54,7 @@ class Cursor {
   }
 
   uint32_t needed() const { return needed_; }
+  uint32_t size() const { return size_; }
 
  private:
   uint8_t* memory_;
@@ -61,12 +67,16 @@ struct Program {
   Step* steps = nullptr;
   uint32_t n_steps = 0;
   int8_t* input = nullptr;
-  uint32_t n_obs = 0;
   const int8_t* output = nullptr;
-  uint32_t n_act = 0;
   void* scratch = nullptr;
-  QuantParams input_quant;
-  QuantParams output_quant;
+};
+
+/// A model's input and output.
+struct Signature {
+  QuantParams input;
+  QuantParams output;
+  uint32_t n_obs = 0;
+  uint32_t n_act = 0;
 };
 
 /// Where BuildProgram() failed: number and builtin code of the operator, and what was refused.
@@ -80,6 +90,6 @@ struct Refusal {
 ///
 /// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. The caller compares
 /// cursor->needed() with its memory.
-Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Refusal* refusal);
+Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Signature* signature, Refusal* refusal);
 
 }  // namespace hil::int8

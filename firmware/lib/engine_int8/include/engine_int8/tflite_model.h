@@ -10,14 +10,23 @@ namespace hil::int8 {
 enum class TensorType : uint8_t { kFloat32 = 0, kInt32 = 2, kInt8 = 9, kAbsent = 255 };
 
 enum class BuiltinOperator : uint32_t {
+  kAdd = 0,
+  kAveragePool2D = 1,
+  kConv2D = 3,
+  kDepthwiseConv2D = 4,
   kDequantize = 6,
   kFullyConnected = 9,
   kLogistic = 14,
+  kMaxPool2D = 17,
+  kMul = 18,
   kRelu = 19,
   kReluN1To1 = 20,
   kRelu6 = 21,
   kReshape = 22,
+  kSoftmax = 25,
   kTanh = 28,
+  kPad = 34,
+  kMean = 40,
   kQuantize = 114,
 };
 
@@ -29,6 +38,7 @@ struct Tensor {
   bool symmetric = true;        // every zero point is 0
   uint32_t elements = 0;        // product of the shape; 0 if it is not between 1 and 2^20
   uint32_t last_dimension = 0;  // 1 for a scalar
+  uint32_t shape = 0;           // vector of int32
   uint32_t scales = 0;          // vector of `scale_count` float32
   uint32_t scale_count = 0;
   int32_t zero_point = 0;  // the first one
@@ -42,8 +52,16 @@ struct Operator {
   BuiltinOperator code;
   uint32_t inputs;
   uint32_t outputs;
-  uint32_t options;  // table of FullyConnectedOptions; 0: none
+  uint32_t options;  // table; 0: none
+  uint8_t options_type;
 };
+
+/// Options of an operator: its type in the schema's union BuiltinOptions, and the field of its fused activation.
+struct OptionsType {
+  uint8_t number;
+  uint8_t activation;
+};
+constexpr OptionsType kFullyConnectedOptions = {8, 0};
 
 /// A checked view of the model's only subgraph.
 class TfliteModel {
@@ -71,9 +89,15 @@ class TfliteModel {
   uint32_t TensorOf(uint32_t operands, uint32_t index);
 
   float ScaleAt(const Tensor& tensor, uint32_t index);
-  FusedActivation ActivationOf(const Operator& op);
+  /// Table of an operator's options; 0 if they are of another type or absent.
+  static uint32_t OptionsOf(const Operator& op, const OptionsType& type) {
+    return op.options_type == type.number ? op.options : 0;
+  }
+  FusedActivation ActivationOf(const Operator& op, const OptionsType& type);
   /// False if FULLY_CONNECTED weights are not row-major.
   bool HasPlainWeights(const Operator& op);
+
+  Flatbuffer& file() { return file_; }
 
  private:
   void ReadQuantization(uint32_t table, Tensor* tensor);

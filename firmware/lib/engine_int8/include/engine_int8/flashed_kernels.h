@@ -1,0 +1,16 @@
+// The kernels that the model in the image needs: `model.h` names its operators where the engine's own are not enough.
+#pragma once
+
+#include "engine_int8/kernel.h"
+#include "model.h"
+
+namespace hil {
+
+#ifdef HIL_MODEL_OPERATORS
+inline constexpr int8::KernelTable kFlashedKernels = int8::TableOf({HIL_MODEL_OPERATORS});
+constexpr const int8::KernelTable* FlashedKernels() { return &kFlashedKernels; }
+#else
+constexpr const int8::KernelTable* FlashedKernels() { return nullptr; }
+#endif
+
+}  // namespace hil

@@ -1,0 +1,79 @@
+// Operators that an image has only if something names them: the linker takes none of these by itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine_int8/tflite_model.h"
+#include "status/status.h"
+
+namespace hil::int8 {
+
+struct WithKernels;
+template <typename Kind>
+class BuilderOf;
+using Builder = BuilderOf<WithKernels>;
+class Cursor;
+struct Operand;
+struct Program;
+struct Refusal;
+struct Signature;
+struct Step;
+struct KernelTable;
+
+/// One operator with its code.
+struct Kernel {
+  BuiltinOperator code;
+  /// Checks the operator and prepares its step. Returns false if it is refused.
+  bool (*prepare)(Builder* builder, const Operator& op, const Operand& input, const Operand& output, Step* step);
+};
+
+extern const Kernel add_kernel, average_pool_2d_kernel, conv_2d_kernel, depthwise_conv_2d_kernel, max_pool_2d_kernel, mean_kernel,
+    mul_kernel, pad_kernel, softmax_kernel;
+
+/// Which tensors remain after an inference. Those that need not can share memory.
+enum class Keeps : uint8_t { kAllIfTheyFit, kAll, kNone };
+
+/// BuildProgram() with kernels. With a counting cursor it only validates.
+Status BuildWithKernels(const KernelTable& kernels, Keeps keeps, TfliteModel* model, Cursor* cursor, Program* program,
+                        Signature* signature, Refusal* refusal);
+
+/// The kernels that an engine runs besides its own operators.
+struct KernelTable {
+  static constexpr size_t kSize = 9;
+  const Kernel* kernels[kSize];
+  decltype(&BuildWithKernels) build;  // so that an image without kernels has no trace of them
+};
+
+/// The kernels for some operators, by their numbers in TensorFlow Lite's schema; others are ignored.
+template <size_t kCount>
+constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
+  constexpr struct {
+    BuiltinOperator code;
+    const Kernel* kernel;
+  } kAll[KernelTable::kSize] = {
+      {BuiltinOperator::kAdd, &add_kernel},
+      {BuiltinOperator::kAveragePool2D, &average_pool_2d_kernel},
+      {BuiltinOperator::kConv2D, &conv_2d_kernel},
+      {BuiltinOperator::kDepthwiseConv2D, &depthwise_conv_2d_kernel},
+      {BuiltinOperator::kMaxPool2D, &max_pool_2d_kernel},
+      {BuiltinOperator::kMean, &mean_kernel},
+      {BuiltinOperator::kMul, &mul_kernel},
+      {BuiltinOperator::kPad, &pad_kernel},
+      {BuiltinOperator::kSoftmax, &softmax_kernel},
+  };
+  KernelTable table = {};
+  table.build = &BuildWithKernels;
+  size_t found = 0;
+  for (const auto& entry : kAll) {
+    bool wanted = false;
+    for (const uint8_t code : codes) wanted = wanted || static_cast<uint32_t>(entry.code) == code;
+    if (wanted) table.kernels[found++] = entry.kernel;
+  }
+  return table;
+}
+
+/// Every kernel.
+inline constexpr KernelTable kAllKernels = TableOf({0, 1, 3, 4, 17, 18, 25, 34, 40});
+
+}  // namespace hil::int8
