@@ -3,7 +3,6 @@
 // Copy model.h from the bundle that `hil export` wrote to include/; replace robot.h by your own.
 
 #include "engine_int8/flashed_kernels.h"
-#include "engine_int8/int8_engine.h"
 #include "policy/flashed_model.h"
 #include "robot.h"
 

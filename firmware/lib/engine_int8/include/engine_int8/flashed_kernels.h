@@ -1,7 +1,7 @@
 // The kernels that the model in the image needs: `model.h` names its operators where the engine's own are not enough.
 #pragma once
 
-#include "engine_int8/kernel.h"
+#include "engine_int8/int8_engine.h"
 #include "model.h"
 
 namespace hil {
