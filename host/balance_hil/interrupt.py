@@ -70,6 +70,20 @@ class Ended:
     by_signal: bool = False
 
 
+def lose_none() -> Callable[[sys.UnraisableHookArgs], Any]:
+    """From now on, a KeyboardInterrupt that Python ignores is raised again a moment later; returns the hook before."""
+    ignored = sys.unraisablehook
+
+    def not_lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _thread.start_new_thread(_raise_again, ())
+        else:
+            ignored(unraisable)
+
+    sys.unraisablehook = not_lost
+    return ignored
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[Ended]:
     """SIGTERM, a closed terminal and Ctrl-C raise KeyboardInterrupt, so that contexts exit and child processes end.
@@ -79,7 +93,7 @@ def ended_by_signals() -> Iterator[Ended]:
     Raised in a destructor or a callback, where Python ignores every exception, it is raised again a moment later. It waits while
     an extension module is being loaded: many abort the process, or report an ImportError.
     """
-    ended, ignored = Ended(), sys.unraisablehook
+    ended = Ended()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         ended.by_signal = True
@@ -88,15 +102,9 @@ def ended_by_signals() -> Iterator[Ended]:
         else:
             raise KeyboardInterrupt
 
-    def not_lost(unraisable: sys.UnraisableHookArgs) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            _thread.start_new_thread(_raise_again, ())
-        else:
-            ignored(unraisable)
-
     numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     previous = {number: signal.signal(number, interrupt) for number in numbers}
-    sys.unraisablehook = not_lost
+    ignored = lose_none()
     try:
         yield ended
     finally:

@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from importlib.machinery import ExtensionFileLoader
@@ -107,3 +109,18 @@ def test_a_signal_waits_while_an_extension_module_is_loaded():
     with ended_by_signals(), pytest.raises(KeyboardInterrupt):
         run()
     assert loader.loaded
+
+
+def test_ctrl_c_that_python_ignores_while_the_command_is_imported_is_raised_again():
+    program = (
+        "import signal, time, weakref, balance_hil.cli\n"
+        "class Lock: pass\n"
+        "lock = Lock()\n"
+        "callback = weakref.ref(lock, lambda _: signal.raise_signal(signal.SIGINT))  # as importlib has one\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "del lock\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in done.stderr

@@ -5,6 +5,10 @@ Each subcommand is a module that is imported only when it runs, so that ``hil ru
 
 from __future__ import annotations
 
+import balance_hil.cli.imports_end_by_signals  # noqa: F401 - first: the others take most of a second
+
+# isort: split
+
 import importlib
 import sys
 import warnings
