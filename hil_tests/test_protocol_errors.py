@@ -77,7 +77,7 @@ def test_wrong_length(hil_board: Board, kind: str, change: int) -> None:
     good: Message = {
         "Infer": messages.Infer(np.zeros(n_obs, np.float32)),
         "InferInt8": messages.InferInt8(np.zeros(n_obs, np.int8)),
-        "Tensor": messages.Tensor(0),
+        "Tensor": messages.Tensor(0, 0),
         "SetWatchdog": messages.SetWatchdog(100),
         "Echo": messages.Echo(b"abc"),
     }[kind]
@@ -114,7 +114,7 @@ def test_ten_times_too_long(hil_board: Board) -> None:
 
 def test_requests_before_the_handshake_are_refused(hil_board: Board) -> None:
     reboot_without_greeting(hil_board)
-    gated = [messages.Infer(zeros(hil_board)), messages.InferInt8(zeros(hil_board).astype(np.int8)), messages.Tensor(0),
+    gated = [messages.Infer(zeros(hil_board)), messages.InferInt8(zeros(hil_board).astype(np.int8)), messages.Tensor(0, 0),
              messages.SelfTest(), messages.Profile(zeros(hil_board)), messages.SetWatchdog(100)]  # fmt: skip
     for message in gated:
         refused(hil_board, encode(message, SEQ), Status.NOT_IDENTIFIED, detail=None, request=message.TYPE)

@@ -20,6 +20,8 @@ from balance_hil.protocol.wire import Message
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
 
 SELF_TEST_TIMEOUT_S = 10.0
+TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # values of one TENSOR_DATA
+LARGEST_TENSOR = 1 << 24  # values
 PROFILE_TIMEOUT_S = 10.0  # the board takes 20 ms of its own time
 
 
@@ -46,23 +48,44 @@ class Board(Session):
 
     def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
         """Output of every operator, in execution order, for raw inputs, int8 [n, n_obs]. Raises what ``request`` raises."""
-        operators = range(self.info.n_ops)
+        sizes = [0] * self.info.n_ops
+        if len(inputs):
+            self.infer_int8(inputs[0])
+            sizes = [self._part(op, 0).size for op in range(self.info.n_ops)]
+        parts = [messages.Tensor(op, offset) for op, size in enumerate(sizes) for offset in range(0, max(size, 1), TENSOR_PIECE)]
         requests: list[Message] = []
         for row in inputs:
-            requests += [messages.InferInt8(row), *(messages.Tensor(op) for op in operators)]
+            requests += [messages.InferInt8(row), *parts]
         replies = self.pipeline(requests)
+        values: list[list[NDArray[np.int8]]] = [[] for _ in sizes]
+        for request, reply in zip(requests, replies, strict=True):
+            if isinstance(request, messages.Tensor):
+                values[request.op].append(self._checked(reply, request).values)
         names = operator_names(self.bundle, self.info.n_ops)
-        stride = self.info.n_ops + 1
-        return [
-            LayerTensor(
-                op, names[op], _stack([_expect(r, messages.TensorData, self.port).values for r in replies[op + 1 :: stride]])
-            )
-            for op in operators
-        ]
+        return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size)) for op, size in enumerate(sizes)]
 
     def tensor(self, op: int) -> NDArray[np.int8]:
         """Output of operator ``op`` in the last inference, int8 [size]. Raises what ``request`` raises."""
-        return self._ask(messages.Tensor(op), messages.TensorData).values
+        parts = [self._part(op, 0)]
+        while (have := sum(len(part.values) for part in parts)) < parts[0].size:
+            parts.append(self._part(op, have))
+        return np.concatenate([part.values for part in parts])
+
+    def _part(self, op: int, offset: int) -> messages.TensorData:
+        request = messages.Tensor(op, offset)
+        return self._checked(self.request(request), request)
+
+    def _checked(self, reply: Message, request: messages.Tensor) -> messages.TensorData:
+        """``reply`` if it is what ``request`` asked for: all values from the offset on that fit a frame."""
+        part = _expect(reply, messages.TensorData, self.port)
+        wanted = min(part.size - request.offset, TENSOR_PIECE)
+        if (part.op, part.offset, len(part.values)) != (request.op, request.offset, wanted) or part.size > LARGEST_TENSOR:
+            raise LinkError(
+                f"the board on {self.port} sent {len(part.values)} of {part.size} values of operator {part.op} at {part.offset} "
+                f"for those from {request.offset} of operator {request.op}",
+                "reset the board, or flash it again",
+            )
+        return part
 
     def self_test(self) -> SelfTestResult:
         """Replays the golden vectors in the board's image."""
@@ -137,8 +160,12 @@ def _expect(reply: Message, kind: type[M], port: str) -> M:
     return reply
 
 
-def _stack(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
-    return np.stack(rows) if rows else np.zeros((0, 0), np.int8)
+def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int) -> NDArray[np.int8]:
+    """int8 [count, size] of the parts of its rows. Raises LinkError."""
+    values = np.concatenate(parts) if parts else np.zeros(0, np.int8)
+    if values.size != count * size:
+        raise LinkError(f"the board sent {values.size} values of {count} tensors of {size}", "reset the board, or flash it again")
+    return values.reshape(count, size)
 
 
 class BoardRuntime(Int8Runtime):

@@ -97,13 +97,13 @@ def compare(
         BundleError: an operator of the model does not fit its tensors.
         UnsupportedOperatorError: a runtime asked for, or the board, cannot execute the model; the message names the operator.
         ModelMismatchError: the board runs another model.
-        ModelTooWideError: the board's messages have no room for the model's input, output or layers.
+        ModelTooWideError: the board's messages have no room for the model's input or output.
         HarnessError: the recording cannot be read, the board is lost, an input is not a number.
     """
     if isinstance(model, Bundle):
         model = ModelUnderTest.of(model)
     if board is not None:
-        _check_board(board, model, layers=config.layer_samples > 0)
+        _check_board(board, model)
     with ExitStack() as stack:
         runtimes, skipped = _load(model, config, board is not None)
         for runtime in runtimes:
@@ -143,7 +143,7 @@ def compare(
     )
 
 
-def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
+def _check_board(board: Board, model: ModelUnderTest) -> None:
     """Raises unless the board runs this model, its engine supports it, and its messages are long enough for the requests."""
     info, graph = board.info, model.graph
     if info.model_id != model.id:
@@ -159,11 +159,6 @@ def _check_board(board: Board, model: ModelUnderTest, layers: bool) -> None:
             0, np.zeros(graph.n_obs, np.int8), action, action.astype(np.float32), 0, 0
         ),
     }
-    if layers:
-        largest = max(graph.output_of(operator).size for operator in graph.operators)
-        needs[f"a layer of {largest} values (--layer-samples 0 leaves layers out)"] = messages.TensorData(
-            0, np.zeros(largest, np.int8)
-        )
     for what, message in needs.items():
         if (need := len(message.pack())) > limit:
             raise ModelTooWideError(

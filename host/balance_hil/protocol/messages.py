@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from balance_hil.protocol import wire
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x4B578BE9
+SCHEMA_CRC = 0x94F17414
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -66,7 +66,7 @@ class Status(IntEnum):
         20  # the upload is larger than the memory that the board has for it; detail: bytes there are (0: it takes no uploads)
     )
     NO_UPLOAD = 21  # no upload of this number is open; detail: number of the one that is (0 = none)
-    WRONG_OFFSET = 22  # the piece does not continue what was received; detail: the offset to go on from
+    WRONG_OFFSET = 22  # the piece does not continue what was received; detail: the offset to go on from, or the tensor's size
     UPLOAD_INCOMPLETE = 23  # pieces of the upload are missing; detail: bytes received
     UPLOAD_DAMAGED = 24  # what was received has another CRC than announced; detail: its CRC
     OTHER_MODEL = 25  # the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
@@ -100,10 +100,11 @@ class InferInt8(wire.Message, type=0x82, layout="i8[]"):
 
 
 @dataclass(frozen=True, eq=False)
-class Tensor(wire.Message, type=0x83, layout="u16"):
-    """Host to board: requests the output of one operator in the last inference. Answered by TENSOR_DATA."""
+class Tensor(wire.Message, type=0x83, layout="u16 u32"):
+    """Host to board: requests the output of one operator in the last inference, from an offset. Answered by TENSOR_DATA."""
 
     op: int  # operator index in execution order
+    offset: int  # first value wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,11 +258,13 @@ class Action(wire.Message, type=0xC2, layout="u8 i8[] i8[] f32[] u32 u32"):
 
 
 @dataclass(frozen=True, eq=False)
-class TensorData(wire.Message, type=0xC3, layout="u16 i8[]"):
-    """Board to host: output of one operator."""
+class TensorData(wire.Message, type=0xC3, layout="u16 u32 u32 i8[]"):
+    """Board to host: output of one operator, or as much of it as a frame holds."""
 
     op: int  # index in the TENSOR request
-    values: NDArray[np.int8]  # row-major
+    offset: int  # of the request
+    size: int  # values of the whole output
+    values: NDArray[np.int8]  # row-major, from the offset on: all that fit
 
 
 @dataclass(frozen=True, eq=False)

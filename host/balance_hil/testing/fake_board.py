@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from balance_hil.boards.board import Board
+from balance_hil.boards.board import TENSOR_PIECE, Board
 from balance_hil.bundle import Bundle
 from balance_hil.errors import CableUnpluggedError
 from balance_hil.model_image import normalization_crc
@@ -131,8 +131,11 @@ class FakeFirmware:
         match request:
             case messages.Tensor(op=op) if self._last is None:
                 return messages.Error(Status.NO_INFERENCE_YET, 0, request.TYPE)
-            case messages.Tensor(op=op) if op < self.info.n_ops and self._last is not None:
-                return messages.TensorData(op, (self.layers or [self.policy])[op](self._last))
+            case messages.Tensor(op=op, offset=offset) if op < self.info.n_ops and self._last is not None:
+                values = (self.layers or [self.policy])[op](self._last)
+                if offset and offset >= len(values):
+                    return messages.Error(Status.WRONG_OFFSET, len(values), messages.Tensor.TYPE)
+                return messages.TensorData(op, offset, len(values), values[offset : offset + TENSOR_PIECE])
             case messages.Tensor():
                 return messages.Error(Status.NO_SUCH_OPERATOR, self.info.n_ops, request.TYPE)
             case messages.SetWatchdog(timeout_ms=timeout_ms):

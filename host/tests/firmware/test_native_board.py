@@ -61,15 +61,15 @@ def test_a_session_from_boot_to_tensor(board: NativeBoard) -> None:
     assert action.input.tolist() == [35, -29, 3, 3, 3, 3]
     assert action.output.tolist() == [35, -29]
     assert action.action.tolist() == [37 / 128, -27 / 128]
-    assert board.ask(messages.Tensor(0)) == messages.TensorData(0, action.input)
+    assert board.ask(messages.Tensor(0, 0)) == messages.TensorData(0, 0, len(action.input), action.input)
 
 
 def test_every_refusal(board: NativeBoard) -> None:
     infer = messages.Infer(np.zeros(N_OBS, np.float32))
     assert error(board, encode(infer, 1)) == (Status.NOT_IDENTIFIED, 0)
     board.hello()
-    assert error(board, encode(messages.Tensor(0), 1)) == (Status.NO_INFERENCE_YET, 0)
-    assert error(board, encode(messages.Tensor(5), 1)) == (Status.NO_SUCH_OPERATOR, 1)
+    assert error(board, encode(messages.Tensor(0, 0), 1)) == (Status.NO_INFERENCE_YET, 0)
+    assert error(board, encode(messages.Tensor(5, 0), 1)) == (Status.NO_SUCH_OPERATOR, 1)
     assert error(board, encode(messages.SelfTest(), 1)) == (Status.NO_GOLDEN_VECTORS, 0)
     assert error(board, encode(messages.Infer(np.zeros(2, np.float32)), 1)) == (Status.WRONG_COUNT, N_OBS)
     assert error(board, encode(messages.Infer(np.array([0, np.nan, 0, 0, 0, 0])), 1)) == (Status.NON_FINITE, 1)
@@ -120,7 +120,7 @@ def test_reset_reboots_the_process(board: NativeBoard) -> None:
     assert board.ready().reset_cause == 1
     assert board.process.poll() is None
     assert board.process.pid == pid
-    assert error(board, encode(messages.Tensor(0), 1)) == (Status.NOT_IDENTIFIED, 0)
+    assert error(board, encode(messages.Tensor(0, 0), 1)) == (Status.NOT_IDENTIFIED, 0)
     stats = board.ask(messages.StatsRequest())
     assert isinstance(stats, messages.Stats)
     assert stats.inferences == 0

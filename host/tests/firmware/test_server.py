@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from balance_hil.boards.board import TENSOR_PIECE
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode, seal
 from balance_hil.protocol.messages import Status
@@ -23,7 +24,7 @@ PROFILE = messages.Profile(np.array([1.0, -2.25, 0.25], np.float32))
 REQUESTS = [
     messages.Infer(np.zeros(3, np.float32)),
     INPUT,
-    messages.Tensor(0),
+    messages.Tensor(0, 0),
     messages.SelfTest(),
     PROFILE,
     messages.SetWatchdog(5),
@@ -226,12 +227,16 @@ def test_damaged_frames_are_counted_and_not_answered(board: FakeBoard) -> None:
 
 
 def test_tensor_of_the_last_inference(identified: FakeBoard) -> None:
-    assert identified.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(0, 0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
     identified.ask(INPUT)
-    assert identified.ask(messages.Tensor(0)) == [messages.TensorData(0, INPUT.input)]
-    assert identified.ask(messages.Tensor(1)) == [error(Status.OVERSIZED, messages.MAX_PAYLOAD, messages.Tensor.TYPE)]
-    assert identified.ask(messages.Tensor(2)) == [error(Status.NOT_SUPPORTED, 77, messages.Tensor.TYPE)]
-    assert identified.ask(messages.Tensor(3)) == [error(Status.NO_SUCH_OPERATOR, 3, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(0, 0)) == [messages.TensorData(0, 0, 3, INPUT.input)]
+    first, last, behind = identified.ask(*(messages.Tensor(1, offset) for offset in (0, TENSOR_PIECE, 1100)))
+    assert (first.size, last.size, len(first.values), len(last.values)) == (1100, 1100, TENSOR_PIECE, 1100 - TENSOR_PIECE)
+    assert len(first.pack()) == messages.MAX_PAYLOAD
+    assert np.concatenate([first.values, last.values]).tolist() == [i % 128 for i in range(1100)]
+    assert behind == error(Status.WRONG_OFFSET, 1100, messages.Tensor.TYPE)
+    assert identified.ask(messages.Tensor(2, 0)) == [error(Status.NOT_SUPPORTED, 77, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(3, 0)) == [error(Status.NO_SUCH_OPERATOR, 3, messages.Tensor.TYPE)]
 
 
 def test_self_test_counts_the_vectors_that_differ(identified: FakeBoard) -> None:
@@ -250,7 +255,7 @@ def test_profile_times_an_inference_and_its_parts(identified: FakeBoard) -> None
     assert (result.decode_us, result.quantize_us, result.dequantize_us, result.encode_us) == (0, 0, 0, 0)
     stats = identified.stats()
     assert (stats.inferences, stats.inference_max_us) == (0, 0), "it does not count"
-    assert identified.ask(messages.Tensor(0)) == [messages.TensorData(0, np.array([3, -4, 2], np.int8))]
+    assert identified.ask(messages.Tensor(0, 0)) == [messages.TensorData(0, 0, 3, np.array([3, -4, 2], np.int8))]
 
 
 def test_profile_leaves_the_line_in_step(identified: FakeBoard) -> None:
@@ -304,7 +309,7 @@ def test_an_engine_that_misses_its_golden_vectors_at_start_up_serves_nothing(pro
     info = board.hello()
     assert (info.engine_status, info.engine_detail) == (Status.SELF_TEST_FAILED, 1)
     assert "golden vectors" in info.engine_message
-    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest(), PROFILE]
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0, 0), messages.SelfTest(), PROFILE]
     assert board.ask(*asked) == [error(Status.SELF_TEST_FAILED, 1, request.TYPE) for request in asked]
     assert board.stats().inferences == 0
 
@@ -316,7 +321,7 @@ def test_model_that_does_not_load_is_reported_and_every_inference_refused(probe:
     board = FakeBoard(probe, load_status=status)
     info = board.hello()
     assert (info.engine_status, info.engine_detail, info.engine_message) == (status, 77, "as the test wants it")
-    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0), messages.SelfTest(), PROFILE]
+    asked = [messages.Infer(np.zeros(3, np.float32)), INPUT, messages.Tensor(0, 0), messages.SelfTest(), PROFILE]
     assert board.ask(*asked) == [error(status, 77, request.TYPE) for request in asked]
     assert board.feed(b"1,2,3\n").sent == f"error: {status.name.lower()}\n".encode()
 
@@ -335,7 +340,7 @@ def test_failed_inference_is_an_error_and_leaves_no_tensor(identified: FakeBoard
         error(status, 77, request.TYPE) for request in (INPUT, messages.SelfTest(), PROFILE)
     ]
     identified.set("engine", 0)
-    assert identified.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+    assert identified.ask(messages.Tensor(0, 0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
 
 
 def test_text_line_needs_no_handshake(board: FakeBoard) -> None:
@@ -557,7 +562,7 @@ def test_the_boot_loader_is_entered_and_a_board_without_one_says_so(board: FakeB
 
 
 def test_stats_count(identified: FakeBoard) -> None:
-    identified.ask(INPUT, messages.Tensor(9), messages.Echo(b""))
+    identified.ask(INPUT, messages.Tensor(9, 0), messages.Echo(b""))
     identified.feed(b"1,2,3\n" + b"\x01\x00")
     assert identified.stats() == messages.Stats(
         requests=6,  # HELLO, three frames, a line, STATS_REQUEST

@@ -141,7 +141,7 @@ def test_a_new_model_wants_a_new_hello_and_holds_the_actuators(board: FakeBoard)
     stats = board.stats()
     assert (stats.safe_state, stats.watchdog_trips) == (1, 0)
     board.hello()
-    assert board.ask(messages.Tensor(0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+    assert board.ask(messages.Tensor(0, 0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
     board.ask(INPUT)
     stats = board.stats()
     assert (stats.safe_state, stats.inferences) == (0, 2)
@@ -155,7 +155,7 @@ def test_the_old_model_serves_while_the_new_one_arrives(board: FakeBoard) -> Non
         board.ask(piece)
         (action,) = board.ask(INPUT)
         assert np.array_equal(action.output, before.output)
-        assert isinstance(board.ask(messages.Tensor(0))[0], messages.TensorData)
+        assert isinstance(board.ask(messages.Tensor(0, 0))[0], messages.TensorData)
     assert_old_model_serves(board)
 
 

@@ -177,5 +177,5 @@ def test_whole_native_board_with_tflm(native_program: Path, tmp_path: Path) -> N
             action = board.ask(messages.InferInt8(row))
             assert isinstance(action, messages.Action)
             assert action.output.tobytes() == model.infer_int8(row).tobytes()
-            tensor = board.ask(messages.Tensor(0))
-            assert tensor == messages.TensorData(0, model.layers(row)[0])
+            tensor = board.ask(messages.Tensor(0, 0))
+            assert tensor == messages.TensorData(0, 0, len(model.layers(row)[0]), model.layers(row)[0])

@@ -165,8 +165,19 @@ def _messages() -> list[Any]:
 
     info = fake_info(_bundle())
     ints, floats = np.arange(6, dtype=np.int8), np.linspace(-1, 1, 6, dtype=np.float32)
-    made = [info, messages.Hello(7), messages.Infer(floats), messages.InferInt8(ints), messages.Echo(b"abc"), messages.Tensor(1)]
-    made += [messages.Action(0, ints, ints[:2], floats[:2], 7, 9), messages.Error(1, 2, 3), messages.TensorData(0, ints)]
+    made = [
+        info,
+        messages.Hello(7),
+        messages.Infer(floats),
+        messages.InferInt8(ints),
+        messages.Echo(b"abc"),
+        messages.Tensor(1, 0),
+    ]
+    made += [
+        messages.Action(0, ints, ints[:2], floats[:2], 7, 9),
+        messages.Error(1, 2, 3),
+        messages.TensorData(0, 0, len(ints), ints),
+    ]
     made += [messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0), messages.Stats(*range(15)), messages.Watchdog(5)]
     made.append(messages.LoadResult(1, 0, 0, "text"))
     return made

@@ -48,7 +48,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.Hello: (u32,),
         messages.Infer: (floats,),
         messages.InferInt8: (int8s,),
-        messages.Tensor: (u16,),
+        messages.Tensor: (u16, u32),
         messages.SelfTest: (),
         messages.Profile: (floats,),
         messages.StatsRequest: (),
@@ -64,7 +64,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.Ready: (*header, u8),
         messages.Info: (*header, u32, *info_tail, u32, u32, u32, u32, u16, u16, u32, u32, u32, u32, u8, u32),
         messages.Action: (u8, int8s, int8s, floats, u32, u32),
-        messages.TensorData: (u16, int8s),
+        messages.TensorData: (u16, u32, u32, int8s),
         messages.SelfTestResult: (u8, u16, u16, u16),
         messages.ProfileResult: (u16, f32, f32, f32, f32, floats, f32, f32),
         messages.Stats: (*[u32] * 9, u8, u32, u32, u32, u32, u32),
@@ -134,7 +134,9 @@ def test_frame_of_another_schema_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [messages.Ready, messages.Info])
-@pytest.mark.parametrize(("version", "crc"), [(1, 0x3BE122F7), (3, messages.SCHEMA_CRC), (messages.PROTOCOL_VERSION, 1)])
+@pytest.mark.parametrize(
+    ("version", "crc"), [(1, 0x3BE122F7), (messages.PROTOCOL_VERSION + 1, messages.SCHEMA_CRC), (messages.PROTOCOL_VERSION, 1)]
+)
 def test_handshake_of_another_schema_is_named(kind: type[Message], version: int, crc: int) -> None:
     payload = version.to_bytes(2, "little") + crc.to_bytes(4, "little") + b"fields that we do not know"
     assert Decoder().feed(seal(kind.TYPE, 0, payload)) == [Frame(0, OtherSchema(kind.TYPE, version, crc))]

@@ -118,7 +118,7 @@ Status TflmEngine::Tensor(uint16_t op, TensorView* values) {
   const TfLiteEvalTensor* tensor = KeptTensor(&*interpreter_, outputs->Get(0));
   if (tensor == nullptr || tensor->type != kTfLiteInt8)
     return Refuse(Status::kNotSupported, 0, "this TFLM does not keep intermediate tensors, or this one is not int8");
-  *values = TensorView(tensor->data.int8, static_cast<uint16_t>(ElementCount(tensor->dims)));
+  *values = TensorView(tensor->data.int8, static_cast<uint32_t>(ElementCount(tensor->dims)));
   return Status::kOk;
 }
 

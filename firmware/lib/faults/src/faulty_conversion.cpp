@@ -33,7 +33,7 @@ int8_t Wrap(double rounded, int32_t zero_point) {
 }  // namespace
 
 void FaultyConversion::ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) {
-  const uint16_t count = values.size();
+  const uint32_t count = values.size();
   float taken[kMaxObs];
   for (uint16_t i = 0; i < count; ++i) taken[i] = values[i];
   if (fault_ == Fault::kInputPermuted && count > 1) std::swap(taken[0], taken[1]);

@@ -19,6 +19,9 @@ constexpr uint64_t kSliceUs = 1 * kUsPerMs;
 constexpr size_t kNameLimit = 80;
 constexpr size_t kMessageLimit = 240;
 
+// Values that fit TENSOR_DATA beside its op, offset, size and count.
+constexpr uint32_t kTensorPiece = protocol::kMaxPayload - 12;
+
 // PROFILE takes about this time, in which it runs everything three times: as a whole, the parts, and the operators of the engine.
 constexpr float kProfileUs = 20'000.0F;
 constexpr float kPasses = 3.0F;
@@ -170,9 +173,15 @@ void Server::Handle(const protocol::InferInt8& request) {
 
 void Server::Handle(const protocol::Tensor& request) {
   protocol::TensorData reply;
-  reply.op = request.op;
-  const Outcome outcome = models_.running().Tensor(request.op, &reply.values);
+  TensorView whole;
+  const Outcome outcome = models_.running().Tensor(request.op, &whole);
   if (!outcome.ok()) return ReplyError(outcome);
+  if (request.offset != 0 && request.offset >= whole.size()) return ReplyError({Status::kWrongOffset, whole.size()});
+  const uint32_t left = whole.size() - request.offset;
+  reply.op = request.op;
+  reply.offset = request.offset;
+  reply.size = whole.size();
+  reply.values = TensorView::FromBytes(whole.bytes() + request.offset, left < kTensorPiece ? left : kTensorPiece);
   Reply(reply);
 }
 

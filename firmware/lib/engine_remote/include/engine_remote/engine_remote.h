@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "engine/engine.h"
 
@@ -49,13 +50,13 @@ class RemoteEngine final : public Engine {
   bool SendAll(const uint8_t* data, size_t size);
   bool ReceiveAll(uint8_t* data, size_t size);
 
-  static constexpr size_t kMaxReply = 4096;
+  static constexpr size_t kMaxReply = 1 << 20;  // a layer of a million values
 
   int fd_;
   uint8_t model_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  uint8_t reply_[kMaxReply] = {};
+  std::vector<uint8_t> reply_ = std::vector<uint8_t>(kMaxReply);
   size_t reply_size_ = 0;
   char version_[64] = {};
   char message_[256] = {};

@@ -10,18 +10,18 @@
 
 namespace hil::protocol {
 
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x4B578BE9u;
+inline constexpr uint32_t kSchemaCrc = 0x94F17414u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
   kInfer = 0x81,  ///< host: normalize, quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
-  kTensor = 0x83,  ///< host: requests the output of one operator in the last inference
+  kTensor = 0x83,  ///< host: requests the output of one operator in the last inference, from an offset
   kSelfTest = 0x84,  ///< host: replays the golden vectors in the image
   kProfile = 0x8F,  ///< host: safe state; times one inference and each of its parts, for about 20 ms
   kStatsRequest = 0x85,  ///< host: requests the counters
@@ -37,7 +37,7 @@ enum class MessageType : uint8_t {
   kReady = 0xC0,  ///< board: sent once after every boot, with sequence number 0
   kInfo = 0xC1,  ///< board: identity of the board, its firmware, engine and model
   kAction = 0xC2,  ///< board: result of one inference
-  kTensorData = 0xC3,  ///< board: output of one operator
+  kTensorData = 0xC3,  ///< board: output of one operator, or as much of it as a frame holds
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
   kProfileResult = 0xCC,  ///< board: mean times of an inference and of its parts, by the board's clock
   kStats = 0xC5,  ///< board: counters since boot
@@ -113,17 +113,19 @@ struct InferInt8 {
   }
 };
 
-/// Requests the output of one operator in the last inference.
+/// Requests the output of one operator in the last inference, from an offset.
 struct Tensor {
   static constexpr MessageType kType = MessageType::kTensor;
   uint16_t op{};  ///< operator index in execution order
+  uint32_t offset{};  ///< first value wanted
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&op) && reader->AtEnd();
+    return reader->Read(&op) && reader->Read(&offset) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(op);
+    writer->Write(offset);
   }
 };
 
@@ -425,18 +427,22 @@ struct Action {
   }
 };
 
-/// Output of one operator.
+/// Output of one operator, or as much of it as a frame holds.
 struct TensorData {
   static constexpr MessageType kType = MessageType::kTensorData;
   uint16_t op{};  ///< index in the TENSOR request
-  ArrayView<int8_t> values{};  ///< row-major
+  uint32_t offset{};  ///< of the request
+  uint32_t size{};  ///< values of the whole output
+  ArrayView<int8_t> values{};  ///< row-major, from the offset on: all that fit
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&op) && reader->Read(&values) && reader->AtEnd();
+    return reader->Read(&op) && reader->Read(&offset) && reader->Read(&size) && reader->Read(&values) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(op);
+    writer->Write(offset);
+    writer->Write(size);
     writer->Write(values);
   }
 };

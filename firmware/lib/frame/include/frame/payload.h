@@ -66,7 +66,8 @@ class PayloadWriter {
 
   template <typename T>
   void Write(const ArrayView<T>& view) {
-    Write(view.size());
+    if (view.size() > UINT16_MAX) overflowed_ = true;
+    Write(static_cast<uint16_t>(view.size()));
     Append(view.bytes(), view.byte_size());
   }
 

@@ -31,7 +31,7 @@ enum class Status : uint8_t {
   kSelfTestFailed = 19,  ///< at start-up the engine did not reproduce the golden vectors; detail: how many it got wrong
   kNoRoom = 20,  ///< the upload is larger than the memory that the board has for it; detail: bytes there are (0: it takes no uploads)
   kNoUpload = 21,  ///< no upload of this number is open; detail: number of the one that is (0 = none)
-  kWrongOffset = 22,  ///< the piece does not continue what was received; detail: the offset to go on from
+  kWrongOffset = 22,  ///< the piece does not continue what was received; detail: the offset to go on from, or the tensor's size
   kUploadIncomplete = 23,  ///< pieces of the upload are missing; detail: bytes received
   kUploadDamaged = 24,  ///< what was received has another CRC than announced; detail: its CRC
   kOtherModel = 25,  ///< the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs

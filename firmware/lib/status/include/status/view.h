@@ -14,17 +14,17 @@ template <typename T>
 class ArrayView {
  public:
   constexpr ArrayView() = default;
-  ArrayView(const T* elements, uint16_t count) : bytes_(reinterpret_cast<const uint8_t*>(elements)), count_(count) {}
+  ArrayView(const T* elements, uint32_t count) : bytes_(reinterpret_cast<const uint8_t*>(elements)), count_(count) {}
 
   /// A view of `count` elements that start at `bytes`.
-  static ArrayView FromBytes(const uint8_t* bytes, uint16_t count) {
+  static ArrayView FromBytes(const uint8_t* bytes, uint32_t count) {
     ArrayView view;
     view.bytes_ = bytes;
     view.count_ = count;
     return view;
   }
 
-  uint16_t size() const { return count_; }
+  uint32_t size() const { return count_; }
   const uint8_t* bytes() const { return bytes_; }
   size_t byte_size() const { return count_ * sizeof(T); }
 
@@ -37,7 +37,7 @@ class ArrayView {
 
  private:
   const uint8_t* bytes_ = nullptr;
-  uint16_t count_ = 0;
+  uint32_t count_ = 0;
 };
 
 /// Characters owned elsewhere; not NUL-terminated.
