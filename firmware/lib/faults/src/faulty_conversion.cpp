@@ -87,7 +87,7 @@ int8_t FaultyConversion::ToCode(float value, const QuantParams& params) const {
 }
 
 void FaultyConversion::ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) {
-  for (uint16_t i = 0; i < codes.size(); ++i) values[i] = ToValue(codes[i], params);
+  for (uint32_t i = 0; i < codes.size(); ++i) values[i] = ToValue(codes[i], params);
 }
 
 float FaultyConversion::ToValue(int8_t code, const QuantParams& params) const {

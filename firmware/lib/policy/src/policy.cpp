@@ -73,7 +73,7 @@ Outcome Policy::Run(const ArrayView<float>& observation) {
 Outcome Policy::Prepare(const ArrayView<float>& observation) {
   if (!load_.ok()) return load_;
   if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
-  for (uint16_t i = 0; i < observation.size(); ++i) {
+  for (uint32_t i = 0; i < observation.size(); ++i) {
     if (!std::isfinite(observation[i])) return {Status::kNonFinite, i};
   }
   const Normalization& by = image_.normalization;
@@ -82,7 +82,7 @@ Outcome Policy::Prepare(const ArrayView<float>& observation) {
     return {};
   }
   float normalized[kMaxObs];
-  for (uint16_t i = 0; i < observation.size(); ++i) {
+  for (uint32_t i = 0; i < observation.size(); ++i) {
     normalized[i] = Normalize(observation[i], by.mean[i], by.inverse_std[i], by.clip);
   }
   conversion_->ToCodes({normalized, observation.size()}, info().input, input_);

@@ -58,7 +58,7 @@ void TableConversion::Prepare(const QuantParams& input, const QuantParams& outpu
 }
 
 void TableConversion::ToCodes(const ArrayView<float>& values, const QuantParams&, int8_t* codes) {
-  for (uint16_t i = 0; i < values.size(); ++i) {
+  for (uint32_t i = 0; i < values.size(); ++i) {
     const int32_t key = Key(values[i]);
     const int32_t* at = thresholds_;
     for (int half = kCodes / 2; half > 0; half /= 2) {
@@ -69,7 +69,7 @@ void TableConversion::ToCodes(const ArrayView<float>& values, const QuantParams&
 }
 
 void TableConversion::ToValues(const ArrayView<int8_t>& codes, const QuantParams&, float* values) {
-  for (uint16_t i = 0; i < codes.size(); ++i) values[i] = values_[codes[i] - INT8_MIN];
+  for (uint32_t i = 0; i < codes.size(); ++i) values[i] = values_[codes[i] - INT8_MIN];
 }
 
 }  // namespace hil

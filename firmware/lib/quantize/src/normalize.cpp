@@ -14,7 +14,7 @@ static_assert(FLT_EVAL_METHOD == 0, "float expressions must be computed in float
 bool Normalization::valid() const {
   if (none()) return true;
   if (mean.size() != inverse_std.size() || !std::isfinite(clip) || clip <= 0.0f) return false;
-  for (uint16_t i = 0; i < mean.size(); ++i) {
+  for (uint32_t i = 0; i < mean.size(); ++i) {
     if (!std::isfinite(mean[i]) || !std::isfinite(inverse_std[i]) || inverse_std[i] <= 0.0f) return false;
   }
   return true;

@@ -26,10 +26,10 @@ class Conversion {
 class ExactConversion final : public Conversion {
  public:
   void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) override {
-    for (uint16_t i = 0; i < values.size(); ++i) codes[i] = Quantize(values[i], params);
+    for (uint32_t i = 0; i < values.size(); ++i) codes[i] = Quantize(values[i], params);
   }
   void ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) override {
-    for (uint16_t i = 0; i < codes.size(); ++i) values[i] = Dequantize(codes[i], params);
+    for (uint32_t i = 0; i < codes.size(); ++i) values[i] = Dequantize(codes[i], params);
   }
 };
 
