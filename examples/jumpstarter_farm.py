@@ -1,12 +1,5 @@
-"""Boards of a Jumpstarter farm: a kind that lends boards, for use inside of `jmp shell`, which holds the lease.
-
-A package registers it in its pyproject.toml:
-
-    [project.entry-points."balance_hil.boards"]
-    jumpstarter = "jumpstarter_farm"
-
-and NAME of the serial driver in the exporter's configuration is the place:
-
+"""Boards of a Jumpstarter farm: a kind that lends boards, inside of `jmp shell`, which holds the lease.
+Entry point of the group "balance_hil.boards": jumpstarter = "jumpstarter_farm". The place is the serial driver's NAME:
     jmp shell --selector board=native -- hil run ppo --board jumpstarter:NAME
 """
 
@@ -18,7 +11,6 @@ from balance_hil.errors import FarmError, UnknownBoardError
 
 @contextlib.contextmanager
 def acquired(place, wait_s, progress):
-    """Serves the serial driver `place` as a TCP port while the board is in use."""
     from jumpstarter.common.exceptions import EnvironmentVariableNotSetError
     from jumpstarter.utils.env import env_with_metadata
     from jumpstarter_driver_network.adapters import TcpPortforwardAdapter
@@ -35,5 +27,4 @@ def acquired(place, wait_s, progress):
 
 
 def places():
-    """`hil boards` lists none: `jmp get exporters` does."""
-    return []
+    return []  # jmp get exporters lists them

@@ -345,7 +345,7 @@ def test_a_board_of_the_map_is_flashed_through_its_own_probe_and_verified_on_its
     assert "-c adapter serial 066B -c program {" in bench.calls()[0]
     assert {"probe:066B", str(bench.folder / "ttyUSB0")} <= set(held)
     assert other in bench.boards
-    assert reservations() == []
+    assert not {owner.port for owner in reservations()} & set(held)  # other tests may hold boards of theirs
 
 
 def test_the_probe_of_a_board_that_is_not_on_the_map_is_reserved_too(bench, linear_bundle):

@@ -48,7 +48,7 @@ def board(ppo_bundle: Bundle) -> Iterator[Board]:
 def image(ppo_bundle: Bundle) -> Path:
     machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
     machine.close()
-    return machine._image
+    return machine._uf2
 
 
 def test_the_image_is_a_uf2_file_for_this_chip_with_the_checksum_that_its_rom_wants(image: Path):
