@@ -162,7 +162,7 @@ def test_an_image_that_the_rom_would_refuse_does_not_start(image: Path, ppo_bund
     machine = Rp2040Machine(find_definition("pico"), EmulationConfig(name="pico", engine="int8", image=ModelImage.of(ppo_bundle)))
     damaged = bytearray(image.read_bytes())
     damaged[40] ^= 1
-    machine._image = tmp_path / "damaged.uf2"
+    machine._uf2 = tmp_path / "damaged.uf2"
     machine._image.write_bytes(damaged)
     try:
         with pytest.raises(BoardBootError, match="checksum of the second-stage boot"):
