@@ -163,7 +163,7 @@ def test_an_image_that_the_rom_would_refuse_does_not_start(image: Path, ppo_bund
     damaged = bytearray(image.read_bytes())
     damaged[40] ^= 1
     machine._uf2 = tmp_path / "damaged.uf2"
-    machine._image.write_bytes(damaged)
+    machine._uf2.write_bytes(damaged)
     try:
         with pytest.raises(BoardBootError, match="checksum of the second-stage boot"):
             machine.start_unopened()
