@@ -17,21 +17,17 @@ from numpy.typing import NDArray
 from balance_hil.benchmarks import row
 from balance_hil.bundle import FLOAT_MODEL, ONNX_MODEL, Bundle
 from balance_hil.environment import open_for
-from balance_hil.errors import UsageError
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
+from balance_hil.paths import MODELS
 from balance_hil.runtimes.tflite import TfliteFloatRuntime
 from balance_hil.runtimes.tflm import run_whole
 from balance_hil.tflite.graph import read_graph
 
-MODELS = Path("models")
-
 
 def run() -> list[dict[str, Any]]:
-    """Rows of the benchmark. Raises UsageError: not called in a checkout of the project."""
+    """Rows of the benchmark, for every shipped policy."""
     folders = sorted(path.parent for path in MODELS.glob(f"*/{ONNX_MODEL}"))
-    if not folders:
-        raise UsageError("hil bench int16 measures the shipped policies, and there is no folder models/", "call it in a clone")
     rows = []
     with tempfile.TemporaryDirectory() as scratch, TensorFlowProcess(Path(scratch, "tensorflow.log")) as tensorflow:
         for folder in folders:

@@ -324,7 +324,7 @@ def _smallest_shapes(search: _Search, model: bytes, rows: Int8Array) -> Cut:
         case = _smaller_image(search, case, axis)
     shape = read_graph(case[0]).input.shape
     for fold in (True, False):
-        case = _fewer_channels(search, case, lambda m, r, kept, fold=fold: keep_inputs(m, r, kept, fold=fold), shape)  # type: ignore[misc]
+        case = _fewer_channels(search, case, partial(keep_inputs, fold=fold), shape)
         shape = read_graph(case[0]).input.shape
     return case
 

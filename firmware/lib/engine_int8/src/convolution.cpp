@@ -97,18 +97,8 @@ bool Prepare(Builder* builder, const Operator& op, const Operand& input, const O
   if (!ReadWindow(builder, op, kFields, input, output, filter.sizes[1], filter.sizes[2], &window)) return false;
   const uint32_t groups = window.depth / filter.sizes[3];
   if (groups * filter.sizes[3] != window.depth || channels % groups != 0) return builder->Refuse("weights");
-  FullyConnectedLayer layer = {};
-  layer.weights = reinterpret_cast<const int8_t*>(weights.data);
-  layer.bias = bias.data;
-  layer.rows = channels;
-  layer.columns = weights.elements / channels;
-  layer.input_zero_point = input.quant.zero_point;
-  layer.output_zero_point = output.quant.zero_point;
-  if (!IsAffordable(builder, window, layer.columns) ||
-      !builder->ReadActivation(op, kFields.options, output, &layer.low, &layer.high) ||
-      !builder->PrepareRows(weights, input, output, &layer)) {
-    return false;
-  }
+  FullyConnectedLayer layer;
+  if (!ReadChannels(builder, op, kFields, window, weights, bias, input, output, &layer)) return false;
   layer.rows = channels / groups;
   layer.fits = layer.fits && layer.rows >= kMinRowsOfFastPath;
   const uint32_t dense_bytes = ScratchBytes(layer.columns, layer.rows);

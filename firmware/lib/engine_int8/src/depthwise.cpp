@@ -74,18 +74,8 @@ bool Prepare(Builder* builder, const Operator& op, const Operand& input, const O
   if (!ReadWindow(builder, op, kFields, input, output, filter.sizes[1], filter.sizes[2], &window)) return false;
   const uint32_t multiplier = builder->Number(builder->model().OptionsOf(op, kFields.options), kDepthMultiplier);
   if (channels % window.depth != 0 || channels / window.depth != multiplier) return builder->Refuse("weights");
-  FullyConnectedLayer layer = {};
-  layer.weights = reinterpret_cast<const int8_t*>(weights.data);
-  layer.bias = bias.data;
-  layer.rows = channels;
-  layer.columns = weights.elements / channels;
-  layer.input_zero_point = input.quant.zero_point;
-  layer.output_zero_point = output.quant.zero_point;
-  if (!IsAffordable(builder, window, layer.columns) ||
-      !builder->ReadActivation(op, kFields.options, output, &layer.low, &layer.high) ||
-      !builder->PrepareRows(weights, input, output, &layer)) {
-    return false;
-  }
+  FullyConnectedLayer layer;
+  if (!ReadChannels(builder, op, kFields, window, weights, bias, input, output, &layer)) return false;
   builder->NeedScratch(4 * channels);
   depthwise = {window, layer, multiplier};
   step->linked.run = Run;

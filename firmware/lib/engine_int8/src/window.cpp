@@ -55,4 +55,18 @@ bool IsAffordable(Builder* builder, const Window& window, uint32_t products_per_
   return true;
 }
 
+bool ReadChannels(Builder* builder, const Operator& op, const WindowFields& fields, const Window& window, const Tensor& weights,
+                  const Tensor& bias, const Operand& input, const Operand& output, FullyConnectedLayer* layer) {
+  *layer = {};
+  layer->weights = reinterpret_cast<const int8_t*>(weights.data);
+  layer->bias = bias.data;
+  layer->rows = window.channels;
+  layer->columns = weights.elements / layer->rows;
+  layer->input_zero_point = input.quant.zero_point;
+  layer->output_zero_point = output.quant.zero_point;
+  return IsAffordable(builder, window, layer->columns) &&
+         builder->ReadActivation(op, fields.options, output, &layer->low, &layer->high) &&
+         builder->PrepareRows(weights, input, output, layer);
+}
+
 }  // namespace hil::int8

@@ -46,4 +46,8 @@ bool ReadWindow(Builder* builder, const Operator& op, const WindowFields& fields
 /// False, with a reason given, for more products than an operator may take.
 bool IsAffordable(Builder* builder, const Window& window, uint32_t products_per_output);
 
+/// Fills a layer with a row of weights for each channel of a convolution's output. False, with a reason given, if it cannot run.
+bool ReadChannels(Builder* builder, const Operator& op, const WindowFields& fields, const Window& window, const Tensor& weights,
+                  const Tensor& bias, const Operand& input, const Operand& output, FullyConnectedLayer* layer);
+
 }  // namespace hil::int8
