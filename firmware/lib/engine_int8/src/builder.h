@@ -100,6 +100,7 @@ class BuilderOf {
   bool ReadActivation(const Operator& op, const OptionsType& type, const Operand& output, int8_t* low, int8_t* high);
 
  private:
+  Status ReadSignature();
   Status AddStep(uint32_t index);
   const Kernel* FindKernel(BuiltinOperator code) const;
   Status Prepare(const Kernel& kernel, const Operator& op, const Operand& input, const Operand& output, Step* step);
@@ -127,19 +128,13 @@ inline bool SameQuant(const QuantParams& a, const QuantParams& b) { return a.sca
 template <typename Kind>
 Status BuilderOf<Kind>::Build() {
   if (!model_.ok() || !model_.HasPolicyShape() || model_.operators() > kMaxOperators) return Status::kModelInvalid;
-  Operand ends[2];
-  for (uint32_t i = 0; i < 2; ++i) {
-    const Status status = ReadOperand(i == 0 ? model_.input() : model_.output(), &ends[i]);
-    if (status != Status::kOk) return status;
-    if (ends[i].tensor.elements > kMaxVector || ends[i].tensor.data != nullptr) return Status::kModelInvalid;
-    if (ends[i].tensor.type != TensorType::kInt8) return Status::kModelNotInt8;
-  }
-  signature_ = {ends[0].quant, ends[1].quant, ends[0].tensor.elements, ends[1].tensor.elements};
+  const Status ends = ReadSignature();
+  if (ends != Status::kOk) return ends;
   program_.n_steps = model_.operators();
   program_.steps = cursor_.Take<Step>(program_.n_steps);
   if (SharesMemory()) {
     const uint32_t bytes = ShareMemory(&model_, nullptr, nullptr, &program_.input);
-    uint8_t* const memory = static_cast<uint8_t*>(static_cast<void*>(cursor_.Take<uint32_t>(bytes / 4)));
+    uint8_t* const memory = static_cast<uint8_t*>(static_cast<void*>(cursor_.Take<int32_t>(bytes / 4)));
     ShareMemory(&model_, memory, program_.steps, &program_.input);
   } else {
     program_.input = cursor_.Take<int8_t>(signature_.n_obs);
@@ -148,12 +143,25 @@ Status BuilderOf<Kind>::Build() {
     const Status status = AddStep(i);
     if (status != Status::kOk) return model_.ok() ? status : Status::kModelInvalid;
   }
-  program_.scratch = cursor_.Take<uint32_t>(scratch_bytes_ / 4);
+  program_.scratch = cursor_.Take<int32_t>(scratch_bytes_ / 4);
   refusal_ = {};
   const void* output = nullptr;
   const bool computed = model_.output() != model_.input() && FindData(model_.output(), program_.n_steps, &output);
   program_.output = static_cast<const int8_t*>(output);
   return computed && model_.ok() ? Status::kOk : Status::kModelInvalid;
+}
+
+template <typename Kind>
+Status BuilderOf<Kind>::ReadSignature() {
+  Operand ends[2];
+  for (uint32_t i = 0; i < 2; ++i) {
+    const Status status = ReadOperand(i == 0 ? model_.input() : model_.output(), &ends[i]);
+    if (status != Status::kOk) return status;
+    if (ends[i].tensor.elements > kMaxVector || ends[i].tensor.data != nullptr) return Status::kModelInvalid;
+    if (ends[i].tensor.type != TensorType::kInt8) return Status::kModelNotInt8;
+  }
+  signature_ = {ends[0].quant, ends[1].quant, ends[0].tensor.elements, ends[1].tensor.elements};
+  return Status::kOk;
 }
 
 template <typename Kind>
@@ -176,7 +184,7 @@ Status BuilderOf<Kind>::AddStep(uint32_t index) {
     const uint32_t element_bytes = output.tensor.type == TensorType::kFloat32 ? 4 : 1;
     const bool is_alias = op.code == BuiltinOperator::kReshape;
     step->output =
-        is_alias ? const_cast<void*>(input.data) : cursor_.Take<uint32_t>((output.tensor.elements * element_bytes + 3) / 4);
+        is_alias ? const_cast<void*>(input.data) : cursor_.Take<int32_t>((output.tensor.elements * element_bytes + 3) / 4);
   }
   output.data = step->output;
   step->output_type =
@@ -221,7 +229,7 @@ template <typename Kind>
 Status BuilderOf<Kind>::ReadOperand(uint32_t number, Operand* operand) {
   if (number >= model_.tensors()) return Status::kModelInvalid;
   Tensor& tensor = operand->tensor;
-  tensor = model_.TensorAt(number);
+  model_.ReadTensor(number, &tensor);
   operand->number = number;
   if (tensor.elements == 0 || (!kKernels && tensor.elements > kMaxVector)) return Status::kModelInvalid;
   if (tensor.type == TensorType::kFloat32) return Status::kOk;
@@ -292,17 +300,18 @@ bool BuilderOf<Kind>::ReadDenseTensors(const Operator& op, const Operand& input,
 
 template <typename Kind>
 bool BuilderOf<Kind>::ReadWeights(const Operator& op, uint32_t rows, uint32_t dimension, Tensor* weights, Tensor* bias) {
+  *bias = {};
   const uint32_t weights_number = model_.TensorOf(op.inputs, 1);
   const uint32_t bias_number = model_.TensorOf(op.inputs, 2);
   if (weights_number >= model_.tensors()) return false;
-  *weights = model_.TensorAt(weights_number);
+  model_.ReadTensor(weights_number, weights);
   if (weights->type != TensorType::kInt8 || weights->data_bytes != weights->elements || weights->elements == 0) {
     return Refuse("weights");
   }
   const bool one_each = weights->scale_count == rows && weights->quantized_dimension == dimension;
   if (!weights->symmetric || (weights->scale_count != 1 && !one_each)) return Refuse("weight scales");
   if (bias_number < model_.tensors()) {
-    *bias = model_.TensorAt(bias_number);
+    model_.ReadTensor(bias_number, bias);
     if (bias->type != TensorType::kInt32 || bias->elements != rows || bias->data_bytes != 4 * rows) return Refuse("bias");
   }
   return true;
@@ -386,7 +395,8 @@ template <typename Kind>
 uint32_t BuilderOf<Kind>::ReadNumbers(const Operator& op, uint32_t operand, uint32_t limit, int32_t* numbers) {
   const uint32_t number = model_.TensorOf(op.inputs, operand);
   if (number >= model_.tensors()) return 0;
-  const Tensor tensor = model_.TensorAt(number);
+  Tensor tensor;
+  model_.ReadTensor(number, &tensor);
   const bool usable = tensor.type == TensorType::kInt32 && tensor.data != nullptr && tensor.elements <= limit &&
                       tensor.data_bytes == 4 * tensor.elements;
   if (!usable) return 0;

@@ -89,7 +89,7 @@ int32_t TwoOverOnePlus(int32_t a) {
 
 }  // namespace
 
-int32_t ExpOfNegativeQ31(int32_t a, int32_t fraction_bits) { return ExpOfNegative(a, fraction_bits); }
+int32_t ExpOfNegativeQ31(int32_t a) { return ExpOfNegative(a, 26); }
 
 int32_t OneOverOnePlusQ31(int32_t a) { return SaturatingShiftLeft(TwoOverOnePlus(a), 1); }
 

@@ -27,16 +27,20 @@ uint32_t BlockOf(TfliteModel* model, const Block* blocks, uint32_t number, uint3
   return before + 1;
 }
 
-uint32_t BytesOf(const Tensor& tensor) { return (tensor.elements * (tensor.type == TensorType::kFloat32 ? 4 : 1) + 3) & ~3u; }
+uint32_t BytesOf(TfliteModel* model, uint32_t number) {
+  Tensor tensor;
+  model->ReadTensor(number, &tensor);
+  return (tensor.elements * (tensor.type == TensorType::kFloat32 ? 4 : 1) + 3) & ~3u;
+}
 
 void FindLifetimes(TfliteModel* model, uint32_t count, Block* blocks) {
-  blocks[kInput] = {BytesOf(model->TensorAt(model->input())), 0, 0, 0, kInput, false};
+  blocks[kInput] = {BytesOf(model, model->input()), 0, 0, 0, kInput, false};
   for (uint32_t i = 0; i < count; ++i) {
     const Operator op = model->OperatorAt(i);
     const auto time = static_cast<uint8_t>(i + 1);
     Block& output = blocks[i + 1];
     const uint32_t number = model->TensorOf(op.outputs, 0);
-    output = {number < model->tensors() ? BytesOf(model->TensorAt(number)) : 0, 0, time, time, time, false};
+    output = {number < model->tensors() ? BytesOf(model, number) : 0, 0, time, time, time, false};
     for (uint32_t operand = 0; operand < 2; ++operand) {
       const uint32_t source = BlockOf(model, blocks, model->TensorOf(op.inputs, operand), i);
       if (source > i) continue;

@@ -76,7 +76,7 @@ bool Prepare(Builder* builder, const Operator& op, const Operand& input, const O
   softmax = {depth, exponentials};
   for (uint32_t i = 0; exponentials != nullptr && i < kDifferences; ++i) {
     const int32_t difference = i > radius ? 0 : -static_cast<int32_t>(i);
-    exponentials[i] = i > radius ? kTooSmall : ExpOfNegativeQ31(Requantize(difference, multiplier), 31 - kIntegerBits);
+    exponentials[i] = i > radius ? kTooSmall : ExpOfNegativeQ31(Requantize(difference, multiplier));
   }
   step->linked.run = Run;
   return true;

@@ -69,30 +69,30 @@ Operator TfliteModel::OperatorAt(uint32_t index) {
   return op;
 }
 
-Tensor TfliteModel::TensorAt(uint32_t index) {
-  Tensor tensor;
+void TfliteModel::ReadTensor(uint32_t index, Tensor* tensor) {
+  *tensor = {};
+  tensor->symmetric = true;
   const uint32_t table = file_.TableIn(tensors_, index);
-  tensor.type = static_cast<TensorType>(file_.Uint8Field(table, tensor_table::kType, 0));
+  tensor->type = static_cast<TensorType>(file_.Uint8Field(table, tensor_table::kType, 0));
   const uint32_t shape = file_.VectorField(table, tensor_table::kShape, 4);
-  tensor.shape = shape;
-  tensor.elements = 1;
-  tensor.last_dimension = 1;
-  for (uint32_t i = 0; i < file_.Count(shape) && tensor.elements != 0; ++i) {
-    tensor.last_dimension = static_cast<uint32_t>(file_.Int32In(shape, i));  // a negative one does not fit
-    const bool fits = tensor.last_dimension <= kMaxElements / tensor.elements;
-    tensor.elements = fits ? tensor.elements * tensor.last_dimension : 0;
+  tensor->shape = shape;
+  tensor->elements = 1;
+  tensor->last_dimension = 1;
+  for (uint32_t i = 0; i < file_.Count(shape) && tensor->elements != 0; ++i) {
+    tensor->last_dimension = static_cast<uint32_t>(file_.Int32In(shape, i));  // a negative one does not fit
+    const bool fits = tensor->last_dimension <= kMaxElements / tensor->elements;
+    tensor->elements = fits ? tensor->elements * tensor->last_dimension : 0;
   }
   if (file_.Field(table, tensor_table::kSparsity) != 0 || file_.Uint8Field(table, tensor_table::kIsVariable, 0) != 0) {
-    tensor.elements = 0;
+    tensor->elements = 0;
   }
-  ReadQuantization(file_.TableField(table, tensor_table::kQuantization), &tensor);
+  ReadQuantization(file_.TableField(table, tensor_table::kQuantization), tensor);
   const uint32_t buffer = file_.Uint32Field(table, tensor_table::kBuffer, 0);
   if (buffer != 0) {  // 0 is the empty one by convention
     const uint32_t data = file_.VectorField(file_.TableIn(buffers_, buffer), 0, 1);
-    tensor.data_bytes = file_.Count(data);
-    tensor.data = tensor.data_bytes != 0 ? file_.BytesOf(data) : nullptr;
+    tensor->data_bytes = file_.Count(data);
+    tensor->data = tensor->data_bytes != 0 ? file_.BytesOf(data) : nullptr;
   }
-  return tensor;
 }
 
 void TfliteModel::ReadQuantization(uint32_t table, Tensor* tensor) {
@@ -122,10 +122,6 @@ float TfliteModel::ScaleAt(const Tensor& tensor, uint32_t index) {
   float scale = 0;
   std::memcpy(&scale, &bits, sizeof scale);
   return scale;
-}
-
-FusedActivation TfliteModel::ActivationOf(const Operator& op, const OptionsType& type) {
-  return static_cast<FusedActivation>(file_.Uint8Field(OptionsOf(op, type), type.activation, 0));
 }
 
 bool TfliteModel::HasPlainWeights(const Operator& op) {

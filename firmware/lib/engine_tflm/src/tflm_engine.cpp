@@ -76,7 +76,8 @@ bool IndicesValid(const Vector* indices, size_t count, int32_t smallest) {
 /// Whether all tensors and operators lie within the file. flatbuffers' own Verifier takes 24 kB of code.
 bool IsWhole(const ByteSpan& bytes) {
   int8::TfliteModel file(bytes.data, static_cast<uint32_t>(bytes.size));
-  for (uint32_t i = 0; file.ok() && i < file.tensors(); ++i) file.TensorAt(i);
+  int8::Tensor tensor;
+  for (uint32_t i = 0; file.ok() && i < file.tensors(); ++i) file.ReadTensor(i, &tensor);
   for (uint32_t i = 0; file.ok() && i < file.operators(); ++i) file.OperatorAt(i);
   return file.ok() && file.HasPolicyShape();
 }

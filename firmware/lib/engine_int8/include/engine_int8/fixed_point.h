@@ -31,8 +31,8 @@ Multiplier Quotient(float a, float b, float c);
 /// The same for a single scale times 2^exponent, without flushing small ones to zero.
 Multiplier ScaleTimesPowerOfTwo(float scale, int32_t exponent);
 
-/// exp(a) as Q31 (value / 2^31) for a <= 0 with `fraction_bits` bits behind the point.
-int32_t ExpOfNegativeQ31(int32_t a, int32_t fraction_bits);
+/// exp(a) as Q31 (value / 2^31) for a <= 0 as Q5.26.
+int32_t ExpOfNegativeQ31(int32_t a);
 
 /// 1 / (1 + a) as Q31 for a in [0, 1] as Q31.
 int32_t OneOverOnePlusQ31(int32_t a);

@@ -34,17 +34,17 @@ enum class FusedActivation : uint8_t { kNone = 0, kRelu = 1, kReluN1To1 = 2, kRe
 
 /// One tensor. `data` is nullptr if an operator computes it.
 struct Tensor {
-  TensorType type = TensorType::kAbsent;
-  bool symmetric = true;        // every zero point is 0
-  uint32_t elements = 0;        // product of the shape; 0 if it is not between 1 and 2^20
-  uint32_t last_dimension = 0;  // 1 for a scalar
-  uint32_t shape = 0;           // vector of int32
-  uint32_t scales = 0;          // vector of `scale_count` float32
-  uint32_t scale_count = 0;
-  int32_t zero_point = 0;  // the first one
-  uint32_t quantized_dimension = 0;
-  const uint8_t* data = nullptr;
-  uint32_t data_bytes = 0;
+  TensorType type;
+  bool symmetric;           // every zero point is 0
+  uint32_t elements;        // product of the shape; 0 if it is not between 1 and 2^20
+  uint32_t last_dimension;  // 1 for a scalar
+  uint32_t shape;           // vector of int32
+  uint32_t scales;          // vector of `scale_count` float32
+  uint32_t scale_count;
+  int32_t zero_point;  // the first one
+  uint32_t quantized_dimension;
+  const uint8_t* data;
+  uint32_t data_bytes;
 };
 
 /// One operator. Operands are vectors of tensor numbers.
@@ -81,7 +81,7 @@ class TfliteModel {
   uint32_t output() const { return output_; }
 
   Operator OperatorAt(uint32_t index);
-  Tensor TensorAt(uint32_t index);
+  void ReadTensor(uint32_t index, Tensor* tensor);
 
   uint32_t Count(uint32_t operands) { return file_.Count(operands); }
 
@@ -93,7 +93,9 @@ class TfliteModel {
   static uint32_t OptionsOf(const Operator& op, const OptionsType& type) {
     return op.options_type == type.number ? op.options : 0;
   }
-  FusedActivation ActivationOf(const Operator& op, const OptionsType& type);
+  FusedActivation ActivationOf(const Operator& op, const OptionsType& type) {
+    return static_cast<FusedActivation>(file_.Uint8Field(OptionsOf(op, type), type.activation, 0));
+  }
   /// False if FULLY_CONNECTED weights are not row-major.
   bool HasPlainWeights(const Operator& op);
 
