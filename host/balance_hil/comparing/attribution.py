@@ -33,6 +33,7 @@ ELEMENTWISE_ROUNDING = "element-wise rounding"
 DROPPED_INPUT = "XNNPACK drops the input of a convolution"
 MEAN_ROUNDING = "rounding of a mean"
 SOFTMAX_ARITHMETIC = "softmax in fixed point or by a table"
+LSTM_GATES = "gates of an LSTM by a table or in fixed point"
 SEVERAL_RULES = "several rules together"
 CAUSES = (
     REQUANTIZATION_ROUNDING,
@@ -44,6 +45,7 @@ CAUSES = (
     DROPPED_INPUT,
     MEAN_ROUNDING,
     SOFTMAX_ARITHMETIC,
+    LSTM_GATES,
     SEVERAL_RULES,
 )
 _BLOCK_VALUES = 1 << 23  # of all layers: some 100 MB
@@ -53,6 +55,7 @@ _CAUSES_OF = {
     "LOGISTIC": ACTIVATION_TABLE,
     "SOFTMAX": SOFTMAX_ARITHMETIC,
     "MEAN": MEAN_ROUNDING,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": LSTM_GATES,
 }
 Emulate = Callable[[Variant], EmulatedRuntime]
 _RULES = (

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 PROPAGATED, UNEXPLAINED, UNATTRIBUTED = "propagated from the layers before", "unexplained", "not attributed"
 # Okabe and Ito's palette, safe for color-blind readers, in the order of CAUSES; black: unexplained.
-_PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#44AA99", "#8C6D1F")
+_PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#882255",
+    "#44AA99",
+    "#332288",
+    "#8C6D1F",
+)
 _COLORS: Mapping[str, str] = {
     **dict(zip(CAUSES, _PALETTE, strict=True)),
     PROPAGATED: "#9AA0A6",

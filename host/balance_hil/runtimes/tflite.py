@@ -92,6 +92,7 @@ class Session:
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
     def _invoke(self, inputs: NDArray[Any], rows: int, tensors: Sequence[int]) -> list[NDArray[Any]]:
+        self._interpreter.reset_all_variables()  # an inference does not depend on the one before
         self._interpreter.set_tensor(self._input, inputs)
         try:
             self._interpreter.invoke()

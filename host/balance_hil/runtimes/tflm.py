@@ -85,6 +85,8 @@ class TflmRuntime(Int8Runtime):
         outputs = np.empty((len(rows), self.n_act), np.int8)
         set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
         for i in range(len(rows)):
+            if self.graph.is_recurrent:
+                self._interpreter.reset()
             set_input(rows[i], 0)
             invoke()
             outputs[i] = get_output(0).reshape(-1)
@@ -112,6 +114,8 @@ class TflmRuntime(Int8Runtime):
             return [known.get(operator.index, zeros) for operator, zeros in zip(self.graph.operators, layers, strict=True)]
         interpreter = self._preserving_interpreter()
         for i in range(len(rows)):
+            if self.graph.is_recurrent:
+                interpreter.reset()
             interpreter.set_input(rows[i], 0)
             interpreter.invoke()
             for layer, tensor in zip(layers, tensors, strict=True):
@@ -134,10 +138,13 @@ def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
 
     Raises what ``TflmRuntime`` raises.
     """
-    interpreter = _interpreter(bytes(model), _ample(read_graph(model), model))
+    graph = read_graph(model)
+    interpreter = _interpreter(bytes(model), _ample(graph, model))
     shape = tuple(int(n) for n in interpreter.get_input_details(0)["shape"])
     outputs = []
     for row in inputs:
+        if graph.is_recurrent:
+            interpreter.reset()
         interpreter.set_input(np.ascontiguousarray(row.reshape(shape)), 0)
         interpreter.invoke()
         outputs.append(np.array(interpreter.get_output(0)).reshape(-1))

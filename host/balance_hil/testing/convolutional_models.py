@@ -21,7 +21,7 @@ _Step = Callable[["_Network"], int | None]  # adds operators; the tensor they en
 def random_network(seed: int, operators: Sequence[str] = ()) -> bytes:
     """A network that no converter would write: four to eight blocks of random operators, shapes and scales on a small image.
 
-    ``operators``: those of OPERATORS that it is made of; by default all that every runtime has.
+    ``operators``: those of OPERATORS that it is made of; by default all that every runtime has but the LSTM.
     """
     names = operators or _NAMES
     shares = np.array([_OFTEN.get(name, 0.7) for name in names])
@@ -253,6 +253,40 @@ class _Network:
         target = self.build.tensor(self.shape, *self.quant)
         return self.build.operator("CONCATENATION", (second, first), target, axis=axis)
 
+    def lstm(self) -> int:
+        """Along the rows of the image."""
+        rng, build, (_, steps, width, depth) = self.rng, self.build, self.shape
+        major, cells = bool(rng.random() < 0.3), int(rng.integers(1, 17))
+        inside = (steps, 1, width * depth) if major else (1, steps, width * depth)
+        flat = build.operator("RESHAPE", (self.current, build.numbers(inside)), build.tensor(inside, *self.quant))
+        quant = self.scale(1 / 128)
+        state = build.tensor((1, cells), *quant, variable=True)
+
+        def weights(source: int, inputs: int) -> tuple[int, float]:
+            scale = 2.0 ** rng.uniform(-2, 2) / (build.quant(source)[0] * 73 * 73 * np.sqrt(inputs))
+            shape = (cells, inputs)
+            return build.tensor(shape, scale, data=rng.integers(-127, 128, shape, dtype=np.int8)), scale
+
+        first = [weights(flat, width * depth) for _ in range(4)]
+        recurrent = [weights(state, cells)[0] for _ in range(4)]
+        biases = [build.bias(flat, scale, rng.normal(0, 1e3, cells)) for _, scale in first]
+        cell = build.tensor((1, cells), 2.0 ** int(rng.integers(-15, -9)), kind="INT16", variable=True)
+        absent = [-1] * 3
+        inputs = (flat, *(w for w, _ in first), *recurrent, *absent, *biases, -1, -1, state, cell, *absent, -1)
+        scaled = [build.tensor((0,), kind="FLOAT32") for _ in range(4)] + [build.tensor((0,), *quant)]
+        outside = (*inside[:2], cells)
+        made = build.operator(
+            "UNIDIRECTIONAL_SEQUENCE_LSTM",
+            inputs,
+            build.tensor(outside, *quant),
+            activation="TANH",
+            intermediates=scaled,
+            timeMajor=major,
+            cellClip=float(rng.choice([0.0, 10.0, 0.3])),
+        )
+        shape = (1, steps, 1, cells)
+        return build.operator("RESHAPE", (made, build.numbers(shape)), build.tensor(shape, *quant))
+
     def flattened_dense(self) -> int:
         size = int(np.prod(self.shape))
         flat = self.build.tensor((1, size), *self.quant)
@@ -281,6 +315,7 @@ _STEPS: dict[str, _Step] = {
     "TRANSPOSE": _Network.transpose,
     "STRIDED_SLICE": _Network.strided_slice,
     "SPLIT": _Network.split,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _Network.lstm,
 }
 OPERATORS = tuple(_STEPS)
 _OFTEN = {
@@ -292,4 +327,5 @@ _OFTEN = {
     "ADD": 3,
     "MEAN": 2,
 }
-_NAMES = [name for name in OPERATORS if name != "ELU"]  # the reference kernels lack it
+NETWORK_OPERATORS = tuple(name for name in OPERATORS if name != "ELU")  # the reference kernels lack it
+_NAMES = NETWORK_OPERATORS[:-1]  # an LSTM on request

@@ -46,6 +46,7 @@ _VERSIONS = {
     "TRANSPOSE": 2,
     "STRIDED_SLICE": 2,
     "SPLIT": 2,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": 3,
 }
 _OPTIONS = {
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -71,6 +72,7 @@ _OPTIONS = {
     "TRANSPOSE": "TransposeOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SPLIT": "SplitOptions",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
 }
 
 
@@ -98,9 +100,11 @@ class ModelBuilder:
         *,
         data: NDArray[Any] | None = None,
         kind: str = "INT8",
+        variable: bool = False,
     ) -> int:
         """Adds a tensor and returns its number. Several scales mean one per entry of dimension 0 (per channel)."""
         tensor = self._schema.TensorT()
+        tensor.isVariable = variable
         tensor.name = f"t{len(self.tensors)}"
         tensor.shape = list(shape)
         tensor.type = getattr(self._schema.TensorType, kind)
@@ -126,6 +130,7 @@ class ModelBuilder:
         *,
         activation: str = "NONE",
         others: Sequence[int] = (),
+        intermediates: Sequence[int] = (),
         **settings: Any,
     ) -> int:
         """Adds an operator that computes tensor ``output``, and ``others`` behind it; returns ``output``.
@@ -134,7 +139,7 @@ class ModelBuilder:
         """
         operator = self._schema.OperatorT()
         operator.opcodeIndex = self._code(name)
-        operator.inputs, operator.outputs = list(inputs), [output, *others]
+        operator.inputs, operator.outputs, operator.intermediates = list(inputs), [output, *others], list(intermediates)
         if name in _OPTIONS:
             options = getattr(self._schema, _OPTIONS[name] + "T")()
             if hasattr(options, "fusedActivationFunction"):

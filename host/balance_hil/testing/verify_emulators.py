@@ -19,7 +19,7 @@ from balance_hil.runtimes.emulated.interpreter import EmulatedRuntime, computed_
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.runtimes.tflite import TENSORFLOW, TfliteInt8Runtime
 from balance_hil.runtimes.tflm import TflmRuntime
-from balance_hil.testing.convolutional_models import random_network
+from balance_hil.testing.convolutional_models import NETWORK_OPERATORS, random_network
 from balance_hil.testing.synthetic_models import actor
 
 
@@ -111,6 +111,6 @@ def synthetic_models(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def random_networks(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` convolutional networks, written operator by operator, with running seeds."""
+    """``count`` convolutional networks, written operator by operator, with running seeds; every sixth may have an LSTM."""
     for seed in range(count):
-        yield f"random network, seed {seed}", random_network(seed)
+        yield f"random network, seed {seed}", random_network(seed, NETWORK_OPERATORS if seed % 6 == 5 else ())

@@ -51,6 +51,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # numbers, by the schema's names
+    intermediates: tuple[int, ...] = ()  # tensors that have a scale only: of an LSTM
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class TfliteGraph:
     def output_quant(self) -> QuantParams:
         """Quantization of the output. Raises ModelNotInt8Error for a float model."""
         return _quant(self.output, "output")
+
+    @cached_property
+    def is_recurrent(self) -> bool:
+        """Whether operators keep a state, which every runtime sets to zero before an inference."""
+        return any(self.tensors[i].variable for operator in self.operators for i in operator.inputs if i >= 0)
 
     def output_of(self, operator: Operator) -> Tensor:
         """First output tensor of an operator."""
@@ -186,6 +192,7 @@ def _operator(index: int, operator: Any, codes: list[Any], tensors: int) -> Oper
             for key, value in getattr(operator.builtinOptions, "__dict__", {}).items()
             if isinstance(value, int | float)
         },
+        intermediates=_indices(operator.intermediates, 0, tensors),
     )
 
 

@@ -20,6 +20,7 @@ def _same(rule: str) -> Rules:
 
 _TWICE, _UP, _FLOAT32 = "twice, ties away from zero", "twice, ties up", "once, float32, ties to even"
 _FIXED, _TABLE = "fixed point", "float32 table"
+_LSTM = "gates twice, their products once, ties away from zero; fixed point of 16 bits"
 _COPY = _same("copies")
 _PIECES = f"{_UP}; from the last multiple of 8 channels on: ties away from zero"
 
@@ -37,6 +38,7 @@ OPERATORS: dict[str, Rules] = {
         "once, float32, ties away from zero",
     ),
     "SOFTMAX": Rules(_FIXED, _FIXED, _TABLE, "as builtin"),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": Rules(f"{_TWICE}; gates by a table with interpolation", _LSTM, _LSTM, _LSTM),
     "TANH": Rules(_FIXED, _TABLE, _TABLE, "float32 table, zero point before rounding"),
     "LOGISTIC": Rules(_FIXED, _TABLE, _TABLE, "float32 table, zero point before rounding"),
     "RELU": _same(_TWICE),

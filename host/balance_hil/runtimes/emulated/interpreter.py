@@ -187,5 +187,5 @@ def _refused(exc: UnsupportedOperatorError) -> Callable[[Sequence[Values]], Valu
 
 
 def computed_inputs(graph: TfliteGraph, operator: Operator) -> list[int]:
-    """Tensors that an operator reads and that are not constants."""
-    return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant]
+    """Tensors that an operator reads and that other operators have computed."""
+    return [i for i in operator.inputs if i >= 0 and not graph.tensors[i].constant and not graph.tensors[i].variable]

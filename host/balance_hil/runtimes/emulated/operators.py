@@ -15,7 +15,7 @@ import numpy as np
 from balance_hil.errors import require
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
 from balance_hil.runtimes.base import Int8Array
-from balance_hil.runtimes.emulated import binary, convolution, copies, reductions
+from balance_hil.runtimes.emulated import binary, convolution, copies, recurrent, reductions
 from balance_hil.runtimes.emulated.catalog import OPERATORS
 from balance_hil.runtimes.emulated.chain import Table
 from balance_hil.runtimes.emulated.dense import fully_connected
@@ -201,6 +201,7 @@ _COMPILERS: dict[str, Callable[[TfliteGraph, Operator, Variant], Kernel]] = {
     "MAX_POOL_2D": convolution.pool,
     "MEAN": reductions.mean,
     "SOFTMAX": reductions.softmax,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.lstm,
     "ADD": _binary,
     "SUB": _binary,
     "MUL": _binary,

@@ -78,7 +78,7 @@ def round_half_away(x: NDArray[Any]) -> NDArray[Any]:
     return rounded
 
 
-# --- gemmlowp fixed point: int32 with 31 - i fractional bits ------------------------------------------------------------------
+# --- gemmlowp fixed point: int32 with 31 - i fractional bits, or int16 with 15 - i ("bits" 16) ---------------------------------
 
 _EXP_MINUS_1_8 = 1895147668  # exp(-1/8) in Q0
 _ONE_THIRD = 715827883  # in Q0
@@ -87,12 +87,23 @@ _EXP_BARREL = ((-2, 1672461947), (-1, 1302514674), (0, 790015084), (1, 290630308
 _48_OVER_17, _MINUS_32_OVER_17 = 1515870810, -1010580540  # in Q2, start of the Newton division
 
 
-def _mul(a: Int64Array, b: Int64Array | int) -> Int64Array:
-    return saturating_rounding_doubling_high_mul(a, b)
+def _largest(bits: int) -> int:
+    """1 in Q0, saturated."""
+    return (1 << (bits - 1)) - 1
 
 
-def _saturating_shift_left(x: Int64Array, exponent: int) -> Int64Array:
-    return np.clip(x << exponent, INT32_MIN, INT32_MAX)
+def _constant(raw: int, bits: int) -> int:
+    """A constant of 32 bits in ``bits`` bits, rounded to nearest with ties away from zero."""
+    return int(rounding_divide_by_pot(np.array(raw, np.int64), 32 - bits))
+
+
+def _mul(a: Int64Array, b: Int64Array | int, bits: int) -> Int64Array:
+    """``saturating_rounding_doubling_high_mul`` of numbers of ``bits`` bits."""
+    return np.minimum((a * b + (1 << (bits - 2))) >> (bits - 1), _largest(bits))
+
+
+def _saturating_shift_left(x: Int64Array, exponent: int, bits: int) -> Int64Array:
+    return np.clip(x << exponent, -_largest(bits) - 1, _largest(bits))
 
 
 def _rounding_half_sum(a: Int64Array, b: int) -> Int64Array:
@@ -102,56 +113,59 @@ def _rounding_half_sum(a: Int64Array, b: int) -> Int64Array:
     return halves
 
 
-def _exp_between_negative_quarter_and_0(a: Int64Array) -> Int64Array:
+def _exp_between_negative_quarter_and_0(a: Int64Array, bits: int) -> Int64Array:
     """exp in Q0 for a in Q0: Taylor's series around -1/8."""
-    x = a + (1 << 28)
-    x2 = _mul(x, x)
-    x3 = _mul(x2, x)
-    x4_over_4 = rounding_divide_by_pot(_mul(x2, x2), 2)
-    tail = rounding_divide_by_pot(_mul(x4_over_4 + x3, _ONE_THIRD) + x2, 1)
-    return _EXP_MINUS_1_8 + _mul(x + tail, _EXP_MINUS_1_8)
+    x = a + (1 << (bits - 4))
+    x2 = _mul(x, x, bits)
+    x3 = _mul(x2, x, bits)
+    x4_over_4 = rounding_divide_by_pot(_mul(x2, x2, bits), 2)
+    tail = rounding_divide_by_pot(_mul(x4_over_4 + x3, _constant(_ONE_THIRD, bits), bits) + x2, 1)
+    start = _constant(_EXP_MINUS_1_8, bits)
+    return np.minimum(start + _mul(x + tail, start, bits), _largest(bits))
 
 
-def exp_on_negative_values(a: Int64Array, integer_bits: int) -> Int64Array:
+def exp_on_negative_values(a: Int64Array, integer_bits: int, bits: int = 32) -> Int64Array:
     """exp in Q0 for a <= 0 in Q(integer_bits)."""
-    fraction_bits = 31 - integer_bits
+    fraction_bits = bits - 1 - integer_bits
     quarter = 1 << (fraction_bits - 2)
     modulo = (a & (quarter - 1)) - quarter
     remainder = modulo - a
-    result = _exp_between_negative_quarter_and_0(_saturating_shift_left(modulo, integer_bits))
+    result = _exp_between_negative_quarter_and_0(_saturating_shift_left(modulo, integer_bits, bits), bits)
     for exponent, factor in _EXP_BARREL:
         if integer_bits > exponent:
             bit = 1 << (fraction_bits + exponent)
-            result = np.where(remainder & bit, _mul(result, factor), result)
+            result = np.where(remainder & bit, _mul(result, _constant(factor, bits), bits), result)
     if integer_bits > 5:
         result = np.where(a < -(1 << (fraction_bits + 5)), 0, result)
-    return np.where(a == 0, INT32_MAX, result)
+    return np.where(a == 0, _largest(bits), result)
 
 
-def _newton_reciprocal(a: Int64Array) -> Int64Array:
+def _newton_reciprocal(a: Int64Array, bits: int) -> Int64Array:
     """1 / ((1 + a) / 2) in Q2 for a in Q0, 0 <= a <= 1: three Newton-Raphson steps."""
-    half_denominator = _rounding_half_sum(a, INT32_MAX)
-    x = _48_OVER_17 + _mul(half_denominator, _MINUS_32_OVER_17)
+    half_denominator = _rounding_half_sum(a, _largest(bits))
+    x = _constant(_48_OVER_17, bits) + _mul(half_denominator, _constant(_MINUS_32_OVER_17, bits), bits)
     for _ in range(3):
-        error = (1 << 29) - _mul(half_denominator, x)
-        x = x + _saturating_shift_left(_mul(x, error), 2)
+        error = (1 << (bits - 3)) - _mul(half_denominator, x, bits)
+        x = x + _saturating_shift_left(_mul(x, error, bits), 2, bits)
     return x
 
 
-def one_over_one_plus(a: Int64Array) -> Int64Array:
+def one_over_one_plus(a: Int64Array, bits: int = 32) -> Int64Array:
     """1 / (1 + a) in Q0 for a in Q0, 0 <= a <= 1."""
-    return _saturating_shift_left(_newton_reciprocal(a), 1)  # 1 / (1 + a) is half of the reciprocal of (1 + a) / 2
+    # 1 / (1 + a) is half of the reciprocal of (1 + a) / 2
+    return _saturating_shift_left(_newton_reciprocal(a, bits), 1, bits)
 
 
-def gemmlowp_tanh(a: Int64Array, integer_bits: int = 4) -> Int64Array:
+def gemmlowp_tanh(a: Int64Array, integer_bits: int = 4, bits: int = 32) -> Int64Array:
     """tanh in Q0 for a in Q(integer_bits)."""
-    e = exp_on_negative_values(-np.abs(a), integer_bits + 1)  # one more integer bit, same raw value: exp(-2 |x|)
-    ratio = _saturating_shift_left(_newton_reciprocal(e) - (1 << 29), 2)  # (1 - e) / (1 + e) = 2 / (1 + e) - 1
+    e = exp_on_negative_values(-np.abs(a), integer_bits + 1, bits)  # one more integer bit, same raw value: exp(-2 |x|)
+    # (1 - e) / (1 + e) = 2 / (1 + e) - 1
+    ratio = _saturating_shift_left(_newton_reciprocal(e, bits) - (1 << (bits - 3)), 2, bits)
     return np.where(a == 0, 0, np.where(a < 0, -ratio, ratio))
 
 
-def gemmlowp_logistic(a: Int64Array, integer_bits: int = 4) -> Int64Array:
+def gemmlowp_logistic(a: Int64Array, integer_bits: int = 4, bits: int = 32) -> Int64Array:
     """The logistic function in Q0 for a in Q(integer_bits)."""
-    e = exp_on_negative_values(-np.abs(a), integer_bits)
-    positive = one_over_one_plus(e)
-    return np.where(a == 0, 1 << 30, np.where(a > 0, positive, INT32_MAX - positive))
+    e = exp_on_negative_values(-np.abs(a), integer_bits, bits)
+    positive = one_over_one_plus(e, bits)
+    return np.where(a == 0, 1 << (bits - 2), np.where(a > 0, positive, _largest(bits) - positive))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.comparing.attribution import CAUSES, DROPPED_INPUT, REQUANTIZATION_ROUNDING, Observed, attribute
+from balance_hil.comparing.attribution import CAUSES, DROPPED_INPUT, LSTM_GATES, REQUANTIZATION_ROUNDING, Observed, attribute
 from balance_hil.comparing.identification import identify
 from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError
 from balance_hil.runtimes.emulated import EmulatedRuntime, Rounding, convolution, operators, tables
@@ -22,6 +22,7 @@ from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, agreement, ran
 from balance_hil.tflite.codec import edit
 from balance_hil.tflite.graph import read_graph
 
+LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 EVERY_RUNTIME = pytest.mark.parametrize("reference", LITERT_RUNTIMES, ids=lambda s: s.name)
 
 
@@ -69,6 +70,41 @@ def test_every_difference_of_networks_is_explained(networks):
                 causes.update(cause for layer in found.layers for cause in layer.new)
     assert len(causes) >= 3
     assert causes <= set(CAUSES)
+
+
+@EVERY_RUNTIME
+def test_an_lstm_starts_from_zero_in_every_inference(reference):
+    model = random_operator(LSTM, 1)
+    inputs = np.repeat(random_inputs(2, read_graph(model).n_obs, 0), 2, axis=0)
+    runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
+    outputs = runtime.infer_int8_batch(inputs)
+    assert np.array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[1], outputs[2])
+    assert np.array_equal(runtime.layers_int8_batch(inputs)[-1].values, outputs)
+    assert np.array_equal(emulator.infer_int8_batch(inputs), outputs)
+
+
+def test_the_gates_of_an_lstm_are_a_cause():
+    model = random_operator(LSTM, 1)
+    graph = read_graph(model)
+    inputs = random_inputs(50, graph.n_obs, 0)
+    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in LITERT_RUNTIMES]
+    found = attribute(graph, inputs, seen[0], seen[1])
+    assert found.unexplained == 0
+    assert set(found.causes) == {LSTM_GATES}
+    assert attribute(graph, inputs, seen[1], seen[2]).differing == 0  # the desktop's kernels are one
+
+
+@pytest.mark.parametrize(("place", "value"), [(1, -1), (9, 3), (16, 3), (20, 3)])
+def test_what_an_lstm_may_have_besides_is_refused(place, value):
+    """Coupled gates, peepholes, a projection, layer normalization."""
+
+    def give(model):
+        (operator,) = (o for o in model.subgraphs[0].operators if len(o.inputs) == 24)
+        operator.inputs = [value if i == place else index for i, index in enumerate(operator.inputs)]
+
+    with pytest.raises(UnsupportedOperatorError, match="peepholes"):
+        EmulatedRuntime(edit(random_operator(LSTM, 1), give), TFLM)
 
 
 def test_blocks_and_threads_change_nothing(networks, monkeypatch):
