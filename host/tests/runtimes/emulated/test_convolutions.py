@@ -84,6 +84,13 @@ def test_an_lstm_starts_from_zero_in_every_inference(reference):
     assert np.array_equal(emulator.infer_int8_batch(inputs), outputs)
 
 
+@EVERY_RUNTIME
+def test_a_gate_of_an_lstm_saturates_as_in_the_runtime(reference):
+    """The desktop adds the second of a gate's two products before it makes an int16 of it."""
+    found = _agreement(reference, random_operator(LSTM, 50), 100, 50)
+    assert (found.differing_outputs, found.differing_values) == (0, 0)
+
+
 def test_the_gates_of_an_lstm_are_a_cause():
     model = random_operator(LSTM, 1)
     graph = read_graph(model)
