@@ -236,6 +236,10 @@ class RecordingError(HarnessError, ValueError):
     """A file is not a recording of balance_hil, or is truncated."""
 
 
+class RecordingExistsError(RecordingError):
+    """A recording of this name is being written, or was cut off."""
+
+
 class RecordingMismatchError(RecordingError):
     """The recording is of a run of another model than the bundle."""
 

@@ -37,7 +37,7 @@ from balance_hil.cli.run_output import LiveLine, facts, remarks
 from balance_hil.cli.several_boards import on_each_board
 from balance_hil.cli.upload import runs_at_first, upload
 from balance_hil.documents import CostDocument
-from balance_hil.errors import HarnessError, UsageError
+from balance_hil.errors import HarnessError, RecordingExistsError, UsageError
 from balance_hil.files import read_yaml
 from balance_hil.link import Fault, parse_faults
 from balance_hil.metrics import Verdict
@@ -100,7 +100,7 @@ class _Options:
         when = datetime.now().astimezone().strftime("%Y-%m-%dT%H%M%S")
         stem = f"{when}-{self.policy.path.resolve().name}-{board.replace(':', '-')}-{self.clock}"
         names = (f"{stem}-{each}.mcap" if each > 1 else f"{stem}.mcap" for each in itertools.count(number + 1))
-        free = (name for name in names if not any((RECORDINGS / f"{name}{end}").exists() for end in ("", ".partial")))
+        free = (name for name in names if not any((RECORDINGS / f"{name}{end}").exists() for end in (".partial", "")))
         return RECORDINGS / next(free)
 
 
@@ -218,9 +218,8 @@ def _run(
     with _live_page(options) as page:
         try:
             with options.access.held(name) as name, errors_of("run", options.policy, name):
-                config = replace(config, recording=options.recording(name, number))
                 line = LiveLine(lambda tick: f"episode {tick.episode + 1}/{len(config.seeds)}", enabled=shown, send=send)
-                result = _connect_and_run(name, options, config, plant, page, line)
+                result = _connect_and_run(name, options, config, plant, page, line, number)
         except BaseException as exc:
             _show_end(page, Verdict((exc.message if isinstance(exc, HarnessError) else "interrupted",)))
             raise
@@ -235,7 +234,7 @@ def _show_end(page: LivePage | None, verdict: Verdict) -> None:
 
 
 def _connect_and_run(
-    name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, line: LiveLine
+    name: str, options: _Options, config: RunConfig, plant: Environment, page: LivePage | None, line: LiveLine, number: int
 ) -> RunResult:
     """Raises HarnessError, KeyboardInterrupt."""
     connecting = options.access.connect(
@@ -251,16 +250,21 @@ def _connect_and_run(
 
         if options.upload:
             upload(board, options.policy)
-        config = replace(config, cost=_instructions(board, options))
-        try:
-            with line:
-                return run(board, options.policy, config, line.show, environment=plant, live=page, on_wait=say)
-        except RunInterrupted as exc:
-            return exc.result
-        except BaseException:
-            if config.recording is not None and config.recording.is_file():
-                say(f"partial recording: {config.recording}")
-            raise
+        cost = _instructions(board, options)
+        while True:
+            config = replace(config, cost=cost, recording=options.recording(name, number))
+            try:
+                with line:
+                    return run(board, options.policy, config, line.show, environment=plant, live=page, on_wait=say)
+            except RunInterrupted as exc:
+                return exc.result
+            except RecordingExistsError:  # another run took the name in this moment: the next one
+                if options.record is not None:
+                    raise
+            except BaseException:
+                if config.recording is not None and config.recording.is_file():
+                    say(f"partial recording: {config.recording}")
+                raise
 
 
 def _instructions(board: Board, options: _Options) -> CostDocument | None:

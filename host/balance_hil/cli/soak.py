@@ -84,7 +84,7 @@ def _soak_at_once(
     from balance_hil.running import open_plant
 
     with open_plant(bundle, config) as plant:
-        return _soak(name, bundle, config, plant, access, send=send, number=number, **rest)
+        return _soak(name, bundle, config, plant, access, send=send, **rest)
 
 
 def _soak(
@@ -108,7 +108,6 @@ def _soak_on(
     *,
     shown: bool,
     send: Callable[[str], None] | None = None,
-    number: int = 0,
     **rest: Any,
 ) -> SoakResult:
     from balance_hil.running import SoakConfig, soak
@@ -119,7 +118,7 @@ def _soak_on(
         duration_s=duration_s,
         first_seed=config.seeds[0],
         run=config,
-        folder=RECORDINGS / f"{when}-{bundle.path.resolve().name}-{name}-soak{f'-{number + 1}' if number else ''}",
+        folder=RECORDINGS / f"{when}-{bundle.path.resolve().name}-{name.replace(':', '-')}-soak",
     )
     with access.connect(name, bundle, faults=rest["faults"], fault_seed=rest["seed"]) as board:
         start_s = time.monotonic()

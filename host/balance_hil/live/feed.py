@@ -68,6 +68,7 @@ class LivePage:
         try:
             self.url = self._await_ready()
         except BaseException:
+            self._process.kill()  # it may still be importing
             self.close()
             raise
         self._socket.setblocking(False)

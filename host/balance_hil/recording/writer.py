@@ -16,7 +16,7 @@ from mcap.records import ChunkIndex
 from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
-from balance_hil.errors import HarnessError, RecordingError
+from balance_hil.errors import HarnessError, RecordingError, RecordingExistsError
 from balance_hil.interrupt import Interrupt
 from balance_hil.recording import foxglove
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Encode, Step, schemas, step_encoder
@@ -72,6 +72,7 @@ class RecordingWriter:
         encode: a ``step_encoder`` of ``spec`` and ``trace`` to share; None: one of its own.
 
     Raises:
+        RecordingExistsError: another run is writing this file, or was killed.
         RecordingError: the file cannot be written; so do all methods.
     """
 
@@ -210,11 +211,11 @@ class RecordingWriter:
                 self._writer.flush()
 
     def _create(self) -> BinaryIO:
-        """Creates the file; fails if another run is writing it. Raises RecordingError."""
+        """Creates the file; fails if another run is writing it. Raises RecordingExistsError."""
         try:
             return self._partial.open("xb")
         except FileExistsError:
-            raise RecordingError(
+            raise RecordingExistsError(
                 f"{self._partial} is there already: another run is recording to it, or one was killed",
                 f"record elsewhere: --record FILE; if no run is going on: rm {self._partial}",
             ) from None

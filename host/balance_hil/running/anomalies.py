@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import pickle
 import tempfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balance_hil.errors import RecordingError
 from balance_hil.recording import RecordingWriter, Step
 from balance_hil.recording.format import Encode
 from balance_hil.recording.foxglove import Scene
@@ -137,11 +139,25 @@ class AnomalyCatcher:
             pickle.dump((method, arguments, numbers), self._file, pickle.HIGHEST_PROTOCOL)
 
 
+def _new_folder(path: Path) -> Path:
+    """Creates ``path``, or, where another soak has it, path-2 and so on. Raises RecordingError."""
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            raise RecordingError(f"cannot create {folder}: {exc.strerror}", "run it in a folder that can be written") from exc
+        return folder
+    raise AssertionError
+
+
 class AnomalyFolder:
     """Records anomalies in a folder: the first ones, and the worst of the others.
 
     Args:
-        folder: created with the first anomaly.
+        folder: created with the first anomaly, under the name FOLDER-2, -3, … if it is there already.
         write: writes one to a file.
     """
 
@@ -154,6 +170,8 @@ class AnomalyFolder:
     def add(self, anomaly: Anomaly) -> None:
         """Records it if it belongs to the first or the worst. Raises RecordingError."""
         self.count += 1
+        if self.count == 1:
+            self.folder = _new_folder(self.folder)
         if self.count > FIRST and len(self._worst) == WORST and anomaly.worst_us <= self._worst[0][0]:
             return
         path = self.folder / f"{self.count:06}-{anomaly.kind}.mcap"

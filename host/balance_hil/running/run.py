@@ -374,12 +374,12 @@ def _run_log(
     meta, start_ns = metadata(board, bundle, config, env), time.time_ns() if is_realtime else 0
     encode = step_encoder(bundle.spec, env.trace)
     with contextlib.ExitStack() as held:
-        if live is not None:
-            live.begin(meta, env, can_inject=is_realtime, encode=encode)
-            sinks.append(live)
         if (path := config.recording) is not None:
             writer = entered(
                 lambda: RecordingWriter(path, meta, bundle.spec, env.trace, start_ns=start_ns, scene=env.scene, encode=encode)
             )
             sinks.append(held.enter_context(writer))
+        if live is not None:
+            live.begin(meta, env, can_inject=is_realtime, encode=encode)
+            sinks.append(live)
         yield RunLog(sinks, on_tick, timed=config.clock != "lockstep", injections=injections, on_wait=on_wait)

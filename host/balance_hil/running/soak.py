@@ -303,6 +303,7 @@ class _Soak:
             catcher.end(type(error).__name__, log.before_s, run.steps, error.message)
         for anomaly in catcher.found:
             self._folder.add(anomaly)
+        result.folder = self._folder.folder
         for statistics in (result.total, self._minute):
             statistics.add(run, catcher.count)
         if run.tflm_check.differing is not None and result.differing is not None:

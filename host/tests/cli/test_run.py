@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from balance_hil import boards, cli
+from balance_hil import boards, cli, running
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.bundle import Bundle
 from balance_hil.cli import console, run_output, several_boards
@@ -238,6 +238,19 @@ def test_a_name_that_another_run_has_taken_is_not_taken_again(hil, ppo, tmp_path
         assert code == 0
         assert f"native-lockstep{name}.mcap" in err
     assert taken.read_text() == "another run"
+
+    real_run, others = running.run, ["another run, at the same moment"]
+
+    def run_after_another_has_taken_the_name(board, bundle, config, *arguments, **options):
+        if others:
+            config.recording.with_name(f"{config.recording.name}.partial").write_text(others.pop())
+        return real_run(board, bundle, config, *arguments, **options)
+
+    monkeypatch.setattr(running, "run", run_after_another_has_taken_the_name)
+    code, _, err = hil("run", ppo, "--clock", "lockstep", "--steps", "5")
+    assert code == 0
+    assert "native-lockstep-5.mcap" in err
+    assert (folder / "2026-01-01T120000-ppo-native-lockstep-4.mcap.partial").read_text() == "another run, at the same moment"
 
 
 @pytest.fixture

@@ -141,16 +141,21 @@ def test_ctrl_c_gives_what_was_done(soaked):
 
 
 def test_the_number_of_recordings_is_bounded_and_the_worst_are_kept(tmp_path):
-    tmp_path = tmp_path / "anomalies"
-    tmp_path.mkdir()
-    folder = AnomalyFolder(tmp_path, lambda path, anomaly: path.touch())
+    folder = AnomalyFolder(tmp_path / "anomalies", lambda path, anomaly: path.touch())
     for number in range(1, 1001):
         folder.add(Anomaly("late", "", worst_us=float(number % 500)))
-    numbers = sorted(int(path.name[:6]) for path in tmp_path.iterdir())
+    numbers = sorted(int(path.name[:6]) for path in folder.folder.iterdir())
     assert numbers[:FIRST] == list(range(1, FIRST + 1))
     worst = numbers[FIRST:]
     assert len(worst) == WORST
     assert {number % 500 for number in worst} == set(range(490, 500))
+
+
+def test_two_soaks_never_share_a_folder(tmp_path):
+    folders = [AnomalyFolder(tmp_path / "deep" / "soak", lambda path, anomaly: path.touch(exist_ok=False)) for _ in range(3)]
+    for folder in folders:
+        folder.add(Anomaly("late", "", worst_us=1.0))
+    assert [folder.folder.name for folder in folders] == ["soak", "soak-2", "soak-3"]
 
 
 def test_an_episode_full_of_anomalies_keeps_a_few_and_its_end():
