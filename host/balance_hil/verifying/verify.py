@@ -17,9 +17,10 @@ from typing import Literal
 
 from balance_hil.boards import FAULTY_KINDS, find_board, held
 from balance_hil.boards.bench import LABEL
+from balance_hil.boards.farm import acquired, farm_kind
 from balance_hil.bundle import Bundle
 from balance_hil.documents import FaultDocument, VerifyDocument
-from balance_hil.errors import require
+from balance_hil.errors import UsageError, require
 from balance_hil.interrupt import entered
 from balance_hil.link.fault_table import NEEDS_EMULATION
 from balance_hil.metrics import Verdict
@@ -128,18 +129,32 @@ class VerifyResult:
 def verify(bundle: Bundle, config: VerifyConfig, faults: Sequence[DeviceFault], on_progress: Progress) -> VerifyResult:
     """Runs the tests that ``faults`` name on a sound board, then the test of each fault on a board that has it.
 
-    Ctrl-C ends it; the result holds what was done.
+    Ctrl-C ends it; the result holds what was done. A board of a farm is held from the first test to the last.
 
     Raises:
         MissingExtraError: pytest or TensorFlow Lite Micro is not installed.
         UnknownBoardError: no such board or label.
-        PortBusyError: no board of the label is free.
+        PortBusyError: no board of the label is free, or somebody else holds the place of the farm.
+        UsageError: a port beside a label or a place, which has its own.
+        FarmError and what else the kind of a farm raises.
     """
     require("pytest", "dev")
+    if farm_kind(config.board):
+        if config.port is not None:
+            raise UsageError(f"{config.board} has its port from the farm", "leave out --port")
+        with acquired(config.board, config.wait_s) as lent:
+            own = replace(config, board=lent.kind, port=lent.port, baud=config.baud or lent.baud or None)
+            return _verify(VerifyResult(bundle, config.board), own, faults, on_progress)
     with held(config.board, config.wait_s, port=config.port) if config.board.startswith(LABEL) else nullcontext() as place:
         if place:  # chosen once; each run of the suite reserves it again
             config = replace(config, board=place.definition.name)
-    result = VerifyResult(bundle, config.board)
+    return _verify(VerifyResult(bundle, config.board), config, faults, on_progress)
+
+
+def _verify(
+    result: VerifyResult, config: VerifyConfig, faults: Sequence[DeviceFault], on_progress: Progress
+) -> VerifyResult:  # fmt: skip
+    bundle = result.bundle
     absent = {fault.name: why for fault in faults if (why := _why_not(fault, bundle, config))}
     tried = [fault for fault in faults if fault.name not in absent]
     try:

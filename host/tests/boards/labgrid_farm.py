@@ -46,6 +46,10 @@ class Farm:
         environment = {**os.environ, "LG_COORDINATOR": self.address, "LG_USERNAME": user, "LG_HOSTNAME": host}
         return subprocess.run([program(CLIENT), *words], env=environment, capture_output=True, text=True, check=True).stdout
 
+    def reserve(self, place: str, user: str) -> str:
+        """Makes a reservation as somebody else; returns its token."""
+        return self.client("reserve", "--shell", f"name={place}", user=user).strip().partition("=")[2]
+
     def holder(self, place: str) -> str:
         """Who has a place, as labgrid says it: "desk/carol", or "None"."""
         shown = self.client("-p", place, "show")

@@ -38,6 +38,9 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.paths import HIL_TESTS, IS_CHECKOUT
+from balance_hil.verifying import verify as verifying
+from balance_hil.verifying.faults import FAULTS
+from balance_hil.verifying.verify import VerifyConfig
 
 from .labgrid_farm import PATIENCE_S, Farm, farm, program
 
@@ -152,18 +155,44 @@ def test_a_killed_owner_leaves_the_place_free(lab: Farm) -> None:
         assert time.monotonic() < deadline
 
 
-def test_one_waits_for_a_place_that_is_held(lab: Farm) -> None:
+def test_one_waits_for_a_place_in_the_order_of_arrival(lab: Farm) -> None:
     said: list[str] = []
+    order: list[str] = []
+
+    def others() -> None:
+        """Carol releases the place: it is the turn of dave, who came before us."""
+        lab.client("-p", "right", "release")
+        lab.client("-p", "right", "acquire", user="dave")
+        order.append("dave")
+        lab.client("cancel-reservation", dave)
+        lab.client("-p", "right", "release", user="dave")
 
     def progress(text: str) -> None:
         said.append(text)
-        threading.Thread(target=lab.client, args=("-p", "right", "release")).start()
+        thread.start()
 
+    thread = threading.Thread(target=others)
     lab.client("-p", "right", "acquire")
+    dave = lab.reserve("right", "dave")
     with acquired("labgrid:right", PATIENCE_S, progress) as place:
+        order.append("we")
         assert place.kind == "native"
+    thread.join(PATIENCE_S)
+    assert order == ["dave", "we"]
     assert said == [said[0]]
     assert said[0].startswith("waiting up to 60 s: labgrid:right is held by carol on desk since ")
+    assert lab.client("reservations") == ""
+
+
+def test_a_place_that_is_reserved(lab: Farm) -> None:
+    token = lab.reserve("right", "dave")
+    try:
+        with pytest.raises(PortBusyError, match=f"held by reservation {token}") as error, acquired("labgrid:right", 1.0):
+            raise AssertionError("it was acquired")
+        assert "labgrid-client cancel-reservation" in error.value.hint
+        assert lab.client("reservations").count("owner: ") == 1  # the turn that was waited for in vain was given up
+    finally:
+        lab.client("cancel-reservation", token)
 
 
 def test_its_power_is_switched_by_the_farm(lab: Farm) -> None:
@@ -178,6 +207,26 @@ def test_flashing_is_left_to_the_farm(ppo_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="its probe is not on this computer") as error:
         flash(FlashConfig(bundle=ppo_bundle, board="labgrid:left"), lambda text: None)
     assert "hil run ppo --upload --board labgrid:left" in error.value.hint
+
+
+def test_verify_holds_the_place_from_the_first_test_to_the_last(
+    lab: Farm, ppo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None, str]] = []
+
+    def run_suite(bundle: Bundle, config: VerifyConfig, tests: list[str], **_: Any) -> list[verifying.Case]:
+        seen.append((config.board, config.port, lab.holder("left")))
+        return [verifying.Case(test, "passed") for test in tests]
+
+    monkeypatch.setattr(verifying, "run_suite", run_suite)
+    faults = [FAULTS["text-silent"]]
+    result = verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left"), faults, lambda what, done, total: None)
+    control, fault = seen
+    assert control == fault
+    assert (control[0], str(control[1]).partition(":")[0], f".hil-{os.getpid()}-" in control[2]) == ("native", "socket", True)
+    assert (result.board, result.count("missed")) == ("labgrid:left", 1)
+    with pytest.raises(UsageError, match="labgrid:left has its port from the farm"):
+        verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left", port="/dev/null"), faults, lambda *_: None)
 
 
 def test_a_farm_costs_little_where_nothing_waits_for_more_bytes(lab: Farm) -> None:

@@ -44,14 +44,15 @@ COORDINATOR_VARIABLE = "LG_COORDINATOR"  # labgrid's own
 COORDINATOR = "127.0.0.1:20408"  # labgrid's default
 TYPE_TAG = "board"  # tag of a place: what type of board is there
 CLIENT_TIMEOUT_S = 30.0
-LOOK_INTERVAL_S = 2.0  # each look starts a client
+LOOK_INTERVAL_S = 1.0
 _PAGE = "docs/farm.md"
 _OTHER_SETTINGS = ("LG_PLACE", "PLACE", "LG_STATE", "STATE", "LG_INITIAL_STATE", "LG_ENV")  # would change what a call does
 _POWER = ("PDUDaemonPort", "NetworkSysfsGPIO")  # resources that `labgrid-client power` switches, beside those called ...PowerPort
 # Waits for the end of its input. A line says that there is nothing to do; otherwise the owner has ended, or is done.
 _GUARDIAN = 'trap "" INT HUP TERM; read -r line && exit; exec "$@"'
+_RESERVATION = "reservation "
 _HEAD = re.compile(r"Place '(.+)':")
-_FIELD = re.compile(r"  (tags|acquired|changed): (.*)")
+_FIELD = re.compile(r"  (tags|acquired|changed|reservation): (.*)")
 
 Progress = Callable[[str], None]
 
@@ -82,26 +83,33 @@ def places() -> list[FarmPlace]:
 
 
 def _acquire(client: _Client, place: str, wait_s: float, progress: Progress | None, stack: contextlib.ExitStack) -> FarmPlace:
-    deadline, told = time.monotonic() + wait_s, False
-    while True:
-        listed = client.places()
-        if place not in listed:
-            raise UnknownBoardError(
-                f"the labgrid coordinator at {client.coordinator} has no place {place!r}" + did_you_mean(place, listed),
-                f"places: {', '.join(sorted(listed)) or 'none'}; make one: labgrid-client -p {place} create ({_PAGE})",
-            )
-        if not listed[place].held_by and _acquire_now(client, place, progress, stack):
-            return listed[place]
-        held = f"{NAME}:{place} is {listed[place].state if listed[place].held_by else 'held by somebody else'}"
-        if time.monotonic() >= deadline:
-            raise PortBusyError(
-                held, f"wait for it: --wait {max(60, 2 * round(wait_s))}; who holds what: hil boards; if it is yours: "
-                f"labgrid-client -p {place} release"
-            )  # fmt: skip
-        if progress is not None and not told:
-            progress(f"waiting up to {wait_s:g} s: {held}")
-        told = True
-        time.sleep(max(0.0, min(LOOK_INTERVAL_S, deadline - time.monotonic())))
+    """Acquires a place that is free; otherwise waits in the coordinator's queue, which is one of reservations."""
+    deadline, ticket = time.monotonic() + wait_s, ""
+    with contextlib.ExitStack() as queue:
+        while True:
+            listed = client.places()
+            if place not in listed:
+                raise UnknownBoardError(
+                    f"the labgrid coordinator at {client.coordinator} has no place {place!r}" + did_you_mean(place, listed),
+                    f"places: {', '.join(sorted(listed)) or 'none'}; make one: labgrid-client -p {place} create ({_PAGE})",
+                )
+            free = listed[place].held_by in ("", _reservation(ticket))
+            if free and _acquire_now(client, place, progress, stack):
+                return listed[place]
+            held = f"{NAME}:{place} is {'held by somebody else' if free else listed[place].state}"
+            if time.monotonic() >= deadline:
+                yours = f"hil boards; if it is yours: labgrid-client -p {place} release"
+                if listed[place].held_by.startswith(_RESERVATION):
+                    yours = "labgrid-client reservations; if it is yours: labgrid-client cancel-reservation TOKEN"
+                raise PortBusyError(held, f"wait for it: --wait {max(60, 2 * round(wait_s))}; who holds what: {yours}")
+            if not ticket:
+                ticket = client.reserve(place)
+                queue.callback(client.call, "cancel-reservation", ticket)  # once acquired, or given up
+                if progress is not None:
+                    progress(f"waiting up to {wait_s:g} s: {held}")
+            elif free:  # somebody took it in between
+                time.sleep(LOOK_INTERVAL_S)
+            client.wait(ticket, deadline - time.monotonic())
 
 
 def _acquire_now(client: _Client, place: str, progress: Progress | None, stack: contextlib.ExitStack) -> bool:
@@ -127,7 +135,7 @@ def _acquire_now(client: _Client, place: str, progress: Progress | None, stack: 
             stack.push(undone.pop_all())
             return True
         guardian.stdin.write(b"not acquired\n")
-        if "already acquired" in done.stderr + done.stdout:
+        if "already acquired" in done.stderr + done.stdout or "was not reserved for" in done.stderr + done.stdout:
             return False
         raise client.error(done, f"cannot acquire {NAME}:{place}")
 
@@ -219,12 +227,16 @@ class _Client:
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs the client. Raises FarmError if it does not end."""
         try:
-            return run_group(
-                [self.program, *words], timeout_s=CLIENT_TIMEOUT_S, env=self._environment(),
-                stderr=subprocess.PIPE, text=True, errors="replace",
-            )  # fmt: skip
+            return self._run(*words, timeout_s=CLIENT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise self._silent(f"no answer within {CLIENT_TIMEOUT_S:g} s") from None
+
+    def _run(self, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        try:
+            return run_group(
+                [self.program, *words], timeout_s=timeout_s, env=self._environment(),
+                stderr=subprocess.PIPE, text=True, errors="replace",
+            )  # fmt: skip
         except OSError as exc:
             raise FarmError(f"{self.program} cannot be started: {exc}", f"install it anew; {_PAGE}") from exc
 
@@ -256,6 +268,21 @@ class _Client:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._not_understood(f"the environment of {place}") from None
 
+    def reserve(self, place: str) -> str:
+        """Joins the queue for a place; the token of the reservation, which lapses a minute after nobody waits for it."""
+        done = self.call("reserve", "--shell", f"name={place}")
+        token = re.search(r"LG_TOKEN=(\w+)", done.stdout)
+        if done.returncode or token is None:
+            raise self.error(done, f"cannot wait for {NAME}:{place}")
+        return token[1]
+
+    def wait(self, token: str, timeout_s: float) -> None:
+        """Returns when it is this reservation's turn, or at the timeout. Raises FarmError: it was canceled."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = self._run("wait", token, timeout_s=max(0.0, timeout_s))
+            if done.returncode:
+                raise self.error(done, "cannot wait for a place of the farm")
+
     def error(self, done: subprocess.CompletedProcess[str], what: str) -> FarmError:
         """The error for a call that failed: the client's exit status is 1 whatever the cause."""
         text = done.stderr + done.stdout
@@ -285,9 +312,15 @@ class _Client:
         )
 
 
+def _reservation(token: str) -> str:
+    """Who holds a place that is kept for a reservation."""
+    return _RESERVATION + token if token else ""
+
+
 def _listed(name: str, values: Mapping[str, str]) -> FarmPlace:
     tags = dict(tag.partition("=")[::2] for tag in values.get("tags", "").split(", ") if tag)
     host, _, user = ("" if values["acquired"] == "None" else values["acquired"]).partition("/")
+    reserved = values.get("reservation", "")
     since = None
     with contextlib.suppress(KeyError, ValueError, OverflowError):
         since = datetime.fromisoformat(values["changed"]).timestamp()
@@ -295,6 +328,6 @@ def _listed(name: str, values: Mapping[str, str]) -> FarmPlace:
         name=f"{NAME}:{name}",
         kind=tags.pop(TYPE_TAG, "serial"),
         labels=tuple(f"{key}={value}" for key, value in tags.items()),
-        held_by=f"{user} on {host}" if host else "",
+        held_by=f"{user} on {host}" if host else _reservation(reserved),
         since=since if host else None,
     )
