@@ -83,7 +83,7 @@ _FUSED = {"optimizer_kwargs": {"fused": True}}
 ALGORITHMS = {
     algorithm.name: algorithm
     for algorithm in (
-        Algorithm("ppo", PpoConfig, "PPO", "vf", discrete=True),
+        Algorithm("ppo", PpoConfig, "SymmetricPPO", "vf", discrete=True),
         Algorithm("a2c", A2cConfig, "SymmetricA2C", "vf", discrete=True, fixed={"use_rms_prop": False}),
         Algorithm("sac", SacConfig, "DelayedSAC", "qf", policy=_FUSED),
         Algorithm("td3", Td3Config, "SmoothTD3", "qf", policy=_FUSED),

@@ -93,6 +93,8 @@ class PpoConfig(OnPolicyConfig):
     batch_size: int = number(1)
     n_epochs: int = number(1)
     clip_range: float
+    symmetry_weight: float = number(0.0, default=0.0)  # of the preference for one side, see ``SymmetricPPO``; 0: as published
+    critic_steps: int = number(0, default=0)  # environment steps at first in which only the critic learns
 
     def __post_init__(self) -> None:
         super().__post_init__()

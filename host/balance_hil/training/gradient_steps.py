@@ -1,4 +1,4 @@
-"""Gradient steps of A2C, SAC, TD3 and DDPG that differ from Stable-Baselines3's: smooth actors, symmetry, few calls.
+"""Gradient steps of PPO, A2C, SAC, TD3 and DDPG that differ from Stable-Baselines3's: smooth actors, symmetry, few calls.
 
 On tensors this small the calls take most of the time of a gradient step: rows for all steps are sampled at once, optimizers and
 target networks are updated with one call each. A saved model is Stable-Baselines3's.
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from stable_baselines3 import A2C, DDPG, SAC, TD3
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from torch.nn import functional
 
 
@@ -202,6 +202,13 @@ class SmoothDDPG(_SmoothActor, DDPG):  # type: ignore[misc]  # the base class ha
     """DDPG with the smooth actor loss."""
 
 
+def symmetry_loss_of(policy: Any, observations: torch.Tensor, symmetries: Sequence[Mapping[str, list[Any]]]) -> torch.Tensor:
+    """``mean |pi(s) - image(pi(image(s)))|^2`` of an actor's mean actions, each row in one of its images."""
+    images = symmetric_rows(observations, symmetries, "observation")
+    actions, others = (policy.action_net(policy.mlp_extractor.forward_actor(rows)) for rows in (observations, images))
+    return (actions - symmetric_rows(others, symmetries, "action")).square().sum(dim=1).mean()
+
+
 class SymmetricA2C(A2C):  # type: ignore[misc]  # the base class has no types
     """A2C that is pulled toward a policy without a preferred side or direction.
 
@@ -224,7 +231,9 @@ class SymmetricA2C(A2C):  # type: ignore[misc]  # the base class has no types
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         policy_loss = -(advantages * log_prob).mean()
         value_loss = functional.mse_loss(data.returns, values.flatten())
-        symmetry_loss = self._symmetry_loss(data.observations) if self.symmetry_weight else torch.zeros(())
+        symmetry_loss = (
+            symmetry_loss_of(self.policy, data.observations, self.symmetries) if self.symmetry_weight else torch.zeros(())
+        )
         loss = (
             policy_loss
             - self.ent_coef * entropy.mean()
@@ -240,9 +249,45 @@ class SymmetricA2C(A2C):  # type: ignore[misc]  # the base class has no types
         for name, value in (("policy", policy_loss), ("value", value_loss), ("symmetry", symmetry_loss)):
             self.logger.record(f"train/{name}_loss", value.item())
 
-    def _symmetry_loss(self, observations: torch.Tensor) -> torch.Tensor:
-        images = symmetric_rows(observations, self.symmetries, "observation")
-        actions, others = (
-            self.policy.action_net(self.policy.mlp_extractor.forward_actor(rows)) for rows in (observations, images)
-        )
-        return (actions - symmetric_rows(others, self.symmetries, "action")).square().sum(dim=1).mean()
+
+class SymmetricPPO(PPO):  # type: ignore[misc]  # the base class has no types
+    """PPO that learns from images of the steps, too, and is pulled toward a symmetric policy as ``SymmetricA2C`` is.
+
+    Without it the noise of the gradients leaves a preference for one side, several times the error that a regulator has. With a
+    weight of 0 it is ``PPO``.
+    """
+
+    symmetry_weight = 0.0
+    symmetries: Sequence[Mapping[str, list[Any]]] = ()
+    critic_steps = 0  # environment steps at the start of the training in which the actor stays as it is
+
+    def train(self) -> None:
+        """Updates on the rollout, as ``PPO.train``, each row of a minibatch in one of its images."""
+        if not (self.symmetry_weight or self.critic_steps):
+            super().train()
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip = self.clip_range(self._current_progress_remaining)
+        for _ in range(self.n_epochs):
+            for data in self.rollout_buffer.get(self.batch_size):
+                self._descend(data, clip)
+            self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/std", self.policy.log_std.exp().mean().item())
+
+    def _descend(self, data: Any, clip: float) -> None:
+        observations = symmetric_rows(data.observations, self.symmetries, "observation")
+        actions = symmetric_rows(data.actions, self.symmetries, "action")
+        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        advantages = (data.advantages - data.advantages.mean()) / (data.advantages.std() + 1e-8)
+        ratio = torch.exp(log_prob - data.old_log_prob)
+        loss = self.vf_coef * functional.mse_loss(data.returns, values.flatten())
+        if self.num_timesteps > self.critic_steps:
+            loss = loss - torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
+            loss = loss - self.ent_coef * entropy.mean()
+            loss = loss + self.symmetry_weight * symmetry_loss_of(self.policy, data.observations, self.symmetries)
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()

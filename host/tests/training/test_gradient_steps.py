@@ -6,11 +6,18 @@ import pytest
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
 
 import torch
-from stable_baselines3 import A2C, DDPG, SAC, TD3
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.logger import configure
 
 from balance_hil.environment import open_environment
-from balance_hil.training.gradient_steps import DelayedSAC, SmoothDDPG, SmoothTD3, SymmetricA2C
+from balance_hil.training.gradient_steps import (
+    DelayedSAC,
+    SmoothDDPG,
+    SmoothTD3,
+    SymmetricA2C,
+    SymmetricPPO,
+    symmetry_loss_of,
+)
 from balance_hil.training.vec_env import TrainingEnvs
 
 
@@ -63,26 +70,55 @@ def test_without_weights_it_is_the_published_algorithm(ours, theirs, n_steps, mo
         )  # SAC halves a loss, which Adam forgives up to its epsilon
 
 
-def updated_a2c(algorithm, symmetry_weight, updates=1):
+A2C_SETTINGS = {"n_steps": 16, "normalize_advantage": True, "use_rms_prop": False}
+PPO_SETTINGS = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
+
+
+def updated(algorithm, settings, symmetry_weight, updates=1, **attributes):
     env = training_envs()
-    model = algorithm("MlpPolicy", env, n_steps=16, seed=0, normalize_advantage=True, use_rms_prop=False, device="cpu")
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", **settings)
     model.symmetry_weight, model.symmetries = symmetry_weight, env._environment.env.unwrapped.policy_symmetries
+    vars(model).update(attributes)
     model.learn(64 * updates)
     return model, torch.as_tensor(env.reset())
 
 
-def test_without_a_symmetry_loss_a2c_is_the_published_algorithm():
-    (mine, _), (reference, _) = (updated_a2c(kind, 0.0) for kind in (SymmetricA2C, A2C))
+def actor_of(model):
+    return {name: value.numpy() for name, value in model.policy.state_dict().items() if "value" not in name}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "settings"), [(SymmetricA2C, A2C, A2C_SETTINGS), (SymmetricPPO, PPO, PPO_SETTINGS)])
+def test_without_a_symmetry_loss_it_is_the_published_algorithm_too(ours, theirs, settings):
+    (mine, _), (reference, _) = (updated(kind, settings, 0.0) for kind in (ours, theirs))
     for name, value in reference.policy.state_dict().items():
         np.testing.assert_allclose(mine.policy.state_dict()[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
 
 
-def test_the_symmetry_loss_makes_a2c_symmetric():
+@pytest.mark.parametrize(("algorithm", "settings"), [(SymmetricA2C, A2C_SETTINGS), (SymmetricPPO, PPO_SETTINGS)])
+def test_the_symmetry_loss_makes_the_policy_symmetric(algorithm, settings):
     def asymmetry(weight):
-        model, observations = updated_a2c(SymmetricA2C, weight, updates=12)
-        return model._symmetry_loss(observations).item()
+        model, observations = updated(algorithm, settings, weight, updates=12)
+        return symmetry_loss_of(model.policy, observations, model.symmetries).item()
 
     assert asymmetry(100.0) < 0.3 * asymmetry(0.0)
+
+
+def test_with_no_image_but_itself_the_own_update_of_ppo_is_the_published_one():
+    itself = {"observation": list(range(6)), "observation_sign": [1.0] * 6, "action": [0, 1], "action_sign": [1.0] * 2}
+    mine, _ = updated(SymmetricPPO, PPO_SETTINGS, 1.0, symmetries=[itself])
+    reference, _ = updated(PPO, PPO_SETTINGS, 0.0)
+    for name, value in reference.policy.state_dict().items():
+        np.testing.assert_allclose(mine.policy.state_dict()[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
+
+
+def test_at_first_only_the_critic_of_ppo_learns():
+    start, _ = updated(SymmetricPPO, PPO_SETTINGS, 1.0, updates=0)
+    waited, _ = updated(SymmetricPPO, PPO_SETTINGS, 1.0, critic_steps=64)
+    began, _ = updated(SymmetricPPO, PPO_SETTINGS, 1.0, updates=2, critic_steps=64)
+    for name, value in actor_of(start).items():
+        np.testing.assert_array_equal(actor_of(waited)[name], value, err_msg=name)
+    assert any((actor_of(began)[name] != value).any() for name, value in actor_of(start).items())
+    assert (waited.policy.value_net.weight != start.policy.value_net.weight).any()
 
 
 def test_a_delayed_sac_updates_its_actor_every_other_time(monkeypatch):
