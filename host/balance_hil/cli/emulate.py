@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,5 +83,5 @@ def _symbolic_link(link: Path | None, port: str) -> Iterator[str]:
         yield str(link)
     finally:  # also of Ctrl-C between the two steps
         for each in (partial, link):
-            if each.is_symlink() and str(each.readlink()) == port:
+            if each.is_symlink() and os.readlink(each) == port:  # noqa: PTH115 - a Path makes one slash of socket://
                 each.unlink()

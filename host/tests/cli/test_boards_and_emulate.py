@@ -16,6 +16,7 @@ from balance_hil import cli, link
 from balance_hil.boards import connect, held, reservation
 from balance_hil.boards.kinds import native as native_module
 from balance_hil.cli import boards as boards_command
+from balance_hil.cli import emulate as emulate_command
 from balance_hil.errors import MissingExtraError, ModelMismatchError, PortBusyError
 from balance_hil.link import SerialPort
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -268,6 +269,17 @@ def test_emulate_ends_on_sigterm_with_nothing_left(ppo_bundle, tmp_path):
     while target.exists() and time.monotonic() < deadline:  # the pseudo-terminal goes with its last process
         time.sleep(0.01)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("port", ["/dev/pts/7", "socket://127.0.0.1:7"])
+def test_the_link_to_any_port_is_removed_again_unless_another_program_has_taken_it(tmp_path, port):
+    name = tmp_path / "board"
+    with emulate_command._symbolic_link(name, port):
+        assert os.readlink(name) == port  # noqa: PTH115 - a Path makes one slash of socket://
+    assert not name.is_symlink()
+    with emulate_command._symbolic_link(name, port), emulate_command._symbolic_link(name, "socket://127.0.0.1:8"):
+        pass
+    assert not name.is_symlink()
 
 
 def test_emulate_refuses_what_it_cannot_do(hil, ppo_bundle, tmp_path):

@@ -2,10 +2,10 @@
 
 Run by test_signals.py, as a child process.
 
-A command is a fork of this program, or (one in SHARE_OF_PROCESSES) a process of its own. In a fork the modules of the commands
-are imported already, and the packages that they load later unless SEED is odd; ``hil flash`` is always one, with an image that
-is never built and a flash tool that hangs. What is wrong goes to stdout, a line for each case and below it, indented, what the
-command and the computer did meanwhile; last how long the slowest one took and how many each signal ended.
+A command is a fork of this program, or (one in SHARE_OF_PROCESSES, of the heavy ones more) a process of its own. In a fork the
+modules of the commands are imported already, and the packages that they load later unless SEED is odd; ``hil flash`` is always
+one, with an image that is never built and a flash tool that hangs. What is wrong goes to stdout, a line for each case and below
+it, indented, what the command and the computer did meanwhile; last how long the slowest one took and how many each signal ended.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ SHARE_OF_PROCESSES = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 SHARES = (0.3, 0.3, 0.3, 0.1)
 FAST, SLOW = 0.001, 1.5  # seconds until the signal
-LONG = {"export": 12.0, "bench": 8.0}  # seconds in place of SLOW
+LONG = {"export": 12.0, "train": 12.0, "bench": 8.0, "compare": 8.0}  # seconds in place of SLOW
 HEAVY = ("export", "train", "verify", "bench")  # each as often as a quarter of another one
+SHARE_OF_HEAVY_PROCESSES = 3  # what they import is a part of how long they take to end
 LATE_IMPORTS = ("torch", "stable_baselines3", "onnx", "onnxruntime", "tflite_micro", "balance_hil.runtimes.tflm")
 PACKAGE = str(Path(cli.__file__).parents[1])
 POLICY = str(MODELS / "ppo")
@@ -157,19 +158,31 @@ def waited_s(pid: int | str) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
+def last_threads(pid: int) -> dict[str, float]:
+    """``waited_s`` of the threads that go on after the main thread has ended; the last one frees the memory of the process."""
+    waited = {}
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                if task.name != str(pid):
+                    waited[task.name] = waited_s(f"{pid}/task/{task.name}")
+    return waited
+
+
 @dataclass
 class End:
     """How a process ended after a signal."""
 
     took_s: float = 0.0
     late_s: float = 0.0  # of took_s, what passed before this program had the processor and saw the end
+    last_thread_s: float = 0.0  # of took_s, what a thread that ended after the main one was ready without a processor
     stood_still_s: float = 0.0  # how much longer than they should this program's own waits took, with a processor ready
     seen: list[str] = field(default_factory=list)  # where it was when it should have ended
 
 
 def wait_for_end(pid: int, sent: float) -> End:
     """Waits until a process has ended; looks at it if that takes long, and kills it if it takes very long."""
-    end, handle = End(), os.pidfd_open(pid)
+    end, first_s, handle = End(), dict[str, float](), os.pidfd_open(pid)
     look = select.poll()
     look.register(handle, select.POLLIN)
     next_look = sent + LOOK_S
@@ -181,6 +194,8 @@ def wait_for_end(pid: int, sent: float) -> End:
             end.late_s = own_s
             break
         end.stood_still_s += max(now - began - own_s - STEP_S, 0)
+        for thread, ready_s in last_threads(pid).items():
+            end.last_thread_s = max(end.last_thread_s, ready_s - first_s.setdefault(thread, ready_s))
         if now > next_look:
             next_look = now + LOOK_AGAIN_S
             end.seen.append(f"after {now - sent:.2f} s:\n" + where(pid))
@@ -279,7 +294,7 @@ def end_one(
     ahead_s, sent = waited_s(pid), time.monotonic()
     os.kill(pid, number)
     end = wait_for_end(pid, sent)
-    others_s = waited_s(pid) - ahead_s
+    others_s = waited_s(pid) - ahead_s + end.last_thread_s
     took_s = end.took_s - others_s
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     said = (work / "output").read_text(errors="replace")
@@ -348,7 +363,8 @@ def main() -> None:
         slowest, ended = 0.0, Counter[str]()
         for index in range(count):
             arguments = every[int(rng.choice(len(every), p=chances / chances.sum()))]
-            own = index % SHARE_OF_PROCESSES == SHARE_OF_PROCESSES - 1 and arguments[0] != "flash"
+            share = SHARE_OF_HEAVY_PROCESSES if arguments[0] in HEAVY else SHARE_OF_PROCESSES
+            own = index % share == share - 1 and arguments[0] != "flash"
             number = SIGNALS[int(rng.choice(len(SIGNALS), p=SHARES))]
             took_s, wrong = 0.0, ""
             try:
