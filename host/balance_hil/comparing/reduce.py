@@ -266,9 +266,9 @@ def _windows(model: bytes, graph: TfliteGraph, first: int, last: int, values: _V
     inside = graph.operators[first : last + 1]
     made = {index for operator in inside for index in operator.outputs}
     reads = dict.fromkeys(index for operator in inside for index in operator.inputs if index >= 0 and index not in made)
-    outer = [index for index in reads if not graph.tensors[index].constant]
+    outer = [index for index in reads if not graph.tensors[index].constant and not graph.tensors[index].variable]
     last_tensor = graph.output_of(inside[-1])
-    if not is_int8_end(last_tensor) or any(graph.tensors[index].variable for index in outer):
+    if not is_int8_end(last_tensor):
         return
     for source in outer:
         if not is_int8_end(graph.tensors[source]):

@@ -22,6 +22,7 @@ _UNARY = {"TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "EL
 _ELEMENTWISE = _UNARY | {"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU"}
 _POOLS = {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
 _WINDOWED = _POOLS | {"CONV_2D", "DEPTHWISE_CONV_2D"}
+_SUMS = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (3, 2), "TRANSPOSE_CONV": (0, 3)}  # channels, bias
 _SAME = 0
 _INT32 = np.iinfo(np.int32)
 
@@ -50,32 +51,38 @@ def keep_outputs(model: bytes, row: Int8Array, wanted: Sequence[int]) -> Cut | N
     graph = read_graph(model)
     channels = list(wanted)
     operator = graph.operators[0]
-    if _is_elementwise(graph) or (len(graph.operators) == 1 and operator.name in _POOLS):
+    alone = len(graph.operators) == 1
+    if _is_elementwise(graph) or (alone and (operator.name in _POOLS or _is_mean_of_pixels(graph, operator))):
         return _same_channels(model, graph, row, channels)
-    if len(graph.operators) != 1 or operator.name not in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"):
+    if not alone or operator.name not in _SUMS:
         return None
-    weights, data = _weights(graph, operator)
-    if data is None or (len(operator.inputs) > 2 and operator.inputs[2] >= 0 and graph.tensors[operator.inputs[2]].data is None):
+    axis, place = _SUMS[operator.name]
+    weights = graph.tensors[operator.inputs[1]]
+    bias = graph.tensors[operator.inputs[place]] if len(operator.inputs) > place and operator.inputs[place] >= 0 else None
+    if weights.data is None or (bias is not None and bias.data is None):
         return None
     depth = graph.input.shape[-1] if graph.input.shape else 1
-    axis = 3 if operator.name == "DEPTHWISE_CONV_2D" else 0
+    groups = depth if axis == 3 else depth // weights.shape[3] if operator.name == "CONV_2D" else 1
     columns = None
-    if axis == 3:
-        multiplier = weights.shape[3] // depth
-        if multiplier != 1 and len(channels) != 1:
+    if groups > 1:
+        belongs = [channel * groups // weights.shape[axis] for channel in channels]
+        if len(set(belongs)) > 1 and belongs != channels:  # of several groups: depthwise without a multiplier only
             return None
-        columns = [channel // multiplier for channel in channels]
-    elif operator.name == "CONV_2D" and weights.shape[3] != depth:
-        return None  # grouped
+        size = depth // groups
+        columns = [group * size + i for group in dict.fromkeys(belongs) for i in range(size)]
 
     def change(parsed: Any) -> None:
         _take(parsed, weights, axis, channels)
-        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-            _take(parsed, graph.tensors[operator.inputs[2]], 0, channels)
+        if bias is not None:
+            _take(parsed, bias, 0, channels)
         _reshape(parsed, graph.output, -1, len(channels))
+        if operator.name == "TRANSPOSE_CONV":
+            _set(parsed, operator.inputs[0], np.array([*graph.output.shape[:-1], len(channels)], np.int32))
         if columns is not None:
             _reshape(parsed, graph.input, -1, len(columns))
-            parsed.subgraphs[0].operators[0].builtinOptions.depthMultiplier = 1
+        if axis == 3:
+            sources = depth if columns is None else len(columns)
+            parsed.subgraphs[0].operators[0].builtinOptions.depthMultiplier = len(channels) // sources
 
     kept = row if columns is None else row.reshape(-1, *graph.input.shape)[..., columns].reshape(len(row), -1)
     return _changed(model, change), kept
@@ -159,10 +166,17 @@ def _is_elementwise(graph: TfliteGraph) -> bool:
     return alike and all(operator.name in _ELEMENTWISE for operator in graph.operators)
 
 
+def _is_mean_of_pixels(graph: TfliteGraph, operator: Operator) -> bool:
+    """Whether it is a MEAN that keeps the channels apart."""
+    axes = graph.tensors[operator.inputs[1]].data if operator.name == "MEAN" else None
+    last = len(graph.input.shape) - 1
+    return axes is not None and last not in {int(axis) % (last + 1) for axis in np.ravel(axes)}
+
+
 def _same_channels(model: bytes, graph: TfliteGraph, row: Int8Array, channels: list[int]) -> Cut | None:
     depth = graph.input.shape[-1] if graph.input.shape else 0
     used = {index for operator in graph.operators for index in operator.inputs if index >= 0}
-    wide = [graph.tensors[i] for i in used if graph.tensors[i].constant and graph.tensors[i].size > 1]
+    wide = [t for t in (graph.tensors[i] for i in used) if t.constant and t.size > 1 and t.type == "INT8"]
     if not depth or any(tensor.data is None or not tensor.shape or tensor.shape[-1] != depth for tensor in wide):
         return None
 
@@ -247,12 +261,12 @@ def _set(parsed: Any, index: int, values: NDArray[Any]) -> None:
 def _packed(parsed: Any) -> bytes:
     """The file without tensors, constants, operator codes and metadata that nothing uses."""
     graph = parsed.subgraphs[0]
-    used = {int(i) for operator in graph.operators for i in (*operator.inputs, *operator.outputs) if i >= 0}
+    used = {int(i) for operator in graph.operators for ends in _ends(operator) for i in ends if i >= 0}
     tensors = sorted(used | {int(i) for i in (*graph.inputs, *graph.outputs)})
     numbers = {old: new for new, old in enumerate(tensors)} | {-1: -1}
     graph.tensors = [graph.tensors[i] for i in tensors]
     for operator in graph.operators:
-        operator.inputs, operator.outputs = ([numbers[int(i)] for i in ends] for ends in (operator.inputs, operator.outputs))
+        operator.inputs, operator.outputs, operator.intermediates = ([numbers[int(i)] for i in ends] for ends in _ends(operator))
     graph.inputs, graph.outputs = ([numbers[int(i)] for i in ends] for ends in (graph.inputs, graph.outputs))
     buffers = sorted({0, *(tensor.buffer for tensor in graph.tensors)})
     places = {old: new for new, old in enumerate(buffers)}
@@ -266,6 +280,11 @@ def _packed(parsed: Any) -> bytes:
     parsed.subgraphs = [graph]
     parsed.signatureDefs, parsed.metadata, parsed.metadataBuffer = [], [], None
     return pack(parsed)
+
+
+def _ends(operator: Any) -> tuple[Any, Any, Any]:
+    """Tensors that it reads, those that it computes, and those of which it needs the scale."""
+    return operator.inputs, operator.outputs, () if operator.intermediates is None else operator.intermediates
 
 
 def is_int8_end(tensor: Tensor) -> bool:

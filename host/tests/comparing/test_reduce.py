@@ -14,13 +14,13 @@ import pytest
 from balance_hil.boards import connect
 from balance_hil.cli import compare
 from balance_hil.comparing import reduced_case
-from balance_hil.comparing.attribution import DROPPED_INPUT, IGNORED_CHANNEL_SCALES
+from balance_hil.comparing.attribution import DROPPED_INPUT, IGNORED_CHANNEL_SCALES, LSTM_GATES
 from balance_hil.comparing.reduce import reduce
 from balance_hil.comparing.reduced_case import BoardSide
 from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError, UsageError
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
-from balance_hil.runtimes.emulated.rules import TFLM, XNNPACK
+from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, XNNPACK
 from balance_hil.runtimes.isolated import IsolatedRuntime, RuntimeCrashError
 from balance_hil.testing.convolutional_models import OPERATORS, random_network, random_operator
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_policy
@@ -79,6 +79,16 @@ def test_a_dense_difference_is_reduced_to_one_product():
     assert (found.graph.n_obs, found.graph.n_act, len(found.rows)) == (1, 1, 1)
     assert found.answers.a is not None
     assert found.answers.a != found.answers.b
+
+
+def test_a_difference_of_an_lstm_is_reduced_to_it():
+    model = random_operator("UNIDIRECTIONAL_SEQUENCE_LSTM", 1)  # between two RESHAPE
+    found = reduce(model, rows_of(model), Emulated("int8-builtin", BUILTIN), Emulated("tflm", TFLM))
+    assert found is not None
+    assert [operator.name for operator in found.graph.operators] == ["UNIDIRECTIONAL_SEQUENCE_LSTM"]
+    assert found.cause == LSTM_GATES
+    with IsolatedRuntime("int8-builtin") as runtime:
+        np.testing.assert_array_equal(runtime.infer_int8_batch(found.model, found.rows), found.answers.a)
 
 
 def test_nothing_differs():
@@ -176,7 +186,20 @@ def test_channels_compute_alone_what_they_computed_together(name: str, seed: int
 
 def test_every_operator_with_channels_of_its_own_can_be_cut():
     cut = {name for name in OPERATORS if keep_outputs(random_operator(name, 1), rows_of(random_operator(name, 1), 1), [0])}
-    assert cut >= {"CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D", "ADD", "MUL", "TANH", "QUANTIZE", "PRELU"}
+    assert cut >= {
+        "CONV_2D",
+        "grouped CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "TRANSPOSE_CONV",
+        "MEAN",
+        "AVERAGE_POOL_2D",
+        "MAX_POOL_2D",
+        "ADD",
+        "MUL",
+        "TANH",
+        "QUANTIZE",
+        "PRELU",
+    }
 
 
 def test_what_is_left_out_of_a_sum_goes_into_the_bias():
