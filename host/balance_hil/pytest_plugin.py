@@ -83,6 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Switches ``--hil-retries`` and ``--hil-history`` on."""
+    config.addinivalue_line("markers", "timeout(seconds): of pytest-timeout, if that is installed")
     _keep_history(config)
     if most := _option(config, "retries"):
         if most < 0:
