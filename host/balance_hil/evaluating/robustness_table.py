@@ -13,6 +13,7 @@ import numpy as np
 
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.metrics import EpisodeMetrics, Metric
+from balance_hil.paired import PairedDifference, SuccessDifference, paired_difference, success_difference
 
 LEVEL = 0.95  # confidence of the intervals
 _RESAMPLES = 2000
@@ -140,8 +141,41 @@ class RobustnessTable:
             "cells": [cell.to_dict() for cell in self.cells()],
         }
 
+    def paired(self, condition: str) -> tuple[SuccessDifference, list[PairedDifference]]:
+        """The second policy against the first on the same episodes; metrics of those in which neither failed.
+
+        The family-wise error is held over all conditions and metrics.
+        """
+        tests = len(self.conditions) * (1 + len(self.metrics))
+        a, b = (self.episodes[policy.name, condition] for policy in self.policies[:2])
+        both = [(x, y) for x, y in zip(a, b, strict=True) if not (x.failed or y.failed)]
+        metrics = (
+            paired_difference(
+                metric.name,
+                metric.unit,
+                [x.metrics[metric.name] for x, _ in both],
+                [y.metrics[metric.name] for _, y in both],
+                tests=tests,
+            )
+            for metric in self.metrics
+        )
+        success = success_difference([not x.failed for x in a], [not y.failed for y in b], tests=tests)
+        return success, [each for each in metrics if each is not None]
+
+    def _differences(self) -> list[str]:
+        first, second = (policy.name for policy in self.policies)
+        lines = [f"| condition | only {first} / only {second} failed | " + " | ".join(m.name for m in self.metrics) + " |"]
+        lines.append("|---|---|" + "---|" * len(self.metrics))
+        for condition in self.conditions:
+            success, metrics = self.paired(condition.name)
+            shown = {each.metric: _show_difference(each) for each in metrics}
+            cells = [f"{success.only_b} / {success.only_a}" + _star(success), *(shown.get(m.name, "") for m in self.metrics)]
+            lines.append(f"| {condition.title} | " + " | ".join(cells) + " |")
+        what = f"{second} minus {first} on the same episodes, mean over those in which neither failed (interval; * differs, "
+        return [what + f"{1 - LEVEL:.0%} error over all tests of this table):", "\n".join(lines)]
+
     def to_markdown(self) -> str:
-        """One table for success and one for each metric, conditions down and policies across."""
+        """One table for success and one for each metric, conditions down, policies across; differences of two."""
         names = ", ".join(f"{policy.name} `{policy.id}`" if policy.id else policy.name for policy in self.policies)
         parts = [
             f"Success, % of {self.n_episodes} episodes of {self.max_steps} steps ({LEVEL:.0%} confidence, Wilson):",
@@ -151,6 +185,8 @@ class RobustnessTable:
             unit = f", {metric.unit}" if metric.unit else ""
             parts.append(f"{metric.name}{unit} ({LEVEL:.0%} confidence, bootstrap over episodes):")
             parts.append(self._table(partial(_show_metric, metric.name)))
+        if len(self.policies) == 2:
+            parts += self._differences()
         parts.append(f"Environment {self.environment}, runtime {self.runtime}; policies: {names}.")
         return "\n\n".join(parts)
 
@@ -171,6 +207,15 @@ def show_share(share: Interval) -> str:
 def _show_metric(name: str, cell: RobustnessCell) -> str:
     metric = cell.metrics[name]
     return f"{metric.value:.3g} ({metric.low:.3g}-{metric.high:.3g})"
+
+
+def _show_difference(each: PairedDifference) -> str:
+    interval = "" if each.interval is None else f" ({each.interval[0]:+.3g} to {each.interval[1]:+.3g})"
+    return f"{each.mean_difference:+.3g}{interval}{_star(each)}"
+
+
+def _star(each: PairedDifference | SuccessDifference) -> str:
+    return " *" if each.differs else ""
 
 
 def _interval(metric: Metric, episodes: Sequence[EpisodeMetrics]) -> Interval:

@@ -109,8 +109,20 @@ def test_a_cell_has_success_with_its_interval_and_errors_weighted_by_steps(table
 def test_markdown_and_json_say_the_same(table):
     markdown, document = table.to_markdown(), json.loads(json.dumps(table.to_dict()))
     assert "| wind | 100 (72-100) | 90 (60-98) |" in markdown
+    assert "| condition | only a / only b failed | return | error_rms_rad |" in markdown
+    assert "| wind | 0 / 1 | +0 | +0 |" in markdown  # 9 pairs are too few for an interval
     assert [(c["policy"], c["condition"], c["failed"]) for c in document["cells"]][-1] == ("b", "wind", 1)
     assert document["policies"][0] == {"name": "a", "path": "models/a", "id": "123"}
+
+
+def test_a_difference_is_found_on_the_same_episodes_however_much_they_differ_among_themselves(table):
+    spread = [10.0 * i for i in range(20)]
+    first, second = ([metrics(i, 100, False, error + more) for i, error in enumerate(spread)] for more in (0.0, 0.5))
+    compared = replace(table, episodes={**table.episodes, ("a", "wind"): first, ("b", "wind"): second})
+    success, (_, error) = compared.paired("wind")
+    assert (success.differs, error.differs, error.mean_difference, error.interval) == (False, True, 0.5, (0.5, 0.5))
+    assert error.level == 0.05 / 6  # two conditions, each with success and two metrics
+    assert "| wind | 0 / 0 | +0 (+0 to +0) | +0.5 (+0.5 to +0.5) * |" in compared.to_markdown()
 
 
 def test_the_picture_shows_every_cell(table, tmp_path):

@@ -100,7 +100,7 @@ def test_the_symmetry_loss_makes_the_policy_symmetric(algorithm, settings):
         model, observations = updated(algorithm, settings, weight, updates=12)
         return symmetry_loss_of(model.policy, observations, model.symmetries).item()
 
-    assert asymmetry(100.0) < 0.3 * asymmetry(0.0)
+    assert asymmetry(100.0) < 0.3 * asymmetry(1e-9)  # with which PPO learns from the images still
 
 
 def test_with_no_image_but_itself_the_own_update_of_ppo_is_the_published_one():
