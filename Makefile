@@ -16,8 +16,6 @@ ESBUILD ?= 0.28.2
 HIL := .venv/bin/hil
 
 POLICIES := $(patsubst %/bundle.json,%,$(wildcard models/*/bundle.json))
-comma := ,
-space := $(subst ,, )
 
 export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 # The tests start several hundred Python processes: compiled modules are kept also where containers set this.
@@ -35,9 +33,9 @@ test: setup ## every test, the HIL suite on four emulated boards included (TEST_
 	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
 
 nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour
-	@.venv/bin/python -m pytest hil_tests --hil-board $(NIGHTLY_BOARDS) --hil-bundle $(subst $(space),$(comma),$(POLICIES)) \
-	  --junitxml build/nightly.xml $(ARGS)
-	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml $(ARGS)
+	@mkdir -p build
+	@$(HIL) test $(POLICIES) --board $(NIGHTLY_BOARDS) --junitxml build/nightly.xml $(ARGS)
+	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml
 
 guarantees: setup ## inject 10,000 faults of each kind and check what must hold all the same (FAULTS=N: N of each)
 	@.venv/bin/python -m pytest -n $(TEST_JOBS) host/tests/guarantees -v --faults $(FAULTS) --timeout 7200 $(ARGS)

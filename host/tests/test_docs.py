@@ -74,7 +74,8 @@ SHORT = {
     "train": {"--steps": "512", "--seeds": "0"},
     "export": {"--episodes": "1", "--steps": "50"},
     "compare": {"--samples": "100", "--layer-samples": "10", "--episodes": "1", "--steps": "50"},
-    "verify": {"--only": "model-constant"},
+    "verify": {"--only": "model-constant", "--models": "1", "--inputs": "100"},
+    "test": {"--pytest": "-k self_test"},
     "soak": {"--hours": "0.0005", "--seconds": "1"},
 }
 QUICK = {"docs/recordings.md", "docs/json.md"}  # the others run in nightly
@@ -93,6 +94,9 @@ def shortened(name, *arguments):
     if name == "compare":
         unknown = ("--samples", "--layer-samples") if closed_loop else ("--episodes", "--steps")
         unknown += ("--layer-samples",) if "--reduce" in arguments else ()
+        short = {{option: value for option, value in short.items() if option not in unknown}}
+    if name == "verify":
+        unknown = ("--only",) if "--emulators" in arguments else ("--models", "--inputs")
         short = {{option: value for option, value in short.items() if option not in unknown}}
     if name == "train" and not {{"--all", "--seeds"}} & set(arguments):
         del short["--seeds"]

@@ -12,9 +12,9 @@ from balance_hil.boards import connect
 from balance_hil.bundle import Bundle
 from balance_hil.environment import require_control_steps
 from balance_hil.evaluating.robustness import Condition
-from balance_hil.evaluating.robustness_run import HERE, RobustnessConfig, Work, policy_name, require_names, run_work
+from balance_hil.evaluating.robustness_run import RobustnessConfig, Work, policy_name, require_names, run_work
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
-from balance_hil.farm.campaign import Campaign
+from balance_hil.farm.campaign import HERE, Campaign
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.running import RunConfig, open_plant, run
 

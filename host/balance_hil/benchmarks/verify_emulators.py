@@ -1,103 +1,130 @@
-"""Verifies every emulator against its runtime, layer by layer: ``python -m balance_hil.benchmarks.verify_emulators``.
+"""``hil verify --emulators``: every emulator against its runtime, layer by layer, on many models; each is a task of a campaign.
 
-Then every output in which two of the runtimes differ is attributed to a cause. Exit status 1 when one value differs from its
-emulator's or is left without a cause. A nightly job: a few minutes with the defaults. ``hil bench emulators`` measures speed.
+Then every output in which two of the runtimes differ is attributed to a cause. ``hil bench emulators`` measures speed.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from importlib.util import find_spec
 from itertools import combinations
-
-import click
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from operator import add
+from typing import Any
 
 from balance_hil.comparing.attribution import Observed, attribute
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.farm.campaign import HERE, Campaign, Task
+from balance_hil.metrics import Verdict
 from balance_hil.runtimes.emulated import EmulatedRuntime
-from balance_hil.testing.converted_models import converted_models
-from balance_hil.testing.converted_models import converted_networks as from_converter
+from balance_hil.runtimes.native_stderr import captured_stderr
+from balance_hil.testing.converted_models import converted_model, converted_network
 from balance_hil.testing.verify_emulators import (
     LITERT_RUNTIMES,
     TENSORFLOW_RUNTIMES,
     Agreement,
     RuntimeUnderTest,
     agreement,
+    network,
     random_inputs,
-    random_networks,
-    synthetic_models,
+    synthetic_model,
 )
 from balance_hil.tflite.graph import read_graph
 
 DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
+MODELS, INPUTS = 36, 20_000
 
 
-@click.command()
-@click.option("--converted", default=32, show_default=True, help="Dense models from the TensorFlow converter.")
-@click.option("--synthetic", default=8, show_default=True, help="Dense models written without a converter.")
-@click.option("--inputs", default=20_000, show_default=True, help="Random inputs for each of these.")
-@click.option("--networks", default=36, show_default=True, help="Random convolutional networks written without a converter.")
-@click.option("--converted-networks", default=6, show_default=True, help="Convolutional networks from the TensorFlow converter.")
-@click.option("--network-inputs", default=2000, show_default=True, help="Random inputs for each of these.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
-def main(
-    converted: int, synthetic: int, inputs: int, networks: int, converted_networks: int, network_inputs: int, as_json: bool
-) -> None:
-    """Compares every emulator with its runtime: final outputs, and every operator's output given equal inputs."""
-    references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if converted or converted_networks else ())
-    totals = {reference.name: Agreement(0, 0, 0, 0) for reference in references}
-    attributed: Counter[str] = Counter()
-    dense = [*converted_models(converted), *synthetic_models(synthetic)]
-    images = [*random_networks(networks), *from_converter(converted_networks)]
-    models = [(*each, inputs) for each in dense] + [(*each, network_inputs) for each in images]
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("models", total=len(models) * len(references))
-        for seed, (name, model, count) in enumerate(models):
-            rows = random_inputs(count, read_graph(model).n_obs, seed)
-            for reference in references:
-                progress.update(task, description=f"{reference.name}: {name}")
-                totals[reference.name] += agreement(reference.make(model), EmulatedRuntime(model, reference.variant), rows)
-                progress.advance(task)
-            attributed.update(_attributed(references, model, rows))
-    if as_json:
-        runtimes = {name: asdict(total) for name, total in totals.items()}
-        document = {"models": len(models), "runtimes": runtimes, "pairs": dict(attributed)}
-        click.echo(json.dumps(document, indent=2))
-    else:
-        Console().print(_table(references, totals, len(models)))
-        Console().print("all pairs of runtimes: " + ", ".join(f"{count:,} {what}" for what, count in attributed.items()))
-    sys.exit(any(total.differing_outputs or total.differing_values for total in totals.values()) or attributed[UNEXPLAINED] > 0)
+@dataclass(frozen=True)
+class Kind:
+    """Models that are made from seeds."""
+
+    make: Callable[[int], bytes]
+    models: int  # at most
+    inputs: int
+    converted: bool = False  # by TensorFlow
 
 
-def _attributed(references: tuple[RuntimeUnderTest, ...], model: bytes, rows: Int8Array) -> Counter[str]:
-    """Differing outputs over all pairs of runtimes, those of each cause, and those without one."""
+KINDS = {
+    "converted": Kind(converted_model, 32, INPUTS, converted=True),
+    "synthetic": Kind(synthetic_model, 8, INPUTS),
+    "network": Kind(network, MODELS, INPUTS // 10),
+    "converted network": Kind(converted_network, 6, INPUTS // 10, converted=True),
+}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far the emulators agree with their runtimes."""
+
+    models: int
+    runtimes: dict[str, Agreement]
+    pairs: Counter[str]  # differing outputs over all pairs of runtimes, those of each cause, and those without one
+
+    @property
+    def verdict(self) -> Verdict:
+        """Good: no value differs from its emulator's, and no difference of two runtimes is without a cause."""
+        differ = [name for name, total in self.runtimes.items() if total.differing_outputs or total.differing_values]
+        unexplained = self.pairs[UNEXPLAINED]
+        return Verdict(
+            tuple(f"{name} differs from its emulator" for name in differ)
+            + ((f"{unexplained} differences are without a cause",) if unexplained else ())
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        runtimes = {name: asdict(total) for name, total in self.runtimes.items()}
+        return {"models": self.models, "runtimes": runtimes, "pairs": dict(self.pairs), "verdict": self.verdict.to_dict()}
+
+
+def runtimes() -> tuple[RuntimeUnderTest, ...]:
+    """Those that are installed here: TensorFlow's own are the second version of its kernels."""
+    return LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
+
+
+def verify_emulators(
+    models: int = MODELS,
+    inputs: int = INPUTS,
+    on_progress: Callable[[float, str], None] = lambda done, what: None,
+    campaign: Campaign = HERE,
+) -> Verified:
+    """At most so many models of each kind, and inputs of each model; ``on_progress`` gets the completed share, 0..1.
+
+    Raises:
+        MissingExtraError: a runtime is not installed.
+        ClusterError: see ``Campaign.run``.
+    """
+    names = [each.name for each in runtimes()]
+    tasks = []
+    for name, kind in KINDS.items():
+        rows = min(inputs, kind.inputs)
+        for seed in range(min(models, kind.models) if find_spec("tensorflow") or not kind.converted else 0):
+            tasks.append(Task(f"{name} {seed}", (name, seed, rows, names), {"inputs": rows, "runtimes": names}))
+    totals = {name: Agreement(0, 0, 0, 0) for name in names}
+    pairs: Counter[str] = Counter()
+    for done, (task, result) in enumerate(campaign.run(_verify, tasks), start=1):
+        found = {name: Agreement(**values) for name, values in result["runtimes"].items()}
+        totals = {name: totals[name] + found[name] for name in names}
+        pairs.update(result["pairs"])
+        total = reduce(add, totals.values())
+        on_progress(done / len(tasks), f"{task.name}; {total.differing_values:,} of {total.values:,} values differ so far")
+    return Verified(len(tasks), totals, Counter(dict(sorted(pairs.items()))))
+
+
+def _verify(kind: str, seed: int, inputs: int, references: Sequence[str]) -> dict[str, Any]:
+    """Runs in a worker process."""
+    with captured_stderr():  # the converter logs its progress
+        model = KINDS[kind].make(seed)
     graph = read_graph(model)
-    seen = [
-        Observed(name=reference.name, variant=reference.variant, outputs=reference.make(model).infer_int8_batch(rows))
-        for reference in references
-    ]
+    rows = random_inputs(inputs, graph.n_obs, seed)
+    seen, agreements = [], {}
+    for reference in (each for each in runtimes() if each.name in references):
+        runtime = reference.make(model)
+        agreements[reference.name] = asdict(agreement(runtime, EmulatedRuntime(model, reference.variant), rows))
+        seen.append(Observed(name=reference.name, variant=reference.variant, outputs=runtime.infer_int8_batch(rows)))
     counts = Counter({DIFFERING: 0, UNEXPLAINED: 0})
     for a, b in combinations(seen, 2):
         found = attribute(graph, rows, a, b)
         counts.update({DIFFERING: found.differing, UNEXPLAINED: found.unexplained, **found.causes})
-    return counts
-
-
-def _table(references: tuple[RuntimeUnderTest, ...], totals: dict[str, Agreement], models: int) -> Table:
-    table = Table("runtime", "emulator", title=f"{models} models; layer values with equal layer inputs")
-    for heading in ("outputs", "differing", "layer values", "differing"):
-        table.add_column(heading, justify="right")
-    for reference in references:
-        total = totals[reference.name]
-        numbers = (total.outputs, total.differing_outputs, total.values, total.differing_values)
-        table.add_row(reference.name, reference.variant.name, *(f"{number:,}" for number in numbers))
-    return table
-
-
-if __name__ == "__main__":
-    main()
+    return {"runtimes": agreements, "pairs": dict(counts)}

@@ -296,6 +296,11 @@ def held(
         yield places[chosen]
 
 
+def starts_here(name: str, port: str | None = None) -> bool:
+    """Whether this program starts the board, as often as it is wanted. Raises UnknownBoardError."""
+    return port is None and not is_bound_when_held(name) and find_board(name).is_emulated
+
+
 def power_cycled(name: str, wait_s: float = 0.0) -> bool:
     """Power-cycles a board by its switch, and waits for its port; False: it has no switch, or this program starts it.
 

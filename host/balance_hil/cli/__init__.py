@@ -43,6 +43,7 @@ COMMANDS = {
     "run": "run episodes with a board as controller",
     "soak": "run real-time episodes for hours; record anomalies, measure growth",
     "compare": "run the same inputs through every runtime and the board, and count the differing outputs",
+    "test": "run the HIL suite for several policies on several boards",
     "verify": "break a board on purpose and check that the HIL suite says so",
     "replay": "replay a recorded run on any runtime or board, bit by bit",
     "report": "draw a recording",

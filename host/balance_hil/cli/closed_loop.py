@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import NoReturn
@@ -12,18 +13,16 @@ from rich.table import Table
 
 from balance_hil.bundle import Bundle
 from balance_hil.cli.console import make_table, print_json, print_verdict, stdout
-from balance_hil.cli.params import Access, only
-from balance_hil.cli.progress import ProgressBars
+from balance_hil.cli.params import CAMPAIGN, Access, only
+from balance_hil.cli.progress import CampaignBar
 from balance_hil.cli.remember import remember
-from balance_hil.comparing.closed_loop import METHOD, ClosedLoop, ClosedLoopConfig, Divergence, closed_loop
-from balance_hil.environment import open_for
+from balance_hil.comparing.closed_loop import BOARD, METHOD, ClosedLoop, ClosedLoopConfig, Divergence, Pair, closed_loop
 from balance_hil.errors import UsageError
-from balance_hil.runtimes import RUNTIME_NAMES, load_runtime
-from balance_hil.runtimes.base import Runtime
+from balance_hil.farm.campaign import Campaign
+from balance_hil.runtimes import RUNTIME_NAMES
 
-BOARD = "board"
-DEFAULT_BOARD = "native"
-OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "wait_s", "as_json")
+OPTIONS = ("loop", "episodes", "steps", "seed", "board", "port", "baud", "engine", "wait_s",
+           *CAMPAIGN, "as_json")  # fmt: skip
 MOST_DIVERGENCES = 20  # printed; --json has them all
 
 
@@ -36,6 +35,7 @@ def main(
     episodes: int | None,
     steps: int | None,
     seed: int,
+    campaign: Campaign,
     as_json: bool,
 ) -> NoReturn:
     """Runs and prints the comparison, and exits: 0 when neither success nor a metric differs, 1 otherwise.
@@ -50,19 +50,10 @@ def main(
         raise UsageError("--board, --port, --baud, --engine and --wait belong to a board", "name it: --closed-loop tflm,board")
     config = ClosedLoopConfig(episodes=episodes or ClosedLoopConfig.episodes, seed=seed, max_steps=steps)
     bundle = Bundle.load(folder)
-    with ExitStack() as stack:
-        runtimes: list[Runtime] = []
-        where = ""
-        for name in names:
-            if name == BOARD:
-                device = stack.enter_context(access.connect(board or DEFAULT_BOARD, bundle))
-                where = device.name
-                runtimes.append(device.as_runtime())
-            else:
-                runtimes.append(stack.enter_context(load_runtime(name, bundle)))
-        watch = stack.enter_context(ProgressBars())
-        env = stack.enter_context(open_for(bundle.spec))
-        result = closed_loop(bundle, env, runtimes[0], runtimes[1], config, on_progress=watch)
+    with access.held(board or Pair.board) if BOARD in names else nullcontext("") as where:
+        chosen = Pair(bundle=folder.resolve(), a=names[0], b=names[1], board=where, access=asdict(access))
+        with CampaignBar() as bar:
+            result = closed_loop(chosen, config, bar, campaign)
     remember(
         "compare",
         result.to_dict() | {"bundle": None, "metrics": None},

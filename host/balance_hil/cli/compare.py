@@ -13,13 +13,14 @@ import click
 from balance_hil.boards import Board
 from balance_hil.cli.compare_tables import print_comparison
 from balance_hil.cli.console import print_json, say
-from balance_hil.cli.params import BOARD, JSON, POLICY, RUNTIME, Access, board_options, only
+from balance_hil.cli.params import BOARD, CAMPAIGN, JSON, POLICY, RUNTIME, Access, board_options, campaign_options, only
 from balance_hil.cli.progress import ProgressBars
 from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.comparing.compare import OBSERVATION_SOURCES, CompareConfig, compare
 from balance_hil.comparing.model_under_test import ModelUnderTest, load_model
 from balance_hil.comparing.picture import check_picture, draw
 from balance_hil.comparing.reduce import TIME_LIMIT_S
+from balance_hil.farm.campaign import Campaign
 from balance_hil.files import save_figure
 from balance_hil.interrupt import entered
 
@@ -57,12 +58,13 @@ _REDUCE_OPTIONS = (
 @click.option(
     "--steps", type=click.IntRange(min=1), help="With --closed-loop: control steps of each; default: the environment's."
 )
+@campaign_options
 @HISTORY
 @JSON
 def command(
     model: Path, board: str | None, access: Access, runtimes: str | None, layers: bool, output: str | None, picture: Path | None,
     as_json: bool, loop: str | None, episodes: int | None, steps: int | None, seed: int, is_reduced: bool, limit_s: float,
-    **settings: Any,
+    campaign: Campaign, **settings: Any,
 ) -> None:  # fmt: skip
     """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
@@ -80,7 +82,10 @@ def command(
     if loop is not None or episodes is not None or steps is not None:
         from balance_hil.cli import closed_loop
 
-        closed_loop.main(loop, model, board, access, episodes=episodes, steps=steps, seed=seed, as_json=as_json)
+        closed_loop.main(
+            loop, model, board, access, episodes=episodes, steps=steps, seed=seed, campaign=campaign, as_json=as_json
+        )
+    only(set(click.get_current_context().params) - set(CAMPAIGN), "a comparison without --closed-loop")
     names = tuple(name.strip() for name in runtimes.split(",")) if runtimes else None
     config = CompareConfig(seed=seed, runtimes=names, **settings)
     access.require_board(board)

@@ -21,6 +21,7 @@ from balance_hil.cli.crash_repro import kept_for_replay
 from balance_hil.cli.evaluate_robustness import print_suite
 from balance_hil.cli.params import (
     BOARD,
+    CAMPAIGN,
     ENVIRONMENT,
     JSON,
     OPTIONS,
@@ -48,7 +49,7 @@ SUITE_EPISODES = 50
 _PATH = click.Path(path_type=Path, dir_okay=False)
 STDOUT = Path("-")
 # Parameters of both kinds of tables.
-_SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", "jobs", "cluster", "resume", "as_json")
+_SUITE = ("environment", "episodes", "steps", "seed", "output", "picture", *CAMPAIGN, "as_json")
 
 
 @click.command()
@@ -121,7 +122,7 @@ def command(
         conditions = load_suite(suite) if suite else own_suite(policies[0], environment)
         print_suite(partial(run_suite, table_of(conditions=conditions), campaign=campaign), draw, path, picture, as_json=as_json)
     only(
-        set(click.get_current_context().params) - {"suite", "picture", "jobs", "cluster", "resume"},
+        set(click.get_current_context().params) - {"suite", "picture", *CAMPAIGN},
         "an evaluation without --robustness or --faults",
     )
     if len(policies) > 1:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from balance_hil.cli.console import make_table, print_json, say, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, say, stdout
 from balance_hil.cli.crash_repro import kept_for_replay
+from balance_hil.cli.progress import CampaignBar
 from balance_hil.cli.remember import remember_suite
 from balance_hil.errors import UsageError
 from balance_hil.evaluating.robustness_table import LEVEL, RobustnessTable, show_share
@@ -61,17 +61,8 @@ def print_suite(
 
 
 def _with_progress(run: Callable[[Callable[[float, str], None]], RobustnessTable]) -> RobustnessTable:
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim", markup=False),
-    )
-    with kept_for_replay("evaluate"), Progress(*columns, console=stderr, transient=True) as bars:
-        task = bars.add_task("starting", total=1.0)
-        return run(lambda done, what: bars.update(task, completed=done, description=what))
+    with kept_for_replay("evaluate"), CampaignBar() as bar:
+        return run(bar)
 
 
 def _print(table: RobustnessTable) -> None:

@@ -139,6 +139,9 @@ def board_options(command: Command) -> Command:
     return cast(Command, decorated)
 
 
+CAMPAIGN = ("jobs", "cluster", "resume")  # parameters that campaign_options adds
+
+
 def campaign_options(command: Command) -> Command:
     """Adds --jobs, --cluster and --resume, which arrive as ``campaign``."""
 
@@ -155,7 +158,7 @@ def campaign_options(command: Command) -> Command:
             help="Keep the result of each task in FOLDER, and do not repeat those that are there.",
         ),
         click.option("--cluster", metavar="local|ADDRESS", help="Use a dask cluster: docs/campaigns.md."),
-        click.option("--jobs", type=click.IntRange(min=1), help="Processes for a table of episodes; by default one per core."),
+        click.option("--jobs", type=click.IntRange(min=1), help="Processes; by default one per core."),
     ):  # fmt: skip
         decorated = option(decorated)
     return cast(Command, decorated)

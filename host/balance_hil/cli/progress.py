@@ -1,8 +1,16 @@
-"""Progress bars of commands that work through rows."""
+"""Progress bars of commands that work through rows, or through the tasks of a campaign."""
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from balance_hil.cli.console import stderr
 
@@ -20,3 +28,23 @@ class ProgressBars(Progress):
         if what not in self._bars:
             self._bars[what] = self.add_task(what, total=total)
         self.update(self._bars[what], completed=done)
+
+
+class CampaignBar(Progress):
+    """One bar on stderr, with the time left: call it with the share of the tasks that is done, 0..1, and what ended last."""
+
+    def __init__(self) -> None:
+        columns = (
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", style="dim", markup=False),
+        )
+        super().__init__(*columns, console=stderr, transient=True)
+        self._bar = self.add_task("starting", total=1.0)
+
+    def __call__(self, done: float, what: str) -> None:
+        """Moves the bar."""
+        self.update(self._bar, completed=done, description=what)

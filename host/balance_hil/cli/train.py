@@ -53,7 +53,8 @@ _PATH = click.Path(path_type=Path)
     "--device", default="cpu", show_default=True, help="Device of the networks: cpu, cuda, or auto (a GPU if torch finds one)."
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the physics.  [default: every core]")
-@click.option("--processes", type=click.IntRange(min=1), help="Maximum number of parallel trainings.  [default: one per core]")
+@click.option("--jobs", "--processes", "processes", type=click.IntRange(min=1),
+              help="Maximum number of parallel trainings.  [default: one per core]")  # fmt: skip
 @click.option("--cluster", metavar="local|ADDRESS", help="With several trainings: use a dask cluster: docs/campaigns.md.")
 @click.option("--tune", type=click.IntRange(min=1), metavar="N", help="Search hyper-parameters in N trials: docs/campaigns.md.")
 @click.option("--space", type=_PATH, metavar="FILE.yaml", help="With --tune: what is searched.  [default: the configuration's]")

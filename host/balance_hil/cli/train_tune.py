@@ -141,7 +141,8 @@ def _task(
     trained = merged(own, search.trial)
     seeds = range(SEARCH_SEED_BASE, SEARCH_SEED_BASE + search.episodes)
     asked = replace(request, output=folder, config=None)
-    depends_on = [trained, dict(about), [[each.name, dict(each.options)] for each in conditions], vars(search)]
+    tested = {each.name: dict(each.options) for each in conditions}
+    depends_on = {"settings": trained, "about": dict(about), "conditions": tested, "search": vars(search)}
     return Task(folder.name, (asked, trained, conditions, seeds, search.episode_steps), depends_on)
 
 

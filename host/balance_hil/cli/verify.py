@@ -6,17 +6,21 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from balance_hil.benchmarks.verify_emulators import INPUTS, MODELS, verify_emulators
 from balance_hil.boards.channel import printable
 from balance_hil.bundle import Bundle
 from balance_hil.cli import INTERRUPTED
-from balance_hil.cli.console import make_table, print_json, print_verdict, wide
-from balance_hil.cli.params import BOARD, JSON, POLICY, Access, NamesType, board_options
-from balance_hil.cli.progress import ProgressBars
+from balance_hil.cli.console import make_table, print_json, print_verdict, stdout, wide
+from balance_hil.cli.params import BOARD, CAMPAIGN, JSON, POLICY, Access, NamesType, board_options, campaign_options
+from balance_hil.cli.params import only as only_options
+from balance_hil.cli.progress import CampaignBar
 from balance_hil.cli.remember import HISTORY, remember
 from balance_hil.errors import UsageError
+from balance_hil.farm.campaign import Campaign
 from balance_hil.files import did_you_mean
 from balance_hil.verifying.faults import FAULTS, DeviceFault
 from balance_hil.verifying.verify import VerifyConfig, VerifyResult, verify
@@ -32,11 +36,18 @@ _GROUPS = tuple(dict.fromkeys(fault.group for fault in FAULTS.values()))
 @board_options
 @click.option("--only", type=NamesType("fault", lambda: (*FAULTS, *_GROUPS)), metavar="NAME,...",
               help=f"Only these faults, or groups of faults: {', '.join(_GROUPS)}.")  # fmt: skip
+@click.option("--emulators", is_flag=True, help="Instead: verify the emulators of the runtimes on random models.")
+@click.option("--models", type=click.IntRange(min=1), default=MODELS, show_default=True, metavar="N",
+              help="With --emulators: at most so many of each kind.")  # fmt: skip
+@click.option("--inputs", type=click.IntRange(min=1), default=INPUTS, show_default=True, metavar="N",
+              help="With --emulators: random inputs of each; a tenth for convolutional networks.")  # fmt: skip
 @click.option("--list", "listed", is_flag=True, help="List the faults and the test that must catch each.")
+@campaign_options
 @HISTORY
 @JSON
 def command(
-    bundle: Path | None, board: str, access: Access, only: str | None, listed: bool, as_json: bool
+    bundle: Path | None, board: str, access: Access, only: str | None, emulators: bool, models: int, inputs: int, listed: bool,
+    as_json: bool, campaign: Campaign,
 ) -> None:  # fmt: skip
     """Break the board on purpose, one fault at a time, and check that the HIL suite catches each for the right reason.
 
@@ -46,6 +57,10 @@ def command(
     Exit status 0 when every fault was caught for the right reason; 1 when one was missed or caught for another reason, or when
     the suite fails without a fault.
     """
+    if emulators:
+        only_options(("emulators", "models", "inputs", *CAMPAIGN, "as_json"), "--emulators")
+        _verify_emulators(models, inputs, campaign, as_json=as_json)
+    only_options(set(click.get_current_context().params) - {"models", "inputs"}, "hil verify without --emulators")
     faults = _chosen(only)
     if listed:
         _print_list(faults)
@@ -53,11 +68,8 @@ def command(
     if bundle is None:
         raise click.UsageError("name a bundle: hil verify ppo")
     config = VerifyConfig(board=board, **asdict(access))
-    with ProgressBars() as bars:
-        task = bars.add_task("", total=len(faults))
-        result = verify(
-            Bundle.load(bundle), config, faults, lambda what, done, total: bars.update(task, description=what, completed=done)
-        )
+    with CampaignBar() as bar:
+        result = verify(Bundle.load(bundle), config, faults, bar, campaign)
     document = result.to_dict()
     scores: dict[str, float | None] = {name: document[name] for name in ("caught", "missed", "wrong_reason", "skipped")}
     remember("verify", document, variant=f"{len(faults)} faults", metrics=scores)
@@ -66,6 +78,23 @@ def command(
     else:
         _print(result)
     sys.exit(INTERRUPTED if result.interrupted else 0 if result.verdict.good else 1)
+
+
+def _verify_emulators(models: int, inputs: int, campaign: Campaign, *, as_json: bool) -> NoReturn:
+    with CampaignBar() as bar:
+        result = verify_emulators(models, inputs, bar, campaign)
+    remember("verify", result.to_dict(), variant=f"emulators, {result.models} models")
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        table = make_table("runtime", ">outputs", ">differing", ">layer values", ">differing")
+        for name, total in result.runtimes.items():
+            numbers = (total.outputs, total.differing_outputs, total.values, total.differing_values)
+            table.add_row(name, *(f"{number:,}" for number in numbers))
+        stdout.print(table)
+        stdout.print("all pairs of runtimes: " + ", ".join(f"{count:,} {what}" for what, count in result.pairs.items()))
+        print_verdict(result.verdict, f"{result.models} models: every value equals its emulator's")
+    sys.exit(0 if result.verdict.good else 1)
 
 
 def _chosen(only: str | None) -> list[DeviceFault]:

@@ -6,24 +6,30 @@ observation is then compared layer by layer, and with TensorFlow Lite Micro as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balance_hil.boards import connect
+from balance_hil.boards.bench import starts_here
 from balance_hil.bundle import Bundle
-from balance_hil.comparing.samples import Progress, no_progress
-from balance_hil.environment import Environment, require_control_steps
+from balance_hil.environment import Environment, open_for, require_control_steps
 from balance_hil.errors import MissingExtraError, UsageError
+from balance_hil.farm.campaign import HERE, Campaign, Task, content_hash
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.paired import PairedDifference, SuccessDifference, paired_difference, success_difference
+from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, rollout
 from balance_hil.runtimes import load_runtime
 from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
 
 REFERENCE = "tflm"
+BOARD = "board"  # the name of a board among runtimes
+_BATCH = 10  # episodes side by side
 SCHEMA = "balance_hil/closed-loop@2"
 METHOD = (
     "metrics: mean paired difference b - a over the seeds in which neither failed, "
@@ -135,33 +141,115 @@ class _Difference:
     applied_step: int | None = None  # first step in which the plant was given different actions; None: never, clipping hid it
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What the episodes of a pair of runtimes need."""
+
+    bundle: Bundle
+    environment: Environment
+    a: Runtime  # a desktop runtime, or a board's ``as_runtime()``
+    b: Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runtimes by name, which are opened wherever their episodes run."""
+
+    bundle: Path
+    a: str  # a name of RUNTIME_NAMES, or BOARD
+    b: str
+    board: str = "native"
+    access: Mapping[str, Any] = field(default_factory=dict)  # further arguments of ``connect``
+
+    @contextmanager
+    def open(self) -> Iterator[Opened]:
+        """Raises HarnessError: what ``Bundle.load``, ``connect`` and ``load_runtime`` raise."""
+        bundle = Bundle.load(self.bundle)
+        with ExitStack() as stack:
+            runtimes = [
+                stack.enter_context(connect(self.board, bundle, **self.access)).as_runtime()
+                if name == BOARD
+                else stack.enter_context(load_runtime(name, bundle))
+                for name in (self.a, self.b)
+            ]
+            yield Opened(bundle, stack.enter_context(open_for(bundle.spec)), *runtimes)
+
+    def depends_on(self) -> dict[str, Any]:
+        """See ``Task``."""
+        board = {"board": self.board, **self.access} if BOARD in (self.a, self.b) else {}
+        return {"a": self.a, "b": self.b, "SHA-256 of the policy": content_hash(self.bundle), **board}
+
+
 def closed_loop(
-    bundle: Bundle,
-    environment: Environment,
-    a: Runtime,
-    b: Runtime,
+    pair: Pair,
     config: ClosedLoopConfig,
-    *,
-    on_progress: Progress = no_progress,
+    on_progress: Callable[[float, str], None] = lambda done, what: None,
+    campaign: Campaign = HERE,
 ) -> ClosedLoop:
-    """Runs the same episodes under ``a`` and under ``b`` and compares them.
+    """Runs the same episodes under both runtimes, a few in each task of a campaign, and compares them.
 
     Args:
-        bundle: that both run.
-        environment: in which.
-        a: a desktop runtime, or a board's ``as_runtime()``.
-        b: another one.
+        pair: both runtimes.
         config: which episodes.
-        on_progress: called with what is running, control steps done and control steps in all.
+        on_progress: gets the completed share, 0..1, and how the last task ended.
+        campaign: a physical board is used by one task at a time, on this computer.
 
     Raises:
-        HarnessError: whatever the runtimes and ``rollout`` raise (a lost board, an action that is not a number).
+        UsageError: a physical board is not on the cluster.
+        HarnessError: what ``Pair.open``, ``Campaign.run`` and ``rollout`` raise (a lost board, an action that is not a number).
     """
-    from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, rollout  # imports MuJoCo
-
+    if BOARD in (pair.a, pair.b) and not starts_here(pair.board, pair.access.get("port")):
+        campaign = campaign.of_one_at_a_time(pair.board)
     first = EVALUATION_SEED_BASE + config.seed
     seeds = range(first, first + config.episodes)
-    limit = require_control_steps(environment, config.max_steps)
+    depends_on = {"steps": config.max_steps, **pair.depends_on()}
+    batches = [seeds[start : start + _BATCH] for start in range(0, len(seeds), _BATCH)]
+    tasks = [Task(f"seeds {each[0]} to {each[-1]}", (pair, each, config.max_steps), depends_on) for each in batches]
+    found: dict[int, dict[str, Any]] = {}
+    for done, (task, result) in enumerate(campaign.run(_drive_batch, tasks), start=1):
+        found[task.arguments[1][0]] = result
+        on_progress(done / len(tasks), f"{task.name}: outputs differ in {len(result['divergences'])}")
+    results = [found[batch[0]] for batch in batches]
+    episodes_a, episodes_b = ([EpisodeMetrics(**each) for result in results for each in result[who]] for who in ("a", "b"))
+    bundle = Bundle.load(pair.bundle)
+    with open_for(bundle.spec) as environment:
+        metrics = environment.metrics
+    tests = len(metrics) + 1  # and success
+    success = success_difference([not e.failed for e in episodes_a], [not e.failed for e in episodes_b], tests=tests)
+    return ClosedLoop(
+        bundle=bundle.id,
+        environment=environment.spec.environment,
+        a=results[0]["names"][0],
+        b=results[0]["names"][1],
+        seeds=tuple(seeds),
+        divergences=tuple(Divergence(**each) for result in results for each in result["divergences"]),
+        success=success,
+        metrics=tuple(_metrics(metrics, episodes_a, episodes_b, tests)),
+        summary_a=summarize(episodes_a, metrics),
+        summary_b=summarize(episodes_b, metrics),
+        episodes_a=tuple(episodes_a),
+        episodes_b=tuple(episodes_b),
+    )
+
+
+def _drive_batch(pair: Pair, seeds: Sequence[int], max_steps: int | None) -> dict[str, Any]:
+    """Runs in a worker process."""
+    with pair.open() as opened:
+        episodes_a, episodes_b, divergences = _drive(opened, seeds, max_steps)
+        return {
+            "names": [opened.a.name, opened.b.name],
+            "a": [episode.to_dict() for episode in episodes_a],
+            "b": [episode.to_dict() for episode in episodes_b],
+            "divergences": [asdict(divergence) for divergence in divergences],
+        }
+
+
+def _drive(
+    opened: Opened, seeds: Sequence[int], max_steps: int | None
+) -> tuple[list[EpisodeMetrics], list[EpisodeMetrics], list[Divergence]]:
+    """The episodes under a, those under b, and the first differing output of each seed."""
+    environment = opened.environment
+    limit = require_control_steps(environment, max_steps)
     actions: list[Float32Array] = []  # of a by step, float32 [n_seeds, n_act]
     differences: dict[int, _Difference] = {}  # by index of the seed
     together = set(range(len(seeds)))  # indices of the seeds whose trajectories have not diverged
@@ -186,30 +274,9 @@ def closed_loop(
 
     def drive(runtime: Runtime, look: Callable[[RolloutStep, Float32Array], None]) -> list[EpisodeMetrics]:
         policy = _Policy(runtime)
+        return rollout(policy, environment, seeds, max_steps=limit, on_step=lambda step: look(step, policy.outputs), n_threads=1)
 
-        def on_step(step: RolloutStep) -> None:
-            on_progress(f"{runtime.name}, control steps", step.step + 1, limit)
-            look(step, policy.outputs)
-
-        return rollout(policy, environment, seeds, max_steps=limit, on_step=on_step)
-
-    episodes_a, episodes_b = drive(a, remember), drive(b, compare)
-    tests = len(environment.metrics) + 1  # and success
-    success = success_difference([not e.failed for e in episodes_a], [not e.failed for e in episodes_b], tests=tests)
-    return ClosedLoop(
-        bundle=bundle.id,
-        environment=environment.spec.environment,
-        a=a.name,
-        b=b.name,
-        seeds=tuple(seeds),
-        divergences=tuple(_describe(bundle, a, b, seeds, differences)),
-        success=success,
-        metrics=tuple(_metrics(environment.metrics, episodes_a, episodes_b, tests)),
-        summary_a=summarize(episodes_a, environment.metrics),
-        summary_b=summarize(episodes_b, environment.metrics),
-        episodes_a=tuple(episodes_a),
-        episodes_b=tuple(episodes_b),
-    )
+    return drive(opened.a, remember), drive(opened.b, compare), _describe(opened.bundle, opened.a, opened.b, seeds, differences)
 
 
 class _Policy:

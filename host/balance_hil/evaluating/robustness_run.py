@@ -14,11 +14,10 @@ from balance_hil.errors import UsageError
 from balance_hil.evaluating import BOARD_RUNTIME, OpenPolicy, open_policy
 from balance_hil.evaluating.robustness import Condition
 from balance_hil.evaluating.robustness_table import RobustnessTable, SuitePolicy
-from balance_hil.farm.campaign import Campaign, Task, content_hash
+from balance_hil.farm.campaign import HERE, Campaign, Task, content_hash
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import rollout
 
-HERE = Campaign()
 _BATCH = 25  # episodes side by side: more are hardly faster per episode, fewer spread better over the cores
 
 
@@ -105,15 +104,23 @@ def run_work(
         name = policy_name(work.policy)
         found = [EpisodeMetrics(**result) for result in results]
         episodes.setdefault((name, work.condition.name), {}).update({episode.seed: episode for episode in found})
-        on_progress(count / len(tasks), f"{name}, {work.condition.title}")
+        good = sum(not episode.failed for episode in found)
+        on_progress(count / len(tasks), f"{name}, {work.condition.title}: {good} of {len(found)} without failure")
     return {key: tuple(cell[seed] for seed in config.seeds) for key, cell in episodes.items()}
 
 
 def _task(run: Callable[[Work], list[EpisodeMetrics]], work: Work, policy_hash: str) -> Task:
     config = work.config
     name = f"{policy_name(work.policy)}, {work.condition.title}, seeds {work.seeds[0]} to {work.seeds[-1]}"
-    where = [config.runtime, config.environment, config.max_steps, policy_hash]
-    return Task(name, (run, work), [run.__module__, *where, work.condition.options])
+    depends_on = {
+        "suite": run.__module__,
+        "runtime": config.runtime,
+        "environment": config.environment,
+        "steps": config.max_steps,
+        "SHA-256 of the policy": policy_hash,
+        "condition": dict(work.condition.options),
+    }
+    return Task(name, (run, work), depends_on)
 
 
 def _documents(run: Callable[[Work], list[EpisodeMetrics]], work: Work) -> list[EpisodeDocument]:

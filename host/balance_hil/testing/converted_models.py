@@ -22,25 +22,20 @@ from balance_hil.runtimes.native_stderr import captured_stderr
 _SHAPES = ((6, 32, 32, 2), (6, 64, 64, 2), (8, 24, 2), (5, 48, 16, 3))
 
 
-def converted_models(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` actors from the TensorFlow converter: activations × per-channel and per-tensor × shapes, with running seeds.
+def converted_model(seed: int) -> bytes:
+    """An actor from the TensorFlow converter: 32 seeds have all activations × per-channel and per-tensor × shapes.
 
     Raises:
         MissingExtraError: tensorflow is not installed.
     """
     cases = list(product(_SHAPES, ("tanh", "relu", "relu6", "sigmoid"), (True, False)))
-    for seed in range(count):
-        shape, kind, per_channel = cases[seed % len(cases)]
-        name = f"{kind} {'x'.join(map(str, shape))} {'per-channel' if per_channel else 'per-tensor'} seed {seed}"
-        yield name, _converted(shape, kind, per_channel, seed)
+    return _converted(*cases[seed % len(cases)], seed)
 
 
-def converted_networks(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` convolutional networks: keyword spotting, ResNet and MobileNet in small, with running seeds."""
-    makers = (keyword_spotting, resnet, mobilenet)
-    for seed in range(count):
-        make = makers[seed % len(makers)]
-        yield f"{make.__name__} seed {seed}", make(seed)
+def converted_network(seed: int) -> bytes:
+    """A convolutional network: keyword spotting, ResNet or MobileNet in small."""
+    makers: tuple[Callable[[int], bytes], ...] = (keyword_spotting, resnet, mobilenet)
+    return makers[seed % len(makers)](seed)
 
 
 def keyword_spotting(seed: int) -> bytes:

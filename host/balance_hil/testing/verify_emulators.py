@@ -1,11 +1,11 @@
 """Compares the emulators with the real runtimes, value by value, which validates attribution.
 
-``balance_hil.benchmarks.verify_emulators`` runs it over many models; a small slice of it is in the tests.
+``hil verify --emulators`` runs it over many models; a small slice of it is in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,17 +100,13 @@ def random_inputs(count: int, n_obs: int, seed: int) -> Int8Array:
 _SHAPES = ((6, 32, 32, 2), (6, 64, 64, 2), (8, 24, 2), (5, 48, 16, 3))
 
 
-def synthetic_models(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` actors written operator by operator, with the activations that the converter's actors lack."""
-    for seed in range(count):
-        kind = ("HARD_SWISH", "RELU_N1_TO_1", "TANH", "LOGISTIC")[seed % 4]
-        per_channel = seed // 4 % 2 == 0
-        shape = _SHAPES[seed % len(_SHAPES)]
-        name = f"synthetic {kind} {'x'.join(map(str, shape))} {'per-channel' if per_channel else 'per-tensor'} seed {seed}"
-        yield name, actor(shape, kind, per_channel=per_channel, seed=seed, squash=("TANH", None)[seed % 2])
+def synthetic_model(seed: int) -> bytes:
+    """An actor written operator by operator, with an activation that the converter's actors lack."""
+    kind = ("HARD_SWISH", "RELU_N1_TO_1", "TANH", "LOGISTIC")[seed % 4]
+    shape = _SHAPES[seed % len(_SHAPES)]
+    return actor(shape, kind, per_channel=seed // 4 % 2 == 0, seed=seed, squash=("TANH", None)[seed % 2])
 
 
-def random_networks(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` convolutional networks, written operator by operator, with running seeds; every sixth may have an LSTM."""
-    for seed in range(count):
-        yield f"random network, seed {seed}", random_network(seed, NETWORK_OPERATORS if seed % 6 == 5 else ())
+def network(seed: int) -> bytes:
+    """A convolutional network written operator by operator; every sixth may have an LSTM."""
+    return random_network(seed, NETWORK_OPERATORS if seed % 6 == 5 else ())

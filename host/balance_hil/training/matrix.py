@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balance_hil.errors import HarnessError
-from balance_hil.farm.campaign import Campaign, Task, content_hash
+from balance_hil.farm.campaign import HERE, Campaign, Task, content_hash
 from balance_hil.interrupt import Interrupt
 from balance_hil.processes import end_with_parent
 from balance_hil.training.request import TrainingProgress, TrainingRequest
@@ -21,7 +21,6 @@ from balance_hil.training.request import TrainingProgress, TrainingRequest
 # What a process does for one request: trains, and returns figures as plain JSON types. It is sent there by its name.
 Job = Callable[[TrainingRequest, Callable[[TrainingProgress], None]], Mapping[str, Any]]
 
-HERE = Campaign()
 _POLL_S = 0.25
 _REPORT_PERIOD_S = 0.2
 _STOP_S = 20.0  # for a training to end its step and to save its checkpoint
@@ -52,8 +51,8 @@ class Run:
         """It as a task of a campaign."""
         request = self.request
         files = [content_hash(file) for file in (request.config, request.options, request.init_from) if file and file.exists()]
-        what = {key: value for key, value in asdict(request).items() if key not in ("output", "runs", "threads", "force")}
-        return Task(f"{request.algorithm}-{request.seed}", (request,), [str(what), files])
+        what = {key: str(value) for key, value in asdict(request).items() if key not in ("output", "runs", "threads", "force")}
+        return Task(f"{request.algorithm}-{request.seed}", (request,), what | {"files": files})
 
 
 @dataclass
@@ -115,7 +114,7 @@ def run_matrix(
 
 
 def _run_on_cluster(runs: Sequence[Run], job: Job, campaign: Campaign, processes: int, on_change: Callable[[], None]) -> None:
-    tasks = [Task(run.task.name, (job, run.request.absolute()), None) for run in runs]
+    tasks = [Task(run.task.name, (job, run.request.absolute()), {}) for run in runs]
     by_name = {run.task.name: run for run in runs}
     for run in runs:
         run.state = "running"

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import tempfile
 import time
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, astuple, dataclass, field, replace
+from typing import Any, Literal
 
 from balance_hil.boards import FAULTY_KINDS, find_board, held
-from balance_hil.boards.bench import LABEL
+from balance_hil.boards.bench import LABEL, starts_here
 from balance_hil.boards.farm import acquired, farm_kind
 from balance_hil.bundle import Bundle
 from balance_hil.documents import FaultDocument, VerifyDocument
 from balance_hil.errors import UsageError, require
-from balance_hil.interrupt import entered
+from balance_hil.farm.campaign import HERE, Campaign, Task
+from balance_hil.firmware_build import firmware_commit
 from balance_hil.link.fault_table import NEEDS_EMULATION
 from balance_hil.metrics import Verdict
-from balance_hil.paths import HIL_TESTS
-from balance_hil.processes import run_group
 from balance_hil.verifying.faults import NONE, DeviceFault
+from balance_hil.verifying.suite import Case, read_report, run_suite
 
-EPISODES = ("--hil-episodes=1", "--hil-seconds=0.5")  # the shortest that still judge
+_SHORTEST = {"episodes": 1, "seconds": 0.5}  # that still judge
 CONTROL_TIMEOUT_S = 1800.0
 FAULT_TIMEOUT_S = 300.0
-_ISOLATED = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": "", "HIL_HISTORY": "off"}
-_LAST_CHARACTERS = 300
 
 Score = Literal["caught", "wrong reason", "missed", "skipped"]
-Progress = Callable[[str, int, int], None]  # what runs, done, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +38,6 @@ class VerifyConfig:
     baud: int | None = None
     engine: str | None = None
     wait_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """How one test of the suite ended; a test with several parameters has several cases."""
-
-    test: str  # "file.py::test"
-    outcome: Literal["passed", "failed", "skipped"]
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,54 +108,98 @@ class VerifyResult:
         }
 
 
-def verify(bundle: Bundle, config: VerifyConfig, faults: Sequence[DeviceFault], on_progress: Progress) -> VerifyResult:
+def verify(
+    bundle: Bundle,
+    config: VerifyConfig,
+    faults: Sequence[DeviceFault],
+    on_progress: Callable[[float, str], None] = lambda done, what: None,
+    campaign: Campaign = HERE,
+) -> VerifyResult:
     """Runs the tests that ``faults`` name on a sound board, then the test of each fault on a board that has it.
 
-    Ctrl-C ends it; the result holds what was done. A board of a farm is held from the first test to the last.
+    Each of these is a task of the campaign; a physical board has them one after the other, and one of a farm is held from the
+    first to the last. ``on_progress`` gets the completed share, 0..1, and the last result. Ctrl-C ends it; the result holds
+    what was done.
 
     Raises:
         MissingExtraError: pytest or TensorFlow Lite Micro is not installed.
         UnknownBoardError: no such board or label.
         PortBusyError: no board of the label is free, or somebody else holds the place of the farm.
-        UsageError: a port beside a label or a place, which has its own.
+        UsageError: a port beside a label or a place, which has its own; or a physical board, and a cluster.
         FarmError and what else the kind of a farm raises.
+        ClusterError: see ``Campaign.run``.
     """
     require("pytest", "dev")
+    if not starts_here(config.board, config.port):
+        campaign = campaign.of_one_at_a_time(config.board)
     if farm_kind(config.board):
         if config.port is not None:
             raise UsageError(f"{config.board} has its port from the farm", "leave out --port")
         with acquired(config.board, config.wait_s) as lent:
             own = replace(config, board=lent.kind, port=lent.port, baud=config.baud or lent.baud or None)
-            return _verify(VerifyResult(bundle, config.board), own, faults, on_progress)
+            return _verify(VerifyResult(bundle, config.board), own, faults, on_progress, campaign)
     with held(config.board, config.wait_s, port=config.port) if config.board.startswith(LABEL) else nullcontext() as place:
         if place:  # chosen once; each run of the suite reserves it again
             config = replace(config, board=place.definition.name)
-    return _verify(VerifyResult(bundle, config.board), config, faults, on_progress)
+    return _verify(VerifyResult(bundle, config.board), config, faults, on_progress, campaign)
 
 
 def _verify(
-    result: VerifyResult, config: VerifyConfig, faults: Sequence[DeviceFault], on_progress: Progress
-) -> VerifyResult:  # fmt: skip
+    result: VerifyResult,
+    config: VerifyConfig,
+    faults: Sequence[DeviceFault],
+    on_progress: Callable[[float, str], None],
+    campaign: Campaign,
+) -> VerifyResult:
     bundle = result.bundle
     absent = {fault.name: why for fault in faults if (why := _why_not(fault, bundle, config))}
-    tried = [fault for fault in faults if fault.name not in absent]
+    found: dict[int, FaultResult] = {}
     try:
-        on_progress("control run", 0, len(faults))
-        if tried:
-            tests = sorted({fault.test for fault in tried})
-            result.control = run_suite(bundle, config, tests, fault=NONE.name, timeout_s=CONTROL_TIMEOUT_S)
+        if tests := sorted({fault.test for fault in faults if fault.name not in absent}):
+            on_progress(0.0, "control run")
+            task = _task(NONE.name, NONE, tests, bundle, config)
+            result.control = [Case(*case) for _, done in replace(campaign, jobs=1).run(_run, [task]) for case in done["cases"]]
         if any(map(_failed, result.control)):
             return result
-        for done, fault in enumerate(faults):
-            on_progress(fault.name, done, len(faults))
-            result.faults.append(
-                FaultResult(fault, "skipped", absent[fault.name])
-                if fault.name in absent
-                else _try(fault, bundle, config, [case for case in result.control if case.test == fault.test])
-            )
+        tasks: dict[str, tuple[Task, list[int]]] = {}  # by their names, with the places of the faults that they try
+        for at, fault in enumerate(faults):
+            why = absent.get(fault.name) or _skipped(case for case in result.control if case.test == fault.test)
+            if why:
+                found[at] = FaultResult(fault, "skipped", why)
+            else:
+                task = _task(f"{fault.name}: {fault.test}", fault, [fault.test], bundle, config)
+                tasks.setdefault(task.name, (task, []))[1].append(at)
+        for task, done in campaign.run(_run, [task for task, _ in tasks.values()]):
+            for at in tasks[task.name][1]:
+                cases = [Case(*case) for case in done["cases"]]
+                found[at] = FaultResult(faults[at], *score(faults[at], cases), done["wall_s"])
+                on_progress(len(found) / len(faults), f"{faults[at].name}: {found[at].score}")
     except KeyboardInterrupt:
         result.interrupted = True
+    finally:
+        result.faults = [each for _, each in sorted(found.items())]
     return result
+
+
+def _task(name: str, fault: DeviceFault, tests: list[str], bundle: Bundle, config: VerifyConfig) -> Task:
+    options = {**asdict(config), "bundle": bundle.path.resolve(), "broken": fault.name, **_SHORTEST, "history": "off"}
+    options["wait"] = options.pop("wait_s")
+    timeout_s = CONTROL_TIMEOUT_S if fault is NONE else FAULT_TIMEOUT_S
+    depends_on = {**asdict(config), "policy": bundle.id, "firmware": firmware_commit(), "tests": tests}
+    return Task(name, (tuple(tests), options, timeout_s), depends_on)
+
+
+def _run(tests: Sequence[str], options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Runs in a worker process."""
+    start_s = time.monotonic()
+    cases = read_report(run_suite(options, tests=tests, timeout_s=timeout_s))
+    return {"cases": [astuple(case) for case in cases], "wall_s": round(time.monotonic() - start_s, 3)}
+
+
+def _skipped(control: Iterable[Case]) -> str:
+    """Why every case of a test was skipped without a fault; "" if one was not."""
+    cases = list(control)
+    return cases[0].message if all(case.outcome == "skipped" for case in cases) else ""
 
 
 def _why_not(fault: DeviceFault, bundle: Bundle, config: VerifyConfig) -> str:
@@ -188,14 +214,6 @@ def _why_not(fault: DeviceFault, bundle: Bundle, config: VerifyConfig) -> str:
     return fault.absent(bundle)
 
 
-def _try(fault: DeviceFault, bundle: Bundle, config: VerifyConfig, control: Sequence[Case]) -> FaultResult:
-    if all(case.outcome == "skipped" for case in control):
-        return FaultResult(fault, "skipped", control[0].message)
-    start = time.monotonic()
-    cases = run_suite(bundle, config, [fault.test], fault=fault.name, timeout_s=FAULT_TIMEOUT_S)
-    return FaultResult(fault, *score(fault, cases), time.monotonic() - start)
-
-
 def score(fault: DeviceFault, cases: Sequence[Case]) -> tuple[Score, str]:
     """The score of a fault, and the message that decided it."""
     failed = [case for case in cases if _failed(case)]
@@ -205,44 +223,6 @@ def score(fault: DeviceFault, cases: Sequence[Case]) -> tuple[Score, str]:
     if failed:
         return "wrong reason", f"{failed[0].test}: {failed[0].message}"
     return "missed", ""
-
-
-def run_suite(bundle: Bundle, config: VerifyConfig, tests: Sequence[str], *, fault: str, timeout_s: float) -> list[Case]:
-    """Runs tests of the HIL suite, "file.py::test" each, in a process of its own.
-
-    A suite that does not end in time, or that pytest cannot run, is one failed case.
-    """
-    with entered(lambda: tempfile.TemporaryDirectory(prefix="balance-hil-")) as folder:
-        report, settings = Path(folder) / "report.xml", Path(folder) / "pytest.ini"
-        settings.write_text("[pytest]\nmarkers = timeout: of pytest-timeout\n")
-        command = [sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(HIL_TESTS)]
-        command += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "balance_hil.pytest_plugin"]
-        command += [f"--junitxml={report}", f"--basetemp={folder}/logs", *EPISODES, f"--hil-bundle={bundle.path.resolve()}"]
-        options = {"board": config.board, "port": config.port, "baud": config.baud, "engine": config.engine, "broken": fault}
-        command += [f"--hil-{name}={value}" for name, value in options.items() if value is not None]
-        command += [f"--hil-wait={config.wait_s}", *(f"{HIL_TESTS}/{test}" for test in tests)]
-        try:
-            done = run_group(command, timeout_s=timeout_s, env=os.environ | _ISOLATED, stderr=subprocess.STDOUT, text=True)
-        except subprocess.TimeoutExpired:
-            return [Case("the suite", "failed", f"it did not end within {timeout_s:g} s")]
-        if not report.exists():
-            return [Case("the suite", "failed", f"pytest ended with status {done.returncode}: {done.stdout[-_LAST_CHARACTERS:]}")]
-        return read_report(report)
-
-
-def read_report(path: Path) -> list[Case]:
-    """The cases in a JUnit file of pytest."""
-    cases = []
-    for element in ET.parse(path).iter("testcase"):  # noqa: S314  # pytest wrote it
-        test = f"{element.get('classname', '').split('.')[-1]}.py::{element.get('name', '').split('[')[0]}"
-        outcome: Literal["passed", "failed", "skipped"] = "passed"
-        message = ""
-        for child in element:
-            if child.tag in ("failure", "error", "skipped") and outcome != "failed":
-                outcome = "skipped" if child.tag == "skipped" else "failed"
-                message = child.get("message", "")
-        cases.append(Case(test, outcome, message))
-    return cases
 
 
 def _failed(case: Case) -> bool:

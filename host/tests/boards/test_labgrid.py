@@ -220,13 +220,13 @@ def test_verify_holds_the_place_from_the_first_test_to_the_last(
 
     monkeypatch.setattr(verifying, "run_suite", run_suite)
     faults = [FAULTS["text-silent"]]
-    result = verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left"), faults, lambda what, done, total: None)
+    result = verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left"), faults)
     control, fault = seen
     assert control == fault
     assert (control[0], str(control[1]).partition(":")[0], f".hil-{os.getpid()}-" in control[2]) == ("native", "socket", True)
     assert (result.board, result.count("missed")) == ("labgrid:left", 1)
     with pytest.raises(UsageError, match="labgrid:left has its port from the farm"):
-        verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left", port="/dev/null"), faults, lambda *_: None)
+        verifying.verify(ppo_bundle, VerifyConfig(board="labgrid:left", port="/dev/null"), faults)
 
 
 def test_a_farm_costs_little_where_nothing_waits_for_more_bytes(lab: Farm) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from balance_hil.bundle import Bundle
 from balance_hil.cli import compare as cli
 from balance_hil.comparing import closed_loop as module
-from balance_hil.comparing.closed_loop import ClosedLoopConfig, closed_loop
-from balance_hil.environment import Environment, open_for
+from balance_hil.comparing.closed_loop import ClosedLoop, ClosedLoopConfig, Opened, Pair, closed_loop
+from balance_hil.environment import open_for
 from balance_hil.errors import MissingExtraError, UsageError
+from balance_hil.farm.campaign import Campaign
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE
 from balance_hil.runtimes.base import Int8Runtime, LayerTensor
@@ -56,10 +58,20 @@ class LinearInt8(Int8Runtime):
         return [LayerTensor(0, "RELU", inputs), LayerTensor(1, "FULLY_CONNECTED", self.infer_int8_batch(inputs))]
 
 
-@pytest.fixture
-def environment(linear_bundle: Bundle) -> Iterator[Environment]:
-    with open_for(linear_bundle.spec) as environment:
-        yield environment
+def compared(
+    bundle: Bundle, a: LinearInt8, b: LinearInt8, config: ClosedLoopConfig, monkeypatch: pytest.MonkeyPatch
+) -> ClosedLoop:
+    """The comparison of two runtimes that are there already, in this process."""
+
+    @contextmanager
+    def opened(pair: Pair) -> Iterator[Opened]:
+        with open_for(bundle.spec) as environment:
+            yield Opened(bundle, environment, a, b)
+
+    monkeypatch.setattr(Pair, "open", opened)
+    monkeypatch.setattr(Pair, "depends_on", lambda pair: {})
+    monkeypatch.setattr(Bundle, "load", lambda path: bundle)
+    return closed_loop(Pair(bundle=bundle.path, a="a", b="b"), config, campaign=Campaign(jobs=1))
 
 
 @pytest.fixture(autouse=True)
@@ -81,21 +93,21 @@ def first_step_above(bundle: Bundle, seed: int, above: int) -> int | None:
     return None
 
 
-def test_equal_runtimes_drive_equal_episodes(environment: Environment, linear_bundle: Bundle) -> None:
-    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG)
+def test_equal_runtimes_drive_equal_episodes(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compared(linear_bundle, LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle), CONFIG, monkeypatch)
     assert result.divergences == ()
     assert result.episodes_a == result.episodes_b
     assert [episode.seed for episode in result.episodes_a] == list(range(FIRST_SEED, FIRST_SEED + 4))
     assert result.success.both == 4
-    assert [row.mean_difference for row in result.metrics] == [0.0] * len(environment.metrics)
+    assert [row.mean_difference for row in result.metrics] == [0.0] * len(result.metrics)
     assert "bit for bit" in result.summary
 
 
 @pytest.mark.parametrize("spoilt", ["a", "b"])
-def test_the_first_bit_is_found_in_every_seed(environment: Environment, linear_bundle: Bundle, spoilt: str) -> None:
+def test_the_first_bit_is_found_in_every_seed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, spoilt: str) -> None:
     above = 8
     a, b = (LinearInt8(name, linear_bundle, above=above if name == spoilt else NEVER, wrong=-2) for name in "ab")
-    result = closed_loop(linear_bundle, environment, a, b, CONFIG)
+    result = compared(linear_bundle, a, b, CONFIG, monkeypatch)
     expected = {seed: first_step_above(linear_bundle, seed, above) for seed in result.seeds}
     assert len({step for step in expected.values() if step is not None}) > 1, "needs several steps"
     assert {p.seed: p.step for p in result.divergences} == {seed: step for seed, step in expected.items() if step is not None}
@@ -110,13 +122,13 @@ def test_the_first_bit_is_found_in_every_seed(environment: Environment, linear_b
     assert f"diverge in {result.diverged} of 4" in result.summary
 
 
-def test_a_bit_that_is_clipped_away_parts_no_trajectory(environment: Environment, linear_bundle: Bundle) -> None:
+def test_a_bit_that_is_clipped_away_parts_no_trajectory(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both answer more than 1: the wheels get the same."""
     bundle = replace(linear_bundle, output_quant=QuantParams(1 / 32, 0))
     always = [[1000.0] * 6] * 2  # +-1 before the spoilt LSB: 32 of them are 1.0
     upright = replace(CONFIG, max_steps=3)
     a, b = (LinearInt8(name, bundle, above=-129, wrong=wrong, gains=always) for name, wrong in (("a", 1), ("b", 2)))
-    result = closed_loop(bundle, environment, a, b, upright)
+    result = compared(bundle, a, b, upright, monkeypatch)
     clipped = [divergence for divergence in result.divergences if divergence.a > 1.0]
     assert clipped, "the test needs seeds that start with full speed forward"
     assert any(divergence.trajectory_step is None for divergence in clipped)
@@ -124,10 +136,10 @@ def test_a_bit_that_is_clipped_away_parts_no_trajectory(environment: Environment
     assert all(divergence.unlike_tflm == "both" for divergence in result.divergences)
 
 
-def test_a_policy_that_falls_differs_in_survival(environment: Environment, linear_bundle: Bundle) -> None:
+def test_a_policy_that_falls_differs_in_survival(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     idle = LinearInt8("idle", linear_bundle, gains=[[0.0] * 6] * 2)
     config = ClosedLoopConfig(episodes=10, seed=0, max_steps=400)
-    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), idle, config)
+    result = compared(linear_bundle, LinearInt8("a", linear_bundle), idle, config, monkeypatch)
     assert (result.success.only_a, result.success.only_b) == (10, 0)
     assert result.differs == ("success",)
     assert result.verdict.line == "FAIL: a and idle differ beyond chance in success"
@@ -135,10 +147,10 @@ def test_a_policy_that_falls_differs_in_survival(environment: Environment, linea
     assert max(episode.steps for episode in result.episodes_b) < 400
 
 
-def test_a_worse_tracker_differs_in_tracking(environment: Environment, linear_bundle: Bundle) -> None:
+def test_a_worse_tracker_differs_in_tracking(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     shaky = LinearInt8("shaky", linear_bundle, above=0, wrong=20)
     config = ClosedLoopConfig(episodes=10, seed=0, max_steps=200)
-    result = closed_loop(linear_bundle, environment, LinearInt8("a", linear_bundle), shaky, config)
+    result = compared(linear_bundle, LinearInt8("a", linear_bundle), shaky, config, monkeypatch)
     assert result.success.both == 10
     rows = {row.metric: row for row in result.metrics}
     assert "action_rate" in result.differs
@@ -147,13 +159,13 @@ def test_a_worse_tracker_differs_in_tracking(environment: Environment, linear_bu
     assert 0 < interval[0] <= rows["action_rate"].mean_difference <= interval[1]
 
 
-def test_without_tflm_nobody_is_blamed(environment: Environment, linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tflm_nobody_is_blamed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, bundle: Bundle) -> Int8Runtime:
         raise MissingExtraError("this needs tflite_micro", "install it")
 
     monkeypatch.setattr(module, "load_runtime", missing)
     a, b = LinearInt8("a", linear_bundle), LinearInt8("b", linear_bundle, above=-129)
-    result = closed_loop(linear_bundle, environment, a, b, replace(CONFIG, max_steps=2))
+    result = compared(linear_bundle, a, b, replace(CONFIG, max_steps=2), monkeypatch)
     assert [divergence.unlike_tflm for divergence in result.divergences] == [None] * 4
 
 

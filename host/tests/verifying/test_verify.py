@@ -22,7 +22,8 @@ from balance_hil.paths import HIL_TESTS
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 from balance_hil.tflite.graph import read_graph
 from balance_hil.verifying.faults import FAULTS, find_fault
-from balance_hil.verifying.verify import Case, FaultResult, VerifyConfig, read_report, score, verify
+from balance_hil.verifying.suite import Case, read_report
+from balance_hil.verifying.verify import FaultResult, VerifyConfig, score, verify
 
 from .. import contract
 
@@ -44,13 +45,9 @@ UNSEEN = replace(FAULTS["text-three-digits"], test="test_model.py::test_golden_v
 OTHERWISE = replace(FAULTS["model-constant"], because="it rains")
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    """No progress."""
-
-
 @pytest.fixture(scope="module")
 def result(ppo_bundle):
-    return verify(ppo_bundle, NATIVE, [*(FAULTS[name] for name in (*CAUGHT, SKIPPED)), UNSEEN, OTHERWISE], quiet)
+    return verify(ppo_bundle, NATIVE, [*(FAULTS[name] for name in (*CAUGHT, SKIPPED)), UNSEEN, OTHERWISE])
 
 
 def test_the_control_run_passes(result):
@@ -86,13 +83,13 @@ def test_the_document_keeps_the_contract(result):
 
 def test_nothing_is_scored_unless_the_suite_passes_without_a_fault(ppo_bundle):
     nowhere = VerifyConfig(port="/dev/does-not-exist")
-    result = verify(ppo_bundle, nowhere, [FAULTS["reply-nan"]], quiet)
+    result = verify(ppo_bundle, nowhere, [FAULTS["reply-nan"]])
     assert result.faults == []
     assert re.search(r"without a fault test_quantization.py::\w+ fails: .*/dev/does-not-exist", result.verdict.line)
 
 
 def test_a_board_that_cannot_have_firmware_faults_is_not_judged_by_them(ppo_bundle):
-    result = verify(ppo_bundle, VerifyConfig(board="serial", port="/dev/null"), [FAULTS["input-wrap"]], quiet)
+    result = verify(ppo_bundle, VerifyConfig(board="serial", port="/dev/null"), [FAULTS["input-wrap"]])
     assert result.faults[0].score == "skipped"
     assert result.verdict.reasons == ("no fault was tried",)
 
@@ -120,9 +117,8 @@ def test_score(cases, expected):
     assert score(FAULT, cases)[0] == expected
 
 
-def test_a_report_of_pytest_is_read(tmp_path):
-    report = tmp_path / "report.xml"
-    report.write_text(
+def test_a_report_of_pytest_is_read():
+    report = (
         '<testsuites><testsuite><testcase classname="test_a" name="test_one[native-x]"><failure message="a &lt; b">text</failure>'
         '</testcase><testcase classname="hil_tests.test_a" name="test_two"/><testcase classname="test_a" name="test_three">'
         '<error message="setup"/></testcase><testcase classname="test_a" name="test_four"><skipped message="why"/></testcase>'
@@ -174,7 +170,7 @@ def command(monkeypatch, result):
     def run(*words):
         return CliRunner().invoke(cli.command, [str(word) for word in words], standalone_mode=False)
 
-    def stand_in(bundle, config, faults, on_progress):
+    def stand_in(bundle, config, faults, on_progress, campaign):
         run.chosen = [fault.name for fault in faults]
         return run.result
 
@@ -227,7 +223,7 @@ def test_every_fault_is_caught_for_the_right_reason(ppo_bundle, board):
         check_installation(boards.find_definition(board))
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
-    result = verify(ppo_bundle, VerifyConfig(board=board), list(FAULTS.values()), quiet)
+    result = verify(ppo_bundle, VerifyConfig(board=board), list(FAULTS.values()))
     assert result.verdict.good, result.verdict.line
     assert result.count("caught") == len(FAULTS) - 1
 
@@ -236,7 +232,7 @@ def test_every_fault_is_caught_for_the_right_reason(ppo_bundle, board):
 @pytest.mark.timeout(3600)
 def test_every_fault_is_caught_with_another_policy(tmp_path):
     bundle = synthetic_bundle(tmp_path / "policy", 24, 4)
-    result = verify(bundle, NATIVE, list(FAULTS.values()), quiet)
+    result = verify(bundle, NATIVE, list(FAULTS.values()))
     assert result.verdict.good, result.verdict.line
 
 

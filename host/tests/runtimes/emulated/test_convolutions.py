@@ -1,4 +1,4 @@
-"""Convolutional operators and networks against the real runtimes: a small slice of balance_hil.benchmarks.verify_emulators."""
+"""Convolutional operators and networks against the real runtimes: a small slice of hil verify --emulators."""
 
 from __future__ import annotations
 

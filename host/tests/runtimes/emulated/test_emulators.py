@@ -1,4 +1,4 @@
-"""The emulators against the real runtimes, layer by layer: a small slice of balance_hil.benchmarks.verify_emulators."""
+"""The emulators against the real runtimes, layer by layer: a small slice of hil verify --emulators."""
 
 from __future__ import annotations
 
