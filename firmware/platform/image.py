@@ -13,11 +13,12 @@ def add_build_info(env, processor, board):
         "HIL_BOARD_NAME": board,
     }
     text = "#pragma once\n\n" + "".join(f'#define {name} "{value}"\n' for name, value in facts.items())
-    if baud := os.environ.get("HIL_BAUD"):
-        if not baud.isdecimal():
-            sys.stderr.write(f"error: HIL_BAUD={baud} is not a rate: give bits per second, as in HIL_BAUD=115200\n")
-            env.Exit(1)
-        text += f"#define HIL_BAUD {baud}\n"
+    for name, what in (("HIL_BAUD", "bits per second"), ("HIL_MODEL_ARENA_BYTES", "bytes")):
+        if number := os.environ.get(name):
+            if not number.isdecimal():
+                sys.stderr.write(f"error: {name}={number} is no number of {what}, as in {name}=115200\n")
+                env.Exit(1)
+            text += f"#define {name} {number}\n"
     _write(generated_folder(env) / "build_info.h", text)
 
 

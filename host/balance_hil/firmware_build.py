@@ -113,6 +113,7 @@ def build_image(
     *,
     baud: int | None = None,
     own: OwnSources | None = None,
+    arena_bytes: int = 0,
 ) -> Path:
     """Builds the firmware of one environment with a model compiled in, unless that very image is there and up to date.
 
@@ -124,6 +125,7 @@ def build_image(
         progress: receives lines before and while it builds.
         baud: rate of the firmware's port; None: the firmware's default.
         own: the sources of a board of the user's own, which the image is built with.
+        arena_bytes: for the model's tensors; 0: the firmware's default.
 
     Returns:
         The image, an ELF file that stays as it is when another model is built. The linker's map and the files that flash tools
@@ -133,6 +135,7 @@ def build_image(
         FirmwareBuildError, FlashToolMissingError: see ``build``, ``check_board_tools``.
     """
     what = header.read_bytes() + _library(environment) + (str(baud).encode() if baud else b"") + (own.identity() if own else b"")
+    what += f"arena {arena_bytes}".encode() if arena_bytes else b""
     image = IMAGES / f"{environment}-{hashlib.sha256(what).hexdigest()[:12]}.elf"
     stamp = image.with_suffix(".stamp")
     if _is_stamped(image, stamp):
@@ -147,7 +150,7 @@ def build_image(
             progress(f"building the firmware ({environment}): about ten seconds, once for each model{library}")
         fingerprint = _fingerprint()
         prepare_platformio()
-        _run_platformio(environment, image_variables(header, baud, own), progress)
+        _run_platformio(environment, image_variables(header, baud, own, arena_bytes), progress)
         IMAGES.mkdir(exist_ok=True)
         stamp.unlink(missing_ok=True)
         folder = build_folder(environment) / environment
@@ -161,9 +164,10 @@ def build_image(
     return image
 
 
-def image_variables(header: Path, baud: int | None, own: OwnSources | None = None) -> dict[str, str]:
+def image_variables(header: Path, baud: int | None, own: OwnSources | None = None, arena_bytes: int = 0) -> dict[str, str]:
     """Environment variables by which PlatformIO builds an image with a model; see ``build_image``."""
     variables = {"HIL_MODEL": str(header.resolve().parent)} | ({"HIL_BAUD": str(baud)} if baud else {})
+    variables |= {"HIL_MODEL_ARENA_BYTES": str(arena_bytes)} if arena_bytes else {}
     return variables | ({"HIL_BOARD_FILE": str(own.board_file)} if own else {})
 
 

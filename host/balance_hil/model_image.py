@@ -19,6 +19,7 @@ from balance_hil.errors import BundleError, MissingExtraError
 from balance_hil.files import write_atomically
 from balance_hil.protocol import messages
 from balance_hil.quantize import Normalization
+from balance_hil.tflite.codec import schema
 from balance_hil.tflite.graph import read_graph
 
 SELF_TEST_ROWS = 8  # of the golden vectors that an image carries
@@ -34,6 +35,7 @@ KERNELS = {
     "PAD": 34,
     "MEAN": 40,
 }
+ALWAYS_THERE = ("FULLY_CONNECTED", "RELU", "TANH")  # in every image
 _BYTES_PER_LINE = 16
 _NUMBERS_PER_LINE = 8
 
@@ -121,7 +123,7 @@ constexpr std::size_t kModelSize = {len(self.model)};
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
-{_kernels(self.model)}{_normalization(self.normalization) if self.normalization else ""}
+{_operators(self.model)}{_normalization(self.normalization) if self.normalization else ""}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
 constexpr int kSelfTestCount = {len(inputs)};
 constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
@@ -140,16 +142,20 @@ constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] =
         write_atomically(path, self.header())
 
 
-def _kernels(model: bytes) -> str:
+def _operators(model: bytes) -> str:
     try:
         names = set(read_graph(model).operator_counts())
+        numbers = {
+            number for name in names - set(ALWAYS_THERE) if (number := getattr(schema().BuiltinOperator, name, None)) is not None
+        }
     except MissingExtraError:  # nobody here reads the model: all of them
-        names = set(KERNELS)
+        numbers = set(KERNELS.values())
     except BundleError:  # the board says what it is
-        names = set()
-    numbers = ", ".join(str(number) for name, number in KERNELS.items() if name in names)
-    comment = "/// What kModel needs besides the compact engine's own operators, by numbers of TensorFlow Lite's schema."
-    return f"\n{comment}\n#define HIL_MODEL_OPERATORS {numbers}\n" if numbers else ""
+        numbers = set()
+    if not numbers:
+        return ""
+    comment = f"/// Operators of kModel besides {', '.join(ALWAYS_THERE)}, by their numbers in TensorFlow Lite's schema."
+    return f"\n{comment}\n#define HIL_MODEL_OPERATORS {', '.join(map(str, sorted(numbers)))}\n"
 
 
 def _normalization(by: Normalization) -> str:

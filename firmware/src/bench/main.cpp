@@ -14,7 +14,8 @@
 
 namespace {
 
-constexpr uint32_t kRounds = 256;
+constexpr uint32_t kMostRounds = 256;
+constexpr uint32_t kEnoughInstructions = 1 << 24;
 
 hil::mps::CmsdkUart uart;
 
@@ -34,12 +35,20 @@ void Report(const char* name, uint32_t number) {
   Send(first);
 }
 
-/// Instructions of one call of `action`, on average over kRounds.
+bool overflowed = false;
+
+/// Instructions of one call of `action`, on average over kMostRounds, or as many as take kEnoughInstructions.
 template <typename Action>
 uint32_t Count(const Action& action) {
-  const hil::mps::InstructionCounter counter;
-  for (uint32_t i = 0; i < kRounds; ++i) action();
-  return static_cast<uint32_t>((counter.Elapsed() + kRounds / 2) / kRounds);
+  const auto repeat = [&action](uint32_t rounds) {
+    const hil::mps::InstructionCounter counter;
+    for (uint32_t i = 0; i < rounds; ++i) action();
+    overflowed = overflowed || counter.Overflowed();
+    return static_cast<uint32_t>((counter.Elapsed() + rounds / 2) / rounds);
+  };
+  const uint32_t once = repeat(1);
+  const uint32_t rounds = kEnoughInstructions / (once + 1);
+  return rounds == 0 ? once : repeat(rounds < kMostRounds ? rounds : kMostRounds);
 }
 
 void Measure(hil::Engine* engine) {
@@ -64,6 +73,7 @@ int main() {
   Report("load_instructions", static_cast<uint32_t>(loading.Elapsed()));
   Report("status", static_cast<uint32_t>(status));
   if (status == hil::Status::kOk) Measure(engine);
+  Report("overflowed", overflowed ? 1 : 0);
   Report("arena_bytes", engine->info().arena_used);
   Report("object_bytes", static_cast<uint32_t>(hil::EngineObjectBytes()));
   Report("stack_bytes", hil::cortex::System().StackHighWater());

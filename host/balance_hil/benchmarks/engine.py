@@ -1,19 +1,22 @@
 """``hil bench engine``: code, memory and cost of an inference, layer by layer, for each engine and board.
 
 The boards in QEMU count instructions; they repeat exactly and are not cycles (``boards.instruction_count``). Code is what the
-linker took from the engine's libraries, constants included; memory is the engine's arena and object. The policies are two of
-6-64-64-2 with random weights, and models/ppo. TensorFlow Lite Micro is measured beside ours where HIL_TFLM_LIB names its library
-(docs/boards.md); otherwise its numbers are those recorded in tflm.toml.
+linker took from the engine's libraries, constants included; memory is the engine's arena and object. The models are two of
+6-64-64-2 with random weights, models/ppo, and a convolutional network with random weights; or those that the caller names.
+TensorFlow Lite Micro is measured beside ours where HIL_TFLM_LIB names its library (docs/boards.md); otherwise its numbers are
+those recorded in tflm.toml.
 
-Every board, also ``pico`` and physical ones, is asked what one whole inference of models/ppo costs (PROFILE), in cycles where its
-clock is its processor's.
+Every board, also ``pico`` and physical ones, is asked what one whole inference costs (PROFILE), in cycles where its clock is its
+processor's: of models/ppo and of the convolutional network, with each engine that is measured.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,12 +33,14 @@ from balance_hil.boards.channel import printable
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.boards.profile import Profile
-from balance_hil.bundle import HEADER, INT8_MODEL, Bundle, model_id
+from balance_hil.bundle import HEADER, Bundle, model_id
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, firmware_commit
 from balance_hil.model_image import ModelImage
+from balance_hil.opening import open_policy
 from balance_hil.paths import MODELS
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.testing.convolutional_models import image_network
 from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 
@@ -50,6 +55,7 @@ class Policy:
     name: str
     model: bytes
     header: Path  # its model.h, with vectors by which the firmware checks what it measures
+    bundle: Bundle | None = None  # None: only the engine is measured with it, no board
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,27 @@ class Measurement:
     cost: EngineCost
 
 
-def run(boards: Sequence[str] = (), port: str | None = None) -> list[dict[str, Any]]:
+def run(boards: Sequence[str] = (), port: str | None = None, models: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """The rows of ``measure_all``."""
-    return measure_all(boards, port)[0]
+    return measure_all(boards, port, models)[0]
 
 
-def measure_all(boards: Sequence[str] = (), port: str | None = None) -> tuple[list[dict[str, Any]], list[Cost]]:
-    """Rows for every board, engine and policy, and the same as costs, with the symbols of the images of ``models/ppo``.
+def measure_all(
+    boards: Sequence[str] = (), port: str | None = None, models: Sequence[Path] = ()
+) -> tuple[list[dict[str, Any]], list[Cost]]:
+    """Rows for every board, engine and model, and the same as costs, with the symbols of the images that boards ran.
 
     Args:
         boards: names; by default the boards in QEMU, and ``pico`` where its emulator is installed.
-        port: of a physical board.
+        port: of a physical board, which runs the first of the models, by default ``models/ppo``.
+        models: bundles or int8 ``.tflite`` files; by default those of this module.
 
     Raises:
-        HarnessError: a board cannot be built, started or reached.
+        HarnessError: a model cannot be read, or a board cannot be built, started or reached.
     """
     chosen = [find_board(name) for name in boards] or _default_boards()
-    bundle = Bundle.load(SHIPPED)
-    policies = [typical("TANH"), typical("RELU"), Policy("ppo", (SHIPPED / INT8_MODEL).read_bytes(), SHIPPED / HEADER)]
+    policies = [opened(path) for path in models] or [typical("TANH"), typical("RELU"), opened(SHIPPED), convolutional()]
+    whole = [(policy, policy.bundle) for policy in policies if policy.bundle is not None][: None if port is None else 1]
     rows: list[dict[str, Any]] = []
     costs: list[Cost] = []
     for board in chosen:
@@ -91,12 +100,17 @@ def measure_all(boards: Sequence[str] = (), port: str | None = None) -> tuple[li
                 if measured is not None:
                     rows += (found := _rows(measured, baseline))
                     costs.append(_cost_of(measured, found))
-        engine = "int8" if board.is_emulated and port is None else None
-        with connect(board.name, bundle, port=port, engine=engine, count_instructions=counted) as session:
-            info = session.query_info()  # with the stack that it has used
-            found = _profile_rows(f"{info.board} {info.engine} ppo", session.profile(), with_engine=not counted)
-            rows += found
-            costs.append(_whole_cost(board.name, info, session.image, found, bundle.id))
+        emulated = board.is_emulated and port is None
+        engines = ("int8", "tflm") if emulated and board.kind != "native" and os.environ.get(TFLM_LIBRARY) else ("int8",)
+        for engine, (policy, bundle) in itertools.product(engines, whole):
+            with connect(
+                board.name, bundle, port=port, engine=engine if emulated else None, count_instructions=counted
+            ) as session:
+                info = session.query_info()  # with the stack that it has used
+                what = f"{info.board} {info.engine} {policy.name.lower()}"
+                found = _profile_rows(what, session.profile(), with_engine=not counted)
+                rows += found
+                costs.append(_whole_cost(board.name, info, session.image, found, policy.name.lower(), bundle.id))
     return rows, _merged(costs)
 
 
@@ -120,9 +134,23 @@ def typical(activation: str) -> Policy:
     return Policy(activation, model, header)
 
 
+def opened(path: Path, name: str = "") -> Policy:
+    """A bundle, or an int8 ``.tflite``. Raises what ``open_policy`` raises."""
+    bundle = open_policy(path, unnamed=True)
+    return Policy(name or path.stem, bundle.int8_model(), bundle.file(HEADER), bundle)
+
+
+def convolutional() -> Policy:
+    """A small image network with random weights; see ``image_network``."""
+    with tempfile.TemporaryDirectory(prefix="balance-hil-") as folder:
+        path = Path(folder) / "conv.tflite"
+        path.write_bytes(image_network())
+        return opened(path)
+
+
 def measure(board: BoardDefinition, engine: str, policy: Policy) -> Measurement:
     """Builds and runs the benchmark's firmware, unless that was done before."""
-    return Measurement(board.name, engine, policy, engine_cost(board, engine, policy.header))
+    return Measurement(board.name, engine, policy, engine_cost(board, engine, policy.model, policy.header))
 
 
 def _rows(ours: Measurement, tflm: Measurement | None) -> list[dict[str, Any]]:
@@ -145,10 +173,12 @@ def _rows(ours: Measurement, tflm: Measurement | None) -> list[dict[str, Any]]:
             cells |= {"baseline": f"TFLM {other:,}, {when}", "ratio": value / other}
         rows.append(cells)
         if key == "inference_instructions":
-            rows += [
-                {**cells, "metric": f"  {k} {names[k]}", "value": count, "baseline": None, "ratio": None}
-                for k, count in enumerate(ours.cost.operator_instructions)
-            ]
+            others = base.get("operator_instructions", ())
+            for k, count in enumerate(ours.cost.operator_instructions):
+                layer = {**cells, "metric": f"  {k} {names[k]}", "value": count, "baseline": None, "ratio": None}
+                if k < len(others):
+                    layer |= {"baseline": f"TFLM {others[k]:,}, {when}", "ratio": count / others[k] if others[k] else None}
+                rows.append(layer)
     return rows
 
 
@@ -196,7 +226,9 @@ def _cost_of(measured: Measurement, rows: Sequence[Mapping[str, Any]]) -> Cost:
     )
 
 
-def _whole_cost(board: str, info: BoardInfo, image: Path | None, rows: Sequence[Mapping[str, Any]], model: str) -> Cost:
+def _whole_cost(
+    board: str, info: BoardInfo, image: Path | None, rows: Sequence[Mapping[str, Any]], policy: str, model: str
+) -> Cost:
     """The cost of a board with its firmware; its symbols where the image is known."""
     sizes = image_sizes(image) if image is not None else None
     unit = rows[0]["unit"]
@@ -205,7 +237,7 @@ def _whole_cost(board: str, info: BoardInfo, image: Path | None, rows: Sequence[
     return Cost(
         board=board,
         engine=printable(info.engine),
-        policy="ppo",
+        policy=policy,
         engine_version=printable(info.engine_version),
         model=model,
         compiler=sizes.compiler if sizes else "",

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
-from balance_hil.boards.definition import BoardDefinition
+from balance_hil.boards.arena import Need, compact_need, tflm_need
+from balance_hil.boards.definition import SHIPPED as SHIPPED_BOARDS
+from balance_hil.boards.definition import BoardDefinition, load_definitions
 from balance_hil.errors import (
     ArenaTooSmallError,
     FirmwareBuildError,
+    HarnessError,
     MissingExtraError,
     ModelTooWideError,
     UnsupportedOperatorError,
@@ -24,11 +29,13 @@ from balance_hil.firmware_build import TFLM_LIBRARY
 from balance_hil.model_image import KERNELS
 from balance_hil.paths import SHIPPED
 from balance_hil.protocol import messages
-from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
+from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
+ALTERNATIVES = ("qemu-m4", "native")  # the emulated board with the most memory, and the one that runs everything
 MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
+_TFLM_LIST = SHIPPED / "firmware/lib/engine_tflm/include/engine_tflm/operators.h"
 # Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
@@ -36,10 +43,11 @@ OPERATORS = {
         *("QUANTIZE", "DEQUANTIZE", "RESHAPE"),
         *KERNELS,
     ),
-    TFLM: ("FULLY_CONNECTED", "RELU", "TANH"),
+    TFLM: tuple(re.findall(r"^ *X\((\w+),", _TFLM_LIST.read_text(), re.MULTILINE)),
 }
-_STEP_BYTES = 48  # sizeof(Step) of the compact engine on a 32-bit processor
-_TABLE_BYTES = 256
+DEFAULT_ARENA_BYTES = 16_384  # HIL_ARENA_BYTES of the firmware
+_FIRMWARE_BYTES = {COMPACT: 24_000, TFLM: 50_000}  # of flash that the smallest image takes besides its model
+_FOLDS_BIAS = ("cortex-m0plus", "cortex-m3")
 
 Progress = Callable[[str], None]
 
@@ -65,22 +73,25 @@ def _tflm_missing(definition: BoardDefinition) -> str | None:
     return None if os.environ.get(TFLM_LIBRARY) else f"{TFLM_LIBRARY} does not name a TensorFlow Lite Micro library"
 
 
-def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
+def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
     """Raises if a board cannot run a model, judging by the model alone: nothing is built or started.
 
     The board itself checks more and may still reject the model.
+
+    Returns:
+        Bytes of arena that its image must have; 0: the firmware's default, or what the board's file says, is enough.
 
     Raises:
         BundleError, ModelNotInt8Error: not a model with int8 input and output.
         ModelTooWideError: more inputs or outputs than a protocol message holds; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.
-        ArenaTooSmallError: the compact engine needs more memory than the image has; required size and limit in bytes.
-        FirmwareBuildError: the model alone is larger than the flash; required size and limit in bytes.
+        ArenaTooSmallError: the engine needs more memory than the board has; required size and limit in bytes.
+        FirmwareBuildError: the image is larger than the flash; required size and limit in bytes.
     """
     try:
         graph = read_graph(model)
     except MissingExtraError:  # the reader is not installed: the board reports it later
-        return
+        return 0
     _ = graph.input_quant, graph.output_quant  # raises for a float model
     rooms = (
         ("inputs", graph.n_obs, 2 + 4 * graph.n_obs, messages.MAX_PAYLOAD),
@@ -92,70 +103,76 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> None:
                 f"the model is too wide for {definition.name}: its {count} {what} take {need} bytes, a message holds {limit}",
                 f"use at most {MAX_OBS} inputs and {MAX_ACT} outputs; hil compare without --board accepts any number",
             )
-    if definition.kind == "native" and engine == TFLM:
-        return
-    for operator in graph.operators:
-        if operator.name not in OPERATORS[engine]:
-            raise UnsupportedOperatorError(
-                f"{engine} on {definition.name} cannot run an operator of the model: {operator.name} (number {operator.index}); "
-                f"it runs {', '.join(OPERATORS[engine])}",
-                f"use what runs this model: {_capable(graph)}; or export only the deterministic actor",
-            )
-    flash = flash_bytes(definition)
-    if flash and len(model) > flash:
+    try:
+        return _arena_bytes(definition, graph, model, engine)
+    except (UnsupportedOperatorError, FirmwareBuildError, ArenaTooSmallError) as exc:
+        others = _others_that_fit(definition, graph, model, engine)
+        exc.hint = "; ".join(filter(None, (f"use what runs this model: {others}" if others else "", exc.hint)))
+        raise
+
+
+def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, engine: str) -> int:
+    """See ``check_fits``; the hints of what this raises say what else could be done."""
+    native = definition.kind == "native"
+    missing = next((op for op in graph.operators if op.name not in OPERATORS[engine]), None)
+    if missing is not None and not (native and engine == TFLM):
+        raise UnsupportedOperatorError(
+            f"{engine} on {definition.name} cannot run an operator of the model: {missing.name} (number {missing.index}); "
+            f"it runs {', '.join(OPERATORS[engine])}",
+            "export only the deterministic actor",
+        )
+    if native:  # takes what it needs
+        return 0
+    chip = _chip(definition)
+    flash, image = definition.flash_bytes or chip.get("upload", {}).get("maximum_size", 0), len(model) + _FIRMWARE_BYTES[engine]
+    if flash and image > flash:
         raise FirmwareBuildError(
-            f"the model is too large for {definition.name}: it has {len(model)} bytes, the flash {flash}",
-            "take a board with more flash, or the one without a limit: --board native",
+            f"the model is too large for {definition.name}: its {len(model)} bytes make an image of at least {image} bytes, "
+            f"the flash has {flash}",
+            "export a smaller network",
         )
-    if not KERNELS.keys().isdisjoint(graph.operator_counts()):  # whose tensors share memory: the board tells what it needs
-        return
-    needed = arena_bytes(graph)
-    if engine == COMPACT and definition.kind != "native" and needed > definition.arena_bytes:  # native takes what it needs
-        place = (
-            f"arena_bytes in {definition.file}" if definition.hal else "kArenaBytes in firmware/src/board_engine/board_engine.h"
-        )
+    room = definition.arena_bytes if definition.hal else chip.get("build", {}).get("arena_bytes", 0)
+    # Input, output and action lie outside the arena, twice.
+    more = 0 if definition.hal else 2 * (max(0, graph.n_obs - MAX_OBS) + 5 * max(0, graph.n_act - MAX_ACT))
+    limit = room - more
+    mcu = chip.get("build", {}).get("mcu", "")
+    if engine == COMPACT:
+        need = compact_need(graph, mcu in _FOLDS_BIAS)
+    else:
+        try:
+            need = tflm_need(graph, model, mcu == "cortex-m55")
+        except MissingExtraError:  # nobody here measures it: all that there is
+            need = Need(0, limit)
+    if room and need.least > limit:
         raise ArenaTooSmallError(
-            f"the model needs {needed} bytes of memory besides its weights, {definition.name} has {definition.arena_bytes}",
-            f"train a smaller network, or raise {place}",
-            needed,
+            f"{engine} needs {need.least} bytes of memory besides the model, {definition.name} has {limit} for it",
+            "train a smaller network" + (f", or raise arena_bytes in {definition.file}" if definition.hal else ""),
+            need.least,
         )
+    wanted = need.all_kept if not room or need.all_kept <= limit else max(need.least, limit)
+    return 0 if definition.hal or wanted <= DEFAULT_ARENA_BYTES else _aligned(wanted)
 
 
-def _capable(graph: TfliteGraph) -> str:
-    """Options that choose an engine with every operator of a model: the compact one, else the native board's library."""
-    has_all = all(operator.name in OPERATORS[COMPACT] for operator in graph.operators)
-    return f"--engine {COMPACT}" if has_all else f"--board native --engine {TFLM}"
+def _others_that_fit(definition: BoardDefinition, graph: TfliteGraph, model: bytes, engine: str) -> str:
+    """Options that choose an engine or a board that runs a model, of this board if there is one; "" if there is none."""
+    boards = {board.name: board for board in (definition, *load_definitions(SHIPPED_BOARDS).values())}
+    for board in (definition, *(boards[name] for name in ALTERNATIVES)):
+        for other in (COMPACT, TFLM):
+            if (board, other) == (definition, engine) or (other == TFLM and _tflm_missing(board)):
+                continue
+            try:
+                _arena_bytes(board, graph, model, other)
+            except HarnessError:
+                continue
+            return f"--engine {other}" if board is definition else f"--board {board.name} --engine {other}"
+    return ""
 
 
-def flash_bytes(definition: BoardDefinition) -> int:
-    """Flash of a board whose image the project's own platform builds; 0: not known here, the linker knows it."""
+def _chip(definition: BoardDefinition) -> dict[str, Any]:
+    """What is known of a board whose image the project's own platform builds: its PlatformIO file; else nothing."""
     file = SHIPPED / f"firmware/platform/boards/{definition.environment}.json"
-    return int(json.loads(file.read_text())["upload"]["maximum_size"]) if file.is_file() else 0
+    return dict(json.loads(file.read_text())) if file.is_file() and not definition.hal else {}
 
 
-def arena_bytes(graph: TfliteGraph) -> int:
-    """Arena bytes that the compact engine needs on a 32-bit processor, computed like ``BuildProgram``."""
-    needed = _aligned(_STEP_BYTES * len(graph.operators) + graph.n_obs, 1)
-    widest = 0
-    for operator in graph.operators:
-        output = graph.output_of(operator)
-        if operator.name != "RESHAPE":
-            needed = _aligned(needed, 4) + _aligned(output.size * (4 if output.type == "FLOAT32" else 1), 4)
-        if operator.name == "FULLY_CONNECTED":
-            widest = max(widest, graph.tensors[operator.inputs[0]].size)
-            needed = _aligned(needed, 4) + (4 * output.size if _has_no_bias(operator) else 0) + 5 * output.size
-        elif operator.name not in ("RESHAPE", "DEQUANTIZE") and not _from_float(graph, operator):
-            needed += _TABLE_BYTES
-    return _aligned(needed, 4) + _aligned(widest, 8) * 2
-
-
-def _has_no_bias(operator: Operator) -> bool:
-    return len(operator.inputs) < 3 or operator.inputs[2] < 0
-
-
-def _from_float(graph: TfliteGraph, operator: Operator) -> bool:
-    return graph.tensors[operator.inputs[0]].type == "FLOAT32"
-
-
-def _aligned(size: int, to: int) -> int:
-    return (size + to - 1) // to * to
+def _aligned(size: int) -> int:
+    return (size + 15) // 16 * 16

@@ -155,8 +155,9 @@ def _flash(
     environment = image_environment(definition, engine)
     header, baud = config.bundle.file(HEADER), config.baud or definition.baud
     own = definition.own_sources
-    image = build_image(environment, header, progress, baud=baud, own=own)
-    upload(tool, definition, environment, image, target.port(), image_variables(header, baud, own), progress)
+    arena_bytes = check_fits(definition, config.bundle.int8_model(), engine)
+    image = build_image(environment, header, progress, baud=baud, own=own, arena_bytes=arena_bytes)
+    upload(tool, definition, environment, image, target.port(), image_variables(header, baud, own, arena_bytes), progress)
     progress("waiting for the board to come back")
     where, info = _wait_until_back(definition, target, config, engine)
     check_model(info, config.bundle, where, definition)
@@ -168,7 +169,8 @@ def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, 
     if config.baud not in (None, definition.baud):
         raise UsageError(f"the image of {definition.name} has a fixed rate of {definition.baud} baud", "leave out --baud")
     environment = image_environment(definition, engine)
-    image = build_image(environment, config.bundle.file(HEADER), progress).with_suffix(".uf2")
+    arena_bytes = check_fits(definition, config.bundle.int8_model(), engine)
+    image = build_image(environment, config.bundle.file(HEADER), progress, arena_bytes=arena_bytes).with_suffix(".uf2")
     copy_image(image, _drive(definition, config, image, progress), progress)
     if config.port is None:
         return _result(definition, "", None, start, flashed=True)

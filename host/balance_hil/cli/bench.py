@@ -16,7 +16,7 @@ from balance_hil.benchmarks.costs import LEAST, THRESHOLD, Change, CostCompariso
 from balance_hil.benchmarks.costs_picture import draw
 from balance_hil.benchmarks.image_sizes import demangled
 from balance_hil.cli.console import make_table, print_json, print_verdict, say, stderr, stdout, wide
-from balance_hil.cli.params import BOARD, JSON, split_board_names
+from balance_hil.cli.params import BOARD, JSON, POLICY, split_board_names
 from balance_hil.errors import UsageError
 from balance_hil.files import require_picture, save_figure
 from balance_hil.history import current_commit
@@ -50,6 +50,8 @@ SIDE_BY_SIDE = ("realtime", "live")
     help="engine: only this board; by default those in QEMU, and pico. Repeat it, or separate by commas, for several.",
 )
 @click.option("--port", metavar="PORT", help="engine: device or URL of the board.")
+@click.option("-m", "--model", "models", type=POLICY, multiple=True, metavar="MODEL",
+              help="engine: measure with this bundle or int8 .tflite. Repeatable; by default four models.")  # fmt: skip
 @click.option("--save", "save_to", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="engine: keep what was measured, and the symbols of the images, in FILE.")  # fmt: skip
 @click.option("--against", type=click.Path(path_type=Path, exists=True), multiple=True, metavar="FILE|FOLDER",
@@ -60,15 +62,18 @@ SIDE_BY_SIDE = ("realtime", "live")
               help="With --against: draw all of them, and what was measured now, over time (.svg, .png or .pdf).")  # fmt: skip
 @JSON
 def command(
-    name: str, boards: tuple[str, ...], port: str | None, save_to: Path | None, against: tuple[Path, ...], threshold: float,
-    picture: Path | None, as_json: bool,
+    name: str, boards: tuple[str, ...], port: str | None, models: tuple[Path, ...], save_to: Path | None,
+    against: tuple[Path, ...], threshold: float, picture: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a side-by-side benchmark, "engine" unless another is named, and print the ratios.
 
     With --against: exit status 1 where a cost, a layer, a kind of memory or a symbol has grown, or cannot be compared.
     """
-    if name != "engine" and (boards or port):
-        raise UsageError(f"hil bench {name} chooses its boards itself", "leave --board and --port out, or: hil bench engine")
+    if name != "engine" and (boards or port or models):
+        what = "models" if models else "boards"
+        raise UsageError(
+            f"hil bench {name} chooses its {what} itself", "leave --board, --port and --model out, or: hil bench engine"
+        )
     if name != "engine" and (save_to or against):
         raise UsageError(f"hil bench {name} measures times, which do not repeat", "save and compare with: hil bench engine")
     if port is not None and len(boards) != 1:
@@ -82,7 +87,7 @@ def command(
     kept = read_all(against)
     with stderr.status(f"measuring {BENCHMARKS[name]}"):
         module = importlib.import_module(f"balance_hil.benchmarks.{name}")
-        rows, costs = module.measure_all(boards, port) if name == "engine" else (module.run(), [])
+        rows, costs = module.measure_all(boards, port, models) if name == "engine" else (module.run(), [])
     if save_to is not None:
         save(save_to, costs)
         say(f"wrote {save_to}")

@@ -277,6 +277,7 @@ def _instructions(board: Board, options: _Options) -> CostDocument | None:
         found = engine_cost(
             board.definition,
             board.info.engine,
+            options.policy.int8_model(),
             options.policy.file(HEADER),
             lambda line: say(f"counting instructions: {line}"),
         )

@@ -178,10 +178,15 @@ def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> A
     ) from failed
 
 
-def _arena_used(interpreter: Any) -> int:
+def persistent_bytes(model: bytes) -> int:
+    """Bytes of arena that belong to a model all the time: what is not shared by its tensors. Raises what TflmRuntime raises."""
+    return _arena_used(_interpreter(bytes(model), _ample(read_graph(model), model)), "tail")
+
+
+def _arena_used(interpreter: Any, part: str = "total") -> int:
     with captured_stderr() as captured:
         interpreter.print_allocations()
-    match = re.search(r"Arena allocation total (\d+) bytes", captured.text)
+    match = re.search(rf"Arena allocation {part} (\d+) bytes", captured.text)
     if match is None:
         raise RuntimeError(f"the tflite-micro wheel printed no arena size: {captured.text!r}")
     return int(match[1])

@@ -35,6 +35,38 @@ def random_network(seed: int, operators: Sequence[str] = ()) -> bytes:
     return network.build.build(network.first, network.current)
 
 
+def image_network() -> bytes:
+    """An image of 8 x 8 x 3, four convolutions (3 x 3, 3 x 3, depthwise, 1 x 1) with a branch around two, and ten shares."""
+    rng, build = np.random.default_rng(0), ModelBuilder()
+    options: dict[str, Any] = {"strideH": 1, "strideW": 1}
+
+    def layer(source: int, name: str, channels: int, size: int, spread: float) -> int:
+        depth = int(build.tensors[source].shape[-1])
+        shape = (1, size, size, channels) if name == "DEPTHWISE_CONV_2D" else (channels, size, size, depth)
+        scales = [float(scale) for scale in rng.uniform(0.002, 0.006, channels)]
+        weights = build.tensor(shape, scales, data=rng.integers(-127, 128, shape, dtype=np.int8))
+        if name == "DEPTHWISE_CONV_2D":
+            build.tensors[weights].quantization.quantizedDimension = 3
+        taps = size * size * (1 if name == "DEPTHWISE_CONV_2D" else depth)
+        scale = build.quant(source)[0] * 0.004 * 73 * spread * float(np.sqrt(taps)) / 50
+        target = build.tensor((1, 8, 8, channels), scale, -20)
+        inputs = (source, weights, build.bias(source, scales, rng.normal(0, 1e3, channels)))
+        more: dict[str, Any] = {"depthMultiplier": 1} if name == "DEPTHWISE_CONV_2D" else {}
+        return build.operator(name, inputs, target, activation="RELU", padding=SAME, **options, **more)
+
+    first = build.tensor((1, 8, 8, 3), 0.02)
+    branch = layer(layer(first, "CONV_2D", 8, 3, 73), "CONV_2D", 16, 3, 25)
+    current = layer(layer(branch, "DEPTHWISE_CONV_2D", 16, 3, 25), "CONV_2D", 16, 1, 25)
+    scale = max(build.quant(branch)[0], build.quant(current)[0])
+    current = build.operator("ADD", (branch, current), build.tensor((1, 8, 8, 16), scale, -20))
+    pooled = build.tensor((1, 1, 1, 16), *build.quant(current))
+    build.operator("AVERAGE_POOL_2D", (current,), pooled, filterHeight=8, filterWidth=8, padding=VALID, **options)
+    flat = build.operator("RESHAPE", (pooled, build.numbers((1, 16))), build.tensor((1, 16), *build.quant(pooled)))
+    weights = rng.integers(-127, 128, (10, 16), dtype=np.int8)
+    scores = build.dense(flat, weights, 0.01, (build.quant(flat)[0] * 0.01 * 73 * 2, 0))
+    return build.build(first, build.operator("SOFTMAX", (scores,), build.tensor((1, 10), *LOGISTIC_QUANT)))
+
+
 def random_operator(name: str, seed: int) -> bytes:
     """A network of one operator, with random shapes and scales; every third one has powers of two, which make ties."""
     rng = np.random.default_rng(seed)

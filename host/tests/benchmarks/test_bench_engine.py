@@ -79,7 +79,8 @@ def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, un
         check_installation(find_definition(board))
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
-    rows = [row for row in engine.run([board]) if row["what"] == f"{board} int8 ppo" and row["unit"] != "B"]
+    rows = engine.run([board], models=[engine.SHIPPED])
+    rows = [row for row in rows if row["what"] == f"{board} int8 ppo" and row["unit"] != "B"]
     times = [row["value"] for row in rows if row["unit"] == "us"]
     rows = [row for row in rows if row["unit"] != "us"]
     assert {row["unit"] for row in rows} == {unit}
@@ -96,6 +97,7 @@ def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, un
     ("words", "message"),
     [
         (["loop", "--board", "pico"], "hil bench loop chooses its boards itself"),
+        (["loop", "--model", "ppo"], "hil bench loop chooses its models itself"),
         (["engine", "--port", "/dev/null"], "--port belongs to one board"),
         (["engine", "--board", "pica"], "unknown board"),
     ],

@@ -51,7 +51,25 @@ struct Vector {
 
 namespace tflite {
 
-enum BuiltinOperator { kNone, BuiltinOperator_FULLY_CONNECTED, BuiltinOperator_RELU, BuiltinOperator_TANH };
+enum BuiltinOperator {
+  kNone = 255, BuiltinOperator_ABS = 101, BuiltinOperator_ADD = 0, BuiltinOperator_ADD_N = 106,
+  BuiltinOperator_AVERAGE_POOL_2D = 1, BuiltinOperator_BATCH_MATMUL = 126, BuiltinOperator_BATCH_TO_SPACE_ND = 37,
+  BuiltinOperator_CONCATENATION = 2, BuiltinOperator_CONV_2D = 3, BuiltinOperator_DEPTHWISE_CONV_2D = 4,
+  BuiltinOperator_DEPTH_TO_SPACE = 5, BuiltinOperator_DEQUANTIZE = 6, BuiltinOperator_DIV = 42, BuiltinOperator_ELU = 111,
+  BuiltinOperator_EXPAND_DIMS = 70, BuiltinOperator_FILL = 94, BuiltinOperator_FULLY_CONNECTED = 9, BuiltinOperator_GATHER =
+  36, BuiltinOperator_HARD_SWISH = 117, BuiltinOperator_L2_NORMALIZATION = 11, BuiltinOperator_LEAKY_RELU = 98,
+  BuiltinOperator_LOGISTIC = 14, BuiltinOperator_LOG_SOFTMAX = 50, BuiltinOperator_MAXIMUM = 55, BuiltinOperator_MAX_POOL_2D =
+  17, BuiltinOperator_MEAN = 40, BuiltinOperator_MINIMUM = 57, BuiltinOperator_MIRROR_PAD = 100, BuiltinOperator_MUL = 18,
+  BuiltinOperator_PACK = 83, BuiltinOperator_PAD = 34, BuiltinOperator_PADV2 = 60, BuiltinOperator_PRELU = 54,
+  BuiltinOperator_QUANTIZE = 114, BuiltinOperator_REDUCE_MAX = 82, BuiltinOperator_RELU = 19, BuiltinOperator_RELU6 = 21,
+  BuiltinOperator_RESHAPE = 22, BuiltinOperator_RESIZE_BILINEAR = 23, BuiltinOperator_RESIZE_NEAREST_NEIGHBOR = 97,
+  BuiltinOperator_RSQRT = 76, BuiltinOperator_SLICE = 65, BuiltinOperator_SOFTMAX = 25, BuiltinOperator_SPACE_TO_BATCH_ND =
+  38, BuiltinOperator_SPACE_TO_DEPTH = 26, BuiltinOperator_SPLIT = 49, BuiltinOperator_SPLIT_V = 102,
+  BuiltinOperator_SQUARED_DIFFERENCE = 99, BuiltinOperator_SQUEEZE = 43, BuiltinOperator_STRIDED_SLICE = 45,
+  BuiltinOperator_SUB = 41, BuiltinOperator_SUM = 74, BuiltinOperator_SVDF = 27, BuiltinOperator_TANH = 28,
+  BuiltinOperator_TRANSPOSE = 39, BuiltinOperator_TRANSPOSE_CONV = 67, BuiltinOperator_UNIDIRECTIONAL_SEQUENCE_LSTM = 44,
+  BuiltinOperator_UNPACK = 88, BuiltinOperator_ZEROS_LIKE = 93
+};
 struct Operator {
   const flatbuffers::Vector<int32_t>* inputs() const { return nullptr; }
   const flatbuffers::Vector<int32_t>* outputs() const { return nullptr; }
@@ -84,6 +102,13 @@ struct TFLMRegistration {
   TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
 };
 TFLMRegistration Register_FULLY_CONNECTED_INT8();
+inline TFLMRegistration Register_ADD_INT8() { return {}; }
+inline TFLMRegistration Register_AVERAGE_POOL_2D_INT8() { return {}; }
+inline TFLMRegistration Register_CONV_2D_INT8() { return {}; }
+inline TFLMRegistration Register_DEPTHWISE_CONV_2D_INT8() { return {}; }
+inline TFLMRegistration Register_MAX_POOL_2D_INT8() { return {}; }
+inline TFLMRegistration Register_MUL_INT8() { return {}; }
+inline TFLMRegistration Register_SOFTMAX_INT8() { return {}; }
 
 struct MicroResourceVariables;
 struct MicroProfilerInterface;
@@ -99,7 +124,8 @@ struct MicroMutableOpResolver : MicroOpResolver {
 };
 class MicroInterpreter {
  public:
-  MicroInterpreter(const Model*, const MicroOpResolver&, uint8_t*, size_t, MicroResourceVariables*, MicroProfilerInterface*, bool) {}
+  MicroInterpreter(const Model*, const MicroOpResolver&, uint8_t*, size_t, MicroResourceVariables*, MicroProfilerInterface*,
+                   bool) {}
   TfLiteStatus AllocateTensors();
   TfLiteStatus Invoke();
   TfLiteTensor* input(size_t) { return nullptr; }

@@ -10,7 +10,7 @@ import pytest
 
 from balance_hil.model_image import KERNELS, ModelImage
 from balance_hil.testing.convolutional_models import OPERATORS, VALID, random_network, random_operator
-from balance_hil.testing.synthetic_models import ModelBuilder, random_policy
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.graph import read_graph
 
 from .engine_build import SANITIZERS, Compile
@@ -131,5 +131,6 @@ def test_work_is_bounded(run: RunCheck, tmp_path: Path) -> None:
 
 
 def test_model_h_names_the_kernels_that_a_model_needs() -> None:
-    assert "HIL_MODEL_OPERATORS" not in ModelImage(model=random_policy(0)).header()
+    dense = actor((6, 4, 2), "RELU", per_channel=True, seed=0)
+    assert "HIL_MODEL_OPERATORS" not in ModelImage(model=dense).header()
     assert "#define HIL_MODEL_OPERATORS 0, 3\n" in ModelImage(model=residual_network(1)).header()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import load_definitions
+from balance_hil.boards.arena import compact_need
 from balance_hil.boards.kinds.qemu import QEMU, check_installation
 from balance_hil.errors import HarnessError
 from balance_hil.firmware_build import build
@@ -103,7 +104,9 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     received = run_on(BOARDS[name].settings["machine"], image, cases, sum(8 + len(answer) for _, answer in pairs))
     at = 0
     for number, (_, answer) in enumerate(pairs):
-        (status,) = struct.unpack_from("<I", received, at)
+        status, arena_bytes = struct.unpack_from("<II", received, at)
         assert status == 0, f"model {number} was refused"
+        need = compact_need(read_graph(models[number]), folds_bias=name == "qemu-m3").all_kept
+        assert arena_bytes <= need <= 1.25 * arena_bytes + 600, f"model {number}"
         assert received[at + 8 : at + 8 + len(answer)] == answer, f"model {number} differs"
         at += 8 + len(answer)

@@ -22,13 +22,13 @@ constexpr bool kKeepsTensors =
 
 // TFLM places its own objects in the arena before checking its size; the planner that keeps tensors takes 4 kB.
 constexpr size_t kOwnObjects = 1024;
-constexpr size_t kSmallestArena = kOwnObjects + (kKeepsTensors ? sizeof(tflite::LinearMemoryPlanner) : 0);
 
 // Templates, so that the branch for the other library version is not compiled.
 template <typename Target>
-void Emplace(Target* target, const tflite::Model* model, const tflite::MicroOpResolver& resolver, const Arena& arena) {
+void Emplace(Target* target, const tflite::Model* model, const tflite::MicroOpResolver& resolver, const Arena& arena,
+             bool keeps_tensors) {
   if constexpr (kKeepsTensors) {
-    target->emplace(model, resolver, arena.data, arena.size, nullptr, nullptr, true);
+    target->emplace(model, resolver, arena.data, arena.size, nullptr, nullptr, keeps_tensors);
   } else {
     target->emplace(model, resolver, arena.data, arena.size);
   }
@@ -43,13 +43,6 @@ const TfLiteEvalTensor* KeptTensor(Source* interpreter, int32_t index) {
   }
 }
 
-/// What the library registers for an operator, by the order of RegisterOperators().
-struct Kernel {
-  TfLiteStatus (*prepare)(TfLiteContext*, TfLiteNode*);
-  TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
-};
-
-Kernel kernels[3];
 TflmEngine* preparing = nullptr;  // the engine whose interpreter prepares its operators
 
 size_t ElementCount(const TfLiteIntArray* dims) {
@@ -96,11 +89,10 @@ Status TflmEngine::Init(const ByteSpan& model, const Arena& arena) {
   message_ = "";
   detail_ = 0;
   input_ = output_ = nullptr;
-  prepared_ = nullptr;
-  n_prepared_ = 0;
   interpreter_.reset();
-  Status status = RegisterOperators();
-  if (status == Status::kOk) status = CheckModel(model);
+  if (resolver_ == nullptr) resolver_ = operators_();
+  if (resolver_ == nullptr) return Refuse(Status::kUnsupportedOperator, 0, "TFLM did not register a built-in operator");
+  Status status = CheckModel(model);
   if (status == Status::kOk) status = StartInterpreter(arena);
   if (status == Status::kOk) Describe();
   return status;
@@ -115,6 +107,7 @@ Status TflmEngine::Infer(const int8_t* input, int8_t* output) {
 }
 
 Status TflmEngine::Tensor(uint16_t op, TensorView* values) {
+  if (!keeps_tensors_) return Refuse(Status::kNotSupported, 0, "tensors share memory: the arena is too small to keep them all");
   const auto* outputs = model_->subgraphs()->Get(0)->operators()->Get(op)->outputs();
   const TfLiteEvalTensor* tensor = KeptTensor(&*interpreter_, outputs->Get(0));
   if (tensor == nullptr || tensor->type != kTfLiteInt8)
@@ -128,34 +121,7 @@ Status TflmEngine::RunOperator(uint16_t op) {
   return prepared_[op].invoke(context_, prepared_[op].node) == kTfLiteOk ? Status::kOk : Status::kNotSupported;
 }
 
-Status TflmEngine::RegisterOperators() {
-  if (registered_) return Status::kOk;
-  registered_ = resolver_.AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT8()) == kTfLiteOk &&
-                resolver_.AddRelu() == kTfLiteOk && resolver_.AddTanh() == kTfLiteOk &&
-                Intercept<0>(tflite::BuiltinOperator_FULLY_CONNECTED) && Intercept<1>(tflite::BuiltinOperator_RELU) &&
-                Intercept<2>(tflite::BuiltinOperator_TANH);
-  return registered_ ? Status::kOk : Refuse(Status::kUnsupportedOperator, 0, "TFLM did not register a built-in operator");
-}
-
-/// Puts PrepareAndKeep() in the place of what prepares these operators.
-template <int kOperator>
-bool TflmEngine::Intercept(tflite::BuiltinOperator code) {
-  const auto* registered = resolver_.FindOp(code);
-  if (registered == nullptr || registered->prepare == nullptr) return registered != nullptr;
-  // It lies in resolver_, which has no other access to it.
-  auto* registration = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(registered)>>*>(registered);
-  kernels[kOperator] = {registration->prepare, registration->invoke};
-  registration->prepare = PrepareAndKeep<kOperator>;
-  return true;
-}
-
-template <int kOperator>
-TfLiteStatus TflmEngine::PrepareAndKeep(TfLiteContext* context, TfLiteNode* node) {
-  const Kernel& kernel = kernels[kOperator];
-  const TfLiteStatus status = kernel.prepare(context, node);
-  if (status == kTfLiteOk) preparing->Keep(context, {node, kernel.invoke});
-  return status;
-}
+void tflm::KeepPrepared(TfLiteContext* context, TfLiteNode* node, Invoke invoke) { preparing->Keep(context, {node, invoke}); }
 
 void TflmEngine::Keep(TfLiteContext* context, const Prepared& prepared) {
   const size_t operators = model_->subgraphs()->Get(0)->operators()->size();
@@ -204,23 +170,30 @@ Status TflmEngine::CheckOperators() {
         op->opcode_index() >= SizeOf(model_->operator_codes()))
       return Refuse(Status::kModelInvalid, 0, "an operator of the model refers to a missing tensor or operator code");
     const tflite::BuiltinOperator code = tflite::GetBuiltinCode(model_->operator_codes()->Get(op->opcode_index()));
-    if (resolver_.FindOp(code) == nullptr)
+    if (resolver_->FindOp(code) == nullptr)
       return Refuse(Status::kUnsupportedOperator, static_cast<uint32_t>(code), tflite::EnumNameBuiltinOperator(code));
   }
   return Status::kOk;
 }
 
 Status TflmEngine::StartInterpreter(const Arena& arena) {
-  if (arena.size < kSmallestArena) return Refuse(Status::kArenaTooSmall, 0, "the arena is too small for TFLM's own objects");
-  Emplace(&interpreter_, model_, resolver_, arena);
   preparing = this;
+  keeps_tensors_ = kKeepsTensors && Allocates(arena, true);
   // Operators and graph are valid: what can still be missing is memory.
-  if (interpreter_->AllocateTensors() != kTfLiteOk)
+  if (!keeps_tensors_ && !Allocates(arena, false))
     return Refuse(Status::kArenaTooSmall, 0,
                   "TFLM's AllocateTensors() failed: the arena is too small, or a kernel refuses its tensors");
   input_ = interpreter_->input(0);
   output_ = interpreter_->output(0);
   return CheckTensors();
+}
+
+bool TflmEngine::Allocates(const Arena& arena, bool keeps_tensors) {
+  if (arena.size < kOwnObjects + (keeps_tensors ? sizeof(tflite::LinearMemoryPlanner) : 0)) return false;
+  prepared_ = nullptr;
+  n_prepared_ = 0;
+  Emplace(&interpreter_, model_, *resolver_, arena, keeps_tensors);
+  return interpreter_->AllocateTensors() == kTfLiteOk;
 }
 
 Status TflmEngine::CheckTensors() {

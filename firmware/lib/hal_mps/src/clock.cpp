@@ -37,4 +37,6 @@ uint64_t InstructionCounter::Elapsed() const {
   return (cortex::kSysTickMax - cortex::SysTickValue()) * kInstructionsPerSecond / kClockHz;
 }
 
+bool InstructionCounter::Overflowed() const { return (cortex::SysTickControl() & cortex::kSysTickWrapped) != 0; }
+
 }  // namespace hil::mps

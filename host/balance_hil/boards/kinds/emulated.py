@@ -44,7 +44,7 @@ class EmulationConfig:
     engine: str = "tflm"
     image: ModelImage | None = None  # None: a board without a model
     watchdog_ms: int | None = None  # None: the firmware's default
-    arena_bytes: int | None = None  # of the native board's engine; None: what the model needs
+    arena_bytes: int | None = None  # None: what the model needs on the native board, the firmware's default elsewhere
     device_clock: bool = False  # its time advances only while the host waits for it
     count_instructions: bool = False  # its time advances by the instructions that it executes
     fault: str | None = None  # one of ``native.firmware_faults``, on native and qemu boards; None: no fault

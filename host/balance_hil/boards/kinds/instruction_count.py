@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balance_hil.boards.definition import BoardDefinition, find_definition
+from balance_hil.boards.engines import check_fits
 from balance_hil.boards.kinds.emulated import image_environment
 from balance_hil.boards.kinds.qemu import COUNT, emulator
 from balance_hil.errors import BoardBootError, UsageError
@@ -43,24 +44,29 @@ class EngineCost:
     image: Path  # the firmware that was measured, an ELF file
 
 
-def engine_cost(board: BoardDefinition, engine: str, header: Path, progress: Callable[[str], None] | None = None) -> EngineCost:
-    """Measures one engine with the model of a ``model.h`` on an emulated board; results are cached in a file.
+def engine_cost(
+    board: BoardDefinition, engine: str, model: bytes, header: Path, progress: Callable[[str], None] | None = None
+) -> EngineCost:
+    """Measures one engine with a model on an emulated board; results are cached in a file.
 
     Args:
         board: of kind qemu.
         engine: "int8", or "tflm" where HIL_TFLM_LIB names its library.
-        header: the model, with vectors by which the firmware verifies its outputs.
+        model: bytes of an int8 ``.tflite``.
+        header: its ``model.h``, with vectors by which the firmware verifies its outputs.
         progress: called with a message before a build.
 
     Raises:
         BoardBootError: the benchmark did not finish, or the engine's outputs differ from the vectors.
+        UnsupportedOperatorError, ArenaTooSmallError: the board cannot run the model.
         EmulatorMissingError, FirmwareBuildError, FlashToolMissingError: QEMU is missing, or the image cannot be built.
     """
     if counted_on := board.settings.get("bench"):
         board = find_definition(counted_on)
     elif board.hal:
         raise UsageError(f"{board.name} has no image that counts", 'add the like board that has to its file: bench = "qemu-m3"')
-    image = build_image(image_environment(board, engine, prefix="bench"), header, progress)
+    arena_bytes = check_fits(board, model, engine)
+    image = build_image(image_environment(board, engine, prefix="bench"), header, progress, arena_bytes=arena_bytes)
     record, stamp = image.with_suffix(".json"), image.with_suffix(".stamp").read_text()
     known = json.loads(record.read_text()) if record.is_file() else {}
     if known.get("stamp") != stamp:
@@ -76,6 +82,8 @@ def _parsed(report: str, code: int, image: Path, what: str) -> EngineCost:
     for line in report.splitlines():
         name, value = line.split()
         numbers[name].append(int(value))
+    if numbers["overflowed"] == [1]:
+        raise BoardBootError(f"an inference of {what} takes more instructions than the board counts, 5e8", "use a smaller model")
     if numbers["status"] != [0] or numbers["mismatches"] != [0]:
         raise BoardBootError(f"the outputs of the engine {what} differ from its vectors", "locate the difference: hil compare")
     one = {name: values[0] for name, values in numbers.items() if name.endswith(("_instructions", "_bytes"))}

@@ -67,13 +67,13 @@ def emulate(
         raise UsageError(f"the emulator of {definition.name} does not count instructions", "use --board qemu-m4")
     chosen = choose_engine(definition, engine, progress)
     image = ModelImage(model=model.read_bytes()) if model is not None else ModelImage.of(bundle) if bundle is not None else None
-    if image is not None:
-        check_fits(definition, image.model, chosen)
+    arena_bytes = check_fits(definition, image.model, chosen) if image is not None else 0
     config = EmulationConfig(
         name=definition.type_name,
         engine=chosen,
         image=image,
         watchdog_ms=watchdog_ms,
+        arena_bytes=arena_bytes or None,
         device_clock=device_clock,
         count_instructions=count_instructions,
         fault=fault,

@@ -91,7 +91,9 @@ class QemuMachine(EmulatedMachine):
         if config.count_instructions:
             self._options += COUNT
             self.instructions_per_us = INSTRUCTIONS_PER_US
-        self.image = build_image(environment, model_header(config), progress, own=definition.own_sources)
+        self.image = build_image(
+            environment, model_header(config), progress, own=definition.own_sources, arena_bytes=config.arena_bytes or 0
+        )
         self._qmp: Qmp | None = None
         self._server: socket.socket | None = None
         super().__init__(config.name)

@@ -94,7 +94,8 @@ class Rp2040Machine(EmulatedMachine):
         self._watchdog_ms = config.watchdog_ms
         self._device_clock = config.device_clock
         self._device_link: DeviceLink | None = None
-        self.image = build_image(image_environment(definition, config.engine), model_header(config), progress)
+        environment = image_environment(definition, config.engine)
+        self.image = build_image(environment, model_header(config), progress, arena_bytes=config.arena_bytes or 0)
         self._uf2 = self.image.with_suffix(".uf2")
         super().__init__(config.name)
 

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "engine/engine.h"
+#include "engine_tflm/operators.h"
 #include "engine_tflm/tflm_api.h"
 
 namespace hil {
@@ -15,7 +16,11 @@ namespace hil {
 /// Old libraries return kTfLiteOk and wrong values for per-channel weights; Policy::Load() detects that with the golden vectors.
 class TflmEngine final : public Engine {
  public:
-  /// `arena` must be about 600 bytes larger than the resulting info().arena_used: TFLM needs more while it loads.
+  /// `operators` registers those that models may have, as FlashedOperators() does. It is called by the first Init().
+  explicit constexpr TflmEngine(const tflite::MicroOpResolver* (*operators)()) : operators_(operators) {}
+
+  /// `arena` must be about 600 bytes larger than the resulting info().arena_used: TFLM needs more while it loads. In one that has
+  /// room for all of them, tensors are kept for Tensor(); in a smaller one they share memory.
   Status Init(const ByteSpan& model, const Arena& arena) override;
   Status Infer(const int8_t* input, int8_t* output) override;
   Status Tensor(uint16_t op, TensorView* values) override;
@@ -26,32 +31,25 @@ class TflmEngine final : public Engine {
   uint32_t detail() const override { return detail_; }
 
  private:
-  // Only registered operators are linked: those of exported policies.
-  static constexpr unsigned int kOperators = 3;
-  using Resolver = tflite::MicroMutableOpResolver<kOperators>;
-
   /// An operator as the interpreter prepared it, which runs it only together with all others.
   struct Prepared {
     TfLiteNode* node;
-    TfLiteStatus (*invoke)(TfLiteContext*, TfLiteNode*);
+    tflm::Invoke invoke;
   };
 
-  template <int kOperator>
-  bool Intercept(tflite::BuiltinOperator code);
-  template <int kOperator>
-  static TfLiteStatus PrepareAndKeep(TfLiteContext* context, TfLiteNode* node);
+  friend void tflm::KeepPrepared(TfLiteContext* context, TfLiteNode* node, tflm::Invoke invoke);
   void Keep(TfLiteContext* context, const Prepared& prepared);
-  Status RegisterOperators();
   Status CheckModel(const ByteSpan& bytes);
   Status CheckGraph();
   Status CheckOperators();
   Status CheckTensors();
   Status StartInterpreter(const Arena& arena);
+  bool Allocates(const Arena& arena, bool keeps_tensors);
   void Describe();
   Status Refuse(Status status, uint32_t detail, const char* message);
 
-  bool registered_ = false;
-  Resolver resolver_;
+  const tflite::MicroOpResolver* (*operators_)();
+  const tflite::MicroOpResolver* resolver_ = nullptr;
   const tflite::Model* model_ = nullptr;
   std::optional<tflite::MicroInterpreter> interpreter_;
   TfLiteTensor* input_ = nullptr;
@@ -59,6 +57,7 @@ class TflmEngine final : public Engine {
   TfLiteContext* context_ = nullptr;
   Prepared* prepared_ = nullptr;  // in the arena, one for each operator
   uint16_t n_prepared_ = 0;
+  bool keeps_tensors_ = false;
   EngineInfo info_;
   const char* message_ = "";
   uint32_t detail_ = 0;

@@ -18,6 +18,7 @@ inline volatile uint32_t& CoprocessorAccess() { return Register(0xE000ED88); }
 inline constexpr uint32_t kSysTickRun = 0b111;  // enabled, with interrupt, from the processor clock
 inline constexpr uint32_t kSysTickInterrupt = 0b010;
 inline constexpr uint32_t kSysTickMax = 0xFFFFFF;
+inline constexpr uint32_t kSysTickWrapped = 1u << 16;  // of its control register; reading clears it
 inline constexpr uint32_t kSysTickPending = 1u << 26;
 inline constexpr uint32_t kClearPendingSysTick = 1u << 25;
 inline constexpr uint32_t kResetRequest = 0x05FA0004;

@@ -53,6 +53,9 @@ class InstructionCounter {
 
   /// Instructions since construction, accurate to about 40; at most 5e8.
   uint64_t Elapsed() const;
+
+  /// Whether there were more than it counts, since construction or the last call.
+  bool Overflowed() const;
 };
 
 /// Sets the FPGA's fine counter to 1 MHz and both counters to zero.
