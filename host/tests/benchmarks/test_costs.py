@@ -6,16 +6,23 @@ import json
 import shutil
 import subprocess
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from balance_hil.benchmarks import engine
 from balance_hil.benchmarks.costs import Cost, Saved, compare_costs, read, read_all, save
-from balance_hil.benchmarks.image_sizes import UNNAMED, image_sizes
+from balance_hil.benchmarks.image_sizes import UNNAMED, ImageSizes, image_sizes
+from balance_hil.boards import BoardDefinition
+from balance_hil.boards.kinds.instruction_count import EngineCost
+from balance_hil.boards.profile import Profile
+from balance_hil.bundle import Bundle
 from balance_hil.cli import bench
 from balance_hil.documents import SCHEMAS
 from balance_hil.errors import ConfigError, FirmwareBuildError, HarnessError, UsageError
+from balance_hil.tflite.graph import read_graph
 
 COST = Cost(
     board="qemu-m4", engine="int8", policy="ppo", engine_version="1", model="21ff", compiler="GCC 12.2.1", firmware="4fff",
@@ -89,6 +96,53 @@ def test_microseconds_are_not_judged():
     found = compare_costs([now], saved(was))
     assert found.verdict.good
     assert "its us are not judged" in found.not_judged[0]
+
+
+def test_every_board_engine_and_model_has_its_layers_and_symbols(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "tflm").mkdir()
+    (tmp_path / "tflm/library.json").write_text('{"version": "1.2.3"}')
+    monkeypatch.setenv("HIL_TFLM_LIB", str(tmp_path))
+    profile = partial(Profile, repeats=1, total=9, total_us=9, decode=1, quantize=1, engine=5, dequantize=1, encode=1)
+
+    class Session:
+        """A board that is never started."""
+
+        def __init__(self, name: str, bundle: Bundle, engine: str | None, count_instructions: bool, port: str | None) -> None:
+            names = [str(name) for name in bundle.golden("operators")]
+            unit = "instructions" if count_instructions else "cycles"
+            self._profile = profile(unit=unit, operators=tuple((name, 1.0) for name in names))
+            self.image = tmp_path / "image.elf"
+            facts = {"board": name, "engine": engine, "engine_version": "1", "firmware_commit": "4fff"}
+            self.query_info = lambda: SimpleNamespace(**facts, arena_used=1, stack=2, flash=3, ram=4)
+
+        def profile(self) -> Profile:
+            return self._profile
+
+        def __enter__(self) -> Session:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    def measured(board: BoardDefinition, name: str, policy: engine.Policy) -> engine.Measurement:
+        counts = [1] * len(read_graph(policy.model).operators)
+        return engine.Measurement(board.name, name, policy, EngineCost(9, counts, 8, 7, 6, 5, 4, tmp_path / "image.elf"))
+
+    sizes = ImageSizes(compiler="GCC", flash={"main": 10}, ram={"board": 20})
+    monkeypatch.setattr(engine, "connect", Session)
+    monkeypatch.setattr(engine, "measure", measured)
+    monkeypatch.setattr(engine, "image_sizes", lambda path: sizes)
+    _, costs = engine.measure_all(["qemu-m4", "pico"])
+    by_name = {cost.name: cost for cost in costs}
+    whole = [f"{board} {name} {model}" for board in ("qemu-m4", "pico") for name in ("int8", "tflm") for model in ("ppo", "conv")]
+    alone = [f"qemu-m4 {name} {model}" for name in ("int8", "tflm") for model in ("tanh", "relu")]
+    assert sorted(by_name) == sorted(whole + alone)
+    for name in whole:
+        layers = ["0 CONV_2D", "2 DEPTHWISE_CONV_2D", "8 SOFTMAX"] if name.endswith("conv") else ["2 FULLY_CONNECTED"]
+        assert set(layers) < set(by_name[name].cost), name
+        assert (by_name[name].flash, by_name[name].memory["flash"], by_name[name].memory["RAM"]) == ({"main": 10}, 10, 20)
+    assert by_name["qemu-m4 tflm conv"].memory["code and constants"] == 7
+    assert "code and constants" not in by_name["pico tflm conv"].memory  # only QEMU runs the engine by itself
 
 
 def _document(**changes: object) -> str:
