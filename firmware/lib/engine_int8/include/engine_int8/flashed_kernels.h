@@ -8,7 +8,8 @@ namespace hil {
 
 #ifdef HIL_MODEL_OPERATORS
 inline constexpr int8::KernelTable kFlashedKernels = int8::TableOf({HIL_MODEL_OPERATORS});
-constexpr const int8::KernelTable* FlashedKernels() { return kFlashedKernels.kernels[0] == nullptr ? nullptr : &kFlashedKernels; }
+constexpr bool IsEmpty(const int8::KernelTable& table) { return table.kernels[0] == nullptr; }
+constexpr const int8::KernelTable* FlashedKernels() { return IsEmpty(kFlashedKernels) ? nullptr : &kFlashedKernels; }
 #else
 constexpr const int8::KernelTable* FlashedKernels() { return nullptr; }
 #endif
