@@ -34,7 +34,8 @@ InstructionCounter::InstructionCounter() {
 
 uint64_t InstructionCounter::Elapsed() const {
   constexpr uint64_t kInstructionsPerSecond = 1'000'000'000;
-  return (cortex::kSysTickMax - cortex::SysTickValue()) * kInstructionsPerSecond / kClockHz;
+  // It starts at 0, and goes on at its maximum.
+  return ((0u - cortex::SysTickValue()) & cortex::kSysTickMax) * kInstructionsPerSecond / kClockHz;
 }
 
 bool InstructionCounter::Overflowed() const { return (cortex::SysTickControl() & cortex::kSysTickWrapped) != 0; }
