@@ -35,25 +35,26 @@ void Report(const char* name, uint32_t number) {
   Send(first);
 }
 
+uint32_t rounds = kMostRounds;
 bool overflowed = false;
 
-/// Instructions of one call of `action`, on average over kMostRounds, or as many as take kEnoughInstructions.
+/// Instructions of one call of `action`, on average over all rounds.
 template <typename Action>
 uint32_t Count(const Action& action) {
-  const auto repeat = [&action](uint32_t rounds) {
-    const hil::mps::InstructionCounter counter;
-    for (uint32_t i = 0; i < rounds; ++i) action();
-    overflowed = overflowed || counter.Overflowed();
-    return static_cast<uint32_t>((counter.Elapsed() + rounds / 2) / rounds);
-  };
-  const uint32_t once = repeat(1);
-  const uint32_t rounds = kEnoughInstructions / (once + 1);
-  return rounds == 0 ? once : repeat(rounds < kMostRounds ? rounds : kMostRounds);
+  const uint32_t count = rounds;
+  const hil::mps::InstructionCounter counter;
+  for (uint32_t i = 0; i < count; ++i) action();
+  const auto elapsed = static_cast<uint32_t>((counter.Elapsed() + count / 2) / count);
+  overflowed = overflowed || counter.Overflowed();
+  return elapsed;
 }
 
 void Measure(hil::Engine* engine) {
   int8_t output[sizeof hil_model::kSelfTestOutput[0]];
   const int8_t* const input = hil_model::kSelfTestInput[0];
+  rounds = 1;
+  const uint32_t once = Count([&] { engine->Infer(input, output); });
+  rounds = once > kEnoughInstructions / kMostRounds ? kEnoughInstructions / once + 1 : kMostRounds;
   const uint32_t nothing = Count([] { __asm__ volatile(""); });
   Report("inference_instructions", Count([&] { engine->Infer(input, output); }) - nothing);
   for (uint16_t op = 0; op < engine->info().n_ops && engine->RunOperator(op) == hil::Status::kOk; ++op) {
