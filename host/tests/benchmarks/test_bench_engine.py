@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from balance_hil.benchmarks import engine
@@ -11,6 +13,8 @@ from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.cli import bench
 from balance_hil.errors import HarnessError
 from balance_hil.paths import PROJECT
+from balance_hil.testing.convolutional_models import image_network
+from balance_hil.tflite.graph import read_graph
 
 GOALS = {"TANH": (9_200, 197_000), "RELU": (8_500, 80_000)}  # instructions of one inference and of loading, 6-64-64-2
 
@@ -41,8 +45,9 @@ def test_code_is_what_the_linker_kept_of_the_library():
 def test_what_is_recorded_of_tflm_is_what_the_page_shows():
     page = (PROJECT / "docs/engines.md").read_text()
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if "|" in row}
+    dense = {policy: boards for policy, boards in engine.RECORDED.items() if policy != "conv"}
     recorded = {policy: {board: cost["inference_instructions"] for board, cost in boards.items()}
-                for policy, boards in engine.RECORDED.items()}  # fmt: skip
+                for policy, boards in dense.items()}  # fmt: skip
     m3, m7, m55 = (int(cell.replace(",", "")) for cell in rows["TFLM with CMSIS-NN, tanh"])
     m3_relu, _, m55_relu = (int(cell.replace(",", "") or 0) for cell in rows["TFLM with CMSIS-NN, relu"])
     m4 = {name: int(rows[row][1].replace(",", "")) for name, row in
@@ -52,9 +57,14 @@ def test_what_is_recorded_of_tflm_is_what_the_page_shows():
         "RELU": {"qemu-m3": m3_relu, "qemu-m4": m4["RELU"], "qemu-m55": m55_relu},
         "ppo": {"qemu-m4": m4["ppo"]},
     }
-    code = {cost["code_bytes"] for boards in engine.RECORDED.values() for cost in boards.values() if "code_bytes" in cost}
+    code = {cost["code_bytes"] for boards in dense.values() for cost in boards.values() if "code_bytes" in cost}
     assert rows["engine, code and constants"][1] == f"{code.pop():,} B"
     assert not code
+    conv = engine.RECORDED["conv"]["qemu-m4"]
+    layers = read_graph(image_network()).operators
+    shown = {int(name[0]): rows[name][1] for name in rows if re.match(r"\d [A-Z0-9_]+", name) and len(rows[name]) == 3}
+    assert shown == {layer.index: f"{conv['operator_instructions'][layer.index]:,}" for layer in layers}
+    assert rows["the whole network"][1] == f"{conv['inference_instructions']:,}"
 
 
 @pytest.mark.parametrize("policy", GOALS)
