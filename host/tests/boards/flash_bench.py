@@ -126,6 +126,7 @@ read answer < {self._done}
         *,
         baud: int | None = None,
         own: object = None,
+        arena_bytes: int = 0,
     ) -> Path:
         """Instead of ``build_image``."""
         if self.build_error is not None:

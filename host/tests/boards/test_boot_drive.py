@@ -190,7 +190,7 @@ def test_a_board_that_does_not_restart_is_no_success(drive, image: Path, monkeyp
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
-    monkeypatch.setattr("balance_hil.boards.flash.build_image", lambda environment, header, progress: image.with_suffix(".elf"))
+    monkeypatch.setattr("balance_hil.boards.flash.build_image", lambda *_, **options: image.with_suffix(".elf"))
 
 
 def test_hil_flash_copies_the_image_and_says_that_nothing_was_verified(drive, mounted, built, image: Path, ppo_bundle: Bundle):
