@@ -32,7 +32,7 @@ from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 2
-MAX_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 64 << 20  # each signal takes about 160 bytes
 INT8_MODEL = "policy_int8.tflite"
 FLOAT_MODEL = "policy_float32.tflite"
 ONNX_MODEL = "actor.onnx"

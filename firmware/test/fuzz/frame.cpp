@@ -44,7 +44,7 @@ void ReadAs(const hil::FrameView& frame) {
 void ReadAsEverything(const hil::FrameView& frame) {
   using namespace hil::protocol;
   for (int type = 0x80; type < 0xC0; ++type) {
-    VisitRequest(static_cast<uint8_t>(type), [&](auto request) { ReadAs<decltype(request)>(frame); });
+    VisitRequest<true>(static_cast<uint8_t>(type), [&](auto request) { ReadAs<decltype(request)>(frame); });
   }
   ReadAs<Info>(frame);
   ReadAs<Action>(frame);

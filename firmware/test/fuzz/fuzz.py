@@ -24,6 +24,7 @@ BOARD = ["frame", "quantize", "model_id", "engine_int8", "policy", "server"]  # 
 TARGETS = {"frame": ["frame"], "model": ["engine_int8", "quantize"], "server": BOARD, "upload": BOARD}
 MAX_INPUT = {"frame": 2600, "model": 6000, "server": 4000, "upload": 6000}  # bytes
 CORPUS_BUDGET = 45_000  # bytes for each target in the repository
+SIZES = ["-DHIL_MAX_OBS=1000", "-DHIL_MAX_ACT=1000"]  # more than fit a frame
 COMPILERS = ("clang++", "clang++-14", "clang++-15", "clang++-16", "clang++-17", "clang++-18", "clang++-19")
 
 
@@ -72,7 +73,7 @@ def fuzz(compiler: str, target: str, seconds: int, keep: bool) -> bool:
         "-fsanitize=fuzzer,address,undefined",
         "-fno-sanitize-recover=all",
     ]
-    subprocess.run([compiler, *flags, *includes(), *map(str, sources(target)), "-o", str(program)], check=True)
+    subprocess.run([compiler, *flags, *SIZES, *includes(), *map(str, sources(target)), "-o", str(program)], check=True)
     limits = [f"-max_len={MAX_INPUT[target]}", "-timeout=10", "-rss_limit_mb=2048"]
     run = [str(program), f"-max_total_time={seconds}", *limits, "-print_final_stats=1", "-verbosity=1"]
     run += [f"-artifact_prefix={folder}/", str(found), str(CORPUS / target)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.channel import M
+from balance_hil.boards.pieces import TENSOR_PIECE, checked_tensor
 from balance_hil.boards.profile import Profile, profile_of
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
@@ -20,9 +21,8 @@ from balance_hil.protocol.wire import Message
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
 
 SELF_TEST_TIMEOUT_S = 10.0
-TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # values of one TENSOR_DATA
-LARGEST_TENSOR = 1 << 24  # values
-PROFILE_TIMEOUT_S = 10.0  # the board takes 20 ms of its own time
+PROFILE_TIMEOUT_S = 10.0  # the board takes 20 ms of its own time, or
+_PROFILE_PASSES = 10  # several times that of a long inference
 
 
 class Board(Session):
@@ -30,19 +30,27 @@ class Board(Session):
 
     def infer(self, observation: NDArray[np.float32]) -> Action:
         """Runs the policy on one observation, float32 [n_obs], and returns the action. Raises what ``request`` raises."""
+        if self.in_pieces:
+            return self.infer_in_pieces(np.asarray(observation, np.float32))
         return self._ask(messages.Infer(observation), Action)
 
     def infer_int8(self, values: NDArray[np.int8]) -> Action:
         """Runs the model on one raw input, int8 [n_obs]. Raises what ``request`` raises."""
+        if self.in_pieces:
+            return self.infer_in_pieces(np.asarray(values, np.int8))
         return self._ask(messages.InferInt8(values), Action)
 
     def infer_batch(self, observations: NDArray[np.float32]) -> list[Action]:
         """One ``infer`` for each row of float32 [n, n_obs], several in flight. Raises what ``request`` raises."""
+        if self.in_pieces:
+            return [self.infer(row) for row in observations]
         replies = self.pipeline([messages.Infer(row) for row in observations])
         return [_expect(reply, Action, self.port) for reply in replies]
 
     def infer_int8_batch(self, inputs: NDArray[np.int8]) -> list[Action]:
         """One ``infer_int8`` for each row of int8 [n, n_obs], several in flight. Raises what ``request`` raises."""
+        if self.in_pieces:
+            return [self.infer_int8(row) for row in inputs]
         replies = self.pipeline([messages.InferInt8(row) for row in inputs])
         return [_expect(reply, Action, self.port) for reply in replies]
 
@@ -53,16 +61,22 @@ class Board(Session):
             self.infer_int8(inputs[0])
             sizes = [self._part(op, 0).size for op in range(self.info.n_ops)]
         parts = [messages.Tensor(op, offset) for op, size in enumerate(sizes) for offset in range(0, max(size, 1), TENSOR_PIECE)]
-        requests: list[Message] = []
-        for row in inputs:
-            requests += [messages.InferInt8(row), *parts]
-        replies = self.pipeline(requests)
         values: list[list[NDArray[np.int8]]] = [[] for _ in sizes]
-        for request, reply in zip(requests, replies, strict=True):
-            if isinstance(request, messages.Tensor):
-                values[request.op].append(self._checked(reply, request).values)
+        for requests in self._inferences(inputs, parts):
+            for request, reply in zip(requests, self.pipeline(requests), strict=True):
+                if isinstance(request, messages.Tensor):
+                    values[request.op].append(checked_tensor(reply, request, self.port))
         names = operator_names(self.bundle, self.info.n_ops)
         return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size)) for op, size in enumerate(sizes)]
+
+    def _inferences(self, inputs: NDArray[np.int8], parts: list[messages.Tensor]) -> Iterator[list[Message]]:
+        """Requests for ``parts`` after an inference from each row: all at once, or if these take pieces, row by row."""
+        if not self.in_pieces:
+            yield [request for row in inputs for request in (messages.InferInt8(row), *parts)]
+            return
+        for row in inputs:
+            self.infer_int8(row)
+            yield [*parts]
 
     def tensor(self, op: int) -> NDArray[np.int8]:
         """Output of operator ``op`` in the last inference, int8 [size]. Raises what ``request`` raises."""
@@ -73,19 +87,9 @@ class Board(Session):
 
     def _part(self, op: int, offset: int) -> messages.TensorData:
         request = messages.Tensor(op, offset)
-        return self._checked(self.request(request), request)
-
-    def _checked(self, reply: Message, request: messages.Tensor) -> messages.TensorData:
-        """``reply`` if it is what ``request`` asked for: all values from the offset on that fit a frame."""
-        part = _expect(reply, messages.TensorData, self.port)
-        wanted = min(part.size - request.offset, TENSOR_PIECE)
-        if (part.op, part.offset, len(part.values)) != (request.op, request.offset, wanted) or part.size > LARGEST_TENSOR:
-            raise LinkError(
-                f"the board on {self.port} sent {len(part.values)} of {part.size} values of operator {part.op} at {part.offset} "
-                f"for those from {request.offset} of operator {request.op}",
-                "reset the board, or flash it again",
-            )
-        return part
+        reply = self._ask(request, messages.TensorData)
+        checked_tensor(reply, request, self.port)
+        return reply
 
     def self_test(self) -> SelfTestResult:
         """Replays the golden vectors in the board's image."""
@@ -103,7 +107,11 @@ class Board(Session):
         """
         if observation is None:
             observation = np.zeros(self.info.n_obs, np.float32) if self.bundle is None else self.bundle.golden("observations")[0]
-        result = self._ask(messages.Profile(np.asarray(observation, np.float32)), messages.ProfileResult, PROFILE_TIMEOUT_S)
+        asked, timeout_s = messages.Profile(np.asarray(observation, np.float32)), PROFILE_TIMEOUT_S
+        if self.in_pieces:
+            asked = messages.Profile(np.zeros(0, np.float32))  # of the input that the board then has
+            timeout_s += _PROFILE_PASSES * self.infer(observation).inference_us / 1e6
+        result = self._ask(asked, messages.ProfileResult, timeout_s)
         times_us = [result.total_us, result.decode_us, result.quantize_us, result.engine_us, *result.operators_us]
         times_us += [result.dequantize_us, result.encode_us]
         if not all(0 <= time_us < np.inf for time_us in times_us) or len(result.operators_us) not in (0, self.info.n_ops):

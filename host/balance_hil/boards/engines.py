@@ -28,7 +28,6 @@ from balance_hil.errors import (
 from balance_hil.firmware_build import TFLM_LIBRARY
 from balance_hil.model_image import KERNELS
 from balance_hil.paths import SHIPPED
-from balance_hil.protocol import messages
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
@@ -36,6 +35,7 @@ ENGINES = (TFLM, COMPACT)
 ALTERNATIVES = ("qemu-m4", "native")  # the emulated board with the most memory, and the one that runs everything
 MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
 _TFLM_LIST = SHIPPED / "firmware/lib/engine_tflm/include/engine_tflm/operators.h"
+MAX_VALUES = 1 << 18  # both on the native board
 # Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
@@ -83,7 +83,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
 
     Raises:
         BundleError, ModelNotInt8Error: not a model with int8 input and output.
-        ModelTooWideError: more inputs or outputs than a protocol message holds; required size and limit in bytes.
+        ModelTooWideError: more inputs or outputs than any board takes; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.
         ArenaTooSmallError: the engine needs more memory than the board has; required size and limit in bytes.
         FirmwareBuildError: the image is larger than the flash; required size and limit in bytes.
@@ -93,15 +93,12 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
     except MissingExtraError:  # the reader is not installed: the board reports it later
         return 0
     _ = graph.input_quant, graph.output_quant  # raises for a float model
-    rooms = (
-        ("inputs", graph.n_obs, 2 + 4 * graph.n_obs, messages.MAX_PAYLOAD),
-        ("outputs", graph.n_act, 4 * graph.n_act, 4 * MAX_ACT),
-    )
-    for what, count, need, limit in rooms:
-        if need > limit:
+    most = (MAX_VALUES, MAX_VALUES) if definition.kind == "native" else (MAX_OBS, MAX_ACT)
+    for what, count, limit in (("inputs", graph.n_obs, most[0]), ("outputs", graph.n_act, most[1])):
+        if count > limit:
             raise ModelTooWideError(
-                f"the model is too wide for {definition.name}: its {count} {what} take {need} bytes, a message holds {limit}",
-                f"use at most {MAX_OBS} inputs and {MAX_ACT} outputs; hil compare without --board accepts any number",
+                f"the model is too wide for {definition.name}: its {what} take {count} bytes, there is room for {limit}",
+                "run it on the native board: --board native; or compare it on the desktop: hil compare MODEL without --board",
             )
     try:
         return _arena_bytes(definition, graph, model, engine)

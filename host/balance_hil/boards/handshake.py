@@ -222,6 +222,7 @@ _STATUS_HINTS: dict[int, str] = {
     Status.NON_FINITE: "an observation contains NaN or infinity: check the environment",
     Status.OVERSIZED: "send smaller messages: max_payload in INFO is the limit",
     Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which contains them",
+    Status.MODEL_INVALID: "if it has more inputs or outputs than the model that the firmware was built with, flash it: hil flash",
     Status.NO_MODEL: "install a model: hil emulate ppo --board native, or hil flash ppo --board teensy41",
     Status.SELF_TEST_FAILED: "the engine computes wrong outputs (an old TFLM ignores per-channel scales): link a current "
     "library, use the compact engine, or export with --per-tensor",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+
+import numpy as np
 
 from balance_hil.boards.channel import Channel
 from balance_hil.boards.definition import ANY_SERIAL, BoardDefinition, Timing, find_definition
@@ -21,22 +23,34 @@ from balance_hil.boards.handshake import (
     status_error,
 )
 from balance_hil.boards.kinds import find_kind
+from balance_hil.boards.pieces import PiecedInference, fits_frame
 from balance_hil.boards.power import reopened, switch
 from balance_hil.boards.profile import CostUnit
 from balance_hil.bundle import INT8_MODEL, Bundle
-from balance_hil.errors import BoardRebootedError, CableUnpluggedError, ReplyTimeoutError, UnknownBoardError, UsageError
+from balance_hil.errors import (
+    BoardRebootedError,
+    BoardStatusError,
+    CableUnpluggedError,
+    ReplyTimeoutError,
+    UnknownBoardError,
+    UsageError,
+)
 from balance_hil.link import Fault, FaultyLink, Link, faults, parse_faults
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
-from balance_hil.protocol.messages import Info
+from balance_hil.protocol.messages import Action, Info, Status
 from balance_hil.protocol.wire import Message
 from balance_hil.quantize import QuantParams
+from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.tflite.graph import read_graph
 
 BoardInfo = Info
+_DATA = (messages.InputData, messages.ObservationData)
+FRAME_ROOM = 24  # of a request in pieces besides its values
 # By what the board's timing depends on: an emulator on a busy computer may be delayed.
 REPLY_TIMEOUT_S: dict[Timing, float] = {"board": 1.0, "host": 5.0}
 BOOTLOADER_TIMEOUT_S = 0.5  # by then a board without a boot loader has said so
+STORED_TIMEOUT_S = 30.0  # of an inference from an input that was sent in pieces: such a model is large
 MIN_WINDOW_BYTES = 64  # a board that reports a smaller receive buffer gets one request at a time
 
 
@@ -62,6 +76,37 @@ class Machine(faults.Machine, Protocol):
     @property
     def image(self) -> Path | None:
         """The linked program that it runs, an ELF file; None: unknown."""
+
+
+class _Pieces:
+    """An inference in pieces, and its requests in flight by their numbers; ``seq`` is that of its result."""
+
+    def __init__(self, seq: int, inference: PiecedInference) -> None:
+        self.seq = seq
+        self.in_flight: dict[int, Message] = {}  # oldest first
+        self._inference = inference
+
+    def next_requests(self, window_bytes: int) -> Iterator[Message]:
+        """Requests to send now: those that fit the window, one at least if none is in flight."""
+        pending = self._inference.pending
+        used = sum(_frame_bytes(message) for message in self.in_flight.values())
+        while pending and (not self.in_flight or used + _frame_bytes(pending[0]) <= window_bytes):
+            used += _frame_bytes(pending[0])
+            yield pending.popleft()
+
+    def take(self, frame: Frame) -> Action | messages.Error | None:
+        """The result, if this reply completes it. Raises LinkError."""
+        attempts = self._inference.attempts
+        result = self._inference.take(self.in_flight.pop(frame.seq), frame.message)
+        if self._inference.attempts != attempts:
+            self.in_flight.clear()  # of the attempt that was refused
+        return result
+
+
+def _frame_bytes(message: Message) -> int:
+    """Of its frame, at most."""
+    size = len(message.values) * message.values.itemsize if isinstance(message, _DATA) else 0
+    return size + FRAME_ROOM
 
 
 class Session:
@@ -118,6 +163,7 @@ class Session:
             link.close()
             raise
         self.unexpected_frames = 0  # replies that arrived after their timeout
+        self._pieced: _Pieces | None = None  # the latest of ``send_observation``, until it is complete
         try:
             self.info: BoardInfo = self._introduce()
         except BaseException:
@@ -350,12 +396,72 @@ class Session:
         except CableUnpluggedError as exc:
             raise self._explained(exc) from exc
 
+    def send_observation(self, observation: Float32Array) -> int:
+        """Sends an observation, float32 [n_obs], without waiting; returns the number of the frame with its ACTION or ERROR.
+
+        Where it takes several frames ``poll`` sends the rest and makes ACTION of the answers; only the latest gets one.
+        """
+        if not self.in_pieces:
+            return self.send(messages.Infer(observation))
+        self._pieced = _Pieces(self._channel.next_seq(), self._pieced_inference(observation))
+        self._send_pieces(self._pieced)
+        return self._pieced.seq
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether an input or output of the board's model does not fit a frame."""
+        return not fits_frame(self.info.n_obs, self.info.n_act)
+
     def poll(self, timeout_s: float) -> Frame | None:
         """The next frame from the board; None if none arrives in time."""
-        try:
-            return self._channel.poll(timeout_s)
-        except CableUnpluggedError as exc:
-            raise self._explained(exc) from exc
+        deadline = self.now_s() + timeout_s
+        while True:
+            try:
+                frame = self._channel.poll(timeout_s)
+            except CableUnpluggedError as exc:
+                raise self._explained(exc) from exc
+            pieces = self._pieced
+            if frame is None or pieces is None or frame.seq not in pieces.in_flight:
+                return frame
+            result = pieces.take(frame)
+            if result is not None:
+                self._pieced = None
+                return Frame(pieces.seq, result)
+            self._send_pieces(pieces)
+            timeout_s = max(0.0, deadline - self.now_s())
+
+    def _pieced_inference(self, values: Float32Array | Int8Array) -> PiecedInference:
+        if values.shape != (self.info.n_obs,):
+            raise status_error(
+                Status.WRONG_COUNT, self.info.n_obs, f"the board on {self.port} does not take {np.size(values)} values"
+            )
+        return PiecedInference(values, self.info.n_act, self.output_quant, self.port)
+
+    def _send_pieces(self, pieces: _Pieces) -> None:
+        """Sends as many as the board's receive buffer holds."""
+        window = max(self.info.rx_buffer, MIN_WINDOW_BYTES)
+        for message, seq, frame in self._frames_of(pieces.next_requests(window)):
+            pieces.in_flight[seq] = message
+            self.send_raw(frame)
+
+    def infer_in_pieces(self, values: Float32Array | Int8Array) -> Action:
+        """One inference from an observation, float32 [n_obs], or a raw input, int8 [n_obs], whatever its size.
+
+        Raises:
+            LinkError: a reply cannot be right.
+            What ``request`` raises.
+        """
+        pieces = _Pieces(0, self._pieced_inference(values))
+        while True:
+            self._send_pieces(pieces)
+            seq, request = next(iter(pieces.in_flight.items()))
+            timeout_s = STORED_TIMEOUT_S if isinstance(request, messages.InferStored) else self._timeout_or_default_s(None)
+            reply = self._reply_to(seq, request, timeout_s)
+            result = pieces.take(Frame(seq, reply))
+            if isinstance(result, messages.Error):
+                raise self._refusal(request, result)
+            if result is not None:
+                return result
 
     def request(self, message: Message, timeout_s: float | None = None) -> Message:
         """Sends a request and returns its reply.
@@ -366,7 +472,16 @@ class Session:
             BoardRebootedError: READY arrived instead.
             CableUnpluggedError: the port vanished.
         """
-        return self._reply_to(self.send(message), message, self._timeout_or_default_s(timeout_s))
+        return self._accepted(message, self._reply_to(self.send(message), message, self._timeout_or_default_s(timeout_s)))
+
+    def _accepted(self, message: Message, reply: Message) -> Message:
+        """``reply`` to ``message``. Raises BoardStatusError if it is an ERROR."""
+        if isinstance(reply, messages.Error):
+            raise self._refusal(message, reply)
+        return reply
+
+    def _refusal(self, message: Message, reply: messages.Error) -> BoardStatusError:
+        return status_error(reply.status, reply.detail, f"the board on {self.port} refused {type(message).__name__}")
 
     def _timeout_or_default_s(self, timeout_s: float | None) -> float:
         return REPLY_TIMEOUT_S[self.definition.timing] if timeout_s is None else timeout_s
@@ -382,8 +497,6 @@ class Session:
                     "check its power supply, and the reset cause and stack usage in its INFO",
                 )
             if frame.seq == seq:
-                if isinstance(reply, messages.Error):
-                    raise status_error(reply.status, reply.detail, f"the board on {self.port} refused {type(message).__name__}")
                 return reply
             self.unexpected_frames += 1
             left_s = deadline - self.now_s()
@@ -406,14 +519,20 @@ class Session:
         in_flight: deque[tuple[int, Message, int]] = deque()
         in_flight_bytes = 0
         replies: list[Message] = []
+
+        def await_next() -> None:
+            seq, message, _ = in_flight.popleft()
+            replies.append(self._accepted(message, self._reply_to(seq, message, reply_timeout_s)))
+
         for message, seq, frame in self._frames_of(requests):
             while in_flight and in_flight_bytes + len(frame) > window:
                 in_flight_bytes -= in_flight[0][2]
-                replies.append(self._reply_to(*in_flight.popleft()[:2], reply_timeout_s))
+                await_next()
             self.send_raw(frame)
             in_flight.append((seq, message, len(frame)))
             in_flight_bytes += len(frame)
-        replies += [self._reply_to(seq, message, reply_timeout_s) for seq, message, _ in in_flight]
+        while in_flight:
+            await_next()
         return replies
 
     def _frames_of(self, requests: Iterable[Message]) -> Iterable[tuple[Message, int, bytes]]:

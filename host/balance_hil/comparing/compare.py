@@ -35,13 +35,10 @@ from balance_hil.errors import (
     HarnessError,
     MissingExtraError,
     ModelMismatchError,
-    ModelTooWideError,
     UnsupportedOperatorError,
     UsageError,
 )
 from balance_hil.paths import install_command
-from balance_hil.protocol import messages
-from balance_hil.protocol.wire import Message
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
@@ -144,27 +141,13 @@ def compare(
 
 
 def _check_board(board: Board, model: ModelUnderTest) -> None:
-    """Raises unless the board runs this model, its engine supports it, and its messages are long enough for the requests."""
-    info, graph = board.info, model.graph
+    """Raises unless the board runs this model and its engine supports it."""
+    info = board.info
     if info.model_id != model.id:
         raise ModelMismatchError(
             f"the board runs the model {info.model_id}, this is {model.id}",
             "flash this model, or compare the one that the board runs",
         )
-    limit = min(info.max_payload, messages.MAX_PAYLOAD)
-    action = np.zeros(graph.n_act, np.int8)
-    needs: dict[str, Message] = {
-        f"its {graph.n_obs} inputs": messages.Infer(np.zeros(graph.n_obs, np.float32)),
-        f"its {graph.n_obs} inputs and {graph.n_act} outputs": messages.Action(
-            0, np.zeros(graph.n_obs, np.int8), action, action.astype(np.float32), 0, 0
-        ),
-    }
-    for what, message in needs.items():
-        if (need := len(message.pack())) > limit:
-            raise ModelTooWideError(
-                f"the model is too wide for the board on {board.port}: {what} take {need} bytes, a message holds {limit}",
-                "leave --board out to compare the desktop runtimes, or give the policy fewer inputs",
-            )
     check_engine(info, board.port)
 
 

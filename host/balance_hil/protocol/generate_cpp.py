@@ -52,12 +52,15 @@ constexpr bool IsHandshake(uint8_t type) {
 }
 
 /// True for requests that are refused until a HELLO has been answered.
+template <bool kPieces>
 constexpr bool IsGated(uint8_t type) {
+  if (kPieces && (%(pieces)s)) return true;
   return %(gated)s;
 }
 %(messages)s
 /// Calls `visit` with an empty request of this type, to be filled by its Read(). Returns false where no request has the type.
-template <typename Visitor>
+/// Without `kPieces`, those that carry an input in pieces are none.
+template <bool kPieces, typename Visitor>
 bool VisitRequest(uint8_t type, const Visitor& visit) {
   switch (static_cast<MessageType>(type)) {
 %(visits)s    default:
@@ -80,15 +83,23 @@ def status_header(schema: Schema) -> str:
 
 def messages_header(schema: Schema) -> str:
     """The text of ``frame/messages.h``."""
-    requests = [m.class_name for m in schema.messages if m.sender == "host"]
+    requests = [m for m in schema.messages if m.sender == "host"]
     return _PREAMBLE.format(title="Messages of the wire protocol.") + _MESSAGES % {
         "constants": _constants(schema),
         "types": "".join(f"  k{m.class_name} = 0x{m.type:02X},  ///< {m.sender}: {m.doc}\n" for m in schema.messages),
         "handshake": _any_of([m for m in schema.messages if m.handshake]),
-        "gated": _any_of([m for m in schema.messages if m.gated]),
+        "gated": _any_of([m for m in schema.messages if m.gated and not m.pieces]),
+        "pieces": _any_of([m for m in schema.messages if m.pieces]),
         "messages": "".join(_message(m) for m in schema.messages),
-        "visits": "".join(f"    case MessageType::k{r}:\n      visit({r}{{}});\n      break;\n" for r in requests),
+        "visits": "".join(_visit(m) for m in requests),
     }
+
+
+def _visit(message: MessageDef) -> str:
+    visit = f"visit({message.class_name}{{}});"
+    if message.pieces:
+        visit = f"if constexpr (!kPieces) return false;\n      else {visit}"
+    return f"    case MessageType::k{message.class_name}:\n      {visit}\n      break;\n"
 
 
 def _camel(name: str) -> str:

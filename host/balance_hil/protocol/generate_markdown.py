@@ -35,7 +35,7 @@ def _messages(schema: Schema) -> str:
 
 def _row(message: MessageDef) -> str:
     fields = ", ".join(f"{f.name} {f.wire}" for f in message.fields) or "none"
-    marks = ("H" if message.handshake else "") + ("G" if message.gated else "")
+    marks = ("H" if message.handshake else "") + ("G" if message.gated else "") + ("P" if message.pieces else "")
     name = f"{message.name}{f' ({marks})' if marks else ''}"
     return f"| 0x{message.type:02X} | {name} | {fields} | {message.reply} | {message.doc} |\n"
 

@@ -13,18 +13,24 @@ from numpy.typing import NDArray
 
 from balance_hil.protocol import wire
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
 WATCHDOG_MS = 100
-SCHEMA_CRC = 0x94F17414
+ACTION_TENSOR = 65533
+INPUT_TENSOR = 65534
+OUTPUT_TENSOR = 65535
+SCHEMA_CRC = 0x0012A181
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
     0x81: 0xC2,  # INFER: ACTION
     0x82: 0xC2,  # INFER_INT8: ACTION
     0x83: 0xC3,  # TENSOR: TENSOR_DATA
+    0x90: 0xC3,  # INPUT_DATA: TENSOR_DATA
+    0x91: 0xC3,  # OBSERVATION_DATA: TENSOR_DATA
+    0x92: 0xCD,  # INFER_STORED: INFERRED
     0x84: 0xC4,  # SELF_TEST: SELF_TEST_RESULT
     0x8F: 0xCC,  # PROFILE: PROFILE_RESULT
     0x85: 0xC5,  # STATS_REQUEST: STATS
@@ -68,7 +74,7 @@ class Status(IntEnum):
     NO_UPLOAD = 21  # no upload of this number is open; detail: number of the one that is (0 = none)
     WRONG_OFFSET = 22  # the piece does not continue what was received; detail: the offset to go on from, or the tensor's size
     UPLOAD_INCOMPLETE = 23  # pieces of the upload are missing; detail: bytes received
-    UPLOAD_DAMAGED = 24  # what was received has another CRC than announced; detail: its CRC
+    UPLOAD_DAMAGED = 24  # what was received, an upload or an input in pieces, has another CRC than announced; detail: its CRC
     OTHER_MODEL = 25  # the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
     VECTORS_DIFFER = 26  # the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
     LINE_DAMAGED = 27  # the checksum of a text line is wrong
@@ -108,6 +114,29 @@ class Tensor(wire.Message, type=0x83, layout="u16 u32"):
 
 
 @dataclass(frozen=True, eq=False)
+class InputData(wire.Message, type=0x90, layout="u32 i8[]"):
+    """Host to board: fills a part of the model's input; answered by what lies there. Answered by TENSOR_DATA."""
+
+    offset: int  # of the first value
+    values: NDArray[np.int8]  # quantized
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationData(wire.Message, type=0x91, layout="u32 f32[]"):
+    """Host to board: the same, normalized and quantized from a part of an observation. Answered by TENSOR_DATA."""
+
+    offset: int  # of the first value
+    values: NDArray[np.float32]  # as the environment gives them
+
+
+@dataclass(frozen=True, eq=False)
+class InferStored(wire.Message, type=0x92, layout="u32"):
+    """Host to board: infers from the input that was sent in pieces, and dequantizes. Answered by INFERRED."""
+
+    input_crc: int  # CRC-32 (zlib) of the whole input, int8 [n_obs]: with another one nothing is inferred
+
+
+@dataclass(frozen=True, eq=False)
 class SelfTest(wire.Message, type=0x84):
     """Host to board: replays the golden vectors in the image. Answered by SELF_TEST_RESULT."""
 
@@ -116,7 +145,9 @@ class SelfTest(wire.Message, type=0x84):
 class Profile(wire.Message, type=0x8F, layout="f32[]"):
     """Host to board: safe state; times one inference and each of its parts, for about 20 ms. Answered by PROFILE_RESULT."""
 
-    observation: NDArray[np.float32]  # [n_obs], as the environment gives it
+    observation: NDArray[
+        np.float32
+    ]  # [n_obs], as the environment gives it; empty on a board that takes pieces: the input that it has
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +187,7 @@ class EnterBootloader(wire.Message, type=0x8E):
 
 
 @dataclass(frozen=True, eq=False)
-class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u16 u16 u32 string"):
+class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u32 u32 u32 string"):
     """Host to board: announces a model and its vectors; repeated, it requests the progress. Answered by LOAD_PROGRESS."""
 
     transfer: int  # not 0
@@ -205,7 +236,7 @@ class Ready(wire.Message, type=0xC0, layout="u16 u32 u8"):
 class Info(
     wire.Message,
     type=0xC1,
-    layout="u16 u32 u32 string string string string string u8 u32 string string u32 u16 u16 u16 f32 i8 f32 i8 "
+    layout="u16 u32 u32 string string string string string u8 u32 string string u32 u32 u32 u16 f32 i8 f32 i8 "
     "u16 u32 u32 u32 u32 u16 u16 u32 u32 u32 u32 u8 u32",
 ):
     """Board to host: identity of the board, its firmware, engine and model."""
@@ -265,6 +296,17 @@ class TensorData(wire.Message, type=0xC3, layout="u16 u32 u32 i8[]"):
     offset: int  # of the request
     size: int  # values of the whole output
     values: NDArray[np.int8]  # row-major, from the offset on: all that fit
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred(wire.Message, type=0xCD, layout="u32 u32 u32 u32 u32"):
+    """Board to host: an inference is done; TENSOR reads its output."""
+
+    input_crc: int  # CRC-32 (zlib) of the input, int8 [n_obs]
+    output_crc: int  # of the output, int8 [n_act]
+    action_crc: int  # of the action, float32 [n_act]
+    inference_us: int  # us; time in the engine
+    total_us: int  # us; from the last byte of the request until the reply is ready
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,6 +407,9 @@ MESSAGES: dict[int, type[wire.Message]] = {
     Infer.TYPE: Infer,
     InferInt8.TYPE: InferInt8,
     Tensor.TYPE: Tensor,
+    InputData.TYPE: InputData,
+    ObservationData.TYPE: ObservationData,
+    InferStored.TYPE: InferStored,
     SelfTest.TYPE: SelfTest,
     Profile.TYPE: Profile,
     StatsRequest.TYPE: StatsRequest,
@@ -381,6 +426,7 @@ MESSAGES: dict[int, type[wire.Message]] = {
     Info.TYPE: Info,
     Action.TYPE: Action,
     TensorData.TYPE: TensorData,
+    Inferred.TYPE: Inferred,
     SelfTestResult.TYPE: SelfTestResult,
     ProfileResult.TYPE: ProfileResult,
     Stats.TYPE: Stats,

@@ -38,6 +38,7 @@ class MessageDef:
     reply: str = ""  # the reply on success; "" for the board's own messages
     handshake: bool = False
     gated: bool = False
+    pieces: bool = False  # only on boards whose model may not fit a frame
 
     @property
     def class_name(self) -> str:

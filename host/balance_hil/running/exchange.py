@@ -111,7 +111,8 @@ class Exchange:
         self._emptied_s = self.now_s()  # when the port was last seen empty
         self._overslept_us = 0.0  # sum of how late waits for frames ended
         self._was_unread = False  # the latest frame was there before the host looked
-        self._most_in_flight = max(1, board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs))
+        buffered = board.info.rx_buffer // (BYTES_PER_REQUEST + 4 * board.info.n_obs)
+        self._most_in_flight = 1 if board.in_pieces else max(1, buffered)  # a board has room for one input in pieces
         self._recovery: Handshake | None = None
         self._stopped: SilentBoardError | None = None  # raised unless the handshake after the silence succeeds
         self._hello_after_silence = False  # and no reply since
@@ -163,7 +164,7 @@ class Exchange:
             self._on_fault("unsent", "the board is rebooting" if self._recovery else "its receive buffer is full")
             self._check_bound()
             return False
-        seq = self._board.send(messages.Infer(observation))
+        seq = self._board.send_observation(observation)
         self._sent += 1
         self._in_flight[seq] = _Request(
             self._sent,

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from balance_hil.boards.board import TENSOR_PIECE, Board
+from balance_hil.boards.board import Board
+from balance_hil.boards.pieces import TENSOR_PIECE
 from balance_hil.bundle import Bundle
 from balance_hil.errors import CableUnpluggedError
 from balance_hil.model_image import normalization_crc
@@ -26,6 +27,7 @@ from balance_hil.quantize import Normalization, QuantParams, dequantize, quantiz
 from balance_hil.runtimes.base import Int8Array
 
 Policy = Callable[[Int8Array], Int8Array]  # int8 [n_obs] to int8 [n_act]
+Inference = messages.Infer | messages.InferInt8 | messages.InferStored
 
 
 @dataclass
@@ -51,6 +53,8 @@ class FakeFirmware:
         self._decoder = Decoder()
         self._identified = False
         self._last: Int8Array | None = None
+        self._stored = np.zeros(self.info.n_obs, np.int8)  # the input as pieces fill it
+        self._output = np.zeros(0, np.int8)  # of the latest inference
         self._watchdog_ms = self.info.watchdog_ms
         self._flashed: tuple[messages.Info, Policy, list[Policy], Normalization | None] | None = (
             None  # while something uploaded runs
@@ -87,7 +91,7 @@ class FakeFirmware:
         """Processes bytes from the host; returns the frames that it sends, as (delay in seconds, frame)."""
         said: list[tuple[float, bytes]] = []
         for frame in self._decoder.feed(data):
-            if isinstance(frame.message, messages.Infer | messages.InferInt8) and self._identified:
+            if isinstance(frame.message, Inference) and self._identified:
                 said += self._inference(frame.message, frame.seq)
             elif isinstance(frame.message, messages.Reset):
                 said += self.boot()
@@ -95,7 +99,7 @@ class FakeFirmware:
                 said.append((0.0, encode(self._answer(frame.message), frame.seq)))
         return said
 
-    def _inference(self, request: messages.Infer | messages.InferInt8, seq: int) -> list[tuple[float, bytes]]:
+    def _inference(self, request: Inference, seq: int) -> list[tuple[float, bytes]]:
         number = self.inferences
         self.inferences += 1
         self.unplugged = self.unplugged or number == self.unplug_at
@@ -104,7 +108,9 @@ class FakeFirmware:
         reply = encode(self._act(request), seq)
         return [] if number in self.lose or self.unplugged else [(self.delay_s(number), reply)]
 
-    def _act(self, request: messages.Infer | messages.InferInt8) -> Message:
+    def _act(self, request: Inference) -> Message:
+        if isinstance(request, messages.InferStored):
+            return self._infer_stored(request)
         values = request.observation if isinstance(request, messages.Infer) else request.input
         if len(values) != self.info.n_obs:
             return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
@@ -114,8 +120,40 @@ class FakeFirmware:
             self._last = quantize(request.observation, self.input_quant, self.normalization)
         else:
             self._last = request.input
-        output = self.policy(self._last)
+        self._stored = self._last
+        self._output = output = self.policy(self._last)
         return messages.Action(Status.OK, self._last, output, dequantize(output, self.output_quant), 7, 9)
+
+    def _infer_stored(self, request: messages.InferStored) -> Message:
+        if (crc := zlib.crc32(self._stored.tobytes())) != request.input_crc:
+            return messages.Error(Status.UPLOAD_DAMAGED, crc, request.TYPE)
+        self._last = self._stored
+        self._output = self.policy(self._last)
+        action = dequantize(self._output, self.output_quant)
+        return messages.Inferred(crc, zlib.crc32(self._output.tobytes()), zlib.crc32(action.tobytes()), 7, 9)
+
+    def _store(self, request: messages.InputData | messages.ObservationData) -> Message:
+        offset, end = request.offset, request.offset + len(request.values)
+        if end > len(self._stored):
+            return messages.Error(Status.WRONG_OFFSET, len(self._stored), request.TYPE)
+        if isinstance(request, messages.InputData):
+            codes = request.values
+        else:
+            by = self.normalization
+            part = Normalization(by.mean[offset:end], by.inverse_std[offset:end], by.clip) if by else None
+            codes = quantize(request.values, self.input_quant, part)
+        self._stored = np.concatenate([self._stored[:offset], codes, self._stored[end:]]).astype(np.int8)
+        return messages.TensorData(messages.INPUT_TENSOR, offset, len(self._stored), codes)
+
+    def _tensor(self, op: int) -> Int8Array | None:
+        """The output of an operator, or what belongs to the latest inference; None: there is no such operator."""
+        assert self._last is not None
+        ends = {
+            messages.INPUT_TENSOR: self._stored,
+            messages.OUTPUT_TENSOR: self._output,
+            messages.ACTION_TENSOR: dequantize(self._output, self.output_quant).view(np.int8),
+        }
+        return (self.layers or [self.policy])[op](self._last) if op < self.info.n_ops else ends.get(op)
 
     def _answer(self, request: Message) -> Message:
         match request:
@@ -131,13 +169,14 @@ class FakeFirmware:
         match request:
             case messages.Tensor(op=op) if self._last is None:
                 return messages.Error(Status.NO_INFERENCE_YET, 0, request.TYPE)
-            case messages.Tensor(op=op, offset=offset) if op < self.info.n_ops and self._last is not None:
-                values = (self.layers or [self.policy])[op](self._last)
+            case messages.Tensor(op=op, offset=offset) if (values := self._tensor(op)) is not None:
                 if offset and offset >= len(values):
                     return messages.Error(Status.WRONG_OFFSET, len(values), messages.Tensor.TYPE)
                 return messages.TensorData(op, offset, len(values), values[offset : offset + TENSOR_PIECE])
             case messages.Tensor():
                 return messages.Error(Status.NO_SUCH_OPERATOR, self.info.n_ops, request.TYPE)
+            case messages.InputData() | messages.ObservationData():
+                return self._store(request)
             case messages.SetWatchdog(timeout_ms=timeout_ms):
                 self._watchdog_ms = timeout_ms
                 return messages.Watchdog(timeout_ms)
@@ -145,7 +184,7 @@ class FakeFirmware:
                 return messages.TextLine(messages.MAX_TEXT if enabled else 0)
             case messages.EnterBootloader():
                 return messages.Error(Status.NOT_SUPPORTED, 0, request.TYPE)
-            case messages.Profile(observation=observation) if len(observation) != self.info.n_obs:
+            case messages.Profile(observation=observation) if len(observation) not in (0, self.info.n_obs):
                 return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
             case messages.Profile():
                 operators_us = np.full(self.info.n_ops, 6.0 / self.info.n_ops, np.float32)

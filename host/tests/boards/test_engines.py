@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from balance_hil.boards import connect, engines, find_definition
 from balance_hil.boards.arena import compact_need, tflm_need
-from balance_hil.boards.engines import DEFAULT_ARENA_BYTES, MAX_ACT, MAX_OBS, OPERATORS, check_fits, choose_engine
+from balance_hil.boards.engines import DEFAULT_ARENA_BYTES, MAX_ACT, MAX_OBS, MAX_VALUES, OPERATORS, check_fits, choose_engine
 from balance_hil.boards.kinds import native, qemu
 from balance_hil.boards.upload import transfer
 from balance_hil.errors import (
@@ -67,13 +67,22 @@ def test_what_is_asked_for_is_taken_and_what_does_not_exist_refused() -> None:
         choose_engine(M4, "abacus")
 
 
-@pytest.mark.parametrize(("board", "engine"), [(NATIVE, "int8"), (NATIVE, "tflm"), (M4, "int8"), (TEENSY, "tflm")])
-def test_a_model_that_is_too_wide_is_refused_with_need_and_limit(board, engine: str) -> None:
-    check_fits(board, dense(MAX_OBS, MAX_ACT), engine)
-    with pytest.raises(ModelTooWideError, match="its 1200 inputs take 4802 bytes, a message holds 1024"):
-        check_fits(board, dense(1200, 2), engine)
-    with pytest.raises(ModelTooWideError, match="its 65 outputs take 260 bytes, a message holds 256"):
-        check_fits(board, dense(6, 65), engine)
+@pytest.mark.parametrize(
+    ("board", "engine", "n_obs", "n_act"),
+    [
+        (NATIVE, "int8", MAX_VALUES, MAX_VALUES),
+        (NATIVE, "tflm", MAX_VALUES, MAX_VALUES),
+        (M4, "int8", MAX_OBS, MAX_ACT),
+        (TEENSY, "tflm", MAX_OBS, MAX_ACT),
+    ],
+)
+def test_a_model_that_is_too_wide_is_refused_with_need_and_limit(board, engine: str, n_obs: int, n_act: int) -> None:
+    check_fits(board, dense(n_obs, 2, hidden=2), engine)
+    check_fits(board, dense(6, n_act, hidden=2), engine)
+    with pytest.raises(ModelTooWideError, match=f"its inputs take {n_obs + 1} bytes, there is room for {n_obs}"):
+        check_fits(board, dense(n_obs + 1, 2, hidden=2), engine)
+    with pytest.raises(ModelTooWideError, match=f"its outputs take {n_act + 1} bytes, there is room for {n_act}"):
+        check_fits(board, dense(6, n_act + 1, hidden=2), engine)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,7 @@ def test_what_tflm_takes_on_the_desktop_is_within_the_bound(seed: int) -> None:
 @pytest.mark.parametrize("board", ["native", "qemu-m4"])
 def test_nothing_is_built_or_started_for_a_model_that_does_not_fit(board: str, tmp_path, monkeypatch) -> None:
     path = tmp_path / "wide.tflite"
-    path.write_bytes(dense(1200, 2))
+    path.write_bytes(dense(MAX_VALUES + 1, 2, hidden=2))
     for kind in (native, qemu):
         monkeypatch.setattr(kind, "machine", lambda *arguments: pytest.fail("a board was built"))
     with pytest.raises(ModelTooWideError):
@@ -180,9 +189,10 @@ def test_nothing_is_built_or_started_for_a_model_that_does_not_fit(board: str, t
 def test_the_limits_are_those_of_the_firmware() -> None:
     policy = (FIRMWARE / "lib/policy/include/policy/policy.h").read_text()
     image = (FIRMWARE / "src/board_engine/board_engine.h").read_text()
-    assert f"kMaxObs = {MAX_OBS};" in policy
-    assert f"kMaxAct = {MAX_ACT};" in policy
     assert f"HIL_ARENA_BYTES ({DEFAULT_ARENA_BYTES // 1024} * 1024)" in image
+    assert f"#define HIL_MAX_OBS {MAX_OBS}\n" in policy
+    assert f"#define HIL_MAX_ACT {MAX_ACT}\n" in policy
+    assert f"-DHIL_MAX_OBS={MAX_VALUES} -DHIL_MAX_ACT={MAX_VALUES}\n" in (FIRMWARE.parent / "platformio.ini").read_text()
     engine = (FIRMWARE / "lib/engine_int8/include/engine_int8/int8_engine.h").read_text()
     own, added = re.findall(r": ([A-Z][A-Z0-9_, ]+)\.$", engine, re.MULTILINE)
     assert set(own.split(", ") + added.split(", ")) == set(OPERATORS["int8"])

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from balance_hil.boards.engines import MAX_VALUES
 from balance_hil.model_image import KERNELS
 from balance_hil.testing import convolutional_models
 from balance_hil.testing.convolutional_models import random_network, random_operator
@@ -42,7 +43,8 @@ def target(fuzz: ModuleType, sanitized_program: Path, tmp_path_factory: pytest.T
     def compiled(source: Path) -> Path:
         thing = folder / f"{source.stem}.o"
         if not thing.exists():
-            flags = ["-std=c++17", "-O1", "-fno-exceptions", "-fno-rtti", *SANITIZERS, *fuzz.includes()]
+            sizes = [f"-DHIL_MAX_{what}={MAX_VALUES}" for what in ("OBS", "ACT")]  # as the libraries
+            flags = ["-std=c++17", "-O1", "-fno-exceptions", "-fno-rtti", *SANITIZERS, *sizes, *fuzz.includes()]
             done = subprocess.run(["g++", *flags, "-c", str(source), "-o", str(thing)], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         return thing

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from balance_hil.boards.board import TENSOR_PIECE
+from balance_hil.boards.pieces import TENSOR_PIECE
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode, seal
 from balance_hil.protocol.messages import Status
@@ -27,6 +27,9 @@ REQUESTS = [
     messages.Tensor(0, 0),
     messages.SelfTest(),
     PROFILE,
+    messages.InputData(0, INPUT.input),
+    messages.ObservationData(1, np.zeros(2, np.float32)),
+    messages.InferStored(zlib.crc32(INPUT.input.tobytes())),
     messages.SetWatchdog(5),
     messages.SetTextLine(1),
 ]
@@ -207,7 +210,7 @@ def test_payload_of_another_layout_is_refused_with_its_length(identified: FakeBo
     assert identified.feed(seal(kind, 3, excess)).frames() == [Frame(3, error(Status.WRONG_LENGTH, len(excess), kind))]
 
 
-@pytest.mark.parametrize("kind", [0x90, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
+@pytest.mark.parametrize("kind", [0xB0, messages.Ready.TYPE, messages.Action.TYPE, 0xFF])
 def test_unknown_type_is_refused(board: FakeBoard, kind: int) -> None:
     payload = messages.Ready(messages.PROTOCOL_VERSION, messages.SCHEMA_CRC, 0).pack()
     assert board.feed(seal(kind, 9, payload)).frames() == [Frame(9, error(Status.UNKNOWN_TYPE, kind, kind))]
@@ -237,6 +240,74 @@ def test_tensor_of_the_last_inference(identified: FakeBoard) -> None:
     assert behind == error(Status.WRONG_OFFSET, 1100, messages.Tensor.TYPE)
     assert identified.ask(messages.Tensor(2, 0)) == [error(Status.NOT_SUPPORTED, 77, messages.Tensor.TYPE)]
     assert identified.ask(messages.Tensor(3, 0)) == [error(Status.NO_SUCH_OPERATOR, 3, messages.Tensor.TYPE)]
+
+
+def crc(values: np.ndarray) -> int:
+    return zlib.crc32(values.tobytes())
+
+
+def test_an_input_in_pieces_is_run_and_its_output_read(identified: FakeBoard) -> None:
+    pieces = messages.InputData(2, INPUT.input[2:]), messages.InputData(0, INPUT.input[:2])
+    stored = [messages.TensorData(messages.INPUT_TENSOR, piece.offset, 3, piece.values) for piece in pieces]
+    assert identified.ask(*pieces) == stored
+    assert identified.stats().safe_state == 1, "an input moves nothing"
+    output, action = np.array([30, -30], np.int8), np.array([8.25, -6.75], np.float32)
+    happened = identified.feed(encode(messages.InferStored(crc(INPUT.input)), 9))
+    assert happened.frames() == [Frame(9, messages.Inferred(crc(INPUT.input), crc(output), crc(action), 40, 40))]
+    assert happened.events == ["apply 8.25 -6.75"]
+    ends = messages.INPUT_TENSOR, messages.OUTPUT_TENSOR, messages.ACTION_TENSOR
+    values = [INPUT.input, output, action.view(np.int8)]
+    answers = identified.ask(*(messages.Tensor(op, 0) for op in ends))
+    assert answers == [messages.TensorData(op, 0, len(v), v) for op, v in zip(ends, values, strict=True)]
+    stats = identified.stats()
+    assert (stats.inferences, stats.safe_state) == (1, 0)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_an_observation_in_pieces_is_converted_as_a_whole_one_is(board: FakeBoard, normalized: bool) -> None:
+    board.set("normalized", "yes" if normalized else "no")
+    board = FakeBoard(board._probe)
+    board.hello()
+    whole = PROFILE.observation
+    (action,) = board.ask(messages.Infer(whole))
+    board.ask(messages.InputData(0, np.full(3, 77, np.int8)))
+    answers = board.ask(messages.ObservationData(1, whole[1:]), messages.ObservationData(0, whole[:1]))
+    board.set("normalized", "no")
+    assert isinstance(action, messages.Action)
+    assert [list(answer.values) for answer in answers] == [list(action.input[1:]), list(action.input[:1])]
+    assert board.ask(messages.Tensor(messages.INPUT_TENSOR, 0))[0].values.tolist() == action.input.tolist()
+
+
+def test_a_piece_beyond_the_input_or_not_finite_changes_nothing(identified: FakeBoard) -> None:
+    identified.ask(messages.InputData(0, INPUT.input))
+    beyond = [
+        messages.InputData(2, INPUT.input),
+        messages.InputData(4, INPUT.input[:0]),
+        messages.InputData(2**32 - 1, INPUT.input),
+    ]
+    beyond += [messages.ObservationData(3, PROFILE.observation), messages.ObservationData(0, np.zeros(254, np.float32))]
+    assert identified.ask(*beyond) == [error(Status.WRONG_OFFSET, 3, request.TYPE) for request in beyond]
+    damaged = messages.ObservationData(1, np.array([1.0, np.nan], np.float32))
+    assert identified.ask(damaged) == [error(Status.NON_FINITE, 2, damaged.TYPE)]
+    assert identified.ask(messages.Tensor(messages.INPUT_TENSOR, 0))[0].values.tolist() == INPUT.input.tolist()
+
+
+def test_an_input_of_another_crc_is_not_run(identified: FakeBoard) -> None:
+    identified.ask(messages.InputData(0, INPUT.input))
+    wrong = messages.InferStored(crc(INPUT.input) ^ 1)
+    happened = identified.feed(encode(wrong, 1))
+    assert happened.messages() == [error(Status.UPLOAD_DAMAGED, crc(INPUT.input), wrong.TYPE)]
+    assert happened.events == []
+    assert identified.stats().inferences == 0
+    for op in (messages.OUTPUT_TENSOR, messages.ACTION_TENSOR):
+        assert identified.ask(messages.Tensor(op, 0)) == [error(Status.NO_INFERENCE_YET, 0, messages.Tensor.TYPE)]
+
+
+def test_the_stored_input_can_be_profiled(identified: FakeBoard) -> None:
+    (result,) = identified.ask(messages.InputData(0, INPUT.input), messages.Profile(np.zeros(0, np.float32)))[1:]
+    assert isinstance(result, messages.ProfileResult)
+    assert (result.total_us, result.engine_us, result.operators_us.tolist()) == (40, 40, [5, 25, 8])
+    assert identified.ask(messages.Tensor(messages.OUTPUT_TENSOR, 0))[0].values.tolist() == [30, -30]
 
 
 def test_self_test_counts_the_vectors_that_differ(identified: FakeBoard) -> None:

@@ -43,12 +43,15 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
     floats = st.lists(f32, max_size=50).map(lambda v: np.array(v, np.float32))
     text = st.text(max_size=20)
     header = (st.just(messages.PROTOCOL_VERSION), st.just(messages.SCHEMA_CRC))
-    info_tail = (text, text, text, text, text, u8, u32, text, text, u32, u16, u16, u16, f32, i8, f32, i8, u16)
+    info_tail = (text, text, text, text, text, u8, u32, text, text, u32, u32, u32, u16, f32, i8, f32, i8, u16)
     fields: dict[type[Message], tuple[st.SearchStrategy, ...]] = {
         messages.Hello: (u32,),
         messages.Infer: (floats,),
         messages.InferInt8: (int8s,),
         messages.Tensor: (u16, u32),
+        messages.InputData: (u32, int8s),
+        messages.ObservationData: (u32, floats),
+        messages.InferStored: (u32,),
         messages.SelfTest: (),
         messages.Profile: (floats,),
         messages.StatsRequest: (),
@@ -57,7 +60,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.Echo: (st.binary(max_size=messages.MAX_PAYLOAD - 2),),
         messages.Reset: (),
         messages.EnterBootloader: (),
-        messages.LoadBegin: (u32, u32, u8, u16, u16, u16, u32, text),
+        messages.LoadBegin: (u32, u32, u8, u16, u32, u32, u32, text),
         messages.LoadData: (u32, u32, st.binary(max_size=messages.MAX_PAYLOAD - 10)),
         messages.LoadCommit: (u32,),
         messages.LoadAbort: (u32,),
@@ -65,6 +68,7 @@ def strategies() -> dict[type[Message], st.SearchStrategy[Message]]:
         messages.Info: (*header, u32, *info_tail, u32, u32, u32, u32, u16, u16, u32, u32, u32, u32, u8, u32),
         messages.Action: (u8, int8s, int8s, floats, u32, u32),
         messages.TensorData: (u16, u32, u32, int8s),
+        messages.Inferred: (u32, u32, u32, u32, u32),
         messages.SelfTestResult: (u8, u16, u16, u16),
         messages.ProfileResult: (u16, f32, f32, f32, f32, floats, f32, f32),
         messages.Stats: (*[u32] * 9, u8, u32, u32, u32, u32, u32),

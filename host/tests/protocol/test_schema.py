@@ -30,7 +30,7 @@ def test_check_notices_a_changed_schema() -> None:
     [
         ('["op", "u16", "", "index', '["op", "u32", "", "index'),
         ('["op", "u16", "", "index', '["operator", "u16", "", "index'),
-        ("type = 0x88", "type = 0x90"),
+        ("type = 0x88", "type = 0xA0"),
         ("max_text = 4352", "max_text = 128"),
         ('name = "no_model"', 'name = "model_missing"'),
     ],

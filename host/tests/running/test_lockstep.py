@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.boards import Board
+from balance_hil.boards import Board, pieces, session
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.errors import (
@@ -60,6 +60,25 @@ def test_a_run_is_the_episodes_of_the_policy(board, firmware, linear_bundle, tmp
     assert back.meta["board"]["engine"] == "fake"
     assert "nonce" not in back.meta["board"]
     assert [episode["seed"] for episode in back.episodes] == [3, 4]
+
+
+@pytest.mark.parametrize("lost", [set(), {17, 40}])
+def test_a_run_in_pieces_is_the_same_run(linear_bundle, tmp_path, monkeypatch, lost):
+    """As if neither observation nor action fitted a frame."""
+
+    def once(name):
+        firmware = FakeFirmware(fake_info(linear_bundle), linear_policy(GAINS, linear_bundle), lose=lost)
+        with fake_board(firmware, linear_bundle) as board:
+            result = run(board, linear_bundle, config(recording=tmp_path / name, seeds=[3]))
+        assert result.lost == len(lost)
+        return read_recording(result.recording)
+
+    whole = once("whole.mcap")
+    monkeypatch.setattr(session, "fits_frame", lambda n_obs, n_act: False)
+    monkeypatch.setattr(pieces, "OBSERVATION_PIECE", 4)
+    pieced = once("pieced.mcap")
+    for name in ("observation", "input_int8", "action"):
+        assert np.array_equal(getattr(pieced, name), getattr(whole, name))
 
 
 def test_the_same_run_gives_the_same_bytes(linear_bundle, tmp_path):

@@ -11,7 +11,7 @@
 
 namespace hil::int8 {
 
-constexpr uint32_t kMaxVector = UINT16_MAX;  // the protocol counts the elements of input, output and tensors in 16 bits
+constexpr uint32_t kMaxVector = 1 << 20;  // elements of input and output, and without kernels of every tensor
 constexpr int32_t kMaxShift = 30;
 
 /// A tensor that an operator reads or writes at run time: int8 with one scale, or float32.
@@ -187,8 +187,7 @@ Status BuilderOf<Kind>::AddStep(uint32_t index) {
         is_alias ? const_cast<void*>(input.data) : cursor_.Take<int32_t>((output.tensor.elements * element_bytes + 3) / 4);
   }
   output.data = step->output;
-  step->output_type =
-      SharesMemory() || (kKernels && output.tensor.elements > kMaxVector) ? TensorType::kAbsent : output.tensor.type;
+  step->output_type = SharesMemory() ? TensorType::kAbsent : output.tensor.type;
   step->elements = output.tensor.elements;
   step->input = input.data;
   if constexpr (kKernels) {

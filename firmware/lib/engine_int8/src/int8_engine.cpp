@@ -52,8 +52,8 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
     detail_ = cursor.needed();
     return Status::kArenaTooSmall;
   }
-  info_.n_obs = static_cast<uint16_t>(signature.n_obs);
-  info_.n_act = static_cast<uint16_t>(signature.n_act);
+  info_.n_obs = signature.n_obs;
+  info_.n_act = signature.n_act;
   info_.n_ops = static_cast<uint16_t>(program_.n_steps);
   info_.input = signature.input;
   info_.output = signature.output;
@@ -97,7 +97,7 @@ Status Int8Engine::RunOperator(uint16_t op) {
 Status Int8Engine::Tensor(uint16_t op, TensorView* values) {
   const int8::Step& step = program_.steps[op];
   if (step.output_type != int8::TensorType::kInt8) return Status::kNotSupported;
-  *values = TensorView(static_cast<const int8_t*>(step.output), static_cast<uint16_t>(step.elements));
+  *values = TensorView(static_cast<const int8_t*>(step.output), step.elements);
   return Status::kOk;
 }
 

@@ -45,7 +45,10 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
 }
 
 Status RemoteEngine::Infer(const int8_t* input, int8_t* output) {
-  const Status status = Call(Command::kInfer, {input, info_.n_obs}, {nullptr, 0});
+  // A short input goes out together with its header.
+  const Part whole = {input, info_.n_obs};
+  const Status status =
+      info_.n_obs <= kInline ? Call(Command::kInfer, whole, {nullptr, 0}) : Call(Command::kInfer, {input, 0}, whole);
   if (status != Status::kOk) return status;
   if (reply_size_ != info_.n_act) return Malformed();
   std::memcpy(output, reply_.data(), reply_size_);

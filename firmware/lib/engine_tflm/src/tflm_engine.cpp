@@ -201,14 +201,12 @@ Status TflmEngine::CheckTensors() {
     return Refuse(Status::kArenaTooSmall, 0, "the arena has no room for the input and output tensors");
   if (!IsInt8(input_)) return Refuse(Status::kModelNotInt8, 0, "the input");
   if (!IsInt8(output_)) return Refuse(Status::kModelNotInt8, 0, "the output");
-  if (input_->bytes > UINT16_MAX || output_->bytes > UINT16_MAX)
-    return Refuse(Status::kModelInvalid, 0, "the input or output has more than 65535 elements");
   return Status::kOk;
 }
 
 void TflmEngine::Describe() {
-  info_.n_obs = static_cast<uint16_t>(input_->bytes);
-  info_.n_act = static_cast<uint16_t>(output_->bytes);
+  info_.n_obs = static_cast<uint32_t>(input_->bytes);
+  info_.n_act = static_cast<uint32_t>(output_->bytes);
   info_.n_ops = static_cast<uint16_t>(model_->subgraphs()->Get(0)->operators()->size());
   info_.input = {input_->params.scale, static_cast<int8_t>(input_->params.zero_point)};
   info_.output = {output_->params.scale, static_cast<int8_t>(output_->params.zero_point)};

@@ -34,15 +34,15 @@ int8_t Wrap(double rounded, int32_t zero_point) {
 
 void FaultyConversion::ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) {
   const uint32_t count = values.size();
-  float taken[kMaxObs];
-  for (uint16_t i = 0; i < count; ++i) taken[i] = values[i];
+  float taken[kFrameObs];
+  for (uint32_t i = 0; i < count; ++i) taken[i] = values[i];
   if (fault_ == Fault::kInputPermuted && count > 1) std::swap(taken[0], taken[1]);
   if (fault_ == Fault::kInputStale) {
     if (!has_previous_) std::copy(taken, taken + count, previous_);
     has_previous_ = true;
     std::swap_ranges(taken, taken + count, previous_);
   }
-  for (uint16_t i = 0; i < count; ++i) codes[i] = ToCode(taken[i], params);
+  for (uint32_t i = 0; i < count; ++i) codes[i] = ToCode(taken[i], params);
 }
 
 int8_t FaultyConversion::ToCode(float value, const QuantParams& params) const {

@@ -5,11 +5,32 @@
 #include <initializer_list>
 #include <limits>
 
+#include "frame/crc32.h"
+#include "frame/messages.h"
+
 namespace hil {
 namespace {
 
 // A code and its zero point differ by at most 255.
 constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
+
+/// Normalizes and quantizes a part of an observation, of at most kFrameObs values, into the input.
+[[gnu::always_inline]] inline Outcome Convert(Conversion* conversion, const Normalization& by, const QuantParams& params,
+                                              uint32_t offset, const ArrayView<float>& observation, int8_t* input) {
+  for (uint32_t i = 0; i < observation.size(); ++i) {
+    if (!std::isfinite(observation[i])) return {Status::kNonFinite, offset + i};
+  }
+  if (by.none()) {
+    conversion->ToCodes(observation, params, input + offset);
+    return {};
+  }
+  float normalized[kFrameObs];
+  for (uint32_t i = 0; i < observation.size(); ++i) {
+    normalized[i] = Normalize(observation[i], by.mean[offset + i], by.inverse_std[offset + i], by.clip);
+  }
+  conversion->ToCodes({normalized, observation.size()}, params, input + offset);
+  return {};
+}
 
 }  // namespace
 
@@ -31,7 +52,7 @@ Outcome Policy::Load(const ModelImage& image, const Arena& arena, bool verify) {
 Outcome Policy::Check() {
   const EngineInfo& model = info();
   if (model.n_obs == 0 || model.n_obs > kMaxObs || model.n_act == 0 || model.n_act > kMaxAct) {
-    return Refuse(Status::kModelInvalid, 0, "the model has no input, no output, or more of them than the protocol carries");
+    return Refuse(Status::kModelInvalid, 0, "the model has no input, no output, or more of them than the firmware is built for");
   }
   for (const QuantParams& params : {model.input, model.output}) {
     if (!(params.scale > 0.0f && params.scale <= kMaxScale)) {
@@ -39,7 +60,7 @@ Outcome Policy::Check() {
     }
   }
   if ((image_.n_obs != 0 && image_.n_obs != model.n_obs) || (image_.n_act != 0 && image_.n_act != model.n_act)) {
-    return Refuse(Status::kOtherModel, uint32_t{model.n_obs} << 16 | model.n_act, "the model has other sizes than announced");
+    return Refuse(Status::kOtherModel, model.n_obs << 16 | model.n_act, "the model has other sizes than announced");
   }
   const Normalization& normalization = image_.normalization;
   if (!normalization.valid() || (!normalization.none() && normalization.mean.size() != model.n_obs)) {
@@ -73,20 +94,41 @@ Outcome Policy::Run(const ArrayView<float>& observation) {
 Outcome Policy::Prepare(const ArrayView<float>& observation) {
   if (!load_.ok()) return load_;
   if (observation.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
-  for (uint32_t i = 0; i < observation.size(); ++i) {
-    if (!std::isfinite(observation[i])) return {Status::kNonFinite, i};
+  if constexpr (!kInPieces) {
+    return Convert(conversion_, image_.normalization, info().input, 0, observation, input_);
+  } else {
+    Outcome outcome;
+    for (uint32_t offset = 0; outcome.ok() && offset < observation.size(); offset += kFrameObs) {
+      const uint32_t left = observation.size() - offset;
+      const uint8_t* const bytes = observation.bytes() + offset * sizeof(float);
+      outcome = Store(offset, ArrayView<float>::FromBytes(bytes, left < kFrameObs ? left : kFrameObs));
+    }
+    return outcome;
   }
-  const Normalization& by = image_.normalization;
-  if (by.none()) {
-    conversion_->ToCodes(observation, info().input, input_);
-    return {};
-  }
-  float normalized[kMaxObs];
-  for (uint32_t i = 0; i < observation.size(); ++i) {
-    normalized[i] = Normalize(observation[i], by.mean[i], by.inverse_std[i], by.clip);
-  }
-  conversion_->ToCodes({normalized, observation.size()}, info().input, input_);
+}
+
+Outcome Policy::Store(uint32_t offset, const ArrayView<int8_t>& values) {
+  if (!load_.ok()) return load_;
+  if (offset > info().n_obs || values.size() > info().n_obs - offset) return {Status::kWrongOffset, info().n_obs};
+  if (values.size() != 0) std::memcpy(input_ + offset, values.bytes(), values.size());
   return {};
+}
+
+Outcome Policy::Store(uint32_t offset, const ArrayView<float>& observations) {
+  if constexpr (kInPieces) {  // else the conversion would have a second caller, and not be inlined
+    if (!load_.ok()) return load_;
+    const uint32_t count = observations.size();
+    if (offset > info().n_obs || count > info().n_obs - offset) return {Status::kWrongOffset, info().n_obs};
+    if (count > kFrameObs) return {Status::kWrongCount, kFrameObs};
+    return Convert(conversion_, image_.normalization, info().input, offset, observations, input_);
+  }
+  return {Status::kNotSupported, 0};
+}
+
+Outcome Policy::RunStored(uint32_t crc) {
+  if (!load_.ok()) return load_;
+  const uint32_t stored = Crc32(reinterpret_cast<const uint8_t*>(input_), info().n_obs, 0);
+  return stored == crc ? Execute() : Outcome{Status::kUploadDamaged, stored};
 }
 
 Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
@@ -117,10 +159,26 @@ Outcome Policy::Infer() {
 
 Outcome Policy::Tensor(uint16_t op, TensorView* values) {
   if (!load_.ok()) return load_;
+  if constexpr (kInPieces) {
+    if (op >= protocol::kActionTensor) return End(op, values);
+  }
   if (op >= info().n_ops) return {Status::kNoSuchOperator, info().n_ops};
   if (!has_result_) return {Status::kNoInferenceYet, 0};
   const Status status = engine_->Tensor(op, values);
   return status == Status::kOk ? Outcome{} : Outcome{status, engine_->detail()};
+}
+
+Outcome Policy::End(uint16_t op, TensorView* values) const {
+  if (op == protocol::kInputTensor) {
+    *values = TensorView(input_, info().n_obs);
+    return {};
+  }
+  if (!has_result_) return {Status::kNoInferenceYet, 0};
+  const uint32_t count = info().n_act;
+  *values = op == protocol::kOutputTensor
+                ? TensorView(output_, count)
+                : TensorView::FromBytes(reinterpret_cast<const uint8_t*>(action_), count * sizeof(float));
+  return {};
 }
 
 Outcome Policy::SelfTest(SelfTestCount* result) {

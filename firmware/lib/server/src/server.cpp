@@ -99,8 +99,8 @@ void Server::HandleEvent(Decoder::Event event) {
 }
 
 void Server::HandleFrame() {
-  if (protocol::IsGated(frame_.type) && !identified_) return ReplyError({Status::kNotIdentified, 0});
-  const bool known = protocol::VisitRequest(frame_.type, [this](auto request) {
+  if (protocol::IsGated<kInPieces>(frame_.type) && !identified_) return ReplyError({Status::kNotIdentified, 0});
+  const bool known = protocol::VisitRequest<kInPieces>(frame_.type, [this](auto request) {
     PayloadReader reader(frame_.payload, frame_.payload_size);
     if (request.Read(&reader)) return Handle(request);
     ReplyError({Status::kWrongLength, static_cast<uint32_t>(frame_.payload_size)});
@@ -172,16 +172,48 @@ void Server::Handle(const protocol::InferInt8& request) {
 }
 
 void Server::Handle(const protocol::Tensor& request) {
-  protocol::TensorData reply;
   TensorView whole;
   const Outcome outcome = models_.running().Tensor(request.op, &whole);
   if (!outcome.ok()) return ReplyError(outcome);
   if (request.offset != 0 && request.offset >= whole.size()) return ReplyError({Status::kWrongOffset, whole.size()});
   const uint32_t left = whole.size() - request.offset;
+  protocol::TensorData reply;
   reply.op = request.op;
   reply.offset = request.offset;
   reply.size = whole.size();
   reply.values = TensorView::FromBytes(whole.bytes() + request.offset, left < kTensorPiece ? left : kTensorPiece);
+  Reply(reply);
+}
+
+void Server::Handle(const protocol::InputData& request) {
+  const Outcome outcome = upload_.verifying() ? upload_.Busy() : models_.running().Store(request.offset, request.values);
+  ReplyInput(outcome, request.offset, request.values.size());
+}
+
+void Server::Handle(const protocol::ObservationData& request) {
+  const Outcome outcome = upload_.verifying() ? upload_.Busy() : models_.running().Store(request.offset, request.values);
+  ReplyInput(outcome, request.offset, request.values.size());
+}
+
+void Server::ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t count) {
+  if (!outcome.ok()) return ReplyError(outcome);
+  const Policy& running = models_.running();
+  Reply(protocol::TensorData{protocol::kInputTensor, offset, running.info().n_obs, {running.input() + offset, count}});
+}
+
+void Server::Handle(const protocol::InferStored& request) {
+  const Policy& running = models_.running();
+  const Outcome outcome = upload_.verifying() ? upload_.Busy() : models_.running().RunStored(request.input_crc);
+  if (!outcome.ok()) return ReplyError(outcome);
+  held_ = false;
+  Act();
+  const uint32_t n_act = running.info().n_act;
+  protocol::Inferred reply;
+  reply.input_crc = request.input_crc;
+  reply.output_crc = Crc32(reinterpret_cast<const uint8_t*>(running.output()), n_act, 0);
+  reply.action_crc = Crc32(reinterpret_cast<const uint8_t*>(running.action()), n_act * sizeof(float), 0);
+  reply.inference_us = running.times().last_us;
+  reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
   Reply(reply);
 }
 
@@ -200,7 +232,8 @@ void Server::Handle(const protocol::SelfTest&) {
 void Server::Handle(const protocol::Profile& request) {
   if (upload_.verifying()) return ReplyError(upload_.Busy());
   Policy& policy = models_.running();
-  Outcome outcome = policy.Prepare(request.observation);
+  const bool is_stored = kInPieces && request.observation.size() == 0;  // then the frames of the parts do not count
+  Outcome outcome = is_stored ? policy.load_outcome() : policy.Prepare(request.observation);
   if (outcome.ok()) outcome = policy.Infer();
   if (!outcome.ok()) return ReplyError(outcome);
   if (!watchdog_.safe()) HoldActuators();  // the watchdog cannot trip meanwhile
@@ -211,12 +244,17 @@ void Server::Handle(const protocol::Profile& request) {
     if (!latest.ok()) outcome = latest;
   };
   const auto decode = [&] {
+    if (is_stored) return;
     for (size_t i = 0; i < size; ++i) decoder_.Feed(frame[i]);
     PayloadReader reader(decoder_.frame().payload, decoder_.frame().payload_size);
     infer.Read(&reader);
   };
-  const auto encode = [&] { encoder_.Encode(ActionReply(), frame_.seq, out_ + 1); };
-  const auto quantize = [&] { keep(policy.Prepare(infer.observation)); };
+  const auto encode = [&] {
+    if (!is_stored) encoder_.Encode(ActionReply(), frame_.seq, out_ + 1);
+  };
+  const auto quantize = [&] {
+    if (!is_stored) keep(policy.Prepare(infer.observation));
+  };
   const auto run = [&] { keep(policy.Infer()); };
   const auto dequantize = [&] { policy.Finish(); };
   const auto pass = [&] {
@@ -329,21 +367,26 @@ void Server::Handle(const protocol::LoadAbort& request) {
 
 void Server::HandleLine(StringView line) {
   bool checksum = false;
-  float observation[kMaxObs];
+  float observation[kFrameObs];
   size_t count = 0;
-  Status status = text_line_ ? TakeChecksum(&line, &checksum) : Status::kTextLineOff;
-  if (status == Status::kOk) status = ParseLine(line, observation, kMaxObs, &count);
+  Status status = TakesLines() ? TakeChecksum(&line, &checksum) : Status::kTextLineOff;
+  if (status == Status::kOk) status = ParseLine(line, observation, kFrameObs, &count);
   if (status == Status::kOk && upload_.verifying()) status = Status::kVerifying;
   Policy& policy = models_.running();
   if (status == Status::kOk) status = policy.Run({observation, static_cast<uint16_t>(count)}).status;
   if (status != Status::kOk) return ReplyLineError(status, checksum);
   if (!held_) Act();
   char* at = reinterpret_cast<char*>(out_);
-  for (uint16_t i = 0; i < policy.info().n_act; ++i) {
+  for (uint32_t i = 0; i < policy.info().n_act; ++i) {
     if (i != 0) *at++ = ',';
     at += FormatFloat(policy.action()[i], at);
   }
   SendLine(static_cast<size_t>(at - reinterpret_cast<char*>(out_)), checksum);
+}
+
+bool Server::ModelFitsLine() const {
+  const EngineInfo& model = models_.running().info();
+  return model.n_obs <= kFrameObs && model.n_act <= kFrameAct;
 }
 
 void Server::ReplyAction(const Outcome& outcome) {
@@ -394,7 +437,11 @@ void Server::SendLine(size_t size, bool checksum) {
 
 template <typename Message>
 void Server::Reply(const Message& message) {
-  size_t size = encoder_.Encode(message, frame_.seq, out_ + 1);
+  SendFrame(encoder_.Encode(message, frame_.seq, out_ + 1));
+}
+
+/// Sends the frame of `size` bytes that is encoded behind the first byte of `out_`.
+void Server::SendFrame(size_t size) {
   if (size == 0) {  // the reply does not fit a frame; this error does
     ++errors_;
     const protocol::Error error{static_cast<uint8_t>(Status::kOversized), protocol::kMaxPayload, frame_.type};

@@ -28,7 +28,7 @@ from balance_hil.runtimes.tflm import TflmRuntime
 _REQUEST = struct.Struct("<BBI")
 _REPLY = struct.Struct("<BII")
 _ARENA = struct.Struct("<I")
-_INFO = struct.Struct("<HHHfbfbII")
+_INFO = struct.Struct("<IIHfbfbII")
 _OP = struct.Struct("<H")
 _INIT, _INFER, _TENSOR = 1, 2, 3
 _CHUNK = 1 << 16

@@ -29,8 +29,8 @@ struct Arena {
 struct EngineInfo {
   const char* name = "";     ///< "tflm", ...
   const char* version = "";  ///< release or commit
-  uint16_t n_obs = 0;        ///< elements of the model's input
-  uint16_t n_act = 0;        ///< elements of its output
+  uint32_t n_obs = 0;        ///< elements of the model's input
+  uint32_t n_act = 0;        ///< elements of its output
   uint16_t n_ops = 0;        ///< operators, in the order of execution
   QuantParams input;
   QuantParams output;

@@ -28,8 +28,7 @@ class Int8Engine final : public Engine {
   Status Init(const ByteSpan& model, const Arena& arena) override;
   /// Returns kOk.
   Status Infer(const int8_t* input, int8_t* output) override;
-  /// Returns kOk, kNotSupported for a float tensor, for more elements than the protocol counts, and where the arena is too small
-  /// to keep every tensor.
+  /// Returns kOk, kNotSupported for a float tensor, and where the arena is too small to keep every tensor.
   Status Tensor(uint16_t op, TensorView* values) override;
   /// Returns kOk.
   Status RunOperator(uint16_t op) override;

@@ -24,7 +24,7 @@ enum class StepKind : uint8_t {
 /// One operator, ready to run.
 struct Step {
   StepKind kind;
-  TensorType output_type;  // kAbsent: it is not kept, or has more elements than the protocol counts
+  TensorType output_type;  // kAbsent: it is not kept
   uint32_t elements;       // of the output
   const void* input;
   void* output;

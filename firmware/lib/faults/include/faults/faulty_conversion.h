@@ -25,7 +25,7 @@ class FaultyConversion final : public Conversion {
   Fault fault_;
   const Engine* engine_;
   bool has_previous_ = false;
-  float previous_[kMaxObs] = {};  // observation before the last
+  float previous_[kFrameObs] = {};  // observation, or part of one, before the last
 };
 
 }  // namespace hil::faults

@@ -10,18 +10,24 @@
 
 namespace hil::protocol {
 
-inline constexpr uint32_t kVersion = 3;
+inline constexpr uint32_t kVersion = 4;
 inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
 inline constexpr uint32_t kWatchdogMs = 100;
-inline constexpr uint32_t kSchemaCrc = 0x94F17414u;
+inline constexpr uint32_t kActionTensor = 65533;
+inline constexpr uint32_t kInputTensor = 65534;
+inline constexpr uint32_t kOutputTensor = 65535;
+inline constexpr uint32_t kSchemaCrc = 0x0012A181u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
   kInfer = 0x81,  ///< host: normalize, quantize, infer, dequantize
   kInferInt8 = 0x82,  ///< host: infer from a raw input
   kTensor = 0x83,  ///< host: requests the output of one operator in the last inference, from an offset
+  kInputData = 0x90,  ///< host: fills a part of the model's input; answered by what lies there
+  kObservationData = 0x91,  ///< host: the same, normalized and quantized from a part of an observation
+  kInferStored = 0x92,  ///< host: infers from the input that was sent in pieces, and dequantizes
   kSelfTest = 0x84,  ///< host: replays the golden vectors in the image
   kProfile = 0x8F,  ///< host: safe state; times one inference and each of its parts, for about 20 ms
   kStatsRequest = 0x85,  ///< host: requests the counters
@@ -38,6 +44,7 @@ enum class MessageType : uint8_t {
   kInfo = 0xC1,  ///< board: identity of the board, its firmware, engine and model
   kAction = 0xC2,  ///< board: result of one inference
   kTensorData = 0xC3,  ///< board: output of one operator, or as much of it as a frame holds
+  kInferred = 0xCD,  ///< board: an inference is done; TENSOR reads its output
   kSelfTestResult = 0xC4,  ///< board: result of the self-test
   kProfileResult = 0xCC,  ///< board: mean times of an inference and of its parts, by the board's clock
   kStats = 0xC5,  ///< board: counters since boot
@@ -57,7 +64,11 @@ constexpr bool IsHandshake(uint8_t type) {
 }
 
 /// True for requests that are refused until a HELLO has been answered.
+template <bool kPieces>
 constexpr bool IsGated(uint8_t type) {
+  if (kPieces && (type == 0x90 ||
+         type == 0x91 ||
+         type == 0x92)) return true;
   return type == 0x81 ||
          type == 0x82 ||
          type == 0x83 ||
@@ -129,6 +140,52 @@ struct Tensor {
   }
 };
 
+/// Fills a part of the model's input; answered by what lies there.
+struct InputData {
+  static constexpr MessageType kType = MessageType::kInputData;
+  uint32_t offset{};  ///< of the first value
+  ArrayView<int8_t> values{};  ///< quantized
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&offset) && reader->Read(&values) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(offset);
+    writer->Write(values);
+  }
+};
+
+/// The same, normalized and quantized from a part of an observation.
+struct ObservationData {
+  static constexpr MessageType kType = MessageType::kObservationData;
+  uint32_t offset{};  ///< of the first value
+  ArrayView<float> values{};  ///< as the environment gives them
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&offset) && reader->Read(&values) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(offset);
+    writer->Write(values);
+  }
+};
+
+/// Infers from the input that was sent in pieces, and dequantizes.
+struct InferStored {
+  static constexpr MessageType kType = MessageType::kInferStored;
+  uint32_t input_crc{};  ///< CRC-32 (zlib) of the whole input, int8 [n_obs]: with another one nothing is inferred
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&input_crc) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(input_crc);
+  }
+};
+
 /// Replays the golden vectors in the image.
 struct SelfTest {
   static constexpr MessageType kType = MessageType::kSelfTest;
@@ -144,7 +201,7 @@ struct SelfTest {
 /// Safe state; times one inference and each of its parts, for about 20 ms.
 struct Profile {
   static constexpr MessageType kType = MessageType::kProfile;
-  ArrayView<float> observation{};  ///< [n_obs], as the environment gives it
+  ArrayView<float> observation{};  ///< [n_obs], as the environment gives it; empty on a board that takes pieces: the input that it has
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -240,8 +297,8 @@ struct LoadBegin {
   uint32_t model_size{};  ///< B; bytes of the .tflite
   uint8_t normalized{};  ///< 1: f32 mean [n_obs], inverse_std [n_obs] and clip lie between model and vectors
   uint16_t n_self_test{};  ///< number of golden vectors, at least 1
-  uint16_t n_obs{};  ///< elements of the model's input
-  uint16_t n_act{};  ///< elements of the model's output
+  uint32_t n_obs{};  ///< elements of the model's input
+  uint32_t n_act{};  ///< elements of the model's output
   uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
 
@@ -341,8 +398,8 @@ struct Info {
   StringView engine_message{};  ///< error message of the engine; empty when ok
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
   uint32_t normalization_crc{};  ///< CRC-32 (zlib) of mean, inverse_std and clip; 0 = observations are not normalized
-  uint16_t n_obs{};  ///< elements of the observation
-  uint16_t n_act{};  ///< elements of the action
+  uint32_t n_obs{};  ///< elements of the observation
+  uint32_t n_act{};  ///< elements of the action
   uint16_t n_ops{};  ///< operators of the model
   float input_scale{};  ///< quantization of the (normalized) observation
   int8_t input_zero_point{};
@@ -444,6 +501,28 @@ struct TensorData {
     writer->Write(offset);
     writer->Write(size);
     writer->Write(values);
+  }
+};
+
+/// An inference is done; TENSOR reads its output.
+struct Inferred {
+  static constexpr MessageType kType = MessageType::kInferred;
+  uint32_t input_crc{};  ///< CRC-32 (zlib) of the input, int8 [n_obs]
+  uint32_t output_crc{};  ///< of the output, int8 [n_act]
+  uint32_t action_crc{};  ///< of the action, float32 [n_act]
+  uint32_t inference_us{};  ///< us; time in the engine
+  uint32_t total_us{};  ///< us; from the last byte of the request until the reply is ready
+
+  /// False when the payload does not have this layout.
+  bool Read(PayloadReader* reader) {
+    return reader->Read(&input_crc) && reader->Read(&output_crc) && reader->Read(&action_crc) && reader->Read(&inference_us) && reader->Read(&total_us) && reader->AtEnd();
+  }
+  void Write(PayloadWriter* writer) const {
+    writer->Write(input_crc);
+    writer->Write(output_crc);
+    writer->Write(action_crc);
+    writer->Write(inference_us);
+    writer->Write(total_us);
   }
 };
 
@@ -634,7 +713,8 @@ struct Error {
 };
 
 /// Calls `visit` with an empty request of this type, to be filled by its Read(). Returns false where no request has the type.
-template <typename Visitor>
+/// Without `kPieces`, those that carry an input in pieces are none.
+template <bool kPieces, typename Visitor>
 bool VisitRequest(uint8_t type, const Visitor& visit) {
   switch (static_cast<MessageType>(type)) {
     case MessageType::kHello:
@@ -648,6 +728,18 @@ bool VisitRequest(uint8_t type, const Visitor& visit) {
       break;
     case MessageType::kTensor:
       visit(Tensor{});
+      break;
+    case MessageType::kInputData:
+      if constexpr (!kPieces) return false;
+      else visit(InputData{});
+      break;
+    case MessageType::kObservationData:
+      if constexpr (!kPieces) return false;
+      else visit(ObservationData{});
+      break;
+    case MessageType::kInferStored:
+      if constexpr (!kPieces) return false;
+      else visit(InferStored{});
       break;
     case MessageType::kSelfTest:
       visit(SelfTest{});

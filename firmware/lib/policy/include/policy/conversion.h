@@ -12,7 +12,7 @@ class Conversion {
   /// Called when a model is loaded, before any conversion with its parameters.
   virtual void Prepare(const QuantParams&, const QuantParams&) {}
 
-  /// Fills `codes` with as many values as `values` holds, all finite.
+  /// Fills `codes` with as many values as `values` holds, all finite: an observation, or a part of one.
   virtual void ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) = 0;
 
   /// Fills `values` from `codes`.

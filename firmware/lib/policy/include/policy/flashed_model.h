@@ -11,7 +11,7 @@ inline ModelImage FlashedModel() {
   image.model = {hil_model::kModel, hil_model::kModelSize};
   image.id = hil_model::kModelId;
 #ifdef HIL_MODEL_NORMALIZED
-  const uint16_t count = sizeof hil_model::kNormalizationMean / sizeof hil_model::kNormalizationMean[0];
+  const uint32_t count = sizeof hil_model::kNormalizationMean / sizeof hil_model::kNormalizationMean[0];
   image.normalization = {
       {hil_model::kNormalizationMean, count}, {hil_model::kNormalizationInverseStd, count}, hil_model::kNormalizationClip};
 #endif

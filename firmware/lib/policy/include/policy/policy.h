@@ -10,8 +10,22 @@
 
 namespace hil {
 
-inline constexpr uint16_t kMaxObs = 255;  ///< float observations of this length fill a payload
-inline constexpr uint16_t kMaxAct = 64;
+#if !defined(HIL_MAX_OBS)
+#define HIL_MAX_OBS 255
+#endif
+#if !defined(HIL_MAX_ACT)
+#define HIL_MAX_ACT 64
+#endif
+
+/// Most inputs and outputs of a model. The build raises them for a model that has more; see docs/boards.md.
+inline constexpr uint32_t kMaxObs = HIL_MAX_OBS;
+inline constexpr uint32_t kMaxAct = HIL_MAX_ACT;
+
+inline constexpr uint32_t kFrameObs = 255;  ///< float observations of this length fill a payload
+inline constexpr uint32_t kFrameAct = 64;   ///< actions of this length fit a payload and a text line
+
+/// Whether a model may have an input or output that takes several frames. Images without such a model have none of the code.
+inline constexpr bool kInPieces = kMaxObs > kFrameObs || kMaxAct > kFrameAct;
 
 /// A status and its detail.
 struct Outcome {
@@ -32,8 +46,8 @@ struct GoldenVectors {
 struct ModelImage {
   ByteSpan model;
   const char* id = "";  ///< 12 hex digits, NUL-terminated
-  uint16_t n_obs = 0;   ///< elements of the model's input; 0: not checked
-  uint16_t n_act = 0;   ///< likewise of its output
+  uint32_t n_obs = 0;   ///< elements of the model's input; 0: not checked
+  uint32_t n_act = 0;   ///< likewise of its output
   Normalization normalization;
   GoldenVectors golden;
 };
@@ -59,7 +73,7 @@ class Policy {
   ///
   /// Returns what Engine::Init() and Engine::Infer() return, kNoModel for an empty model, kOtherModel (it has other sizes than
   /// the image declares; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: number of mismatches), and
-  /// kModelInvalid when it has more inputs or outputs than the protocol carries, a scale that is not positive or beyond a 256th
+  /// kModelInvalid when it has more inputs or outputs than kMaxObs and kMaxAct, a scale that is not positive or beyond a 256th
   /// of the largest float, or a normalization that is not finite and positive.
   Outcome Load(const ModelImage& image, const Arena& arena, bool verify = true);
 
@@ -68,6 +82,15 @@ class Policy {
 
   /// Runs the model on raw values. Returns kOk, the status of Load(), kWrongCount, or that of Engine::Infer().
   Outcome RunInt8(const ArrayView<int8_t>& input);
+
+  /// Fills a part of input() from raw values, or from observations. Return kOk, the status of Load(), kWrongOffset (beyond the
+  /// input; detail: its elements), kNonFinite.
+  Outcome Store(uint32_t offset, const ArrayView<int8_t>& values);
+  Outcome Store(uint32_t offset, const ArrayView<float>& observations);
+
+  /// Runs the model on input() if that has this CRC. Returns kOk, the status of Load(), kUploadDamaged (it has another one, which
+  /// is the detail), or that of Engine::Infer().
+  Outcome RunStored(uint32_t crc);
 
   /// The parts of Run(), in this order, for profiling: none of them counts as an inference. Prepare() fills input(), Infer()
   /// output(), Finish() action(). They return what Run() returns.
@@ -78,8 +101,8 @@ class Policy {
   /// See Engine::RunOperator().
   Status RunOperator(uint16_t op) { return engine_->RunOperator(op); }
 
-  /// Output of operator `op` in the latest inference. Returns kOk, the status of Load(), kNoInferenceYet, kNoSuchOperator, or
-  /// that of Engine::Tensor().
+  /// Output of operator `op` in the latest inference, or where kInPieces the input, output or action. Returns kOk, the status of
+  /// Load(), kNoInferenceYet, kNoSuchOperator, or that of Engine::Tensor().
   Outcome Tensor(uint16_t op, TensorView* values);
 
   /// Number of golden vectors whose outputs differ, and the index of the first.
@@ -114,6 +137,7 @@ class Policy {
  private:
   Outcome Check();
   Outcome Execute();
+  Outcome End(uint16_t op, TensorView* values) const;
   Outcome Refuse(Status status, uint32_t detail, const char* message);
 
   Engine* engine_;

@@ -74,6 +74,9 @@ class Server {
   void Handle(const protocol::Infer& request);
   void Handle(const protocol::InferInt8& request);
   void Handle(const protocol::Tensor& request);
+  void Handle(const protocol::InputData& request);
+  void Handle(const protocol::ObservationData& request);
+  void Handle(const protocol::InferStored& request);
   void Handle(const protocol::SelfTest& request);
   void Handle(const protocol::Profile& request);
   void Handle(const protocol::StatsRequest& request);
@@ -91,15 +94,19 @@ class Server {
   void HoldActuators();
   void VerifyUpload();
   void ReplyAction(const Outcome& outcome);
+  void ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t count);
   protocol::Action ActionReply() const;
   void ReplyProgress(const Outcome& outcome, uint32_t transfer);
   void ReplyError(const Outcome& outcome);
   void ReplyLineError(Status status, bool checksum);
   template <typename Message>
   void Reply(const Message& message);
+  void SendFrame(size_t size);
   void SendLine(size_t size, bool checksum);
   void Act();
-  uint16_t MaxText() const { return text_line_ ? static_cast<uint16_t>(protocol::kMaxText) : 0; }
+  bool TakesLines() const { return text_line_ && (!kInPieces || ModelFitsLine()); }
+  bool ModelFitsLine() const;
+  uint16_t MaxText() const { return TakesLines() ? static_cast<uint16_t>(protocol::kMaxText) : 0; }
   void Send(const uint8_t* data, size_t size);
 
   ServerConfig config_;
@@ -122,7 +129,7 @@ class Server {
 
   // A delimiter, a frame and its 0x00, a line end after READY; or a line of numbers with checksum and line end.
   static constexpr size_t kFrameRoom = 1 + kMaxFrame + 1 + 1;
-  static constexpr size_t kLineRoom = kMaxAct * (kMaxNumberText + 1) + 3 + 1;
+  static constexpr size_t kLineRoom = kFrameAct * (kMaxNumberText + 1) + 3 + 1;
   uint8_t out_[kFrameRoom > kLineRoom ? kFrameRoom : kLineRoom] = {};
 };
 

@@ -33,7 +33,7 @@ enum class Status : uint8_t {
   kNoUpload = 21,  ///< no upload of this number is open; detail: number of the one that is (0 = none)
   kWrongOffset = 22,  ///< the piece does not continue what was received; detail: the offset to go on from, or the tensor's size
   kUploadIncomplete = 23,  ///< pieces of the upload are missing; detail: bytes received
-  kUploadDamaged = 24,  ///< what was received has another CRC than announced; detail: its CRC
+  kUploadDamaged = 24,  ///< what was received, an upload or an input in pieces, has another CRC than announced; detail: its CRC
   kOtherModel = 25,  ///< the model received has another id, or other sizes, than announced; detail: its inputs << 16 | outputs
   kVectorsDiffer = 26,  ///< the engine does not reproduce the vectors that came with the upload; detail: how many it got wrong
   kLineDamaged = 27,  ///< the checksum of a text line is wrong
