@@ -1,6 +1,7 @@
 """What every image is given: its identity, and for boards that carry it, the model."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def add_model(env):
     if not source.is_file():
         sys.stderr.write(f"error: there is no {source}: export the policy, or name its folder with HIL_MODEL\n")
         env.Exit(1)
-    _write(generated_folder(env) / "model.h", source.read_text())
+    text = source.read_text()
+    _write(generated_folder(env) / "model.h", text)
+    sizes = re.findall(r"^#define HIL_MODEL_(MAX_OBS|MAX_ACT) (\d+)$", text, re.MULTILINE)
+    env.Append(CPPDEFINES=[(f"HIL_{name}", count) for name, count in sizes])
 
 
 def generated_folder(env):

@@ -22,7 +22,9 @@ from balance_hil.quantize import Normalization
 from balance_hil.tflite.codec import schema
 from balance_hil.tflite.graph import read_graph
 
-SELF_TEST_ROWS = 8  # of the golden vectors that an image carries
+SELF_TEST_ROWS = 8  # of the golden vectors that an image carries, one at least, and of inputs of
+SELF_TEST_BYTES = 16_384  # in all
+MAX_OBS, MAX_ACT = 255, 64  # of a model that needs no larger image than any other: kMaxObs, kMaxAct of the firmware
 # Operators of the compact engine that an image has only if its model does, by their numbers in TensorFlow Lite's schema.
 KERNELS = {
     "ADD": 0,
@@ -74,7 +76,8 @@ class ModelImage:
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
         """The image of ``bundle``."""
-        inputs, outputs = (bundle.golden(name)[:SELF_TEST_ROWS].astype(np.int8) for name in ("input_int8", "output_int8"))
+        rows = _self_test_rows(bundle.spec.n_obs)
+        inputs, outputs = (bundle.golden(name)[:rows].astype(np.int8) for name in ("input_int8", "output_int8"))
         return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
 
     def begin(self, transfer: int) -> messages.LoadBegin:
@@ -105,7 +108,8 @@ class ModelImage:
         size = _BYTES_PER_LINE
         lines = [", ".join(f"0x{b:02x}" for b in self.model[i : i + size]) for i in range(0, len(self.model), size)]
         array = ",\n    ".join(lines)
-        inputs, outputs = self.inputs[:SELF_TEST_ROWS], self.outputs[:SELF_TEST_ROWS]
+        rows = _self_test_rows(self.inputs.shape[1])
+        inputs, outputs = self.inputs[:rows], self.outputs[:rows]
         return f"""// Written by `hil export`. Do not edit: the board reports kModelId and the host refuses any other model.
 #pragma once
 
@@ -123,7 +127,7 @@ constexpr std::size_t kModelSize = {len(self.model)};
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
-{_operators(self.model)}{_normalization(self.normalization) if self.normalization else ""}
+{_operators(self.model)}{_sizes(self.model)}{_normalization(self.normalization) if self.normalization else ""}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
 constexpr int kSelfTestCount = {len(inputs)};
 constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
@@ -156,6 +160,25 @@ def _operators(model: bytes) -> str:
         return ""
     comment = f"/// Operators of kModel besides {', '.join(ALWAYS_THERE)}, by their numbers in TensorFlow Lite's schema."
     return f"\n{comment}\n#define HIL_MODEL_OPERATORS {', '.join(map(str, sorted(numbers)))}\n"
+
+
+def _self_test_rows(n_obs: int) -> int:
+    return min(SELF_TEST_ROWS, max(1, SELF_TEST_BYTES // max(1, n_obs)))
+
+
+def _sizes(model: bytes) -> str:
+    """Of a model that does not fit a frame: firmware/platform/image.py passes them to every file of the firmware."""
+    try:
+        graph = read_graph(model)
+    except (MissingExtraError, BundleError):  # the board says what is wrong with it
+        return ""
+    if graph.n_obs <= MAX_OBS and graph.n_act <= MAX_ACT:
+        return ""
+    return f"""
+/// Inputs and outputs of kModel, which the firmware must be built for: -DHIL_MAX_OBS and -DHIL_MAX_ACT.
+#define HIL_MODEL_MAX_OBS {max(graph.n_obs, MAX_OBS)}
+#define HIL_MODEL_MAX_ACT {max(graph.n_act, MAX_ACT)}
+"""
 
 
 def _normalization(by: Normalization) -> str:

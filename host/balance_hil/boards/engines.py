@@ -26,16 +26,15 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.firmware_build import TFLM_LIBRARY
-from balance_hil.model_image import KERNELS
+from balance_hil.model_image import KERNELS, MAX_ACT, MAX_OBS
 from balance_hil.paths import SHIPPED
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
 ALTERNATIVES = ("qemu-m4", "native")  # the emulated board with the most memory, and the one that runs everything
-MAX_OBS, MAX_ACT = 255, 64  # kMaxObs, kMaxAct of the firmware
 _TFLM_LIST = SHIPPED / "firmware/lib/engine_tflm/include/engine_tflm/operators.h"
-MAX_VALUES = 1 << 18  # both on the native board
+MAX_VALUES = 1 << 18  # inputs or outputs: HIL_MAX_OBS and HIL_MAX_ACT of the native board
 # Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
@@ -93,12 +92,11 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
     except MissingExtraError:  # the reader is not installed: the board reports it later
         return 0
     _ = graph.input_quant, graph.output_quant  # raises for a float model
-    most = (MAX_VALUES, MAX_VALUES) if definition.kind == "native" else (MAX_OBS, MAX_ACT)
-    for what, count, limit in (("inputs", graph.n_obs, most[0]), ("outputs", graph.n_act, most[1])):
-        if count > limit:
+    for what, count in (("inputs", graph.n_obs), ("outputs", graph.n_act)):
+        if count > MAX_VALUES:
             raise ModelTooWideError(
-                f"the model is too wide for {definition.name}: its {what} take {count} bytes, there is room for {limit}",
-                "run it on the native board: --board native; or compare it on the desktop: hil compare MODEL without --board",
+                f"the model is too wide for {definition.name}: its {what} take {count} bytes, a board has room for {MAX_VALUES}",
+                "compare it on the desktop, which takes any number: hil compare MODEL without --board",
             )
     try:
         return _arena_bytes(definition, graph, model, engine)

@@ -6,6 +6,11 @@
 
 namespace hil {
 
+#ifdef HIL_MODEL_MAX_OBS
+static_assert(HIL_MODEL_MAX_OBS <= kMaxObs && HIL_MODEL_MAX_ACT <= kMaxAct,
+              "build all files with -DHIL_MAX_OBS and -DHIL_MAX_ACT as large as model.h says");
+#endif
+
 inline ModelImage FlashedModel() {
   ModelImage image;
   image.model = {hil_model::kModel, hil_model::kModelSize};
