@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from balance_hil.boards import Board
 from balance_hil.errors import ReplyTimeoutError
@@ -31,6 +32,8 @@ def test_no_wrong_action_gets_through(
     inputs = np.random.default_rng(9).integers(-128, 128, size=(REQUESTS, board.info.n_obs)).astype(np.int8)
     expected = hil_runtime_tflm.infer_int8_batch(inputs)
     answered = 0
+    if board.in_pieces:
+        pytest.skip("its inputs take several frames: host/tests/boards/test_pieces.py")
     for start in range(0, REQUESTS, IN_FLIGHT):
         sent = {board.send(messages.InferInt8(inputs[row])): row for row in range(start, min(start + IN_FLIGHT, REQUESTS))}
         while (frame := board.poll(SILENCE_S)) is not None:

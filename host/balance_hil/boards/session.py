@@ -23,7 +23,7 @@ from balance_hil.boards.handshake import (
     status_error,
 )
 from balance_hil.boards.kinds import find_kind
-from balance_hil.boards.pieces import PiecedInference, fits_frame
+from balance_hil.boards.pieces import LARGEST_TENSOR, PiecedInference, fits_frame
 from balance_hil.boards.power import reopened, switch
 from balance_hil.boards.profile import CostUnit
 from balance_hil.bundle import INT8_MODEL, Bundle
@@ -31,6 +31,7 @@ from balance_hil.errors import (
     BoardRebootedError,
     BoardStatusError,
     CableUnpluggedError,
+    LinkError,
     ReplyTimeoutError,
     UnknownBoardError,
     UsageError,
@@ -203,7 +204,17 @@ class Session:
         return info
 
     def accept(self, info: BoardInfo) -> None:
-        """Stores an INFO as the board's identity. With a bundle, raises what ``check_model`` raises."""
+        """Stores an INFO as the board's identity.
+
+        Raises:
+            LinkError: no board has such a model.
+            What ``check_model`` raises, with a bundle.
+        """
+        if max(info.n_obs, info.n_act) > LARGEST_TENSOR:
+            raise LinkError(
+                f"the board on {self.port} reports a model of {info.n_obs} inputs and {info.n_act} outputs",
+                "reset the board, or flash it again",
+            )
         if self.bundle is not None:
             check_model(info, self.bundle, self.port, self.definition)
         self.info = info

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.boards import Board, connect, session
+from balance_hil.boards.kinds import qemu
 from balance_hil.boards.pieces import MAX_ATTEMPTS, OBSERVATION_PIECE, TENSOR_PIECE, PiecedInference, fits_frame
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardStatusError, HarnessError, LinkError
@@ -19,6 +20,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, Status
 from balance_hil.protocol.wire import Message
 from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
+from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
 N_OBS, N_ACT = 1300, 1100
@@ -49,6 +51,21 @@ def test_every_inference_equals_the_golden_one(board: Board, wide_bundle: Bundle
     assert np.array_equal(layers[0].values, golden["op_0"][:3])
     assert layers[-1].values.shape == (3, N_ACT)
     assert board.profile().repeats >= 1
+
+
+def test_an_emulated_board_is_built_for_a_wide_model(tmp_path) -> None:
+    try:
+        qemu.check_installation()
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    bundle = synthetic_bundle(tmp_path / "bundle", 300, 80, hidden=8)
+    golden = {name: bundle.golden(name)[:5] for name in ("observations", "input_int8", "output_int8", "op_0")}
+    with connect("qemu-m4", bundle, engine="int8") as board:
+        assert (board.info.n_obs, board.info.n_act, board.in_pieces) == (300, 80, True)
+        for actions in (board.infer_batch(golden["observations"]), board.infer_int8_batch(golden["input_int8"])):
+            assert np.array_equal(np.stack([action.output for action in actions]), golden["output_int8"])
+        assert np.array_equal(board.layers_int8_batch(golden["input_int8"])[0].values, golden["op_0"])
+        assert board.self_test().mismatches == 0
 
 
 def test_an_input_of_another_size_is_refused(board: Board) -> None:
@@ -229,6 +246,28 @@ def test_an_output_that_was_read_too_early_is_read_again() -> None:
     inference = PiecedInference(values, N_ACT, QUANT, "here")
     assert np.array_equal(run(inference, answer).output, np.resize(~values, N_ACT))
     assert inference.attempts == 3
+
+
+@pytest.mark.parametrize("sizes", [(2000, TENSOR_PIECE), (2000, 2**32 - 1), (2**32 - 1, 0), (2000, 0)])
+def test_a_layer_of_changing_size_is_an_error(linear_bundle: Bundle, sizes: tuple[int, int]) -> None:
+    def answer(request: messages.Tensor) -> Message:
+        size = sizes[request.offset > 0]
+        count = min(TENSOR_PIECE, max(0, size - request.offset))
+        return messages.TensorData(request.op, request.offset, size, np.zeros(count, np.int8))
+
+    firmware = FakeFirmware(fake_info(linear_bundle), lambda values: values[:2])
+    firmware._answer = lambda request, usual=firmware._answer: (
+        answer(request) if isinstance(request, messages.Tensor) else usual(request)
+    )
+    with fake_board(firmware, linear_bundle) as board, pytest.raises(LinkError):
+        board.tensor(0)
+
+
+@pytest.mark.parametrize("change", [{"n_obs": 2**32 - 1}, {"n_act": 2**32 - 1}])
+def test_a_board_that_reports_an_impossible_model_is_refused(linear_bundle: Bundle, change: dict[str, int]) -> None:
+    info = replace(fake_info(linear_bundle), **change)
+    with pytest.raises(LinkError, match="reports a model of"):
+        fake_board(FakeFirmware(info, lambda values: values))
 
 
 def test_a_piece_fills_a_frame() -> None:
