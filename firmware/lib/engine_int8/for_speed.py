@@ -9,4 +9,5 @@ def for_speed(env, node):
     return env.Object(node, CCFLAGS=[*env["CCFLAGS"], "-O2"]) if is_source and "-Os" in env["CCFLAGS"] else node
 
 
-env.AddBuildMiddleware(for_speed, "*/engine_int8/src/dense_rows_*.cpp")  # noqa: F821 - PlatformIO's
+for name in ("dense_rows_*", "depthwise", "add_mul", "pooling", "mean"):
+    env.AddBuildMiddleware(for_speed, f"*/engine_int8/src/{name}.cpp")  # noqa: F821 - PlatformIO's

@@ -15,6 +15,7 @@ from balance_hil.tflite.graph import read_graph
 
 from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine, tflm_layers
+from .kernel_models import EXTREME, extreme_operator
 
 RUNS = tuple(name for name in OPERATORS if name.split()[-1] in KERNELS)
 ROWS = 20
@@ -44,6 +45,13 @@ def test_every_kernel_is_tried() -> None:
 def test_random_operators_equal_tflm(run: RunCheck, tmp_path: Path, name: str) -> None:
     for seed in range(6):
         model = random_operator(name, seed)
+        assert_equals_tflm(run, model, inputs_of(model, seed), tmp_path)
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_extreme_operators_equal_tflm(run: RunCheck, tmp_path: Path, name: str) -> None:
+    for seed in range(12):
+        model = extreme_operator(name, seed)
         assert_equals_tflm(run, model, inputs_of(model, seed), tmp_path)
 
 

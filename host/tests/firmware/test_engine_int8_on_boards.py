@@ -21,6 +21,7 @@ from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_pol
 from balance_hil.tflite.graph import read_graph
 
 from .engine_check import tflm_layers
+from .kernel_models import EXTREME, extreme_operator
 
 ROWS = 60
 # Where firmware/test/engine_int8/on_board.cpp looks for its cases.
@@ -42,16 +43,16 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 16)
 
 
-def case_and_answer(model: bytes, seed: int) -> tuple[bytes, bytes]:
+def case_and_answer(model: bytes, seed: int, rows: int = ROWS) -> tuple[bytes, bytes]:
     """What goes into the board's memory for one model, and what must come out of its UART behind status and arena size.
 
     The address of every other model is a multiple of 16.
     """
     skipped = 0 if seed % 2 == 0 else seed % 4
-    inputs = np.random.default_rng(seed).integers(-128, 128, (ROWS, read_graph(model).n_obs), dtype=np.int8)
+    inputs = np.random.default_rng(seed).integers(-128, 128, (rows, read_graph(model).n_obs), dtype=np.int8)
     inputs[:2] = [[-128], [127]]
     layers, outputs = tflm_layers(model, inputs)
-    case = padded(struct.pack("<III", len(model), ROWS, skipped)) + padded(bytes(skipped) + model) + padded(inputs.tobytes())
+    case = padded(struct.pack("<III", len(model), rows, skipped)) + padded(bytes(skipped) + model) + padded(inputs.tobytes())
     return case, np.hstack([*layers, outputs]).tobytes()
 
 
@@ -97,8 +98,13 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     models = [*typical, *(random_policy(seed) for seed in range(100, 108)), *(extreme_dense(*shape) for shape in shapes)]
     kernels = [name for name in OPERATORS if name.split()[-1] in KERNELS]
     models += [random_network(seed, kernels) for seed in range(4)] + [random_operator(name, 1) for name in kernels]
-    pairs = [case_and_answer(model, seed) for seed, model in enumerate(models)]
-    cases = tmp_path / "cases.bin"
+    assert_board_equals_tflm(name, models, tmp_path)
+
+
+def assert_board_equals_tflm(name: str, models: list[bytes], folder: Path, rows: int = ROWS) -> None:
+    """Every tensor and every output of every model, bit for bit."""
+    pairs = [case_and_answer(model, seed, rows) for seed, model in enumerate(models)]
+    cases = folder / "cases.bin"
     cases.write_bytes(padded(struct.pack("<I", len(models))) + b"".join(case for case, _ in pairs))
     image = build(f"engine_test_{name.removeprefix('qemu-')}", product="program.elf")
     received = run_on(BOARDS[name].settings["machine"], image, cases, sum(8 + len(answer) for _, answer in pairs))
@@ -110,3 +116,17 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
         assert arena_bytes <= need <= 1.25 * arena_bytes + 600, f"model {number}"
         assert received[at + 8 : at + 8 + len(answer)] == answer, f"model {number} differs"
         at += 8 + len(answer)
+
+
+def slices(fast: range, long: range) -> list[object]:
+    """Both kernels in assembly and intrinsics, quickly; all processors at length in nightly."""
+    quick = [pytest.param(name, fast, id=f"{name}-quick") for name in ("qemu-m4", "qemu-m55")]
+    return quick + [pytest.param(name, long, id=name, marks=pytest.mark.nightly) for name in sorted(BOARDS)]
+
+
+@pytest.mark.parametrize(("name", "seeds"), slices(range(4), range(4, 100)))
+def test_kernels_equal_tflm_over_random_shapes(name: str, seeds: range, tmp_path: Path):
+    kernels = [name for name in OPERATORS if name.split()[-1] in KERNELS]
+    models = [random_operator(name, seed) for name in kernels for seed in seeds]
+    models += [extreme_operator(name, seed) for name in EXTREME for seed in seeds]
+    assert_board_equals_tflm(name, models, tmp_path, rows=5)

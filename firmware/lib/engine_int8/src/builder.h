@@ -93,7 +93,7 @@ class BuilderOf {
   /// int32 or none.
   bool ReadWeights(const Operator& op, uint32_t rows, uint32_t dimension, Tensor* weights, Tensor* bias);
 
-  /// Fills what belongs to each row of a layer. Its weights, bias, rows and columns must be set.
+  /// Fills what belongs to each row of a layer. Its weights, bias, rows and columns must be set, and `fits` if it may be fast.
   bool PrepareRows(const Tensor& weights, const Operand& input, const Operand& output, FullyConnectedLayer* layer);
 
   /// Range of a fused activation. False if it is unknown.
@@ -268,6 +268,7 @@ bool BuilderOf<Kind>::AddFullyConnected(const Operator& op, const Operand& input
   layer.columns = input.tensor.elements;
   layer.input_zero_point = input.quant.zero_point;
   layer.output_zero_point = output.quant.zero_point;
+  layer.fits = IsLargeEnough(layer);
   NeedScratch(ScratchBytes(layer.columns, layer.rows));
   return ReadActivation(op, kFullyConnectedOptions, output, &layer.low, &layer.high) &&
          PrepareRows(weights, input, output, &layer);
@@ -328,7 +329,6 @@ bool BuilderOf<Kind>::PrepareRows(const Tensor& weights, const Operand& input, c
   int8_t* shifts = cursor_.Take<int8_t>(layer->rows);
   layer->fractions = fractions;
   layer->shifts = shifts;
-  layer->fits = true;
   if (no_bias != nullptr) {
     std::memset(no_bias, 0, 4 * layer->rows);
     layer->bias = reinterpret_cast<const uint8_t*>(no_bias);

@@ -100,7 +100,7 @@ bool Prepare(Builder* builder, const Operator& op, const Operand& input, const O
   FullyConnectedLayer layer;
   if (!ReadChannels(builder, op, kFields, window, weights, bias, input, output, &layer)) return false;
   layer.rows = channels / groups;
-  layer.fits = layer.fits && layer.rows >= kMinRowsOfFastPath;
+  layer.fits = layer.fits && IsLargeEnough(layer);
   const uint32_t dense_bytes = ScratchBytes(layer.columns, layer.rows);
   builder->NeedScratch(dense_bytes + ((layer.columns + 3) & ~3u));
   convolution = {window, layer, groups, dense_bytes};

@@ -15,7 +15,7 @@ namespace hil::int8 {
 constexpr uint32_t kMinColumnsOfFastPath = 4;
 constexpr uint32_t kMinRowsOfFastPath = 2;
 
-#if defined(__ARM_ARCH_6M__)
+#if defined(__ARM_ARCH_6M__) || defined(HIL_DENSE_ROWS_MVE)
 constexpr bool kDenseRowsClamps = true;
 #else
 constexpr bool kDenseRowsClamps = false;
@@ -48,6 +48,10 @@ inline void Clamp(int8_t low, int8_t high, int8_t* values, uint32_t count) {
     const int8_t raised = values[i] < low ? low : values[i];
     values[i] = raised > high ? high : raised;
   }
+}
+
+inline void ClampToActivation(const FullyConnectedLayer& layer, int8_t* output) {
+  if (layer.low != INT8_MIN || layer.high != INT8_MAX) Clamp(layer.low, layer.high, output, layer.rows);
 }
 
 /// Half of `value`, rounded down, saturated to int8.

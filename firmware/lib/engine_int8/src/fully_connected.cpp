@@ -30,13 +30,16 @@ int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row) {
 
 #endif
 
+bool IsLargeEnough(const FullyConnectedLayer& layer) {
+  return layer.columns >= kMinColumnsOfFastPath && layer.rows >= kMinRowsOfFastPath;
+}
+
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row) {
   constexpr int64_t kLargestProduct = 255 * 128;  // input less its zero point, times a weight
   const int64_t bias = LoadInt32(layer.bias + 4 * row);
   const int64_t largest_sum = (bias < 0 ? -bias : bias) + layer.columns * kLargestProduct;
-  const bool large_enough = layer.columns >= kMinColumnsOfFastPath && layer.rows >= kMinRowsOfFastPath;
   const bool aligned = reinterpret_cast<uintptr_t>(layer.bias) % 4 == 0;
-  return large_enough && aligned && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
+  return aligned && largest_sum < (int64_t{1} << 30) && layer.shifts[row] >= 0;
 }
 
 uint32_t ScratchBytes([[maybe_unused]] uint32_t columns, [[maybe_unused]] uint32_t rows) {
@@ -54,7 +57,7 @@ void FullyConnected(const FullyConnectedLayer& layer, const int8_t* input, void*
   } else {
     DenseRowsExact(layer, input, output);
   }
-  if (layer.low != INT8_MIN || layer.high != INT8_MAX) Clamp(layer.low, layer.high, output, layer.rows);
+  ClampToActivation(layer, output);
 }
 
 }  // namespace hil::int8

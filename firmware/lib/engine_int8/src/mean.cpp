@@ -19,9 +19,10 @@ int32_t Sum(const Mean& mean, const int8_t* first) {
   int32_t sum = 0;
   for (uint32_t i = 0; i < mean.reduced[0]; ++i) {
     for (uint32_t j = 0; j < mean.reduced[1]; ++j) {
-      for (uint32_t k = 0; k < mean.reduced[2]; ++k) {
-        const int8_t* element = first + i * mean.steps[0] + j * mean.steps[1] + k * mean.steps[2];
-        for (uint32_t l = 0; l < mean.reduced[3]; ++l, element += mean.steps[3]) sum += *element;
+      for (uint32_t k = 0; k < mean.reduced[3]; ++k) {
+        // The width inside: most models take the mean of an image, not of its channels.
+        const int8_t* element = first + i * mean.steps[0] + j * mean.steps[1] + k * mean.steps[3];
+        for (uint32_t left = mean.reduced[2]; left != 0; --left, element += mean.steps[2]) sum += *element;
       }
     }
   }

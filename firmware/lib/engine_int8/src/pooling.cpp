@@ -1,4 +1,5 @@
 // AVERAGE_POOL_2D and MAX_POOL_2D.
+#include "dense_rows.h"
 #include "window.h"
 
 namespace hil::int8 {
@@ -14,52 +15,83 @@ struct Pooling {
   int8_t high;
 };
 
-/// Coordinates of the taps that are inside the image.
-struct Inside {
-  int32_t begin;
-  int32_t end;
-};
-
-Inside InsideOf(const Axis& axis, int32_t position) {
-  const int32_t first = axis.At(position, 0);
-  const int32_t behind = first + axis.filter;
-  return {first > 0 ? first : 0, behind < axis.input ? behind : axis.input};
-}
-
 struct Maximum {
-  int32_t value = INT8_MIN;
-  void Add(int8_t element) { value = element > value ? element : value; }
-  int32_t Result(int32_t) const { return value; }
+  static constexpr int32_t kFirst = INT8_MIN;
+  static int32_t Add(int32_t value, int32_t element) { return element > value ? element : value; }
+  static int32_t Result(int32_t value, int32_t) { return value; }
 };
 
 /// Mean of raw values, rounded half away from zero.
 struct Average {
-  int32_t sum = 0;
-  void Add(int8_t element) { sum += element; }
-  int32_t Result(int32_t count) const { return (sum > 0 ? sum + count / 2 : sum - count / 2) / count; }
+  static constexpr int32_t kFirst = 0;
+  static int32_t Add(int32_t sum, int32_t element) { return sum + element; }
+  static int32_t Result(int32_t sum, int32_t count) { return (sum > 0 ? sum + count / 2 : sum - count / 2) / count; }
 };
+
+/// Taps of one output that are inside the image.
+struct Taps {
+  uint32_t height;
+  uint32_t width;
+  const int8_t* first;
+};
+
+/// Calls `add(element)` for every tap; `element` points at `channel`.
+template <typename Add>
+HIL_ALWAYS_INLINE inline void ForEachTap(const Window& window, const Taps& taps, uint32_t channel, const Add& add) {
+  const uint32_t depth = window.depth;
+  const uint32_t line_step = static_cast<uint32_t>(window.x.input) * depth;
+  const int8_t* line = taps.first + channel;
+  for (uint32_t y = taps.height; y != 0; --y, line += line_step) {
+    const int8_t* element = line;
+    for (uint32_t x = taps.width; x != 0; --x, element += depth) add(element);
+  }
+}
+
+/// One channel of one output.
+template <typename Reduction>
+void PoolOne(const Window& window, const Taps& taps, uint32_t channel, int8_t* output) {
+  int32_t value = Reduction::kFirst;
+  ForEachTap(window, taps, channel, [&](const int8_t* element) { value = Reduction::Add(value, *element); });
+  output[channel] = static_cast<int8_t>(Reduction::Result(value, static_cast<int32_t>(taps.height * taps.width)));
+}
+
+/// Four neighboring channels of one output.
+template <typename Reduction>
+void PoolFour(const Window& window, const Taps& taps, uint32_t channel, int8_t* output) {
+  int32_t a = Reduction::kFirst;
+  int32_t b = a;
+  int32_t c = a;
+  int32_t d = a;
+  ForEachTap(window, taps, channel, [&](const int8_t* elements) {
+    a = Reduction::Add(a, elements[0]);
+    b = Reduction::Add(b, elements[1]);
+    c = Reduction::Add(c, elements[2]);
+    d = Reduction::Add(d, elements[3]);
+  });
+  const auto count = static_cast<int32_t>(taps.height * taps.width);
+  output[channel] = static_cast<int8_t>(Reduction::Result(a, count));
+  output[channel + 1] = static_cast<int8_t>(Reduction::Result(b, count));
+  output[channel + 2] = static_cast<int8_t>(Reduction::Result(c, count));
+  output[channel + 3] = static_cast<int8_t>(Reduction::Result(d, count));
+}
 
 template <typename Reduction>
 void Run(const Step& step, void*) {
   const Pooling& pooling = *static_cast<const Pooling*>(step.linked.parameters);
   const Window& window = pooling.window;
+  const uint32_t depth = window.depth;
   const int8_t* const image = static_cast<const int8_t*>(step.input);
   int8_t* output = static_cast<int8_t*>(step.output);
   for (int32_t row = 0; row < window.y.output; ++row) {
-    const Inside ys = InsideOf(window.y, row);
-    for (int32_t column = 0; column < window.x.output; ++column) {
-      const Inside xs = InsideOf(window.x, column);
-      const int32_t count = (ys.end - ys.begin) * (xs.end - xs.begin);
-      for (uint32_t channel = 0; channel < window.depth; ++channel) {
-        Reduction reduction;
-        for (int32_t y = ys.begin; y < ys.end; ++y) {
-          const int8_t* element = window.Pixel(image, y, xs.begin) + channel;
-          for (int32_t x = xs.begin; x < xs.end; ++x, element += window.depth) reduction.Add(*element);
-        }
-        const int32_t result = reduction.Result(count);
-        const int32_t raised = result < pooling.low ? pooling.low : result;
-        *output++ = static_cast<int8_t>(raised > pooling.high ? pooling.high : raised);
-      }
+    const Range ys = window.y.TapsInside(row);
+    for (int32_t column = 0; column < window.x.output; ++column, output += depth) {
+      const Range xs = window.x.TapsInside(column);
+      const int8_t* const first = window.Pixel(image, window.y.At(row, ys.begin), window.x.At(column, xs.begin));
+      const Taps taps = {Length(ys), Length(xs), first};
+      uint32_t channel = 0;
+      for (; channel + 4 <= depth; channel += 4) PoolFour<Reduction>(window, taps, channel, output);
+      for (; channel < depth; ++channel) PoolOne<Reduction>(window, taps, channel, output);
+      if (pooling.low != INT8_MIN || pooling.high != INT8_MAX) Clamp(pooling.low, pooling.high, output, depth);
     }
   }
 }

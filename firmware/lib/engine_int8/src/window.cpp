@@ -27,6 +27,14 @@ bool Fill(uint8_t padding, uint32_t filter, uint32_t stride, uint32_t dilation, 
 
 }  // namespace
 
+Range Axis::TapsInside(int32_t position) const {
+  const int32_t first = At(position, 0);
+  Range inside = {first < 0 ? -first : 0, input - first};
+  if (dilation != 1) inside = {(inside.begin + dilation - 1) / dilation, (inside.end + dilation - 1) / dilation};
+  if (inside.end > filter) inside.end = filter;
+  return inside;
+}
+
 bool ReadWindow(Builder* builder, const Operator& op, const WindowFields& fields, const Operand& input, const Operand& output,
                 uint32_t filter_height, uint32_t filter_width, Window* window) {
   const uint32_t options = builder->model().OptionsOf(op, fields.options);
@@ -64,6 +72,7 @@ bool ReadChannels(Builder* builder, const Operator& op, const WindowFields& fiel
   layer->columns = weights.elements / layer->rows;
   layer->input_zero_point = input.quant.zero_point;
   layer->output_zero_point = output.quant.zero_point;
+  layer->fits = true;
   return IsAffordable(builder, window, layer->columns) &&
          builder->ReadActivation(op, fields.options, output, &layer->low, &layer->high) &&
          builder->PrepareRows(weights, input, output, layer);

@@ -13,6 +13,15 @@ struct WindowFields {
   uint8_t dilation_width;  // 0: it has none; the dilation of the height is the field behind it
 };
 
+struct Range {
+  int32_t begin;
+  int32_t end;
+};
+
+inline uint32_t Length(const Range& range) {
+  return range.end > range.begin ? static_cast<uint32_t>(range.end - range.begin) : 0;
+}
+
 /// Where the taps of an operator lie: first at `row * stride - pad`, then every `dilation`.
 struct Axis {
   int32_t input;
@@ -25,6 +34,8 @@ struct Axis {
   /// Input coordinate of a tap, possibly outside.
   int32_t At(int32_t position, int32_t tap) const { return position * stride - pad + tap * dilation; }
   bool Has(int32_t coordinate) const { return coordinate >= 0 && coordinate < input; }
+  /// Taps that are inside.
+  Range TapsInside(int32_t position) const;
 };
 
 struct Window {

@@ -19,7 +19,7 @@
 #endif
 
 // Whether it takes a bias from which what it adds for an input of zeros is subtracted.
-#if defined(HIL_DENSE_ROWS_SCALAR)
+#if defined(HIL_DENSE_ROWS_SCALAR) || defined(HIL_DENSE_ROWS_MVE)
 #define HIL_FOLDS_BIAS 1
 #else
 #define HIL_FOLDS_BIAS 0
@@ -42,7 +42,7 @@ struct FullyConnectedLayer {
   int16_t output_zero_point;
   int8_t low;  // of the fused activation
   int8_t high;
-  bool fits;  // RowFits() for every row: the fast arithmetic holds every accumulator and multiplier
+  bool fits;  // the fast arithmetic holds every accumulator and multiplier: RowFits() for every row
 };
 
 #if HIL_FOLDS_BIAS
@@ -50,6 +50,9 @@ struct FullyConnectedLayer {
 /// weights.
 int32_t FoldedBias(const FullyConnectedLayer& layer, uint32_t row);
 #endif
+
+/// True when a layer has enough products for the fast path of FullyConnected().
+bool IsLargeEnough(const FullyConnectedLayer& layer);
 
 /// True when the row's accumulator stays below 2^30 for every input, and its multiplier is at most 1/2.
 bool RowFits(const FullyConnectedLayer& layer, uint32_t row);
