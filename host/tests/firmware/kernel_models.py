@@ -53,7 +53,9 @@ def extreme_operator(name: str, seed: int) -> bytes:
     if rng.random() < 0.7:
         inputs.append(build.bias(source, scales, rng.normal(0, 2.0 ** rng.choice([4, 10, 28]), channels).clip(-(2**30), 2**30)))
     scale = 0.02 * 0.01 * 2**14 * taps**0.5 / 50 * 10 ** rng.choice([0, 0, -1, -2.5])
-    return build.build(source, build.operator(name, inputs, build.tensor((1, *outside, channels), scale, _zero_point(rng)), **options))
+    return build.build(
+        source, build.operator(name, inputs, build.tensor((1, *outside, channels), scale, _zero_point(rng)), **options)
+    )
 
 
 def _pair(name: str, rng: np.random.Generator) -> bytes:

@@ -12,14 +12,9 @@ Status Int8Engine::RequiredArena(const ByteSpan& model, size_t* bytes, bool keep
   int8::Program program;
   int8::Signature signature;
   int8::Refusal refusal;
-  Status status;
-  if (kernels_ == nullptr) {
-    status = int8::BuildProgram(&file, &counter, &program, &signature, &refusal);
-  } else {
-    status = kernels_->build(*kernels_, int8::Keeps::kAll, &file, &counter, &program, &signature, &refusal);
-  }
+  const Status status = kernels_->build(*kernels_, int8::Keeps::kAll, &file, &counter, &program, &signature, &refusal);
   *bytes = counter.needed();
-  if (kernels_ == nullptr || keeps_tensors) return status;
+  if (keeps_tensors) return status;
   int8::Cursor sharing(nullptr, 0);
   kernels_->build(*kernels_, int8::Keeps::kNone, &file, &sharing, &program, &signature, &refusal);
   *bytes = sharing.needed() < *bytes ? sharing.needed() : *bytes;
@@ -40,9 +35,7 @@ Status Int8Engine::Init(const ByteSpan& model, const Arena& arena) {
   int8::Cursor cursor(arena.data, static_cast<uint32_t>(arena.size));
   int8::Signature signature;
   int8::Refusal refusal;
-  const Status status = kernels_ == nullptr ? int8::BuildProgram(&file, &cursor, &program_, &signature, &refusal)
-                                            : kernels_->build(*kernels_, int8::Keeps::kAllIfTheyFit, &file, &cursor, &program_,
-                                                              &signature, &refusal);
+  const Status status = kernels_->build(*kernels_, int8::Keeps::kAllIfTheyFit, &file, &cursor, &program_, &signature, &refusal);
   if (status != Status::kOk) {
     message_ = refusal.reason;
     detail_ = refusal.code << 8 | refusal.op;

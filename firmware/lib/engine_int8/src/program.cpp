@@ -18,7 +18,8 @@ bool SetReason(const char* reason, Refusal* refusal) {
   return false;
 }
 
-Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Signature* signature, Refusal* refusal) {
+Status BuildWithoutKernels(const KernelTable&, Keeps, TfliteModel* model, Cursor* cursor, Program* program, Signature* signature,
+                           Refusal* refusal) {
   *refusal = {};
   return BuilderOf<WithoutKernels>(model, nullptr, false, cursor, program, signature, refusal).Build();
 }

@@ -16,7 +16,7 @@ namespace hil {
 class Int8Engine final : public Engine {
  public:
   /// `kernels`: FlashedKernels(), or &int8::kAllKernels; they outlive the engine.
-  explicit constexpr Int8Engine(const int8::KernelTable* kernels = nullptr) : kernels_(kernels) {}
+  explicit constexpr Int8Engine(const int8::KernelTable* kernels = &int8::kNoKernels) : kernels_(kernels) {}
 
   /// Bytes of arena that Init() needs for a model; with `keeps_tensors`, those for which Tensor() has every tensor.
   ///

@@ -34,15 +34,22 @@ extern const Kernel add_kernel, average_pool_2d_kernel, conv_2d_kernel, depthwis
 /// Which tensors remain after an inference. Those that need not can share memory.
 enum class Keeps : uint8_t { kAllIfTheyFit, kAll, kNone };
 
-/// BuildProgram() with kernels. With a counting cursor it only validates.
+/// Validates a model and builds its program in the memory of `cursor`; with a counting cursor it only validates.
+///
+/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. The caller compares
+/// cursor->needed() with its memory.
 Status BuildWithKernels(const KernelTable& kernels, Keeps keeps, TfliteModel* model, Cursor* cursor, Program* program,
                         Signature* signature, Refusal* refusal);
+
+/// The same for models that need no kernels; every tensor is kept.
+Status BuildWithoutKernels(const KernelTable&, Keeps, TfliteModel* model, Cursor* cursor, Program* program, Signature* signature,
+                           Refusal* refusal);
 
 /// The kernels that an engine runs besides its own operators.
 struct KernelTable {
   static constexpr size_t kSize = 9;
   const Kernel* kernels[kSize];
-  decltype(&BuildWithKernels) build;  // so that an image without kernels has no trace of them
+  decltype(&BuildWithKernels) build;  // so that an image has one of both alone
 };
 
 /// The kernels for some operators, by their numbers in TensorFlow Lite's schema; others are ignored.
@@ -72,6 +79,8 @@ constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
   }
   return table;
 }
+
+inline constexpr KernelTable kNoKernels = {{}, &BuildWithoutKernels};
 
 /// Every kernel.
 inline constexpr KernelTable kAllKernels = TableOf({0, 1, 3, 4, 17, 18, 25, 34, 40});

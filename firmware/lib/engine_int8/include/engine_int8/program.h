@@ -79,17 +79,11 @@ struct Signature {
   uint32_t n_act = 0;
 };
 
-/// Where BuildProgram() failed: number and builtin code of the operator, and what was refused.
+/// Where a model was refused: number and builtin code of the operator, and the reason.
 struct Refusal {
   uint32_t op = 0;
   uint32_t code = 0;
   const char* reason = "";
 };
-
-/// Validates a model and builds its program in the memory of `cursor`; with a counting cursor it only validates.
-///
-/// Returns kOk, kModelInvalid, kModelNotInt8, kUnsupportedOperator; `refusal` then holds the reason. The caller compares
-/// cursor->needed() with its memory.
-Status BuildProgram(TfliteModel* model, Cursor* cursor, Program* program, Signature* signature, Refusal* refusal);
 
 }  // namespace hil::int8
