@@ -11,7 +11,7 @@ inline constexpr int8::KernelTable kFlashedKernels = int8::TableOf({HIL_MODEL_OP
 constexpr bool IsEmpty(const int8::KernelTable& table) { return table.kernels[0] == nullptr; }
 constexpr const int8::KernelTable* FlashedKernels() { return IsEmpty(kFlashedKernels) ? nullptr : &kFlashedKernels; }
 #else
-constexpr const int8::KernelTable* FlashedKernels() { return &int8::kNoKernels; }
+constexpr const int8::KernelTable* FlashedKernels() { return nullptr; }
 #endif
 
 }  // namespace hil

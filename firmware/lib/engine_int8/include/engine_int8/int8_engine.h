@@ -15,8 +15,9 @@ namespace hil {
 /// It allocates no memory, reads the weights in place, and validates everything it reads from the file.
 class Int8Engine final : public Engine {
  public:
-  /// `kernels`: FlashedKernels(), or &int8::kAllKernels; they outlive the engine.
-  explicit constexpr Int8Engine(const int8::KernelTable* kernels = &int8::kNoKernels) : kernels_(kernels) {}
+  /// `kernels`: FlashedKernels(), &int8::kAllKernels, or nullptr for none; they outlive the engine.
+  explicit constexpr Int8Engine(const int8::KernelTable* kernels = nullptr)
+      : kernels_(kernels == nullptr ? &int8::kNoKernels : kernels) {}
 
   /// Bytes of arena that Init() needs for a model; with `keeps_tensors`, those for which Tensor() has every tensor.
   ///
