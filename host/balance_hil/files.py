@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import itertools
 import json
@@ -73,9 +74,20 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(partial, format=suffix[1:], dpi=150, metadata=date)
 
 
+def refuse_special(path: Path) -> None:
+    """Raises OSError for what exists and is not a regular file: to take the place of /dev/null would break the computer."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "exists and is not a regular file", str(path))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write a file to, which then takes the place of ``path``; whatever fails, that stays as it was."""
+    """Yields a path to write a file to, which then takes the place of ``path``; whatever fails, that stays as it was.
+
+    Raises:
+        OSError: ``path`` cannot be replaced, or is a device, a pipe or a folder.
+    """
+    refuse_special(path)
     partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield partial

@@ -17,6 +17,7 @@ from mcap.writer import CompressionType, Writer
 
 from balance_hil import __version__
 from balance_hil.errors import HarnessError, RecordingError, RecordingExistsError
+from balance_hil.files import refuse_special
 from balance_hil.interrupt import Interrupt
 from balance_hil.recording import foxglove
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, Encode, Step, schemas, step_encoder
@@ -100,6 +101,7 @@ class RecordingWriter:
         self._shapes: Mapping[str, Any] = {}  # that were written
         self._encode_transforms = foxglove.transforms_encoder(scene.frames if scene else ())
         with self._disk_errors():
+            refuse_special(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._create()
         try:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from mcap.reader import make_reader
 from mcap.writer import Writer
 
 from balance_hil.errors import CableUnpluggedError, RecordingError
+from balance_hil.files import write_atomically
 from balance_hil.recording import RecordingWriter, Step, read_recording
 from balance_hil.recording.format import STEP, schemas, step_encoder
 from balance_hil.spec import PolicySpec, Signal
@@ -384,6 +386,17 @@ def test_two_runs_never_write_one_file(tmp_path):
             RecordingWriter(tmp_path / "a.mcap", META, SPEC, TRACE)
         assert "--record" in caught.value.hint
     assert len(read_recording(tmp_path / "a.mcap")) == 1
+
+
+def test_a_recording_never_takes_the_place_of_a_device_or_a_pipe(tmp_path):
+    pipe = tmp_path / "a.mcap"
+    os.mkfifo(pipe)
+    with pytest.raises(RecordingError, match="is not a regular file"):
+        RecordingWriter(pipe, META, SPEC, TRACE)
+    with pytest.raises(FileExistsError, match="is not a regular file"):
+        write_atomically(pipe, "text")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_signal_names_may_not_break_the_format(tmp_path):
