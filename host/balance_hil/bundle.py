@@ -1,12 +1,13 @@
 """A bundle: the folder under ``models/`` that carries one policy from training to the board.
 
     policy.zip             SB3 checkpoint, if it came so    training.json   settings and results of the training
-    actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite
-    model.h                C array of the int8 model    golden.npz      inputs, every layer's tensor and outputs (TFLM)
+    actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite (or policy_int16x8.tflite)
+    model.h                C array of the board's model     golden.npz      inputs, every layer's tensor and outputs (TFLM)
     signals.h              names, units, order, scales
     bundle.json            manifest (this module)       README.md       model card
 
-``id`` is the first 12 hex digits of the SHA-256 of ``policy_int8.tflite`` and its normalization; the board reports the same.
+Boards run the model of the bundle's element type. ``id`` is the first 12 hex digits of the SHA-256 of this file and the
+normalization; the board reports the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from numpy.typing import NDArray
 from balance_hil.errors import BundleError
 from balance_hil.files import did_you_mean, parse_json, read_limited, read_npz
 from balance_hil.paths import MODELS, POLICIES
-from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, quantize
+from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType, Normalization, QuantParams, quantize
 from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 64 << 20  # each signal takes about 160 bytes
-INT8_MODEL = "policy_int8.tflite"
-FLOAT_MODEL = "policy_float32.tflite"
+MODEL_FILES = {kind: f"policy_{kind}.tflite" for kind in ELEMENT_TYPES}  # by the name of the element type
+INT8_MODEL = MODEL_FILES["int8"]
+FLOAT_MODEL = MODEL_FILES["float32"]
 ONNX_MODEL = "actor.onnx"
 POLICY = "policy.zip"
 TRAINING = "training.json"
@@ -43,7 +45,7 @@ SIGNALS = "signals.h"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
 _TABLES = ("source", "checked_against", "calibration", "training", "versions", "metrics")  # of the manifest, stored as they are
-REQUIRED_FILES = (INT8_MODEL, HEADER, GOLDEN)
+REQUIRED_FILES = (HEADER, GOLDEN)  # and the model
 FROM_CALIBRATION = "calibration"  # origin of a normalization that the export added, to suit int8
 
 
@@ -79,22 +81,27 @@ class Bundle:
         """
         folder = locate(path)
         manifest = _read_manifest(folder)
-        _check_files(folder, manifest)
+        try:
+            quantization = manifest["quantization"]
+            kind = ELEMENT_TYPES[quantization.get("type", INT8.name)]
+        except (AttributeError, LookupError, TypeError) as exc:
+            raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
+        _check_files(folder, manifest, (MODEL_FILES[kind.name], *REQUIRED_FILES))
         try:
             bundle = cls(
                 path=folder,
                 id=manifest["id"],
                 algorithm=manifest["algorithm"],
                 spec=PolicySpec.from_dict(manifest["spec"]),
-                input_quant=_quant_params(**manifest["quantization"]["input"]),
-                output_quant=_quant_params(**manifest["quantization"]["output"]),
+                input_quant=_quant_params(kind, **quantization["input"]),
+                output_quant=_quant_params(kind, **quantization["output"]),
                 normalization=Normalization.from_dict(manifest["normalization"]) if manifest["normalization"] else None,
                 **{name: dict(manifest[name]) for name in _TABLES},
             )
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
             raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
         if model_id(bundle.int8_model(), bundle.normalization) != bundle.id:
-            raise _broken(folder, f"{INT8_MODEL} does not have the id {bundle.id}")
+            raise _broken(folder, f"{bundle.model_file.name} does not have the id {bundle.id}")
         return bundle
 
     def file(self, name: str) -> Path:
@@ -108,12 +115,28 @@ class Bundle:
         except (OSError, ValueError, KeyError) as exc:
             raise _broken(self.path, f"{GOLDEN} cannot be read: {exc}") from exc
 
-    def int8_model(self) -> bytes:
-        """Bytes of the int8 ``.tflite``."""
-        return self.file(INT8_MODEL).read_bytes()
+    @property
+    def kind(self) -> ElementType:
+        """Element type of the model that boards run: int8, unless it was exported with another ``--quantize``."""
+        return self.input_quant.kind
 
-    def to_int8(self, observations: NDArray[np.float32]) -> NDArray[np.int8]:
+    @property
+    def model_file(self) -> Path:
+        """Path of the ``.tflite`` that boards run."""
+        return self.file(MODEL_FILES[self.kind.name])
+
+    def int8_model(self) -> bytes:
+        """Bytes of the ``.tflite`` that boards run; int8 but for bundles of another element type."""
+        return self.model_file.read_bytes()
+
+    def golden_raw(self, which: str) -> NDArray[Any]:
+        """Raw "input" [n, n_obs] or "output" [n, n_act] of the golden vectors, of the element type. Raises BundleError."""
+        return self.golden(f"{which}_{self.kind.dtype}").astype(self.kind.dtype)
+
+    def to_int8(self, observations: NDArray[np.float32]) -> NDArray[Any]:
         """Model inputs for observations, float32 [..., n_obs]: normalized if the bundle has a normalization, then quantized.
+
+        They are of the bundle's element type.
 
         Raises:
             NonFiniteInputError: a value is NaN or infinite.
@@ -132,7 +155,7 @@ class Bundle:
             "id": self.id,
             "algorithm": self.algorithm,
             "spec": self.spec.to_dict(),
-            "quantization": {"input": asdict(self.input_quant), "output": asdict(self.output_quant)},
+            "quantization": {"type": self.kind.name, "input": _plain(self.input_quant), "output": _plain(self.output_quant)},
             "normalization": self.normalization.to_dict() if self.normalization else None,
             **{name: dict(getattr(self, name)) for name in _TABLES},
         }
@@ -188,8 +211,8 @@ def find_bundle(wanted: str, *roots: Path) -> Bundle:
 def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     """Publishes the finished files of ``staging`` as ``bundle.path``.
 
-    Files of the old bundle that the new one does not write (a policy, a note) are kept. The old bundle stays whole until
-    the last rename; ``staging`` must lie on the same file system (``files.staging_folder``).
+    Files of the old bundle that the new one does not write (a policy, a note) are kept, except models of another element type. The
+    old bundle stays whole until the last rename; ``staging`` must lie on the same file system (``files.staging_folder``).
     """
     manifest = bundle.manifest()
     manifest["files"] = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}
@@ -200,6 +223,9 @@ def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     names = sorted(p.name for p in staging.iterdir() if p.name != MANIFEST)
     for name in [*names, MANIFEST]:
         (staging / name).replace(target / name)
+    for name in MODEL_FILES.values():
+        if name not in names:
+            (target / name).unlink(missing_ok=True)
     return Bundle.load(target)
 
 
@@ -219,11 +245,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
+def _check_files(folder: Path, manifest: dict[str, Any], required: tuple[str, ...]) -> None:
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise _broken(folder, f"{MANIFEST} lists no files")
-    for name in sorted({*REQUIRED_FILES, *files}):
+    for name in sorted({*required, *files}):
         try:
             found = _sha256(folder / name) if name in files and Path(name).name == name else ""
         except OSError:
@@ -238,10 +264,14 @@ def _broken(folder: Path, fact: str) -> BundleError:
     return BundleError(f"the bundle {folder} is incomplete or altered: {fact}", f"export it again: hil export {folder}")
 
 
-def _quant_params(scale: float, zero_point: int) -> QuantParams:
-    """Raises TypeError, ValueError, OverflowError for what no int8 tensor has."""
-    params = QuantParams(float(scale), operator.index(zero_point))
-    if not (0 < params.scale < math.inf and INT8_MIN <= params.zero_point <= INT8_MAX):
+def _plain(params: QuantParams) -> dict[str, Any]:
+    return {"scale": params.scale, "zero_point": params.zero_point}
+
+
+def _quant_params(kind: ElementType, scale: float, zero_point: int) -> QuantParams:
+    """Raises TypeError, ValueError, OverflowError for what no tensor of that type has."""
+    params = QuantParams(float(scale), operator.index(zero_point), kind)
+    if not (0 < params.scale < math.inf and kind.low <= params.zero_point <= kind.high):
         raise ValueError(f"the quantization {params}")
     return params
 

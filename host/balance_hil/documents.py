@@ -246,7 +246,7 @@ class EvaluateDocument(TypedDict):
 
 
 class PairDocument(TypedDict):
-    """Int8 outputs of two runtimes on equal int8 inputs."""
+    """Raw outputs of two runtimes on equal raw inputs."""
 
     a: str
     b: str
@@ -280,6 +280,7 @@ class CompareDocument(TypedDict):
     """``hil compare --json``."""
 
     schema: Literal["balance_hil/compare@2"]
+    element_type: Literal["int8", "int16x8", "float32"]  # of the model
     inputs: int
     pairs: list[PairDocument]
     layers: list[LayerDocument]

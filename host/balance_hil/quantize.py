@@ -1,9 +1,11 @@
-"""Conversions around an int8 model: per-feature normalization, and affine quantization with TensorFlow Lite Micro's rounding.
+"""Conversions around a model: per-feature normalization, and affine quantization with TensorFlow Lite Micro's rounding.
 
     n = clip(float32(float32(x - mean) * inverse_std), -clip, clip)         before quantization, where a policy has it
 
-    q = clip(round_half_away(float32(x / float32(scale))) + zero_point, -128, 127)
+    q = clip(round_half_away(float32(x / float32(scale))) + zero_point, -128, 127)       of int16x8: -32768, 32767
     x = float32(float64(scale) * (q - zero_point))
+
+A float32 model takes ``n`` and gives ``x`` as they are.
 
 Source: ``AffineQuantize`` and ``Dequantize`` of tflite-micro (kernels/internal/quantization_util and quantize.h).
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,12 +27,29 @@ INT8_MIN = -128
 INT8_MAX = 127
 
 
+class ElementType(NamedTuple):
+    """What a model computes with: the type of its inputs, outputs and of what lies between its operators."""
+
+    name: str  # as ``hil export --quantize`` and a bundle have it
+    tensor: str  # as a .tflite has it
+    dtype: np.dtype[Any]
+    low: int  # smallest raw value; of float32 there is none
+    high: int
+
+
+INT8 = ElementType("int8", "INT8", np.dtype(np.int8), INT8_MIN, INT8_MAX)
+INT16X8 = ElementType("int16x8", "INT16", np.dtype(np.int16), -(1 << 15), (1 << 15) - 1)  # weights are int8, as in ``int8``
+FLOAT32 = ElementType("float32", "FLOAT32", np.dtype(np.float32), 0, 0)
+ELEMENT_TYPES = {kind.name: kind for kind in (INT8, INT16X8, FLOAT32)}
+
+
 @dataclass(frozen=True)
 class QuantParams:
-    """Per-tensor affine parameters. ``scale`` is a float32 value > 0, ``zero_point`` an int8 value."""
+    """Per-tensor affine parameters. ``scale`` is a float32 value > 0, ``zero_point`` a value of the element type."""
 
     scale: float
     zero_point: int
+    kind: ElementType = INT8
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +115,10 @@ class Normalization:
         return hash(self.to_bytes())
 
 
-def quantize(values: ArrayLike, params: QuantParams, normalization: Normalization | None = None) -> NDArray[np.int8]:
-    """Converts physical values, float [...], to int8 [...]; observations, float [..., n_obs], are normalized first.
+def quantize(values: ArrayLike, params: QuantParams, normalization: Normalization | None = None) -> NDArray[Any]:
+    """Converts physical values, float [...], to raw values [...] of the parameters' element type.
+
+    Observations, float [..., n_obs], are normalized first.
 
     Raises:
         NonFiniteInputError: a value is NaN or infinite. The firmware refuses those as well.
@@ -107,17 +128,21 @@ def quantize(values: ArrayLike, params: QuantParams, normalization: Normalizatio
         raise NonFiniteInputError("cannot quantize a NaN or an infinity", "check the observation that produced it")
     if normalization is not None:
         x = normalization.apply(x)
+    if params.kind == FLOAT32:
+        return x
     # A huge finite value divided by a small scale is infinite and saturates below, like in the C++ code.
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = x / np.float32(params.scale)
         # Halves away from zero: numpy's rint rounds them to even, and trunc(r + 0.5) would round 0.49999997 up in float32.
         whole = np.trunc(ratio)
         rounded = whole + np.where(np.abs(ratio - whole) >= 0.5, np.sign(ratio), np.float32(0.0))
-    clipped = np.clip(rounded.astype(np.float64) + params.zero_point, INT8_MIN, INT8_MAX)
-    return np.asarray(clipped, dtype=np.int8)
+    clipped = np.clip(rounded.astype(np.float64) + params.zero_point, params.kind.low, params.kind.high)
+    return np.asarray(clipped, dtype=params.kind.dtype)
 
 
 def dequantize(values: ArrayLike, params: QuantParams) -> NDArray[np.float32]:
-    """Converts int8 [...] to float32 [...] physical values."""
-    q = np.asarray(values, dtype=np.int8)
+    """Converts raw values [...] of the parameters' element type to float32 [...] physical values."""
+    q = np.asarray(values, dtype=params.kind.dtype)
+    if params.kind == FLOAT32:
+        return q
     return np.asarray(np.float64(np.float32(params.scale)) * (q.astype(np.int64) - params.zero_point), dtype=np.float32)

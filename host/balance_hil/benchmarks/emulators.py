@@ -24,7 +24,7 @@ from balance_hil.paths import MODELS
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
-from balance_hil.runtimes.tflite import KERNELS, LITERT, TENSORFLOW
+from balance_hil.runtimes.tflite import LITERT, TENSORFLOW, kernels_of
 from balance_hil.testing.synthetic_models import actor
 from balance_hil.testing.verify_emulators import LITERT_RUNTIMES, TENSORFLOW_RUNTIMES, RuntimeUnderTest, random_inputs
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -101,7 +101,7 @@ def _row_by_row(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, t
 def _lite(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, preserve: bool) -> tuple[Callable[..., Any], ...]:
     """What sets the input, invokes and gets a tensor of TensorFlow Lite's interpreter."""
     package = TENSORFLOW if reference in TENSORFLOW_RUNTIMES else LITERT
-    kernels = KERNELS["int8-" + reference.name.removeprefix("tf2.19 ").removeprefix("int8-")]
+    kernels = kernels_of(reference.name.replace(" ", "-"))
     with captured_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the memory cost of preserving tensors is intended
         module = importlib.import_module(package)

@@ -35,7 +35,7 @@ _REDUCE_OPTIONS = (
 @click.option("--board", type=BOARD, metavar="NAME", help="Also compare this board (native, qemu-m4, ...); see hil boards.")
 @board_options
 @click.option("--samples", type=click.IntRange(min=1), default=CompareConfig.samples, show_default=True,
-              help="Random inputs over the whole int8 range, and as many recorded observations.")  # fmt: skip
+              help="Random inputs over the whole range of the model's input, and as many recorded observations.")  # fmt: skip
 @click.option("--seed", type=int, default=CompareConfig.seed, show_default=True, help="Of the random inputs and the rollout.")
 @click.option("--runtimes", type=RUNTIME, metavar="A,B,...", help="Desktop runtimes; default: every installed one.")
 @click.option("--observations", type=click.Choice(OBSERVATION_SOURCES), default=CompareConfig.observations, show_default=True,
@@ -68,7 +68,8 @@ def command(
 ) -> None:  # fmt: skip
     """Run the same inputs through every desktop runtime and the board, count the differing outputs and attribute the causes.
 
-    MODEL is a bundle (ppo) or any int8 .tflite; its input and output may be float32 with QUANTIZE and DEQUANTIZE inside.
+    MODEL is a bundle (ppo) or any int8, int16x8 or float32 .tflite; input and output may be float32 with QUANTIZE and DEQUANTIZE
+    inside. Outputs of float32 models are compared within 64 steps of float32.
 
     A runtime that is not installed or cannot load MODEL is skipped; the reason is printed.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def print_comparison(result: Comparison, layers: bool) -> None:
     """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs."""
     stdout.print(
-        f"model {result.model}: {result.inputs} inputs, {result.random} random over the int8 range (seed {result.seed})"
+        f"model {result.model}: {result.inputs} inputs, {result.random} random over the {result.element_type} range (seed {result.seed})"
         + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
         soft_wrap=True,
     )
@@ -61,7 +61,7 @@ def _sentences(result: Comparison) -> list[str]:
 def _float_io(found: IoDifference) -> str:
     text = (
         f"{found.runtime}, the whole model on {found.observations} float observations, ties among them: its QUANTIZE makes "
-        f"{found.input_differing} int8 inputs otherwise than the host, and {found.action_differing} outputs differ"
+        f"{found.input_differing} raw inputs otherwise than the host, and {found.action_differing} outputs differ"
     )
     return text + (f"; {found.unexplained} of them are unexplained" if found.unexplained else "")
 
@@ -72,7 +72,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _ladder_table(result: Comparison) -> Table:
-    title = f"From float to int8: {result.ladder[0].outputs} actions on equal observations"
+    title = f"From float to {result.element_type}: {result.ladder[0].outputs} actions on equal observations"
     table = make_table("from", "to", ">differing", ">max abs", ">rms", ">max LSB", title=title)
     for step in result.ladder:
         lsb = "" if step.max_lsb is None else f"{step.max_lsb:.2f}"
@@ -81,7 +81,7 @@ def _ladder_table(result: Comparison) -> Table:
 
 
 def _pair_table(result: Comparison) -> Table:
-    title = f"Differing int8 outputs, of {result.pairs[0].outputs} on equal int8 inputs"
+    title = f"Differing {result.element_type} outputs, of {result.pairs[0].outputs} on equal inputs"
     table = make_table("a", "b", ">random", ">recorded", ">share", ">LSB", ">unexplained", title=title)
     for pair in result.pairs:
         counts = (f"{pair.differing_random}", f"{pair.differing_recorded}", f"{pair.differing / pair.outputs:.2%}")

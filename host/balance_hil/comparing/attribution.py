@@ -25,6 +25,7 @@ from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 REQUANTIZATION_ROUNDING = "requantization rounding"
+REDUCED_MULTIPLIER = "multiplier of 16 bits"
 SCALE_PRODUCT = "scale product precision"
 IGNORED_CHANNEL_SCALES = "ignored channel scales"
 CLAMP_BOUND = "rounding of an activation's bounds"
@@ -37,6 +38,7 @@ LSTM_GATES = "gates of an LSTM by a table or in fixed point"
 SEVERAL_RULES = "several rules together"
 CAUSES = (
     REQUANTIZATION_ROUNDING,
+    REDUCED_MULTIPLIER,
     SCALE_PRODUCT,
     IGNORED_CHANNEL_SCALES,
     CLAMP_BOUND,
@@ -217,7 +219,7 @@ def attribute(
 def _attribute_block(emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> Attribution:
     graph = emulators.graph
     walk = _Walk(emulators, inputs, a, b)
-    layers = tuple(walk.step(operator) for operator in graph.operators if graph.output_of(operator).type == "INT8")
+    layers = tuple(walk.step(operator) for operator in graph.operators if graph.shows(operator))
     differing = a.outputs != b.outputs
     per_row = np.count_nonzero(differing, axis=1)
     unexplained = walk.unexplained | walk.outputs_missed() | (walk.roots < 0)
@@ -308,7 +310,7 @@ class _Walk:
         rows = len(new)
         self.unexplained |= unexplained.reshape(rows, -1).any(axis=1)
         self._remember_roots(new.reshape(rows, -1), causes.reshape(rows, -1))
-        distance = np.abs(out_a.astype(np.int16) - out_b)
+        distance = np.abs(out_a.astype(np.int32) - out_b)
         counts = np.bincount(causes[new], minlength=len(CAUSES))
         return LayerAttribution(
             op=operator.index,
@@ -373,6 +375,7 @@ class _Walk:
         if self._a.emulator.drops_input(operator) != self._b.emulator.drops_input(operator):
             return np.full(new.shape, CAUSES.index(DROPPED_INPUT), np.int8)
         causes = np.full(new.shape, CAUSES.index(SEVERAL_RULES), np.int8)
+        reduced = any(side.emulator.reduces_multiplier(operator) for side in (self._a, self._b))
         open_ = new.copy()
         for rule, emulator in self._swapped.items():
             if not open_.any():
@@ -380,7 +383,7 @@ class _Walk:
             # Nothing to compute where the swap turns b's arithmetic into a's.
             alike = emulator.arithmetic(operator) == self._a.emulator.arithmetic(operator)
             solved = open_ if alike else open_ & (emulator.apply(operator, ins) == wanted)
-            causes[solved] = CAUSES.index(_cause(rule, operator.name))
+            causes[solved] = CAUSES.index(REDUCED_MULTIPLIER if reduced else _cause(rule, operator.name))
             open_ = open_ & ~solved
         return causes
 

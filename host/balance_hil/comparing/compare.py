@@ -39,6 +39,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.paths import install_command
+from balance_hil.quantize import FLOAT32
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
@@ -233,7 +234,12 @@ def _separating(model: ModelUnderTest, seed: int) -> Int8Array | None:
 def _explain(
     model: ModelUnderTest, samples: Samples, report: Progress
 ) -> tuple[Mapping[str, Identification], Mapping[tuple[str, str], PairAttribution], str]:
-    """The arithmetic of each runtime, the causes of each pair's differences; empty, and why, where an emulator is missing."""
+    """The arithmetic of each runtime, the causes of each pair's differences; empty, and why, where an emulator is missing.
+
+    Float32 has none: it is compared by a tolerance.
+    """
+    if model.graph.kind == FLOAT32:
+        return {}, {}, ""
     try:
         arithmetics = identify_all(model.graph, samples)
         variants = {name: found.closest.variant for name, found in arithmetics.items()}

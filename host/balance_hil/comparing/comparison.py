@@ -8,24 +8,27 @@ from typing import Any
 
 from balance_hil.comparing.board_io import BoardIo, Finding
 from balance_hil.metrics import Verdict
+from balance_hil.quantize import FLOAT32
 from balance_hil.runtimes.tflm import is_emulated
 
 SCHEMA = "balance_hil/compare@2"
 BOARD = "board"
 REFERENCE = "tflm"  # the reference for a board: the official TensorFlow Lite Micro
+FLOAT32_SUMS = "order of float32 sums"  # a cause, where outputs of a float32 model differ by no more than
+FLOAT32_STEPS = 64  # of float32 at the output, or at 1 where that is larger
 FLOAT_LADDER = ("torch", "onnx", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairDifference:
-    """Raw int8 outputs of two runtimes on equal int8 inputs."""
+    """Raw outputs of two runtimes on equal raw inputs; of a float32 model, LSB are its steps at the output, or at 1 if larger."""
 
     a: str
     b: str
     outputs: int  # values compared: inputs times n_act
     differing: int
     max_lsb: int  # largest |a - b|
-    differing_random: int  # of the values from uniform int8 inputs
+    differing_random: int  # of the values from uniform raw inputs
     differing_recorded: int  # of the values from observations
     first_layer: int | None  # operator index from which on the two differ; None: no difference seen inside
     first_operator: str | None  # its name
@@ -113,11 +116,12 @@ class Comparison:
     layers: tuple[LayerDifference, ...]
     layer_inputs: int
     board_io: BoardIo | None
-    board_equals_tflm: bool | None  # None: without a board
+    board_equals_tflm: bool | None  # None: without a board; of a float32 model within FLOAT32_STEPS
     arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
     findings: tuple[Finding, ...] = ()  # on each stage of the board's pipeline
     float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
     not_attributed: str = ""  # why differences were not attributed, "" if they were
+    element_type: str = "int8"  # of the model
 
     @property
     def unexplained(self) -> int:
@@ -142,7 +146,7 @@ class Comparison:
         io = self.board_io
         if io is not None and (io.input_differing or io.action_differing):
             reasons.append(
-                f"the board converts otherwise than the host: {io.input_differing} int8 inputs and {io.action_differing} actions "
+                f"the board converts otherwise than the host: {io.input_differing} raw inputs and {io.action_differing} actions "
                 f"of {io.observations} observations differ"
             )
         if self.unexplained:
@@ -153,6 +157,8 @@ class Comparison:
     @property
     def summary(self) -> str:
         """One-sentence summary of a comparison with a good verdict."""
+        if self.board_equals_tflm and self.element_type == FLOAT32.name:
+            return f"the board equals {REFERENCE} within {FLOAT32_STEPS} steps of float32 on {self.inputs} equal inputs"
         if self.board_equals_tflm:
             return f"the board equals {REFERENCE} bit for bit on {self.inputs} equal inputs"
         if not self.pairs or self.not_attributed or any(pair.unexplained is None for pair in self.pairs):

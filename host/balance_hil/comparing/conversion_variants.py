@@ -1,4 +1,4 @@
-"""Right and wrong ways of converting observations to int8 and int8 to actions, and observations that show the difference.
+"""Right and wrong ways of converting observations to raw values and raw values to actions, and observations that show the difference.
 
 The conversion of a firmware is identified by the variant that reproduces all of its numbers.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.inputs import raw_observations
-from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams
+from balance_hil.quantize import ElementType, Normalization, QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.runtimes.emulated.primitives import round_half_away
 
@@ -37,10 +37,10 @@ DIVISIONS: dict[str, Callable[[NDArray[Any], float], NDArray[Any]]] = {
     "divides in float64": lambda x, scale: x.astype(np.float64) / scale,
     "multiplies by the scale": lambda x, scale: x * np.float32(scale),
 }
-LIMITS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    RIGHT: lambda q: np.clip(q, INT8_MIN, INT8_MAX),
-    "wraps around instead of saturating": lambda q: q,
-    "saturates at -127": lambda q: np.clip(q, -INT8_MAX, INT8_MAX),
+LIMITS: dict[str, Callable[[NDArray[Any], ElementType], NDArray[Any]]] = {
+    RIGHT: lambda q, kind: np.clip(q, kind.low, kind.high),
+    "wraps around instead of saturating": lambda q, kind: q,
+    "saturates at -127": lambda q, kind: np.clip(q, -kind.high, kind.high),  # of int16: -32767
 }
 ZERO_POINTS: dict[str, Callable[[int], int]] = {
     RIGHT: lambda zero_point: zero_point,
@@ -80,7 +80,8 @@ class InputConversion:
             else:
                 integers = ROUNDINGS[self.rounding](quotient) + zero_point
         safe = np.nan_to_num(np.clip(integers.astype(np.float64), -_SAFE, _SAFE))
-        return np.asarray(LIMITS[self.limit](safe.astype(np.int64)), np.int64).astype(np.int8)
+        limited = LIMITS[self.limit](safe.astype(np.int64), self.params.kind)
+        return np.asarray(limited, np.int64).astype(self.params.kind.dtype)
 
 
 def matching_input_conversions(
@@ -117,7 +118,7 @@ def scale_mistakes(right: QuantParams, other: QuantParams | None) -> list[tuple[
     for digits in DECIMALS:
         scale = round(right.scale, digits)
         if scale > 0 and np.float32(scale) != np.float32(right.scale):
-            found.append((f"has its scale rounded to {digits} decimals", QuantParams(scale, right.zero_point)))
+            found.append((f"has its scale rounded to {digits} decimals", replace(right, scale=scale)))
     if other is not None and other != right:
         found.append(("takes the parameters of the other end of the model", other))
     return found
@@ -162,9 +163,9 @@ def output_conversions(right: QuantParams, other: QuantParams | None = None) -> 
             fault = scale if zero == RIGHT else zero
             yield OutputConversion(fault=fault, convert=_scaled(params.scale, shift(params.zero_point)))
     yield OutputConversion(
-        fault="reads the output as unsigned", convert=lambda q: _scaled(right.scale, right.zero_point)(q.view(np.uint8))
+        fault="reads the output as unsigned", convert=lambda q: _scaled(right.scale, right.zero_point)(q.view(f"u{q.itemsize}"))
     )
-    for divisor in (127, 128):
+    for divisor in (right.kind.high, right.kind.high + 1):
         yield OutputConversion(fault=f"divides the raw output by {divisor}", convert=_divided(divisor))
     yield OutputConversion(fault="sends the raw output", convert=_scaled(1.0, 0))
     yield OutputConversion(
@@ -184,6 +185,7 @@ def _scaled(scale: float, zero_point: int) -> Callable[[NDArray[Any]], Float32Ar
 
 _FAR_STEPS = (200.0, 333.0, 700.0, 5_000.0)  # beyond saturation on either side, each another value modulo 256
 _RANDOM_ROWS = 64
+_MOST_STEPS = 400
 
 
 def probe_observations(
@@ -191,14 +193,20 @@ def probe_observations(
 ) -> Float32Array:
     """Observations, float32 [n, n_obs] with n about 1,300, that distinguish the known input faults.
 
-    They hold, for each element: every tie (k + 1/2) · s in int8's range with its float32 neighbors on both sides, every point
+    They hold, for each element: every tie (k + 1/2) · s in int8's range, or 400 of int16's, with its float32 neighbors on both sides, every point
     k · s, values far beyond saturation, and random ones; random observations meet a tie about once in a million. The elements of
     a row differ from each other and rows from their predecessors, which exposes permuted, repeated and stale inputs.
     With a normalization, they are the observations that it maps to these values.
     """
     scale = np.float32(quant.scale)
-    steps = np.arange(INT8_MIN - quant.zero_point - 2, INT8_MAX - quant.zero_point + 3)
+    kind = quant.kind
+    steps = np.arange(kind.low - quant.zero_point - 2, kind.high - quant.zero_point + 3)
     rng = np.random.default_rng(seed)
+    if len(steps) > _MOST_STEPS:  # both ends, the middle, and others
+        part = _MOST_STEPS // 4
+        middle = len(steps) // 2 - part // 2
+        others = np.sort(rng.choice(steps, part, replace=False))
+        steps = np.concatenate([steps[:part], steps[middle : middle + part], others, steps[-part:]])
     spread = rng.uniform(steps[0] - 40.0, steps[-1] + 40.0, _RANDOM_ROWS * 4)
     values = np.concatenate(
         [_around_ties(scale, steps), scale * steps.astype(np.float32), _far(scale), scale * spread.astype(np.float32)]

@@ -18,7 +18,7 @@ from balance_hil.quantize import dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Runtime
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.operators import compile_operator
-from balance_hil.runtimes.tflite import KERNELS, Session
+from balance_hil.runtimes.tflite import Session, kernels_of
 from balance_hil.runtimes.tflm import is_emulated, run_whole
 from balance_hil.tflite.edit import WholeModel
 from balance_hil.tflite.graph import Operator
@@ -49,7 +49,7 @@ def compare_float_io(
 def _difference(whole: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> IoDifference:
     right = quantize(observations, runtime.input_quant)
     given, codes = (observations, _each(whole, whole.quantize, variant, observations)) if whole.quantize else (right, right)
-    codes = np.asarray(codes, np.int8)
+    codes = np.asarray(codes, runtime.dtype)
     outputs = runtime.infer_int8_batch(codes)
     expected = _each(whole, whole.dequantize, variant, outputs) if whole.dequantize else outputs
     seen = _run_whole(runtime.name, whole.model)(given).astype(expected.dtype)
@@ -73,7 +73,7 @@ def _each(whole: WholeModel, operator: Operator, variant: Variant, rows: NDArray
 def _run_whole(name: str, model: bytes) -> Callable[[NDArray[Any]], NDArray[Any]]:
     if name == REFERENCE:
         return lambda rows: run_whole(model, rows)
-    session = Session(model, KERNELS[name])
+    session = Session(model, kernels_of(name))
     return lambda rows: np.concatenate([session.run(row[np.newaxis])[0] for row in rows])
 
 

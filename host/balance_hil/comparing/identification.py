@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.samples import Samples
-from balance_hil.quantize import INT8_MAX, INT8_MIN
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family, rules
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
@@ -23,6 +22,8 @@ EXPECTED_VARIANTS: Mapping[str, Variant] = {
     "int8-xnnpack": rules.XNNPACK,
     "int8-builtin": rules.BUILTIN,
     "int8-reference": rules.REFERENCE,
+    "int16x8-builtin": rules.BUILTIN,
+    "int16x8-reference": rules.REFERENCE,
 }
 _SEARCH_BLOCK_ROWS = 16_384
 _SEARCH_BLOCK_VALUES = 1 << 24  # of all layers
@@ -172,7 +173,7 @@ def separating_inputs(
         UnsupportedOperatorError: an operator that no emulator supports.
     """
     emulators = [EmulatedRuntime(graph, variant) for variant in variants]
-    rng = np.random.default_rng(seed)
+    rng, kind = np.random.default_rng(seed), graph.kind
     found: dict[tuple[int, int], list[Int8Array]] = {
         pair: [] for pair in combinations(range(len(emulators)), 2) if not _alike(emulators, pair)
     }
@@ -184,13 +185,13 @@ def separating_inputs(
         missing = [pair for pair, chosen in found.items() if len(chosen) < share]
         if not missing:
             break
-        inputs = rng.integers(INT8_MIN, INT8_MAX, (min(block, search - start), graph.n_obs), np.int8, endpoint=True)
+        inputs = rng.integers(kind.low, kind.high, (min(block, search - start), graph.n_obs), kind.dtype, endpoint=True)
         shown = {i: _shown(emulators[i], inputs, layers) for i in sorted({i for pair in missing for i in pair})}
         for a, b in missing:
             differing = np.flatnonzero(np.any(shown[a] != shown[b], axis=1))
             found[a, b].extend(inputs[differing[: share - len(found[a, b])]])
     chosen = [row for pair_rows in found.values() for row in pair_rows]
-    return np.array(chosen[:rows], np.int8).reshape(-1, graph.n_obs)
+    return np.array(chosen[:rows], kind.dtype).reshape(-1, graph.n_obs)
 
 
 def _alike(emulators: Sequence[EmulatedRuntime], pair: tuple[int, int]) -> bool:
@@ -214,7 +215,7 @@ def _score(emulator: EmulatedRuntime, inputs: Int8Array, known: Mapping[int, Int
         tensors.update(zip(operator.outputs, given, strict=False))
         for index in operator.outputs:
             target, real = graph.tensors[index], known.get(index)
-            if real is None or target.type != "INT8":
+            if real is None or not graph.shows(operator):
                 continue
             right = real.reshape(-1, *target.shape)
             wrong = 0 if shown else int(np.count_nonzero(tensors[index] != right))

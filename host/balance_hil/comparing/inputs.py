@@ -1,4 +1,4 @@
-"""Inputs of a comparison: uniform int8 vectors, and observations from a control loop."""
+"""Inputs of a comparison: vectors uniform over the raw range, and observations from a control loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import RecordingError, UsageError
-from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization, QuantParams, dequantize
+from balance_hil.quantize import FLOAT32, INT8, ElementType, Normalization, QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class InputSet:
     """
 
     observations: Float32Array  # float32 [n, n_obs]
-    int8: Int8Array  # int8 [n, n_obs]
-    random: int  # how many rows are uniform over the int8 range
+    int8: Int8Array  # raw: int8 [n, n_obs], or of the model's other element type
+    random: int  # how many rows are uniform over the raw range
     seed: int
     source: str  # where the recorded rows come from, for display
 
@@ -62,7 +62,7 @@ def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed
         )
     if random + len(observations) == 0:
         raise UsageError("nothing to compare: no random and no recorded input", "ask for some: --samples 10000")
-    uniform = dequantize(_uniform(n_obs, random, seed), bundle.input_quant)
+    uniform = dequantize(_uniform(n_obs, random, seed, bundle.kind), bundle.input_quant)
     rows = np.concatenate([raw_observations(uniform, bundle.normalization), np.asarray(observations, dtype=np.float32)])
     return InputSet(
         observations=rows,
@@ -83,7 +83,7 @@ def raw_observations(values: Float32Array, normalization: Normalization | None) 
 
 def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> InputSet:
     """``count`` uniform int8 rows only, for a model without known observations."""
-    uniform = _uniform(n_obs, count, seed)
+    uniform = _uniform(n_obs, count, seed, quant.kind)
     return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
 
 
@@ -139,6 +139,8 @@ def spread_rows(total: int, count: int) -> NDArray[np.intp]:
     return np.asarray(np.rint(chosen), dtype=np.intp)
 
 
-def _uniform(n_obs: int, count: int, seed: int) -> Int8Array:
+def _uniform(n_obs: int, count: int, seed: int, kind: ElementType = INT8) -> Int8Array:
     rng = np.random.default_rng(seed)
-    return rng.integers(INT8_MIN, INT8_MAX, size=(count, n_obs), dtype=np.int8, endpoint=True)
+    if kind == FLOAT32:
+        return rng.uniform(-1, 1, (count, n_obs)).astype(np.float32)
+    return rng.integers(kind.low, kind.high, size=(count, n_obs), dtype=kind.dtype, endpoint=True)

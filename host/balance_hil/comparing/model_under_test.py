@@ -1,4 +1,4 @@
-"""What is compared: the int8 model of a bundle, or any int8 ``.tflite``."""
+"""What is compared: the model of a bundle that boards run, or any ``.tflite`` of a supported element type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
 from balance_hil.quantize import Normalization
-from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_int8_runtime, load_runtime
+from balance_hil.runtimes import bundle_runtime_names, load_int8_runtime, load_runtime, model_runtime_names
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
@@ -32,7 +32,7 @@ _DENSE = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelUnderTest:
-    """One int8 model; make it with ``load_model``."""
+    """One model; make it with ``load_model``."""
 
     path: Path  # of the bundle or of the ``.tflite``
     id: str  # of the model, as a board reports it
@@ -55,7 +55,7 @@ class ModelUnderTest:
     @property
     def runtime_names(self) -> tuple[str, ...]:
         """Desktop runtimes that can execute it."""
-        return RUNTIME_NAMES if self.bundle else INT8_RUNTIME_NAMES
+        return bundle_runtime_names(self.graph.kind) if self.bundle else model_runtime_names(self.graph.kind)
 
     @property
     def is_sound(self) -> bool:
@@ -72,7 +72,7 @@ class ModelUnderTest:
         if self.bundle is None:
             return {}
         found = {}
-        for file in sorted(self.path.resolve().parent.glob("*/policy_int8.tflite")):
+        for file in sorted(self.path.resolve().parent.glob(f"*/{self.bundle.model_file.name}")):
             model = file.read_bytes()
             if model != self.model:
                 found[file.parent.name] = model

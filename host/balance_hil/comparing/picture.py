@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROPAGATED, UNEXPLAINED, UNATTRIBUTED = "propagated from the layers before", "unexplained", "not attributed"
-# Okabe and Ito's palette, safe for color-blind readers, in the order of CAUSES; black: unexplained.
+# Okabe and Ito's palette and Tol's, safe for color-blind readers, in the order of CAUSES; black: unexplained.
 _PALETTE = (
     "#0072B2",
+    "#661100",
     "#E69F00",
     "#D55E00",
     "#009E73",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from balance_hil.comparing.attribution import PairAttribution, per_channel
 from balance_hil.comparing.board_io import MODEL, UNKNOWN, BoardInspection, Finding
 from balance_hil.comparing.comparison import (
     BOARD,
+    FLOAT32_STEPS,
+    FLOAT32_SUMS,
     FLOAT_LADDER,
     REFERENCE,
     Arithmetic,
@@ -23,6 +26,7 @@ from balance_hil.comparing.comparison import (
 )
 from balance_hil.comparing.identification import Identification
 from balance_hil.comparing.samples import Samples
+from balance_hil.quantize import INT8
 from balance_hil.runtimes.base import Int8Array, LayerTensor
 from balance_hil.tflite.graph import TfliteGraph
 
@@ -44,7 +48,9 @@ def summarize(
 ) -> Comparison:
     """Counts what differs in ``samples``; without ``attributions`` causes are open, without ``graph`` elements are channels."""
     inputs, outputs = samples.inputs, samples.outputs
-    equal = bool(np.array_equal(outputs[BOARD], outputs[REFERENCE])) if BOARD in outputs and REFERENCE in outputs else None
+    equal = None
+    if BOARD in outputs and REFERENCE in outputs:
+        equal = bool(np.all(_distance(outputs[BOARD], outputs[REFERENCE]) <= _tolerance(outputs[BOARD])))
     findings = inspection.findings if inspection else ()
     return Comparison(
         model=model_id,
@@ -66,6 +72,7 @@ def summarize(
         findings=tuple(findings),
         float_io=tuple(float_io),
         not_attributed=not_attributed,
+        element_type=graph.kind.name if graph else INT8.name,
     )
 
 
@@ -78,16 +85,20 @@ def _pair(
 ) -> PairDifference:
     distance = _distance(samples.outputs[a], samples.outputs[b])
     differing = int(np.count_nonzero(distance))
+    within = distance <= _tolerance(samples.outputs[a])
     split, seen = samples.inputs.random, len(samples.trace.rows)
     layers = _same_operators(samples.trace.tensors.get(a, ()), samples.trace.tensors.get(b, ()))
     first = next((x for x, y in layers if not np.array_equal(x.values[:seen], y.values[:seen])), None)
     causes, unexplained = (None, None) if attributions is None else _causes((a, b), differing, attributions, findings)
+    if samples.outputs[a].dtype == np.float32:
+        close = int(np.count_nonzero(within & (distance > 0)))
+        causes, unexplained = {FLOAT32_SUMS: close} if close else {}, differing - close
     return PairDifference(
         a=a,
         b=b,
         outputs=distance.size,
         differing=differing,
-        max_lsb=int(distance.max(initial=0)),
+        max_lsb=int(np.ceil(distance.max(initial=0))),
         differing_random=int(np.count_nonzero(distance[:split])),
         differing_recorded=int(np.count_nonzero(distance[split:])),
         first_layer=first.op if first else None,
@@ -145,7 +156,7 @@ def _layer_differences(
                 operator=x.operator,
                 values=distance.size,
                 differing=int(np.count_nonzero(distance)),
-                max_lsb=int(distance.max(initial=0)),
+                max_lsb=int(np.ceil(distance.max(initial=0))),
                 channels=per_channel(distance, target) if target else tuple(np.count_nonzero(distance, axis=0).tolist()),
                 **({name: getattr(reason, name) for name in _REASONS} if reason else {}),
             )
@@ -177,5 +188,14 @@ def _ladder(samples: Samples) -> Iterator[LadderStep]:
         )
 
 
-def _distance(a: Int8Array, b: Int8Array) -> NDArray[np.int16]:
-    return np.asarray(np.abs(a.astype(np.int16) - b.astype(np.int16)))
+def _distance(a: Int8Array, b: Int8Array) -> NDArray[Any]:
+    """In LSB; of float32 in its steps at the larger of the two and 1, so that sums near 0 do not count for more."""
+    if a.dtype == np.float32:
+        step = np.spacing(np.maximum(np.maximum(np.abs(a), np.abs(b)), np.float32(1)))
+        return np.asarray(np.abs(a.astype(np.float64) - b) / step)
+    return np.asarray(np.abs(a.astype(np.int32) - b.astype(np.int32)))
+
+
+def _tolerance(outputs: Int8Array) -> int:
+    """The largest distance that is no fault."""
+    return FLOAT32_STEPS if outputs.dtype == np.float32 else 0

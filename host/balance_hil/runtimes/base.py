@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
 
 Float32Array = NDArray[np.float32]
-Int8Array = NDArray[np.int8]
+Int8Array = NDArray[Any]  # raw values: int8, or of the model's other element type
 
 
 class Runtime(ABC):
@@ -54,11 +54,11 @@ class LayerTensor:
 
     op: int  # index in the execution order, the argument of the protocol's TENSOR
     operator: str  # "FULLY_CONNECTED", ...
-    values: Int8Array  # int8 [n, size]
+    values: Int8Array  # [n, size], of the model's element type
 
 
 class Int8Runtime(Runtime):
-    """A runtime of an int8 model: also takes and returns raw int8.
+    """A runtime of a board's model: also takes and returns raw values, int8 or of the model's other element type.
 
     Observations are quantized and actions dequantized by ``balance_hil.quantize`` in every int8 runtime, so that two of them
     can differ in the model's arithmetic alone.
@@ -66,6 +66,11 @@ class Int8Runtime(Runtime):
 
     input_quant: QuantParams
     output_quant: QuantParams
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of raw values."""
+        return self.input_quant.kind.dtype
 
     @abstractmethod
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:

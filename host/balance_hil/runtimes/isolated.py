@@ -48,7 +48,8 @@ class IsolatedRuntime:
             UnsupportedOperatorError: it refuses the model.
             BundleError, ModelNotInt8Error: not a model.
         """
-        n_act = read_graph(model).n_act
+        graph = read_graph(model)
+        n_act, dtype = graph.n_act, graph.kind.dtype
         if self._process is None or self._process.poll() is not None:
             command = [sys.executable, "-m", "balance_hil.runtimes.isolated", self.name]
             pipe = subprocess.PIPE
@@ -56,11 +57,12 @@ class IsolatedRuntime:
         try:
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # the answer says why
-                self._process.stdin.write(_REQUEST.pack(len(model), rows.nbytes) + model + rows.astype(np.int8).tobytes())
+                data = rows.astype(dtype).tobytes()
+                self._process.stdin.write(_REQUEST.pack(len(model), len(data)) + model + data)
                 self._process.stdin.flush()
             deadline = time.monotonic() + self._timeout_s
             answered, size = _REPLY.unpack(self._read(_REPLY.size, deadline))
-            if size != len(rows) * n_act if answered else size > _MOST_REASON_BYTES:
+            if size != len(rows) * n_act * dtype.itemsize if answered else size > _MOST_REASON_BYTES:
                 raise RuntimeCrashError(f"{self.name} answered with {size} bytes", "report it to the runtime's authors")
             data = self._read(size, deadline)
         except BaseException:
@@ -68,7 +70,7 @@ class IsolatedRuntime:
             raise
         if not answered:
             raise UnsupportedOperatorError(data.decode(errors="replace"), "choose other runtimes: --runtimes")
-        return np.frombuffer(data, np.int8).reshape(len(rows), n_act)
+        return np.frombuffer(data, dtype).reshape(len(rows), n_act)
 
     def _read(self, count: int, deadline: float) -> bytes:
         assert self._process is not None
@@ -105,10 +107,10 @@ def _serve(name: str, requests: BinaryIO, answers: BinaryIO) -> None:
         try:
             graph = read_graph(model)
             with load_int8_runtime(name, model) as runtime:
-                outputs = runtime.infer_int8_batch(np.frombuffer(rows, np.int8).reshape(-1, graph.n_obs))
+                outputs = runtime.infer_int8_batch(np.frombuffer(rows, graph.kind.dtype).reshape(-1, graph.n_obs))
             if outputs.shape[1] != graph.n_act:
                 raise UnsupportedOperatorError(f"it gives {outputs.shape[1]} values, the model declares {graph.n_act}", "")
-            reply = (1, np.asarray(outputs, np.int8).tobytes())
+            reply = (1, np.asarray(outputs, graph.kind.dtype).tobytes())
         except HarnessError as exc:
             reply = (0, exc.message.encode()[:_MOST_REASON_BYTES])
         answers.write(_REPLY.pack(reply[0], len(reply[1])) + reply[1])

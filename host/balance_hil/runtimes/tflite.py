@@ -1,4 +1,4 @@
-"""TensorFlow Lite on the desktop (``ai-edge-litert``): one float runtime and three int8 ones that round differently."""
+"""TensorFlow Lite on the desktop (``ai-edge-litert``): the float policy, and models of each element type on its sets of kernels."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from balance_hil.tflite.graph import TfliteGraph, read_graph
 LITERT = "ai_edge_litert.interpreter"
 TENSORFLOW = "tensorflow.lite.python.interpreter"
 
-# name of the runtime -> OpResolverType of the interpreter
-KERNELS = {
+# The last word of a runtime's name -> OpResolverType of the interpreter
+_KERNELS = {
     "float32": "AUTO",
-    "int8-xnnpack": "AUTO",  # what desktop users get by default
-    "int8-builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",  # optimized kernels (ruy), no XNNPACK
-    "int8-reference": "BUILTIN_REF",  # plain C++ loops
+    "xnnpack": "AUTO",  # what desktop users get by default
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",  # optimized kernels (ruy), no XNNPACK
+    "reference": "BUILTIN_REF",  # plain C++ loops
 }
 
 
 # Operators that the optimized kernels compute in vectors of so many values, and what is left over in another way.
 _IN_LANES, _LANES = ("ADD", "MUL", "QUANTIZE", "DEQUANTIZE"), 16
 _LARGEST_BATCH = 1 << 24  # values of all tensors
+
+
+def kernels_of(name: str) -> str:
+    """OpResolverType of the runtime ``name``."""
+    return _KERNELS[name.rpartition("-")[2]]
 
 
 class Session:
@@ -140,7 +145,7 @@ class TfliteFloatRuntime(Runtime):
         if graph.input.type != "FLOAT32" or graph.output.type != "FLOAT32":
             raise UsageError("the runtime float32 needs a float model", "give it policy_float32.tflite")
         self.n_obs, self.n_act = graph.n_obs, graph.n_act
-        self._session = Session(model, KERNELS[self.name])
+        self._session = Session(model, kernels_of(self.name))
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """See Runtime."""
@@ -150,15 +155,15 @@ class TfliteFloatRuntime(Runtime):
 
 
 class TfliteInt8Runtime(Int8Runtime):
-    """The int8 ``.tflite`` on one of the three sets of kernels.
+    """A ``.tflite`` on one of the three sets of kernels.
 
     Args:
-        name: "int8-xnnpack", "int8-builtin" or "int8-reference".
-        model: bytes of an int8 ``.tflite``.
+        name: one of ``balance_hil.runtimes.model_runtime_names``, but tflm.
+        model: bytes of a ``.tflite`` of that element type.
         package: whose interpreter: LITERT or TENSORFLOW.
 
     Raises:
-        ModelNotInt8Error: input or output is not int8.
+        ModelNotInt8Error: of no supported element type.
     """
 
     def __init__(self, name: str, model: bytes, package: str = LITERT) -> None:
@@ -169,24 +174,24 @@ class TfliteInt8Runtime(Int8Runtime):
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model
         self._rows = _rows_at_once(self.graph)
-        self._session = Session(model, KERNELS[name], package=package, one_by_one=self._rows == 1)
+        self._session = Session(model, kernels_of(name), package=package, one_by_one=self._rows == 1)
         self._preserving: Session | None = None
 
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime."""
         if len(inputs) == 0:
-            return np.empty((0, self.n_act), np.int8)
-        return np.asarray(np.concatenate([self._session.run(rows)[0] for rows in self._blocks(inputs)]), np.int8)
+            return np.empty((0, self.n_act), self.dtype)
+        return np.asarray(np.concatenate([self._session.run(rows)[0] for rows in self._blocks(inputs)]), self.dtype)
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime."""
         if self._preserving is None:
             one_by_one = self._rows == 1
-            kernels = KERNELS[self.name]
+            kernels = kernels_of(self.name)
             self._preserving = Session(self._model, kernels, preserve=True, package=self._package, one_by_one=one_by_one)
-        operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
+        operators = [operator for operator in self.graph.operators if self.graph.shows(operator)]
         tensors = [self.graph.output_of(operator) for operator in operators]
-        values = [np.empty((len(inputs), tensor.size), np.int8) for tensor in tensors]
+        values = [np.empty((len(inputs), tensor.size), self.dtype) for tensor in tensors]
         start = 0
         for rows in self._blocks(inputs):
             for layer, part in zip(values, self._preserving.run(rows, [tensor.index for tensor in tensors]), strict=True):
@@ -195,7 +200,7 @@ class TfliteInt8Runtime(Int8Runtime):
         return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, values, strict=True)]
 
     def _blocks(self, inputs: Int8Array) -> list[Int8Array]:
-        rows = np.asarray(inputs, np.int8)
+        rows = np.asarray(inputs, self.dtype)
         return [rows[start : start + self._rows] for start in range(0, len(rows), self._rows)]
 
 

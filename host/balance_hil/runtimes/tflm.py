@@ -34,7 +34,7 @@ class TflmRuntime(Int8Runtime):
     Where no wheel exists, an emulator that computes the same bits stands in, and a warning says so; it has no arenas (0).
 
     Args:
-        model: bytes of an int8 ``.tflite``.
+        model: bytes of a ``.tflite`` of any element type.
         arena_bytes: size of the tensor arena; None takes more than enough.
 
     Raises:
@@ -82,7 +82,7 @@ class TflmRuntime(Int8Runtime):
         if self._emulator is not None:
             return self._emulator.infer_int8_batch(inputs)
         rows = self._shaped(inputs)
-        outputs = np.empty((len(rows), self.n_act), np.int8)
+        outputs = np.empty((len(rows), self.n_act), self.dtype)
         set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
         for i in range(len(rows)):
             if self.graph.is_recurrent:
@@ -97,7 +97,7 @@ class TflmRuntime(Int8Runtime):
         return [
             LayerTensor(operator.index, operator.name, values)
             for operator, values in zip(self.graph.operators, self.layers_batch(inputs), strict=True)
-            if self.graph.output_of(operator).type == "INT8"
+            if self.graph.shows(operator)
         ]
 
     def layers(self, inputs: Int8Array) -> list[Int8Array]:
@@ -108,7 +108,7 @@ class TflmRuntime(Int8Runtime):
         """Output of every operator in execution order, int8 [n, size] each, for raw inputs, int8 [n, n_obs]."""
         rows = self._shaped(inputs)
         tensors = [self.graph.output_of(operator) for operator in self.graph.operators]
-        layers = [np.zeros((len(rows), tensor.size), np.int8) for tensor in tensors]
+        layers = [np.zeros((len(rows), tensor.size), self.dtype) for tensor in tensors]
         if self._emulator is not None:
             known = {layer.op: layer.values for layer in self._emulator.layers_int8_batch(inputs)}
             return [known.get(operator.index, zeros) for operator, zeros in zip(self.graph.operators, layers, strict=True)]
@@ -124,7 +124,7 @@ class TflmRuntime(Int8Runtime):
 
     def _shaped(self, inputs: Int8Array) -> Int8Array:
         """Each row in the shape of the model's input."""
-        return np.ascontiguousarray(inputs, dtype=np.int8).reshape(len(inputs), *self.graph.input.shape)
+        return np.ascontiguousarray(inputs, dtype=self.dtype).reshape(len(inputs), *self.graph.input.shape)
 
     def _preserving_interpreter(self) -> Any:
         """A second interpreter that keeps intermediate tensors, in a separate arena: they do not fit in a minimal one."""

@@ -41,7 +41,7 @@ def main() -> None:
     model = sys.stdin.buffer.read()
     for name in sys.argv[1:]:
         with contextlib.suppress(HarnessError), load_int8_runtime(name, model) as runtime:
-            runtime.layers_int8_batch(np.zeros((2, runtime.n_obs), np.int8))
+            runtime.layers_int8_batch(np.zeros((2, runtime.n_obs), runtime.dtype))
         sys.stdout.write(f"{name}\n")
         sys.stdout.flush()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
+from balance_hil.quantize import FLOAT32
 from balance_hil.tflite.codec import edit, pack, unpack
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph, tensor_name
 
@@ -78,6 +79,8 @@ def _position(names: list[str], wanted: str | None) -> int:
 def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
     """``model`` without a QUANTIZE of its float input and a DEQUANTIZE to its float output; and the whole, where there are any.
 
+    A float32 model has neither, and is returned as it is.
+
     Args:
         model: bytes of a ``.tflite`` with one input and one output.
 
@@ -88,6 +91,8 @@ def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
     """
     graph = read_graph(model)
     quantize = dequantize = None
+    if graph.kind == FLOAT32:
+        return model, None
     if graph.input.type == "FLOAT32":
         readers = [operator for operator in graph.operators if graph.input.index in operator.inputs]
         quantize = _only(readers, "QUANTIZE", f"input {graph.input.name!r} goes to", graph.output_of)
@@ -106,10 +111,10 @@ def _only(operators: list[Operator], name: str, where: str, int8_end: Any) -> Op
     """The one operator there should be at a float end, with int8 on its other side."""
     if len(operators) == 1 and operators[0].name == name:
         tensor: Tensor = int8_end(operators[0])
-        if tensor.type == "INT8":
+        if tensor.type in ("INT8", "INT16"):
             return operators[0]
     found = ", ".join(dict.fromkeys(operator.name for operator in operators)) or "nothing"
-    raise ModelNotInt8Error(f"the model's float {where} {found}, not one {name} of int8", _EXPORT)
+    raise ModelNotInt8Error(f"the model's float {where} {found}, not one {name} of int8 or int16", _EXPORT)
 
 
 def _without_ends(whole: WholeModel) -> bytes:

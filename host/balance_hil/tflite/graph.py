@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import BundleError, MissingExtraError, ModelNotInt8Error
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.quantize import ELEMENT_TYPES, FLOAT32, INT8, INT16X8, ElementType, QuantParams
 from balance_hil.tflite.codec import schema, unpack
 
 _LARGEST_TENSOR = 1 << 24  # elements of one that is computed
@@ -74,14 +74,29 @@ class TfliteGraph:
         return self.output.size
 
     @cached_property
+    def kind(self) -> ElementType:
+        """Type of the input, the output and what is computed in between. Raises ModelNotInt8Error: none that is supported."""
+        kind = next((kind for kind in ELEMENT_TYPES.values() if kind.tensor == self.input.type), INT8)
+        return FLOAT32 if kind == FLOAT32 and self._is_float else INT8 if kind == FLOAT32 else kind
+
+    @property
+    def _is_float(self) -> bool:
+        """Whether nothing is quantized: weights in int8 or float16 are for runtimes that convert them as they go."""
+        return all(tensor.type in ("FLOAT32", "INT32", "INT64", "BOOL") for tensor in self.tensors)
+
+    @cached_property
     def input_quant(self) -> QuantParams:
-        """Quantization of the input. Raises ModelNotInt8Error for a float model."""
-        return _quant(self.input, "input")
+        """Quantization of the input. Raises ModelNotInt8Error: not of a supported type, or with several scales."""
+        return _quant(self.input, "input", self.kind)
 
     @cached_property
     def output_quant(self) -> QuantParams:
-        """Quantization of the output. Raises ModelNotInt8Error for a float model."""
-        return _quant(self.output, "output")
+        """Quantization of the output. Raises ModelNotInt8Error: not of the input's type, or with several scales."""
+        return _quant(self.output, "output", self.kind)
+
+    def shows(self, operator: Operator) -> bool:
+        """Whether the output of an operator is of the model's element type: runtimes and boards show no other."""
+        return self.output_of(operator).type == self.input.type
 
     @cached_property
     def is_recurrent(self) -> bool:
@@ -229,12 +244,15 @@ def _name_of(enum: Any, value: int) -> str:
     return f"#{value}"
 
 
-def _quant(tensor: Tensor, role: str) -> QuantParams:
-    one = tensor.type == "INT8" and len(tensor.scales) == len(tensor.zero_points) == 1
-    if not one or not 0 < tensor.scales[0] < math.inf or not INT8_MIN <= tensor.zero_points[0] <= INT8_MAX:
+def _quant(tensor: Tensor, role: str, kind: ElementType) -> QuantParams:
+    if kind == FLOAT32 and tensor.type == FLOAT32.tensor:
+        return QuantParams(1.0, 0, FLOAT32)
+    one = tensor.type == kind.tensor and len(tensor.scales) == len(tensor.zero_points) == 1
+    low, high = (0, 0) if kind == INT16X8 else (kind.low, kind.high)  # kernels have no zero points in int16
+    if not one or not 0 < tensor.scales[0] < math.inf or not low <= tensor.zero_points[0] <= high:
         what = f"{tensor.type} with scales {list(tensor.scales[:3])} and zero points {list(tensor.zero_points[:3])}"
         raise ModelNotInt8Error(
-            f"the model's {role} {tensor.name!r} is {what}, not int8 with one scale",
+            f"the model's {role} {tensor.name!r} is {what}, not {kind.name} with one scale",
             "export an int8 model: hil export FOLDER (it writes policy_int8.tflite)",
         )
-    return QuantParams(tensor.scales[0], tensor.zero_points[0])
+    return QuantParams(tensor.scales[0], tensor.zero_points[0], kind)

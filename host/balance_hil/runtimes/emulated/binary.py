@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, QuantParams
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     multiply_double_rounding,
@@ -26,6 +26,7 @@ from balance_hil.runtimes.emulated.tables import multiply
 Combine = Callable[[Int64Array, Int64Array], Int64Array]  # raw int8 values in, unclamped outputs out
 
 _ADD_LEFT_SHIFT = 20
+_ADD_LEFT_SHIFT_INT16 = 15
 _VECTOR_LANES = 16  # elements that the optimized kernels take at a time; what is left over goes through the portable loop
 _ADD_NUMBER_LANES = 8  # the same for ADD where one operand is a single number
 
@@ -130,14 +131,14 @@ def _float_sum(a: QuantParams, b: QuantParams, target: QuantParams) -> Combine:
 
 
 def _portable_sum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant, sign: int) -> Combine:
-    """Both inputs brought to twice the larger scale with 20 more bits, added or subtracted, brought to the output's scale."""
+    """Both inputs brought to twice the larger scale with 20 more bits (int16: 15), added or subtracted, brought to the output's scale."""
     narrow = sign < 0 and variant.kernels is Kernels.TFLM
     multiplier_a, multiplier_b, multiplier_out = _sum_multipliers(a, b, target, narrow)
-    scaled = multiply(variant)
+    scaled, shift = multiply(variant), _left_shift(target)
 
     def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-        left = scaled((x - a.zero_point) << _ADD_LEFT_SHIFT, *multiplier_a)
-        right = scaled((y - b.zero_point) << _ADD_LEFT_SHIFT, *multiplier_b)
+        left = scaled((x - a.zero_point) << shift, *multiplier_a)
+        right = scaled((y - b.zero_point) << shift, *multiplier_b)
         return scaled(left + sign * right, *multiplier_out) + target.zero_point
 
     return combine
@@ -147,8 +148,12 @@ def _sum_multipliers(a: QuantParams, b: QuantParams, target: QuantParams, narrow
     real = np.float32 if narrow else np.float64
     scale_a, scale_b, scale_out = (real(np.float32(q.scale)) for q in (a, b, target))
     twice_largest = 2 * max(scale_a, scale_b)
-    ratios = scale_a / twice_largest, scale_b / twice_largest, twice_largest / ((1 << _ADD_LEFT_SHIFT) * scale_out)
+    ratios = scale_a / twice_largest, scale_b / twice_largest, twice_largest / ((1 << _left_shift(target)) * scale_out)
     return tuple(quantize_multiplier(float(ratio)) for ratio in ratios)
+
+
+def _left_shift(target: QuantParams) -> int:
+    return _ADD_LEFT_SHIFT if target.kind == INT8 else _ADD_LEFT_SHIFT_INT16
 
 
 def _xnnpack_sum(a: QuantParams, b: QuantParams, target: QuantParams, sign: int) -> Combine:

@@ -18,6 +18,14 @@ def _same(rule: str) -> Rules:
     return Rules(rule, rule, rule, rule)
 
 
+# Emulated with int16 activations, too.
+IN_INT16 = frozenset(
+    (
+        *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "LEAKY_RELU", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "QUANTIZE"),
+        *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PAD", "TRANSPOSE", "STRIDED_SLICE", "SPLIT", "SHAPE", "PACK"),
+    )
+)
+
 _TWICE, _UP, _FLOAT32 = "twice, ties away from zero", "twice, ties up", "once, float32, ties to even"
 _FIXED, _TABLE = "fixed point", "float32 table"
 _LSTM = "gates twice, their products once, ties away from zero; fixed point of 16 bits"

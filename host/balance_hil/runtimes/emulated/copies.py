@@ -20,7 +20,8 @@ _SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity 
 def reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     """RESHAPE, SQUEEZE or EXPAND_DIMS."""
     target = graph.output_of(operator)
-    return Kernel(lambda inputs: inputs[0].reshape(-1, *target.shape), None, Table(_SAME, target.size))
+    stage = Table(_SAME, target.size) if target.type == "INT8" else None
+    return Kernel(lambda inputs: inputs[0].reshape(-1, *target.shape), None, stage)
 
 
 def shape_of(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:

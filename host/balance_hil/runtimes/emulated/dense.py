@@ -8,14 +8,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MIN, QuantParams
+from balance_hil.quantize import INT8, QuantParams
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
-from balance_hil.runtimes.emulated.rules import Variant
+from balance_hil.runtimes.emulated.rules import Kernels, Variant, of_int16
 from balance_hil.runtimes.emulated.tables import fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
+
+_INT32 = 2  # TensorType of the schema
 
 
 def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -30,6 +32,8 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
     if source.size % depth:
         raise ValueError(f"inputs of size {source.size}, weights for {depth}")
     matrix = data_of(weights)
+    if quant_of(source).kind != INT8:
+        variant = of_int16(variant, _sums_are_wide(operator, bias, variant))
     bounds = fused_bounds(operator.activation, quant_of(target), variant)
     dense = layer(matrix, bias_of(bias, channels), weights.scales, quant_of(source), quant_of(target), bounds, variant)
     rows = DenseRows(dense)
@@ -38,6 +42,15 @@ def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) ->
         return rows(inputs[0].reshape(-1, depth)).reshape(-1, *target.shape)
 
     return Kernel(run, dense.requantize.arithmetic, dense if dense.requantize.form is not None else None)
+
+
+def _sums_are_wide(operator: Operator, bias: Tensor | None, variant: Variant) -> bool:
+    """Whether a FULLY_CONNECTED of int16 sums in 64 bits: by its bias, or what the converter noted instead of one."""
+    if bias is not None:
+        return bias.type == "INT64"
+    if variant.kernels in (Kernels.OPTIMIZED, Kernels.XNNPACK):  # go by the bias alone
+        return False
+    return operator.options.get("quantizedBiasType", 0) != _INT32
 
 
 def constants(graph: TfliteGraph, operator: Operator, weights: int, bias: int) -> tuple[Tensor, Tensor | None]:
@@ -82,17 +95,18 @@ def layer(
     offsets = bias - source.zero_point * wide.sum(axis=1)
     requantize = Requantizer(
         multipliers=Scales(input=source.scale, weights=scales, output=target.scale).multipliers(variant, len(matrix)),
-        largest_accumulator=int(np.max(np.abs(wide).sum(axis=1) * -INT8_MIN + np.abs(offsets))),
+        largest_accumulator=int(np.max(np.abs(wide).sum(axis=1) * -source.kind.low + np.abs(offsets))),
         rounding=variant.rounding,
         zero_point=target.zero_point,
         low=bounds[0],
         high=bounds[1],
+        kind=target.kind,
     )
     return Dense(matrix, offsets, requantize)
 
 
 class DenseRows:
-    """A layer as a function of rows, int8 [n, depth], to rows, int8 [n, channels]."""
+    """A layer as a function of rows [n, depth] to rows [n, channels]; both int8, or both int16."""
 
     def __init__(self, dense: Dense) -> None:
         self._dense = dense
@@ -101,7 +115,7 @@ class DenseRows:
         """In compiled code, if it is worth loading that."""
         if len(rows) >= WORTH_COMPILED_CODE and self._chain is not None:
             return self._chain.outputs(rows)[0]
-        # BLAS multiplies no integers. Sums of products of int8 values are exact in float64.
+        # BLAS multiplies no integers. Sums of products of int8 and int16 values are exact in float64.
         sums = self._dense.weights.astype(np.float64) @ rows.T.astype(np.float64)
         return self._dense.requantize(sums + self._dense.offsets[:, np.newaxis]).T
 

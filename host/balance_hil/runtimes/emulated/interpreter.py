@@ -1,4 +1,4 @@
-"""``EmulatedRuntime``: an int8 model in the arithmetic of one variant, a whole batch at a time."""
+"""``EmulatedRuntime``: an int8 or int16x8 model in the arithmetic of one variant, a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
 from balance_hil.runtimes.emulated.kernel import Kernel, Values
 from balance_hil.runtimes.emulated.operators import compile_operator
-from balance_hil.runtimes.emulated.rules import Variant
+from balance_hil.runtimes.emulated.rules import Rounding, Variant
 from balance_hil.scheduling import usable_cores
 from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
@@ -26,7 +26,7 @@ class EmulatedRuntime(Int8Runtime):
     """The runtime that computes like ``variant``.
 
     Args:
-        model: bytes of an int8 ``.tflite``, or its graph.
+        model: bytes of an int8 or int16x8 ``.tflite``, or its graph.
         variant: the arithmetic; the runtime is named "emulated-<variant>".
         threads: how many compute large batches; None: one for each core that this process may use.
         partial: leave operators that are not emulated out: ``apply`` raises for them.
@@ -56,14 +56,14 @@ class EmulatedRuntime(Int8Runtime):
     def _compile(self, partial: bool) -> None:
         """Compiles every operator and runs it on two rows, because shapes and scales of a foreign model may be inconsistent."""
         rows = 2
-        values: dict[int, Values] = {self.graph.input.index: np.zeros((rows, *self.graph.input.shape), np.int8)}
+        values: dict[int, Values] = {self.graph.input.index: np.zeros((rows, *self.graph.input.shape), self.dtype)}
         for operator in self.graph.operators:
             targets = [self.graph.tensors[i] for i in operator.outputs]
             try:
                 self._kernels.append(self._kernel(operator, partial))
                 if operator.index in self.unsupported:
                     given = [
-                        np.zeros((rows, *target.shape), np.float32 if target.type == "FLOAT32" else np.int8) for target in targets
+                        np.zeros((rows, *target.shape), np.float32 if target.type == "FLOAT32" else self.dtype) for target in targets
                     ]
                 else:
                     given = self.apply_all(operator, [values[i] for i in computed_inputs(self.graph, operator)])
@@ -88,7 +88,7 @@ class EmulatedRuntime(Int8Runtime):
         """See Int8Runtime."""
         if len(inputs) >= WORTH_COMPILED_CODE and self._output_chain is not None:
             return self._outputs(self._output_chain, inputs)[0]
-        outputs = np.empty((self.n_act, len(inputs)), np.int8).T  # in memory as kernels write it
+        outputs = np.empty((self.n_act, len(inputs)), self.dtype).T  # in memory as kernels write it
 
         def compute(rows: slice) -> None:
             outputs[rows] = self._run(inputs[rows])[self.graph.output.index].reshape(-1, self.n_act)
@@ -98,7 +98,7 @@ class EmulatedRuntime(Int8Runtime):
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
-        operators = [operator for operator in self.graph.operators if self.graph.output_of(operator).type == "INT8"]
+        operators = [operator for operator in self.graph.operators if self.graph.shows(operator)]
         if len(inputs) >= WORTH_COMPILED_CODE and self._layer_chain is not None:
             layers = self._outputs(self._layer_chain, inputs)
         else:
@@ -118,6 +118,11 @@ class EmulatedRuntime(Int8Runtime):
         """Whether one operator computes its bias alone."""
         return self._kernels[operator.index].drops_input
 
+    def reduces_multiplier(self, operator: Operator) -> bool:
+        """Whether one operator multiplies its sums by 16 bits of the multiplier."""
+        arithmetic = self._kernels[operator.index].arithmetic
+        return isinstance(arithmetic, tuple) and arithmetic[:1] == (Rounding.REDUCED,)
+
     def arithmetic(self, operator: Operator | None = None) -> Hashable:
         """Of one operator, or of all; equal for two variants that compute it, or the model, alike whatever the input."""
         if operator is not None:
@@ -125,7 +130,7 @@ class EmulatedRuntime(Int8Runtime):
         return tuple(kernel.arithmetic for kernel in self._kernels)
 
     def _layers(self, operators: Sequence[Operator], inputs: Int8Array) -> list[Int8Array]:
-        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), np.int8).T for operator in operators]
+        layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), self.dtype).T for operator in operators]
 
         def compute(rows: slice) -> None:
             values = self._run(inputs[rows])
@@ -171,7 +176,7 @@ class EmulatedRuntime(Int8Runtime):
         list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
     def _run(self, inputs: Int8Array) -> dict[int, Values]:
-        rows = np.asarray(inputs, np.int8)
+        rows = np.asarray(inputs, self.dtype)
         values: dict[int, Values] = {self.graph.input.index: rows.reshape(len(rows), *self.graph.input.shape)}
         for operator in self.graph.operators:
             given = [values[i] for i in computed_inputs(self.graph, operator)]

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from balance_hil.errors import UnsupportedOperatorError
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import INT8, INT16X8, QuantParams
 from balance_hil.runtimes.emulated.catalog import OPERATORS
 from balance_hil.runtimes.emulated.chain import Dense, Table
 from balance_hil.tflite.graph import Tensor
@@ -38,14 +38,15 @@ def unsupported(what: str) -> UnsupportedOperatorError:
 
 
 def quant_of(tensor: Tensor) -> QuantParams:
-    """Quantization of an int8 activation tensor.
+    """Quantization of an int8 or int16 activation tensor.
 
     Raises:
-        UnsupportedOperatorError: the tensor is not int8 with one scale.
+        UnsupportedOperatorError: the tensor is neither, or has not one scale.
     """
-    if tensor.type != "INT8" or len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
+    kind = next((kind for kind in (INT8, INT16X8) if kind.tensor == tensor.type), None)
+    if kind is None or len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
         raise unsupported(f"the tensor {tensor.name!r} of type {tensor.type} with {len(tensor.scales)} scales as an activation")
-    return QuantParams(tensor.scales[0], tensor.zero_points[0])
+    return QuantParams(tensor.scales[0], tensor.zero_points[0], kind)
 
 
 def with_constants(sources: Sequence[Tensor], run: Run) -> Run:

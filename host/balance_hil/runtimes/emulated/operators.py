@@ -13,16 +13,16 @@ from dataclasses import replace
 import numpy as np
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams, dequantize
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, INT16X8, QuantParams, dequantize
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import binary, convolution, copies, recurrent, reductions
-from balance_hil.runtimes.emulated.catalog import OPERATORS
+from balance_hil.runtimes.emulated.catalog import IN_INT16, OPERATORS
 from balance_hil.runtimes.emulated.chain import Table
 from balance_hil.runtimes.emulated.dense import fully_connected
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported, with_constants
 from balance_hil.runtimes.emulated.primitives import round_half_away
-from balance_hil.runtimes.emulated.rules import Kernels, Variant
-from balance_hil.runtimes.emulated.tables import float_elu, fused_bounds, unary_table, vector_requantize_table
+from balance_hil.runtimes.emulated.rules import Kernels, Variant, of_int16
+from balance_hil.runtimes.emulated.tables import float_elu, fused_bounds, multiply, unary_table, vector_requantize_table
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _QUANTIZE_LANES = 16  # int8 values that the optimized QUANTIZE takes at a time; the rest goes through its portable loop
@@ -43,6 +43,8 @@ def compile_operator(graph: TfliteGraph, operator: Operator, variant: Variant) -
     """
     if operator.name not in OPERATORS:
         raise unsupported(f"the operator {operator.name} (number {operator.index})")
+    if graph.input.type == INT16X8.tensor and operator.name not in IN_INT16:
+        raise unsupported(f"{operator.name} (number {operator.index}) in int16")
     try:
         return _COMPILERS.get(operator.name, _unary)(graph, operator, variant)
     except KeyError as exc:
@@ -58,7 +60,8 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     variant = _computing_variant(variant, operator.name, [quant_of(source)], quant_of(target))
     table = unary_table(operator.name, quant_of(source), quant_of(target), variant, operator.options)
     vector_table = None
-    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMIZED:
+    in_int8 = quant_of(source).kind == INT8
+    if operator.name == "QUANTIZE" and variant.kernels is Kernels.OPTIMIZED and in_int8:
         vector_table = vector_requantize_table(quant_of(source), quant_of(target))
 
     look_up = _look_up(table)
@@ -69,7 +72,7 @@ def _unary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
             return look_up(inputs[0]).reshape(-1, *target.shape)
         return _in_lanes(inputs[0], _QUANTIZE_LANES, look_up_vector, look_up).reshape(-1, *target.shape)
 
-    stage = Table(table, target.size) if vector_table is None else None
+    stage = Table(table, target.size) if vector_table is None and in_int8 else None
     return Kernel(run, (table.tobytes(), None if vector_table is None else vector_table.tobytes()), stage)
 
 
@@ -81,10 +84,13 @@ def _in_lanes(values: Values, lanes: int, in_vectors: Callable[[Values], Values]
 
 
 def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
-    """``table[values + 128]``, for large arrays in compiled code, which releases the GIL."""
-    by_byte = np.roll(table, INT8_MIN)
+    """``table[values + 128]``, for large arrays of int8 in compiled code, which releases the GIL."""
+    by_byte = np.roll(table, len(table) // 2)
+    unsigned = np.dtype(f"u{table.itemsize}")
 
     def look_up(values: Int8Array) -> Int8Array:
+        if unsigned != np.uint8:
+            return by_byte[values.view(unsigned)]
         if values.size < _WORTH_COMPILED_CODE or not (values.flags.c_contiguous or values.flags.f_contiguous):
             return by_byte[values.view(np.uint8)]
         require("numba", "int8")
@@ -114,7 +120,8 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
                 lambda v: np.rint(v * (np.float32(1) / scale)),
                 lambda v: round_half_away(v.astype(np.float64) / np.float64(scale)),
             )
-        outputs: Int8Array = np.clip(steps + params.zero_point, INT8_MIN, INT8_MAX).astype(np.int8)
+        kind = params.kind
+        outputs: Int8Array = np.clip(steps + params.zero_point, kind.low, kind.high).astype(kind.dtype)
         return outputs.reshape(-1, *target.shape)
 
     return Kernel(run, lanes)
@@ -140,12 +147,15 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
 def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
     a, b, out = (quant_of(tensor) for tensor in (*sources, target))
+    if not a.kind == b.kind == out.kind:
+        raise unsupported(f"{operator.name} (number {operator.index}) of several element types")
     variant = _computing_variant(variant, operator.name, [a, b], out)
     bounds = fused_bounds(operator.activation, out, variant)
     if operator.name in ("MAXIMUM", "MINIMUM") and not a == b == out:
         raise unsupported(f"{operator.name} (number {operator.index}) of several scales")
     portable = binary.OPERATORS[operator.name](a, b, out, variant)
-    has_lanes = variant.kernels is Kernels.OPTIMIZED and operator.name in ("ADD", "MUL")
+    in_int8 = out.kind == INT8
+    has_lanes = variant.kernels is Kernels.OPTIMIZED and operator.name in ("ADD", "MUL") and in_int8
     vectorised = binary.vectorised(operator.name, a, b, out) if has_lanes else None
     lanes = (
         binary.vector_mask(operator.name, (1, *target.shape), [(1, *_shape(s, target)) for s in sources]) if has_lanes else None
@@ -160,8 +170,10 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         if vectorised and lanes is not None:
             mask, one_number = lanes
             outputs = np.where(mask, vectorised[one_number](x, y), outputs)
-        return np.clip(outputs, *bounds).astype(np.int8).reshape(-1, *target.shape)
+        return np.clip(outputs, *bounds).astype(out.kind.dtype).reshape(-1, *target.shape)
 
+    if not in_int8:  # too many pairs: what the rule depends on
+        return Kernel(with_constants(sources, run), (multiply(variant), variant.kernels is Kernels.TFLM, bounds))
     arithmetic = [
         np.clip(combine(*_EVERY_PAIR), *bounds).astype(np.int8).tobytes() for combine in (portable, *(vectorised or ()))
     ]
@@ -174,7 +186,9 @@ def _shape(source: Tensor, target: Tensor) -> tuple[int, ...]:
 
 
 def _computing_variant(variant: Variant, operator: str, sources: list[QuantParams], target: QuantParams) -> Variant:
-    """``variant``, or its fallback to the optimized kernels for an int8 operator that XNNPACK does not take."""
+    """``variant``, or its fallback to the optimized kernels for an operator that XNNPACK does not take."""
+    if target.kind != INT8:
+        return of_int16(variant, wide=False)
     if variant.kernels is not Kernels.XNNPACK or _taken(
         operator, [np.float32(s.scale) for s in sources], np.float32(target.scale)
     ):

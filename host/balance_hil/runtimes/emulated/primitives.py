@@ -56,6 +56,14 @@ def multiply_single_rounding(x: Int64Array, mantissa: Int64Array | int, shift: I
     return rounded
 
 
+def multiply_reduced(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:
+    """``MultiplyByQuantizedMultiplier`` of an int64: by the multiplier rounded to 16 bits, ties up."""
+    upper = np.where(np.less(mantissa, 0x7FFF0000), (np.asarray(mantissa, np.int64) + (1 << 15)) >> 16, 0x7FFF)
+    total: Int64Array = 15 - np.asarray(shift, dtype=np.int64)
+    rounded: Int64Array = (x * upper + (np.int64(1) << (total - 1))) >> total
+    return rounded
+
+
 def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:
     """What ruy's AVX2 and AVX-512 kernels make of an accumulator: two roundings, both with ties up."""
     left, right = np.maximum(shift, 0), np.maximum(np.negative(shift), 0)

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MIN
+from balance_hil.quantize import INT8, INT8_MIN, ElementType
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     multiply_double_rounding,
     multiply_floored,
+    multiply_reduced,
     multiply_ruy_x86,
     multiply_single_rounding,
     quantize_multiplier,
@@ -33,6 +34,7 @@ _INTEGER_RULES = {  # TRUNCATED has none: no desktop runtime computes so
     Rounding.SINGLE: multiply_single_rounding,
     Rounding.RUY_X86: multiply_ruy_x86,
     Rounding.FLOORED: multiply_floored,
+    Rounding.REDUCED: multiply_reduced,
 }
 _BIAS = 1 << 30  # accumulators of compiled code are below it
 _LARGEST_RIGHT_SHIFT = 21  # 2^30 and an int8 value shifted to the left by so much still make an int32
@@ -99,7 +101,7 @@ class VectorForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Requantizer:
-    """Maps accumulators [channels, n], integers in any numeric type, to outputs, int8 [channels, n]."""
+    """Maps accumulators [channels, n], integers in any numeric type, to outputs [channels, n] of an element type."""
 
     multipliers: NDArray[np.float64]  # [channels]
     largest_accumulator: int  # bound on their magnitude
@@ -107,10 +109,11 @@ class Requantizer:
     zero_point: int
     low: int  # bounds of the fused activation
     high: int
+    kind: ElementType = INT8
 
     def __call__(self, accumulators: NDArray[Any]) -> Int8Array:
         """Requantizes by the rule, adds the zero point and clamps."""
-        return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(np.int8)
+        return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(self.kind.dtype)
 
     def rows(self, sums: NDArray[np.int32], first: int, outputs: Int8Array) -> None:
         """The same in compiled code for sums, int32 [rows, channels], of which this is for those from ``first`` on."""
@@ -132,7 +135,7 @@ class Requantizer:
     @cached_property
     def form(self) -> VectorForm | None:
         """The rule itself for compiled code, or None where accumulators or multipliers are beyond what that code can take."""
-        if self.largest_accumulator >= _BIAS or self.rounding not in _RULES:
+        if self.largest_accumulator >= _BIAS or self.rounding not in _RULES or self.kind != INT8:
             return None
         floats = self.rounding not in _INTEGER_RULES
         fits = self.largest_accumulator * np.max(self.multipliers) < _LARGEST_STEPS if floats else self._integers_fit()

@@ -6,7 +6,7 @@ that is none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import product
 
@@ -24,6 +24,7 @@ class Rounding(Enum):
     FLOAT32 = "multiplies in float32, ties to even"  # XNNPACK
     FLOORED = "rounds the product down, then ties away from zero"  # VQDMULH in place of VQRDMULH
     TRUNCATED = "multiplies in float32 and truncates"  # TinyEngine
+    REDUCED = "multiplies by the upper 16 bits of the multiplier, ties up"  # sums of 64 bits, which int16 activations have
 
 
 class Kernels(Enum):
@@ -158,6 +159,20 @@ def of_channels(rounding: Rounding, operator: str, groups: int, channels: int) -
     return tuple((part, rule) for part, rule in parts if part.start < part.stop)
 
 
+def of_int16(variant: Variant, wide: bool) -> Variant:
+    """``variant`` as its kernels compute FULLY_CONNECTED of int16 activations; ``wide``: in sums of 64 bits.
+
+    XNNPACK takes no operator in int16: the optimized kernels compute them.
+    """
+    rounding = Rounding.RUY_X86 if variant.kernels is Kernels.XNNPACK else variant.rounding
+    if wide:
+        rounding = Rounding.FLOAT64 if rounding in (Rounding.RUY_X86, Rounding.FLOAT64) else Rounding.REDUCED
+    return replace(variant, rounding=rounding, kernels=_INT16_KERNELS.get(variant.kernels, variant.kernels))
+
+
+_INT16_KERNELS = {Kernels.XNNPACK: Kernels.OPTIMIZED}
+
+
 def family() -> tuple[Variant, ...]:
     """Every variant that the emulator can be: the known ones first, then all other combinations of the rules."""
     known = {_rules(variant) for variant in KNOWN_VARIANTS}
@@ -171,6 +186,7 @@ def family() -> tuple[Variant, ...]:
             first_scale_only=first,
         )
         for rounding, kernels, wide, first in product(Rounding, Kernels, (False, True), (False, True))
+        if rounding is not Rounding.REDUCED  # no rounding of int8
         # These form the product in their own way: the flag would make a second variant of the same arithmetic.
         if not (wide and rounding in (Rounding.FLOAT64, Rounding.FLOAT32, Rounding.TRUNCATED))
     )

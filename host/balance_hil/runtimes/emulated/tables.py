@@ -1,6 +1,7 @@
-"""Element-wise operators as tables: the output for each of the 256 int8 inputs, by each kernel's own arithmetic.
+"""Element-wise operators as tables: the output for each raw input, by each kernel's own arithmetic.
 
-A table is int8 [256], indexed by ``q + 128``. Computing an operator is then a look-up, whatever the kernel does inside.
+A table is int8 [256], indexed by ``q + 128``, or int16 [65536], indexed by ``q + 32768``. Computing an operator is then a look-up,
+whatever the kernel does inside.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.runtimes.emulated import int16
+from balance_hil.runtimes.emulated.kernel import unsupported
 from balance_hil.runtimes.emulated.libm import expf, tanhf
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
@@ -35,7 +38,15 @@ _INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
 def unary_table(
     operator: str, source: QuantParams, target: QuantParams, variant: Variant, options: Mapping[str, Any]
 ) -> Int8Array:
-    """Table of an int8 operator with one input, int8 [256]."""
+    """Table of an operator with one input, int8 [256] or int16 [65536].
+
+    Raises:
+        UnsupportedOperatorError: it is not emulated in int16.
+    """
+    if source.kind != target.kind:
+        raise unsupported(f"{operator} from {source.kind.name} to {target.kind.name}")
+    if source.kind != INT8 and operator in int16.FUNCTIONS:
+        return int16.FUNCTIONS[operator](source, variant)
     if operator == "LEAKY_RELU":
         return _leaky_relu(source, target, variant, np.float32(options.get("alpha", np.nan)))
     return _FUNCTIONS[operator](source, target, variant)
@@ -59,13 +70,13 @@ def fused_bounds(activation: str, quant: QuantParams, variant: Variant) -> tuple
 
 
 def clamp_bounds(activation: str, quant: QuantParams, kernels: Kernels) -> tuple[int, int]:
-    """Lowest and highest int8 output that a fused activation lets through.
+    """Lowest and highest raw output that a fused activation lets through.
 
     Raises:
         KeyError: no such activation.
     """
     low, high = _ACTIVATION_RANGES[activation]
-    return _bound(low, quant, kernels, INT8_MIN), _bound(high, quant, kernels, INT8_MAX)
+    return _bound(low, quant, kernels, quant.kind.low), _bound(high, quant, kernels, quant.kind.high)
 
 
 _ACTIVATION_RANGES = {
@@ -84,7 +95,17 @@ def _bound(value: float, quant: QuantParams, kernels: Kernels, unbounded: int) -
         quantized = float(np.rint(steps + np.float32(quant.zero_point)))
     else:
         quantized = quant.zero_point + float(round_half_away(steps))
-    return int(min(max(quantized, INT8_MIN), INT8_MAX))
+    return int(min(max(quantized, quant.kind.low), quant.kind.high))
+
+
+def _every_input(source: QuantParams) -> Int64Array:
+    return np.arange(source.kind.low, source.kind.high + 1, dtype=np.int64)
+
+
+def _saturated(values: NDArray[Any], target: QuantParams, low: int | None = None, high: int | None = None) -> Int8Array:
+    """Of the target's element type, within bounds."""
+    kind = target.kind
+    return np.clip(values, kind.low if low is None else low, kind.high if high is None else high).astype(kind.dtype)
 
 
 def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
@@ -138,12 +159,12 @@ def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8A
 
 
 def _requantize(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
-    x = _EVERY_INPUT - source.zero_point
+    x = _every_input(source) - source.zero_point
     if variant.kernels is Kernels.XNNPACK:
         ratio = np.float32(source.scale) / np.float32(target.scale)
-        return _int8(((x * int(np.rint(np.float32(256) * ratio)) + 128) >> 8) + target.zero_point)
+        return _saturated(((x * int(np.rint(np.float32(256) * ratio)) + 128) >> 8) + target.zero_point, target)
     mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
-    return _int8(multiply(variant)(x, mantissa, shift) + target.zero_point)
+    return _saturated(multiply(variant)(x, mantissa, shift) + target.zero_point, target)
 
 
 def vector_requantize_table(source: QuantParams, target: QuantParams) -> Int8Array:
@@ -157,27 +178,30 @@ def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant],
 
     def table(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
         if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantizes
-            return _int8(_EVERY_INPUT, *clamp_bounds(activation, source, Kernels.TFLM))
+            return _saturated(_every_input(source), target, *clamp_bounds(activation, source, Kernels.TFLM))
         mantissa, shift = quantize_multiplier(float(np.float32(source.scale) / np.float32(target.scale)))
-        x = multiply(variant)(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point
-        return _int8(x, *clamp_bounds(activation, target, Kernels.TFLM))
+        x = multiply(variant)(_every_input(source) - source.zero_point, mantissa, shift) + target.zero_point
+        return _saturated(x, target, *clamp_bounds(activation, target, Kernels.TFLM))
 
     return table
 
 
 def _leaky_relu(source: QuantParams, target: QuantParams, variant: Variant, alpha: np.float32) -> Int8Array:
-    x = _EVERY_INPUT - source.zero_point
+    x = _every_input(source) - source.zero_point
     ratio = np.float32(source.scale) / np.float32(target.scale)
     slope = ratio * alpha
     bits = [int(np.rint(np.float32(256) * factor)) for factor in (ratio, slope)]
     # Bounds that XNNPACK checks; beyond them the built-in kernels compute.
     in_bounds = 1 / 256 <= ratio <= 128 and abs(slope) >= 1 / 256 and -127.99609375 <= slope <= 128
     if variant.kernels is Kernels.XNNPACK and in_bounds:
-        return _int8(((x * np.where(x >= 0, *bits) + 128) >> 8) + target.zero_point)
-    wide = float(np.float32(source.scale)), float(np.float32(target.scale))
-    above, below = quantize_multiplier(wide[0] / wide[1]), _signed_multiplier(wide[0] * float(alpha) / wide[1])
+        return _saturated(((x * np.where(x >= 0, *bits) + 128) >> 8) + target.zero_point, target)
+    above, below = float(ratio), float(np.float32(source.scale) * alpha / np.float32(target.scale))
+    if variant.kernels is Kernels.TFLM:  # forms them in float64
+        wide = float(np.float32(source.scale)), float(np.float32(target.scale))
+        above, below = wide[0] / wide[1], wide[0] * float(alpha) / wide[1]
+    positive, negative = quantize_multiplier(above), _signed_multiplier(below)
     scaled = multiply(variant)
-    return _int8(np.where(x >= 0, scaled(x, *above), scaled(x, *below)) + target.zero_point)
+    return _saturated(np.where(x >= 0, scaled(x, *positive), scaled(x, *negative)) + target.zero_point, target)
 
 
 def _signed_multiplier(multiplier: float) -> tuple[int, int]:

@@ -162,7 +162,7 @@ def test_an_input_that_xnnpack_drops_is_named(size, stride, inside, dead):
     assert (len(np.unique(seen[1].outputs, axis=0)) == 1) == dead  # the bias alone, whatever the input
 
 
-@pytest.mark.parametrize("rounding", [rule for rule in Rounding if rule is not Rounding.FLOAT64])
+@pytest.mark.parametrize("rounding", [rule for rule in Rounding if rule not in (Rounding.FLOAT64, Rounding.REDUCED)])
 def test_compiled_requantization_equals_the_rule(rounding):
     rng = np.random.default_rng(7)
     multipliers = np.concatenate([2.0 ** rng.integers(-14, 2, 20), rng.uniform(0, 0.01, 20), [1e-9, 0.0]])
