@@ -211,8 +211,9 @@ def find_bundle(wanted: str, *roots: Path) -> Bundle:
 def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     """Publishes the finished files of ``staging`` as ``bundle.path``.
 
-    Files of the old bundle that the new one does not write (a policy, a note) are kept, except models of another element type. The
-    old bundle stays whole until the last rename; ``staging`` must lie on the same file system (``files.staging_folder``).
+    Files of the old bundle that the new one does not write (a policy, a note) are kept, except models of another element
+    type. The old bundle stays whole until the last rename; ``staging`` must lie on the same file system
+    (``files.staging_folder``).
     """
     manifest = bundle.manifest()
     manifest["files"] = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}

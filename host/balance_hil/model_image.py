@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def normalization_crc(normalization: Normalization | None) -> int:
     return zlib.crc32(normalization.to_bytes()) if normalization else 0
 
 
-def _no_rows() -> NDArray[np.int8]:
+def _no_rows() -> NDArray[Any]:
     return np.zeros((0, 0), np.int8)
 
 
@@ -56,17 +56,17 @@ class ModelImage:
     """A model and what belongs to it.
 
     Args:
-        model: bytes of the int8 ``.tflite``.
+        model: bytes of the ``.tflite``, int8 or of another element type.
         normalization: of observations, before quantization; None: none.
-        inputs: int8 [n, n_obs], vectors for the self-test; none are allowed but for an upload.
-        outputs: int8 [n, n_act] that TensorFlow Lite Micro gives for them.
+        inputs: raw values [n, n_obs], vectors for the self-test; none are allowed but for an upload.
+        outputs: raw values [n, n_act] that TensorFlow Lite Micro gives for them.
         id: what the board reports; by default that of model and normalization.
     """
 
     model: bytes
     normalization: Normalization | None = None
-    inputs: NDArray[np.int8] = field(default_factory=_no_rows)
-    outputs: NDArray[np.int8] = field(default_factory=_no_rows)
+    inputs: NDArray[Any] = field(default_factory=_no_rows)
+    outputs: NDArray[Any] = field(default_factory=_no_rows)
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class ModelImage:
     def of(cls, bundle: Bundle) -> Self:
         """The image of ``bundle``."""
         rows = _self_test_rows(bundle.spec.n_obs)
-        inputs, outputs = (bundle.golden(name)[:rows].astype(np.int8) for name in ("input_int8", "output_int8"))
+        inputs, outputs = (bundle.golden_raw(which)[:rows] for which in ("input", "output"))
         return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
 
     def begin(self, transfer: int) -> messages.LoadBegin:
@@ -96,7 +96,7 @@ class ModelImage:
     def data(self) -> bytes:
         """The bytes of an upload."""
         normalization = self.normalization.to_bytes() if self.normalization else b""
-        return self.model + normalization + self.inputs.astype(np.int8).tobytes() + self.outputs.astype(np.int8).tobytes()
+        return self.model + normalization + self.inputs.tobytes() + self.outputs.tobytes()
 
     def file(self) -> bytes:
         """The file that the native board starts with: size and payload of the announcement, then the data."""
@@ -123,17 +123,17 @@ constexpr char kModelId[] = "{self.id}";
 
 constexpr std::size_t kModelSize = {len(self.model)};
 
-/// int8 TensorFlow Lite flatbuffer. TFLM wants it aligned to 16 bytes.
+/// TensorFlow Lite flatbuffer. TFLM wants it aligned to 16 bytes.
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
 {_operators(self.model)}{_sizes(self.model)}{_normalization(self.normalization) if self.normalization else ""}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
 constexpr int kSelfTestCount = {len(inputs)};
-constexpr std::int8_t kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
+constexpr {_C_TYPES[inputs.dtype.name]} kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
 {_rows(inputs)}
 }};
-constexpr std::int8_t kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] = {{
+constexpr {_C_TYPES[outputs.dtype.name]} kSelfTestOutput[kSelfTestCount][{outputs.shape[1] or 1}] = {{
 {_rows(outputs)}
 }};
 
@@ -198,5 +198,9 @@ constexpr float kNormalizationClip = {float(by.clip).hex()}f;
 """
 
 
-def _rows(values: NDArray[np.int8]) -> str:
-    return "\n".join("    {" + ", ".join(str(int(v)) for v in row) + "}," for row in values)
+_C_TYPES = {"int8": "std::int8_t", "int16": "std::int16_t", "float32": "float"}
+
+
+def _rows(values: NDArray[Any]) -> str:
+    text = (lambda v: f"{float(v).hex()}f") if values.dtype == np.float32 else str
+    return "\n".join("    {" + ", ".join(text(v) for v in row.tolist()) + "}," for row in values)

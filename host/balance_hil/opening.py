@@ -1,4 +1,4 @@
-"""Opens what a user names as a policy: a bundle folder, or an int8 ``.tflite`` with a table of its signals."""
+"""Opens what a user names as a policy: a bundle folder, or a ``.tflite`` with a table of its signals."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.bundle import INT8_MODEL, Bundle, model_id, write_bundle
+from balance_hil.bundle import MODEL_FILES, Bundle, model_id, write_bundle
 from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
 from balance_hil.files import staging_folder
 from balance_hil.golden import GOLDEN_ROWS, write_vectors
 from balance_hil.model_image import SELF_TEST_ROWS
 from balance_hil.paths import CACHE
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import FLOAT32, QuantParams
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.signals import read_signals, unnamed_signals
 from balance_hil.spec import PolicySpec
@@ -40,7 +40,7 @@ def open_policy(
     options: Mapping[str, Any] | None = None,
     unnamed: bool = False,
 ) -> Bundle:
-    """A bundle, or an int8 ``.tflite`` as one.
+    """A bundle, or a ``.tflite`` of int8, int16x8 or float32 as one.
 
     A model gets a bundle in the user's cache, with the vectors and the header that a board's image needs; it has no float files,
     no training and no metrics. Its outputs are actions as they are.
@@ -87,7 +87,7 @@ def open_policy(
     identity = model_id(model)
     target = MODELS / identity / path.stem
     with staging_folder(target) as staging:
-        (staging / INT8_MODEL).write_bytes(model)
+        (staging / MODEL_FILES[runtime.graph.kind.name]).write_bytes(model)
         values = sum(runtime.graph.output_of(operator).size for operator in runtime.graph.operators)
         rows = min(GOLDEN_ROWS, max(SELF_TEST_ROWS, _GOLDEN_VALUES // values))
         write_vectors(staging, model, runtime, _rows(runtime), 0, rows=rows)
@@ -126,5 +126,8 @@ def _fitting(path: Path, model: TflmRuntime, environment: PolicySpec) -> PolicyS
 def _rows(model: TflmRuntime) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Observations, float32 [256, n_obs], that fill the model's input range."""
     quant: QuantParams = model.input_quant
-    codes = np.random.default_rng(0).integers(-128, 128, (GOLDEN_ROWS, model.n_obs))
+    rng, shape = np.random.default_rng(0), (GOLDEN_ROWS, model.n_obs)
+    if quant.kind == FLOAT32:
+        return rng.uniform(-1, 1, shape).astype(np.float32)
+    codes = rng.integers(quant.kind.low, quant.kind.high + 1, shape)
     return ((codes - quant.zero_point) * quant.scale).astype(np.float32)

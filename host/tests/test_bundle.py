@@ -1,22 +1,35 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from balance_hil import bundle as bundles
-from balance_hil.bundle import MANIFEST, MODEL_CARD, REQUIRED_FILES, Bundle, find_bundle, model_id, write_bundle
+from balance_hil.bundle import (
+    INT8_MODEL,
+    MANIFEST,
+    MODEL_CARD,
+    MODEL_FILES,
+    REQUIRED_FILES,
+    Bundle,
+    find_bundle,
+    model_id,
+    write_bundle,
+)
 from balance_hil.envs.balance import config_for
 from balance_hil.errors import BundleError
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import INT16X8, QuantParams
+
+FILES = (INT8_MODEL, *REQUIRED_FILES)
 
 
 def stage(target, content=b"model"):
     """A staging folder with every required file, and the bundle that goes with it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
-    for name in REQUIRED_FILES:
+    for name in FILES:
         (staging / name).write_bytes(content)
     (staging / MODEL_CARD).write_text("card\n")
     made = Bundle(
@@ -58,9 +71,19 @@ def test_files_that_an_export_does_not_write_are_kept(tmp_path, written):
     assert again.id == model_id(b"other")
 
 
+def test_a_bundle_of_another_element_type_takes_the_place_of_the_model(written):
+    staging, made = stage(written.path, b"wide")
+    (staging / INT8_MODEL).rename(staging / MODEL_FILES["int16x8"])
+    quant = QuantParams(0.5, 0, INT16X8)
+    loaded = write_bundle(staging, replace(made, input_quant=quant, output_quant=quant))
+    assert (loaded.kind, loaded.model_file.name, loaded.int8_model()) == (INT16X8, "policy_int16x8.tflite", b"wide")
+    assert loaded.id == model_id(b"wide")
+    assert not (written.path / INT8_MODEL).exists()
+
+
 def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, monkeypatch):
     real = Path.replace
-    for crash_at in range(len(REQUIRED_FILES) + 2):
+    for crash_at in range(len(FILES) + 2):
         write_bundle(*stage(written.path))
         count = 0
 
@@ -81,7 +104,7 @@ def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, mo
             loaded = Bundle.load(written.path)
         except BundleError:
             continue
-        assert {loaded.file(name).read_bytes() for name in REQUIRED_FILES} == {loaded.int8_model()}
+        assert {loaded.file(name).read_bytes() for name in FILES} == {loaded.int8_model()}
         assert loaded.id == model_id(loaded.int8_model())
 
 
@@ -96,14 +119,14 @@ def test_a_folder_without_a_manifest_was_not_exported(tmp_path):
     assert caught.value.hint == f"export it: hil export {tmp_path}"
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(written, name):
     (written.path / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.load(written.path)
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_an_altered_file_is_named(written, name):
     with (written.path / name).open("ab") as file:
         file.write(b"\0")
@@ -147,7 +170,7 @@ def test_the_model_card_may_be_edited(written):
 def test_the_shipped_bundle_is_whole(ppo_bundle):
     assert ppo_bundle.spec == config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
     assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
-    assert all(ppo_bundle.file(name).is_file() for name in (*REQUIRED_FILES, "policy.zip", "training.json", MODEL_CARD))
+    assert all(ppo_bundle.file(name).is_file() for name in (*FILES, "policy.zip", "training.json", MODEL_CARD))
 
 
 def test_a_bundle_is_found_by_its_id(tmp_path, written):
@@ -166,7 +189,7 @@ def test_a_bundle_is_found_by_its_id(tmp_path, written):
 
 
 def test_a_bundle_that_is_found_but_altered_is_refused(tmp_path, written):
-    written.file(REQUIRED_FILES[0]).write_bytes(b"altered")
+    written.file(FILES[0]).write_bytes(b"altered")
     with pytest.raises(BundleError, match="altered after the export"):
         find_bundle(written.id, tmp_path / "models")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.errors import NonFiniteInputError
-from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
+from balance_hil.quantize import FLOAT32, INT16X8, Normalization, QuantParams, dequantize, quantize
 
 scales = st.floats(min_value=2.0**-20, max_value=1024.0, width=32)
 zero_points = st.integers(-128, 127)
@@ -18,10 +18,10 @@ def quantize_exactly(value, params):
     with np.errstate(over="ignore"):
         ratio = np.float32(value) / np.float32(params.scale)
     if np.isinf(ratio):
-        return 127 if ratio > 0 else -128
+        return params.kind.high if ratio > 0 else params.kind.low
     exact = Fraction(float(ratio))
     magnitude = (abs(exact) + Fraction(1, 2)).__floor__()
-    return max(-128, min(127, (magnitude if exact >= 0 else -magnitude) + params.zero_point))
+    return max(params.kind.low, min(params.kind.high, (magnitude if exact >= 0 else -magnitude) + params.zero_point))
 
 
 @given(finite, scales, zero_points)
@@ -35,6 +35,26 @@ def test_quantize_is_the_exact_rule_in_the_range_that_matters(codes, scale, zero
     params = QuantParams(scale, zero_point)
     value = np.float32(codes) * np.float32(scale)
     assert int(quantize(value, params)) == quantize_exactly(value, params)
+
+
+@given(st.floats(-70_000, 70_000, width=32), scales)
+def test_int16_is_quantized_by_the_exact_rule(codes, scale):
+    params = QuantParams(scale, 0, INT16X8)
+    value = np.float32(codes) * np.float32(scale)
+    assert quantize(value, params).dtype == np.int16
+    assert int(quantize(value, params)) == quantize_exactly(value, params)
+
+
+@given(st.integers(INT16X8.low, INT16X8.high), scales)
+def test_a_code_of_int16_survives_the_round_trip(code, scale):
+    params = QuantParams(scale, 0, INT16X8)
+    assert int(quantize(dequantize(code, params), params)) == code
+
+
+@given(finite)
+def test_float32_passes_as_it_is(value):
+    params = QuantParams(1.0, 0, FLOAT32)
+    assert quantize(value, params).tobytes() == dequantize(value, params).tobytes() == np.float32(value).tobytes()
 
 
 @given(st.integers(-128, 126), st.integers(-8, 8), zero_points)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from balance_hil.benchmarks import row
 from balance_hil.bundle import FLOAT_MODEL, ONNX_MODEL, Bundle
@@ -20,9 +19,9 @@ from balance_hil.environment import open_for
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.paths import MODELS
+from balance_hil.quantize import ELEMENT_TYPES
 from balance_hil.runtimes.tflite import TfliteFloatRuntime
-from balance_hil.runtimes.tflm import run_whole
-from balance_hil.tflite.graph import read_graph
+from balance_hil.runtimes.tflm import TflmRuntime
 
 
 def run() -> list[dict[str, Any]]:
@@ -39,16 +38,17 @@ def _measure(bundle: Bundle, tensorflow: TensorFlowProcess, scratch: Path) -> li
     runtime = TfliteFloatRuntime(bundle.file(FLOAT_MODEL).read_bytes())
     with open_for(bundle.spec) as env:
         calibration = record_calibration(runtime.act_batch, env, seed=0)
-    files = {name: scratch / f"{name}.tflite" for name in ("float32", "int8", "int16")}
+    files = {name: scratch / f"{name}.tflite" for name in ELEMENT_TYPES}
     np.save(scratch / "rows.npy", calibration.observations)
-    models = {"float_model": str(files["float32"]), "int8_model": str(files["int8"]), "int16_model": str(files["int16"])}
+    models = {name: str(file) for name, file in files.items()}
     onnx, given = str(bundle.file(ONNX_MODEL)), str(scratch / "rows.npy")
-    tensorflow.start("convert", onnx=onnx, calibration=given, per_tensor=False, seed=0, **models)
+    tensorflow.start("convert", onnx=onnx, calibration=given, models=models, per_tensor=False, seed=0)
     tensorflow.finish()
     right = runtime.act_batch(calibration.held_out)
     found: list[dict[str, Any]] = []
-    for name in ("int8", "int16"):
-        actions = _actions(files[name].read_bytes(), calibration.held_out)
+    for name in ("int8", "int16x8"):
+        with TflmRuntime(files[name].read_bytes()) as quantized:
+            actions = quantized.act_batch(calibration.held_out)
         error = float(np.sqrt(np.mean((actions - right) ** 2)))
         found += [
             row(bundle.path.name, f"{name} action error, RMS", error, "of 1"),
@@ -57,13 +57,3 @@ def _measure(bundle: Bundle, tensorflow: TensorFlowProcess, scratch: Path) -> li
     for narrow, wide in zip(found[:2], found[2:], strict=True):
         wide |= {"ratio": wide["value"] / narrow["value"], "baseline": narrow["metric"]}
     return found
-
-
-def _actions(model: bytes, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs, float32 [n, n_act]."""
-    graph = read_graph(model)
-    source, target = graph.input, graph.output
-    kind = np.dtype(source.type.lower())
-    codes = np.clip(np.rint(observations / source.scales[0]) + source.zero_points[0], np.iinfo(kind).min, np.iinfo(kind).max)
-    outputs = run_whole(model, codes.astype(kind)).astype(np.float32)
-    return (outputs - target.zero_points[0]) * np.float32(target.scales[0])

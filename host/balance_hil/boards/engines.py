@@ -28,6 +28,7 @@ from balance_hil.errors import (
 from balance_hil.firmware_build import TFLM_LIBRARY
 from balance_hil.model_image import KERNELS, MAX_ACT, MAX_OBS
 from balance_hil.paths import SHIPPED
+from balance_hil.quantize import INT8
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
@@ -81,7 +82,8 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
         Bytes of arena that its image must have; 0: the firmware's default, or what the board's file says, is enough.
 
     Raises:
-        BundleError, ModelNotInt8Error: not a model with int8 input and output.
+        BundleError, ModelNotInt8Error: not a model of a supported element type.
+        UsageError: of an element type that the engine does not run.
         ModelTooWideError: more inputs or outputs than any board takes; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.
         ArenaTooSmallError: the engine needs more memory than the board has; required size and limit in bytes.
@@ -91,7 +93,12 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
         graph = read_graph(model)
     except MissingExtraError:  # the reader is not installed: the board reports it later
         return 0
-    _ = graph.input_quant, graph.output_quant  # raises for a float model
+    _ = graph.input_quant, graph.output_quant  # raises for a model of no supported element type
+    if graph.kind != INT8:
+        raise UsageError(
+            f"{engine} on {definition.name} runs int8 models, this one is {graph.kind.name}",
+            "use an int8 model: hil export --quantize int8; hil compare without --board takes this one",
+        )
     for what, count in (("inputs", graph.n_obs), ("outputs", graph.n_act)):
         if count > MAX_VALUES:
             raise ModelTooWideError(

@@ -26,7 +26,7 @@ from balance_hil.boards.kinds import find_kind
 from balance_hil.boards.pieces import LARGEST_TENSOR, PiecedInference, fits_frame
 from balance_hil.boards.power import reopened, switch
 from balance_hil.boards.profile import CostUnit
-from balance_hil.bundle import INT8_MODEL, Bundle
+from balance_hil.bundle import Bundle
 from balance_hil.errors import (
     BoardRebootedError,
     BoardStatusError,
@@ -185,7 +185,7 @@ class Session:
     def _weights(self) -> bytes:
         """Of the policy's widest layer, as they are in the board's memory."""
         assert self.bundle is not None
-        tensors = read_graph(self.bundle.file(INT8_MODEL).read_bytes()).tensors
+        tensors = read_graph(self.bundle.int8_model()).tensors
         return max((t.data.tobytes() for t in tensors if t.data is not None and t.type == "INT8"), key=len)
 
     def _introduce(self) -> BoardInfo:

@@ -40,7 +40,8 @@ def main(
     """Reduces, writes, prints and exits: 0 where nothing differs, 1 where a case was written."""
     if model.graph.kind != INT8:
         raise UsageError(
-            f"--reduce cuts int8 models, this one is {model.graph.kind.name}", "see the layers instead: hil compare MODEL --layers"
+            f"--reduce cuts int8 models, this one is {model.graph.kind.name}",
+            "see the layers instead: hil compare MODEL --layers",
         )
     names = tuple(dict.fromkeys(runtimes or ())) or ((REFERENCE,) if board else INT8_RUNTIME_NAMES)
     if unknown := [name for name in names if name not in INT8_RUNTIME_NAMES]:

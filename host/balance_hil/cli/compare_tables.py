@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def print_comparison(result: Comparison, layers: bool) -> None:
     """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs."""
     stdout.print(
-        f"model {result.model}: {result.inputs} inputs, {result.random} random over the {result.element_type} range (seed {result.seed})"
-        + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
+        f"model {result.model}: {result.inputs} inputs, {result.random} random over the {result.element_type} range "
+        f"(seed {result.seed})" + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
         soft_wrap=True,
     )
     tables = [

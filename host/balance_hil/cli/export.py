@@ -53,9 +53,16 @@ def _located(context: click.Context, argument: click.Parameter, source: Path) ->
     type=click.FloatRange(0, 1),
     default=0.05,
     show_default=True,
-    help="Maximum share of the float policy's return that int8 may lose.",
+    help="Maximum share of the float policy's return that the board's model may lose.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of calibration and golden vectors.")
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int16x8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="Element type of the model for boards; int16x8 has int16 activations, int8 weights. docs/policies.md.",
+)
 @click.option("--per-tensor", is_flag=True, help="One scale for each weight tensor, for engines that ignore per-channel scales.")
 @click.option(
     "--rounding-invariant", is_flag=True, help="Export an int8 model with bit-identical outputs on every runtime; takes a minute."
@@ -159,7 +166,7 @@ def print_result(result: ExportResult) -> None:
     stdout.print(table)
     episodes = f"; success: {metrics['episodes']} episodes of {metrics['episode_steps']} steps" if success else ""
     stdout.print(f"errors: outputs against the stage above{episodes}", style="dim")
-    stdout.print(f"int8 operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
+    stdout.print(f"{bundle.kind.name} operators: {operators}; arena: {metrics['arena_needed_bytes']} bytes")
     if bundle.normalization:
         stdout.print(f"observations are normalized on the board, by {bundle.source['normalization']}")
     stdout.print(_checked(bundle), soft_wrap=True)

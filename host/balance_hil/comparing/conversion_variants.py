@@ -1,4 +1,4 @@
-"""Right and wrong ways of converting observations to raw values and raw values to actions, and observations that show the difference.
+"""Right and wrong ways of converting observations to raw values and these to actions, and observations that tell them apart.
 
 The conversion of a firmware is identified by the variant that reproduces all of its numbers.
 """
@@ -193,9 +193,10 @@ def probe_observations(
 ) -> Float32Array:
     """Observations, float32 [n, n_obs] with n about 1,300, that distinguish the known input faults.
 
-    They hold, for each element: every tie (k + 1/2) · s in int8's range, or 400 of int16's, with its float32 neighbors on both sides, every point
-    k · s, values far beyond saturation, and random ones; random observations meet a tie about once in a million. The elements of
-    a row differ from each other and rows from their predecessors, which exposes permuted, repeated and stale inputs.
+    They hold, for each element: every tie (k + 1/2) · s in int8's range, or 400 of int16's, with its float32 neighbors on
+    both sides, every point k · s, values far beyond saturation, and random ones; random observations meet a tie about once in a
+    million. The elements of a row differ from each other and rows from their predecessors, which exposes permuted, repeated and
+    stale inputs.
     With a normalization, they are the observations that it maps to these values.
     """
     scale = np.float32(quant.scale)

@@ -31,6 +31,7 @@ class ExportConfig:
     margin: float = 0.05  # share of the float policy's return that int8 may lose
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
+    quantize: str = "int8"  # element type of the board's model, a key of ELEMENT_TYPES
     per_tensor: bool = False  # one scale for each weight tensor instead of one for each output channel
     rounding_invariant: bool = False  # an int8 model that gives the same bits on every runtime; see docs/rounding-invariant.md
     trust: bool = False  # may run code that is pickled in the checkpoint
@@ -43,7 +44,7 @@ class Stage:
     Errors are of outputs on calibration and held-out observations together; None for the first stage.
     """
 
-    name: str  # "torch", "onnx", "float32", "int8"
+    name: str  # "torch", "onnx", "float32", and the board's: "int8" or "int16x8"; of a float32 model "tflm"
     runtime: str  # what executed it
     size_bytes: int
     max_error: float | None
@@ -64,5 +65,5 @@ class ExportResult:
     stages: tuple[Stage, ...]
     verdict: Verdict
     warnings: tuple[str, ...] = ()
-    conversion_s: float  # source to int8 model, calibration included
+    conversion_s: float  # source to the board's model, calibration included
     wall_s: float  # everything

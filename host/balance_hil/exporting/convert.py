@@ -21,6 +21,7 @@ from balance_hil.processes import popen
 
 CONVERSION_TIMEOUT_S = 300.0  # on a machine that is busy otherwise; a free one takes about 12 s
 _LOG_LINES = 12
+_NO_INT16 = re.compile(r"Quantization to 16x8-bit not yet supported for op: '(\w+)'")
 _MISSING_OPERATOR = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 
 
@@ -116,6 +117,11 @@ class TensorFlowProcess:
         if missing := _MISSING_OPERATOR.search(log):
             raise UnsupportedOperatorError(
                 f"TensorFlow Lite has no operator {missing[1]}", "use ReLU, Tanh, Sigmoid, ELU, LeakyReLU or SiLU in the policy"
+            )
+        if missing := _NO_INT16.search(log):
+            raise UnsupportedOperatorError(
+                f"TensorFlow Lite has no int16 form of {missing[1]}",
+                "export it in int8 (--quantize int8), or use ReLU, Tanh, Sigmoid, LeakyReLU or SiLU in the policy",
             )
         lines = log.strip().splitlines()[-_LOG_LINES:]
         raise ExportError(

@@ -24,7 +24,7 @@ from balance_hil.errors import ExportError
 from balance_hil.exporting.tensorflow_worker import answers_apart
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.processes import tied
-from balance_hil.quantize import INT8_MAX, INT8_MIN, Normalization
+from balance_hil.quantize import FLOAT32, Normalization
 from balance_hil.rollout import RolloutStep, rollout
 from balance_hil.runtimes.base import Int8Runtime, Runtime
 from balance_hil.spec import Terminated
@@ -53,7 +53,7 @@ class EpisodesRequest:
 
 @dataclass(frozen=True)
 class StageEpisodes:
-    """Episodes of one stage, and for an int8 stage the share of steps in which each input left the int8 range."""
+    """Episodes of one stage, and for a quantized stage the share of steps in which each input left the range of raw values."""
 
     episodes: list[EpisodeMetrics]
     saturated: list[float]
@@ -139,10 +139,10 @@ def run_episodes(request: EpisodesRequest) -> StageEpisodes:
 
         def report(step: RolloutStep) -> None:
             nonlocal rows
-            if isinstance(runtime, Int8Runtime):
+            if isinstance(runtime, Int8Runtime) and runtime.input_quant.kind != FLOAT32:
                 quant = runtime.input_quant
                 codes = runtime.normalized(step.observations).astype(np.float64) / quant.scale + quant.zero_point
-                beyond[:] += np.sum((codes > INT8_MAX + 0.5) | (codes < INT8_MIN - 0.5), axis=0)
+                beyond[:] += np.sum((codes > quant.kind.high + 0.5) | (codes < quant.kind.low - 0.5), axis=0)
                 rows += len(codes)
             if step.step % _PROGRESS_STEPS == 0:
                 _say({"progress": step.step / request.max_steps})

@@ -11,12 +11,15 @@ import yaml
 
 from balance_hil.bundle import FROM_CALIBRATION, Bundle
 from balance_hil.exporting.config import ExportConfig
+from balance_hil.quantize import FLOAT32
 from balance_hil.spec import Signal
 from balance_hil.tflite.graph import TfliteGraph
 
+_FLOAT_COLUMNS = 4  # of the table of layers, without quantization
+
 
 def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: ExportConfig) -> None:
-    """Writes the card. Every number comes from the bundle or from the int8 model."""
+    """Writes the card. Every number comes from the bundle or from its model."""
     metrics = bundle.metrics
     sections = [
         f"# {bundle.path.name}: {_title(bundle)}",
@@ -52,15 +55,21 @@ def write_model_card(path: Path, bundle: Bundle, graph: TfliteGraph, config: Exp
 
 
 def front_matter(bundle: Bundle) -> str:
-    """The YAML block that the Hugging Face Hub reads: tags, and the int8 policy's results in the field's form."""
+    """The YAML block that the Hugging Face Hub reads: tags, and the results of the board's model in the field's form."""
     environment = bundle.spec.environment
-    int8 = next(stage for stage in bundle.metrics["stages"] if stage["name"] == "int8")
+    last = bundle.metrics["stages"][-1]
     card: dict[str, Any] = {
         "library_name": "tflite",
-        "tags": ["reinforcement-learning", "robotics", "int8", "tflite-micro", *([bundle.algorithm] if bundle.algorithm else [])],
+        "tags": [
+            "reinforcement-learning",
+            "robotics",
+            bundle.kind.name,
+            "tflite-micro",
+            *([bundle.algorithm] if bundle.algorithm else []),
+        ],
     }
-    if environment and int8.get("metrics"):
-        values = {"success_rate": int8["success_rate"], **int8["metrics"]}
+    if environment and last.get("metrics"):
+        values = {"success_rate": last["success_rate"], **last["metrics"]}
         metrics = [{"type": "mean_reward" if name == "return" else name, "value": float(value)} for name, value in values.items()]
         task, dataset = {"type": "reinforcement-learning"}, {"name": environment, "type": environment}
         card["model-index"] = [{"name": bundle.path.name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
@@ -89,17 +98,18 @@ def _source(bundle: Bundle) -> str:
 
 def _summary(bundle: Bundle) -> str:
     metrics, spec = bundle.metrics, bundle.spec
-    int8 = next(stage for stage in metrics["stages"] if stage["name"] == "int8")
+    last = metrics["stages"][-1]
+    kind = bundle.kind.name
     episodes = "There is no environment to run it in; "
     if metrics["episodes"]:
         episodes = (
-            f"Executed by TensorFlow Lite Micro {int8['success_rate']:.0%} of {metrics['episodes']} episodes of "
+            f"Executed by TensorFlow Lite Micro {last['success_rate']:.0%} of {metrics['episodes']} episodes of "
             f"{metrics['episode_steps']} steps do not fail; "
         )
     return (
         f"Id `{bundle.id}`. Maps {spec.n_obs} observations to {spec.n_act} actions every {spec.control_period_s * 1000:g} ms; "
-        f"{metrics['parameters']} parameters, {int8['size_bytes']} bytes in int8 with int8 input and output. "
-        f"{episodes}its outputs differ from the float policy's by {int8['rms_error']:.4f} RMS, {int8['max_error']:.4f} at most."
+        f"{metrics['parameters']} parameters, {last['size_bytes']} bytes in {kind} with {bundle.kind.dtype} input and output. "
+        f"{episodes}its outputs differ from the float policy's by {last['rms_error']:.4f} RMS, {last['max_error']:.4f} at most."
     )
 
 
@@ -164,12 +174,16 @@ def _signals(signals: tuple[Signal, ...]) -> str:
 
 
 def _quantization(bundle: Bundle) -> str:
-    quant = _table(
-        ("tensor", "scale", "zero point"),
-        [
-            ("input", repr(bundle.input_quant.scale), bundle.input_quant.zero_point),
-            ("output", repr(bundle.output_quant.scale), bundle.output_quant.zero_point),
-        ],
+    quant = (
+        "Nothing is quantized: inputs, outputs and weights are float32."
+        if bundle.kind == FLOAT32
+        else _table(
+            ("tensor", "scale", "zero point"),
+            [
+                ("input", repr(bundle.input_quant.scale), bundle.input_quant.zero_point),
+                ("output", repr(bundle.output_quant.scale), bundle.output_quant.zero_point),
+            ],
+        )
     )
     calibration = bundle.calibration
     origin = f"{calibration['rows']} calibration rows, {calibration['source']}"
@@ -201,12 +215,13 @@ def _layers(graph: TfliteGraph) -> str:
             operator.name,
             operator.activation,
             " x ".join(str(n) for n in graph.output_of(operator).shape),
-            f"{graph.output_of(operator).scales[0]:.6g}",
-            graph.output_of(operator).zero_points[0],
+            *(f"{scale:.6g}" for scale in graph.output_of(operator).scales[:1]),
+            *graph.output_of(operator).zero_points[:1],
         )
         for operator in graph.operators
     ]
-    return _table(("operator", "kind", "fused activation", "output", "scale", "zero point"), rows)
+    quantized = ("scale", "zero point") if rows and len(rows[0]) > _FLOAT_COLUMNS else ()
+    return _table(("operator", "kind", "fused activation", "output", *quantized), rows)
 
 
 def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
@@ -217,6 +232,7 @@ def _rebuild(bundle: Bundle, config: ExportConfig) -> str:
         folder += "-2"  # a training replaces no bundle
         lines.append(f"{training['rebuild']} --output {folder}")
     options = [f"--seed {config.seed}"] if config.seed else []
+    options += [] if config.quantize == "int8" else [f"--quantize {config.quantize}"]
     options += ["--per-tensor"] if config.per_tensor else []
     options += ["--rounding-invariant"] if config.rounding_invariant else []
     options += [f"--calibration {config.calibration.name}"] if config.calibration else []

@@ -21,9 +21,9 @@ import balance_hil
 from balance_hil.bundle import (
     FLOAT_MODEL,
     FROM_CALIBRATION,
-    INT8_MODEL,
     MANIFEST,
     MODEL_CARD,
+    MODEL_FILES,
     ONNX_MODEL,
     POLICY,
     SIGNALS,
@@ -51,6 +51,7 @@ from balance_hil.exporting.verdict import judge, saturation_warnings
 from balance_hil.files import staging_folder
 from balance_hil.golden import write_vectors
 from balance_hil.metrics import Verdict, summarize
+from balance_hil.quantize import ELEMENT_TYPES, FLOAT32, INT8
 from balance_hil.rollout import evaluation_seeds
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -63,8 +64,9 @@ STAGES = {
     "torch": ("torch", POLICY),
     "onnx": ("onnx", ONNX_MODEL),
     "float32": ("float32", FLOAT_MODEL),
-    "int8": ("tflm", INT8_MODEL),
 }
+BOARD_STAGES = {kind: "tflm" if kind == FLOAT32.name else kind for kind in ELEMENT_TYPES}  # the last one, by element type
+STAGES |= {name: ("tflm", MODEL_FILES[kind]) for kind, name in BOARD_STAGES.items()}
 FLOAT_TOLERANCE = 1e-4  # of an output of -1..1: two float32 libraries sum in different orders, and that is all
 REJECTED = ".rejected"  # added to the name of a bundle whose verdict is bad
 _PACKAGES = ("torch", "stable-baselines3", "onnx", "onnx2tf", "tensorflow", "tflite-micro", "ai-edge-litert", "mujoco", "numpy")
@@ -87,6 +89,7 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
     """
     if config.episodes < 1:
         raise UsageError(f"the check needs at least one episode, not {config.episodes}", "give --episodes 1 or more")
+    _check_quantize(config)
     started_s = time.perf_counter()
     config = as_trained(config)
     with staging_folder(Path(tempfile.gettempdir(), "hil-export")) as scratch, ExitStack() as stack:
@@ -111,6 +114,15 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
             raise ExportError(f"the bundle {source.target} cannot be written: {exc}", "choose another folder: --output") from exc
 
 
+def _check_quantize(config: ExportConfig) -> None:
+    if config.quantize not in ELEMENT_TYPES:
+        raise UsageError(f"there is no element type {config.quantize!r}", f"choose one of {', '.join(ELEMENT_TYPES)}")
+    if config.rounding_invariant and config.quantize != INT8.name:
+        raise UsageError(f"only int8 models can be made rounding-invariant, not {config.quantize}", "leave --quantize out")
+    if config.per_tensor and config.quantize == FLOAT32.name:
+        raise UsageError("a float32 model has no scales of weights", "leave --per-tensor out")
+
+
 class _Export:
     """The state of one export. ``staging`` becomes the bundle, ``scratch`` is thrown away."""
 
@@ -131,7 +143,9 @@ class _Export:
         self.normalization = source.normalization
         self.normalization_from = source.normalization_from
         self.warnings = list(source.notes)
-        self.stage_names = [name for name in STAGES if name != "torch" or source.kind == "sb3"]
+        self.kind = ELEMENT_TYPES[config.quantize]
+        self.board_stage = BOARD_STAGES[config.quantize]
+        self.stage_names = [*(["torch"] if source.kind == "sb3" else []), "onnx", "float32", self.board_stage]
 
     def run(self) -> ExportResult:
         """Everything, in order. TensorFlow and the episodes of each stage run in child processes beside it."""
@@ -154,7 +168,7 @@ class _Export:
                     )
                 samples = make_samples(partial(act_through, self.layers), self._normalized(recorded), rows, self.config.seed)
             self.tensorflow.finish()
-            self._make_whole_int8()
+            self._make_whole()
             self.progress("TFLite", 1.0)
             with self._stage_runtime("float32") as runtime:
                 checked = check_against_source(runtime.act_batch, self.source, calibration, self.config.seed)
@@ -167,8 +181,8 @@ class _Export:
             ended = {name: future.result() for name, future in running.items()}
             stages = tuple(self._stage(name, errors[name], ended.get(name), env) for name in self.stage_names)
         verdict = judge({name: stage.episodes for name, stage in ended.items()}, self.config.margin)
-        if "int8" in ended:
-            saturated = ended["int8"].saturated
+        if self.board_stage in ended and self.kind != FLOAT32:
+            saturated = ended[self.board_stage].saturated
             calibration.origin["saturated"] = saturated
             self.warnings += saturation_warnings([signal.name for signal in self.spec.observation], saturated)
         bundle = self._bundle(model, calibration, stages, proof, checked, verdict)
@@ -219,14 +233,14 @@ class _Export:
         return calibration, recorded
 
     def _normalize(self, calibration: Calibration) -> None:
-        """One int8 scale serves all inputs: where they differ widely, they are normalized by what calibration saw."""
-        if self.normalization is not None:
+        """One scale serves all inputs: where they differ widely, they are normalized by what calibration saw."""
+        if self.normalization is not None or self.kind == FLOAT32:
             return
         wanted = normalization_of(calibration.observations)
         if wanted is None:
             return
         if not self.layers:
-            self.warnings.append("the observations differ widely in range, and one int8 scale has to serve all of them")
+            self.warnings.append("the observations differ widely in range, and one scale has to serve all of them")
             return
         self.normalization, self.normalization_from = wanted, FROM_CALIBRATION
         self.layers = denormalized(self.layers, wanted)
@@ -248,15 +262,20 @@ class _Export:
             "convert",
             onnx=str(self.staging / ONNX_MODEL),
             calibration=str(calibration),
-            float_model=str(self.staging / FLOAT_MODEL),
-            int8_model=str(self.staging / INT8_MODEL),
+            models={kind: str(self.staging / MODEL_FILES[kind]) for kind in {FLOAT32.name, self.kind.name}},
             per_tensor=self.config.per_tensor,
             seed=self.config.seed,
         )
 
-    def _make_whole_int8(self) -> None:
+    @property
+    def _model_file(self) -> Path:
+        return self.staging / MODEL_FILES[self.kind.name]
+
+    def _make_whole(self) -> None:
         """TensorFlow's converter leaves some operators in float, between DEQUANTIZE and QUANTIZE."""
-        file = self.staging / INT8_MODEL
+        if self.kind == FLOAT32:
+            return
+        file = self._model_file
         model = elementwise_in_int8(file.read_bytes())
         file.write_bytes(model)
         graph = read_graph(model)
@@ -264,13 +283,14 @@ class _Export:
         left = [name for name in floating if name not in ("QUANTIZE", "DEQUANTIZE")]
         if left:
             raise UnsupportedOperatorError(
-                f"TensorFlow Lite has no int8 form of {left[0]}", "use ReLU, Tanh, Sigmoid, ELU, LeakyReLU or SiLU in the policy"
+                f"TensorFlow Lite has no {self.kind.name} form of {left[0]}",
+                "use ReLU, Tanh, Sigmoid, ELU, LeakyReLU or SiLU in the policy",
             )
 
     def _make_rounding_invariant(self, rows: NDArray[np.float32], samples: Any) -> RoundingInvariant:
         """Puts a rounding-invariant model in the place of the ordinary one, which it is made from."""
         self.progress("fine-tuning", 0.0)
-        file = self.staging / INT8_MODEL
+        file = self._model_file
         made = make_rounding_invariant(
             self.layers, file.read_bytes(), samples, rows, self.config.seed, lambda done: self.progress("fine-tuning", done)
         )
@@ -298,9 +318,9 @@ class _Export:
         return future
 
     def _artifacts(self, calibration: Calibration) -> TflmRuntime:
-        int8_model = (self.staging / INT8_MODEL).read_bytes()
-        model = TflmRuntime(int8_model)
-        write_vectors(self.staging, int8_model, model, calibration.held_out, self.config.seed, self.normalization)
+        board_model = self._model_file.read_bytes()
+        model = TflmRuntime(board_model)
+        write_vectors(self.staging, board_model, model, calibration.held_out, self.config.seed, self.normalization)
         return model
 
     def _errors(self, observations: NDArray[np.float32]) -> dict[str, NDArray[np.float64] | None]:
@@ -312,7 +332,7 @@ class _Export:
             with self._stage_runtime(name) as loaded:
                 outputs = loaded.act_batch(observations)
             differences[name] = difference = None if previous is None else outputs.astype(np.float64) - previous
-            if difference is not None and name != "int8":
+            if difference is not None and (name != self.board_stage or self.kind == FLOAT32):
                 largest = float(np.max(np.abs(difference) / np.maximum(1.0, np.abs(outputs))))
                 if largest > FLOAT_TOLERANCE:
                     raise ExportError(
@@ -337,6 +357,10 @@ class _Export:
             metrics=dict(summary.metrics) if summary else {},
         )
 
+    @property
+    def _weights(self) -> str:
+        return FLOAT32.name if self.kind == FLOAT32 else "per-tensor" if self.config.per_tensor else "per-channel"
+
     def _bundle(
         self,
         model: TflmRuntime,
@@ -350,7 +374,7 @@ class _Export:
         has_environment = bool(self.spec.environment)
         return Bundle(
             path=target if verdict.good else target.with_name(target.name + REJECTED),
-            id=model_id((self.staging / INT8_MODEL).read_bytes(), self.normalization),
+            id=model_id(self._model_file.read_bytes(), self.normalization),
             algorithm=self.source.algorithm,
             spec=self.spec,
             input_quant=model.input_quant,
@@ -358,7 +382,7 @@ class _Export:
             normalization=self.normalization,
             source=self.source.to_dict() | {"normalization": self.normalization_from},
             checked_against=checked,
-            calibration=calibration.origin | {"weights": "per-tensor" if self.config.per_tensor else "per-channel"},
+            calibration=calibration.origin | {"weights": self._weights},
             training=self.source.training,
             versions=_versions(self.source),
             metrics={

@@ -50,12 +50,10 @@ class _Worker:
         self._tf = tf
         self._loaded: Any = None
 
-    def convert(
-        self, onnx: str, calibration: str, float_model: str, int8_model: str, per_tensor: bool, seed: int, int16_model: str = ""
-    ) -> None:
-        """ONNX to float32 and int8 TFLite; ``calibration`` is an ``.npy`` of float32 [n, n_obs], normalized.
+    def convert(self, onnx: str, calibration: str, models: dict[str, str], per_tensor: bool, seed: int) -> None:
+        """ONNX to TFLite of each element type in ``models``, which names the files, float32 among them.
 
-        With ``int16_model`` also to one with int16 activations.
+        ``calibration`` is an ``.npy`` of float32 [n, n_obs], normalized.
         """
         import onnx2tf
 
@@ -65,11 +63,10 @@ class _Worker:
         # A graph of its own instead of onnx2tf's SavedModel: that one is written, read and traced again for each conversion.
         signature = [tf.TensorSpec(model.inputs[0].shape, tf.float32, "observation")]
         function = tf.function(lambda observation: model(observation), input_signature=signature).get_concrete_function()
-        Path(float_model).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
+        Path(models["float32"]).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], model).convert())
         observations = np.load(calibration)
-        Path(int8_model).write_bytes(_quantize(tf, function, model, observations, per_tensor))
-        if int16_model:
-            Path(int16_model).write_bytes(_quantize(tf, function, model, observations, per_tensor, int16=True))
+        for kind in models.keys() - {"float32"}:
+            Path(models[kind]).write_bytes(_quantize(tf, function, model, observations, per_tensor, int16=kind == "int16x8"))
 
     def read(self, model: str, float_model: str) -> dict[str, str]:
         """A Keras model or SavedModel to float32 TFLite; answers with a reason where it is not a policy."""
@@ -136,9 +133,7 @@ def _to_keras(onnx2tf: Any, onnx: Path) -> Any:
         )
 
 
-def _quantize(
-    tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool, int16: bool = False
-) -> bytes:
+def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float32], per_tensor: bool, int16: bool) -> bytes:
     def representative_dataset() -> Iterator[list[NDArray[np.float32]]]:
         for observation in observations:
             yield [observation[np.newaxis, :]]

@@ -59,6 +59,4 @@ def saturation_warnings(names: Sequence[str], shares: Sequence[float]) -> tuple[
     beyond = [f"{name} in {share:.1%} of steps" for name, share in zip(names, shares, strict=True) if share > SATURATED_SHARE]
     if not beyond:
         return ()
-    return (
-        f"calibration never reached what the policy sees in its episodes; these inputs saturate in int8: {', '.join(beyond)}",
-    )
+    return (f"calibration never reached what the policy sees in its episodes; these inputs saturate: {', '.join(beyond)}",)

@@ -1,4 +1,4 @@
-"""TensorFlow Lite on the desktop (``ai-edge-litert``): the float policy, and models of each element type on its sets of kernels."""
+"""TensorFlow Lite on the desktop (``ai-edge-litert``): the float policy, and models of each element type by its kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import FLOAT_MODEL, Bundle
-from balance_hil.errors import BundleError, UnsupportedOperatorError, UsageError, require
+from balance_hil.errors import BundleError, ModelNotInt8Error, UnsupportedOperatorError, UsageError, require
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -170,6 +170,8 @@ class TfliteInt8Runtime(Int8Runtime):
         self.name = name
         self._package = package
         self.graph: TfliteGraph = read_graph(model)
+        if self.graph.kind.name != name.rpartition("-")[0]:
+            raise ModelNotInt8Error(f"the runtime {name} does not run {self.graph.kind.name} models", "choose another: --runtime")
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, INT8_MODEL, ONNX_MODEL, Bundle, model_id, write_bundle
+from balance_hil.bundle import FLOAT_MODEL, GOLDEN, HEADER, MODEL_FILES, ONNX_MODEL, Bundle, model_id, write_bundle
 from balance_hil.files import staging_folder
 from balance_hil.model_image import ModelImage
 from balance_hil.quantize import Normalization, dequantize, quantize
@@ -57,15 +57,14 @@ def bundle_of_model(
         np.savez_compressed(
             staging / GOLDEN,
             observations=observations,
-            input_int8=inputs,
-            output_int8=outputs,
             actions=dequantize(outputs, tflm.output_quant),
             operators=np.array([operator.name for operator in tflm.graph.operators]),
+            **{f"input_{tflm.dtype}": inputs, f"output_{tflm.dtype}": outputs},
             **layers,
         )
-        (staging / INT8_MODEL).write_bytes(model)
+        (staging / MODEL_FILES[tflm.graph.kind.name]).write_bytes(model)
         for empty in (ONNX_MODEL, FLOAT_MODEL):
-            (staging / empty).touch()
+            (staging / empty).touch()  # a float32 model is there already
         ModelImage(model=model, normalization=normalization, inputs=inputs, outputs=outputs).write_header(staging / HEADER)
         bundle = Bundle(
             path=folder,
@@ -89,8 +88,9 @@ def _numbered(n_obs: int, n_act: int) -> PolicySpec:
 
 
 def _observations(rng: np.random.Generator, model: TflmRuntime, by: Normalization | None) -> NDArray[np.float32]:
-    """Over the whole range of the int8 input and a little beyond, float32 [256, n_obs]."""
-    codes = rng.uniform(-140, 140, (_ROWS, model.n_obs)) - model.input_quant.zero_point
+    """Over the whole range of the input and a little beyond, float32 [256, n_obs]."""
+    reach = 1.1 * max(1, model.input_quant.kind.high)
+    codes = rng.uniform(-reach, reach, (_ROWS, model.n_obs)) - model.input_quant.zero_point
     values = codes * model.input_quant.scale
     if by is not None:
         values = values / by.inverse_std + by.mean

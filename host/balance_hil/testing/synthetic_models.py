@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, INT16X8, ElementType
 from balance_hil.tflite.codec import pack, schema
 
 TANH_QUANT = (1 / 128, 0)  # the only parameters that kernels accept for these outputs
 LOGISTIC_QUANT = (1 / 256, INT8_MIN)
+_INT16_QUANT = (1 / 32768, 0)  # the same in int16, for both
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")  # that FULLY_CONNECTED fuses
 
 # Lowest operator versions whose kernels take int8 (tensorflow/lite/tools/versioning/op_version.cc).
@@ -77,7 +78,7 @@ _OPTIONS = {
 
 
 class ModelBuilder:
-    """Collects tensors and operators of one subgraph; ``build`` packs them.
+    """Collects tensors and operators of one subgraph, int8 or of another element type; ``build`` packs them.
 
     ``tensors`` and ``operators`` are the schema's objects, for tests that corrupt them.
 
@@ -85,7 +86,8 @@ class ModelBuilder:
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, element: ElementType = INT8) -> None:
+        self.element = element  # of what is computed
         self._schema = schema()
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
@@ -99,10 +101,14 @@ class ModelBuilder:
         zero_point: int = 0,
         *,
         data: NDArray[Any] | None = None,
-        kind: str = "INT8",
+        kind: str = "",
         variable: bool = False,
     ) -> int:
-        """Adds a tensor and returns its number. Several scales mean one per entry of dimension 0 (per channel)."""
+        """Adds a tensor and returns its number. Several scales mean one per entry of dimension 0 (per channel).
+
+        Without a ``kind`` constants are int8, others of the builder's element type.
+        """
+        kind = kind or (self.element if data is None else INT8).tensor
         tensor = self._schema.TensorT()
         tensor.isVariable = variable
         tensor.name = f"t{len(self.tensors)}"
@@ -173,7 +179,8 @@ class ModelBuilder:
     def bias(self, source: int, weight_scales: float | Sequence[float], values: NDArray[Any]) -> int:
         """A bias for weights of these scales that meet the tensor ``source``."""
         scales = np.float32(self.tensors[source].quantization.scale[0]) * np.atleast_1d(np.asarray(weight_scales, np.float32))
-        return self.tensor(values.shape, scales.tolist(), data=values.astype(np.int32), kind="INT32")
+        kind = "INT32" if self.element == INT8 else "INT64"
+        return self.tensor(values.shape, scales.tolist(), data=values.astype(kind.lower()), kind=kind)
 
     def numbers(self, values: ArrayLike) -> int:
         """A constant of int32: axes, a shape, paddings."""
@@ -185,7 +192,7 @@ class ModelBuilder:
         params = self.tensors[tensor].quantization
         return float(params.scale[0]), int(params.zeroPoint[0])
 
-    def elementwise(self, name: str, source: int, output: tuple[float, int] | None = None, kind: str = "INT8") -> int:
+    def elementwise(self, name: str, source: int, output: tuple[float, int] | None = None, kind: str = "") -> int:
         """An operator with one input and an output of the same shape, without scale if None; returns the output's number."""
         return self.operator(name, (source,), self.tensor(self.tensors[source].shape, *(output or ()), kind=kind))
 
@@ -213,9 +220,16 @@ class ModelBuilder:
 
 
 def actor(
-    sizes: Sequence[int], activation: str, *, per_channel: bool, seed: int, squash: str | None = "TANH", fused: str = "NONE"
+    sizes: Sequence[int],
+    activation: str,
+    *,
+    per_channel: bool,
+    seed: int,
+    squash: str | None = "TANH",
+    fused: str = "NONE",
+    element: ElementType = INT8,
 ) -> bytes:
-    """An actor with random weights, quantized as the TensorFlow converter quantizes: int8 in and out.
+    """An actor with random weights, quantized as the TensorFlow converter quantizes: int8 or int16 in and out.
 
     Args:
         sizes: lengths of input, hidden layers and output.
@@ -225,11 +239,12 @@ def actor(
         seed: of weights, biases and calibration inputs.
         squash: operator behind the last layer, None for none.
         fused: activation fused into the last layer.
+        element: INT8, or INT16X8, whose biases have 64 bits.
     """
     rng = np.random.default_rng(seed)
-    build = ModelBuilder()
+    build = ModelBuilder(element)
     x = rng.normal(0.0, 1.0, (512, sizes[0])) * rng.uniform(0.3, 3.0)
-    quant = _range(x)
+    quant = _range(x, element)
     first = tensor = build.tensor((1, sizes[0]), *quant)
     for layer, units in enumerate(sizes[1:], start=1):
         last = layer == len(sizes) - 1
@@ -268,18 +283,25 @@ def _dense(
     peak = np.max(np.abs(weights), axis=1) if per_channel else np.full(len(weights), np.max(np.abs(weights)))
     scales = (peak / INT8_MAX).astype(np.float32)
     codes = np.rint(weights / scales[:, np.newaxis]).astype(np.int8)
-    output = _range(outputs)
+    output = _range(outputs, build.element)
     given = scales.tolist() if per_channel else float(scales[0])
     return build.dense(source, codes, given, output, np.rint(bias / (np.float32(quant[0]) * scales)), fused), output
 
 
 def _unary(build: ModelBuilder, name: str, source: int, outputs: NDArray[np.float64]) -> tuple[int, tuple[float, int]]:
-    quant = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}.get(name) or _range(outputs)
+    fixed = (
+        {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}
+        if build.element == INT8
+        else dict.fromkeys(("TANH", "LOGISTIC"), _INT16_QUANT)
+    )
+    quant = fixed.get(name) or _range(outputs, build.element)
     return build.elementwise(name, source, quant), quant
 
 
-def _range(values: NDArray[np.float64]) -> tuple[float, int]:
+def _range(values: NDArray[np.float64], element: ElementType = INT8) -> tuple[float, int]:
     """Scale and zero point whose range covers ``values`` and 0, as the converter's calibrator chooses them."""
+    if element == INT16X8:
+        return float(np.float32(max(1e-3, float(np.max(np.abs(values)))) / INT16X8.high)), 0
     low, high = min(0.0, float(np.min(values))), max(1e-3, float(np.max(values)))
     scale = float(np.float32((high - low) / (INT8_MAX - INT8_MIN)))
     return scale, int(np.rint(INT8_MIN - low / scale))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, ElementType
 from balance_hil.runtimes.base import Int8Array, Int8Runtime
 from balance_hil.runtimes.emulated import rules
 from balance_hil.runtimes.emulated.interpreter import EmulatedRuntime, computed_inputs
@@ -37,6 +38,13 @@ LITERT_RUNTIMES = (
     RuntimeUnderTest(name="int8-xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m)),
     RuntimeUnderTest(name="int8-builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m)),
     RuntimeUnderTest(name="int8-reference", variant=rules.REFERENCE, make=lambda m: TfliteInt8Runtime("int8-reference", m)),
+)
+INT16_RUNTIMES = (
+    RuntimeUnderTest(name="tflm", variant=rules.TFLM, make=TflmRuntime),
+    *(
+        RuntimeUnderTest(name=name, variant=variant, make=partial(TfliteInt8Runtime, name))
+        for name, variant in (("int16x8-builtin", rules.BUILTIN), ("int16x8-reference", rules.REFERENCE))
+    ),
 )
 TENSORFLOW_RUNTIMES = (
     RuntimeUnderTest(
@@ -92,9 +100,9 @@ def agreement(runtime: Int8Runtime, emulator: EmulatedRuntime, inputs: Int8Array
     return Agreement(outputs.size, int(np.count_nonzero(outputs != emulator.infer_int8_batch(inputs))), compared, differing)
 
 
-def random_inputs(count: int, n_obs: int, seed: int) -> Int8Array:
-    """Uniform int8 [count, n_obs]."""
-    return np.random.default_rng(seed).integers(INT8_MIN, INT8_MAX, (count, n_obs), dtype=np.int8, endpoint=True)
+def random_inputs(count: int, n_obs: int, seed: int, kind: ElementType = INT8) -> Int8Array:
+    """Uniform over the range of raw values, [count, n_obs]."""
+    return np.random.default_rng(seed).integers(kind.low, kind.high, (count, n_obs), dtype=kind.dtype, endpoint=True)
 
 
 _SHAPES = ((6, 32, 32, 2), (6, 64, 64, 2), (8, 24, 2), (5, 48, 16, 3))

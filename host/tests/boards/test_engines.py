@@ -25,6 +25,7 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.model_image import KERNELS, ModelImage
+from balance_hil.quantize import FLOAT32, INT16X8
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.convolutional_models import OPERATORS as CONVOLUTIONAL
 from balance_hil.testing.convolutional_models import random_network
@@ -57,6 +58,17 @@ def test_the_native_board_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch)
     assert "tflite-micro wheel" in said[0]
     monkeypatch.setattr(engines, "find_spec", lambda name: object())
     assert choose_engine(NATIVE, None, said.append) == "tflm"
+
+
+@pytest.mark.parametrize("kind", [INT16X8, FLOAT32], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("board", [NATIVE, M4, TEENSY], ids=lambda board: board.name)
+def test_an_element_type_that_the_engine_does_not_run_is_refused_before_anything_else(board, kind) -> None:
+    build = ModelBuilder(kind)
+    source = build.tensor((1, 3000), 0.01)  # too wide, and an operator that no engine has
+    model = build.build(source, build.operator("EXP", (source,), build.tensor((1, 3000), 1 / 32768)))
+    with pytest.raises(UsageError, match=f"int8 on {board.name} runs int8 models, this one is {kind.name}") as refused:
+        check_fits(board, model, "int8")
+    assert "--quantize int8" in refused.value.hint
 
 
 def test_what_is_asked_for_is_taken_and_what_does_not_exist_refused() -> None:

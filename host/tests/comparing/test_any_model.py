@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.cli.compare import command
-from balance_hil.comparing import float_io, model_under_test
+from balance_hil.comparing import float_io, model_under_test, summarize
 from balance_hil.errors import BundleError, ModelNotInt8Error, ModelTooWideError, UnsupportedOperatorError, UsageError
-from balance_hil.quantize import quantize
-from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime
+from balance_hil.quantize import INT16X8, quantize
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime, model_runtime_names
 from balance_hil.runtimes.trial import fatal_runtimes
-from balance_hil.testing.synthetic_models import ModelBuilder, random_dense
+from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_dense
 from balance_hil.tflite.codec import edit
 from balance_hil.tflite.edit import int8_core
 from balance_hil.tflite.graph import read_graph
@@ -103,11 +104,36 @@ def test_ends_that_no_emulator_gives_are_unexplained(compared, monkeypatch):
     assert found["unexplained"] == 9 * found["float_io"][0]["observations"]
 
 
-def test_a_float_network_is_refused():
+def test_a_hybrid_network_is_refused():
     build = ModelBuilder()
-    source, target = build.tensor((1, 6), kind="FLOAT32"), build.tensor((1, 6), kind="FLOAT32")
-    with pytest.raises(ModelNotInt8Error, match="float input 't0' goes to TANH"):
-        int8_core(build.build(source, build.operator("TANH", (source,), target)))
+    source, target = build.tensor((1, 6), kind="FLOAT32"), build.tensor((1, 2), kind="FLOAT32")
+    weights = build.tensor((2, 6), 0.1, data=np.ones((2, 6), np.int8))
+    with pytest.raises(ModelNotInt8Error, match="float input 't0' goes to FULLY_CONNECTED"):
+        int8_core(build.build(source, build.operator("FULLY_CONNECTED", (source, weights), target)))
+
+
+def test_int16_is_explained(compared):
+    status, found = compared(actor((6, 24, 16, 2), "TANH", per_channel=True, seed=1, element=INT16X8))
+    assert (status, found["element_type"], found["unexplained"]) == (0, "int16x8", 0)
+    assert found["runtimes"] == list(model_runtime_names(INT16X8))
+    causes = {cause for pair in found["pairs"] for cause in pair["causes"]}
+    assert causes == {"multiplier of 16 bits"}
+    assert all(each["variant"] and not each["mismatches"] for each in found["arithmetics"])
+
+
+def test_float32_is_compared_by_a_tolerance(compared, ppo_bundle, monkeypatch):
+    model = ppo_bundle.file(FLOAT_MODEL).read_bytes()
+    status, found = compared(model)
+    pairs = {(pair["a"], pair["b"]): pair for pair in found["pairs"]}
+    assert (status, found["element_type"], found["unexplained"]) == (0, "float32", 0)
+    assert pairs["float32-reference", "tflm"]["differing"] == 0
+    ordered = pairs["float32-builtin", "tflm"]
+    assert ordered["causes"] == {"order of float32 sums": ordered["differing"]}
+    assert 0 < ordered["max_lsb"] < 16
+    monkeypatch.setattr(summarize, "FLOAT32_STEPS", 1)
+    status, found = compared(model)
+    assert status == 1
+    assert 0 < found["unexplained"] < 2 * ordered["differing"]
 
 
 @pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)

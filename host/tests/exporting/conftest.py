@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.bundle import FLOAT_MODEL, INT8_MODEL
+from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.checkpoint import Actor, Layer
 from balance_hil.exporting import pipeline
 from balance_hil.spec import ActionMap
@@ -51,8 +51,10 @@ def converted(monkeypatch):
                 pass
 
             def start(self, task, **request):
-                shutil.copy(float_from.file(FLOAT_MODEL), request["float_model"])
-                shutil.copy(int8_from.file(INT8_MODEL), request["int8_model"])
+                models = request["models"]
+                shutil.copy(float_from.file(FLOAT_MODEL), models["float32"])
+                for kind in models.keys() - {"float32"}:
+                    shutil.copy(int8_from.model_file, models[kind])
 
             def finish(self):
                 pass

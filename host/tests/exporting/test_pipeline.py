@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +26,8 @@ from balance_hil.errors import (
 )
 from balance_hil.exporting import ExportConfig, ExportResult, Stage, export, pipeline
 from balance_hil.metrics import Verdict
+from balance_hil.quantize import INT16X8
+from balance_hil.testing.synthetic_models import actor
 
 from .. import contract
 
@@ -127,6 +130,36 @@ def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(folder, contents,
         export(quick(folder), interrupt)
     assert contents(folder.parent) == before
     assert [p.name for p in folder.parent.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("kind", ["int16x8", "float32"])
+def test_the_board_may_run_another_element_type(kind, folder, ppo_bundle, tmp_path, converted):
+    model = tmp_path / "int16x8.tflite"
+    model.write_bytes(actor((6, 4, 2), "RELU", per_channel=True, seed=0, element=INT16X8))
+    converted(float_from=ppo_bundle, int8_from=SimpleNamespace(model_file=model))
+    result = export(quick(folder, quantize=kind, output=tmp_path / "wide"))
+    bundle, last = result.bundle, result.stages[-1]
+    assert (last.name, last.runtime) == ({"int16x8": "int16x8", "float32": "tflm"}[kind], "tflm")
+    assert last.size_bytes == len(bundle.int8_model())
+    assert bundle.kind.name == json.loads((bundle.path / "bundle.json").read_text())["quantization"]["type"] == kind
+    assert bundle.golden_raw("input").dtype == bundle.golden_raw("output").dtype == bundle.kind.dtype
+    assert f"--quantize {kind}" in (bundle.path / MODEL_CARD).read_text()
+    if kind == "float32":  # of the policy itself
+        assert result.verdict.good
+        assert last.max_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quantize": "uint8"}, "no element type 'uint8'"),
+        ({"quantize": "int16x8", "rounding_invariant": True}, "only int8 models can be made rounding-invariant"),
+        ({"quantize": "float32", "per_tensor": True}, "no scales of weights"),
+    ],
+)
+def test_what_does_not_go_with_an_element_type_is_refused_before_the_source_is_read(changes, said, tmp_path):
+    with pytest.raises(UsageError, match=said):
+        export(quick(tmp_path / "not there", **changes))
 
 
 def test_an_int8_policy_that_fails_where_the_float_one_does_not_goes_to_a_folder_of_its_own(
@@ -274,7 +307,9 @@ def test_the_command_makes_a_bundle_elsewhere_and_prints_one_document(tmp_path, 
     contract.check("export", document)
     assert document["bundle"] == {"name": "copy", "id": ppo_bundle.id, "path": str(target)}
     assert document["verdict"] == {"good": True, "reasons": []}
-    assert [(stage["name"], stage["success_rate"]) for stage in document["stages"]] == [(name, 1.0) for name in pipeline.STAGES]
+    assert [(stage["name"], stage["success_rate"]) for stage in document["stages"]] == [
+        (name, 1.0) for name in ("torch", "onnx", "float32", "int8")
+    ]
     assert all("max_error" in stage for stage in document["stages"])
     assert 0 < document["conversion_s"] <= document["wall_s"]
     assert "calibration" in printed.err  # progress

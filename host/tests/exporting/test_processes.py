@@ -11,15 +11,16 @@ from balance_hil.exporting import convert
 from balance_hil.exporting.calibration import record_calibration
 from balance_hil.exporting.convert import TensorFlowProcess
 from balance_hil.exporting.episodes import EpisodeRuns, EpisodesRequest
+from balance_hil.quantize import INT16X8
 from balance_hil.runtimes import load_runtime
+from balance_hil.runtimes.tflm import TflmRuntime
 
 
 def request(folder, **changes):
     values = {
         "onnx": str(folder / "actor.onnx"),
         "calibration": str(folder / "calibration.npy"),
-        "float_model": str(folder / "float.tflite"),
-        "int8_model": str(folder / "int8.tflite"),
+        "models": {kind: str(folder / f"{kind}.tflite") for kind in ("float32", "int8", "int16x8")},
         "per_tensor": True,
         "seed": 3,
     }
@@ -63,9 +64,23 @@ def test_the_same_checkpoint_and_seed_give_the_same_models_without_a_word(tmp_pa
     with TensorFlowProcess(tmp_path / "log") as process:
         process.start("convert", **request(tmp_path, onnx=str(tiny_bundle.file(ONNX_MODEL))))
         process.finish()
-    assert (tmp_path / "float.tflite").read_bytes() == tiny_bundle.file(FLOAT_MODEL).read_bytes()
+    assert (tmp_path / "float32.tflite").read_bytes() == tiny_bundle.file(FLOAT_MODEL).read_bytes()
     assert (tmp_path / "int8.tflite").read_bytes() == tiny_bundle.file(INT8_MODEL).read_bytes()
+    wide, narrow = (TflmRuntime((tmp_path / f"{kind}.tflite").read_bytes()) for kind in ("int16x8", "int8"))
+    right = load_runtime("float32", tiny_bundle).act_batch(rows.held_out)
+    errors = [np.sqrt(np.mean((model.act_batch(rows.held_out) - right) ** 2)) for model in (wide, narrow)]
+    assert wide.input_quant.kind == INT16X8
+    assert errors[0] < 0.5 * errors[1]
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_without_an_int16_form_is_named(tmp_path, interpreter):
+    interpreter("read line; echo \"ValueError: Quantization to 16x8-bit not yet supported for op: 'ELU'.\" >&2; exit 1")
+    with TensorFlowProcess(tmp_path / "log") as process:
+        process.start("convert", **request(tmp_path))
+        with pytest.raises(UnsupportedOperatorError, match="no int16 form of ELU") as refused:
+            process.finish()
+    assert "--quantize int8" in refused.value.hint
 
 
 def test_a_failed_conversion_shows_the_last_lines(tmp_path, interpreter):

@@ -6,18 +6,20 @@ import pytest
 
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.errors import BundleError, ModelNotInt8Error, NonFiniteInputError, UsageError
-from balance_hil.quantize import dequantize
-from balance_hil.runtimes import INT8_RUNTIME_NAMES, RUNTIME_NAMES, load_runtime
+from balance_hil.quantize import FLOAT32, INT8, INT16X8, dequantize
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, bundle_runtime_names, load_int8_runtime, load_runtime, model_runtime_names
 from balance_hil.runtimes.base import Int8Runtime
 from balance_hil.runtimes.onnx import OnnxRuntime
 from balance_hil.runtimes.tflite import TfliteFloatRuntime, TfliteInt8Runtime
+from balance_hil.testing.synthetic_models import actor
 
-FLOAT_NAMES = tuple(name for name in RUNTIME_NAMES if name not in INT8_RUNTIME_NAMES)
+NAMES = bundle_runtime_names(INT8)
+FLOAT_NAMES = tuple(name for name in NAMES if name not in INT8_RUNTIME_NAMES)
 
 
 @pytest.fixture(scope="module")
 def runtimes(ppo_bundle):
-    return {name: load_runtime(name, ppo_bundle) for name in RUNTIME_NAMES}
+    return {name: load_runtime(name, ppo_bundle) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def observations():
     return np.random.default_rng(1).uniform(-1, 1, (500, 6)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", RUNTIME_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_shapes_types_and_names(runtimes, observations, name):
     runtime = runtimes[name]
     assert (runtime.name, runtime.n_obs, runtime.n_act) == (name, 6, 2)
@@ -36,7 +38,7 @@ def test_shapes_types_and_names(runtimes, observations, name):
     assert isinstance(runtime, Int8Runtime) == (name in INT8_RUNTIME_NAMES)
 
 
-@pytest.mark.parametrize("name", RUNTIME_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_batch_size_does_not_matter(runtimes, observations, name):
     runtime = runtimes[name]
     whole = runtime.act_batch(observations)
@@ -132,3 +134,27 @@ def test_importing_the_package_imports_no_engine():
         "print([m for m in ('torch', 'tensorflow', 'onnx', 'onnxruntime', 'ai_edge_litert', 'tflite_micro') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("kind", [INT8, INT16X8, FLOAT32], ids=lambda kind: kind.name)
+def test_a_runtime_of_another_element_type_is_refused_with_those_there_are(kind, ppo_bundle):
+    model = {
+        INT8: ppo_bundle.int8_model(),
+        INT16X8: actor((6, 4, 2), "RELU", per_channel=True, seed=0, element=INT16X8),
+        FLOAT32: ppo_bundle.file(FLOAT_MODEL).read_bytes(),
+    }[kind]
+    other = INT8 if kind == INT16X8 else INT16X8
+    with pytest.raises(UsageError, match=f"does not run {kind.name} models") as refused:
+        load_int8_runtime(model_runtime_names(other)[0], model)
+    assert refused.value.hint == f"choose one of {', '.join(model_runtime_names(kind))}"
+    with load_int8_runtime(model_runtime_names(kind)[0], model) as runtime:
+        assert runtime.infer_int8_batch(np.zeros((3, 6), kind.dtype)).dtype == kind.dtype
+
+
+def test_a_float32_model_gives_the_bits_of_the_reference_kernels_in_tflm(ppo_bundle):
+    model, rows = ppo_bundle.file(FLOAT_MODEL).read_bytes(), np.random.default_rng(0).uniform(-1, 1, (200, 6)).astype(np.float32)
+    tflm, reference, builtin = (
+        load_int8_runtime(name, model).act_batch(rows) for name in ("tflm", "float32-reference", "float32-builtin")
+    )
+    assert tflm.tobytes() == reference.tobytes()
+    assert np.allclose(builtin, tflm, rtol=0, atol=1e-5)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from balance_hil.bundle import FLOAT_MODEL, GOLDEN
+from balance_hil.bundle import GOLDEN
 from balance_hil.errors import ArenaTooSmallError, MissingExtraError, ModelNotInt8Error, UnsupportedOperatorError
 from balance_hil.runtimes import tflm
 from balance_hil.runtimes.native_stderr import captured_stderr
@@ -82,9 +82,12 @@ def test_an_absurd_arena_is_an_error_and_not_a_crash(ppo_bundle, arena_bytes):
         TflmRuntime(ppo_bundle.int8_model(), arena_bytes=arena_bytes)
 
 
-def test_a_float_model_is_refused(ppo_bundle):
-    with pytest.raises(ModelNotInt8Error):
-        TflmRuntime(ppo_bundle.file(FLOAT_MODEL).read_bytes())
+def test_a_model_of_no_supported_type_is_refused(ppo_bundle):
+    def change(parsed):
+        parsed.subgraphs[0].tensors[parsed.subgraphs[0].inputs[0]].type = 3  # UINT8
+
+    with pytest.raises(ModelNotInt8Error, match="is UINT8"):
+        TflmRuntime(edit(ppo_bundle.int8_model(), change))
 
 
 def test_an_operator_that_tflm_cannot_run_is_named(tiny_bundle):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
-from balance_hil.testing.synthetic_models import actor
+from balance_hil.quantize import FLOAT32, INT16X8
+from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.codec import edit, pack, schema, unpack
 from balance_hil.tflite.edit import int8_core, select_output
 from balance_hil.tflite.graph import read_graph
@@ -39,12 +40,29 @@ def test_per_tensor_export_has_one_scale_for_each_weight_tensor_and_ends_in_tanh
     assert [len(graph.tensors[operator.inputs[1]].scales) for operator in dense] == [1, 1, 1]
 
 
-def test_a_float_model_has_no_quantization(ppo_bundle):
+def test_a_float_model_takes_values_as_they_are(ppo_bundle):
     graph = read_graph(ppo_bundle.file(FLOAT_MODEL).read_bytes())
+    assert graph.kind == graph.input_quant.kind == graph.output_quant.kind == FLOAT32
+
+
+def test_a_hybrid_model_has_no_quantization():
+    build = ModelBuilder(FLOAT32)
+    source = build.tensor((1, 6))
+    weights = build.tensor((2, 6), 0.1, data=np.ones((2, 6), np.int8))
+    graph = read_graph(build.build(source, build.operator("FULLY_CONNECTED", (source, weights), build.tensor((1, 2)))))
     with pytest.raises(ModelNotInt8Error, match=r"input .* is FLOAT32"):
         _ = graph.input_quant
     with pytest.raises(ModelNotInt8Error, match="output"):
         _ = graph.output_quant
+
+
+def test_int16_with_a_zero_point_is_refused():
+    build = ModelBuilder(INT16X8)
+    source, target = build.tensor((1, 6), 0.1, 1), build.tensor((1, 6), 1 / 32768)
+    graph = read_graph(build.build(source, build.operator("TANH", (source,), target)))
+    assert graph.output_quant.kind == INT16X8
+    with pytest.raises(ModelNotInt8Error, match=r"zero points \[1\], not int16x8"):
+        _ = graph.input_quant
 
 
 @pytest.mark.parametrize("size", [0, 3, 8, 60, 500, 3000])

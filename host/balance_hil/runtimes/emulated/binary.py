@@ -131,7 +131,7 @@ def _float_sum(a: QuantParams, b: QuantParams, target: QuantParams) -> Combine:
 
 
 def _portable_sum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant, sign: int) -> Combine:
-    """Both inputs brought to twice the larger scale with 20 more bits (int16: 15), added or subtracted, brought to the output's scale."""
+    """Both inputs brought to twice the larger scale with 20 more bits (int16: 15), combined, brought to the output's scale."""
     narrow = sign < 0 and variant.kernels is Kernels.TFLM
     multiplier_a, multiplier_b, multiplier_out = _sum_multipliers(a, b, target, narrow)
     scaled, shift = multiply(variant), _left_shift(target)

@@ -21,7 +21,20 @@ def _same(rule: str) -> Rules:
 # Emulated with int16 activations, too.
 IN_INT16 = frozenset(
     (
-        *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "LEAKY_RELU", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "QUANTIZE"),
+        *(
+            "FULLY_CONNECTED",
+            "TANH",
+            "LOGISTIC",
+            "RELU",
+            "RELU6",
+            "LEAKY_RELU",
+            "ADD",
+            "SUB",
+            "MUL",
+            "MAXIMUM",
+            "MINIMUM",
+            "QUANTIZE",
+        ),
         *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PAD", "TRANSPOSE", "STRIDED_SLICE", "SPLIT", "SHAPE", "PACK"),
     )
 )

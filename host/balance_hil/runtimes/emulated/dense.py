@@ -50,7 +50,7 @@ def _sums_are_wide(operator: Operator, bias: Tensor | None, variant: Variant) ->
         return bias.type == "INT64"
     if variant.kernels in (Kernels.OPTIMIZED, Kernels.XNNPACK):  # go by the bias alone
         return False
-    return operator.options.get("quantizedBiasType", 0) != _INT32
+    return bool(operator.options.get("quantizedBiasType", 0) != _INT32)
 
 
 def constants(graph: TfliteGraph, operator: Operator, weights: int, bias: int) -> tuple[Tensor, Tensor | None]:

@@ -26,7 +26,7 @@ _ROUNDED_UP = (
 @cache
 def _sigmoids() -> Int64Array:
     """sigmoid(i / 24) in 16 fractional bits, [256]."""
-    values = np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))).astype(np.int64)
+    values: Int64Array = np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))).astype(np.int64)
     values[list(_ROUNDED_UP)] += 1
     return values
 

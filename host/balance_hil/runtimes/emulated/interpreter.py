@@ -63,7 +63,8 @@ class EmulatedRuntime(Int8Runtime):
                 self._kernels.append(self._kernel(operator, partial))
                 if operator.index in self.unsupported:
                     given = [
-                        np.zeros((rows, *target.shape), np.float32 if target.type == "FLOAT32" else self.dtype) for target in targets
+                        np.zeros((rows, *target.shape), np.float32 if target.type == "FLOAT32" else self.dtype)
+                        for target in targets
                     ]
                 else:
                     given = self.apply_all(operator, [values[i] for i in computed_inputs(self.graph, operator)])

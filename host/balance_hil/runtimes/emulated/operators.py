@@ -90,7 +90,7 @@ def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
 
     def look_up(values: Int8Array) -> Int8Array:
         if unsigned != np.uint8:
-            return by_byte[values.view(unsigned)]
+            return np.asarray(by_byte[values.view(unsigned)])
         if values.size < _WORTH_COMPILED_CODE or not (values.flags.c_contiguous or values.flags.f_contiguous):
             return by_byte[values.view(np.uint8)]
         require("numba", "int8")

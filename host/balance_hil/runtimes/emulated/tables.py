@@ -1,7 +1,7 @@
 """Element-wise operators as tables: the output for each raw input, by each kernel's own arithmetic.
 
-A table is int8 [256], indexed by ``q + 128``, or int16 [65536], indexed by ``q + 32768``. Computing an operator is then a look-up,
-whatever the kernel does inside.
+A table is int8 [256], indexed by ``q + 128``, or int16 [65536], indexed by ``q + 32768``. Computing an operator is then a
+look-up, whatever the kernel does inside.
 """
 
 from __future__ import annotations
@@ -179,7 +179,10 @@ def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant],
     def table(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
         if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantizes
             return _saturated(_every_input(source), target, *clamp_bounds(activation, source, Kernels.TFLM))
-        mantissa, shift = quantize_multiplier(float(np.float32(source.scale) / np.float32(target.scale)))
+        ratio = float(np.float32(source.scale) / np.float32(target.scale))
+        if variant.kernels is Kernels.TFLM and variant.float64_product:
+            ratio = float(np.float32(source.scale)) / float(np.float32(target.scale))
+        mantissa, shift = quantize_multiplier(ratio)
         x = multiply(variant)(_every_input(source) - source.zero_point, mantissa, shift) + target.zero_point
         return _saturated(x, target, *clamp_bounds(activation, target, Kernels.TFLM))
 
