@@ -12,7 +12,7 @@ from balance_hil.boards.kinds import find_kind, kind_names
 from balance_hil.boards.place import Place
 from balance_hil.envs.balance.options import RobotOptions, Uniform
 from balance_hil.link.fault_table import KINDS
-from balance_hil.runtimes.emulated.catalog import OPERATORS, Rules
+from balance_hil.runtimes.emulated.catalog import IN_INT16, OPERATORS, Rules
 from balance_hil.verifying.faults import FAULTS
 
 API_HEAD = """# The Python interface
@@ -68,6 +68,9 @@ How each runtime computes the int8 operators whose differences `hil compare` exp
 
 | operator | TensorFlow Lite Micro, CMSIS-NN, ESP-NN | reference kernels | optimized kernels on x86 | XNNPACK |
 |---|---|---|---|---|
+"""
+OPERATORS_INT16 = """
+With [int16 activations](discrepancies.md#int16x8-and-float32): {}.
 """
 OPERATORS_MISSING = """
 TensorFlow Lite Micro (source of October 2026) has these in int8, too, and nobody emulates them: {}.
@@ -160,7 +163,8 @@ def operator_rows() -> list[str]:
     assert set(order) == set(Rules._fields)
     rows = [f"| `{name}` | {' | '.join(getattr(rules, key) for key in order)} |\n" for name, rules in OPERATORS.items()]
     missing = ", ".join(f"`{name}`" for name in TFLM_INT8.split() if name not in OPERATORS)
-    return [*rows, OPERATORS_MISSING.format(missing)]
+    wide = ", ".join(f"`{name}`" for name in OPERATORS if name in IN_INT16)
+    return [*rows, OPERATORS_INT16.format(wide), OPERATORS_MISSING.format(missing)]
 
 
 def option_rows() -> list[str]:
