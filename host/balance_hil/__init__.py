@@ -13,7 +13,6 @@ this module: ``gymnasium.make("balance_hil:balance/Balance-v0")``.
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
@@ -71,7 +70,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-class _RegisterWithGymnasium(importlib.abc.MetaPathFinder):
+class _RegisterWithGymnasium:
     """Registers the environments when Gymnasium is imported later: importing it here would take every program 0.1 s."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

@@ -76,7 +76,7 @@ def rebuilt_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
         policy = _policy_class(checkpoint)(
             _gym_space(checkpoint.actor.observation_space),
             _gym_space(checkpoint.actor.action_space),
-            **({} if checkpoint.actor.algorithm == "ars" else {"lr_schedule": lambda _: 0.0}),
+            **({} if checkpoint.actor.algorithm == "ars" else {"lr_schedule": lambda _: 0.0, "optimizer_class": _NoOptimizer}),
             **_arguments(checkpoint.settings),
         )
         if hasattr(policy, "actor"):
@@ -94,6 +94,12 @@ def rebuilt_predict(checkpoint: Checkpoint) -> tuple[Predict, str]:
         ) from exc
     name = f"{type(policy).__name__}.predict of Stable-Baselines3 {sb3.__version__}, given the settings and weights"
     return lambda observations: _predict(policy, checkpoint, observations), name
+
+
+class _NoOptimizer:
+    """In the place of torch's, whose first one imports PyTorch's compiler, for more than a second. Nothing learns here."""
+
+    def __init__(self, parameters: object, **settings: object) -> None: ...
 
 
 def check_against_predict(checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ArenaTooSmallError, UnsupportedOperatorError, require
 from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
-from balance_hil.runtimes.emulated import EmulatedRuntime
-from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
 from balance_hil.tflite.graph import TfliteGraph, read_graph
+
+if TYPE_CHECKING:
+    from balance_hil.runtimes.emulated import EmulatedRuntime
 
 # More than any supported policy needs; if this fails, memory is not the cause.
 _AMPLE_BYTES_PER_MODEL_BYTE = 10
@@ -212,6 +213,9 @@ def wheel_exists() -> bool:
 
 
 def _stand_in(graph: TfliteGraph) -> EmulatedRuntime:
+    from balance_hil.runtimes.emulated import EmulatedRuntime
+    from balance_hil.runtimes.emulated.rules import TFLM
+
     here = f"{platform.system()} {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor}"
     warnings.warn(
         f"tflm is emulated here, bit for bit: its wheel exists for Linux x86-64 and Python up to 3.11 only, this is {here}",

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balance_hil.boards.kinds import tflm_worker as tflm_worker
-from balance_hil.boards.kinds.tflm_worker import EngineHost, serve
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Status
+from balance_hil.runtimes import tflm_worker
 from balance_hil.runtimes.tflm import TflmRuntime
+from balance_hil.runtimes.tflm_worker import EngineHost, serve
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder
 
 from .native_board import DEADLINE_S, NativeBoard, PlayedEngine, image_file
@@ -138,7 +138,7 @@ def test_senseless_requests_are_refused(loaded: EngineHost, command: int, data: 
 
 def test_process_serves_its_socket_and_ends_with_it() -> None:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(theirs.fileno())]
+    command = [sys.executable, "-m", "balance_hil.runtimes.tflm_worker", str(theirs.fileno())]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         theirs.close()

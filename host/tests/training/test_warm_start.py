@@ -38,9 +38,12 @@ def test_it_begins_with_the_weights_and_counts_its_own_steps(frozen, finished):
 
 def test_a_computed_policy_is_laid_into_a_larger_actor(frozen, tiny_config, tmp_path):
     """Two hidden layers of 16 units that compute what the regulator's one layer of 5 does."""
-    request = replace(frozen, algorithm="lqr", config=None, init_from=None, output=tmp_path / "lqr")
+    few = tmp_path / "few.yaml"
+    few.write_text("episodes: 1\n")
+    request = replace(frozen, algorithm="lqr", config=few, init_from=None, output=tmp_path / "lqr")
     computed = train(request).output
     settings = frozen.config.read_text().replace("policy_layers: [8]", "policy_layers: [16, 16]")
+    settings = settings.replace("check_episodes: 2, episodes: 3", "check_episodes: 1, episodes: 1")  # none falls
     config = tmp_path / "larger.yaml"
     config.write_text(settings + "activation: relu\n")
     larger = train(replace(frozen, config=config, init_from=computed, output=tmp_path / "larger")).output

@@ -153,7 +153,7 @@ class NativeMachine(EmulatedMachine):
             inherited = [uart, firmware_end.fileno(), *([image.fileno()] if image is not None else [])]
             self._processes = [self._popen(command, inherited)]
             if self._config.engine == "tflm":
-                engine_host = [sys.executable, "-m", "balance_hil.boards.kinds.tflm_worker", str(engine_end.fileno())]
+                engine_host = [sys.executable, "-m", "balance_hil.runtimes.tflm_worker", str(engine_end.fileno())]
                 self._processes.append(self._popen(engine_host, [engine_end.fileno()]))
 
 

@@ -8,7 +8,7 @@
 //   3 tensor  op u16                                   int8 [size]
 //
 // `model`: number of the model; the helper holds several.
-// The helper is balance_hil.boards.kinds.tflm_worker. It ends when the socket closes.
+// The helper is balance_hil.runtimes.tflm_worker. It ends when the socket closes.
 #pragma once
 
 #include <cstddef>
