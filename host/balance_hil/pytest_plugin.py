@@ -41,6 +41,7 @@ DEFAULT_BUNDLE = "ppo"
 DEFAULT_EPISODES = 10
 DEFAULT_INPUTS = 20_000
 KEPT_S = 5.0  # of the recordings of a failed test
+_EMULATED_CORES = 0.65  # of this computer: what a run on a board in QEMU takes, with loop and plant
 _log_dir_key = pytest.StashKey[Path]()
 _report_dir_key = pytest.StashKey[Path | None]()
 _board_key = pytest.StashKey[str]()
@@ -196,12 +197,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto``: a process for each physical board, and for emulated ones no more than there are cores."""
+    """``-n auto``: a process for each physical board, and for emulated ones no more than the cores carry."""
     from balance_hil.scheduling import usable_cores
 
     boards = _found_boards(config)
     emulated = sum(boards.values())
-    return len(boards) - emulated + min(emulated, usable_cores()) or None
+    return len(boards) - emulated + min(emulated, int(usable_cores() / _EMULATED_CORES)) or None
 
 
 def _found_boards(config: pytest.Config) -> dict[str, bool]:

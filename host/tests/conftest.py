@@ -92,10 +92,15 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish():
-    """The thousands of tests and modules stay: the garbage collector need not visit them time and again."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """The thousands of tests and modules stay: the garbage collector need visit them neither now, for a second, nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
