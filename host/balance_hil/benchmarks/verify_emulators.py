@@ -21,11 +21,13 @@ from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.testing.converted_models import converted_model, converted_network
 from balance_hil.testing.verify_emulators import (
+    INT16_RUNTIMES,
     LITERT_RUNTIMES,
     TENSORFLOW_RUNTIMES,
     Agreement,
     RuntimeUnderTest,
     agreement,
+    int16_model,
     network,
     random_inputs,
     synthetic_model,
@@ -36,6 +38,11 @@ DIFFERING, UNEXPLAINED = "differing outputs", "unexplained"
 MODELS, INPUTS = 36, 20_000
 
 
+def runtimes() -> tuple[RuntimeUnderTest, ...]:
+    """Those that are installed here: TensorFlow's own are the second version of its kernels."""
+    return LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
+
+
 @dataclass(frozen=True)
 class Kind:
     """Models that are made from seeds."""
@@ -44,11 +51,13 @@ class Kind:
     models: int  # at most
     inputs: int
     converted: bool = False  # by TensorFlow
+    runtimes: Callable[[], tuple[RuntimeUnderTest, ...]] = runtimes  # that run them
 
 
 KINDS = {
     "converted": Kind(converted_model, 32, INPUTS, converted=True),
     "synthetic": Kind(synthetic_model, 8, INPUTS),
+    "int16x8": Kind(int16_model, 16, INPUTS, runtimes=lambda: INT16_RUNTIMES),
     "network": Kind(network, MODELS, INPUTS // 10),
     "converted network": Kind(converted_network, 6, INPUTS // 10, converted=True),
 }
@@ -78,11 +87,6 @@ class Verified:
         return {"models": self.models, "runtimes": runtimes, "pairs": dict(self.pairs), "verdict": self.verdict.to_dict()}
 
 
-def runtimes() -> tuple[RuntimeUnderTest, ...]:
-    """Those that are installed here: TensorFlow's own are the second version of its kernels."""
-    return LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
-
-
 def verify_emulators(
     models: int = MODELS,
     inputs: int = INPUTS,
@@ -95,17 +99,18 @@ def verify_emulators(
         MissingExtraError: a runtime is not installed.
         ClusterError: see ``Campaign.run``.
     """
-    names = [each.name for each in runtimes()]
-    tasks = []
+    tasks: list[Task] = []
+    every: dict[str, None] = {}
     for name, kind in KINDS.items():
-        rows = min(inputs, kind.inputs)
+        rows, names = min(inputs, kind.inputs), [each.name for each in kind.runtimes()]
+        every |= dict.fromkeys(names)
         for seed in range(min(models, kind.models) if find_spec("tensorflow") or not kind.converted else 0):
             tasks.append(Task(f"{name} {seed}", (name, seed, rows, names), {"inputs": rows, "runtimes": names}))
-    totals = {name: Agreement(0, 0, 0, 0) for name in names}
+    totals = {name: Agreement(0, 0, 0, 0) for name in every}
     pairs: Counter[str] = Counter()
     for done, (task, result) in enumerate(campaign.run(_verify, tasks), start=1):
         found = {name: Agreement(**values) for name, values in result["runtimes"].items()}
-        totals = {name: totals[name] + found[name] for name in names}
+        totals |= {name: totals[name] + agreed for name, agreed in found.items()}
         pairs.update(result["pairs"])
         total = reduce(add, totals.values())
         on_progress(done / len(tasks), f"{task.name}; {total.differing_values:,} of {total.values:,} values differ so far")
@@ -117,9 +122,9 @@ def _verify(kind: str, seed: int, inputs: int, references: Sequence[str]) -> dic
     with captured_stderr():  # the converter logs its progress
         model = KINDS[kind].make(seed)
     graph = read_graph(model)
-    rows = random_inputs(inputs, graph.n_obs, seed)
+    rows = random_inputs(inputs, graph.n_obs, seed, graph.kind)
     seen, agreements = [], {}
-    for reference in (each for each in runtimes() if each.name in references):
+    for reference in (each for each in KINDS[kind].runtimes() if each.name in references):
         runtime = reference.make(model)
         agreements[reference.name] = asdict(agreement(runtime, EmulatedRuntime(model, reference.variant), rows))
         seen.append(Observed(name=reference.name, variant=reference.variant, outputs=runtime.infer_int8_batch(rows)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, ElementType
+from balance_hil.quantize import INT8, INT16X8, ElementType
 from balance_hil.runtimes.base import Int8Array, Int8Runtime
 from balance_hil.runtimes.emulated import rules
 from balance_hil.runtimes.emulated.interpreter import EmulatedRuntime, computed_inputs
@@ -118,3 +118,10 @@ def synthetic_model(seed: int) -> bytes:
 def network(seed: int) -> bytes:
     """A convolutional network written operator by operator; every sixth may have an LSTM."""
     return random_network(seed, NETWORK_OPERATORS if seed % 6 == 5 else ())
+
+
+def int16_model(seed: int) -> bytes:
+    """An actor with int16 activations."""
+    kind = ("TANH", "LOGISTIC", "RELU", "RELU6")[seed % 4]
+    shape = _SHAPES[seed % len(_SHAPES)]
+    return actor(shape, kind, per_channel=seed // 4 % 2 == 0, seed=seed, squash=("TANH", None)[seed % 2], element=INT16X8)

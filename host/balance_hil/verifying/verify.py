@@ -19,6 +19,7 @@ from balance_hil.farm.campaign import HERE, Campaign, Task
 from balance_hil.firmware_build import firmware_commit
 from balance_hil.link.fault_table import NEEDS_EMULATION
 from balance_hil.metrics import Verdict
+from balance_hil.quantize import INT8
 from balance_hil.verifying.faults import NONE, DeviceFault
 from balance_hil.verifying.suite import Case, read_report, run_suite
 
@@ -125,10 +126,16 @@ def verify(
         MissingExtraError: pytest or TensorFlow Lite Micro is not installed.
         UnknownBoardError: no such board or label.
         PortBusyError: no board of the label is free, or somebody else holds the place of the farm.
-        UsageError: a port beside a label or a place, which has its own; or a physical board, and a cluster.
+        UsageError: a port beside a label or a place, which has its own; or a physical board, and a cluster; or a bundle that
+            is not int8.
         FarmError and what else the kind of a farm raises.
         ClusterError: see ``Campaign.run``.
     """
+    if bundle.kind != INT8:
+        raise UsageError(
+            f"the suite is for boards, which run int8 models; this bundle is {bundle.kind.name}",
+            "use an int8 bundle: hil export --quantize int8",
+        )
     require("pytest", "dev")
     if not starts_here(config.board, config.port):
         campaign = campaign.of_one_at_a_time(config.board)

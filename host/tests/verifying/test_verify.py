@@ -19,7 +19,9 @@ from balance_hil.cli import verify as cli
 from balance_hil.errors import BoardStatusError, HarnessError, ModelMismatchError, UsageError
 from balance_hil.model_image import ModelImage
 from balance_hil.paths import HIL_TESTS
-from balance_hil.testing.synthetic_bundle import synthetic_bundle
+from balance_hil.quantize import INT16X8
+from balance_hil.testing.synthetic_bundle import bundle_of_model, synthetic_bundle
+from balance_hil.testing.synthetic_models import actor
 from balance_hil.tflite.graph import read_graph
 from balance_hil.verifying.faults import FAULTS, find_fault
 from balance_hil.verifying.suite import Case, read_report
@@ -253,3 +255,10 @@ def test_a_flipped_weight_is_refused_before_any_test(ppo_bundle, tmp_path):
             board.identify()
     with boards.connect("native", ppo_bundle, engine="int8") as board, pytest.raises(BoardStatusError, match="vectors_differ"):
         transfer(board, replace(sound, model=bytes(model), id=""))
+
+
+def test_a_bundle_that_boards_do_not_run_is_refused_before_one_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("balance_hil.verifying.verify.starts_here", None)  # what would be asked next
+    bundle = bundle_of_model(tmp_path / "wide", actor((6, 4, 2), "RELU", per_channel=True, seed=0, element=INT16X8))
+    with pytest.raises(UsageError, match="this bundle is int16x8"):
+        verify(bundle, NATIVE, [FAULTS["model-constant"]])
