@@ -52,6 +52,8 @@ LEFT_OUT = {
     "tensorboard *": "serves until it is ended",
     "dask *": "serves until it is ended; host/tests/farm/test_campaign.py starts both",
     "hil * --cluster tcp://*": "needs a cluster; host/tests/farm/test_campaign.py starts one",
+    "helm *": "needs Kubernetes",
+    "kubectl *": "needs Kubernetes",
     "labgrid-* *": "needs a farm, or serves until it is ended; host/tests/boards/test_labgrid.py starts one",
     "* --board *labgrid:*": "needs a farm; host/tests/boards/test_labgrid.py starts one",
     "hil power *": "needs a board on a desk",
@@ -240,7 +242,7 @@ def check(words: list[str]) -> None:
             environments = "".join([(SHIPPED / "platformio.ini").read_text(), *written])
             assert f"[env:{arguments[arguments.index('-e') + 1]}]" in environments
         case _:
-            others = ("cat", "source", "eval", "tensorboard", "dask", "g++", "robot", "grep", "jmp")
+            others = ("cat", "source", "eval", "tensorboard", "dask", "helm", "kubectl", "g++", "robot", "grep", "jmp")
             assert program in others or program.startswith("labgrid-"), f"{program}: what checks it?"
 
 

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "loop": "our loop on the native board, a loop as the reference project writes it, and MuJoCo alone",
     "realtime": "the same real-time episodes on this computer idle and under load: jitter, round trip, misses by cause",
     "parallel": "an episode on three boards in QEMU, one after the other and at once: wall time, misses",
+    "campaign": "tasks per second of a campaign, in processes and on dask; rows per second of the results database",
     "farm": "round trips through ser2net, as farms use it, with several settings, and through the port itself",
     "live": "real-time episodes without the live page and with it: 0, 1 and 5 viewers, one of them stalled",
     "engine": "code, memory and cost of an inference, layer by layer, on Cortex-M processors: cycles or instructions",

@@ -322,7 +322,7 @@ def _on_worker(expected: str, call: bytes) -> Any:
     if worker.state.nthreads != 1:
         raise ClusterError(
             f"the worker {worker.address} has {worker.state.nthreads} threads, and tasks are not thread-safe",
-            f"start it with one, and more of them: dask worker {worker.scheduler.address} --nthreads 1 --nworkers auto",
+            f"start it with one, and more of them: dask worker {worker.scheduler.address} --nthreads 1 --nworkers -1",
         )
     return pickle.loads(call)  # noqa: S301  # of the scheduler, who can run anything here anyway
 

@@ -201,7 +201,7 @@ def test_separate_programs_one_of_them_killed_in_the_middle(functions, tmp_path,
 BAD_WORKERS = {
     "without balance_hil": ("square", "cannot run the tasks: No module named 'balance_hil'", "on every worker, install it"),
     "without the extra": ("needs", "needs the Python package 'only_at_the_program'", "on every worker, install it"),
-    "with threads": ("square", r"worker tcp://\S+ has 2 threads, and tasks are not thread-safe", "--nthreads 1 --nworkers auto"),
+    "with threads": ("square", r"worker tcp://\S+ has 2 threads, and tasks are not thread-safe", "--nthreads 1 --nworkers -1"),
 }
 
 
