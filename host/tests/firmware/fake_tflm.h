@@ -119,6 +119,12 @@ struct MicroOpResolver {
 template <unsigned int kCount>
 struct MicroMutableOpResolver : MicroOpResolver {
   TfLiteStatus AddFullyConnected(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddAdd(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddAveragePool2D(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddConv2D(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddDepthwiseConv2D(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddSoftmax(const TFLMRegistration&) { return kTfLiteOk; }
+  TfLiteStatus AddReshape() { return kTfLiteOk; }
   TfLiteStatus AddRelu() { return kTfLiteOk; }
   TfLiteStatus AddTanh() { return kTfLiteOk; }
 };

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from balance_hil import firmware_build
+from balance_hil.benchmarks.image_sizes import image_sizes
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.firmware_build import build_image, check_cross_tools
+from balance_hil.model_image import ModelImage
+from balance_hil.testing.convolutional_models import image_network
 
 HEADERS = (
     "micro/kernels/fully_connected.h",
@@ -75,8 +78,15 @@ def build(environment: str, bundle: Bundle) -> list[str]:
 def test_the_library_is_compiled_once_for_running_and_for_counting(project: Path, library: Path, ppo_bundle: Bundle) -> None:
     # Two files are compiled at a time, so they may end in any order.
     assert sorted(build("bench_m4_tflm", ppo_bundle)) == [f"TensorFlow Lite Micro: file {number} of 3" for number in (1, 2, 3)]
-    assert build("qemu_m4_tflm", ppo_bundle) == []
-    assert b"1.2.3" in next((project / ".pio/images").glob("qemu_m4_tflm-*.elf")).read_bytes()
+    # A convolutional model in the other image: its operators are registered, its arena is as large as the build was told.
+    header, said = project / "conv/model.h", list[str]()
+    ModelImage(model=image_network()).write_header(header)
+    image = build_image("qemu_m4_tflm", header, said.append, arena_bytes=20_000)
+    assert [line for line in said if line.startswith("TensorFlow Lite Micro")] == []
+    assert b"1.2.3" in image.read_bytes()
+    sizes = image_sizes(image)
+    assert sorted(size for name, size in sizes.ram.items() if name.endswith("vE5arena")) == [16_384, 20_000]
+    assert [name for name in sizes.ram if "TflmOperators" in name and all(f"Lh{code}E" in name for code in (0, 1, 3, 4, 22, 25))]
 
 
 @pytest.mark.nightly
