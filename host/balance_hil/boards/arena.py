@@ -10,7 +10,7 @@ from balance_hil.runtimes.tflm import persistent_bytes
 from balance_hil.tflite.graph import Operator, TfliteGraph
 
 _TABLE_BYTES = 256
-_PARAMETER_BYTES = 128  # of the compact engine: more than any kernel keeps for an operator, but for its channels
+_PARAMETER_BYTES = 144  # of the compact engine: more than any kernel keeps for an operator, but for its channels
 _TABLED = {"SOFTMAX": 4 * 256}  # and what these keep besides
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 # Of TensorFlow Lite Micro: what it takes while it plans, for each buffer and in all; the planner that keeps tensors; what the
@@ -30,7 +30,7 @@ class Need:
 def compact_need(graph: TfliteGraph, folds_bias: bool = False) -> Need:
     """What the compact engine needs, computed like ``BuildProgram``; exact without convolutions, else an upper bound.
 
-    ``folds_bias``: of Cortex-M0+ and M3, whose inner loop keeps a second bias.
+    ``folds_bias``: of Cortex-M0+, M3 and M55, whose inner loop keeps a second bias.
     """
     all_kept = _compact_bytes(graph, folds_bias, shares=False)
     if KERNELS.keys().isdisjoint(graph.operator_counts()):
@@ -51,7 +51,8 @@ def _compact_bytes(graph: TfliteGraph, folds_bias: bool, *, shares: bool) -> int
             rows = output.size if dense else output.shape[-1]
             columns = source.size if dense else _patch(graph, operator)
             needed = _aligned(needed, 4) + (4 * rows if _has_no_bias(operator) else 0) + channel * rows
-            scratch = max(scratch, 2 * _aligned(columns, 8) + (0 if dense else _aligned(columns, 4) + 8 * rows))
+            if operator.name != "DEPTHWISE_CONV_2D":
+                scratch = max(scratch, 2 * _aligned(columns, 8) + (0 if dense else _aligned(columns, 4) + 8 * rows))
         if operator.name in KERNELS:
             needed = _aligned(needed, 4) + _PARAMETER_BYTES + _TABLED.get(operator.name, 0)
         elif operator.name not in ("FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE") and source.type != "FLOAT32":

@@ -47,7 +47,7 @@ OPERATORS = {
 }
 DEFAULT_ARENA_BYTES = 16_384  # HIL_ARENA_BYTES of the firmware
 _FIRMWARE_BYTES = {COMPACT: 24_000, TFLM: 50_000}  # of flash that the smallest image takes besides its model
-_FOLDS_BIAS = ("cortex-m0plus", "cortex-m3")
+_FOLDS_BIAS = ("cortex-m0plus", "cortex-m3", "cortex-m55")
 
 Progress = Callable[[str], None]
 
