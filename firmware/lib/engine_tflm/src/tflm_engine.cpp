@@ -99,6 +99,7 @@ Status TflmEngine::Init(const ByteSpan& model, const Arena& arena) {
 }
 
 Status TflmEngine::Infer(const int8_t* input, int8_t* output) {
+  if (keeps_state_) interpreter_->Reset();  // an inference does not depend on the one before
   std::memcpy(input_->data.int8, input, info_.n_obs);
   const TfLiteStatus status = interpreter_->Invoke();
   if (status != kTfLiteOk) return Refuse(Status::kInferenceFailed, static_cast<uint32_t>(status), "TFLM's Invoke() failed");
@@ -152,8 +153,10 @@ Status TflmEngine::CheckGraph() {
   const bool one_each = SizeOf(graph->inputs()) == 1 && SizeOf(graph->outputs()) == 1;
   if (!one_each || !IndicesValid(graph->inputs(), tensors, 0) || !IndicesValid(graph->outputs(), tensors, 0))
     return Refuse(Status::kModelInvalid, 0, "the model does not have exactly one input and one output");
+  keeps_state_ = false;
   for (size_t i = 0; i < tensors; ++i) {
     const auto* tensor = graph->tensors()->Get(static_cast<flatbuffers::uoffset_t>(i));
+    keeps_state_ |= tensor->is_variable();
     if (tensor->shape() == nullptr || tensor->buffer() >= SizeOf(model_->buffers()))
       return Refuse(Status::kModelInvalid, static_cast<uint32_t>(i), "a tensor of the model has no shape or no buffer");
   }

@@ -58,6 +58,7 @@ class TflmEngine final : public Engine {
   Prepared* prepared_ = nullptr;  // in the arena, one for each operator
   uint16_t n_prepared_ = 0;
   bool keeps_tensors_ = false;
+  bool keeps_state_ = false;  // an operator has variable tensors
   EngineInfo info_;
   const char* message_ = "";
   uint32_t detail_ = 0;
