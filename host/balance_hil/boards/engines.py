@@ -147,7 +147,7 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
             need = Need(0, limit)
     if room and need.least > limit:
         raise ArenaTooSmallError(
-            f"{engine} needs {need.least} bytes of memory besides the model, {definition.name} has {limit} for it",
+            f"{engine} needs {need.least + more} bytes of memory besides the model, {definition.name} has {room} for it",
             "train a smaller network" + (f", or raise arena_bytes in {definition.file}" if definition.hal else ""),
             need.least,
         )
