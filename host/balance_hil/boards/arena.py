@@ -27,18 +27,19 @@ class Need:
     all_kept: int
 
 
-def compact_need(graph: TfliteGraph, folds_bias: bool = False) -> Need:
+def compact_need(graph: TfliteGraph, folds_bias: bool = False, keeps_sums: bool = False) -> Need:
     """What the compact engine needs, computed like ``BuildProgram``; exact without convolutions, else an upper bound.
 
-    ``folds_bias``: of Cortex-M0+, M3 and M55, whose inner loop keeps a second bias.
+    ``folds_bias``: of Cortex-M0+, M3 and M55, whose inner loop keeps a second bias; ``keeps_sums``: of Cortex-M0+ and M3, whose
+    scratch memory is the sums of all rows, not the input of one.
     """
-    all_kept = _compact_bytes(graph, folds_bias, shares=False)
+    all_kept = _compact_bytes(graph, folds_bias, keeps_sums, shares=False)
     if KERNELS.keys().isdisjoint(graph.operator_counts()):
         return Need(all_kept, all_kept)
-    return Need(min(all_kept, _compact_bytes(graph, folds_bias, shares=True)), all_kept)
+    return Need(min(all_kept, _compact_bytes(graph, folds_bias, keeps_sums, shares=True)), all_kept)
 
 
-def _compact_bytes(graph: TfliteGraph, folds_bias: bool, *, shares: bool) -> int:
+def _compact_bytes(graph: TfliteGraph, folds_bias: bool, keeps_sums: bool, *, shares: bool) -> int:
     step, channel = (52, 9) if folds_bias else (48, 5)
     needed = step * len(graph.operators) + (_shared_bytes(graph, 4, ("RESHAPE",)) if shares else _aligned(graph.n_obs, 1))
     scratch = 0
@@ -52,7 +53,8 @@ def _compact_bytes(graph: TfliteGraph, folds_bias: bool, *, shares: bool) -> int
             columns = source.size if dense else _patch(graph, operator)
             needed = _aligned(needed, 4) + (4 * rows if _has_no_bias(operator) else 0) + channel * rows
             if operator.name != "DEPTHWISE_CONV_2D":
-                scratch = max(scratch, 2 * _aligned(columns, 8) + (0 if dense else _aligned(columns, 4) + 8 * rows))
+                inner = 4 * _aligned(rows, 4) if keeps_sums else 2 * _aligned(columns, 8)
+                scratch = max(scratch, inner + (0 if dense else _aligned(columns, 4) + 8 * rows))
         if operator.name in KERNELS:
             needed = _aligned(needed, 4) + _PARAMETER_BYTES + _TABLED.get(operator.name, 0)
         elif operator.name not in ("FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE") and source.type != "FLOAT32":

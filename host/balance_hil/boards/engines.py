@@ -47,7 +47,8 @@ OPERATORS = {
 }
 DEFAULT_ARENA_BYTES = 16_384  # HIL_ARENA_BYTES of the firmware
 _FIRMWARE_BYTES = {COMPACT: 24_000, TFLM: 50_000}  # of flash that the smallest image takes besides its model
-_FOLDS_BIAS = ("cortex-m0plus", "cortex-m3", "cortex-m55")
+_KEEPS_SUMS = ("cortex-m0plus", "cortex-m3")
+_FOLDS_BIAS = (*_KEEPS_SUMS, "cortex-m55")
 
 Progress = Callable[[str], None]
 
@@ -139,7 +140,7 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
     limit = room - more
     mcu = chip.get("build", {}).get("mcu", "")
     if engine == COMPACT:
-        need = compact_need(graph, mcu in _FOLDS_BIAS)
+        need = compact_need(graph, mcu in _FOLDS_BIAS, mcu in _KEEPS_SUMS)
     else:
         try:
             need = tflm_need(graph, model, mcu == "cortex-m55")
