@@ -10,6 +10,8 @@ from balance_hil.runtimes.tflm import persistent_bytes
 from balance_hil.tflite.graph import Operator, TfliteGraph
 
 _TABLE_BYTES = 256
+# Whose inner loops keep sums of all rows and a second bias; and the latter alone.
+_SCRATCH_BY_ROWS, _FOLDS_BIAS = ("cortex-m0plus", "cortex-m3"), ("cortex-m55",)
 _PARAMETER_BYTES = 144  # of the compact engine: more than any kernel keeps for an operator, but for its channels
 _TABLED = {"SOFTMAX": 4 * 256}  # and what these keep besides
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
@@ -27,20 +29,20 @@ class Need:
     all_kept: int
 
 
-def compact_need(graph: TfliteGraph, folds_bias: bool = False, keeps_sums: bool = False) -> Need:
+def compact_need(graph: TfliteGraph, mcu: str = "") -> Need:
     """What the compact engine needs, computed like ``BuildProgram``; exact without convolutions, else an upper bound.
 
-    ``folds_bias``: of Cortex-M0+, M3 and M55, whose inner loop keeps a second bias; ``keeps_sums``: of Cortex-M0+ and M3, whose
-    scratch memory is the sums of all rows, not the input of one.
+    ``mcu``: "cortex-m3", ...; their inner loops differ.
     """
-    all_kept = _compact_bytes(graph, folds_bias, keeps_sums, shares=False)
+    all_kept = _compact_bytes(graph, mcu, shares=False)
     if KERNELS.keys().isdisjoint(graph.operator_counts()):
         return Need(all_kept, all_kept)
-    return Need(min(all_kept, _compact_bytes(graph, folds_bias, keeps_sums, shares=True)), all_kept)
+    return Need(min(all_kept, _compact_bytes(graph, mcu, shares=True)), all_kept)
 
 
-def _compact_bytes(graph: TfliteGraph, folds_bias: bool, keeps_sums: bool, *, shares: bool) -> int:
-    step, channel = (52, 9) if folds_bias else (48, 5)
+def _compact_bytes(graph: TfliteGraph, mcu: str, *, shares: bool) -> int:
+    by_rows = mcu in _SCRATCH_BY_ROWS
+    step, channel = (52, 9) if by_rows or mcu in _FOLDS_BIAS else (48, 5)
     needed = step * len(graph.operators) + (_shared_bytes(graph, 4, ("RESHAPE",)) if shares else _aligned(graph.n_obs, 1))
     scratch = 0
     for operator in graph.operators:
@@ -53,8 +55,8 @@ def _compact_bytes(graph: TfliteGraph, folds_bias: bool, keeps_sums: bool, *, sh
             columns = source.size if dense else _patch(graph, operator)
             needed = _aligned(needed, 4) + (4 * rows if _has_no_bias(operator) else 0) + channel * rows
             if operator.name != "DEPTHWISE_CONV_2D":
-                inner = 4 * _aligned(rows, 4) if keeps_sums else 2 * _aligned(columns, 8)
-                scratch = max(scratch, inner + (0 if dense else _aligned(columns, 4) + 8 * rows))
+                layer = 4 * _aligned(rows, 4) if by_rows else 2 * _aligned(columns, 8)
+                scratch = max(scratch, layer + (0 if dense else _aligned(columns, 4) + 8 * rows))
         if operator.name in KERNELS:
             needed = _aligned(needed, 4) + _PARAMETER_BYTES + _TABLED.get(operator.name, 0)
         elif operator.name not in ("FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE") and source.type != "FLOAT32":

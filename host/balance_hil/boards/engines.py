@@ -47,8 +47,6 @@ OPERATORS = {
 }
 DEFAULT_ARENA_BYTES = 16_384  # HIL_ARENA_BYTES of the firmware
 _FIRMWARE_BYTES = {COMPACT: 24_000, TFLM: 50_000}  # of flash that the smallest image takes besides its model
-_KEEPS_SUMS = ("cortex-m0plus", "cortex-m3")
-_FOLDS_BIAS = (*_KEEPS_SUMS, "cortex-m55")
 
 Progress = Callable[[str], None]
 
@@ -138,9 +136,10 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
     # Input, output and action lie outside the arena, twice.
     more = 0 if definition.hal else 2 * (max(0, graph.n_obs - MAX_OBS) + 5 * max(0, graph.n_act - MAX_ACT))
     limit = room - more
-    mcu = chip.get("build", {}).get("mcu", "")
+    own = re.search(r"-mcpu=(\S+)", definition.cpu_flags)
+    mcu = own[1] if own else chip.get("build", {}).get("mcu", "")
     if engine == COMPACT:
-        need = compact_need(graph, mcu in _FOLDS_BIAS, mcu in _KEEPS_SUMS)
+        need = compact_need(graph, mcu)
     else:
         try:
             need = tflm_need(graph, model, mcu == "cortex-m55")

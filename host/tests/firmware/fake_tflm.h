@@ -80,6 +80,7 @@ struct Buffer {};
 struct Tensor {
   const flatbuffers::Vector<int32_t>* shape() const { return nullptr; }
   uint32_t buffer() const { return 0; }
+  bool is_variable() const { return false; }
 };
 struct SubGraph {
   const flatbuffers::Vector<const Tensor*>* tensors() const { return nullptr; }
@@ -134,6 +135,7 @@ class MicroInterpreter {
                    bool) {}
   TfLiteStatus AllocateTensors();
   TfLiteStatus Invoke();
+  TfLiteStatus Reset() { return kTfLiteOk; }
   TfLiteTensor* input(size_t) { return nullptr; }
   TfLiteTensor* output(size_t) { return nullptr; }
   TfLiteEvalTensor* GetTensor(int) { return nullptr; }

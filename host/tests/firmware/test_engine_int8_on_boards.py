@@ -113,7 +113,7 @@ def assert_board_equals_tflm(name: str, models: list[bytes], folder: Path, rows:
     for number, (_, answer) in enumerate(pairs):
         status, arena_bytes = struct.unpack_from("<II", received, at)
         assert status == 0, f"model {number} was refused"
-        need = compact_need(read_graph(models[number]), name in ("qemu-m3", "qemu-m55"), name == "qemu-m3").all_kept
+        need = compact_need(read_graph(models[number]), name.replace("qemu-m", "cortex-m")).all_kept
         assert arena_bytes <= need <= 1.25 * arena_bytes + 600, f"model {number}"
         assert received[at + 8 : at + 8 + len(answer)] == answer, f"model {number} differs"
         at += 8 + len(answer)
