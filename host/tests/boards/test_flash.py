@@ -20,6 +20,7 @@ import balance_hil.boards.kinds.serial
 from balance_hil import firmware_build, opening
 from balance_hil.boards import find_definition, flash_tool
 from balance_hil.boards import flash as flashing
+from balance_hil.boards.engines import MAX_VALUES
 from balance_hil.boards.flash import FlashConfig, FlashResult
 from balance_hil.boards.flash_tool import TOOLS
 from balance_hil.boards.reservation import reservations
@@ -453,9 +454,9 @@ def test_boards_that_are_not_flashed(bench, linear_bundle, board, kind, message)
 
 
 def test_a_model_that_the_board_cannot_take_is_refused_before_anything_is_built(bench, linear_bundle):
-    (linear_bundle.path / INT8_MODEL).write_bytes(actor((1200, 4, 2), "RELU", per_channel=True, seed=0))
+    (linear_bundle.path / INT8_MODEL).write_bytes(actor((MAX_VALUES + 1, 1, 2), "RELU", per_channel=True, seed=0))
     bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
-    assert "its 1200 inputs take 4802 bytes" in refused(bench, linear_bundle).message
+    assert f"its inputs take {MAX_VALUES + 1} bytes" in refused(bench, linear_bundle).message
     assert bench.calls() == []
 
 

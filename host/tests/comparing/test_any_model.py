@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from balance_hil.boards.engines import MAX_VALUES
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.cli.compare import command
 from balance_hil.comparing import float_io, model_under_test, summarize
@@ -213,8 +214,8 @@ def test_tensors_without_names_are_compared(compared):
     ("model", "error", "text"),
     [
         (_small("HARD_SWISH"), UnsupportedOperatorError, r"HARD_SWISH \(number 1\)"),
-        (_small(n_obs=300), ModelTooWideError, "its 300 inputs take 1202 bytes, a message holds 1024"),
-        (_small(units=1200), ModelTooWideError, "1200 outputs take"),
+        (_small(n_obs=MAX_VALUES + 1, units=1), ModelTooWideError, f"its inputs take {MAX_VALUES + 1} bytes"),
+        (_small(n_obs=1, units=MAX_VALUES + 1), ModelTooWideError, f"its outputs take {MAX_VALUES + 1} bytes"),
     ],
 )
 def test_what_a_board_does_not_take_is_refused_by_name_before_anything_runs(model, error, text, compared, monkeypatch):

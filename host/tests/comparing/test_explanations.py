@@ -22,7 +22,7 @@ from balance_hil.comparing.compare import CompareConfig, compare
 from balance_hil.comparing.comparison import IoDifference
 from balance_hil.comparing.conversion_variants import probe_observations
 from balance_hil.comparing.model_under_test import load_model
-from balance_hil.errors import BundleError, ModelMismatchError, ModelNotInt8Error, UsageError
+from balance_hil.errors import BundleError, ModelMismatchError, UsageError
 from balance_hil.runtimes import INT8_RUNTIME_NAMES
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import KNOWN_VARIANTS, REFERENCE, TFLM, TFLM_FIRST_SCALE, TFLM_SINGLE_ROUNDING
@@ -215,11 +215,6 @@ def test_several_outputs_want_a_choice(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has 2 outputs") as caught:
         load_model(path)
     assert "--output: 0 (features), 1 (action)" in caught.value.hint
-
-
-def test_a_model_that_is_not_int8(ppo_bundle: Bundle) -> None:
-    with pytest.raises(ModelNotInt8Error):
-        load_model(ppo_bundle.file("policy_float32.tflite"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", actor((2, 2), "RELU", per_channel=True, seed=1)[:200]])

@@ -103,7 +103,7 @@ def test_the_rate_of_the_port_is_set_at_build(pio, tmp_path) -> None:
     assert "#define HIL_BAUD 115200\n" in (tmp_path / "arduino_test/generated/build_info.h").read_text()
     done = pio("--environment", "arduino_test", HIL_BAUD="fast")
     assert done.returncode != 0
-    assert "HIL_BAUD=fast is not a rate" in done.stdout
+    assert "HIL_BAUD=fast is no number of bits per second" in done.stdout
     assert "Traceback" not in done.stdout
 
 

@@ -5,9 +5,6 @@
 #include <initializer_list>
 #include <limits>
 
-#include "frame/crc32.h"
-#include "frame/messages.h"
-
 namespace hil {
 namespace {
 
@@ -125,11 +122,7 @@ Outcome Policy::Store(uint32_t offset, const ArrayView<float>& observations) {
   return {Status::kNotSupported, 0};
 }
 
-Outcome Policy::RunStored(uint32_t crc) {
-  if (!load_.ok()) return load_;
-  const uint32_t stored = Crc32(reinterpret_cast<const uint8_t*>(input_), info().n_obs, 0);
-  return stored == crc ? Execute() : Outcome{Status::kUploadDamaged, stored};
-}
+Outcome Policy::RunStored() { return load_.ok() ? Execute() : load_; }
 
 Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
   if (!load_.ok()) return load_;
@@ -159,26 +152,10 @@ Outcome Policy::Infer() {
 
 Outcome Policy::Tensor(uint16_t op, TensorView* values) {
   if (!load_.ok()) return load_;
-  if constexpr (kInPieces) {
-    if (op >= protocol::kActionTensor) return End(op, values);
-  }
   if (op >= info().n_ops) return {Status::kNoSuchOperator, info().n_ops};
   if (!has_result_) return {Status::kNoInferenceYet, 0};
   const Status status = engine_->Tensor(op, values);
   return status == Status::kOk ? Outcome{} : Outcome{status, engine_->detail()};
-}
-
-Outcome Policy::End(uint16_t op, TensorView* values) const {
-  if (op == protocol::kInputTensor) {
-    *values = TensorView(input_, info().n_obs);
-    return {};
-  }
-  if (!has_result_) return {Status::kNoInferenceYet, 0};
-  const uint32_t count = info().n_act;
-  *values = op == protocol::kOutputTensor
-                ? TensorView(output_, count)
-                : TensorView::FromBytes(reinterpret_cast<const uint8_t*>(action_), count * sizeof(float));
-  return {};
 }
 
 Outcome Policy::SelfTest(SelfTestCount* result) {

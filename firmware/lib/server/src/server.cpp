@@ -34,6 +34,22 @@ uint32_t CrcOf(const Normalization& by) {
   return Crc32(reinterpret_cast<const uint8_t*>(&by.clip), sizeof(by.clip), crc);
 }
 
+/// Input, output or action of a policy, by the numbers that TENSOR has for them.
+Outcome EndOf(const Policy& policy, uint16_t op, TensorView* values) {
+  if (!policy.load_outcome().ok()) return policy.load_outcome();
+  const uint32_t count = policy.info().n_act;
+  if (op == protocol::kInputTensor) {
+    *values = TensorView(policy.input(), policy.info().n_obs);
+  } else if (!policy.has_result()) {
+    return {Status::kNoInferenceYet, 0};
+  } else if (op == protocol::kOutputTensor) {
+    *values = TensorView(policy.output(), count);
+  } else {
+    *values = TensorView::FromBytes(reinterpret_cast<const uint8_t*>(policy.action()), count * sizeof(float));
+  }
+  return {};
+}
+
 uint32_t ProfileRepeats(float pass_us) {
   const float repeats = kProfileUs / (kPasses * pass_us);  // infinite for a pass of no time
   return repeats < 1.0F ? 1 : static_cast<uint32_t>(repeats < kMaxRepeats ? repeats : kMaxRepeats);
@@ -173,7 +189,9 @@ void Server::Handle(const protocol::InferInt8& request) {
 
 void Server::Handle(const protocol::Tensor& request) {
   TensorView whole;
-  const Outcome outcome = models_.running().Tensor(request.op, &whole);
+  Policy& policy = models_.running();
+  const bool is_end = kInPieces && request.op >= protocol::kActionTensor;
+  const Outcome outcome = is_end ? EndOf(policy, request.op, &whole) : policy.Tensor(request.op, &whole);
   if (!outcome.ok()) return ReplyError(outcome);
   if (request.offset != 0 && request.offset >= whole.size()) return ReplyError({Status::kWrongOffset, whole.size()});
   const uint32_t left = whole.size() - request.offset;
@@ -202,8 +220,11 @@ void Server::ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t count)
 }
 
 void Server::Handle(const protocol::InferStored& request) {
-  const Policy& running = models_.running();
-  const Outcome outcome = upload_.verifying() ? upload_.Busy() : models_.running().RunStored(request.input_crc);
+  if (upload_.verifying()) return ReplyError(upload_.Busy());
+  Policy& running = models_.running();
+  const uint32_t stored = Crc32(reinterpret_cast<const uint8_t*>(running.input()), running.info().n_obs, 0);
+  const bool is_right = stored == request.input_crc || !running.load_outcome().ok();
+  const Outcome outcome = is_right ? running.RunStored() : Outcome{Status::kUploadDamaged, stored};
   if (!outcome.ok()) return ReplyError(outcome);
   held_ = false;
   Act();

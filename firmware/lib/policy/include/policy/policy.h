@@ -88,9 +88,8 @@ class Policy {
   Outcome Store(uint32_t offset, const ArrayView<int8_t>& values);
   Outcome Store(uint32_t offset, const ArrayView<float>& observations);
 
-  /// Runs the model on input() if that has this CRC. Returns kOk, the status of Load(), kUploadDamaged (it has another one, which
-  /// is the detail), or that of Engine::Infer().
-  Outcome RunStored(uint32_t crc);
+  /// Runs the model on input(). Returns kOk, the status of Load(), or that of Engine::Infer().
+  Outcome RunStored();
 
   /// The parts of Run(), in this order, for profiling: none of them counts as an inference. Prepare() fills input(), Infer()
   /// output(), Finish() action(). They return what Run() returns.
@@ -101,8 +100,8 @@ class Policy {
   /// See Engine::RunOperator().
   Status RunOperator(uint16_t op) { return engine_->RunOperator(op); }
 
-  /// Output of operator `op` in the latest inference, or where kInPieces the input, output or action. Returns kOk, the status of
-  /// Load(), kNoInferenceYet, kNoSuchOperator, or that of Engine::Tensor().
+  /// Output of operator `op` in the latest inference. Returns kOk, the status of Load(), kNoInferenceYet, kNoSuchOperator, or
+  /// that of Engine::Tensor().
   Outcome Tensor(uint16_t op, TensorView* values);
 
   /// Number of golden vectors whose outputs differ, and the index of the first.
@@ -130,6 +129,7 @@ class Policy {
   const EngineInfo& info() const { return engine_->info(); }
   const char* message() const { return load_message_; }
   const InferenceTimes& times() const { return times_; }
+  bool has_result() const { return has_result_; }  ///< whether output() and action() are of an inference of this model
   const int8_t* input() const { return input_; }
   const int8_t* output() const { return output_; }
   const float* action() const { return action_; }  ///< float32 [n_act]
@@ -137,7 +137,6 @@ class Policy {
  private:
   Outcome Check();
   Outcome Execute();
-  Outcome End(uint16_t op, TensorView* values) const;
   Outcome Refuse(Status status, uint32_t detail, const char* message);
 
   Engine* engine_;
