@@ -248,8 +248,12 @@ def test_the_actuators_are_safe_and_requests_are_served_while_an_upload_is_verif
     data, zeros = image.data(), np.zeros(board.info.n_obs, np.float32)
     board.request(image.begin(9))
     board.pipeline([messages.LoadData(9, at, data[at : at + 200]) for at in range(0, len(data), 200)])
-    board.infer(zeros)
-    assert board.stats().safe_state == 0
+    for _ in range(5):  # on a busy computer the watchdog of an emulated board may trip before it is asked
+        board.infer(zeros)
+        if board.stats().safe_state == 0:
+            break
+    else:
+        pytest.fail("an inference does not end the safe state")
     served = 0
     while (result := commit(board)).status == Status.VERIFYING:
         # The verification may end in between: the new model then requires a HELLO.
