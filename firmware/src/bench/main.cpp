@@ -44,6 +44,7 @@ uint32_t Count(const Action& action) {
   const uint32_t count = rounds;
   const hil::mps::InstructionCounter counter;
   for (uint32_t i = 0; i < count; ++i) action();
+  // There is a round at least. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
   const auto elapsed = static_cast<uint32_t>((counter.Elapsed() + count / 2) / count);
   overflowed = overflowed || counter.Overflowed();
   return elapsed;

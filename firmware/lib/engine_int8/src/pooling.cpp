@@ -21,10 +21,11 @@ struct Maximum {
   static int32_t Result(int32_t value, int32_t) { return value; }
 };
 
-/// Mean of raw values, rounded half away from zero.
+/// Mean of raw values, rounded half away from zero. A window that ReadWindow() takes has a tap inside for every output.
 struct Average {
   static constexpr int32_t kFirst = 0;
   static int32_t Add(int32_t sum, int32_t element) { return sum + element; }
+  // NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
   static int32_t Result(int32_t sum, int32_t count) { return (sum > 0 ? sum + count / 2 : sum - count / 2) / count; }
 };
 
