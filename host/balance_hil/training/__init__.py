@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.files import new_run_folder
+from balance_hil.paths import CACHE
 from balance_hil.training.algorithms import ALGORITHMS, algorithm_for
 from balance_hil.training.plan import open_requested, plan
 from balance_hil.training.request import TrainingProgress, TrainingRequest, TrainingResult
@@ -32,6 +34,9 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
     checked = plan(request)
     report(TrainingProgress(phase="starting", steps=checked.record.steps, total_steps=checked.config.steps))
     keep_tensorflow_out()
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", str(CACHE / "torch")
+    )  # else PyTorch leaves a folder among the temporary files
     from balance_hil.training.session import TrainingSession
 
     return TrainingSession(checked, new_run_folder(request.runs, request.output.name or request.algorithm), report).run()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -131,7 +132,10 @@ def _start_cli(tiny, tmp_path, *arguments):
         str(tiny.output),
     ]
     command += ["--runs", str(tiny.runs), *arguments]
-    return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (tmp_path / "temporary").mkdir()
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("TORCHINDUCTOR")}
+    settings |= {"TMPDIR": str(tmp_path / "temporary")}
+    return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=settings)
 
 
 def _wait_for(process, path):
@@ -186,6 +190,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(endless, tmp_path):
     assert f"--resume {checkpoint}" in err
     assert "Traceback" not in err
     assert not endless.output.exists()
+    assert [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("torch")] == []
     steps = load(checkpoint).record.steps
     result = train(replace(endless, config=None, resume=checkpoint, steps=steps + 256, runs=tmp_path / "more"))
     assert load(result.checkpoint).record.steps == steps + 256
