@@ -33,7 +33,7 @@ from balance_hil.spec import PolicySpec
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 2
-MAX_MANIFEST_BYTES = 64 << 20  # each signal takes about 160 bytes
+MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES = 16 << 20, 1_000_000  # of about 100,000 signals
 MODEL_FILES = {kind: f"policy_{kind}.tflite" for kind in ELEMENT_TYPES}  # by the name of the element type
 INT8_MODEL = MODEL_FILES["int8"]
 FLOAT_MODEL = MODEL_FILES["float32"]
@@ -234,7 +234,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise no_such_bundle(folder)
     try:
-        manifest = parse_json(read_limited(folder / MANIFEST, MAX_MANIFEST_BYTES))
+        manifest = parse_json(read_limited(folder / MANIFEST, MAX_MANIFEST_BYTES), MAX_MANIFEST_VALUES)
     except FileNotFoundError:
         raise BundleError(
             f"{folder} holds no {MANIFEST}: nothing was exported there", f"export it: hil export {folder}"

@@ -170,14 +170,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, max_values: int | None = None) -> Any:
     """JSON from outside: not nested so deeply that reading it overflows the stack, whatever the recursion limit is.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or nested more than MAX_DEPTH times.
+        ValueError: not JSON, not UTF-8, nested more than MAX_DEPTH times, or of more than ``max_values`` values.
     """
     if isinstance(text, bytes):
         text = text.decode()
+    if max_values is not None and sum(map(text.count, ",[{")) > max_values:
+        raise ValueError(f"more than {max_values} values")
     if text.count("[") + text.count("{") > MAX_DEPTH:
         depths = itertools.accumulate(map(_DEEPER.__getitem__, _NO_BRACKETS.sub("", text)))
         if max(depths, default=0) > MAX_DEPTH:

@@ -128,3 +128,9 @@ def test_an_integer_of_thousands_of_digits_is_refused_and_names_may_be_of_any_ki
     with pytest.raises(ConfigError, match="unknown thing") as caught:
         require_known(b"x", {b"y": 1, 3: 2}, "thing")
     assert "3" in caught.value.hint
+
+
+def test_json_of_more_values_than_asked_for_is_refused_before_it_is_built():
+    assert parse_json("[0, 0, 0]", 3) == [0, 0, 0]
+    with pytest.raises(ValueError, match="more than 3 values"):
+        parse_json("[[], [], []]", 3)

@@ -43,25 +43,25 @@ def compact_need(graph: TfliteGraph, mcu: str = "") -> Need:
 def _compact_bytes(graph: TfliteGraph, mcu: str, *, shares: bool) -> int:
     by_rows = mcu in _SCRATCH_BY_ROWS
     step, channel = (52, 9) if by_rows or mcu in _FOLDS_BIAS else (48, 5)
-    needed = step * len(graph.operators) + (_shared_bytes(graph, 4, ("RESHAPE",)) if shares else _aligned(graph.n_obs, 1))
+    needed = step * len(graph.operators) + (_shared_bytes(graph, 4, ("RESHAPE",)) if shares else aligned(graph.n_obs, 1))
     scratch = 0
     for operator in graph.operators:
         source, output = graph.tensors[operator.inputs[0]], graph.output_of(operator)
         if operator.name != "RESHAPE" and not shares:
-            needed = _aligned(needed, 4) + _aligned(output.size * (4 if output.type == "FLOAT32" else 1), 4)
+            needed = aligned(needed, 4) + aligned(output.size * (4 if output.type == "FLOAT32" else 1), 4)
         if operator.name in _WEIGHTED:
             dense = operator.name == "FULLY_CONNECTED"
             rows = output.size if dense else output.shape[-1]
             columns = source.size if dense else _patch(graph, operator)
-            needed = _aligned(needed, 4) + (4 * rows if _has_no_bias(operator) else 0) + channel * rows
+            needed = aligned(needed, 4) + (4 * rows if _has_no_bias(operator) else 0) + channel * rows
             if operator.name != "DEPTHWISE_CONV_2D":
-                layer = 4 * _aligned(rows, 4) if by_rows else 2 * _aligned(columns, 8)
-                scratch = max(scratch, layer + (0 if dense else _aligned(columns, 4) + 8 * rows))
+                layer = 4 * aligned(rows, 4) if by_rows else 2 * aligned(columns, 8)
+                scratch = max(scratch, layer + (0 if dense else aligned(columns, 4) + 8 * rows))
         if operator.name in KERNELS:
-            needed = _aligned(needed, 4) + _PARAMETER_BYTES + _TABLED.get(operator.name, 0)
+            needed = aligned(needed, 4) + _PARAMETER_BYTES + _TABLED.get(operator.name, 0)
         elif operator.name not in ("FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE") and source.type != "FLOAT32":
             needed += _TABLE_BYTES
-    return _aligned(needed, 4) + scratch
+    return aligned(needed, 4) + scratch
 
 
 def tflm_need(graph: TfliteGraph, model: bytes, mve: bool = False) -> Need:
@@ -79,8 +79,8 @@ def tflm_need(graph: TfliteGraph, model: bytes, mve: bool = False) -> Need:
     own = (
         persistent_bytes(model) + _PREPARED_BYTES * len(scratch) + _PLANNING_BYTES * (len(tensors) + len(scratch)) + _OTHER_BYTES
     )
-    kept = sum(_aligned(_bytes_of(tensor.size, tensor.type), 16) for tensor in tensors) + sum(
-        _aligned(each, 16) for each in scratch
+    kept = sum(aligned(_bytes_of(tensor.size, tensor.type), 16) for tensor in tensors) + sum(
+        aligned(each, 16) for each in scratch
     )
     return Need(own + _shared_bytes(graph, 16, (), scratch), own + kept + _LINEAR_PLANNER_BYTES)
 
@@ -95,12 +95,12 @@ def _scratch_bytes(graph: TfliteGraph, operator: Operator, mve: bool) -> int:
         return 4 * channels
     columns = _patch(graph, operator)
     if not mve or operator.name == "FULLY_CONNECTED":
-        gathered = 4 * _aligned(columns, 4) + 4 * channels
+        gathered = 4 * aligned(columns, 4) + 4 * channels
     elif operator.name == "DEPTHWISE_CONV_2D":
         taps = columns // graph.tensors[operator.inputs[0]].shape[-1]
-        gathered = max(4 * _MVE_CHANNELS * taps, 4 * _aligned(columns, 16) + taps * channels)
+        gathered = max(4 * _MVE_CHANNELS * taps, 4 * aligned(columns, 16) + taps * channels)
     else:
-        gathered = 4 * _aligned(columns, 16)
+        gathered = 4 * aligned(columns, 16)
     return gathered + (4 * output.size if operator.name == "TRANSPOSE_CONV" else 0)
 
 
@@ -129,11 +129,11 @@ def _shared_bytes(graph: TfliteGraph, alignment: int, aliases: Sequence[str], sc
             owner[number] = owner[operator.inputs[0]] if operator.name in aliases else number
     last[owner[graph.output.index]] = len(graph.operators) + 1
     blocks = [
-        (_aligned(_bytes_of(graph.tensors[n].size, graph.tensors[n].type), alignment), first[n], last[n])
+        (aligned(_bytes_of(graph.tensors[n].size, graph.tensors[n].type), alignment), first[n], last[n])
         for n, at in owner.items()
         if n == at
     ]
-    blocks += [(_aligned(size, alignment), time, time) for time, size in enumerate(scratch, start=1)]
+    blocks += [(aligned(size, alignment), time, time) for time, size in enumerate(scratch, start=1)]
     placed: list[tuple[int, int, int, int]] = []
     for size, begin, end in sorted(blocks, key=lambda block: -block[0]):
         place = 0
@@ -153,5 +153,6 @@ def _has_no_bias(operator: Operator) -> bool:
     return len(operator.inputs) < 3 or operator.inputs[2] < 0
 
 
-def _aligned(size: int, to: int) -> int:
+def aligned(size: int, to: int) -> int:
+    """``size`` bytes up to the next multiple of ``to``."""
     return (size + to - 1) // to * to

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from balance_hil.boards.arena import Need, compact_need, tflm_need
+from balance_hil.boards.arena import Need, aligned, compact_need, tflm_need
 from balance_hil.boards.definition import SHIPPED as SHIPPED_BOARDS
 from balance_hil.boards.definition import BoardDefinition, load_definitions
 from balance_hil.errors import (
@@ -152,7 +152,7 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
             need.least,
         )
     wanted = need.all_kept if not room or need.all_kept <= limit else max(need.least, limit)
-    return 0 if definition.hal or wanted <= DEFAULT_ARENA_BYTES else _aligned(wanted)
+    return 0 if definition.hal or wanted <= DEFAULT_ARENA_BYTES else aligned(wanted, 16)
 
 
 def _others_that_fit(definition: BoardDefinition, graph: TfliteGraph, model: bytes, engine: str) -> str:
@@ -174,7 +174,3 @@ def _chip(definition: BoardDefinition) -> dict[str, Any]:
     """What is known of a board whose image the project's own platform builds: its PlatformIO file; else nothing."""
     file = SHIPPED / f"firmware/platform/boards/{definition.environment}.json"
     return dict(json.loads(file.read_text())) if file.is_file() and not definition.hal else {}
-
-
-def _aligned(size: int) -> int:
-    return (size + 15) // 16 * 16

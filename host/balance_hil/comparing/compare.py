@@ -95,7 +95,6 @@ def compare(
         BundleError: an operator of the model does not fit its tensors.
         UnsupportedOperatorError: a runtime asked for, or the board, cannot execute the model; the message names the operator.
         ModelMismatchError: the board runs another model.
-        ModelTooWideError: the board's messages have no room for the model's input or output.
         HarnessError: the recording cannot be read, the board is lost, an input is not a number.
     """
     if isinstance(model, Bundle):

@@ -34,9 +34,8 @@ def train(request: TrainingRequest, on_progress: Callable[[TrainingProgress], No
     checked = plan(request)
     report(TrainingProgress(phase="starting", steps=checked.record.steps, total_steps=checked.config.steps))
     keep_tensorflow_out()
-    os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR", str(CACHE / "torch")
-    )  # else PyTorch leaves a folder among the temporary files
+    # Else PyTorch leaves a folder among the temporary files.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "torch"))
     from balance_hil.training.session import TrainingSession
 
     return TrainingSession(checked, new_run_folder(request.runs, request.output.name or request.algorithm), report).run()

@@ -45,7 +45,7 @@ def run_suite(
     """
     with entered(lambda: tempfile.TemporaryDirectory(prefix="balance-hil-")) as folder:
         report, settings = Path(folder) / "report.xml", Path(folder) / "pytest.ini"
-        settings.write_text("[pytest]\nmarkers = timeout: of pytest-timeout\n")
+        settings.write_text("[pytest]\n")
         command = [sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(HIL_TESTS)]
         command += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "balance_hil.pytest_plugin"]
         command += [f"--junitxml={report}", f"--basetemp={folder}/logs"]

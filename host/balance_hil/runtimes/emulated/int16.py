@@ -16,19 +16,14 @@ from balance_hil.runtimes.emulated.rules import Kernels, Variant
 
 _PER_UNIT = 3 * 4096  # steps of the kernels' argument
 _LARGEST_MULTIPLIER = 32767
-# Entries of the kernels' table that are 1 above the nearest number.
-_ROUNDED_UP = (
-    *(4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39, 40, 41, 43, 44, 45, 46, 49, 50, 54),
-    *(62, 63, 64, 66, 82, 86, 93, 100, 103, 112, 116, 135, 255),
-)
 
 
 @cache
 def _sigmoids() -> Int64Array:
-    """sigmoid(i / 24) in 16 fractional bits, [256]."""
-    values: Int64Array = np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))).astype(np.int64)
-    values[list(_ROUNDED_UP)] += 1
-    return values
+    """sigmoid(i / 24) in 1/65536, [256], raised by half of what a straight line between two of them lacks in the middle."""
+    s = 1 / (1 + np.exp(-np.arange(256) / 24))
+    bend = s * (1 - s) * (2 * s - 1) / 24**2  # minus the second derivative, times the square of the distance
+    return np.append(np.rint(65536 * (s + bend / 16))[:-1], 65535).astype(np.int64)
 
 
 def _argument(source: QuantParams, powers: tuple[int, ...]) -> Int64Array:
@@ -52,20 +47,28 @@ def _interpolated(magnitude: Int64Array, bits: int, saturated: int) -> Int64Arra
     return np.where(index >= 255, saturated, values)
 
 
+def interpolated_tanh(x: Int64Array) -> Int64Array:
+    """tanh in 1/32768 of an argument in steps of 1/12288; also of an LSTM's gates in TensorFlow Lite Micro."""
+    y = _interpolated(np.abs(x), 8, 0xFFFF << 8)
+    return np.where(x >= 0, y - (1 << 23) + (1 << 7), -y + (1 << 23) + (1 << 7) - 1) >> 8
+
+
+def interpolated_logistic(x: Int64Array) -> Int64Array:
+    """The logistic function, likewise."""
+    y = _interpolated(np.abs(x), 9, 0x7FFF << 10)
+    return np.where(x >= 0, y + (1 << 9), (1 << 25) - y + (1 << 9) - 1) >> 10
+
+
 def _tanh(source: QuantParams, variant: Variant) -> Int8Array:
     if variant.kernels is Kernels.OPTIMIZED and source.scale in (2.0**-12, 2.0**-11):
         raise unsupported(f"TANH of int16 with the scale {source.scale:g} in the optimized kernels")
-    x = _argument(source, (0, 1))
-    y = _interpolated(np.abs(x), 8, 0xFFFF << 8)
-    return (np.where(x >= 0, y - (1 << 23) + (1 << 7), -y + (1 << 23) + (1 << 7) - 1) >> 8).astype(np.int16)
+    return interpolated_tanh(_argument(source, (0, 1))).astype(np.int16)
 
 
 def _logistic(source: QuantParams, variant: Variant) -> Int8Array:
     if variant.kernels is Kernels.OPTIMIZED and source.scale == 2.0**-12:
         raise unsupported(f"LOGISTIC of int16 with the scale {source.scale:g} in the optimized kernels")
-    x = _argument(source, (0,))
-    y = _interpolated(np.abs(x), 9, 0x7FFF << 10)
-    return (np.where(x >= 0, y + (1 << 9), (1 << 25) - y + (1 << 9) - 1) >> 10).astype(np.int16)
+    return interpolated_logistic(_argument(source, (0,))).astype(np.int16)
 
 
 FUNCTIONS: dict[str, Callable[[QuantParams, Variant], Int8Array]] = {"TANH": _tanh, "LOGISTIC": _logistic}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
 from balance_hil.runtimes.emulated.dense import bias_of, constants, data_of
+from balance_hil.runtimes.emulated.int16 import interpolated_logistic, interpolated_tanh
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
@@ -144,34 +144,12 @@ def _clip(operator: Operator, cell: Tensor, desktop: bool) -> int:
     return int(min(max(steps, _INT16[0]), _INT16[1]))
 
 
-@cache
-def _sigmoids() -> Int64Array:
-    """sigmoid(i / 24) in 1/65536, raised by half of what a straight line between two of them lacks in the middle."""
-    s = 1 / (1 + np.exp(-np.arange(256) / 24))
-    bend = s * (1 - s) * (2 * s - 1) / 24**2  # minus the second derivative, times the square of the distance
-    return np.append(np.rint(65536 * (s + bend / 16))[:-1], 65535).astype(np.int64)
-
-
-def _between(x: Int64Array, fraction_bits: int) -> Int64Array:
-    """The table at x / 2^fraction_bits by linear interpolation, times 2^fraction_bits."""
-    place = np.minimum(x >> fraction_bits, 254)
-    left, right = _sigmoids()[place], _sigmoids()[place + 1]
-    between: Int64Array = (left << fraction_bits) + (x & ((1 << fraction_bits) - 1)) * (right - left)
-    return between
-
-
 def _table_logistic(x: Int64Array) -> Int64Array:
     """In Q0 of 16 bits for Q3."""
-    scaled = 3 * x
-    size = np.abs(scaled)
-    found = np.where(size >> 9 >= 255, 0x7FFF << 10, _between(size, 9))
-    return np.where(scaled >= 0, found + (1 << 9), (1 << 25) - found + (1 << 9) - 1) >> 10
+    return interpolated_logistic(3 * x)
 
 
 def _table_tanh(x: Int64Array, integer_bits: int) -> Int64Array:
     """In Q0 of 16 bits for Q(integer_bits)."""
     shift = integer_bits - 3
-    scaled = (3 * x) << shift if shift >= 0 else (3 * x + (1 << (-shift - 1))) >> -shift
-    size = np.abs(scaled)
-    found = np.where(size >> 8 >= 255, 0xFFFF << 8, _between(size, 8))
-    return np.where(scaled >= 0, found - (1 << 23) + (1 << 7), -found + (1 << 23) + (1 << 7) - 1) >> 8
+    return interpolated_tanh((3 * x) << shift if shift >= 0 else (3 * x + (1 << (-shift - 1))) >> -shift)
