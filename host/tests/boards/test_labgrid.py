@@ -293,7 +293,9 @@ def test_a_coordinator_of_another_version(monkeypatch: pytest.MonkeyPatch) -> No
         try:
             assert server.stdout is not None
             monkeypatch.setenv(labgrid.COORDINATOR_VARIABLE, f"127.0.0.1:{server.stdout.readline().strip()}")
-            with pytest.raises(FarmError, match=r"the greeting .*Method not found.* of another version") as error:
+            # gRPC ends a call whose refusal comes while it still sends with an error of its own instead of the server's.
+            said = r"the greeting \((Method not found!|Internal error from Core)\) .* of another version"
+            with pytest.raises(FarmError, match=said) as error:
                 labgrid.places()
         finally:
             server.kill()
