@@ -15,6 +15,7 @@ import pickle
 import re
 import signal
 import socket
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,7 +36,9 @@ from balance_hil.scheduling import usable_cores
 LOCAL = "local"  # a cluster of this computer's processes
 MAX_DEATHS = 3  # of workers in a row, without a result between them
 CONNECT_TIMEOUT_S = 10
-WORKER_TIMEOUT_S = 10
+WORKER_TIMEOUT_S = 10  # for the first worker
+WORKERS_GONE_TIMEOUT_S = 300  # without a worker after that: a cluster may replace those it took away
+_POLL_S, _ASK_S = 0.02, 1.0  # for results, and the scheduler for its workers
 _LONGEST_GREETING = 1 << 20
 _LONGEST_VALUE = 60  # characters of an argument in a message
 
@@ -223,8 +226,8 @@ def _on_cluster(function: Callable[..., Any], tasks: Sequence[Task], cluster: st
     with contextlib.ExitStack() as held:
         address: Any = cluster
         if cluster == LOCAL:
-            # Without an address it would listen on every interface.
-            local = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": logging.CRITICAL}
+            # Without addresses it would listen on every interface, and warn if another cluster has the port of its pages.
+            local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
             address = held.enter_context(distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, **local))
         client = held.enter_context(_client(address, cluster))
         futures = {}
@@ -232,8 +235,23 @@ def _on_cluster(function: Callable[..., Any], tasks: Sequence[Task], cluster: st
             call = pickle.dumps(_Call(_on_worker, __version__, pickle.dumps(_Call(function, *task.arguments))))
             futures[client.submit(pickle.loads, call, key=f"{function.__name__}-{uuid.uuid4().hex}", pure=False)] = task
         try:
-            for future in distributed.as_completed(futures, loop=client.loop):
-                yield futures[future], future.result()
+            # With results: a worker may end between a task's end and the transfer of its result.
+            completed = distributed.as_completed(futures, loop=client.loop, with_results=True)
+            last_seen_s = asked_s = time.monotonic()
+            while completed.count():
+                for future, result in completed.next_batch(block=False):
+                    yield futures[future], result if future.status == "finished" else future.result()
+                time.sleep(_POLL_S)
+                if time.monotonic() - asked_s < _ASK_S:
+                    continue
+                asked_s = time.monotonic()
+                if client.scheduler_info(n_workers=1)["workers"]:
+                    last_seen_s = asked_s
+                elif asked_s - last_seen_s > WORKERS_GONE_TIMEOUT_S:
+                    raise ClusterError(
+                        f"the scheduler at {cluster} has had no worker for {WORKERS_GONE_TIMEOUT_S} s",
+                        f"start one, dask worker {cluster} --nthreads 1, and continue: --resume FOLDER",
+                    )
         except distributed.KilledWorker as exc:
             raise _too_many_deaths(tasks, "the workers' logs") from exc
         except (FutureCancelledError, CommClosedError) as exc:

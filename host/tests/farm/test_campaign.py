@@ -198,6 +198,19 @@ def test_separate_programs_one_of_them_killed_in_the_middle(functions, tmp_path,
     workers[1].wait()
 
 
+def test_workers_that_are_gone(functions, tmp_path, dask, scheduler, monkeypatch):
+    kept = tmp_path / "kept"
+    monkeypatch.setattr(module, "WORKERS_GONE_TIMEOUT_S", 0.5)
+    worker = dask.worker(scheduler)
+    done = Campaign(cluster=scheduler, results=kept).run(functions.square, tasks(tmp_path, 200))
+    next(done)
+    worker.kill()
+    with pytest.raises(ClusterError, match=r"has had no worker for 0\.5 s") as caught:
+        list(done)
+    assert "--resume" in caught.value.hint
+    assert 1 <= len(files(kept)) < 200
+
+
 BAD_WORKERS = {
     "without balance_hil": ("square", "cannot run the tasks: No module named 'balance_hil'", "on every worker, install it"),
     "without the extra": ("needs", "needs the Python package 'only_at_the_program'", "on every worker, install it"),
