@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import serial
 from click.testing import CliRunner
@@ -42,7 +43,7 @@ from balance_hil.errors import (
 )
 from balance_hil.link import SerialPort
 from balance_hil.protocol.messages import Status
-from balance_hil.testing.synthetic_models import actor
+from balance_hil.testing.synthetic_models import actor, linear
 
 from .flash_bench import COMMIT, Bench, hold, our_firmware
 
@@ -454,7 +455,7 @@ def test_boards_that_are_not_flashed(bench, linear_bundle, board, kind, message)
 
 
 def test_a_model_that_the_board_cannot_take_is_refused_before_anything_is_built(bench, linear_bundle):
-    (linear_bundle.path / INT8_MODEL).write_bytes(actor((MAX_VALUES + 1, 1, 2), "RELU", per_channel=True, seed=0))
+    (linear_bundle.path / INT8_MODEL).write_bytes(linear(np.ones((2, MAX_VALUES + 1)), 1.0))
     bench.plug("ttyACM0", our_firmware(linear_bundle, model_id=OTHER_MODEL))
     assert f"its inputs take {MAX_VALUES + 1} bytes" in refused(bench, linear_bundle).message
     assert bench.calls() == []

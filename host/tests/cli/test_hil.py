@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,36 @@ def test_an_error_is_two_lines_on_stderr_and_a_status() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """``hil`` in this process: exit status, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hil", *arguments])
+        status: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize("arguments", [["rnu"], ["run", "--no-such-option"], ["bench", "nothing"]])
-def test_a_misspelled_command_line_says_what_is_wrong(arguments: list[str]) -> None:
-    done = hil(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert arguments[-1] in done.stderr
-    assert "hint:  " in done.stderr
+def test_a_misspelled_command_line_says_what_is_wrong(here: Callable[..., tuple[object, str, str]], arguments: list[str]) -> None:
+    status, _, err = here(*arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert arguments[-1] in err
+    assert "hint:  " in err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str) -> None:
-    done = hil(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "Usage:" in done.stdout
+def test_every_command_explains_itself(here: Callable[..., tuple[object, str, str]], name: str) -> None:
+    status, out, err = here(name, "--help")
+    assert status == 0, err
+    assert "Usage:" in out
 
 
 def test_help_of_run_imports_nothing_heavy() -> None:

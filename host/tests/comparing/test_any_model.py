@@ -232,7 +232,7 @@ def test_a_layer_wider_than_a_frame_is_compared(engine, compared):
     rng = np.random.default_rng(2)
     build = ModelBuilder()
     source = build.tensor((1, 6), 0.03, -5)
-    hidden = random_dense(build, rng, source, 5000, per_channel=True)
+    hidden = random_dense(build, rng, source, 1500, per_channel=True)
     model = build.build(source, random_dense(build, rng, hidden, 2, per_channel=True))
     status, found = compared(model, "--board", "native", "--engine", engine, "--runtimes", "tflm")
     assert (status, found["board_equals_tflm"], found["unexplained"]) == (0, True, 0)

@@ -18,7 +18,7 @@ from balance_hil.testing.synthetic_bundle import synthetic_bundle
 REPOSITORY = Path(__file__).parents[3]
 WITHOUT_A_ROBOT = "hil_tests/test_episodes.py"  # a bundle of random weights has no environment
 # The native board compares 20,000 and more: the engine has the same sources there.
-FEWER = {"qemu-m4": ["--hil-inputs=2000"]}
+FEWER = {"qemu-m4": ["--hil-inputs=500"]}
 WIDE = Normalization(np.linspace(-5, 5, 24), np.geomspace(1e-3, 1e3, 24), 10.0)
 
 

@@ -293,7 +293,7 @@ def damaged(reply, rng):
     return replace(reply, **{name: np.frombuffer(bytes(data), getattr(reply, name).dtype)})
 
 
-def test_of_10000_wrong_replies_none_reaches_the_plant(board, firmware, linear_bundle, tmp_path):
+def test_of_2000_wrong_replies_none_reaches_the_plant(board, firmware, linear_bundle, tmp_path):
     good, rng, latest = firmware._act, np.random.default_rng(1), []
 
     def wrong(request):
@@ -304,10 +304,10 @@ def test_of_10000_wrong_replies_none_reaches_the_plant(board, firmware, linear_b
         return damaged(reply, rng) if rng.random() < 0.8 else latest[-2]
 
     firmware._act = wrong
-    result = run(board, linear_bundle, config(tmp_path, seeds=[3, 4], steps=6000, max_lost=12_000))
+    result = run(board, linear_bundle, config(tmp_path, seeds=[3, 4], steps=1200, max_lost=2400))
     back = read_recording(result.recording)
     applied = back.held.nonzero()[0]
-    assert result.rejected == len(applied) > 9_900, "a reply may be that of the step before, where nothing has moved"
+    assert result.rejected == len(applied) > 1_950, "a reply may be that of the step before, where nothing has moved"
     inputs = quantize(back.observation, linear_bundle.input_quant)
     answers = dequantize(np.stack([firmware.policy(row) for row in inputs]), linear_bundle.output_quant)
     assert np.array_equal(back.action[~back.held], answers[~back.held])
