@@ -10,6 +10,7 @@ env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
 from custom import configure  # noqa: E402 - below the line that makes it importable
 from image import add_build_info, add_model  # noqa: E402
+from objects import share_objects  # noqa: E402
 from uf2 import finish  # noqa: E402
 
 board = env.BoardConfig()
@@ -62,6 +63,7 @@ def processor():
 name = env["PIOENV"].removesuffix("_tflm").removesuffix("_faults").replace("_", "-")
 add_build_info(env, processor(), board=own_name or board.get("build.board_name", "") or name)
 
+share_objects(env)
 program = env.BuildProgram()
 if family := board.get("build.uf2_family", ""):
     env.AddPostAction(program, lambda target, source, env: finish(Path(str(target[0])), toolchain, 0x10000000, int(family, 0)))
