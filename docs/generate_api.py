@@ -70,9 +70,17 @@ How each runtime computes the int8 operators whose differences `hil compare` exp
 |---|---|---|---|---|
 """
 OPERATORS_INT16 = """
-With [int16 activations](discrepancies.md#int16x8-and-float32): {}.
+## With int16 activations
+
+[int16x8](discrepancies.md#int16x8-and-float32): weights are int8, and sums have the bias's 64 or 32 bits.
+XNNPACK takes no operator in int16.
+
+| operator | TensorFlow Lite Micro | reference kernels | optimized kernels on x86 |
+|---|---|---|---|
 """
 OPERATORS_MISSING = """
+## Not emulated
+
 TensorFlow Lite Micro (source of October 2026) has these in int8, too, and nobody emulates them: {}.
 
 A model with one of them is compared, and its other layers are explained; if a difference stays open, the exit status is 2.
@@ -163,8 +171,8 @@ def operator_rows() -> list[str]:
     assert set(order) == set(Rules._fields)
     rows = [f"| `{name}` | {' | '.join(getattr(rules, key) for key in order)} |\n" for name, rules in OPERATORS.items()]
     missing = ", ".join(f"`{name}`" for name in TFLM_INT8.split() if name not in OPERATORS)
-    wide = ", ".join(f"`{name}`" for name in OPERATORS if name in IN_INT16)
-    return [*rows, OPERATORS_INT16.format(wide), OPERATORS_MISSING.format(missing)]
+    wide = [f"| `{name}` | {' | '.join(getattr(rules, key) for key in order[:3])} |\n" for name, rules in IN_INT16.items()]
+    return [*rows, OPERATORS_INT16, *wide, OPERATORS_MISSING.format(missing)]
 
 
 def option_rows() -> list[str]:

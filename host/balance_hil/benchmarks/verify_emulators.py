@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib.util import find_spec
 from itertools import combinations
 from operator import add
@@ -17,6 +17,7 @@ from typing import Any
 from balance_hil.comparing.attribution import Observed, attribute
 from balance_hil.farm.campaign import HERE, Campaign, Task
 from balance_hil.metrics import Verdict
+from balance_hil.quantize import INT16X8
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.testing.converted_models import converted_model, converted_network
@@ -28,6 +29,7 @@ from balance_hil.testing.verify_emulators import (
     RuntimeUnderTest,
     agreement,
     int16_model,
+    int16_network,
     network,
     random_inputs,
     synthetic_model,
@@ -59,7 +61,11 @@ KINDS = {
     "synthetic": Kind(synthetic_model, 8, INPUTS),
     "int16x8": Kind(int16_model, 16, INPUTS, runtimes=lambda: INT16_RUNTIMES),
     "network": Kind(network, MODELS, INPUTS // 10),
+    "int16x8 network": Kind(int16_network, MODELS, INPUTS // 10, runtimes=lambda: INT16_RUNTIMES),
     "converted network": Kind(converted_network, 6, INPUTS // 10, converted=True),
+    "converted int16x8 network": Kind(
+        partial(converted_network, element=INT16X8), 3, INPUTS // 10, converted=True, runtimes=lambda: INT16_RUNTIMES
+    ),
 }
 
 

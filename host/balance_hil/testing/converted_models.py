@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.errors import require
+from balance_hil.quantize import INT8, ElementType
 from balance_hil.runtimes.base import Float32Array
 from balance_hil.runtimes.native_stderr import captured_stderr
 
@@ -32,13 +33,13 @@ def converted_model(seed: int) -> bytes:
     return _converted(*cases[seed % len(cases)], seed)
 
 
-def converted_network(seed: int) -> bytes:
+def converted_network(seed: int, element: ElementType = INT8) -> bytes:
     """A convolutional network: keyword spotting, ResNet or MobileNet in small."""
-    makers: tuple[Callable[[int], bytes], ...] = (keyword_spotting, resnet, mobilenet)
-    return makers[seed % len(makers)](seed)
+    makers: tuple[Callable[..., bytes], ...] = (keyword_spotting, resnet, mobilenet)
+    return makers[seed % len(makers)](seed, element=element)
 
 
-def keyword_spotting(seed: int) -> bytes:
+def keyword_spotting(seed: int, element: ElementType = INT8) -> bytes:
     """A depthwise separable network on 25 spectra of 8 bands; its first filter is 10 × 4, as in MLPerf Tiny."""
 
     def build(layers: Any, x: Any) -> Any:
@@ -49,10 +50,10 @@ def keyword_spotting(seed: int) -> bytes:
         x = layers.AveragePooling2D((x.shape[1], x.shape[2]))(x)
         return layers.Dense(12, activation="softmax")(layers.Flatten()(x))
 
-    return _network((25, 8, 1), build, seed)
+    return _network((25, 8, 1), build, seed, element)
 
 
-def resnet(seed: int) -> bytes:
+def resnet(seed: int, element: ElementType = INT8) -> bytes:
     """Residual blocks on a color image of 12 × 12, the second with a 1 × 1 shortcut of stride 2."""
 
     def build(layers: Any, x: Any) -> Any:
@@ -65,10 +66,15 @@ def resnet(seed: int) -> bytes:
         x = layers.GlobalAveragePooling2D(keepdims=seed % 2 == 0)(x)
         return layers.Dense(10, activation="softmax")(layers.Flatten()(x))
 
-    return _network((12, 12, 3), build, seed)
+    return _network((12, 12, 3), build, seed, element)
 
 
-def mobilenet(seed: int, size: int = 24, blocks: Sequence[tuple[int, int]] = ((16, 1), (32, 2), (32, 1), (64, 2))) -> bytes:
+def mobilenet(
+    seed: int,
+    size: int = 24,
+    blocks: Sequence[tuple[int, int]] = ((16, 1), (32, 2), (32, 1), (64, 2)),
+    element: ElementType = INT8,
+) -> bytes:
     """The start of MobileNetV1 0.25 on a color image; each block has its channels and its stride."""
 
     def build(layers: Any, x: Any) -> Any:
@@ -79,7 +85,7 @@ def mobilenet(seed: int, size: int = 24, blocks: Sequence[tuple[int, int]] = ((1
         x = layers.GlobalAveragePooling2D()(x)
         return layers.Dense(2, activation="softmax")(x)
 
-    return _network((size, size, 3), build, seed)
+    return _network((size, size, 3), build, seed, element)
 
 
 def mobilenet_v1_025(seed: int = 0) -> bytes:
@@ -92,7 +98,7 @@ def _block(layers: Any, layer: Any, x: Any, limit: float | None = None) -> Any:
     return layers.ReLU(limit)(layers.BatchNormalization()(layer(x)))
 
 
-def _network(shape: tuple[int, ...], build: Callable[[Any, Any], Any], seed: int) -> bytes:
+def _network(shape: tuple[int, ...], build: Callable[[Any, Any], Any], seed: int, element: ElementType) -> bytes:
     tf = _tensorflow()
     layers = tf.keras.layers
     source = tf.keras.Input(shape)
@@ -107,7 +113,7 @@ def _network(shape: tuple[int, ...], build: Callable[[Any, Any], Any], seed: int
             taps = np.prod(given[0].shape[:2]) if isinstance(layer, layers.DepthwiseConv2D) else np.prod(given[0].shape[:-1])
             weights = rng.normal(0.0, 1.4 / np.sqrt(taps), given[0].shape)
             layer.set_weights([weights, *(rng.normal(0.0, 0.1, bias.shape) for bias in given[1:])])
-    return convert(model, rng.normal(0.0, 1.0, (32, *shape)).astype(np.float32))
+    return convert(model, rng.normal(0.0, 1.0, (32, *shape)).astype(np.float32), element=element)
 
 
 def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) -> bytes:
@@ -127,14 +133,16 @@ def _converted(sizes: Sequence[int], kind: str, per_channel: bool, seed: int) ->
     return convert(model, calibration, per_channel=per_channel)
 
 
-def convert(model: Any, calibration: Float32Array, *, per_channel: bool = True) -> bytes:
-    """A Keras model as an int8 ``.tflite``, calibrated on inputs [n, ...]; ``per_channel`` is for dense layers."""
+def convert(model: Any, calibration: Float32Array, *, per_channel: bool = True, element: ElementType = INT8) -> bytes:
+    """A Keras model as a ``.tflite`` of ``element``, calibrated on inputs [n, ...]; ``per_channel`` is for dense layers."""
     tf = _tensorflow()
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([row[np.newaxis]] for row in calibration)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
+    sets = tf.lite.OpsSet
+    wide = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8 if element == INT8 else wide]
+    converter.inference_input_type = converter.inference_output_type = tf.int8 if element == INT8 else tf.int16
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel
     with contextlib.redirect_stdout(io.StringIO()), _native_stdout_to_stderr():  # both log their progress
         return bytes(converter.convert())

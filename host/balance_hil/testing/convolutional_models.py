@@ -1,4 +1,4 @@
-"""Convolutional int8 models: random ones, written operator by operator, and small networks from the TensorFlow converter."""
+"""Convolutional models with int8 or int16 activations, written operator by operator: random ones, and one on small images."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, ElementType
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
-from balance_hil.testing.synthetic_models import ACTIVATIONS, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
+from balance_hil.testing.synthetic_models import ACTIVATIONS, INT16_QUANT, LOGISTIC_QUANT, TANH_QUANT, ModelBuilder, random_dense
 
 SAME, VALID = 0, 1
 _LEAST_SPREAD = 3.0  # standard deviation of an output over random inputs
 _Step = Callable[["_Network"], int | None]  # adds operators; the tensor they end in, None where they do not fit
 
 
-def random_network(seed: int, operators: Sequence[str] = ()) -> bytes:
+def random_network(seed: int, operators: Sequence[str] = (), element: ElementType = INT8) -> bytes:
     """A network that no converter would write: four to eight blocks of random operators, shapes and scales on a small image.
 
     ``operators``: those of OPERATORS that it is made of; by default all that every runtime has but the LSTM.
+    ``element``: INT8, or INT16X8, for which a convolution may have a bias of 32 bits.
     """
-    names = operators or _NAMES
+    names = operators or (_NAMES if element == INT8 else INT16_OPERATORS)
     shares = np.array([_OFTEN.get(name, 0.7) for name in names])
-    network = _Network(np.random.default_rng(seed))
+    network = _Network(np.random.default_rng(seed), element)
     rng = network.rng
     for _ in range(int(rng.integers(4, 9))):
         while not network.grows(_STEPS[str(rng.choice(names, p=shares / sum(shares)))]):
@@ -67,12 +69,12 @@ def image_network() -> bytes:
     return build.build(first, build.operator("SOFTMAX", (scores,), build.tensor((1, 10), *LOGISTIC_QUANT)))
 
 
-def random_operator(name: str, seed: int) -> bytes:
+def random_operator(name: str, seed: int, element: ElementType = INT8) -> bytes:
     """A network of one operator, with random shapes and scales; every third one has powers of two, which make ties."""
     rng = np.random.default_rng(seed)
     made = None
     while made is None:
-        network = _Network(rng, ties=seed % 3 == 0)
+        network = _Network(rng, element, ties=seed % 3 == 0)
         made = _STEPS[name](network)
     return network.build.build(network.first, made)
 
@@ -80,10 +82,11 @@ def random_operator(name: str, seed: int) -> bytes:
 class _Network:
     """A model that grows by one operator after the other."""
 
-    def __init__(self, rng: np.random.Generator, ties: bool = False) -> None:
-        self.rng, self.build, self._ties = rng, ModelBuilder(), ties
+    def __init__(self, rng: np.random.Generator, element: ElementType = INT8, ties: bool = False) -> None:
+        self.rng, self.build, self._ties = rng, ModelBuilder(element), ties
+        self.kind, self._steps = element, (element.high + 1) // (INT8_MAX + 1)  # of one step of int8
         shape = (1, *(int(n) for n in rng.integers(1, 12, 2)), int(rng.choice([1, 2, 3, 4, 5, 8, 9, 16, 19])))
-        self.first = self.current = self.build.tensor(shape, *self.scale(0.05))
+        self.first = self.current = self.build.tensor(shape, *self.scale(0.05 / self._steps))
         self._size, self._probe = int(np.prod(shape)), np.random.default_rng(0)
 
     def grows(self, step: _Step) -> bool:
@@ -93,13 +96,16 @@ class _Network:
         if made is not None:
             self.current = made
             model = self.build.build(self.first, made)
-            inputs = self._probe.integers(INT8_MIN, INT8_MAX + 1, (16, self._size), dtype=np.int8)
+            inputs = self.raw(self._probe, (16, self._size))
             outputs = EmulatedRuntime(model, TFLM, threads=1).infer_int8_batch(inputs)
-            if np.mean(np.std(outputs, axis=0)) > _LEAST_SPREAD:
+            if np.mean(np.std(outputs, axis=0)) > _LEAST_SPREAD * self._steps:
                 return True
         del self.build.tensors[tensors:], self.build.operators[operators:]
         self.current = before
         return False
+
+    def raw(self, rng: np.random.Generator, shape: Sequence[int]) -> NDArray[Any]:
+        return rng.integers(self.kind.low, self.kind.high + 1, shape, dtype=self.kind.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,7 +121,7 @@ class _Network:
             value = 2.0 ** np.round(np.log2(value))
         extreme = self.rng.random() < 0.2
         zero_point = self.rng.choice([INT8_MIN, INT8_MAX]) if extreme else np.clip(self.rng.normal(0, 40), INT8_MIN, INT8_MAX)
-        return float(value), int(zero_point)
+        return float(value), int(zero_point) if self.kind == INT8 else 0
 
     def activation(self) -> str:
         return str(self.rng.choice(ACTIVATIONS, p=[0.5, 0.2, 0.1, 0.2]))
@@ -148,9 +154,19 @@ class _Network:
         axis = int(np.argmax(np.array(shape) == channels)) if shape[0] != channels else 0
         if len(given) > 1:
             self.build.tensors[weights].quantization.quantizedDimension = 3 if shape[0] == 1 and axis else 0
-        bias = self.build.bias(self.current, given, rng.normal(0, rng.choice([1e1, 1e3, 1e4]), channels))
+        bias = self.build.bias(self.current, given, rng.normal(0, rng.choice([1e1, 1e3, 1e4]) * self._steps, channels))
         typical = self.quant[0] * float(np.max(scales)) * 73 * 73 * np.sqrt(taps)
         return weights, bias, self.scale(typical / 60)
+
+    def _bias_type(self, bias: int) -> dict[str, int]:
+        """An option of a convolution, which may make a bias of 32 bits of one of 64."""
+        types = self.build.schema.TensorType
+        if self.kind == INT8:
+            return {}
+        if self.rng.random() < 0.7:
+            return {"quantizedBiasType": int(self.rng.choice([0, types.INT64]))}  # 0: an older converter
+        self.build.narrow(bias)
+        return {"quantizedBiasType": types.INT32}
 
     def convolution(self, groups: int = 1) -> int | None:
         window, depth = self._window(dilated=groups == 1), self.shape[3]
@@ -159,6 +175,7 @@ class _Network:
         options, size, outside = window
         channels = groups * int(self.rng.integers(1, 20 // groups + 1))
         weights, bias, quant = self._weights((channels, *size, depth // groups), channels, size[0] * size[1] * depth // groups)
+        options |= self._bias_type(bias)
         target = self.build.tensor((1, *outside, channels), *quant)
         return self.build.operator("CONV_2D", (self.current, weights, bias), target, activation=self.activation(), **options)
 
@@ -216,7 +233,7 @@ class _Network:
         return self.build.operator("RESHAPE", (mean, self.build.numbers(left)), back)
 
     def softmax(self) -> int:
-        target = self.build.tensor(self.shape, 1 / 256, INT8_MIN)
+        target = self.build.tensor(self.shape, *(LOGISTIC_QUANT if self.kind == INT8 else INT16_QUANT))
         beta = float(self.rng.choice([1.0, 1.0, 0.5, 2.0]))
         return self.build.operator("SOFTMAX", (self.current,), target, beta=beta)
 
@@ -232,10 +249,10 @@ class _Network:
             b = self.build.elementwise("RELU", a, other)
         else:
             shape = self.shape if rng.random() < 0.5 else (1, 1, 1, self.shape[3])
-            b = self.build.tensor(shape, *other, data=rng.integers(-128, 128, shape, dtype=np.int8))
+            b = self.build.tensor(shape, *other, data=self.raw(rng, shape), kind=self.kind.tensor)
         fused: dict[str, Any] = {} if name in ("MAXIMUM", "MINIMUM") else {"activation": self.activation()}
         if name == "MUL":
-            quant = self.scale(self.quant[0] * other[0] * 60)
+            quant = self.scale(self.quant[0] * other[0] * 60 * self._steps)
         operands = (a, b) if rng.random() < 0.5 else (b, a)
         return self.build.operator(name, operands, self.build.tensor(self.shape, *quant), **fused)
 
@@ -246,7 +263,10 @@ class _Network:
 
     def unary(self, name: str) -> int | None:
         options: dict[str, Any] = {}
-        quant = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}.get(name) or self.scale(self.quant[0])
+        fixed = {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}
+        if self.kind != INT8:
+            fixed = dict.fromkeys(fixed, INT16_QUANT)
+        quant = fixed.get(name) or self.scale(self.quant[0])
         if name == "RELU6":  # TFLM does not requantize
             quant = self.quant
         if name == "HARD_SWISH":  # kernels accept no larger scale of the output
@@ -361,3 +381,4 @@ _OFTEN = {
 }
 NETWORK_OPERATORS = tuple(name for name in OPERATORS if name != "ELU")  # the reference kernels lack it
 _NAMES = NETWORK_OPERATORS[:-1]  # an LSTM on request
+INT16_OPERATORS = tuple(name for name in _NAMES if name != "HARD_SWISH")

@@ -17,7 +17,7 @@ from balance_hil.tflite.codec import pack, schema
 
 TANH_QUANT = (1 / 128, 0)  # the only parameters that kernels accept for these outputs
 LOGISTIC_QUANT = (1 / 256, INT8_MIN)
-_INT16_QUANT = (1 / 32768, 0)  # the same in int16, for both
+INT16_QUANT = (1 / 32768, 0)  # the same in int16, for both
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")  # that FULLY_CONNECTED fuses
 
 # Lowest operator versions whose kernels take int8 (tensorflow/lite/tools/versioning/op_version.cc).
@@ -88,11 +88,11 @@ class ModelBuilder:
 
     def __init__(self, element: ElementType = INT8) -> None:
         self.element = element  # of what is computed
-        self._schema = schema()
+        self.schema = schema()
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self._codes: list[Any] = []
-        self._buffers: list[Any] = [self._schema.BufferT()]
+        self._buffers: list[Any] = [self.schema.BufferT()]
 
     def tensor(
         self,
@@ -109,19 +109,19 @@ class ModelBuilder:
         Without a ``kind`` constants are int8, others of the builder's element type.
         """
         kind = kind or (self.element if data is None else INT8).tensor
-        tensor = self._schema.TensorT()
+        tensor = self.schema.TensorT()
         tensor.isVariable = variable
         tensor.name = f"t{len(self.tensors)}"
         tensor.shape = list(shape)
-        tensor.type = getattr(self._schema.TensorType, kind)
+        tensor.type = getattr(self.schema.TensorType, kind)
         tensor.buffer = 0
         scales = np.atleast_1d(np.asarray(scale, np.float32))
         if scales.size:
-            tensor.quantization = self._schema.QuantizationParametersT()
+            tensor.quantization = self.schema.QuantizationParametersT()
             tensor.quantization.scale = scales.tolist()
             tensor.quantization.zeroPoint = [zero_point] * len(scales)
         if data is not None:
-            buffer = self._schema.BufferT()
+            buffer = self.schema.BufferT()
             buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
             tensor.buffer = len(self._buffers)
             self._buffers.append(buffer)
@@ -143,20 +143,24 @@ class ModelBuilder:
 
         ``settings`` are fields of its options, by the schema's names: ``strideH=2``.
         """
-        operator = self._schema.OperatorT()
+        operator = self.schema.OperatorT()
         operator.opcodeIndex = self._code(name)
         operator.inputs, operator.outputs, operator.intermediates = list(inputs), [output, *others], list(intermediates)
         if name in _OPTIONS:
-            options = getattr(self._schema, _OPTIONS[name] + "T")()
+            options = getattr(self.schema, _OPTIONS[name] + "T")()
             if hasattr(options, "fusedActivationFunction"):
-                options.fusedActivationFunction = getattr(self._schema.ActivationFunctionType, activation)
+                options.fusedActivationFunction = getattr(self.schema.ActivationFunctionType, activation)
             if name == "RESHAPE":
                 options.newShape = list(self.tensors[output].shape)
             if name == "SOFTMAX":
                 options.beta = 1.0
             for key, value in settings.items():
                 setattr(options, key, value)
-            operator.builtinOptionsType = getattr(self._schema.BuiltinOptions, _OPTIONS[name])
+            if (
+                name in ("ADD", "SUB") and self.element == INT16X8
+            ):  # as converters write it: shifts alone are for LSTM cells of old
+                options.potScaleInt16 = False
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, _OPTIONS[name])
             operator.builtinOptions = options
         self.operators.append(operator)
         return output
@@ -182,6 +186,13 @@ class ModelBuilder:
         kind = "INT32" if self.element == INT8 else "INT64"
         return self.tensor(values.shape, scales.tolist(), data=values.astype(kind.lower()), kind=kind)
 
+    def narrow(self, bias: int) -> None:
+        """Makes 32 bits of a bias of 64."""
+        tensor = self.tensors[bias]
+        tensor.type = self.schema.TensorType.INT32
+        data = self._buffers[tensor.buffer].data.view(np.int64).astype(np.int32)
+        self._buffers[tensor.buffer].data = np.frombuffer(data.tobytes(), np.uint8)
+
     def numbers(self, values: ArrayLike) -> int:
         """A constant of int32: axes, a shape, paddings."""
         data = np.asarray(values, np.int32)
@@ -198,21 +209,21 @@ class ModelBuilder:
 
     def build(self, inputs: int | Sequence[int], outputs: int | Sequence[int]) -> bytes:
         """The finished model."""
-        graph = self._schema.SubGraphT()
+        graph = self.schema.SubGraphT()
         graph.tensors, graph.operators, graph.name = self.tensors, self.operators, "main"
         graph.inputs, graph.outputs = ([ends] if isinstance(ends, int) else list(ends) for ends in (inputs, outputs))
-        model = self._schema.ModelT()
+        model = self.schema.ModelT()
         model.version = 3
         model.description = "balance_hil synthetic"
         model.operatorCodes, model.subgraphs, model.buffers = self._codes, [graph], self._buffers
         return pack(model)
 
     def _code(self, name: str) -> int:
-        number = getattr(self._schema.BuiltinOperator, name)
+        number = getattr(self.schema.BuiltinOperator, name)
         for index, code in enumerate(self._codes):
             if code.builtinCode == number:
                 return index
-        code = self._schema.OperatorCodeT()
+        code = self.schema.OperatorCodeT()
         code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
         code.version = _VERSIONS.get(name, 1)
         self._codes.append(code)
@@ -292,7 +303,7 @@ def _unary(build: ModelBuilder, name: str, source: int, outputs: NDArray[np.floa
     fixed = (
         {"TANH": TANH_QUANT, "LOGISTIC": LOGISTIC_QUANT}
         if build.element == INT8
-        else dict.fromkeys(("TANH", "LOGISTIC"), _INT16_QUANT)
+        else dict.fromkeys(("TANH", "LOGISTIC"), INT16_QUANT)
     )
     quant = fixed.get(name) or _range(outputs, build.element)
     return build.elementwise(name, source, quant), quant
@@ -330,7 +341,7 @@ def random_dense(
     activation: str = "NONE",
     bias: bool = True,
 ) -> int:
-    """A dense layer with random weights and scales whose outputs fill the int8 range, saturating now and then.
+    """A dense layer with random weights and scales whose outputs fill their range, saturating now and then.
 
     Args:
         builder: of the model.
@@ -352,6 +363,8 @@ def random_dense(
     scale = sum_scale / 127 * 10 ** rng.uniform(-0.5, 1)
     rectified = activation in ("RELU", "RELU6") and rng.random() < 0.5
     zero_point = INT8_MIN if rectified else int(rng.integers(INT8_MIN, INT8_MAX + 1))
+    if builder.element == INT16X8:
+        zero_point = 0
     values = rng.normal(0, rng.choice([1e1, 1e3, 1e5]), rows) if bias else None
     return builder.dense(source, weights, scales.tolist(), (scale, zero_point), values, activation)
 

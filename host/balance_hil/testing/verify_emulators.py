@@ -125,3 +125,8 @@ def int16_model(seed: int) -> bytes:
     kind = ("TANH", "LOGISTIC", "RELU", "RELU6")[seed % 4]
     shape = _SHAPES[seed % len(_SHAPES)]
     return actor(shape, kind, per_channel=seed // 4 % 2 == 0, seed=seed, squash=("TANH", None)[seed % 2], element=INT16X8)
+
+
+def int16_network(seed: int) -> bytes:
+    """A convolutional network with int16 activations, written operator by operator."""
+    return random_network(seed, element=INT16X8)

@@ -1,4 +1,4 @@
-"""ADD, SUB, MUL, MAXIMUM, MINIMUM and PRELU of two int8 tensors, by each kernel's own arithmetic.
+"""ADD, SUB, MUL, MAXIMUM, MINIMUM and PRELU of two tensors, by each kernel's own arithmetic.
 
 Not emulated: XNNPACK since 2025 turns MUL of a tensor with itself into a square, which rounds otherwise near ties.
 """
@@ -55,8 +55,9 @@ def minimum(a: QuantParams, b: QuantParams, target: QuantParams, variant: Varian
 
 def prelu(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -> Combine:
     """PRELU with slopes ``b``."""
-    source, slope, out = (float(np.float32(q.scale)) for q in (a, b, target))
-    above, below = quantize_multiplier(source / out), quantize_multiplier(source * slope / out)
+    real = np.float64 if variant.kernels is Kernels.TFLM else np.float32  # the product and the ratios are formed in
+    source, slope, out = (real(np.float32(q.scale)) for q in (a, b, target))
+    above, below = quantize_multiplier(float(source / out)), quantize_multiplier(float(source * slope / out))
     scaled = multiply(variant)
 
     def combine(x: Int64Array, y: Int64Array) -> Int64Array:

@@ -1,4 +1,4 @@
-"""Which int8 operators are emulated, and the rule of each by whose kernels compute it; ``operators`` has their code."""
+"""Which operators are emulated, and the rule of each by whose kernels compute it; ``operators`` has their code."""
 
 from __future__ import annotations
 
@@ -17,27 +17,6 @@ class Rules(NamedTuple):
 def _same(rule: str) -> Rules:
     return Rules(rule, rule, rule, rule)
 
-
-# Emulated with int16 activations, too.
-IN_INT16 = frozenset(
-    (
-        *(
-            "FULLY_CONNECTED",
-            "TANH",
-            "LOGISTIC",
-            "RELU",
-            "RELU6",
-            "LEAKY_RELU",
-            "ADD",
-            "SUB",
-            "MUL",
-            "MAXIMUM",
-            "MINIMUM",
-            "QUANTIZE",
-        ),
-        *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PAD", "TRANSPOSE", "STRIDED_SLICE", "SPLIT", "SHAPE", "PACK"),
-    )
-)
 
 _TWICE, _UP, _FLOAT32 = "twice, ties away from zero", "twice, ties up", "once, float32, ties to even"
 _FIXED, _TABLE = "fixed point", "float32 table"
@@ -86,4 +65,46 @@ OPERATORS: dict[str, Rules] = {
     "TRANSPOSE": _COPY,
     "STRIDED_SLICE": _COPY,
     "SPLIT": _COPY,
+}
+
+_UPPER = "once, multiplier of 16 bits, ties up"
+_NARROW_AWAY, _NARROW_UP = "; 32-bit bias: twice, ties away from zero", "; 32-bit bias: twice, ties up"
+_SIGMOIDS = "table of 256 sigmoids, interpolated"
+_ENTRIES = "tables of 513 entries, interpolated"
+
+
+def _desktop(tflm: str, reference: str, builtin: str) -> Rules:
+    return Rules(tflm, reference, builtin, "as builtin")
+
+
+# Of int16 activations, which XNNPACK leaves to the optimized kernels.
+IN_INT16: dict[str, Rules] = {
+    "FULLY_CONNECTED": _desktop(
+        f"{_UPPER}{_NARROW_AWAY}", "once, float64, ties away from zero", f"once, float64, ties away from zero{_NARROW_UP}"
+    ),
+    "CONV_2D": _desktop(
+        f"{_UPPER}{_NARROW_AWAY}", f"{_UPPER}{_NARROW_AWAY}", f"{_UPPER}{_NARROW_UP}, grouped: ties away from zero"
+    ),
+    "DEPTHWISE_CONV_2D": _same(_UPPER),
+    "TRANSPOSE_CONV": _desktop(
+        _UPPER, f"{_UPPER}{_NARROW_AWAY}", f"{_UPPER}{_NARROW_UP}, from the last multiple of 8 channels on: ties away from zero"
+    ),
+    "AVERAGE_POOL_2D": OPERATORS["AVERAGE_POOL_2D"],
+    "MAX_POOL_2D": OPERATORS["MAX_POOL_2D"],
+    "MEAN": _same(_TWICE),
+    "SOFTMAX": _desktop(*(f"{_ENTRIES}, made in {real}" for real in ("float32", "float64", "float64"))),
+    "TANH": _desktop(_SIGMOIDS, _SIGMOIDS, f"{_SIGMOIDS}; input in 2^-12 or 2^-11: fixed point of 16 bits"),
+    "LOGISTIC": _desktop(_SIGMOIDS, _SIGMOIDS, f"{_SIGMOIDS}; input in 2^-12: fixed point of 16 bits"),
+    "RELU": _same(_TWICE),
+    "RELU6": OPERATORS["RELU6"],
+    "LEAKY_RELU": _same(_TWICE),
+    "PRELU": _same(_TWICE),
+    "ADD": _same(_TWICE),
+    "SUB": _desktop(f"{_TWICE}; scale ratios in float32", _TWICE, _TWICE),
+    "MUL": _same(_TWICE),
+    "MAXIMUM": OPERATORS["MAXIMUM"],
+    "MINIMUM": OPERATORS["MINIMUM"],
+    "QUANTIZE": _same(_TWICE),
+    "SHAPE": OPERATORS["SHAPE"],
+    **{name: rules for name, rules in OPERATORS.items() if rules == _COPY},
 }

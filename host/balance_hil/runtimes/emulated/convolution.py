@@ -1,4 +1,7 @@
-"""CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV and pooling: windows over images, and the rule that rounds each channel."""
+"""CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV and pooling: windows over images, and the rule that rounds each channel.
+
+Sums of int16 activations have the bias's 64 or 32 bits.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import require
+from balance_hil.quantize import INT8
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated.chain import Dense
-from balance_hil.runtimes.emulated.dense import DenseRows, bias_of, constants, data_of, layer
+from balance_hil.runtimes.emulated.dense import INT32, DenseRows, bias_of, constants, data_of, layer
 from balance_hil.runtimes.emulated.kernel import Kernel, Run, Values, quant_of, unsupported
-from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant, of_channels
+from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant, of_channels, of_int16
 from balance_hil.runtimes.emulated.tables import clamp_bounds, fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
-_Images = Callable[[Int8Array, Int8Array], None]  # images, int8 [n, height, width, channels], and outputs to be written
+_Images = Callable[[Int8Array, Int8Array], None]  # images, [n, height, width, channels], and outputs to be written
 _Part = tuple[slice, Dense]  # of the output's channels
 _BLOCK_BYTES = 1 << 22  # of patches or sums that are made at a time
 _MOST_PRODUCTS = 1 << 31  # for one input: a second of work
@@ -90,6 +94,7 @@ def convolution(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
     weights, bias = constants(graph, operator, 1, 2)
     window = Window.of(operator, source, target, weights.shape[1:3])
     depth, channels = source.shape[3], target.shape[3]
+    variant = _summing_variant(source, operator, bias, variant)
     depthwise = operator.name == "DEPTHWISE_CONV_2D"
     groups = depth // weights.shape[3] if not depthwise else 1
     expected = (1, *window.filter, channels) if depthwise else (channels, *window.filter, depth // groups)
@@ -120,6 +125,7 @@ def transposed(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kern
     weights, bias = constants(graph, operator, 1, 3)
     window = Window.of(operator, target, source, weights.shape[1:3])
     channels = target.shape[3]
+    variant = _summing_variant(source, operator, bias, variant)
     if weights.shape != (channels, *window.filter, source.shape[3]):
         raise ValueError(f"weights of the shape {list(weights.shape)} for {source.shape[3]} channels that make {channels}")
     parts = _parts(graph, operator, variant, data_of(weights).reshape(channels, -1), weights, bias, 1)
@@ -145,6 +151,19 @@ def pool(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         _loops().pool(images, window.numbers, average, low, high, outputs)
 
     return Kernel(_in_blocks(run, source, target, 1), (low, high))
+
+
+def _summing_variant(source: Tensor, operator: Operator, bias: Tensor | None, variant: Variant) -> Variant:
+    """``variant``, or what it is with sums of int16 activations. Raises UnsupportedOperatorError: kernels misread this bias."""
+    if quant_of(source).kind == INT8:
+        return variant
+    noted = operator.options.get("quantizedBiasType", 0)
+    wide = bias.type == "INT64" if bias is not None else noted != INT32
+    desktop = variant.kernels is not Kernels.TFLM  # its kernels go by what the converter noted, those of TFLM by the bias
+    read_as_wide = operator.name == "DEPTHWISE_CONV_2D" or (noted != INT32 if desktop else operator.name == "TRANSPOSE_CONV")
+    if not wide and read_as_wide:
+        raise unsupported(f"{operator.name} (number {operator.index}) in int16 with a bias of 32 bits, which kernels read as 64")
+    return of_int16(variant, wide, float64=False)
 
 
 def _parts(
@@ -189,7 +208,7 @@ def _by_patches(window: Window, parts: list[_Part], zero_point: int) -> _Images:
         if window.plain:
             rows = images
         else:
-            rows = np.empty((len(images), *window.target, *window.filter, depth), np.int8)
+            rows = np.empty((len(images), *window.target, *window.filter, depth), images.dtype)
             _loops().patches(images, window.numbers, zero_point, rows)
         size = depth // len(layers)
         for group, (part, dense) in enumerate(layers):
@@ -223,10 +242,11 @@ def _sums(
     zero_point: int,
 ) -> _Images:
     """Sums by a loop of this name, then the rule of each part."""
-    start = bias.astype(np.int32)
+    wide = any(dense.requantize.rounding is Rounding.REDUCED for _, dense in parts)
+    start = bias.astype(np.int64 if wide else np.int32)
 
     def run(images: Int8Array, outputs: Int8Array) -> None:
-        sums = np.empty(outputs.shape, np.int32)
+        sums = np.empty(outputs.shape, start.dtype)
         getattr(_loops(), loop)(images, window.numbers, zero_point, weights, start, sums)
         rows = sums.reshape(-1, outputs.shape[3]), outputs.reshape(-1, outputs.shape[3])
         for part, dense in parts:
@@ -239,11 +259,13 @@ def _in_blocks(run: _Images, source: Tensor, target: Tensor, bytes_per_pixel: in
     """So many images at a time that what is made of them fits a cache, all of them ``fill`` where that is a number."""
     step = max(1, _BLOCK_BYTES // max(1, math.prod(target.shape[1:3]) * max(bytes_per_pixel, 4 * target.shape[3])))
 
+    dtype = quant_of(source).kind.dtype
+
     def images(inputs: Sequence[Values]) -> Values:
-        given = np.ascontiguousarray(inputs[-1], np.int8).reshape(-1, *source.shape[1:])
+        given = np.ascontiguousarray(inputs[-1], dtype).reshape(-1, *source.shape[1:])
         if fill is not None:
             given = np.full_like(given, fill)
-        outputs = np.empty((len(given), *target.shape[1:]), np.int8)
+        outputs = np.empty((len(given), *target.shape[1:]), dtype)
         for start in range(0, len(given), step):
             run(given[start : start + step], outputs[start : start + step])
         return outputs.reshape(-1, *target.shape)

@@ -17,7 +17,7 @@ from balance_hil.runtimes.emulated.rules import Kernels, Variant, of_int16
 from balance_hil.runtimes.emulated.tables import fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
-_INT32 = 2  # TensorType of the schema
+INT32 = 2  # TensorType of the schema
 
 
 def fully_connected(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
@@ -50,7 +50,7 @@ def _sums_are_wide(operator: Operator, bias: Tensor | None, variant: Variant) ->
         return bias.type == "INT64"
     if variant.kernels in (Kernels.OPTIMIZED, Kernels.XNNPACK):  # go by the bias alone
         return False
-    return bool(operator.options.get("quantizedBiasType", 0) != _INT32)
+    return bool(operator.options.get("quantizedBiasType", 0) != INT32)
 
 
 def constants(graph: TfliteGraph, operator: Operator, weights: int, bias: int) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """Plain loops over images, compiled by numba on first use: windows of convolutions and pooling, and requantization of their sums.
 
-Images are int8 [n, height, width, channels], contiguous. ``shape`` is an int64 array: filter height and width, strides,
-dilations, and the padding at the top and the left. Importing this loads numba.
+Images are int8 or int16 [n, height, width, channels], contiguous; sums of int16 may have 64 bits. ``shape`` is an int64 array:
+filter height and width, strides, dilations, and the padding at the top and the left. Importing this loads numba.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from balance_hil.runtimes.base import Int8Array
 
-DOUBLE, SINGLE, RUY_X86, FLOAT32, FLOORED, TRUNCATED = range(6)  # rules of ``requantize``
+DOUBLE, SINGLE, RUY_X86, FLOAT32, FLOORED, TRUNCATED, REDUCED = range(7)  # rules of ``requantize``
 
 
 def compiled(function: Callable[..., None]) -> Any:
@@ -28,7 +28,7 @@ def compiled(function: Callable[..., None]) -> Any:
 
 @compiled
 def patches(images: Int8Array, shape: NDArray[np.int64], zero_point: int, rows: Int8Array) -> None:
-    """Inputs of every output, int8 [n, height, width, filter height, filter width, channels]; padding is ``zero_point``."""
+    """Inputs of every output, [n, height, width, filter height, filter width, channels]; padding is ``zero_point``."""
     height, width = images.shape[1], images.shape[2]
     for n in range(rows.shape[0]):
         for i in range(rows.shape[1]):
@@ -51,10 +51,10 @@ def depthwise(
     shape: NDArray[np.int64],
     zero_point: int,
     weights: NDArray[np.int32],
-    start: NDArray[np.int32],
-    sums: NDArray[np.int32],
+    start: NDArray[Any],
+    sums: NDArray[Any],
 ) -> None:
-    """Sums, int32 [n, height, width, channels × multiplier], for weights [filter height, filter width, channels × multiplier]."""
+    """Sums, [n, height, width, channels × multiplier], for weights [filter height, filter width, channels × multiplier]."""
     height, width, channels = images.shape[1], images.shape[2], images.shape[3]
     multiplier = sums.shape[3] // channels
     for n in range(sums.shape[0]):
@@ -84,10 +84,10 @@ def transposed(
     shape: NDArray[np.int64],
     zero_point: int,
     weights: NDArray[np.int32],
-    start: NDArray[np.int32],
-    sums: NDArray[np.int32],
+    start: NDArray[Any],
+    sums: NDArray[Any],
 ) -> None:
-    """Sums of a transposed convolution, int32 [n, height, width, outputs], for weights [height, width, channels, outputs]."""
+    """Sums of a transposed convolution, [n, height, width, outputs], for weights [height, width, channels, outputs]."""
     for n in range(sums.shape[0]):
         for y in range(sums.shape[1]):
             for x in range(sums.shape[2]):
@@ -109,7 +109,7 @@ def transposed(
 
 @compiled
 def pool(images: Int8Array, shape: NDArray[np.int64], average: bool, low: int, high: int, outputs: Int8Array) -> None:
-    """AVERAGE_POOL_2D, whose mean of raw values rounds half away from zero, or MAX_POOL_2D; int8 [n, height, width, channels]."""
+    """AVERAGE_POOL_2D, whose mean of raw values rounds half away from zero, or MAX_POOL_2D; [n, height, width, channels]."""
     height, width = images.shape[1], images.shape[2]
     for n in range(outputs.shape[0]):
         for i in range(outputs.shape[1]):
@@ -119,7 +119,7 @@ def pool(images: Int8Array, shape: NDArray[np.int64], average: bool, low: int, h
                 x0, x1 = max(0, left), min(width, left + shape[1])
                 count = (y1 - y0) * (x1 - x0)
                 for c in range(outputs.shape[3]):
-                    total, largest = np.int64(0), np.int64(-128)
+                    total, largest = np.int64(0), np.int64(-32768)
                     for y in range(y0, y1):
                         for x in range(x0, x1):
                             value = np.int64(images[n, y, x, c])
@@ -132,10 +132,10 @@ def pool(images: Int8Array, shape: NDArray[np.int64], average: bool, low: int, h
 
 @compiled
 def requantize(
-    sums: NDArray[np.int32], first: int, rule: int, mantissas: NDArray[np.int64], shifts: NDArray[np.int64],
+    sums: NDArray[Any], first: int, rule: int, mantissas: NDArray[np.int64], shifts: NDArray[np.int64],
     multipliers: NDArray[np.float32], zero_point: int, low: int, high: int, outputs: Int8Array,
 ) -> None:  # fmt: skip
-    """Outputs, int8 [rows, channels], of the channels from ``first`` on, so many as there are multipliers, by one rule."""
+    """Outputs, [rows, channels], of the channels from ``first`` on, so many as there are multipliers, by one rule."""
     one = np.int64(1)
     lefts, rights = np.maximum(shifts, 0), np.maximum(-shifts, 0)
     for row in range(sums.shape[0]):
@@ -145,6 +145,10 @@ def requantize(
                 result = np.int64(np.rint(np.float32(value) * multipliers[c]))
             elif rule == TRUNCATED:
                 result = np.int64(np.float32(value) * multipliers[c])
+            elif rule == REDUCED:
+                upper = (mantissas[c] + (one << 15)) >> 16 if mantissas[c] < 0x7FFF0000 else np.int64(0x7FFF)
+                total = 15 - shifts[c]
+                result = np.int64(np.int32((np.int64(value) * upper + (one << (total - one))) >> total))
             elif rule == SINGLE:
                 total = 31 - shifts[c]
                 result = (np.int64(value) * mantissas[c] + (one << (total - one))) >> total

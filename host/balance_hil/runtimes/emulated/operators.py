@@ -7,6 +7,7 @@ fastest, so that what belongs to one channel (its scale, its bias) meets long ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -147,9 +148,13 @@ def _dequantize(graph: TfliteGraph, operator: Operator, variant: Variant) -> Ker
 def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     sources, target = [graph.tensors[i] for i in operator.inputs], graph.output_of(operator)
     a, b, out = (quant_of(tensor) for tensor in (*sources, target))
-    if not a.kind == b.kind == out.kind:
+    slopes = INT8 if operator.name == "PRELU" else a.kind
+    if a.kind != out.kind or b.kind != slopes:
         raise unsupported(f"{operator.name} (number {operator.index}) of several element types")
     variant = _computing_variant(variant, operator.name, [a, b], out)
+    shifts = out.kind != INT8 and variant.kernels is not Kernels.TFLM and operator.options.get("potScaleInt16")
+    if shifts and all(math.frexp(q.scale)[0] == 0.5 for q in (a, b, out)):
+        raise unsupported(f"{operator.name} (number {operator.index}) in int16 by shifts between powers of two")
     bounds = fused_bounds(operator.activation, out, variant)
     if operator.name in ("MAXIMUM", "MINIMUM") and not a == b == out:
         raise unsupported(f"{operator.name} (number {operator.index}) of several scales")

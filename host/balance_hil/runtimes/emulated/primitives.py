@@ -60,8 +60,7 @@ def multiply_reduced(x: Int64Array, mantissa: Int64Array | int, shift: Int64Arra
     """``MultiplyByQuantizedMultiplier`` of an int64: by the multiplier rounded to 16 bits, ties up."""
     upper = np.where(np.less(mantissa, 0x7FFF0000), (np.asarray(mantissa, np.int64) + (1 << 15)) >> 16, 0x7FFF)
     total: Int64Array = 15 - np.asarray(shift, dtype=np.int64)
-    rounded: Int64Array = (x * upper + (np.int64(1) << (total - 1))) >> total
-    return rounded
+    return wrap_int32((x * upper + (np.int64(1) << (total - 1))) >> total)
 
 
 def multiply_ruy_x86(x: Int64Array, mantissa: Int64Array | int, shift: Int64Array | int) -> Int64Array:

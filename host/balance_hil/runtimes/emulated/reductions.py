@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, QuantParams
+from balance_hil.runtimes.emulated import int16
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.libm import expf
 from balance_hil.runtimes.emulated.primitives import (
@@ -24,7 +25,7 @@ from balance_hil.runtimes.emulated.primitives import (
     rounding_divide_by_pot,
     saturating_rounding_doubling_high_mul,
 )
-from balance_hil.runtimes.emulated.rules import Kernels, Variant
+from balance_hil.runtimes.emulated.rules import Kernels, Variant, of_int16
 from balance_hil.runtimes.emulated.tables import multiply
 from balance_hil.tflite.graph import Operator, TfliteGraph
 
@@ -45,22 +46,24 @@ def mean(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     axes = sorted({int(axis) % rank for axis in given.reshape(-1)})
     count = math.prod(source.shape[axis] for axis in axes)
     a, out = quant_of(source), quant_of(target)
+    narrow = out.kind == INT8
+    variant = variant if narrow else of_int16(variant, wide=False)
     if not 0 < count < 1 << 24:
         raise ValueError(f"a mean of {count} values")
     over_image = rank == 4 and axes == [1, 2] and bool(operator.options.get("keepDims"))
     channels = target.shape[-1] if target.shape else 1
     if variant.kernels is Kernels.XNNPACK:
         steps = _mean_in_float(a, out, count)
-    elif variant.kernels is Kernels.OPTIMIZED and over_image:
+    elif variant.kernels is Kernels.OPTIMIZED and over_image and narrow:
         steps = _mean_of_raw(a, out, count, channels)
     else:
         steps = _mean_in_integers(a, out, count, variant)
 
     def run(inputs: Sequence[Values]) -> Values:
         sums = inputs[0].sum(axis=tuple(axis + 1 for axis in axes), dtype=np.int64).reshape(-1, *target.shape)
-        return np.clip(steps(sums), INT8_MIN, INT8_MAX).astype(np.int8)
+        return np.clip(steps(sums), out.kind.low, out.kind.high).astype(out.kind.dtype)
 
-    kind = variant.kernels if variant.kernels is not Kernels.OPTIMIZED or over_image else Kernels.REFERENCE
+    kind = variant.kernels if variant.kernels is not Kernels.OPTIMIZED or (over_image and narrow) else Kernels.REFERENCE
     return Kernel(run, (Kernels.REFERENCE if kind is Kernels.TFLM else kind, multiply(variant)))
 
 
@@ -95,14 +98,23 @@ def _mean_in_float(a: QuantParams, out: QuantParams, count: int) -> _Steps:
 
 
 def softmax(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
-    """Compiles a SOFTMAX over the last dimension. Raises UnsupportedOperatorError: an output that is not in 1/256."""
+    """Compiles a SOFTMAX over the last dimension. Raises UnsupportedOperatorError: its output is not in 1/256 (1/32768)."""
     source, target = quant_of(graph.tensors[operator.inputs[0]]), graph.output_of(operator)
     out = quant_of(target)
     beta = float(operator.options.get("beta", 0))
-    if (out.scale, out.zero_point) != (1 / 256, INT8_MIN) or not 0 < beta < math.inf:
+    only = (1 / 256, INT8_MIN) if source.kind == INT8 else (1 / 32768, 0)
+    if (out.scale, out.zero_point) != only or source.kind != out.kind or not 0 < beta < math.inf:
         raise unsupported(
             f"SOFTMAX (number {operator.index}) with beta {beta:g} to scale {out.scale:g}, zero point {out.zero_point}"
         )
+    if source.kind != INT8:
+        variant = of_int16(variant, wide=False)
+        wide = int16.Softmax(source, beta, multiply(variant), variant)
+
+        def run_wide(inputs: Sequence[Values]) -> Values:
+            return wide(inputs[0].reshape(-1, target.shape[-1])).astype(np.int16).reshape(-1, *target.shape)
+
+        return Kernel(run_wide, wide.arithmetic)
     table: NDArray[Any]
     outputs: Callable[[NDArray[Any]], NDArray[Any]]
     if variant.kernels in (Kernels.TFLM, Kernels.REFERENCE):

@@ -115,8 +115,8 @@ class Requantizer:
         """Requantizes by the rule, adds the zero point and clamps."""
         return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(self.kind.dtype)
 
-    def rows(self, sums: NDArray[np.int32], first: int, outputs: Int8Array) -> None:
-        """The same in compiled code for sums, int32 [rows, channels], of which this is for those from ``first`` on."""
+    def rows(self, sums: NDArray[Any], first: int, outputs: Int8Array) -> None:
+        """The same in compiled code for sums, [rows, channels], of which this is for those from ``first`` on."""
         from balance_hil.runtimes.emulated import loops
 
         rule = getattr(loops, self.rounding.name)

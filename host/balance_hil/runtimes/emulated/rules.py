@@ -159,14 +159,20 @@ def of_channels(rounding: Rounding, operator: str, groups: int, channels: int) -
     return tuple((part, rule) for part, rule in parts if part.start < part.stop)
 
 
-def of_int16(variant: Variant, wide: bool) -> Variant:
-    """``variant`` as its kernels compute FULLY_CONNECTED of int16 activations; ``wide``: in sums of 64 bits.
+def of_int16(variant: Variant, wide: bool, float64: bool = True) -> Variant:
+    """``variant`` as its kernels compute a layer of weights of int16 activations.
 
     XNNPACK takes no operator in int16: the optimized kernels compute them.
+
+    Args:
+        variant: of int8.
+        wide: in sums of 64 bits.
+        float64: the desktop kernels multiply those in float64, as they do in FULLY_CONNECTED.
     """
     rounding = Rounding.RUY_X86 if variant.kernels is Kernels.XNNPACK else variant.rounding
     if wide:
-        rounding = Rounding.FLOAT64 if rounding in (Rounding.RUY_X86, Rounding.FLOAT64) else Rounding.REDUCED
+        by_float = float64 and rounding in (Rounding.RUY_X86, Rounding.FLOAT64)
+        rounding = Rounding.FLOAT64 if by_float else Rounding.REDUCED
     return replace(variant, rounding=rounding, kernels=_INT16_KERNELS.get(variant.kernels, variant.kernels))
 
 

@@ -1,14 +1,21 @@
 """The emulators of int16 activations against the real runtimes, layer by layer."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
+from balance_hil.comparing.attribution import REDUCED_MULTIPLIER, REQUANTIZATION_ROUNDING, Observed, attribute
 from balance_hil.errors import UnsupportedOperatorError
 from balance_hil.quantize import INT16X8
 from balance_hil.runtimes.emulated import EmulatedRuntime
+from balance_hil.runtimes.emulated.catalog import IN_INT16
 from balance_hil.runtimes.emulated.rules import TFLM
+from balance_hil.testing.convolutional_models import INT16_OPERATORS, random_network, random_operator
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.testing.verify_emulators import INT16_RUNTIMES, agreement, random_inputs
+from balance_hil.tflite.codec import edit, schema
+from balance_hil.tflite.graph import read_graph
 
 EVERY_RUNTIME = pytest.mark.parametrize("reference", INT16_RUNTIMES, ids=lambda runtime: runtime.name)
 
@@ -45,9 +52,10 @@ def test_equals_the_runtime_with_other_sums(reference, bias):
 @pytest.mark.parametrize("name", ["TANH", "LOGISTIC", "LEAKY_RELU", "RELU"])
 def test_equals_the_runtime_on_every_int16_value(reference, name):
     rng = np.random.default_rng(2)
-    for _ in range(3):
+    # The kernels take the third and the fourth for powers of two, too, and compute some operators in another way then.
+    for scale in (float(np.exp(rng.uniform(np.log(1e-6), np.log(1e-2)))), 2.0**-12, 2.0**-12 * 1.0006, 2.0**-11 * 0.9994):
         build = ModelBuilder(INT16X8)
-        x = build.tensor((1, 65536), float(np.exp(rng.uniform(np.log(1e-6), np.log(1e-2)))))
+        x = build.tensor((1, 65536), scale)
         scale = 1 / 32768 if name in ("TANH", "LOGISTIC") else float(np.exp(rng.uniform(np.log(1e-5), np.log(1e-2))))
         settings = {"alpha": 0.1} if name == "LEAKY_RELU" else {}
         model = build.build(x, build.operator(name, (x,), build.tensor((1, 65536), scale), **settings))
@@ -57,21 +65,58 @@ def test_equals_the_runtime_on_every_int16_value(reference, name):
 
 
 @EVERY_RUNTIME
-@pytest.mark.parametrize("name", ["ADD", "SUB", "MUL"])
-def test_equals_the_runtime_on_two_operands(reference, name):
-    rng = np.random.default_rng(4)
-    for _ in range(3):
-        build = ModelBuilder(INT16X8)
-        x = build.tensor((1, 33), float(rng.uniform(1e-5, 1e-3)))
-        y = build.operator("TANH", (x,), build.tensor((1, 33), 1 / 32768))
-        z = build.operator(name, (x, y), build.tensor((1, 33), float(rng.uniform(1e-5, 1e-3))))
-        assert_equal(reference, build.build(x, z), 33)
+@pytest.mark.parametrize("name", INT16_OPERATORS)
+def test_equals_the_runtime_on_an_operator(reference, name):
+    for seed in (0, 1, 3, 4):  # two of them with powers of two, for ties
+        model = random_operator(name, seed, INT16X8)
+        assert_equal(reference, model, read_graph(model).n_obs, 12)
+
+
+def test_every_operator_of_the_table_is_tried():
+    copies = {name for name, rules in IN_INT16.items() if rules.tflm in ("copies", "computes none")}
+    assert set(IN_INT16) - copies <= {name.split()[-1] for name in INT16_OPERATORS} | {"FULLY_CONNECTED"}
+
+
+@EVERY_RUNTIME
+def test_equals_the_runtime_on_networks(reference):
+    for seed in (3, 6):
+        model = random_network(seed, element=INT16X8)
+        assert_equal(reference, model, read_graph(model).n_obs, 20)
+
+
+def test_every_difference_of_networks_is_explained():
+    causes = set()
+    for name, seed in (("network", 3), ("network", 6), ("SOFTMAX", 2), ("TANH", 0)):
+        model = random_network(seed, element=INT16X8) if name == "network" else random_operator(name, seed, INT16X8)
+        graph = read_graph(model)
+        inputs = random_inputs(60, graph.n_obs, seed, INT16X8)
+        seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in INT16_RUNTIMES]
+        for a, b in combinations(seen, 2):
+            found = attribute(graph, inputs, a, b)
+            assert found.unexplained == 0
+            causes.update(found.causes)
+    assert {REDUCED_MULTIPLIER, REQUANTIZATION_ROUNDING} <= causes
+
+
+@pytest.mark.parametrize("name", ["DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"])
+def test_a_bias_that_kernels_misread_is_refused(name):
+    """They read 64 bits where the model has 32."""
+    model = random_operator(name, 1, INT16X8)
+
+    def narrow(parsed):
+        graph = parsed.subgraphs[0]
+        tensor = graph.tensors[graph.operators[0].inputs[-1]]
+        tensor.type = schema().TensorType.INT32
+        buffer = parsed.buffers[tensor.buffer]
+        buffer.data = np.frombuffer(buffer.data.tobytes()[: len(buffer.data) // 2], np.uint8)
+
+    with pytest.raises(UnsupportedOperatorError, match=f"{name} .* with a bias of 32 bits"):
+        EmulatedRuntime(edit(model, narrow), TFLM)
 
 
 def test_an_operator_that_is_not_emulated_in_int16_is_named():
     build = ModelBuilder(INT16X8)
-    x = build.tensor((1, 4, 4, 1), 0.001)
-    y = build.tensor((1, 2, 2, 1), 0.001)
-    model = build.build(x, build.operator("AVERAGE_POOL_2D", (x,), y, filterHeight=2, filterWidth=2, strideH=2, strideW=2))
-    with pytest.raises(UnsupportedOperatorError, match=r"AVERAGE_POOL_2D \(number 0\) in int16"):
+    x = build.tensor((1, 4), 0.001)
+    model = build.build(x, build.elementwise("RELU_N1_TO_1", x, (0.001, 0)))
+    with pytest.raises(UnsupportedOperatorError, match=r"RELU_N1_TO_1 \(number 0\) in int16"):
         EmulatedRuntime(model, TFLM)
