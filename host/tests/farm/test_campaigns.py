@@ -56,7 +56,7 @@ def test_the_same_here_and_on_a_cluster(cluster, tmp_path, monkeypatch, name):
         files.append({path.name: path.read_bytes() for path in (tmp_path / str(number)).iterdir()})
     assert documents[0] == documents[1]
     assert files[0] == files[1]
-    assert len(files[0]) == {"emulators": 3}.get(name, 2)  # tasks
+    assert len(files[0]) == {"emulators": 4}.get(name, 2)  # tasks
 
 
 def test_verify(cluster, ppo_bundle):
