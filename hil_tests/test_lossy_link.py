@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from balance_hil.boards import Board
+from balance_hil.comparing.inputs import random_inputs
 from balance_hil.errors import ReplyTimeoutError
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action
@@ -29,13 +30,13 @@ def test_no_wrong_action_gets_through(
     hil_connect: Callable[..., Board], hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None]
 ) -> None:
     board = hil_connect(faults=FAULTS, fault_seed=1)
-    inputs = np.random.default_rng(9).integers(-128, 128, size=(REQUESTS, board.info.n_obs)).astype(np.int8)
+    inputs = random_inputs(board.info.n_obs, board.input_quant, REQUESTS, 9).int8
     expected = hil_runtime_tflm.infer_int8_batch(inputs)
     answered = 0
     if board.in_pieces:
         pytest.skip("its inputs take several frames: host/tests/boards/test_pieces.py")
     for start in range(0, REQUESTS, IN_FLIGHT):
-        sent = {board.send(messages.InferInt8(inputs[row])): row for row in range(start, min(start + IN_FLIGHT, REQUESTS))}
+        sent = {board.send(board.raw_request(inputs[row])): row for row in range(start, min(start + IN_FLIGHT, REQUESTS))}
         while (frame := board.poll(SILENCE_S)) is not None:
             row = sent.pop(frame.seq, None)
             if row is None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Board
 from balance_hil.bundle import GOLDEN, Bundle
+from balance_hil.comparing.inputs import random_inputs
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.base import Int8Runtime
 
@@ -18,10 +19,15 @@ CORNERS = 1024  # all of them where there are fewer
 @pytest.fixture(scope="module")
 def golden(hil_bundle: Bundle) -> dict[str, NDArray[np.generic]]:
     with np.load(hil_bundle.file(GOLDEN)) as data:
-        return dict(data)
+        return {**data, "input": hil_bundle.golden_raw("input"), "output": hil_bundle.golden_raw("output")}
 
 
-def report(what: str, board: NDArray[np.int8], reference: NDArray[np.int8]) -> str:
+def random_rows(board: Board, count: int, seed: int) -> NDArray[np.generic]:
+    """Uniform raw inputs, [count, n_obs] of the element type of the board's model."""
+    return random_inputs(board.info.n_obs, board.input_quant, count, seed).int8
+
+
+def report(what: str, board: NDArray[np.generic], reference: NDArray[np.generic]) -> str:
     """Description of the first difference; "" if there is none."""
     if board.shape != reference.shape:
         return f"{what}: the board returns {board.shape}, the reference {reference.shape}"
@@ -29,29 +35,29 @@ def report(what: str, board: NDArray[np.int8], reference: NDArray[np.int8]) -> s
     if not len(wrong):
         return ""
     row, column = wrong[0]
-    lsb = np.abs(board.astype(int) - reference.astype(int)).max()
+    lsb = np.abs(board.astype(float) - reference.astype(float)).max()
     return (
-        f"{what}: {len(wrong)} of {board.size} values differ, by up to {lsb} LSB; first in input {row}, value {column}: "
+        f"{what}: {len(wrong)} of {board.size} values differ, by up to {lsb:g} LSB; first in input {row}, value {column}: "
         f"{board[row, column]} instead of {reference[row, column]}"
     )
 
 
 def test_golden_vectors_bit_for_bit(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
-    actions = hil_board.infer_int8_batch(golden["input_int8"])
-    assert not report("golden outputs", np.stack([a.output for a in actions]), golden["output_int8"])
+    actions = hil_board.infer_int8_batch(golden["input"])
+    assert not report("golden outputs", np.stack([a.output for a in actions]), golden["output"])
 
 
 def test_golden_observations_from_float_to_float(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
     actions = hil_board.infer_batch(golden["observations"])
-    assert not report("quantized inputs", np.stack([a.input for a in actions]), golden["input_int8"])
-    assert not report("outputs", np.stack([a.output for a in actions]), golden["output_int8"])
+    assert not report("quantized inputs", np.stack([a.input for a in actions]), golden["input"])
+    assert not report("outputs", np.stack([a.output for a in actions]), golden["output"])
     returned = np.stack([a.action for a in actions])
     assert np.array_equal(returned.view(np.uint32), golden["actions"].view(np.uint32)), "actions differ in their float32 bits"
 
 
 def test_every_intermediate_tensor_of_the_golden_vectors(hil_board: Board, golden: dict[str, NDArray[np.generic]]) -> None:
     operators = [str(name) for name in golden["operators"]]
-    layers = hil_board.layers_int8_batch(golden["input_int8"][:LAYER_INPUTS])
+    layers = hil_board.layers_int8_batch(golden["input"][:LAYER_INPUTS])
     assert [layer.op for layer in layers] == list(range(len(operators)))
     for layer in layers:
         expected = golden[f"op_{layer.op}"][:LAYER_INPUTS]
@@ -61,7 +67,7 @@ def test_every_intermediate_tensor_of_the_golden_vectors(hil_board: Board, golde
 def test_board_equals_tflm_on_random_inputs(
     hil_board: Board, hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None], hil_inputs: int
 ) -> None:
-    inputs = np.random.default_rng(20_000).integers(-128, 128, size=(hil_inputs, hil_board.info.n_obs)).astype(np.int8)
+    inputs = random_rows(hil_board, hil_inputs, 20_000)
     board = np.stack([action.output for action in hil_board.infer_int8_batch(inputs)])
     reference = hil_runtime_tflm.infer_int8_batch(inputs)
     hil_measure("outputs_compared", board.size, "1", minimum=hil_inputs)
@@ -75,15 +81,17 @@ def _all_corners(board: Board) -> NDArray[np.int64]:
 def test_corners_of_the_input_box(hil_board: Board, hil_runtime_tflm: Int8Runtime) -> None:
     count = min(CORNERS, 2**hil_board.info.n_obs)
     picked = np.random.default_rng(5).choice(2, (count, hil_board.info.n_obs)) if count == CORNERS else _all_corners(hil_board)
-    corners = np.where(picked, 127, -128).astype(np.int8)
+    kind = hil_board.kind
+    corners = (
+        np.where(picked, kind.high, kind.low).astype(kind.dtype) if kind.high else np.where(picked, 1, -1).astype(kind.dtype)
+    )
     board = np.stack([action.output for action in hil_board.infer_int8_batch(corners)])
     assert not report("corners", board, hil_runtime_tflm.infer_int8_batch(corners))
 
 
 def test_an_inference_does_not_depend_on_the_one_before(hil_board: Board) -> None:
-    rng = np.random.default_rng(3)
-    inputs = rng.integers(-128, 128, size=(50, hil_board.info.n_obs)).astype(np.int8)
-    order = rng.permutation(len(inputs))
+    inputs = random_rows(hil_board, 50, 3)
+    order = np.random.default_rng(3).permutation(len(inputs))
     straight = np.stack([action.output for action in hil_board.infer_int8_batch(inputs)])
     shuffled = np.stack([action.output for action in hil_board.infer_int8_batch(inputs[order])])
     assert not report("shuffled inputs", shuffled, straight[order])

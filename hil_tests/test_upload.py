@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from balance_hil.boards import Board
 from balance_hil.boards.upload import transfer
-from balance_hil.bundle import GOLDEN, Bundle, model_id
+from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BoardStatusError, HarnessError, ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
@@ -29,9 +29,7 @@ MANY_VECTORS, MANY_BYTES = 4000, 40_000  # so that their replay takes many slice
 
 @pytest.fixture(scope="module")
 def inputs(hil_bundle: Bundle) -> NDArray[np.int8]:
-    with np.load(hil_bundle.file(GOLDEN)) as golden:
-        rows: NDArray[np.int8] = golden["input_int8"][:ROWS]
-    return rows
+    return hil_bundle.golden_raw("input")[:ROWS]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def _other_weights(model: bytes) -> bytes:
     from balance_hil.tflite.graph import read_graph
 
     graph = read_graph(model)
-    weights = max((t for t in graph.tensors if t.type == "INT8" and t.data is not None), key=lambda t: t.size)
+    weights = max((t for t in graph.tensors if t.type in ("INT8", "FLOAT32") and t.data is not None), key=lambda t: t.size)
     data = weights.data.tobytes()
     at = model.index(data)
     return model[:at] + data[::-1] + model[at + len(data) :]
@@ -149,7 +147,7 @@ def _wrong_shape(upload: ModelImage) -> ModelImage:
 
 
 def _wrong_vectors(upload: ModelImage) -> ModelImage:
-    return replace(upload, outputs=(upload.outputs ^ 1).astype(np.int8))
+    return replace(upload, outputs=(upload.outputs.view(f"i{upload.outputs.itemsize}") ^ 1).view(upload.outputs.dtype))
 
 
 def _wrong_id(upload: ModelImage) -> ModelImage:
@@ -288,7 +286,7 @@ def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
     answered = 0
     for row, want in zip(rows, TflmRuntime(other.model).infer_int8_batch(rows), strict=True):
         try:
-            reply = board.request(messages.InferInt8(row), 0.1)
+            reply = board.request(board.raw_request(row), 0.1)
         except ReplyTimeoutError:
             continue
         assert isinstance(reply, messages.Action)

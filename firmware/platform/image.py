@@ -48,6 +48,8 @@ def add_model(env):
     _write(generated_folder(env) / "model.h", text)
     sizes = re.findall(r"^#define HIL_MODEL_(MAX_OBS|MAX_ACT) (\d+)$", text, re.MULTILINE)
     env.Append(CPPDEFINES=[(f"HIL_{name}", count) for name, count in sizes])
+    if "#define HIL_MODEL_ELEMENT_TYPE" in text:
+        env.Append(CPPDEFINES=[("HIL_WIDE", 1)])
 
 
 def generated_folder(env):

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle, model_id
-from balance_hil.errors import BundleError, MissingExtraError
+from balance_hil.errors import BundleError, HarnessError, MissingExtraError
 from balance_hil.files import write_atomically
 from balance_hil.protocol import messages
-from balance_hil.quantize import Normalization
+from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType, Normalization
 from balance_hil.tflite.codec import schema
 from balance_hil.tflite.graph import read_graph
 
 SELF_TEST_ROWS = 8  # of the golden vectors that an image carries, one at least, and of inputs of
 SELF_TEST_BYTES = 16_384  # in all
-MAX_OBS, MAX_ACT = 255, 64  # of a model that needs no larger image than any other: kMaxObs, kMaxAct of the firmware
+MAX_OBS, MAX_ACT = 255, 64  # bytes, of a model that needs no larger image than any other: kMaxObs, kMaxAct of the firmware
 # Operators of the compact engine that an image has only if its model does, by their numbers in TensorFlow Lite's schema.
 KERNELS = {
     "ADD": 0,
@@ -80,6 +80,16 @@ class ModelImage:
         inputs, outputs = (bundle.golden_raw(which)[:rows] for which in ("input", "output"))
         return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
 
+    @property
+    def kind(self) -> ElementType:
+        """Element type of the model; int8 of one that nobody here can read."""
+        if len(self.inputs):
+            return next(kind for kind in ELEMENT_TYPES.values() if kind.dtype == self.inputs.dtype)
+        try:
+            return read_graph(self.model).kind
+        except HarnessError:  # the board says what is wrong with it
+            return INT8
+
     def begin(self, transfer: int) -> messages.LoadBegin:
         """The announcement of an upload."""
         return messages.LoadBegin(
@@ -91,6 +101,7 @@ class ModelImage:
             self.outputs.shape[1],
             zlib.crc32(self.data()),
             self.id,
+            self.kind.number,
         )
 
     def data(self) -> bytes:
@@ -127,7 +138,7 @@ constexpr std::size_t kModelSize = {len(self.model)};
 alignas(16) const unsigned char kModel[kModelSize] = {{
     {array},
 }};
-{_operators(self.model)}{_sizes(self.model)}{_normalization(self.normalization) if self.normalization else ""}
+{_operators(self.model)}{_sizes(self.model)}{_element_type(self.kind)}{_normalization(self.normalization)}
 /// Inputs and the outputs that TFLM gives for them, to the bit.
 constexpr int kSelfTestCount = {len(inputs)};
 constexpr {_C_TYPES[inputs.dtype.name]} kSelfTestInput[kSelfTestCount][{inputs.shape[1] or 1}] = {{
@@ -172,17 +183,29 @@ def _sizes(model: bytes) -> str:
         graph = read_graph(model)
     except (MissingExtraError, BundleError):  # the board says what is wrong with it
         return ""
-    if graph.n_obs <= MAX_OBS and graph.n_act <= MAX_ACT:
+    width = graph.kind.dtype.itemsize
+    if width * graph.n_obs <= MAX_OBS and width * graph.n_act <= MAX_ACT:
         return ""
     return f"""
-/// Inputs and outputs of kModel, which the firmware must be built for: -DHIL_MAX_OBS and -DHIL_MAX_ACT.
-#define HIL_MODEL_MAX_OBS {max(graph.n_obs, MAX_OBS)}
-#define HIL_MODEL_MAX_ACT {max(graph.n_act, MAX_ACT)}
+/// Bytes of inputs and of outputs of kModel, which the firmware must be built for: -DHIL_MAX_OBS and -DHIL_MAX_ACT.
+#define HIL_MODEL_MAX_OBS {max(width * graph.n_obs, MAX_OBS)}
+#define HIL_MODEL_MAX_ACT {max(width * graph.n_act, MAX_ACT)}
 """
 
 
-def _normalization(by: Normalization) -> str:
+def _element_type(kind: ElementType) -> str:
+    if kind == INT8:
+        return ""
+    return f"""
+/// kModel is of {kind.name}: the firmware must be built with -DHIL_WIDE=1.
+#define HIL_MODEL_ELEMENT_TYPE {kind.number}
+"""
+
+
+def _normalization(by: Normalization | None) -> str:
     """Hexadecimal floats: the bits, whatever the compiler."""
+    if by is None:
+        return ""
 
     def array(values: NDArray[np.float32]) -> str:
         words = [f"{float(v).hex()}f" for v in values]

@@ -35,11 +35,12 @@ class ElementType(NamedTuple):
     dtype: np.dtype[Any]
     low: int  # smallest raw value; of float32 there is none
     high: int
+    number: int  # on the wire, in model.h and in the firmware
 
 
-INT8 = ElementType("int8", "INT8", np.dtype(np.int8), INT8_MIN, INT8_MAX)
-INT16X8 = ElementType("int16x8", "INT16", np.dtype(np.int16), -(1 << 15), (1 << 15) - 1)  # weights are int8, as in ``int8``
-FLOAT32 = ElementType("float32", "FLOAT32", np.dtype(np.float32), 0, 0)
+INT8 = ElementType("int8", "INT8", np.dtype(np.int8), INT8_MIN, INT8_MAX, 0)
+INT16X8 = ElementType("int16x8", "INT16", np.dtype(np.int16), -(1 << 15), (1 << 15) - 1, 1)  # weights are int8, as in ``int8``
+FLOAT32 = ElementType("float32", "FLOAT32", np.dtype(np.float32), 0, 0, 2)
 ELEMENT_TYPES = {kind.name: kind for kind in (INT8, INT16X8, FLOAT32)}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.boards.channel import M
-from balance_hil.boards.pieces import TENSOR_PIECE, checked_tensor
+from balance_hil.boards.pieces import TENSOR_PIECE, checked_tensor, raw_bytes
 from balance_hil.boards.profile import Profile, profile_of
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
@@ -18,6 +19,7 @@ from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
 from balance_hil.protocol.wire import Message
+from balance_hil.quantize import INT8
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
 
 SELF_TEST_TIMEOUT_S = 10.0
@@ -31,14 +33,18 @@ class Board(Session):
     def infer(self, observation: NDArray[np.float32]) -> Action:
         """Runs the policy on one observation, float32 [n_obs], and returns the action. Raises what ``request`` raises."""
         if self.in_pieces:
-            return self.infer_in_pieces(np.asarray(observation, np.float32))
+            return self.infer_in_pieces(np.asarray(observation, np.float32), raw=False)
         return self._ask(messages.Infer(observation), Action)
 
-    def infer_int8(self, values: NDArray[np.int8]) -> Action:
-        """Runs the model on one raw input, int8 [n_obs]. Raises what ``request`` raises."""
+    def infer_int8(self, values: Int8Array) -> Action:
+        """Runs the model on one raw input [n_obs], int8 or of ``kind``. Raises what ``request`` raises."""
         if self.in_pieces:
-            return self.infer_in_pieces(np.asarray(values, np.int8))
-        return self._ask(messages.InferInt8(values), Action)
+            return self.infer_in_pieces(np.asarray(values, self.kind.dtype), raw=True)
+        return self._ask(self.raw_request(values), Action)
+
+    def raw_request(self, values: Int8Array) -> messages.InferInt8:
+        """The request of ``infer_int8``, to be sent otherwise."""
+        return messages.InferInt8(values if self.kind == INT8 else raw_bytes(np.asarray(values, self.kind.dtype)))
 
     def infer_batch(self, observations: NDArray[np.float32]) -> list[Action]:
         """One ``infer`` for each row of float32 [n, n_obs], several in flight. Raises what ``request`` raises."""
@@ -47,15 +53,15 @@ class Board(Session):
         replies = self.pipeline([messages.Infer(row) for row in observations])
         return [_expect(reply, Action, self.port) for reply in replies]
 
-    def infer_int8_batch(self, inputs: NDArray[np.int8]) -> list[Action]:
-        """One ``infer_int8`` for each row of int8 [n, n_obs], several in flight. Raises what ``request`` raises."""
+    def infer_int8_batch(self, inputs: Int8Array) -> list[Action]:
+        """One ``infer_int8`` for each row of raw [n, n_obs], several in flight. Raises what ``request`` raises."""
         if self.in_pieces:
             return [self.infer_int8(row) for row in inputs]
-        replies = self.pipeline([messages.InferInt8(row) for row in inputs])
+        replies = self.pipeline([self.raw_request(row) for row in inputs])
         return [_expect(reply, Action, self.port) for reply in replies]
 
-    def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
-        """Output of every operator, in execution order, for raw inputs, int8 [n, n_obs]. Raises what ``request`` raises."""
+    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+        """Output of every operator, in execution order, for raw inputs [n, n_obs]. Raises what ``request`` raises."""
         sizes = [0] * self.info.n_ops
         if len(inputs):
             self.infer_int8(inputs[0])
@@ -67,23 +73,25 @@ class Board(Session):
                 if isinstance(request, messages.Tensor):
                     values[request.op].append(checked_tensor(reply, request, self.port))
         names = operator_names(self.bundle, self.info.n_ops)
-        return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size)) for op, size in enumerate(sizes)]
+        dtype = self.kind.dtype
+        return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size, dtype)) for op, size in enumerate(sizes)]
 
-    def _inferences(self, inputs: NDArray[np.int8], parts: list[messages.Tensor]) -> Iterator[list[Message]]:
+    def _inferences(self, inputs: Int8Array, parts: list[messages.Tensor]) -> Iterator[list[Message]]:
         """Requests for ``parts`` after an inference from each row: all at once, or if these take pieces, row by row."""
         if not self.in_pieces:
-            yield [request for row in inputs for request in (messages.InferInt8(row), *parts)]
+            yield [request for row in inputs for request in (self.raw_request(row), *parts)]
             return
         for row in inputs:
             self.infer_int8(row)
             yield [*parts]
 
-    def tensor(self, op: int) -> NDArray[np.int8]:
-        """Output of operator ``op`` in the last inference, int8 [size]. Raises what ``request`` raises."""
+    def tensor(self, op: int) -> Int8Array:
+        """Raw output of operator ``op`` in the last inference, [size] of ``kind``. Raises what ``request`` raises."""
         parts = [self._part(op, 0)]
         while (have := sum(len(part.values) for part in parts)) < parts[0].size:
             parts.append(self._part(op, have))
-        return np.concatenate([part.values for part in parts])
+        whole: Int8Array = _rows([part.values for part in parts], 1, parts[0].size, self.kind.dtype)[0]
+        return whole
 
     def _part(self, op: int, offset: int) -> messages.TensorData:
         request = messages.Tensor(op, offset)
@@ -139,10 +147,14 @@ class Board(Session):
         ``bundle``. If the upload fails or the board rejects the model, the board keeps its previous model.
 
         Raises:
+            UsageError: the compact engine does not run models of its element type.
             BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board rejects the model.
             ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
         """
+        from balance_hil.boards.engines import check_element_type  # reads what engines run
+
         self.info = self.query_info()  # the board may have restarted
+        check_element_type(self.info.engine, bundle.kind, f"the board on {self.port}")
         if self.info.model_id == bundle.id and self.info.engine_status == Status.OK:
             result = UploadResult(uploaded=False, size_bytes=0, wall_s=0.0, resent=0)
         else:
@@ -168,12 +180,12 @@ def _expect(reply: Message, kind: type[M], port: str) -> M:
     return reply
 
 
-def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int) -> NDArray[np.int8]:
-    """int8 [count, size] of the parts of its rows. Raises LinkError."""
+def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int, dtype: np.dtype[Any]) -> Int8Array:
+    """Raw values [count, ...] of the parts of its rows, which have ``size`` bytes each. Raises LinkError."""
     values = np.concatenate(parts) if parts else np.zeros(0, np.int8)
-    if values.size != count * size:
-        raise LinkError(f"the board sent {values.size} values of {count} tensors of {size}", "reset the board, or flash it again")
-    return values.reshape(count, size)
+    if values.size != count * size or size % dtype.itemsize:
+        raise LinkError(f"the board sent {values.size} bytes of {count} tensors of {size}", "reset the board, or flash it again")
+    return values.view(dtype).reshape(count, size // dtype.itemsize)
 
 
 class BoardRuntime(Int8Runtime):
@@ -194,7 +206,7 @@ class BoardRuntime(Int8Runtime):
     def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
         """See Int8Runtime. Raises what ``Board.request`` raises."""
         actions = self._board.infer_int8_batch(inputs)
-        return np.array([reply.output for reply in actions], np.int8).reshape(-1, self.n_act)
+        return np.array([reply.output for reply in actions], self.dtype).reshape(-1, self.n_act)
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
         """See Int8Runtime. Raises what ``Board.request`` raises."""

@@ -28,14 +28,14 @@ from balance_hil.errors import (
 from balance_hil.firmware_build import TFLM_LIBRARY
 from balance_hil.model_image import KERNELS, MAX_ACT, MAX_OBS
 from balance_hil.paths import SHIPPED
-from balance_hil.quantize import INT8
+from balance_hil.quantize import INT8, ElementType
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
 ALTERNATIVES = ("qemu-m4", "native")  # the emulated board with the most memory, and the one that runs everything
 _TFLM_LIST = SHIPPED / "firmware/lib/engine_tflm/include/engine_tflm/operators.h"
-MAX_VALUES = 1 << 18  # inputs or outputs: HIL_MAX_OBS and HIL_MAX_ACT of the native board
+MAX_VALUES = 1 << 18  # bytes of inputs or of outputs: HIL_MAX_OBS and HIL_MAX_ACT of the native board
 # Operators of each engine. The native board's tflm has every operator of the library.
 OPERATORS = {
     COMPACT: (
@@ -72,6 +72,15 @@ def _tflm_missing(definition: BoardDefinition) -> str | None:
     return None if os.environ.get(TFLM_LIBRARY) else f"{TFLM_LIBRARY} does not name a TensorFlow Lite Micro library"
 
 
+def check_element_type(engine: str, kind: ElementType, where: str) -> None:
+    """Raises UsageError for a model that the compact engine does not run, whatever its operators."""
+    if engine == COMPACT and kind != INT8:
+        raise UsageError(
+            f"the compact engine, int8, on {where} runs int8 models, this one is {kind.name}",
+            "use TensorFlow Lite Micro: --engine tflm, or --board native; or an int8 model: hil export --quantize int8",
+        )
+
+
 def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
     """Raises if a board cannot run a model, judging by the model alone: nothing is built or started.
 
@@ -93,15 +102,12 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
     except MissingExtraError:  # the reader is not installed: the board reports it later
         return 0
     _ = graph.input_quant, graph.output_quant  # raises for a model of no supported element type
-    if graph.kind != INT8:
-        raise UsageError(
-            f"{engine} on {definition.name} runs int8 models, this one is {graph.kind.name}",
-            "use an int8 model: hil export --quantize int8; hil compare without --board takes this one",
-        )
-    for what, count in (("inputs", graph.n_obs), ("outputs", graph.n_act)):
-        if count > MAX_VALUES:
+    check_element_type(engine, graph.kind, definition.name)
+    width = graph.kind.dtype.itemsize
+    for what, size in (("inputs", width * graph.n_obs), ("outputs", width * graph.n_act)):
+        if size > MAX_VALUES:
             raise ModelTooWideError(
-                f"the model is too wide for {definition.name}: its {what} take {count} bytes, a board has room for {MAX_VALUES}",
+                f"the model is too wide for {definition.name}: its {what} take {size} bytes, a board has room for {MAX_VALUES}",
                 "compare it on the desktop, which takes any number: hil compare MODEL without --board",
             )
     try:
@@ -134,7 +140,9 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
         )
     room = definition.arena_bytes if definition.hal else chip.get("build", {}).get("arena_bytes", 0)
     # Input, output and action lie outside the arena, twice.
-    more = 0 if definition.hal else 2 * (max(0, graph.n_obs - MAX_OBS) + 5 * max(0, graph.n_act - MAX_ACT))
+    width = graph.kind.dtype.itemsize
+    more = 2 * (max(0, width * graph.n_obs - MAX_OBS) + (width + 4) * max(0, graph.n_act - MAX_ACT))
+    more = 0 if definition.hal else more
     limit = room - more
     own = re.search(r"-mcpu=(\S+)", definition.cpu_flags)
     mcu = own[1] if own else chip.get("build", {}).get("mcu", "")

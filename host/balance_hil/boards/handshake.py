@@ -36,6 +36,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
+from balance_hil.quantize import ELEMENT_TYPES
 from balance_hil.tflite.graph import builtin_name
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
@@ -131,6 +132,13 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
             f"the board on {where} runs policy {info.model_id}, this run needs {bundle.id}", _remedy(info, bundle, definition)
         )
     check_engine(info, where)
+    if info.element_type != bundle.kind.number:
+        theirs_kind = next((kind.name for kind in ELEMENT_TYPES.values() if kind.number == info.element_type), "unknown values")
+        raise ModelMismatchError(
+            f"the board on {where} runs policy {info.model_id} but reports {theirs_kind} inputs and outputs, the bundle has "
+            f"{bundle.kind.name}",
+            "build and flash its firmware again",
+        )
     board = (info.n_obs, info.n_act, info.input_scale, info.input_zero_point, info.output_scale, info.output_zero_point)
     quant_in, quant_out = bundle.input_quant, bundle.output_quant
     wanted = (
@@ -202,7 +210,8 @@ def check_engine(info: messages.Info, where: str) -> None:
             )
         case Status.MODEL_NOT_INT8:
             raise ModelNotInt8Error(
-                f"the model on {where} does not take and return int8: {reason}", "export it again: hil export writes int8 models"
+                f"{info.engine} on {where} does not run the element type of the model: {reason}",
+                "use an int8 model, hil export --quantize int8; or an image built for this model: hil flash --engine tflm",
             )
     raise status_error(info.engine_status, info.engine_detail, f"the engine on {where} has no usable model ({reason})")
 

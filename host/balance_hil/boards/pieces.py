@@ -22,20 +22,21 @@ from balance_hil.protocol.wire import Message
 from balance_hil.quantize import QuantParams, dequantize
 from balance_hil.runtimes.base import Float32Array, Int8Array
 
-TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # values of one TENSOR_DATA
-OBSERVATION_PIECE = (messages.MAX_PAYLOAD - 6) // 4  # values of one OBSERVATION_DATA
-LARGEST_TENSOR = 1 << 24  # values
+TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # bytes of one TENSOR_DATA
+OBSERVATION_PIECE = TENSOR_PIECE // 4  # values of one OBSERVATION_DATA, whose answer may hold them as float32
+LARGEST_TENSOR = 1 << 24  # bytes
 MAX_ATTEMPTS = 3  # at one input that does not arrive as a whole
 _HINT = "reset the board, or flash it again"
 
 
-def fits_frame(n_obs: int, n_act: int) -> bool:
-    """Whether INFER and ACTION of a model with so many inputs and outputs fit a frame each."""
-    return max(2 + 4 * n_obs, 1 + (2 + n_obs) + (2 + n_act) + (2 + 4 * n_act) + 8) <= messages.MAX_PAYLOAD
+def fits_frame(n_obs: int, n_act: int, width: int = 1) -> bool:
+    """Whether INFER and ACTION of a model with so many inputs and outputs, raw of ``width`` bytes, fit a frame each."""
+    raw = (2 + width * n_obs) + (2 + width * n_act)
+    return max(2 + 4 * n_obs, 1 + raw + (2 + 4 * n_act) + 8) <= messages.MAX_PAYLOAD
 
 
 def checked_tensor(reply: Message, request: messages.Tensor, port: str) -> NDArray[np.int8]:
-    """Values of ``reply`` if it is what ``request`` asked for: all from the offset on that fit a frame. Raises LinkError."""
+    """Bytes of ``reply`` if it is what ``request`` asked for: all from the offset on that fit a frame. Raises LinkError."""
     name = type(reply).__name__
     if isinstance(reply, messages.TensorData):
         wanted = min(reply.size - request.offset, TENSOR_PIECE)
@@ -43,28 +44,36 @@ def checked_tensor(reply: Message, request: messages.Tensor, port: str) -> NDArr
         some = wanted > 0 or request.offset == 0
         if seen == (request.op, request.offset, wanted) and some and reply.size <= LARGEST_TENSOR:
             return reply.values
-        name = f"{len(reply.values)} of {reply.size} values of operator {reply.op} at {reply.offset}"
+        name = f"{len(reply.values)} of {reply.size} bytes of operator {reply.op} at {reply.offset}"
     raise LinkError(f"the board on {port} sent {name} for those from {request.offset} of operator {request.op}", _HINT)
+
+
+def raw_bytes(values: Int8Array) -> NDArray[np.int8]:
+    """The bytes of raw values [n] as messages carry them: int8 [n * width]."""
+    return np.ascontiguousarray(values).view(np.int8)
 
 
 class PiecedInference:
     """What to send for one inference, and what its replies make. Send all of ``pending``; pass each with its reply to ``take``.
 
     Args:
-        values: float32 [n_obs], an observation, or int8 [n_obs], a raw input.
+        values: [n_obs], a raw input, or an observation, float32.
         n_act: outputs of the model.
         output_quant: of them.
         port: of the board, for messages.
+        raw: whether the values are a raw input, of the element type of ``output_quant``.
     """
 
-    def __init__(self, values: Float32Array | Int8Array, n_act: int, output_quant: QuantParams, port: str) -> None:
+    def __init__(self, values: Float32Array | Int8Array, n_act: int, output_quant: QuantParams, port: str, *, raw: bool) -> None:
         self.pending: deque[Message] = deque()
-        self._values = values
-        self._is_raw = values.dtype == np.int8
+        self._dtype = output_quant.kind.dtype
+        self._is_raw = raw
+        self._values = raw_bytes(values) if raw else values
+        self._width = 1 if raw else self._dtype.itemsize  # bytes of raw input that one of the values gives
         self._output_quant = output_quant
         self._port = port
-        self._input = np.zeros(len(values), np.int8)
-        self._output = np.zeros(n_act, np.int8)
+        self._input = np.zeros(self._width * len(self._values), np.int8)  # bytes
+        self._output_bytes = n_act * self._dtype.itemsize
         self.attempts = 0  # to send the input
         self._send_input()
 
@@ -103,15 +112,16 @@ class PiecedInference:
         return None
 
     def _input_arrived(self, request: messages.InputData | messages.ObservationData, reply: messages.TensorData) -> None:
-        at = (messages.INPUT_TENSOR, request.offset, len(self._values), len(request.values))
-        if (reply.op, reply.offset, reply.size, len(reply.values)) != at:
-            raise self._wrong(f"has {len(reply.values)} of {reply.size} inputs at {reply.offset}, not those that were sent")
+        start, size = self._width * request.offset, self._width * len(request.values)
+        if (reply.op, reply.offset, reply.size, len(reply.values)) != (messages.INPUT_TENSOR, start, len(self._input), size):
+            sent = f"{len(reply.values)} of {reply.size} bytes of input at {reply.offset}"
+            raise self._wrong(f"has {sent}, not those that were sent")
         if self._is_raw and not np.array_equal(reply.values, request.values):
             raise self._wrong(f"has other inputs at {reply.offset} than were sent")
-        self._input[request.offset : request.offset + len(reply.values)] = reply.values
+        self._input[start : start + size] = reply.values
         self._missing -= 1
         if not self._missing:
-            self._missing = self._parts(messages.OUTPUT_TENSOR, self._output.nbytes)
+            self._missing = self._parts(messages.OUTPUT_TENSOR, self._output_bytes)
             self.pending.appendleft(messages.InferStored(zlib.crc32(self._input.tobytes())))
 
     def _parts(self, op: int, size: int) -> int:
@@ -139,7 +149,7 @@ class PiecedInference:
             return None
         if not of_output:
             return self._result(np.frombuffer(self._bytes, "<f4"))
-        self._output = np.frombuffer(bytes(self._bytes), np.int8)
+        self._output = np.frombuffer(bytes(self._bytes), self._dtype)
         action = dequantize(self._output, self._output_quant)
         if zlib.crc32(action.astype("<f4").tobytes()) == self._inferred.action_crc:
             return self._result(action)
@@ -149,7 +159,7 @@ class PiecedInference:
     def _result(self, action: Float32Array) -> Action:
         assert self._inferred is not None
         times = self._inferred.inference_us, self._inferred.total_us
-        return Action(Status.OK, self._input, self._output, action, *times)
+        return Action(Status.OK, self._input.view(self._dtype), self._output, action, *times)
 
     def _wrong(self, what: str) -> LinkError:
         return LinkError(f"the board on {self._port} {what}", _HINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -41,11 +42,12 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
 from balance_hil.protocol.messages import Action, Info, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import ELEMENT_TYPES, FLOAT32, INT8, ElementType, QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.tflite.graph import read_graph
 
 BoardInfo = Info
+_KINDS = {kind.number: kind for kind in ELEMENT_TYPES.values()}
 _DATA = (messages.InputData, messages.ObservationData)
 FRAME_ROOM = 24  # of a request in pieces besides its values
 # By what the board's timing depends on: an emulator on a busy computer may be delayed.
@@ -186,7 +188,8 @@ class Session:
         """Of the policy's widest layer, as they are in the board's memory."""
         assert self.bundle is not None
         tensors = read_graph(self.bundle.int8_model()).tensors
-        return max((t.data.tobytes() for t in tensors if t.data is not None and t.type == "INT8"), key=len)
+        kinds = ("FLOAT32",) if self.kind == FLOAT32 else ("INT8",)
+        return max((t.data.tobytes() for t in tensors if t.data is not None and t.type in kinds), key=len)
 
     def _introduce(self) -> BoardInfo:
         """The handshake on a newly opened link; arms fault injection afterwards."""
@@ -210,9 +213,10 @@ class Session:
             LinkError: no board has such a model.
             What ``check_model`` raises, with a bundle.
         """
-        if max(info.n_obs, info.n_act) > LARGEST_TENSOR:
+        if max(info.n_obs, info.n_act) > LARGEST_TENSOR or info.element_type not in _KINDS:
             raise LinkError(
-                f"the board on {self.port} reports a model of {info.n_obs} inputs and {info.n_act} outputs",
+                f"the board on {self.port} reports a model of {info.n_obs} inputs and {info.n_act} outputs of the element type "
+                f"{info.element_type}",
                 "reset the board, or flash it again",
             )
         if self.bundle is not None:
@@ -355,14 +359,19 @@ class Session:
         return self._channel.decoder.bad_frames
 
     @property
+    def kind(self) -> ElementType:
+        """Element type of the board's model, as the board reports it."""
+        return _KINDS[self.info.element_type]
+
+    @property
     def input_quant(self) -> QuantParams:
         """Quantization of the observation, as the board reports it."""
-        return QuantParams(self.info.input_scale, self.info.input_zero_point)
+        return QuantParams(self.info.input_scale, self.info.input_zero_point, self.kind)
 
     @property
     def output_quant(self) -> QuantParams:
         """Quantization of the action, as the board reports it."""
-        return QuantParams(self.info.output_scale, self.info.output_zero_point)
+        return QuantParams(self.info.output_scale, self.info.output_zero_point, self.kind)
 
     def close(self) -> None:
         """Closes the port and ends an emulated board; may be called twice."""
@@ -414,14 +423,14 @@ class Session:
         """
         if not self.in_pieces:
             return self.send(messages.Infer(observation))
-        self._pieced = _Pieces(self._channel.next_seq(), self._pieced_inference(observation))
+        self._pieced = _Pieces(self._channel.next_seq(), self._pieced_inference(observation, raw=False))
         self._send_pieces(self._pieced)
         return self._pieced.seq
 
     @property
     def in_pieces(self) -> bool:
         """Whether an input or output of the board's model does not fit a frame."""
-        return not fits_frame(self.info.n_obs, self.info.n_act)
+        return not fits_frame(self.info.n_obs, self.info.n_act, self.kind.dtype.itemsize)
 
     def poll(self, timeout_s: float) -> Frame | None:
         """The next frame from the board; None if none arrives in time."""
@@ -433,7 +442,7 @@ class Session:
                 raise self._explained(exc) from exc
             pieces = self._pieced
             if frame is None or pieces is None or frame.seq not in pieces.in_flight:
-                return frame
+                return frame if frame is None else self._typed(frame)
             result = pieces.take(frame)
             if result is not None:
                 self._pieced = None
@@ -441,12 +450,27 @@ class Session:
             self._send_pieces(pieces)
             timeout_s = max(0.0, deadline - self.now_s())
 
-    def _pieced_inference(self, values: Float32Array | Int8Array) -> PiecedInference:
+    def _typed(self, frame: Frame) -> Frame:
+        """With the raw values of ACTION in the model's element type. Raises LinkError."""
+        action = frame.message
+        if self.info.element_type == INT8.number or not isinstance(action, Action):
+            return frame
+        dtype = self.kind.dtype
+        try:
+            typed = replace(action, input=action.input.view(dtype), output=action.output.view(dtype))
+        except ValueError:
+            raise LinkError(
+                f"the board on {self.port} sent {len(action.input)} and {len(action.output)} bytes for values of {dtype}",
+                "reset the board, or flash it again",
+            ) from None
+        return Frame(frame.seq, typed)
+
+    def _pieced_inference(self, values: Float32Array | Int8Array, *, raw: bool) -> PiecedInference:
         if values.shape != (self.info.n_obs,):
             raise status_error(
                 Status.WRONG_COUNT, self.info.n_obs, f"the board on {self.port} does not take {np.size(values)} values"
             )
-        return PiecedInference(values, self.info.n_act, self.output_quant, self.port)
+        return PiecedInference(values, self.info.n_act, self.output_quant, self.port, raw=raw)
 
     def _send_pieces(self, pieces: _Pieces) -> None:
         """Sends as many as the board's receive buffer holds."""
@@ -455,14 +479,14 @@ class Session:
             pieces.in_flight[seq] = message
             self.send_raw(frame)
 
-    def infer_in_pieces(self, values: Float32Array | Int8Array) -> Action:
-        """One inference from an observation, float32 [n_obs], or a raw input, int8 [n_obs], whatever its size.
+    def infer_in_pieces(self, values: Float32Array | Int8Array, *, raw: bool) -> Action:
+        """One inference from an observation, float32 [n_obs], or a ``raw`` input, of ``kind`` [n_obs], whatever its size.
 
         Raises:
             LinkError: a reply cannot be right.
             What ``request`` raises.
         """
-        pieces = _Pieces(0, self._pieced_inference(values))
+        pieces = _Pieces(0, self._pieced_inference(values, raw=raw))
         while True:
             self._send_pieces(pieces)
             seq, request = next(iter(pieces.in_flight.items()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def inspect_board(
     right = quantize(sent, quant, normalization)
     io = BoardIo(
         observations=len(sent),
-        input_differing=int(np.count_nonzero(exchange.inputs != right)),
+        input_differing=int(np.count_nonzero(_bits(exchange.inputs) != _bits(right))),
         action_differing=int(np.count_nonzero(exchange.actions != dequantize(exchange.outputs, model.graph.output_quant))),
     )
     return BoardInspection(io=io, findings=_findings(exchange, model, variant or TFLM))
@@ -357,5 +358,6 @@ def _unrelated(right: Int8Array, seen: Int8Array) -> bool:
     return True
 
 
-def _bits(values: Float32Array) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(values, np.float32).view(np.uint32)
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    """As integers: 0 and -0 of float32 are two numbers."""
+    return np.ascontiguousarray(values).view(f"u{values.itemsize}")

@@ -189,7 +189,7 @@ def _int8_rows(
 ) -> tuple[ReplayRow, ...]:
     recorded = recording.input_int8[rows.index]
     inputs = recorded.copy()
-    outputs = np.zeros((len(recorded), bundle.spec.n_act), np.int8)
+    outputs = np.zeros((len(recorded), bundle.spec.n_act), bundle.kind.dtype)
     actions = np.zeros(outputs.shape, np.float32)
     name = _name(target)
     fresh = np.flatnonzero(rows.on_time)

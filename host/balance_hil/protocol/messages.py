@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from balance_hil.protocol import wire
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_PAYLOAD = 1024
 MAX_TEXT = 4352
 PARTIAL_FRAME_TIMEOUT_MS = 250
@@ -21,7 +21,7 @@ WATCHDOG_MS = 100
 ACTION_TENSOR = 65533
 INPUT_TENSOR = 65534
 OUTPUT_TENSOR = 65535
-SCHEMA_CRC = 0x0012A181
+SCHEMA_CRC = 0xF97DB9A0
 HANDSHAKE_TYPES = frozenset({0x80, 0xC0, 0xC1})  # their CRC is not seeded with the schema
 REPLY_TYPES = {
     0x80: 0xC1,  # HELLO: INFO
@@ -62,7 +62,7 @@ class Status(IntEnum):
     NOT_SUPPORTED = 11  # this engine or board cannot do that; detail: the engine's own code
     NO_MODEL = 12  # no model was given to the board
     MODEL_INVALID = 13  # the model is not a readable .tflite, or not of one input and one output
-    MODEL_NOT_INT8 = 14  # the model's input or output is not int8
+    MODEL_NOT_INT8 = 14  # the model's input or output is of an element type that the engine or the image does not run
     UNSUPPORTED_OPERATOR = 15  # the engine cannot run an operator of the model; INFO's engine_message names it
     ARENA_TOO_SMALL = 16  # the tensor arena is too small; detail: bytes needed (0 = unknown)
     INFERENCE_FAILED = 17  # the engine reported an error; detail: its own code
@@ -102,7 +102,7 @@ class Infer(wire.Message, type=0x81, layout="f32[]"):
 class InferInt8(wire.Message, type=0x82, layout="i8[]"):
     """Host to board: infer from a raw input. Answered by ACTION."""
 
-    input: NDArray[np.int8]  # [n_obs], quantized
+    input: NDArray[np.int8]  # bytes of [n_obs] raw values, of the element type in INFO
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +110,15 @@ class Tensor(wire.Message, type=0x83, layout="u16 u32"):
     """Host to board: requests the output of one operator in the last inference, from an offset. Answered by TENSOR_DATA."""
 
     op: int  # operator index in execution order
-    offset: int  # first value wanted
+    offset: int  # B; first byte wanted
 
 
 @dataclass(frozen=True, eq=False)
 class InputData(wire.Message, type=0x90, layout="u32 i8[]"):
     """Host to board: fills a part of the model's input; answered by what lies there. Answered by TENSOR_DATA."""
 
-    offset: int  # of the first value
-    values: NDArray[np.int8]  # quantized
+    offset: int  # B; of the first byte
+    values: NDArray[np.int8]  # bytes of raw values
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class ObservationData(wire.Message, type=0x91, layout="u32 f32[]"):
 class InferStored(wire.Message, type=0x92, layout="u32"):
     """Host to board: infers from the input that was sent in pieces, and dequantizes. Answered by INFERRED."""
 
-    input_crc: int  # CRC-32 (zlib) of the whole input, int8 [n_obs]: with another one nothing is inferred
+    input_crc: int  # CRC-32 (zlib) of the whole input, raw values [n_obs]: with another one nothing is inferred
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class EnterBootloader(wire.Message, type=0x8E):
 
 
 @dataclass(frozen=True, eq=False)
-class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u32 u32 u32 string"):
+class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u32 u32 u32 string u8"):
     """Host to board: announces a model and its vectors; repeated, it requests the progress. Answered by LOAD_PROGRESS."""
 
     transfer: int  # not 0
@@ -196,8 +196,9 @@ class LoadBegin(wire.Message, type=0x89, layout="u32 u32 u8 u16 u32 u32 u32 stri
     n_self_test: int  # number of golden vectors, at least 1
     n_obs: int  # elements of the model's input
     n_act: int  # elements of the model's output
-    crc: int  # CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
+    crc: int  # CRC-32 (zlib) of the upload: model, normalization, raw inputs [n_self_test, n_obs], raw outputs
     model_id: str  # first 12 hex digits of the SHA-256 of model and normalization
+    element_type: int  # of raw values: 0 int8, 1 int16 (int16x8), 2 float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +238,7 @@ class Info(
     wire.Message,
     type=0xC1,
     layout="u16 u32 u32 string string string string string u8 u32 string string u32 u32 u32 u16 f32 i8 f32 i8 "
-    "u16 u32 u32 u32 u32 u16 u16 u32 u32 u32 u32 u8 u32",
+    "u16 u32 u32 u32 u32 u16 u16 u32 u32 u32 u32 u8 u32 u8",
 ):
     """Board to host: identity of the board, its firmware, engine and model."""
 
@@ -274,6 +275,7 @@ class Info(
     flash: int  # B; size of the image; 0 = unknown
     uploaded: int  # 1: the model was uploaded by LOAD and is lost on reset
     upload_size: int  # B; longest upload that the board accepts: model, normalization and vectors; 0 = none
+    element_type: int  # of raw values, the model's inputs and outputs: 0 int8, 1 int16 (int16x8), 2 float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,8 +283,8 @@ class Action(wire.Message, type=0xC2, layout="u8 i8[] i8[] f32[] u32 u32"):
     """Board to host: result of one inference."""
 
     status: int  # ok; an inference that fails is answered by ERROR
-    input: NDArray[np.int8]  # [n_obs], quantized input of the model
-    output: NDArray[np.int8]  # [n_act], quantized output of the model
+    input: NDArray[np.int8]  # bytes of [n_obs] raw values, input of the model
+    output: NDArray[np.int8]  # bytes of [n_act] raw values, output of the model
     action: NDArray[np.float32]  # [n_act], dequantized
     inference_us: int  # us; time in the engine
     total_us: int  # us; from the last byte of the request until the reply is ready
@@ -294,16 +296,16 @@ class TensorData(wire.Message, type=0xC3, layout="u16 u32 u32 i8[]"):
 
     op: int  # index in the TENSOR request
     offset: int  # of the request
-    size: int  # values of the whole output
-    values: NDArray[np.int8]  # row-major, from the offset on: all that fit
+    size: int  # B; of the whole output
+    values: NDArray[np.int8]  # bytes of raw values, row-major, from the offset on: all that fit
 
 
 @dataclass(frozen=True, eq=False)
 class Inferred(wire.Message, type=0xCD, layout="u32 u32 u32 u32 u32"):
     """Board to host: an inference is done; TENSOR reads its output."""
 
-    input_crc: int  # CRC-32 (zlib) of the input, int8 [n_obs]
-    output_crc: int  # of the output, int8 [n_act]
+    input_crc: int  # CRC-32 (zlib) of the input, raw values [n_obs]
+    output_crc: int  # of the output, raw values [n_act]
     action_crc: int  # of the action, float32 [n_act]
     inference_us: int  # us; time in the engine
     total_us: int  # us; from the last byte of the request until the reply is ready

@@ -61,7 +61,7 @@ def _columns(recording: Recording) -> Iterator[tuple[str, NDArray[np.generic]]]:
     ):
         for index, name in enumerate(signals):
             column = values[:, index]
-            yield f"{group}.{name}", np.ma.masked_array(column, recording.held) if column.dtype == np.int8 else column
+            yield f"{group}.{name}", np.ma.masked_array(column, recording.held) if group.endswith("_int8") else column
     for name, traced in recording.plant.items():
         yield f"plant.{name}", _known(traced)
     for name in TIMINGS:

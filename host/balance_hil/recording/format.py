@@ -26,8 +26,8 @@ class Step(NamedTuple):
     held: bool  # no reply took effect: the action in force stayed
     plant: Sequence[float]  # what the environment traces, at the end of the step
     reward: float
-    input_int8: Sequence[int] | None = None  # None when held
-    output_int8: Sequence[int] | None = None
+    input_int8: Sequence[float] | None = None  # raw, int8 or of the model's other element type; None when held
+    output_int8: Sequence[float] | None = None
     round_trip_us: float | None = None  # realtime only, from here on; of a late reply they are in its fault
     inference_us: float | None = None
     jitter_us: float | None = None  # how late the control step began
@@ -54,7 +54,7 @@ def step_encoder(spec: PolicySpec, trace: Sequence[str]) -> Encode:
         + ',"plant":'
         + _object(trace, "%.9g")
     )
-    raw = ',"input_int8":' + _object(observations, "%d") + ',"output_int8":' + _object(actions, "%d")
+    raw = ',"input_int8":' + _object(observations, "%.9g") + ',"output_int8":' + _object(actions, "%.9g")
 
     latest: tuple[Step | None, bytes] = None, b""
 
@@ -102,8 +102,8 @@ def schemas(spec: PolicySpec, trace: Sequence[str]) -> dict[str, tuple[str, dict
         "observation": _vector(spec.observation, "number"),
         "action": _vector(spec.action, "number"),
         "plant": {"type": "object", "properties": dict.fromkeys(trace, number)},
-        "input_int8": _vector(spec.observation, "integer"),
-        "output_int8": _vector(spec.action, "integer"),
+        "input_int8": _vector(spec.observation, "number"),
+        "output_int8": _vector(spec.action, "number"),
         **dict.fromkeys(TIMINGS, number),
         "substep": integer,
         "earlier": {"type": "array", "items": number},  # of each reply substep and action, one after the other

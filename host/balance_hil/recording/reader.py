@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import RecordingError
 from balance_hil.files import parse_json
+from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType
 from balance_hil.recording.format import END, EPISODE, FAULT, FORMAT, INJECTED, RUN, STEP, TIMINGS, names
 from balance_hil.recording.records import DamagedFileError, End, records
 from balance_hil.spec import PolicySpec
@@ -28,8 +29,8 @@ class Recording:
     t_s: NDArray[np.float64]  # [n], simulated time of the observation within the episode
     episode: NDArray[np.int64]  # [n], counts from 0
     observation: NDArray[np.float32]  # [n, n_obs]
-    input_int8: NDArray[np.int8]  # [n, n_obs]; 0 where held
-    output_int8: NDArray[np.int8]  # [n, n_act]; 0 where held
+    input_int8: NDArray[Any]  # raw [n, n_obs], int8 or of the model's other element type; 0 where held
+    output_int8: NDArray[Any]  # raw [n, n_act]; 0 where held
     action: NDArray[np.float32]  # [n, n_act]; repeats the one before it where held
     held: NDArray[np.bool_]  # [n], no reply took effect in this step
     plant: dict[str, NDArray[np.float64]]  # what the environment traced, each [n], at the end of the step
@@ -114,16 +115,20 @@ def run_metadata(path: str | Path, metadata: dict[str, dict[str, str]]) -> dict[
     return meta
 
 
+_RAW = ("input_int8", "output_int8")
+
+
 class _Columns:
     """Collects control steps as they are read, so that an hour of them takes little memory. Raises what is not a number."""
 
-    def __init__(self, spec: PolicySpec, trace: Sequence[str]) -> None:
+    def __init__(self, spec: PolicySpec, trace: Sequence[str], kind: ElementType) -> None:
+        self._raw = kind.dtype
         observations, actions = names(spec.observation), names(spec.action)
         self._vectors: dict[str, tuple[list[str], array[Any]]] = {
             "observation": (observations, array("d")),
             "action": (actions, array("d")),
-            "input_int8": (observations, array("b")),
-            "output_int8": (actions, array("b")),
+            "input_int8": (observations, array(kind.dtype.char)),
+            "output_int8": (actions, array(kind.dtype.char)),
         }
         self._plant = {name: array("d") for name in trace}
         self._whole = {name: array("q") for name in ("episode", "step", "substep")}
@@ -136,7 +141,7 @@ class _Columns:
 
     def add(self, step: Mapping[str, Any]) -> None:
         for key, (signals, column) in self._vectors.items():
-            vector = step.get(key) if column.typecode == "b" else step[key]  # a held step has no int8 vectors
+            vector = step.get(key) if key in _RAW else step[key]  # a held step has no raw vectors
             column.extend([vector[name] for name in signals] if vector is not None else [0] * len(signals))
         for name, column in self._plant.items():
             column.append(_number(step["plant"].get(name)))
@@ -157,9 +162,8 @@ class _Columns:
 
     def fields(self, faults: list[dict[str, Any]]) -> dict[str, Any]:
         """The fields of a Recording."""
-        dtypes = {"observation": np.float32, "action": np.float32, "input_int8": np.int8, "output_int8": np.int8}
         vectors = {
-            name: np.array(column).astype(dtypes[name]).reshape(len(self), len(signals))
+            name: np.array(column).astype(self._raw if name in _RAW else np.float32).reshape(len(self), len(signals))
             for name, (signals, column) in self._vectors.items()
         }
         numbers = {name: np.array(column) for name, column in self._numbers.items()}
@@ -196,7 +200,7 @@ def _read(path: Path) -> Recording:
                 if record.name == RUN and columns is None:
                     meta = run_metadata(path, metadata)
                     spec = PolicySpec.from_dict(meta["spec"])
-                    columns = _Columns(spec, meta["trace"])
+                    columns = _Columns(spec, meta["trace"], ELEMENT_TYPES[meta.get("element_type", INT8.name)])
             case Channel():
                 topics[record.id] = record.topic
             case Message():

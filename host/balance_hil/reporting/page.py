@@ -235,7 +235,7 @@ def _int8(runs: Sequence[Run]) -> str:
     for index, run in enumerate(runs):
         recording = run.recording
         answered = ~recording.held
-        if not answered.any():
+        if not answered.any() or recording.input_int8.dtype.itemsize > 1:  # codes of int8
             continue
         for kind, codes, signals in (
             ("input", recording.input_int8, recording.spec.observation),

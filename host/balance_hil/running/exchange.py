@@ -1,6 +1,6 @@
 """Requests and replies of a run: which are in flight, late or lost, and which replies take effect.
 
-A reply takes effect only if its sequence number is in flight, its int8 input equals the host's quantization of that observation,
+A reply takes effect only if its sequence number is in flight, its raw input equals the host's quantization of that observation,
 and its action is its dequantized output. A late reply is ignored after a newer one. Any other reply is rejected: the action in
 force is held, and the verdict of the run is bad.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from balance_hil.link import FaultyLink
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
-from balance_hil.quantize import INT8_MAX, INT8_MIN, dequantize
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, dequantize
 from balance_hil.running.input_check import InputCheck
 from balance_hil.running.misses import CAUSES, Cause, Parts
 from balance_hil.running.trace import Trace
@@ -94,9 +94,10 @@ class Exchange:
         self.now_s = simulated.now if simulated is not None else board.now_s
         self._bundle = bundle
         self._check_input = InputCheck(bundle)
-        codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
-        self._dequantized = dequantize(codes, bundle.output_quant)  # float32 [256], by output - INT8_MIN
-        self._applied = bundle.spec.clip(np.repeat(self._dequantized[:, np.newaxis], bundle.spec.n_act, axis=1))
+        if bundle.kind == INT8:  # by tables, which take no time
+            codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
+            self._dequantized = dequantize(codes, bundle.output_quant)  # float32 [256], by output - INT8_MIN
+            self._applied = bundle.spec.clip(np.repeat(self._dequantized[:, np.newaxis], bundle.spec.n_act, axis=1))
         self._elements = np.arange(bundle.spec.n_act)
         self._reply_timeout_s = reply_timeout_s
         self._max_lost = max_lost
@@ -322,11 +323,14 @@ class Exchange:
         if action.output.shape != self._elements.shape:
             self._reject(request, f"it has {action.output.size} outputs, the policy {self._elements.size}")
             return None
-        codes = action.output.astype(np.intp) - INT8_MIN
-        dequantized = self._dequantized[codes]
+        is_int8 = self._bundle.kind == INT8
+        codes = action.output.astype(np.intp) - INT8_MIN if is_int8 else action.output
+        dequantized = self._dequantized[codes] if is_int8 else dequantize(codes, self._bundle.output_quant)
         if action.action.tobytes() != dequantized.tobytes():
             self._reject(request, f"its action is {action.action.tolist()}, its output dequantized {dequantized.tolist()}")
             return None
+        if not is_int8:
+            return self._bundle.spec.clip(dequantized)
         applied: NDArray[np.float32] = self._applied[codes, self._elements]
         return applied
 
@@ -411,9 +415,14 @@ class Exchange:
             )
 
 
-def _other_input(values: NDArray[np.int8], wanted: NDArray[np.int8]) -> str:
-    """How the int8 input of a reply differs from that of its observation."""
+def _other_input(values: NDArray[Any], wanted: NDArray[Any]) -> str:
+    """How the raw input of a reply differs from that of its observation."""
     if values.shape != wanted.shape:
         return f"it has {values.size} inputs, the observation {wanted.size}"
-    at = int(np.flatnonzero(values != wanted)[0])
-    return f"its int8 input {at} is {values[at]}, the observation gives {wanted[at]}"
+    at = int(np.flatnonzero(_bits(values) != _bits(wanted))[0])
+    return f"its {values.dtype} input {at} is {values[at]}, the observation gives {wanted[at]}"
+
+
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    """As integers: 0 and -0 of float32 are two numbers."""
+    return values.view(f"i{values.itemsize}")

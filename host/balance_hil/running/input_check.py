@@ -6,20 +6,26 @@ found once, by bisection over all float32 numbers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
-from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN
 
 Float32Array = NDArray[np.float32]
+Int8Array = NDArray[Any]  # of the bundle's element type
 _LARGEST = 0x7F7FFFFF  # bits of the largest float32
 
 
 class InputCheck:
-    """Checks int8 inputs of one bundle's model."""
+    """Checks raw inputs of one bundle's model. Those of other element types than int8 are quantized for it."""
 
     def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        if bundle.kind != INT8:
+            return
         columns = bundle.spec.n_obs if bundle.normalization is not None else 1  # without one every element is quantized alike
         codes = np.arange(INT8_MIN, INT8_MAX + 1)[:, np.newaxis]
         below = np.full((len(codes), columns), -_LARGEST - 1, np.int64)  # the code does not occur there, or is not computed yet
@@ -34,10 +40,12 @@ class InputCheck:
         self._ends[:-1] = np.where(reached > _LARGEST, np.inf, _numbers(np.minimum(reached, _LARGEST)))
         self._columns = np.arange(columns)
 
-    def __call__(self, observation: Float32Array, values: NDArray[np.int8]) -> bool:
-        """Whether ``values``, int8 [n_obs], are what a finite ``observation``, float32 [n_obs], is converted to."""
+    def __call__(self, observation: Float32Array, values: Int8Array) -> bool:
+        """Whether ``values``, raw [n_obs], are what a finite ``observation``, float32 [n_obs], is converted to."""
         if values.shape != observation.shape:
             return False
+        if self._bundle.kind != INT8:
+            return values.tobytes() == self._bundle.to_int8(observation).tobytes()
         rows = values.astype(np.intp) - INT8_MIN
         ends, columns = self._ends, self._columns
         return bool((ends[rows, columns] <= observation).all() and (observation < ends[rows + 1, columns]).all())

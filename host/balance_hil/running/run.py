@@ -335,6 +335,7 @@ def metadata(board: Board, bundle: Bundle, config: RunConfig, env: Environment) 
     meta = {
         "policy": bundle.path.resolve().name,
         "bundle": bundle.id,
+        "element_type": bundle.kind.name,
         "environment": env.spec.environment,
         "options": env.options,
         "clock": config.clock,

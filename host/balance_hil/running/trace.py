@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,12 @@ class TflmCheck:
     """What the check found; counts are of replies."""
 
     checked: int
-    differing: int | None  # int8 outputs that differ from those of tflm; None: not checked
+    differing: int | None  # raw outputs that differ from those of tflm; None: not checked
     skipped: str | None  # why it was not checked
 
 
 class Trace:
-    """Every int8 input and output of a run, in a temporary file without a name, for the check against tflm afterwards.
+    """Every raw input and output of a run, in a temporary file without a name, for the check against tflm afterwards.
 
     Args:
         kept: otherwise replies are only counted.
@@ -68,19 +68,19 @@ class Trace:
         differing = 0
         with runtime:
             assert isinstance(runtime, Int8Runtime)  # tflm is one by name
-            for rows in self._blocks(n_obs + bundle.spec.n_act):
+            for rows in self._blocks(n_obs + bundle.spec.n_act, bundle.kind.dtype):
                 distinct, which = np.unique(rows[:, :n_obs], axis=0, return_inverse=True)
                 differs = runtime.infer_int8_batch(distinct)[which.reshape(-1)] != rows[:, n_obs:]
                 differing += int(np.count_nonzero(np.any(differs, axis=1)))
         return differing, None
 
-    def _blocks(self, width: int) -> Iterator[NDArray[np.int8]]:
-        """Rows of input and output, int8 [at most BLOCK_ROWS, ``width``]."""
+    def _blocks(self, width: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        """Rows of input and output, raw [at most BLOCK_ROWS, ``width``]."""
         assert self._file is not None
         with disk_errors():
             self._file.seek(0)
-            while data := self._file.read(BLOCK_ROWS * width):
-                yield np.frombuffer(data, np.int8).reshape(-1, width)
+            while data := self._file.read(BLOCK_ROWS * width * dtype.itemsize):
+                yield np.frombuffer(data, dtype).reshape(-1, width)
 
     def __enter__(self) -> Self:
         return self

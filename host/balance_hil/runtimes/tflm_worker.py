@@ -23,13 +23,14 @@ import numpy as np
 
 from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelNotInt8Error, UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
+from balance_hil.quantize import ELEMENT_TYPES
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.tflm import TflmRuntime
 
 _REQUEST = struct.Struct("<BBI")
 _REPLY = struct.Struct("<BII")
 _ARENA = struct.Struct("<I")
-_INFO = struct.Struct("<IIHfbfbII")
+_INFO = struct.Struct("<IIHBfbfbII")
 _OP = struct.Struct("<H")
 _INIT, _INFER, _TENSOR = 1, 2, 3
 _CHUNK = 1 << 16
@@ -95,6 +96,7 @@ class _HostedModel:
             model.n_obs,
             model.n_act,
             len(model.graph.operators),
+            model.graph.kind.number,
             model.input_quant.scale,
             model.input_quant.zero_point,
             model.output_quant.scale,
@@ -106,11 +108,12 @@ class _HostedModel:
         return _success(fixed + bytes([len(name)]) + name)
 
     def _infer(self, model: TflmRuntime, data: bytes) -> bytes:
-        if len(data) != model.n_obs:
-            return _failure(Status.INFERENCE_FAILED, len(data), f"the model takes {model.n_obs} values, not {len(data)}")
+        size = model.n_obs * model.dtype.itemsize
+        if len(data) != size:
+            return _failure(Status.INFERENCE_FAILED, len(data), f"the model takes {size} bytes, not {len(data)}")
         self._input = data
         self._layers = None
-        self._output = model.infer_int8(np.frombuffer(data, np.int8)).tobytes()
+        self._output = model.infer_int8(np.frombuffer(data, model.dtype)).tobytes()
         return _success(self._output)
 
     def _tensor(self, model: TflmRuntime, data: bytes) -> bytes:
@@ -118,7 +121,7 @@ class _HostedModel:
         if self._layers is None:
             # A second interpreter keeps every tensor; the first reports the arena as a board would have it. Same input, so the
             # same tensors: checked on the last one.
-            layers = model.layers(np.frombuffer(self._input, np.int8))
+            layers = model.layers(np.frombuffer(self._input, model.dtype))
             if layers[-1].tobytes() != self._output:
                 return _failure(Status.INFERENCE_FAILED, op, "the tensor-preserving interpreter computes another output")
             self._layers = layers
@@ -135,8 +138,9 @@ def _tried_in_a_child(data: bytes) -> bytes | None:
             trial = _HostedModel()
             reply = trial.handle(_INIT, data)
             if reply[0] == Status.OK:
-                n_obs = _INFO.unpack_from(reply, _REPLY.size)[0]
-                reply = trial.handle(_INFER, bytes(n_obs))
+                n_obs, _, _, number = _INFO.unpack_from(reply, _REPLY.size)[:4]
+                width = next(kind.dtype.itemsize for kind in ELEMENT_TYPES.values() if kind.number == number)
+                reply = trial.handle(_INFER, bytes(width * n_obs))
             os.write(sender, reply)
         os._exit(0)
     os.close(sender)

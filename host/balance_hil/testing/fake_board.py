@@ -13,9 +13,10 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balance_hil.boards.board import Board
-from balance_hil.boards.pieces import TENSOR_PIECE
+from balance_hil.boards.pieces import TENSOR_PIECE, raw_bytes
 from balance_hil.bundle import Bundle
 from balance_hil.errors import CableUnpluggedError
 from balance_hil.model_image import normalization_crc
@@ -23,10 +24,10 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, encode
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
+from balance_hil.quantize import ELEMENT_TYPES, ElementType, Normalization, QuantParams, dequantize, quantize
 from balance_hil.runtimes.base import Int8Array
 
-Policy = Callable[[Int8Array], Int8Array]  # int8 [n_obs] to int8 [n_act]
+Policy = Callable[[Int8Array], Int8Array]  # raw [n_obs] to raw [n_act]
 Inference = messages.Infer | messages.InferInt8 | messages.InferStored
 
 
@@ -53,8 +54,8 @@ class FakeFirmware:
         self._decoder = Decoder()
         self._identified = False
         self._last: Int8Array | None = None
-        self._stored = np.zeros(self.info.n_obs, np.int8)  # the input as pieces fill it
-        self._output = np.zeros(0, np.int8)  # of the latest inference
+        self._stored = np.zeros(self.info.n_obs * self.kind.dtype.itemsize, np.int8)  # bytes of the input as pieces fill it
+        self._output: Int8Array = np.zeros(0, np.int8)  # of the latest inference
         self._watchdog_ms = self.info.watchdog_ms
         self._flashed: tuple[messages.Info, Policy, list[Policy], Normalization | None] | None = (
             None  # while something uploaded runs
@@ -65,14 +66,19 @@ class FakeFirmware:
         self._finished: messages.LoadResult | None = None
 
     @property
+    def kind(self) -> ElementType:
+        """Element type of the model."""
+        return next(kind for kind in ELEMENT_TYPES.values() if kind.number == self.info.element_type)
+
+    @property
     def input_quant(self) -> QuantParams:
         """Quantization of the observation."""
-        return QuantParams(self.info.input_scale, self.info.input_zero_point)
+        return QuantParams(self.info.input_scale, self.info.input_zero_point, self.kind)
 
     @property
     def output_quant(self) -> QuantParams:
         """Quantization of the action."""
-        return QuantParams(self.info.output_scale, self.info.output_zero_point)
+        return QuantParams(self.info.output_scale, self.info.output_zero_point, self.kind)
 
     def boot(self) -> list[tuple[float, bytes]]:
         """Boots the board; returns the frames that it sends, as (delay in seconds, frame)."""
@@ -111,7 +117,7 @@ class FakeFirmware:
     def _act(self, request: Inference) -> Message:
         if isinstance(request, messages.InferStored):
             return self._infer_stored(request)
-        values = request.observation if isinstance(request, messages.Infer) else request.input
+        values = request.observation if isinstance(request, messages.Infer) else request.input.view(self.kind.dtype)
         if len(values) != self.info.n_obs:
             return messages.Error(Status.WRONG_COUNT, self.info.n_obs, request.TYPE)
         if not np.all(np.isfinite(values)):
@@ -119,41 +125,43 @@ class FakeFirmware:
         if isinstance(request, messages.Infer):
             self._last = quantize(request.observation, self.input_quant, self.normalization)
         else:
-            self._last = request.input
-        self._stored = self._last
+            self._last = values
+        self._stored = raw_bytes(self._last)
         self._output = output = self.policy(self._last)
-        return messages.Action(Status.OK, self._last, output, dequantize(output, self.output_quant), 7, 9)
+        action = dequantize(output, self.output_quant)
+        return messages.Action(Status.OK, self._stored, raw_bytes(output), action, 7, 9)
 
     def _infer_stored(self, request: messages.InferStored) -> Message:
         if (crc := zlib.crc32(self._stored.tobytes())) != request.input_crc:
             return messages.Error(Status.UPLOAD_DAMAGED, crc, request.TYPE)
-        self._last = self._stored
+        self._last = self._stored.view(self.kind.dtype)
         self._output = self.policy(self._last)
         action = dequantize(self._output, self.output_quant)
         return messages.Inferred(crc, zlib.crc32(self._output.tobytes()), zlib.crc32(action.tobytes()), 7, 9)
 
     def _store(self, request: messages.InputData | messages.ObservationData) -> Message:
-        offset, end = request.offset, request.offset + len(request.values)
-        if end > len(self._stored):
-            return messages.Error(Status.WRONG_OFFSET, len(self._stored), request.TYPE)
+        start, end = request.offset, request.offset + len(request.values)
+        width = 1 if isinstance(request, messages.InputData) else self.kind.dtype.itemsize
+        if width * end > len(self._stored):
+            return messages.Error(Status.WRONG_OFFSET, len(self._stored) // width, request.TYPE)
         if isinstance(request, messages.InputData):
-            codes = request.values
+            raw = request.values
         else:
             by = self.normalization
-            part = Normalization(by.mean[offset:end], by.inverse_std[offset:end], by.clip) if by else None
-            codes = quantize(request.values, self.input_quant, part)
-        self._stored = np.concatenate([self._stored[:offset], codes, self._stored[end:]]).astype(np.int8)
-        return messages.TensorData(messages.INPUT_TENSOR, offset, len(self._stored), codes)
+            part = Normalization(by.mean[start:end], by.inverse_std[start:end], by.clip) if by else None
+            raw = raw_bytes(quantize(request.values, self.input_quant, part))
+        self._stored = np.concatenate([self._stored[: width * start], raw, self._stored[width * end :]])
+        return messages.TensorData(messages.INPUT_TENSOR, width * start, len(self._stored), raw)
 
-    def _tensor(self, op: int) -> Int8Array | None:
-        """The output of an operator, or what belongs to the latest inference; None: there is no such operator."""
+    def _tensor(self, op: int) -> NDArray[np.int8] | None:
+        """Bytes of an operator's output, or of what belongs to the latest inference; None: there is no such operator."""
         assert self._last is not None
         ends = {
             messages.INPUT_TENSOR: self._stored,
-            messages.OUTPUT_TENSOR: self._output,
-            messages.ACTION_TENSOR: dequantize(self._output, self.output_quant).view(np.int8),
+            messages.OUTPUT_TENSOR: raw_bytes(self._output),
+            messages.ACTION_TENSOR: raw_bytes(dequantize(self._output, self.output_quant)),
         }
-        return (self.layers or [self.policy])[op](self._last) if op < self.info.n_ops else ends.get(op)
+        return raw_bytes((self.layers or [self.policy])[op](self._last)) if op < self.info.n_ops else ends.get(op)
 
     def _answer(self, request: Message) -> Message:
         match request:
@@ -200,7 +208,8 @@ class FakeFirmware:
         number = request.transfer
         if isinstance(request, messages.LoadBegin):
             numbers = 4 * (2 * request.n_obs + 1) if request.normalized else 0
-            size = request.model_size + numbers + request.n_self_test * (request.n_obs + request.n_act)
+            width = next(kind.dtype.itemsize for kind in ELEMENT_TYPES.values() if kind.number == request.element_type)
+            size = request.model_size + numbers + request.n_self_test * (request.n_obs + request.n_act) * width
             if size > self.info.upload_size:
                 return messages.Error(Status.NO_ROOM, self.info.upload_size, request.TYPE)
             if self._upload != request:
@@ -239,7 +248,7 @@ class FakeFirmware:
             self.normalization = Normalization(mean, inverse_std, numbers[-1])
         crc = normalization_crc(self.normalization)
         self.info = replace(self.info, n_obs=upload.n_obs, n_act=upload.n_act, normalization_crc=crc)
-        self.info = replace(self.info, model_id=upload.model_id, uploaded=1)
+        self.info = replace(self.info, model_id=upload.model_id, uploaded=1, element_type=upload.element_type)
         self._identified, self._last = False, None
         return messages.LoadResult(upload.transfer, Status.OK, 0, "")
 
@@ -321,11 +330,12 @@ def fake_info(bundle: Bundle) -> messages.Info:
         flash=0,
         uploaded=0,
         upload_size=1 << 20,
+        element_type=bundle.kind.number,
     )
 
 
 def linear_policy(gains: Int8Array | list[list[float]], bundle: Bundle) -> Policy:
-    """The int8 form of ``action = gains @ observation``, gains float [n_act, n_obs]: balances the robot without a network."""
+    """The raw form of ``action = gains @ observation``, gains float [n_act, n_obs]: balances the robot without a network."""
     matrix = np.asarray(gains, np.float32)
 
     def policy(values: Int8Array) -> Int8Array:

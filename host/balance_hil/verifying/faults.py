@@ -291,7 +291,7 @@ _DEVICE: tuple[tuple[str, str, str, str, str, does.Make], ...] = (
     ("reply-previous-action", "reply", "ACTION is the one of the request before", _GOLDEN, _DIFFER,
      does.previous("input", "output", "action")),
     ("reply-previous-input", "reply", "ACTION returns the input of the request before", _ACTIONS,
-     r"ACTION must return the int8 input", does.previous("input")),
+     r"ACTION must return the raw input", does.previous("input")),
     ("reply-out-of-limits", "reply", "the action is 1e30", _ACTIONS, _DEQUANTIZED,
      does.reports(m.Action, action=lambda action: np.full_like(action, 1e30))),
     ("reply-nan", "reply", "the action is NaN", _ACTIONS, _DEQUANTIZED,

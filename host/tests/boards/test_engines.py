@@ -67,13 +67,13 @@ def test_the_native_board_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", [INT16X8, FLOAT32], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("board", [NATIVE, M4, TEENSY], ids=lambda board: board.name)
-def test_an_element_type_that_the_engine_does_not_run_is_refused_before_anything_else(board, kind) -> None:
+def test_an_element_type_that_the_compact_engine_does_not_run_is_refused_before_anything_else(board, kind) -> None:
     build = ModelBuilder(kind)
     source = build.tensor((1, 3000), 0.01)  # too wide, and an operator that no engine has
     model = build.build(source, build.operator("EXP", (source,), build.tensor((1, 3000), 1 / 32768)))
-    with pytest.raises(UsageError, match=f"int8 on {board.name} runs int8 models, this one is {kind.name}") as refused:
+    with pytest.raises(UsageError, match=f"compact engine, int8, on {board.name} runs int8 models, this one is {kind.name}") as refused:
         check_fits(board, model, "int8")
-    assert "--quantize int8" in refused.value.hint
+    assert "--engine tflm" in refused.value.hint
 
 
 def test_what_is_asked_for_is_taken_and_what_does_not_exist_refused() -> None:

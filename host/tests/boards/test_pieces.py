@@ -16,10 +16,11 @@ from balance_hil.boards.kinds import qemu
 from balance_hil.boards.pieces import MAX_ATTEMPTS, OBSERVATION_PIECE, TENSOR_PIECE, PiecedInference, fits_frame
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardStatusError, HarnessError, LinkError
+from balance_hil.model_image import MAX_ACT, MAX_OBS
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
+from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType, Normalization, QuantParams, dequantize, quantize
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 from balance_hil.testing.synthetic_bundle import synthetic_bundle
 
@@ -100,30 +101,47 @@ def test_what_fits_a_frame(n_obs: int, n_act: int, fits: bool) -> None:
     assert fits_frame(n_obs, n_act) is fits
 
 
-class FakeMemory:
-    """What a board answers to requests in pieces: it negates its input, in ``n_act`` values."""
+@pytest.mark.parametrize("kind", ELEMENT_TYPES.values(), ids=lambda kind: kind.name)
+def test_what_a_board_without_pieces_takes_fits_a_frame(kind: ElementType) -> None:
+    width = kind.dtype.itemsize
+    observation, action = np.zeros(MAX_OBS // width, np.float32), np.zeros(MAX_ACT // width, np.float32)
+    reply = Action(0, np.zeros(MAX_OBS, np.int8), np.zeros(MAX_ACT, np.int8), action, 0, 0)
+    assert max(len(messages.Infer(observation).pack()), len(reply.pack())) <= messages.MAX_PAYLOAD
+    assert fits_frame(observation.size, action.size, width)
 
-    def __init__(self, n_obs: int, n_act: int, quant: QuantParams) -> None:
-        self.input, self.n_act, self.quant = np.zeros(n_obs, np.int8), n_act, quant
-        self.output = np.zeros(n_act, np.int8)
+
+class FakeMemory:
+    """What a board answers to requests in pieces: it negates the bytes of its input, in ``n_act`` values.
+
+    ``quant``: by which it dequantizes; ``of_input``: by which it quantizes.
+    """
+
+    def __init__(self, n_obs: int, n_act: int, quant: QuantParams, of_input: QuantParams = QUANT) -> None:
+        self.dtype, self.of_input, self.quant = quant.kind.dtype, of_input, quant
+        self.input = np.zeros(n_obs * self.dtype.itemsize, np.int8)
+        self.size = n_act * self.dtype.itemsize
+        self.output = np.zeros(self.size, np.int8)
 
     def answer(self, request: Message) -> Message:
         match request:
             case messages.InputData(offset=offset, values=values):
                 return self._store(offset, values)
             case messages.ObservationData(offset=offset, values=values):
-                return self._store(offset, quantize(values, QUANT))
+                raw = quantize(values, self.of_input).view(np.int8)
+                return self._store(offset * self.dtype.itemsize, raw)
             case messages.InferStored(input_crc=crc):
                 if crc != (own := zlib.crc32(self.input.tobytes())):
                     return messages.Error(Status.UPLOAD_DAMAGED, own, request.TYPE)
-                self.output = np.resize(~self.input, self.n_act)
-                crcs = (zlib.crc32(values.tobytes()) for values in (self.output, dequantize(self.output, self.quant)))
+                self.output = np.resize(~self.input, self.size)
+                crcs = (zlib.crc32(values.tobytes()) for values in (self.output, self.action()))
                 return messages.Inferred(crc, *crcs, 5, 6)
             case messages.Tensor(op=op, offset=offset):
-                action = dequantize(self.output, self.quant).view(np.int8)
-                values = action if op == messages.ACTION_TENSOR else self.output
+                values = self.action().view(np.int8) if op == messages.ACTION_TENSOR else self.output
                 return messages.TensorData(op, offset, len(values), values[offset : offset + TENSOR_PIECE])
         raise AssertionError(request)
+
+    def action(self) -> np.ndarray:
+        return dequantize(self.output.view(self.dtype), self.quant)
 
     def _store(self, offset: int, values: np.ndarray) -> Message:
         self.input[offset : offset + len(values)] = values
@@ -145,19 +163,28 @@ def run(inference: PiecedInference, answer) -> Action | messages.Error:
     pytest.fail("it asks forever")
 
 
-@given(n_obs=st.integers(1, 3000), n_act=st.integers(1, 3000), seed=st.integers(0, 99), raw=st.booleans(), same=st.booleans())
-def test_pieces_of_any_size_make_the_whole(n_obs: int, n_act: int, seed: int, raw: bool, same: bool) -> None:
+@given(
+    n_obs=st.integers(1, 3000),
+    n_act=st.integers(1, 3000),
+    seed=st.integers(0, 99),
+    raw=st.booleans(),
+    same=st.booleans(),
+    kind=st.sampled_from(list(ELEMENT_TYPES.values())),
+)
+def test_pieces_of_any_size_make_the_whole(n_obs: int, n_act: int, seed: int, raw: bool, same: bool, kind: ElementType) -> None:
     """``same``: the board dequantizes as the host does; else its own actions are read."""
     rng = np.random.default_rng(seed)
     observation = rng.normal(0, 1, n_obs).astype(np.float32)
-    codes = quantize(observation, QUANT)
-    board = FakeMemory(n_obs, n_act, QUANT if same else QuantParams(1 / 32, 0))
-    inference = PiecedInference(codes if raw else observation, n_act, QUANT, "here")
+    quant = QuantParams(QUANT.scale, QUANT.zero_point if kind == INT8 else 0, kind)
+    codes = quantize(observation, quant)
+    board = FakeMemory(n_obs, n_act, quant if same else QuantParams(1 / 32, 0, kind), quant)
+    inference = PiecedInference(codes if raw else observation, n_act, quant, "here", raw=raw)
     assert all(len(request.pack()) <= messages.MAX_PAYLOAD for request in inference.pending)
     action = run(inference, board.answer)
     assert isinstance(action, Action)
-    assert np.array_equal(action.input, codes)
-    assert np.array_equal(action.output, np.resize(~codes, n_act))
+    assert action.input.dtype == action.output.dtype == kind.dtype
+    assert action.input.tobytes() == codes.tobytes()
+    assert action.output.tobytes() == np.resize(~codes.view(np.int8), board.size).tobytes()
     assert action.action.tobytes() == dequantize(action.output, board.quant).tobytes()
     assert (action.inference_us, action.total_us) == (5, 6)
 
@@ -194,7 +221,7 @@ def test_a_reply_that_cannot_be_right_is_an_error(of: type[Message], change) -> 
         return _differs(reply, **change) if isinstance(request, of) else reply
 
     with pytest.raises(LinkError, match="the board on here"):
-        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here"), answer)
+        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
 
 
 @pytest.mark.parametrize("of", [messages.InputData, messages.InferStored, messages.Tensor])
@@ -205,7 +232,7 @@ def test_a_reply_of_another_type_is_an_error(of: type[Message]) -> None:
         return messages.EchoReply(b"") if isinstance(request, of) else board.answer(request)
 
     with pytest.raises(LinkError):
-        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here"), answer)
+        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
 
 
 def test_an_input_that_another_piece_damaged_is_sent_again_a_few_times() -> None:
@@ -225,7 +252,7 @@ def test_an_input_that_another_piece_damaged_is_sent_again_a_few_times() -> None
     for damages in (0, MAX_ATTEMPTS - 1, MAX_ATTEMPTS):
         attempts = 0
         board.output[:] = 0
-        result = run(PiecedInference(values, N_ACT, QUANT, "here"), answer)
+        result = run(PiecedInference(values, N_ACT, QUANT, "here", raw=True), answer)
         if damages < MAX_ATTEMPTS:
             assert np.array_equal(result.output, np.resize(~values, N_ACT))
         else:
@@ -243,7 +270,7 @@ def test_an_output_that_was_read_too_early_is_read_again() -> None:
         return early.pop(0) or messages.TensorData(request.op, 0, N_ACT, np.zeros(TENSOR_PIECE, np.int8))
 
     values = np.arange(N_OBS).astype(np.int8)
-    inference = PiecedInference(values, N_ACT, QUANT, "here")
+    inference = PiecedInference(values, N_ACT, QUANT, "here", raw=True)
     assert np.array_equal(run(inference, answer).output, np.resize(~values, N_ACT))
     assert inference.attempts == 3
 
@@ -273,4 +300,5 @@ def test_a_board_that_reports_an_impossible_model_is_refused(linear_bundle: Bund
 def test_a_piece_fills_a_frame() -> None:
     longest = messages.ObservationData(0, np.zeros(OBSERVATION_PIECE, np.float32))
     echoed = messages.TensorData(0, 0, 0, np.zeros(TENSOR_PIECE, np.int8))
-    assert [messages.MAX_PAYLOAD - len(message.pack()) for message in (longest, echoed)] == [2, 0]
+    assert [messages.MAX_PAYLOAD - len(message.pack()) for message in (longest, echoed)] == [6, 0]
+    assert OBSERVATION_PIECE * 4 == TENSOR_PIECE, "the answer of a float32 model holds them all"

@@ -62,7 +62,7 @@ def conversation() -> list[Message]:
         messages.Echo(b"abc"),
         messages.Reset(),
         messages.EnterBootloader(),
-        messages.LoadBegin(7, 8, 1, 1, 6, 2, 0, "0123456789ab"),
+        messages.LoadBegin(7, 8, 1, 1, 6, 2, 0, "0123456789ab", 0),
         messages.LoadData(7, 0, bytes(16)),
         messages.LoadCommit(7),
         messages.LoadAbort(7),

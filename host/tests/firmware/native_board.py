@@ -41,7 +41,7 @@ class PlayedEngine(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.connection: socket.socket  # set by the board
-        self.init_reply = struct.pack("<IIHfbfbII", N_OBS, N_ACT, 1, 1 / 64, 3, 1 / 128, -2, 1000, 2000) + b"\x040.42"
+        self.init_reply = struct.pack("<IIHBfbfbII", N_OBS, N_ACT, 1, 0, 1 / 64, 3, 1 / 128, -2, 1000, 2000) + b"\x040.42"
         self.init_status = Status.OK
         self.model = b""
         self.arena_bytes = -1

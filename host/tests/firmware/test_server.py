@@ -142,6 +142,7 @@ def test_hello_is_answered_by_who_the_board_is(board: FakeBoard) -> None:
         flash=4,
         uploaded=0,
         upload_size=1024,
+        element_type=0,
     )
 
 

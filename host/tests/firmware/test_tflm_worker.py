@@ -55,10 +55,10 @@ def loaded() -> EngineHost:
 def test_init_describes_the_model() -> None:
     status, _, data = call(EngineHost(), INIT, AMPLE + tiny_model())
     assert status == Status.OK
-    fields = struct.unpack_from("<IIHfbfbII", data)
+    fields = struct.unpack_from("<IIHBfbfbII", data)
     model = TflmRuntime(tiny_model())
-    assert fields == (N_OBS, N_ACT, 2, 1 / 64, 3, 1 / 128, 0, model.arena_used_bytes, model.arena_bytes)
-    assert data[struct.calcsize("<IIHfbfbII") :][1:].decode().startswith("0.")
+    assert fields == (N_OBS, N_ACT, 2, 0, 1 / 64, 3, 1 / 128, 0, model.arena_used_bytes, model.arena_bytes)
+    assert data[struct.calcsize("<IIHBfbfbII") :][1:].decode().startswith("0.")
 
 
 def test_inference_and_tensors_equal_the_tflm_runtime(loaded: EngineHost) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from balance_hil.quantize import Normalization, QuantParams
+from balance_hil.quantize import FLOAT32, INT16X8, Normalization, QuantParams
 from balance_hil.running.input_check import InputCheck
 
 N_OBS = 6
@@ -52,3 +52,15 @@ def test_another_length_is_no_input(checked):
     bundle, check = checked
     observation = np.zeros(N_OBS, np.float32)
     assert not check(observation, bundle.to_int8(observation)[:-1])
+
+
+@settings(max_examples=100)
+@given(observation=arrays(np.float32, N_OBS, elements=NEAR | FINITE), element=st.integers(0, N_OBS - 1), byte=st.integers(0, 3))
+def test_other_element_types_are_compared_by_their_bits(checked, observation, element, byte):
+    for kind, scale in ((INT16X8, 1e-4), (FLOAT32, 1.0)):
+        bundle = replace(checked[0], input_quant=QuantParams(scale, 0, kind))
+        values = bundle.to_int8(observation)
+        assert InputCheck(bundle)(observation, values)
+        values = values.copy()
+        values.view(np.int8)[element * values.itemsize + byte % values.itemsize] ^= 1
+        assert not InputCheck(bundle)(observation, values)

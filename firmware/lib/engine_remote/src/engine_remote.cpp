@@ -34,11 +34,13 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
   if (status != Status::kOk) return status;
   PayloadReader reader(reply_.data(), reply_size_);
   StringView version;
+  uint8_t type = 0;
   const bool complete =
-      reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) && reader.Read(&info_.input.scale) &&
+      reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) && reader.Read(&type) && reader.Read(&info_.input.scale) &&
       reader.Read(&info_.input.zero_point) && reader.Read(&info_.output.scale) && reader.Read(&info_.output.zero_point) &&
       reader.Read(&info_.arena_used) && reader.Read(&info_.arena_size) && reader.Read(&version) && reader.AtEnd();
-  if (!complete) return Malformed();
+  if (!complete || type > static_cast<uint8_t>(ElementType::kFloat32)) return Malformed();
+  info_.input.type = info_.output.type = static_cast<ElementType>(type);
   CopyText(version_, sizeof(version_), reinterpret_cast<const uint8_t*>(version.data), version.size);
   info_.version = version_;
   return Status::kOk;
@@ -46,11 +48,11 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
 
 Status RemoteEngine::Infer(const int8_t* input, int8_t* output) {
   // A short input goes out together with its header.
-  const Part whole = {input, info_.n_obs};
+  const Part whole = {input, size_t{info_.n_obs} * WidthOf(info_.input.type)};
   const Status status =
-      info_.n_obs <= kInline ? Call(Command::kInfer, whole, {nullptr, 0}) : Call(Command::kInfer, {input, 0}, whole);
+      whole.size <= kInline ? Call(Command::kInfer, whole, {nullptr, 0}) : Call(Command::kInfer, {input, 0}, whole);
   if (status != Status::kOk) return status;
-  if (reply_size_ != info_.n_act) return Malformed();
+  if (reply_size_ != size_t{info_.n_act} * WidthOf(info_.output.type)) return Malformed();
   std::memcpy(output, reply_.data(), reply_size_);
   return Status::kOk;
 }
@@ -89,6 +91,7 @@ Status RemoteEngine::ReceiveReply() {
   std::memcpy(&size, chunk + 5, sizeof(size));
   const size_t early = received - kReplyHeader;
   if (!IsStatus(chunk[0]) || size > kMaxReply || early > size) return Malformed();
+  if (reply_.size() < size) reply_.resize(size);
   std::memcpy(reply_.data(), chunk + kReplyHeader, early);
   if (!ReceiveAll(reply_.data() + early, size - early)) return Lost();
   reply_size_ = size;

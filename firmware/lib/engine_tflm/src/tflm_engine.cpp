@@ -75,8 +75,21 @@ bool IsWhole(const ByteSpan& bytes) {
   return file.ok() && file.HasPolicyShape();
 }
 
-bool IsInt8(const TfLiteTensor* tensor) {
-  return tensor->type == kTfLiteInt8 && tensor->quantization.type == kTfLiteAffineQuantization;
+/// Parameters of the input or output, which is of the type of the input; false: no model has such a tensor there.
+bool ReadParams(const TfLiteTensor* tensor, TfLiteType type, QuantParams* params) {
+  const int32_t zero_point = tensor->params.zero_point;
+  const bool is_affine = tensor->quantization.type == kTfLiteAffineQuantization;
+  if (tensor->type != type) return false;
+  if (kWide && type == kTfLiteFloat32) {
+    *params = {1.0f, 0, ElementType::kFloat32};
+    return true;
+  }
+  if (kWide && type == kTfLiteInt16) {
+    *params = {tensor->params.scale, 0, ElementType::kInt16x8};
+    return is_affine && zero_point == 0;
+  }
+  *params = {tensor->params.scale, static_cast<int8_t>(zero_point)};
+  return type == kTfLiteInt8 && is_affine;
 }
 
 }  // namespace
@@ -100,10 +113,10 @@ Status TflmEngine::Init(const ByteSpan& model, const Arena& arena) {
 
 Status TflmEngine::Infer(const int8_t* input, int8_t* output) {
   if (keeps_state_) interpreter_->Reset();  // an inference does not depend on the one before
-  std::memcpy(input_->data.int8, input, info_.n_obs);
+  std::memcpy(input_->data.raw, input, input_->bytes);
   const TfLiteStatus status = interpreter_->Invoke();
   if (status != kTfLiteOk) return Refuse(Status::kInferenceFailed, static_cast<uint32_t>(status), "TFLM's Invoke() failed");
-  std::memcpy(output, output_->data.int8, info_.n_act);
+  std::memcpy(output, output_->data.raw, output_->bytes);
   return Status::kOk;
 }
 
@@ -111,9 +124,9 @@ Status TflmEngine::Tensor(uint16_t op, TensorView* values) {
   if (!keeps_tensors_) return Refuse(Status::kNotSupported, 0, "tensors share memory: the arena is too small to keep them all");
   const auto* outputs = model_->subgraphs()->Get(0)->operators()->Get(op)->outputs();
   const TfLiteEvalTensor* tensor = KeptTensor(&*interpreter_, outputs->Get(0));
-  if (tensor == nullptr || tensor->type != kTfLiteInt8)
-    return Refuse(Status::kNotSupported, 0, "this TFLM does not keep intermediate tensors, or this one is not int8");
-  *values = TensorView(tensor->data.int8, static_cast<uint32_t>(ElementCount(tensor->dims)));
+  if (tensor == nullptr || tensor->type != input_->type)
+    return Refuse(Status::kNotSupported, 0, "this TFLM does not keep intermediate tensors, or this one is of another type");
+  *values = TensorView(tensor->data.int8, static_cast<uint32_t>(ElementCount(tensor->dims)) * WidthOf(info_.input.type));
   return Status::kOk;
 }
 
@@ -202,17 +215,15 @@ bool TflmEngine::Allocates(const Arena& arena, bool keeps_tensors) {
 Status TflmEngine::CheckTensors() {
   if (input_ == nullptr || output_ == nullptr)
     return Refuse(Status::kArenaTooSmall, 0, "the arena has no room for the input and output tensors");
-  if (!IsInt8(input_)) return Refuse(Status::kModelNotInt8, 0, "the input");
-  if (!IsInt8(output_)) return Refuse(Status::kModelNotInt8, 0, "the output");
+  if (!ReadParams(input_, input_->type, &info_.input)) return Refuse(Status::kModelNotInt8, 0, "the input");
+  if (!ReadParams(output_, input_->type, &info_.output)) return Refuse(Status::kModelNotInt8, 0, "the output");
   return Status::kOk;
 }
 
 void TflmEngine::Describe() {
-  info_.n_obs = static_cast<uint32_t>(input_->bytes);
-  info_.n_act = static_cast<uint32_t>(output_->bytes);
+  info_.n_obs = static_cast<uint32_t>(input_->bytes) / WidthOf(info_.input.type);
+  info_.n_act = static_cast<uint32_t>(output_->bytes) / WidthOf(info_.output.type);
   info_.n_ops = static_cast<uint16_t>(model_->subgraphs()->Get(0)->operators()->size());
-  info_.input = {input_->params.scale, static_cast<int8_t>(input_->params.zero_point)};
-  info_.output = {output_->params.scale, static_cast<int8_t>(output_->params.zero_point)};
   info_.arena_used = static_cast<uint32_t>(interpreter_->arena_used_bytes());
 }
 

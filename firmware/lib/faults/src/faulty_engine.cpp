@@ -34,6 +34,10 @@ void ReverseWeights(ModelView* view) {
 Status FaultyEngine::Init(const ByteSpan& model, const Arena& arena) {
   const Status status = engine_->Init(model, arena);  // refuses models that the code below could not read
   if (status != Status::kOk) return status;
+  if (info().input.type != ElementType::kInt8) {
+    message_ = "the faults are those of int8 models";
+    return Status::kModelNotInt8;
+  }
   previous_.assign(info().n_act, 0);
   model_.assign(model.data, model.data + model.size);
   ModelView view(&model_);

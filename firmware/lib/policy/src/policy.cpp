@@ -8,8 +8,8 @@
 namespace hil {
 namespace {
 
-// A code and its zero point differ by at most 255.
-constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
+// A code and its zero point differ by at most 255; in int16 by 32,768.
+constexpr float kMaxScale = std::numeric_limits<float>::max() / (kWide ? 65536 : 256);
 
 /// Normalizes and quantizes a part of an observation, of at most kFrameObs values, into the input.
 [[gnu::always_inline]] inline Outcome Convert(Conversion* conversion, const Normalization& by, const QuantParams& params,
@@ -17,16 +17,25 @@ constexpr float kMaxScale = std::numeric_limits<float>::max() / 256;
   for (uint32_t i = 0; i < observation.size(); ++i) {
     if (!std::isfinite(observation[i])) return {Status::kNonFinite, offset + i};
   }
+  input += offset * WidthOf(params.type);
   if (by.none()) {
-    conversion->ToCodes(observation, params, input + offset);
+    conversion->ToCodes(observation, params, input);
     return {};
   }
   float normalized[kFrameObs];
   for (uint32_t i = 0; i < observation.size(); ++i) {
     normalized[i] = Normalize(observation[i], by.mean[offset + i], by.inverse_std[offset + i], by.clip);
   }
-  conversion->ToCodes({normalized, observation.size()}, params, input + offset);
+  conversion->ToCodes({normalized, observation.size()}, params, input);
   return {};
+}
+
+/// The first of `count` float32, in bytes at any alignment, that is not finite; `count` if there is none.
+uint32_t FirstNonFinite(const int8_t* bytes, uint32_t count) {
+  const auto values = ArrayView<float>::FromBytes(reinterpret_cast<const uint8_t*>(bytes), count);
+  uint32_t i = 0;
+  while (i < count && std::isfinite(values[i])) ++i;
+  return i;
 }
 
 }  // namespace
@@ -48,13 +57,17 @@ Outcome Policy::Load(const ModelImage& image, const Arena& arena, bool verify) {
 
 Outcome Policy::Check() {
   const EngineInfo& model = info();
-  if (model.n_obs == 0 || model.n_obs > kMaxObs || model.n_act == 0 || model.n_act > kMaxAct) {
+  const uint32_t width = WidthOf(model.input.type);
+  if (model.n_obs == 0 || model.n_obs > kMaxObs / width || model.n_act == 0 || model.n_act > kMaxAct / width) {
     return Refuse(Status::kModelInvalid, 0, "the model has no input, no output, or more of them than the firmware is built for");
   }
   for (const QuantParams& params : {model.input, model.output}) {
     if (!(params.scale > 0.0f && params.scale <= kMaxScale)) {
       return Refuse(Status::kModelInvalid, 0, "a scale of the model is not positive, or so large that its values are infinite");
     }
+  }
+  if (kWide && image_.type != model.input.type) {
+    return Refuse(Status::kOtherModel, model.n_obs << 16 | model.n_act, "the model has another element type than announced");
   }
   if ((image_.n_obs != 0 && image_.n_obs != model.n_obs) || (image_.n_act != 0 && image_.n_act != model.n_act)) {
     return Refuse(Status::kOtherModel, model.n_obs << 16 | model.n_act, "the model has other sizes than announced");
@@ -106,7 +119,8 @@ Outcome Policy::Prepare(const ArrayView<float>& observation) {
 
 Outcome Policy::Store(uint32_t offset, const ArrayView<int8_t>& values) {
   if (!load_.ok()) return load_;
-  if (offset > info().n_obs || values.size() > info().n_obs - offset) return {Status::kWrongOffset, info().n_obs};
+  const uint32_t size = input_bytes();
+  if (offset > size || values.size() > size - offset) return {Status::kWrongOffset, size};
   if (values.size() != 0) std::memcpy(input_ + offset, values.bytes(), values.size());
   return {};
 }
@@ -126,7 +140,7 @@ Outcome Policy::RunStored() { return load_.ok() ? Execute() : load_; }
 
 Outcome Policy::RunInt8(const ArrayView<int8_t>& input) {
   if (!load_.ok()) return load_;
-  if (input.size() != info().n_obs) return {Status::kWrongCount, info().n_obs};
+  if (input.size() != input_bytes()) return {Status::kWrongCount, info().n_obs};
   std::memcpy(input_, input.bytes(), input.size());
   return Execute();
 }
@@ -145,9 +159,21 @@ Outcome Policy::Execute() {
 }
 
 Outcome Policy::Infer() {
+  const EngineInfo& model = info();
+  const bool is_float = kWide && model.input.type == ElementType::kFloat32;
+  if (is_float) {
+    const uint32_t wrong = FirstNonFinite(input_, model.n_obs);
+    if (wrong != model.n_obs) return {Status::kNonFinite, wrong};
+  }
   const Status status = engine_->Infer(input_, output_);
   has_result_ = status == Status::kOk;
-  return has_result_ ? Outcome{} : Outcome{status, engine_->detail()};
+  if (!has_result_) return {status, engine_->detail()};
+  if (is_float) {  // an actuator must not get it
+    const uint32_t wrong = FirstNonFinite(output_, model.n_act);
+    has_result_ = wrong == model.n_act;
+    if (!has_result_) return {Status::kInferenceFailed, wrong};
+  }
+  return {};
 }
 
 Outcome Policy::Tensor(uint16_t op, TensorView* values) {
@@ -169,8 +195,9 @@ Outcome Policy::SelfTest(SelfTestCount* result) {
 
 Outcome Policy::Replay(uint16_t index, SelfTestCount* result) {
   const size_t row = index;
-  const Outcome outcome = RunInt8({image_.golden.inputs + row * info().n_obs, info().n_obs});
-  const bool differs = outcome.ok() && std::memcmp(output_, image_.golden.outputs + row * info().n_act, info().n_act) != 0;
+  const Outcome outcome = RunInt8({image_.golden.inputs + row * input_bytes(), input_bytes()});
+  const size_t size = output_bytes();
+  const bool differs = outcome.ok() && std::memcmp(output_, image_.golden.outputs + row * size, size) != 0;
   if (differs && result->mismatches++ == 0) result->first_mismatch = index;
   return outcome;
 }

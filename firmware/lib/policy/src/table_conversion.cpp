@@ -53,11 +53,13 @@ int32_t Threshold(int32_t code, const QuantParams& params) {
 }  // namespace
 
 void TableConversion::Prepare(const QuantParams& input, const QuantParams& output) {
+  if (kWide && input.type != ElementType::kInt8) return;
   for (int i = 0; i < kCodes - 1; ++i) thresholds_[i] = Threshold(INT8_MIN + 1 + i, input);
   for (int i = 0; i < kCodes; ++i) values_[i] = Dequantize(static_cast<int8_t>(INT8_MIN + i), output);
 }
 
-void TableConversion::ToCodes(const ArrayView<float>& values, const QuantParams&, int8_t* codes) {
+void TableConversion::ToCodes(const ArrayView<float>& values, const QuantParams& params, int8_t* codes) {
+  if (kWide && params.type != ElementType::kInt8) return QuantizeWide(values, params, codes);
   for (uint32_t i = 0; i < values.size(); ++i) {
     const int32_t key = Key(values[i]);
     const int32_t* at = thresholds_;
@@ -68,7 +70,8 @@ void TableConversion::ToCodes(const ArrayView<float>& values, const QuantParams&
   }
 }
 
-void TableConversion::ToValues(const ArrayView<int8_t>& codes, const QuantParams&, float* values) {
+void TableConversion::ToValues(const ArrayView<int8_t>& codes, const QuantParams& params, float* values) {
+  if (kWide && params.type != ElementType::kInt8) return exact_conversion.ToValues(codes, params, values);
   for (uint32_t i = 0; i < codes.size(); ++i) values[i] = values_[codes[i] - INT8_MIN];
 }
 

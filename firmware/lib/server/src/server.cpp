@@ -37,15 +37,14 @@ uint32_t CrcOf(const Normalization& by) {
 /// Input, output or action of a policy, by the numbers that TENSOR has for them.
 Outcome EndOf(const Policy& policy, uint16_t op, TensorView* values) {
   if (!policy.load_outcome().ok()) return policy.load_outcome();
-  const uint32_t count = policy.info().n_act;
   if (op == protocol::kInputTensor) {
-    *values = TensorView(policy.input(), policy.info().n_obs);
+    *values = TensorView(policy.input(), policy.input_bytes());
   } else if (!policy.has_result()) {
     return {Status::kNoInferenceYet, 0};
   } else if (op == protocol::kOutputTensor) {
-    *values = TensorView(policy.output(), count);
+    *values = TensorView(policy.output(), policy.output_bytes());
   } else {
-    *values = TensorView::FromBytes(reinterpret_cast<const uint8_t*>(policy.action()), count * sizeof(float));
+    *values = TensorView::FromBytes(reinterpret_cast<const uint8_t*>(policy.action()), policy.info().n_act * sizeof(float));
   }
   return {};
 }
@@ -162,6 +161,7 @@ void Server::Handle(const protocol::Hello& request) {
   info.stack = hw_.system->StackHighWater();
   info.ram = config_.identity.ram;
   info.flash = config_.identity.flash;
+  info.element_type = static_cast<uint8_t>(engine.input.type);
   info.uploaded = models_.uploaded() ? 1 : 0;
   info.upload_size = static_cast<uint32_t>(models_.upload_capacity());
   Reply(info);
@@ -210,29 +210,30 @@ void Server::Handle(const protocol::InputData& request) {
 
 void Server::Handle(const protocol::ObservationData& request) {
   const Outcome outcome = upload_.verifying() ? upload_.Busy() : models_.running().Store(request.offset, request.values);
-  ReplyInput(outcome, request.offset, request.values.size());
+  const uint32_t width = WidthOf(models_.running().info().input.type);
+  ReplyInput(outcome, request.offset * width, request.values.size() * width);
 }
 
-void Server::ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t count) {
+void Server::ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t size) {
   if (!outcome.ok()) return ReplyError(outcome);
   const Policy& running = models_.running();
-  Reply(protocol::TensorData{protocol::kInputTensor, offset, running.info().n_obs, {running.input() + offset, count}});
+  Reply(protocol::TensorData{protocol::kInputTensor, offset, running.input_bytes(), {running.input() + offset, size}});
 }
 
 void Server::Handle(const protocol::InferStored& request) {
   if (upload_.verifying()) return ReplyError(upload_.Busy());
   Policy& running = models_.running();
-  const uint32_t stored = Crc32(reinterpret_cast<const uint8_t*>(running.input()), running.info().n_obs, 0);
+  const uint32_t stored = Crc32(reinterpret_cast<const uint8_t*>(running.input()), running.input_bytes(), 0);
   const bool is_right = stored == request.input_crc || !running.load_outcome().ok();
   const Outcome outcome = is_right ? running.RunStored() : Outcome{Status::kUploadDamaged, stored};
   if (!outcome.ok()) return ReplyError(outcome);
   held_ = false;
   Act();
-  const uint32_t n_act = running.info().n_act;
   protocol::Inferred reply;
   reply.input_crc = request.input_crc;
-  reply.output_crc = Crc32(reinterpret_cast<const uint8_t*>(running.output()), n_act, 0);
-  reply.action_crc = Crc32(reinterpret_cast<const uint8_t*>(running.action()), n_act * sizeof(float), 0);
+  reply.output_crc = Crc32(reinterpret_cast<const uint8_t*>(running.output()), running.output_bytes(), 0);
+  const size_t action_bytes = running.info().n_act * sizeof(float);
+  reply.action_crc = Crc32(reinterpret_cast<const uint8_t*>(running.action()), action_bytes, 0);
   reply.inference_us = running.times().last_us;
   reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
   Reply(reply);
@@ -419,13 +420,13 @@ void Server::ReplyAction(const Outcome& outcome) {
 
 /// ACTION of the latest inference.
 protocol::Action Server::ActionReply() const {
-  const EngineInfo& model = models_.running().info();
+  const Policy& running = models_.running();
   protocol::Action reply;
   reply.status = static_cast<uint8_t>(Status::kOk);
-  reply.input = {models_.running().input(), model.n_obs};
-  reply.output = {models_.running().output(), model.n_act};
-  reply.action = {models_.running().action(), model.n_act};
-  reply.inference_us = models_.running().times().last_us;
+  reply.input = {running.input(), running.input_bytes()};
+  reply.output = {running.output(), running.output_bytes()};
+  reply.action = {running.action(), running.info().n_act};
+  reply.inference_us = running.times().last_us;
   reply.total_us = static_cast<uint32_t>(hw_.clock->NowUs() - received_us_);
   return reply;
 }

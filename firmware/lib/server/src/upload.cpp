@@ -18,7 +18,10 @@ Outcome Upload::Begin(const protocol::LoadBegin& request) {
   if (request.transfer == 0) return {Status::kNoUpload, transfer_};
   if (request.model_size == 0) return {Status::kNoModel, 0};
   if (request.n_self_test == 0) return {Status::kNoGoldenVectors, 0};
-  if (request.n_obs == 0 || request.n_obs > kMaxObs || request.n_act == 0 || request.n_act > kMaxAct ||
+  const auto type = static_cast<ElementType>(request.element_type);
+  if (type > (kWide ? ElementType::kFloat32 : ElementType::kInt8)) return {Status::kModelNotInt8, request.element_type};
+  const uint32_t width = WidthOf(type);
+  if (request.n_obs == 0 || request.n_obs > kMaxObs / width || request.n_act == 0 || request.n_act > kMaxAct / width ||
       request.model_id.size != kModelIdSize)
     return {Status::kModelInvalid, 0};
   const uint64_t total = UploadSize(request);
@@ -128,7 +131,7 @@ void Upload::Close() {
 
 bool Upload::IsSame(const protocol::LoadBegin& other) const {
   return announced_.model_size == other.model_size && announced_.normalized == other.normalized &&
-         announced_.n_self_test == other.n_self_test && announced_.n_obs == other.n_obs && announced_.n_act == other.n_act &&
+         announced_.n_self_test == other.n_self_test && announced_.element_type == other.element_type && announced_.n_obs == other.n_obs && announced_.n_act == other.n_act &&
          announced_.crc == other.crc && std::memcmp(id_.text, other.model_id.data, kModelIdSize) == 0;
 }
 
@@ -137,7 +140,8 @@ size_t NormalizationSize(const protocol::LoadBegin& announced) {
 }
 
 uint64_t UploadSize(const protocol::LoadBegin& announced) {
-  const uint64_t vectors = uint64_t{announced.n_self_test} * (uint64_t{announced.n_obs} + announced.n_act);
+  const uint32_t width = WidthOf(static_cast<ElementType>(announced.element_type));
+  const uint64_t vectors = uint64_t{announced.n_self_test} * (uint64_t{announced.n_obs} + announced.n_act) * width;
   return announced.model_size + NormalizationSize(announced) + vectors;
 }
 
@@ -149,13 +153,14 @@ ModelImage UploadedImage(const protocol::LoadBegin& announced, const uint8_t* da
   image.id = id;
   image.n_obs = announced.n_obs;
   image.n_act = announced.n_act;
+  image.type = static_cast<ElementType>(announced.element_type);
   if (announced.normalized != 0) {
     const size_t bytes = announced.n_obs * sizeof(float);
     image.normalization.mean = ArrayView<float>::FromBytes(numbers, announced.n_obs);
     image.normalization.inverse_std = ArrayView<float>::FromBytes(numbers + bytes, announced.n_obs);
     std::memcpy(&image.normalization.clip, numbers + 2 * bytes, sizeof(float));
   }
-  image.golden = {inputs, inputs + size_t{announced.n_self_test} * announced.n_obs, announced.n_self_test};
+  image.golden = {inputs, inputs + size_t{announced.n_self_test} * announced.n_obs * WidthOf(image.type), announced.n_self_test};
   return image;
 }
 

@@ -1,4 +1,4 @@
-// Interface of an inference engine for int8 models.
+// Interface of an inference engine, for int8 models, and in images that have kWide for those of other element types.
 //
 // Implementations: engine_int8 (compact), engine_tflm (TensorFlow Lite Micro), engine_remote (a helper process, native board).
 // All take the bytes of a .tflite and an arena that the caller owns.
@@ -38,10 +38,10 @@ struct EngineInfo {
   uint32_t arena_size = 0;  ///< bytes
 };
 
-/// Output of one operator, row-major; owned by the engine and valid until its next call.
+/// Bytes of the output of one operator, row-major; owned by the engine and valid until its next call.
 using TensorView = ArrayView<int8_t>;
 
-/// Runs one int8 model with one input and one output tensor.
+/// Runs one model with one input and one output tensor, both of one element type: info().input.type.
 class Engine {
  public:
   /// Loads `model`. Everything that can be checked is checked here, so that Infer() can be cheap. May be called again.
@@ -50,14 +50,15 @@ class Engine {
   /// needed, or 0), kEngineLost.
   virtual Status Init(const ByteSpan& model, const Arena& arena) = 0;
 
-  /// Runs the model once: `input` holds info().n_obs elements, `output` takes info().n_act. Only after Init() returned kOk.
+  /// Runs the model once: `input` is the bytes of info().n_obs raw values, `output` takes those of info().n_act, both at any
+  /// alignment. Only after Init() returned kOk.
   ///
   /// Returns kOk, kInferenceFailed (detail() is the engine's code), kEngineLost.
   virtual Status Infer(const int8_t* input, int8_t* output) = 0;
 
   /// The output of operator `op` (below info().n_ops) in the last inference.
   ///
-  /// Returns kOk, kNotSupported (this engine does not keep tensors, or the tensor is not int8), kEngineLost.
+  /// Returns kOk, kNotSupported (this engine does not keep tensors, or this one is of another type), kEngineLost.
   virtual Status Tensor(uint16_t op, TensorView* values) = 0;
 
   /// Runs only operator `op` (below info().n_ops) on the present results of those before it, for profiling.

@@ -4,8 +4,8 @@
 //
 //   command   data                                     reply data
 //   1 init    arena size u32 (0 = default), model      RemoteInfo, or a message when the status is not ok
-//   2 infer   int8 [n_obs]                             int8 [n_act]
-//   3 tensor  op u16                                   int8 [size]
+//   2 infer   raw values [n_obs]                       raw values [n_act]
+//   3 tensor  op u16                                   raw values [size]
 //
 // `model`: number of the model; the helper holds several.
 // The helper is balance_hil.runtimes.tflm_worker. It ends when the socket closes.
@@ -50,13 +50,13 @@ class RemoteEngine final : public Engine {
   bool SendAll(const uint8_t* data, size_t size);
   bool ReceiveAll(uint8_t* data, size_t size);
 
-  static constexpr size_t kMaxReply = 1 << 20;  // a layer of a million values
+  static constexpr size_t kMaxReply = 1 << 22;  // a layer of a million values
 
   int fd_;
   uint8_t model_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  std::vector<uint8_t> reply_ = std::vector<uint8_t>(kMaxReply);
+  std::vector<uint8_t> reply_ = std::vector<uint8_t>(1 << 12);  // grows
   size_t reply_size_ = 0;
   char version_[64] = {};
   char message_[256] = {};

@@ -6,11 +6,13 @@
 #include <type_traits>
 
 #include "engine_tflm/tflm_api.h"
+#include "quantize/quantize.h"
 
 namespace hil {
 
 // clang-format off
-/// Those that an image can have: name in the schema, method of the resolver, registration for int8 where the library has one.
+/// Those that an image can have: name in the schema, method of the resolver, and where the library has one, the registration for
+/// int8, which images take that run no other models.
 #define HIL_TFLM_OPERATORS(X) \
   X(ABS, Abs) \
   X(ADD, Add, tflite::Register_ADD_INT8()) \
@@ -88,7 +90,11 @@ struct Adder {
   struct Adder<tflite::BuiltinOperator_##NAME> { \
     template <typename Resolver>                 \
     static TfLiteStatus To(Resolver* resolver) { \
-      return resolver->Add##METHOD(__VA_ARGS__); \
+      if constexpr (kWide) {                     \
+        return resolver->Add##METHOD();          \
+      } else {                                   \
+        return resolver->Add##METHOD(__VA_ARGS__); \
+      }                                          \
     }                                            \
   };
 HIL_TFLM_OPERATORS(HIL_TFLM_ADDER)

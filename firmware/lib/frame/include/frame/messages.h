@@ -10,7 +10,7 @@
 
 namespace hil::protocol {
 
-inline constexpr uint32_t kVersion = 4;
+inline constexpr uint32_t kVersion = 5;
 inline constexpr uint32_t kMaxPayload = 1024;
 inline constexpr uint32_t kMaxText = 4352;
 inline constexpr uint32_t kPartialFrameTimeoutMs = 250;
@@ -18,7 +18,7 @@ inline constexpr uint32_t kWatchdogMs = 100;
 inline constexpr uint32_t kActionTensor = 65533;
 inline constexpr uint32_t kInputTensor = 65534;
 inline constexpr uint32_t kOutputTensor = 65535;
-inline constexpr uint32_t kSchemaCrc = 0x0012A181u;
+inline constexpr uint32_t kSchemaCrc = 0xF97DB9A0u;
 
 enum class MessageType : uint8_t {
   kHello = 0x80,  ///< host: requests INFO; opens the session
@@ -113,7 +113,7 @@ struct Infer {
 /// Infer from a raw input.
 struct InferInt8 {
   static constexpr MessageType kType = MessageType::kInferInt8;
-  ArrayView<int8_t> input{};  ///< [n_obs], quantized
+  ArrayView<int8_t> input{};  ///< bytes of [n_obs] raw values, of the element type in INFO
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -128,7 +128,7 @@ struct InferInt8 {
 struct Tensor {
   static constexpr MessageType kType = MessageType::kTensor;
   uint16_t op{};  ///< operator index in execution order
-  uint32_t offset{};  ///< first value wanted
+  uint32_t offset{};  ///< B; first byte wanted
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -143,8 +143,8 @@ struct Tensor {
 /// Fills a part of the model's input; answered by what lies there.
 struct InputData {
   static constexpr MessageType kType = MessageType::kInputData;
-  uint32_t offset{};  ///< of the first value
-  ArrayView<int8_t> values{};  ///< quantized
+  uint32_t offset{};  ///< B; of the first byte
+  ArrayView<int8_t> values{};  ///< bytes of raw values
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -175,7 +175,7 @@ struct ObservationData {
 /// Infers from the input that was sent in pieces, and dequantizes.
 struct InferStored {
   static constexpr MessageType kType = MessageType::kInferStored;
-  uint32_t input_crc{};  ///< CRC-32 (zlib) of the whole input, int8 [n_obs]: with another one nothing is inferred
+  uint32_t input_crc{};  ///< CRC-32 (zlib) of the whole input, raw values [n_obs]: with another one nothing is inferred
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -299,12 +299,13 @@ struct LoadBegin {
   uint16_t n_self_test{};  ///< number of golden vectors, at least 1
   uint32_t n_obs{};  ///< elements of the model's input
   uint32_t n_act{};  ///< elements of the model's output
-  uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, normalization, inputs int8 [n_self_test, n_obs], outputs
+  uint32_t crc{};  ///< CRC-32 (zlib) of the upload: model, normalization, raw inputs [n_self_test, n_obs], raw outputs
   StringView model_id{};  ///< first 12 hex digits of the SHA-256 of model and normalization
+  uint8_t element_type{};  ///< of raw values: 0 int8, 1 int16 (int16x8), 2 float32
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&transfer) && reader->Read(&model_size) && reader->Read(&normalized) && reader->Read(&n_self_test) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&crc) && reader->Read(&model_id) && reader->AtEnd();
+    return reader->Read(&transfer) && reader->Read(&model_size) && reader->Read(&normalized) && reader->Read(&n_self_test) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&crc) && reader->Read(&model_id) && reader->Read(&element_type) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(transfer);
@@ -315,6 +316,7 @@ struct LoadBegin {
     writer->Write(n_act);
     writer->Write(crc);
     writer->Write(model_id);
+    writer->Write(element_type);
   }
 };
 
@@ -418,10 +420,11 @@ struct Info {
   uint32_t flash{};  ///< B; size of the image; 0 = unknown
   uint8_t uploaded{};  ///< 1: the model was uploaded by LOAD and is lost on reset
   uint32_t upload_size{};  ///< B; longest upload that the board accepts: model, normalization and vectors; 0 = none
+  uint8_t element_type{};  ///< of raw values, the model's inputs and outputs: 0 int8, 1 int16 (int16x8), 2 float32
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
-    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&normalization_crc) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&max_text) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->Read(&uploaded) && reader->Read(&upload_size) && reader->AtEnd();
+    return reader->Read(&protocol) && reader->Read(&schema_crc) && reader->Read(&nonce) && reader->Read(&firmware_commit) && reader->Read(&board) && reader->Read(&processor) && reader->Read(&engine) && reader->Read(&engine_version) && reader->Read(&engine_status) && reader->Read(&engine_detail) && reader->Read(&engine_message) && reader->Read(&model_id) && reader->Read(&normalization_crc) && reader->Read(&n_obs) && reader->Read(&n_act) && reader->Read(&n_ops) && reader->Read(&input_scale) && reader->Read(&input_zero_point) && reader->Read(&output_scale) && reader->Read(&output_zero_point) && reader->Read(&n_self_test) && reader->Read(&arena_used) && reader->Read(&arena_size) && reader->Read(&clock_hz) && reader->Read(&rx_buffer) && reader->Read(&max_payload) && reader->Read(&max_text) && reader->Read(&watchdog_ms) && reader->Read(&stack) && reader->Read(&ram) && reader->Read(&flash) && reader->Read(&uploaded) && reader->Read(&upload_size) && reader->Read(&element_type) && reader->AtEnd();
   }
   void Write(PayloadWriter* writer) const {
     writer->Write(protocol);
@@ -457,6 +460,7 @@ struct Info {
     writer->Write(flash);
     writer->Write(uploaded);
     writer->Write(upload_size);
+    writer->Write(element_type);
   }
 };
 
@@ -464,8 +468,8 @@ struct Info {
 struct Action {
   static constexpr MessageType kType = MessageType::kAction;
   uint8_t status{};  ///< ok; an inference that fails is answered by ERROR
-  ArrayView<int8_t> input{};  ///< [n_obs], quantized input of the model
-  ArrayView<int8_t> output{};  ///< [n_act], quantized output of the model
+  ArrayView<int8_t> input{};  ///< bytes of [n_obs] raw values, input of the model
+  ArrayView<int8_t> output{};  ///< bytes of [n_act] raw values, output of the model
   ArrayView<float> action{};  ///< [n_act], dequantized
   uint32_t inference_us{};  ///< us; time in the engine
   uint32_t total_us{};  ///< us; from the last byte of the request until the reply is ready
@@ -489,8 +493,8 @@ struct TensorData {
   static constexpr MessageType kType = MessageType::kTensorData;
   uint16_t op{};  ///< index in the TENSOR request
   uint32_t offset{};  ///< of the request
-  uint32_t size{};  ///< values of the whole output
-  ArrayView<int8_t> values{};  ///< row-major, from the offset on: all that fit
+  uint32_t size{};  ///< B; of the whole output
+  ArrayView<int8_t> values{};  ///< bytes of raw values, row-major, from the offset on: all that fit
 
   /// False when the payload does not have this layout.
   bool Read(PayloadReader* reader) {
@@ -507,8 +511,8 @@ struct TensorData {
 /// An inference is done; TENSOR reads its output.
 struct Inferred {
   static constexpr MessageType kType = MessageType::kInferred;
-  uint32_t input_crc{};  ///< CRC-32 (zlib) of the input, int8 [n_obs]
-  uint32_t output_crc{};  ///< of the output, int8 [n_act]
+  uint32_t input_crc{};  ///< CRC-32 (zlib) of the input, raw values [n_obs]
+  uint32_t output_crc{};  ///< of the output, raw values [n_act]
   uint32_t action_crc{};  ///< of the action, float32 [n_act]
   uint32_t inference_us{};  ///< us; time in the engine
   uint32_t total_us{};  ///< us; from the last byte of the request until the reply is ready

@@ -17,7 +17,8 @@ namespace hil {
 #define HIL_MAX_ACT 64
 #endif
 
-/// Most inputs and outputs of a model. The build raises them for a model that has more; see docs/boards.md.
+/// Most bytes of a model's input and of its output, so in int8 most inputs and outputs. The build raises them for a model that
+/// has more; see docs/boards.md.
 inline constexpr uint32_t kMaxObs = HIL_MAX_OBS;
 inline constexpr uint32_t kMaxAct = HIL_MAX_ACT;
 
@@ -35,10 +36,10 @@ struct Outcome {
   bool ok() const { return status == Status::kOk; }
 };
 
-/// Inputs and their expected outputs, row-major.
+/// Inputs and their expected outputs, row-major: bytes of raw values.
 struct GoldenVectors {
-  const int8_t* inputs = nullptr;   ///< int8 [count, n_obs]
-  const int8_t* outputs = nullptr;  ///< int8 [count, n_act]
+  const int8_t* inputs = nullptr;   ///< [count, n_obs]
+  const int8_t* outputs = nullptr;  ///< [count, n_act]
   uint16_t count = 0;
 };
 
@@ -48,6 +49,7 @@ struct ModelImage {
   const char* id = "";  ///< 12 hex digits, NUL-terminated
   uint32_t n_obs = 0;   ///< elements of the model's input; 0: not checked
   uint32_t n_act = 0;   ///< likewise of its output
+  ElementType type = ElementType::kInt8;
   Normalization normalization;
   GoldenVectors golden;
 };
@@ -71,31 +73,32 @@ class Policy {
   /// Loads a model, whose memory must outlive its use, and replays its golden vectors: an engine that computes different outputs
   /// must not drive a robot. `verify` = false skips the replay.
   ///
-  /// Returns what Engine::Init() and Engine::Infer() return, kNoModel for an empty model, kOtherModel (it has other sizes than
-  /// the image declares; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: number of mismatches), and
-  /// kModelInvalid when it has more inputs or outputs than kMaxObs and kMaxAct, a scale that is not positive or beyond a 256th
-  /// of the largest float, or a normalization that is not finite and positive.
+  /// Returns what Engine::Init() and Engine::Infer() return, kNoModel for an empty model, kOtherModel (it has other sizes or
+  /// another element type than the image declares; detail: its inputs << 16 | outputs), kSelfTestFailed (detail: number of
+  /// mismatches), and kModelInvalid when its input or output has more bytes than kMaxObs and kMaxAct, a scale is not positive or
+  /// its values would not be finite, or a normalization is not finite and positive.
   Outcome Load(const ModelImage& image, const Arena& arena, bool verify = true);
 
-  /// Runs the model on an observation. Returns kOk, the status of Load(), kWrongCount, kNonFinite, or that of Engine::Infer().
+  /// Runs the model on an observation. Returns kOk, the status of Load(), kWrongCount, kNonFinite, kInferenceFailed (an output
+  /// in float32 is not finite; detail: its index), or that of Engine::Infer().
   Outcome Run(const ArrayView<float>& observation);
 
-  /// Runs the model on raw values. Returns kOk, the status of Load(), kWrongCount, or that of Engine::Infer().
+  /// Runs the model on the bytes of raw values. Returns what Run() returns; kNonFinite for an input in float32.
   Outcome RunInt8(const ArrayView<int8_t>& input);
 
-  /// Fills a part of input() from raw values, or from observations. Return kOk, the status of Load(), kWrongOffset (beyond the
-  /// input; detail: its elements), kNonFinite.
+  /// Fills a part of input() from bytes of raw values, or from observations; `offset` counts bytes, or observations. Return kOk,
+  /// the status of Load(), kWrongOffset (beyond the input; detail: its bytes, or its elements), kNonFinite.
   Outcome Store(uint32_t offset, const ArrayView<int8_t>& values);
   Outcome Store(uint32_t offset, const ArrayView<float>& observations);
 
-  /// Runs the model on input(). Returns kOk, the status of Load(), or that of Engine::Infer().
+  /// Runs the model on input(). Returns what RunInt8() returns.
   Outcome RunStored();
 
   /// The parts of Run(), in this order, for profiling: none of them counts as an inference. Prepare() fills input(), Infer()
   /// output(), Finish() action(). They return what Run() returns.
   Outcome Prepare(const ArrayView<float>& observation);
   Outcome Infer();
-  void Finish() { conversion_->ToValues({output_, info().n_act}, info().output, action_); }
+  void Finish() { conversion_->ToValues({output_, output_bytes()}, info().output, action_); }
 
   /// See Engine::RunOperator().
   Status RunOperator(uint16_t op) { return engine_->RunOperator(op); }
@@ -130,8 +133,10 @@ class Policy {
   const char* message() const { return load_message_; }
   const InferenceTimes& times() const { return times_; }
   bool has_result() const { return has_result_; }  ///< whether output() and action() are of an inference of this model
-  const int8_t* input() const { return input_; }
-  const int8_t* output() const { return output_; }
+  const int8_t* input() const { return input_; }    ///< raw, input_bytes()
+  const int8_t* output() const { return output_; }  ///< raw, output_bytes()
+  uint32_t input_bytes() const { return info().n_obs * WidthOf(info().input.type); }
+  uint32_t output_bytes() const { return info().n_act * WidthOf(info().output.type); }
   const float* action() const { return action_; }  ///< float32 [n_act]
 
  private:

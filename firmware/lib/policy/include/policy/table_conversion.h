@@ -1,5 +1,5 @@
 // Quantize() and Dequantize() by tables, for processors without a floating-point unit: 2 kB for 8 comparisons of integers an
-// element instead of a division.
+// element instead of a division. Of int8 models: others are converted exactly, too, but without tables.
 #pragma once
 
 #include <cstdint>

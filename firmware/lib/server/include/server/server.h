@@ -94,7 +94,7 @@ class Server {
   void HoldActuators();
   void VerifyUpload();
   void ReplyAction(const Outcome& outcome);
-  void ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t count);
+  void ReplyInput(const Outcome& outcome, uint32_t offset, uint32_t size);
   protocol::Action ActionReply() const;
   void ReplyProgress(const Outcome& outcome, uint32_t transfer);
   void ReplyError(const Outcome& outcome);

@@ -23,7 +23,7 @@ enum class Status : uint8_t {
   kNotSupported = 11,  ///< this engine or board cannot do that; detail: the engine's own code
   kNoModel = 12,  ///< no model was given to the board
   kModelInvalid = 13,  ///< the model is not a readable .tflite, or not of one input and one output
-  kModelNotInt8 = 14,  ///< the model's input or output is not int8
+  kModelNotInt8 = 14,  ///< the model's input or output is of an element type that the engine or the image does not run
   kUnsupportedOperator = 15,  ///< the engine cannot run an operator of the model; INFO's engine_message names it
   kArenaTooSmall = 16,  ///< the tensor arena is too small; detail: bytes needed (0 = unknown)
   kInferenceFailed = 17,  ///< the engine reported an error; detail: its own code
