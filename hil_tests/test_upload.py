@@ -45,14 +45,14 @@ def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
 
 
 def _other_weights(model: bytes) -> bytes:
-    """Reverses the bytes of the largest weight tensor."""
+    """Reverses the largest weight tensor."""
     from balance_hil.tflite.graph import read_graph
 
     graph = read_graph(model)
     weights = max((t for t in graph.tensors if t.type in ("INT8", "FLOAT32") and t.data is not None), key=lambda t: t.size)
     data = weights.data.tobytes()
     at = model.index(data)
-    return model[:at] + data[::-1] + model[at + len(data) :]
+    return model[:at] + weights.data.ravel()[::-1].tobytes() + model[at + len(data) :]
 
 
 @pytest.fixture

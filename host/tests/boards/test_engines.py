@@ -71,7 +71,9 @@ def test_an_element_type_that_the_compact_engine_does_not_run_is_refused_before_
     build = ModelBuilder(kind)
     source = build.tensor((1, 3000), 0.01)  # too wide, and an operator that no engine has
     model = build.build(source, build.operator("EXP", (source,), build.tensor((1, 3000), 1 / 32768)))
-    with pytest.raises(UsageError, match=f"compact engine, int8, on {board.name} runs int8 models, this one is {kind.name}") as refused:
+    with pytest.raises(
+        UsageError, match=f"compact engine, int8, on {board.name} runs int8 models, this one is {kind.name}"
+    ) as refused:
         check_fits(board, model, "int8")
     assert "--engine tflm" in refused.value.hint
 

@@ -307,7 +307,7 @@ def test_a_board_without_memory_for_uploads_says_so(sanitized_program: Path, mod
     with NativeBoard(sanitized_program, "--image", str(model_file), "--upload-bytes", "0") as board:
         board.ready()
         assert board.hello().upload_size == 0
-        refused = board.ask(messages.LoadBegin(1, 100, 0, 1, N_OBS, N_ACT, 0, "0" * 12))
+        refused = board.ask(messages.LoadBegin(1, 100, 0, 1, N_OBS, N_ACT, 0, "0" * 12, 0))
         assert refused == messages.Error(Status.NO_ROOM, 0, messages.LoadBegin.TYPE)
 
 
@@ -319,9 +319,9 @@ def test_a_model_goes_through_to_the_engine_and_takes_over(sanitized_program: Pa
     with NativeBoard(sanitized_program, "--image", str(model_file)) as board:
         board.ready()
         first = board.hello()
-        assert board.ask(messages.LoadBegin(9, len(model), 0, 1, N_OBS, N_ACT, zlib.crc32(data), name)) == messages.LoadProgress(
-            9, 0
-        )
+        assert board.ask(
+            messages.LoadBegin(9, len(model), 0, 1, N_OBS, N_ACT, zlib.crc32(data), name, 0)
+        ) == messages.LoadProgress(9, 0)
         assert board.ask(messages.LoadData(9, 0, data)) == messages.LoadProgress(9, len(data))
         assert board.engine.model == MODEL, "nothing is loaded before the upload is whole"
         while (result := board.ask(messages.LoadCommit(9))).status == Status.VERIFYING:

@@ -43,7 +43,7 @@ def upload(
         numbers = floats.tobytes()
     data = model + numbers + inputs + outputs
     name = hashlib.sha256(model + numbers).hexdigest()[:12]
-    begin = messages.LoadBegin(TRANSFER, len(model), int(bool(normalization)), len(vectors), 3, 2, zlib.crc32(data), name)
+    begin = messages.LoadBegin(TRANSFER, len(model), int(bool(normalization)), len(vectors), 3, 2, zlib.crc32(data), name, 0)
     return replace(begin, **changes), data
 
 
@@ -205,6 +205,12 @@ def test_a_board_without_room_says_so(probe: Probe) -> None:
     assert_old_model_serves(board)
 
 
+def test_an_element_type_that_does_not_exist_is_refused_at_once(board: FakeBoard) -> None:
+    begin, _ = upload(element_type=3)
+    assert board.ask(begin) == [error(Status.MODEL_NOT_INT8, 3, begin.TYPE)]
+    assert_old_model_serves(board)
+
+
 @pytest.mark.parametrize(
     ("make", "status", "detail", "words"),
     [
@@ -216,6 +222,7 @@ def test_a_board_without_room_says_so(probe: Probe) -> None:
         (lambda: upload(b"H has a huge one"), Status.MODEL_INVALID, 0, "so large that its values are infinite"),
         (lambda: upload(b"R is refused"), Status.UNSUPPORTED_OPERATOR, 77, "as the test wants it"),
         (lambda: unnormalized_id(BY), Status.OTHER_MODEL, 0, ""),
+        (lambda: upload(vectors=2 * VECTORS, n_self_test=2, element_type=1), Status.OTHER_MODEL, 3 << 16 | 2, "element type"),
         (lambda: upload(normalization=BY, spoil=(0, np.nan)), Status.MODEL_INVALID, 0, "normalization"),
         (lambda: upload(normalization=BY, spoil=(3, 0.0)), Status.MODEL_INVALID, 0, "normalization"),
         (lambda: upload(normalization=BY, spoil=(5, -1.0)), Status.MODEL_INVALID, 0, "normalization"),

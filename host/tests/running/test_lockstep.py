@@ -74,7 +74,7 @@ def test_a_run_in_pieces_is_the_same_run(linear_bundle, tmp_path, monkeypatch, l
         return read_recording(result.recording)
 
     whole = once("whole.mcap")
-    monkeypatch.setattr(session, "fits_frame", lambda n_obs, n_act: False)
+    monkeypatch.setattr(session, "fits_frame", lambda n_obs, n_act, width: False)
     monkeypatch.setattr(pieces, "OBSERVATION_PIECE", 4)
     pieced = once("pieced.mcap")
     for name in ("observation", "input_int8", "action"):
