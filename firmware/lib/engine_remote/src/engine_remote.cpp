@@ -35,10 +35,11 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
   PayloadReader reader(reply_.data(), reply_size_);
   StringView version;
   uint8_t type = 0;
-  const bool complete =
-      reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) && reader.Read(&type) && reader.Read(&info_.input.scale) &&
-      reader.Read(&info_.input.zero_point) && reader.Read(&info_.output.scale) && reader.Read(&info_.output.zero_point) &&
-      reader.Read(&info_.arena_used) && reader.Read(&info_.arena_size) && reader.Read(&version) && reader.AtEnd();
+  const bool complete = reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) &&
+                        reader.Read(&type) && reader.Read(&info_.input.scale) && reader.Read(&info_.input.zero_point) &&
+                        reader.Read(&info_.output.scale) && reader.Read(&info_.output.zero_point) &&
+                        reader.Read(&info_.arena_used) && reader.Read(&info_.arena_size) && reader.Read(&version) &&
+                        reader.AtEnd();
   if (!complete || type > static_cast<uint8_t>(ElementType::kFloat32)) return Malformed();
   info_.input.type = info_.output.type = static_cast<ElementType>(type);
   CopyText(version_, sizeof(version_), reinterpret_cast<const uint8_t*>(version.data), version.size);

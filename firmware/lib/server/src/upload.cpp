@@ -131,8 +131,9 @@ void Upload::Close() {
 
 bool Upload::IsSame(const protocol::LoadBegin& other) const {
   return announced_.model_size == other.model_size && announced_.normalized == other.normalized &&
-         announced_.n_self_test == other.n_self_test && announced_.element_type == other.element_type && announced_.n_obs == other.n_obs && announced_.n_act == other.n_act &&
-         announced_.crc == other.crc && std::memcmp(id_.text, other.model_id.data, kModelIdSize) == 0;
+         announced_.n_self_test == other.n_self_test && announced_.element_type == other.element_type &&
+         announced_.n_obs == other.n_obs && announced_.n_act == other.n_act && announced_.crc == other.crc &&
+         std::memcmp(id_.text, other.model_id.data, kModelIdSize) == 0;
 }
 
 size_t NormalizationSize(const protocol::LoadBegin& announced) {

@@ -85,17 +85,17 @@ struct Adder {
   }
 };
 
-#define HIL_TFLM_ADDER(NAME, METHOD, ...)        \
-  template <>                                    \
-  struct Adder<tflite::BuiltinOperator_##NAME> { \
-    template <typename Resolver>                 \
-    static TfLiteStatus To(Resolver* resolver) { \
-      if constexpr (kWide) {                     \
-        return resolver->Add##METHOD();          \
-      } else {                                   \
+#define HIL_TFLM_ADDER(NAME, METHOD, ...)          \
+  template <>                                      \
+  struct Adder<tflite::BuiltinOperator_##NAME> {   \
+    template <typename Resolver>                   \
+    static TfLiteStatus To(Resolver* resolver) {   \
+      if constexpr (kWide) {                       \
+        return resolver->Add##METHOD();            \
+      } else {                                     \
         return resolver->Add##METHOD(__VA_ARGS__); \
-      }                                          \
-    }                                            \
+      }                                            \
+    }                                              \
   };
 HIL_TFLM_OPERATORS(HIL_TFLM_ADDER)
 #undef HIL_TFLM_ADDER

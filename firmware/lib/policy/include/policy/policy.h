@@ -132,7 +132,7 @@ class Policy {
   const EngineInfo& info() const { return engine_->info(); }
   const char* message() const { return load_message_; }
   const InferenceTimes& times() const { return times_; }
-  bool has_result() const { return has_result_; }  ///< whether output() and action() are of an inference of this model
+  bool has_result() const { return has_result_; }   ///< whether output() and action() are of an inference of this model
   const int8_t* input() const { return input_; }    ///< raw, input_bytes()
   const int8_t* output() const { return output_; }  ///< raw, output_bytes()
   uint32_t input_bytes() const { return info().n_obs * WidthOf(info().input.type); }

@@ -27,7 +27,8 @@ class Upload {
   explicit Upload(Models* models) : models_(*models) {}
 
   /// Returns kOk, kNoUpload (number 0), kNoModel (no bytes), kNoGoldenVectors, kModelNotInt8 (an element type that
-  /// the image does not run), kModelInvalid (more inputs or outputs than the protocol carries, or none), kNoRoom. A refusal leaves an open upload open.
+  /// the image does not run), kModelInvalid (more inputs or outputs than the protocol carries, or none), kNoRoom. A refusal
+  /// leaves an open upload open.
   Outcome Begin(const protocol::LoadBegin& request);
 
   /// Returns kOk, kNoUpload, kWrongOffset, kOversized (more than was announced).
