@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BOARD ?= native,qemu-m7
 TEST_BOARDS ?= native,qemu-m7,f405,pico
-TEST_ARGS ?= --hil-episodes 2 --hil-seconds 5 --hil-inputs 2000
+TEST_ARGS ?= --hil-episodes 2 --hil-seconds 2 --hil-inputs 2000
 TEST_JOBS ?= 3
 NIGHTLY_BOARDS ?= native,qemu-m3,qemu-m4,qemu-m7,qemu-m55,f405,pico
 MODEL ?= models/ppo

@@ -72,12 +72,12 @@ def pytest_xdist_make_scheduler():
         return scheduler
 
     def split(nodeid):
-        module, _, test = nodeid.partition("::")
+        module = nodeid.partition("::")[0]
         if module.startswith("hil_tests"):
             return of_boards(nodeid)
-        if module.endswith("test_any_robot.py"):
-            return module + next((name for name in ("own-robot", "half-cheetah") if name in test), "")
-        return nodeid if module.endswith("test_any_policy.py") else module
+        if module.endswith("test_any_policy.py"):
+            return module + next((board for board in ("[native-", "[qemu-") if board in nodeid), "")
+        return module
 
     scheduler._split_scope = split
     return scheduler

@@ -1,4 +1,7 @@
+import json
 import shutil
+from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +9,11 @@ import pytest
 
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.checkpoint import Actor, Layer
-from balance_hil.exporting import pipeline
+from balance_hil.exporting import episodes, pipeline
+from balance_hil.exporting.episodes import EpisodesRequest, run_episodes
 from balance_hil.spec import ActionMap
+
+from ..kept_tensorflow import KeptTensorFlow
 
 
 @pytest.fixture
@@ -39,6 +45,43 @@ def make_actor():
         )
 
     return make
+
+
+@pytest.fixture
+def episodes_here(monkeypatch):
+    """Exports run the episodes of their stages in this process: four more would import the same again."""
+
+    class Here:
+        def __init__(self, log):
+            pass
+
+        def submit(self, request, progress):
+            monkeypatch.setattr(episodes, "_say", lambda message: progress(message["progress"]))
+            ended = Future()
+            ended.set_result(run_episodes(EpisodesRequest(**json.loads(json.dumps(asdict(request))))))
+            return ended
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+    monkeypatch.setattr(pipeline, "EpisodeRuns", Here)
+
+
+@pytest.fixture(scope="session")
+def tensorflow_process(tmp_path_factory):
+    """In the place of ``TensorFlowProcess``: one for all."""
+    KeptTensorFlow.folder = tmp_path_factory.mktemp("tensorflow")
+    yield KeptTensorFlow
+    KeptTensorFlow.end()
+
+
+@pytest.fixture
+def in_few_processes(monkeypatch, tensorflow_process, episodes_here):
+    """A whole export in this process and the one TensorFlow."""
+    monkeypatch.setattr(pipeline, "TensorFlowProcess", tensorflow_process)
 
 
 @pytest.fixture

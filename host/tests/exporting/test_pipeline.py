@@ -132,6 +132,7 @@ def test_an_interrupted_export_leaves_the_old_bundle_as_it_was(folder, contents,
     assert [p.name for p in folder.parent.iterdir()] == ["mine"]
 
 
+@pytest.mark.usefixtures("episodes_here")
 @pytest.mark.parametrize("kind", ["int16x8", "float32"])
 def test_the_board_may_run_another_element_type(kind, folder, ppo_bundle, tmp_path, converted):
     model = tmp_path / "int16x8.tflite"
@@ -162,6 +163,7 @@ def test_what_does_not_go_with_an_element_type_is_refused_before_the_source_is_r
         export(quick(tmp_path / "not there", **changes))
 
 
+@pytest.mark.usefixtures("episodes_here")
 def test_an_int8_policy_that_fails_where_the_float_one_does_not_goes_to_a_folder_of_its_own(
     folder, contents, ppo_bundle, tiny_bundle, converted
 ):
@@ -294,6 +296,7 @@ def test_garbled_signal_tables_are_refused(folder):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("episodes_here")
 def test_the_command_makes_a_bundle_elsewhere_and_prints_one_document(tmp_path, folder, ppo_bundle, converted, capsys):
     converted(float_from=ppo_bundle, int8_from=ppo_bundle)
     target = tmp_path / "out" / "copy"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,41 +17,61 @@ from balance_hil.quantize import FLOAT32, INT16X8, ElementType, Normalization
 from balance_hil.testing.synthetic_bundle import bundle_of_model, synthetic_bundle
 from balance_hil.testing.synthetic_models import actor
 
-REPOSITORY = Path(__file__).parents[3]
+from ..suite import outcomes
+
 WITHOUT_A_ROBOT = "hil_tests/test_episodes.py"  # a bundle of random weights has no environment
 # The native board compares 20,000 and more: the engine has the same sources there.
 FEWER = {"qemu-m4": ["--hil-inputs=500"]}
 WIDE = Normalization(np.linspace(-5, 5, 24), np.geomspace(1e-3, 1e3, 24), 10.0)
+POLICIES = {"normalized-24-4": (24, 4, WIDE), "24-4": (24, 4, None), "1-1": (1, 1, None)}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("policies")
+    return [synthetic_bundle(folder / name, n_obs, n_act, normalization=by).path for name, (n_obs, n_act, by) in POLICIES.items()]
+
+
+@pytest.fixture(scope="module", params=["native", "qemu-m4"])
+def ended(request: pytest.FixtureRequest, bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, str]:
+    """A board, and how the tests ended there with every policy."""
+    try:
+        check_installation(find_definition(request.param))
+    except HarnessError as exc:
+        pytest.skip(f"{exc.message}; {exc.hint}")
+    options = [f"--hil-board={request.param}", f"--hil-bundle={','.join(map(str, bundles))}", "--hil-engine=int8"]
+    options += FEWER.get(request.param, [])
+    junit = tmp_path_factory.mktemp("suite") / "out.xml"
+    return request.param, *outcomes(junit, "hil_tests", f"--ignore={WITHOUT_A_ROBOT}", *options)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("board", ["native", "qemu-m4"])
-@pytest.mark.parametrize(
-    ("n_obs", "n_act", "normalization"), [(24, 4, WIDE), (24, 4, None), (1, 1, None)], ids=["24-4-normalized", "24-4", "1-1"]
-)
-def test_the_whole_suite_passes(tmp_path: Path, board: str, n_obs: int, n_act: int, normalization: Normalization | None) -> None:
-    try:
-        check_installation(find_definition(board))
-    except HarnessError as exc:
-        pytest.skip(f"{exc.message}; {exc.hint}")
-    bundle = synthetic_bundle(tmp_path / "policy", n_obs, n_act, normalization=normalization)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "hil_tests", f"--ignore={WITHOUT_A_ROBOT}"]
-    command += [f"--hil-board={board}", f"--hil-bundle={bundle.path}", "--hil-engine=int8"]
-    command += FEWER.get(board, [])
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert "skipped" not in done.stdout.splitlines()[-1] or board == "native"
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_whole_suite_passes(ended: tuple[str, dict[str, str], str], policy: str) -> None:
+    board, found, printed = ended
+    mine = [outcome for name, outcome in found.items() if re.search(rf"\[{board}-{policy}[]-]", name)]
+    assert len(mine) > 100
+    assert "failed" not in mine, printed[-5000:]
+    assert "skipped" not in mine or board == "native"
+
+
+@pytest.fixture(scope="module")
+def of_types(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    """How the tests ended on the native board with a policy of each other element type."""
+    folder = tmp_path_factory.mktemp("types")
+    models = {
+        INT16X8.name: actor((24, 16, 4), "RELU", per_channel=True, seed=0, element=INT16X8),
+        FLOAT32.name: Bundle.load("ppo").file(FLOAT_MODEL).read_bytes(),
+    }
+    made = ",".join(str(bundle_of_model(folder / name, model).path) for name, model in models.items())
+    options = ["--hil-board=native", f"--hil-bundle={made}", "--hil-engine=tflm", "--hil-inputs=2000"]
+    return outcomes(folder / "out.xml", "hil_tests", f"--ignore={WITHOUT_A_ROBOT}", *options)
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", [INT16X8, FLOAT32], ids=lambda kind: kind.name)
-def test_the_whole_suite_passes_with_other_element_types(tmp_path: Path, kind: ElementType) -> None:
-    if kind == FLOAT32:
-        model = Bundle.load("ppo").file(FLOAT_MODEL).read_bytes()
-    else:
-        model = actor((24, 16, 4), "RELU", per_channel=True, seed=0, element=kind)
-    bundle = bundle_of_model(tmp_path / "policy", model)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "hil_tests", f"--ignore={WITHOUT_A_ROBOT}"]
-    command += ["--hil-board=native", f"--hil-bundle={bundle.path}", "--hil-engine=tflm", "--hil-inputs=2000"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
+def test_the_whole_suite_passes_with_other_element_types(of_types: tuple[dict[str, str], str], kind: ElementType) -> None:
+    found, printed = of_types
+    mine = [outcome for name, outcome in found.items() if f"[native-{kind.name}" in name]
+    assert len(mine) > 100
+    assert "failed" not in mine, printed[-5000:]
