@@ -176,7 +176,7 @@ def theirs(shell):
     (folder / "signals.yaml").write_text(SIGNALS)
     bench = Bench(Case("their_package:Env01-v3", "PPO", 0, 6, 2, 1), folder, shell)
     words = ("export", "best_model.zip", "-e", "their_package:Env01-v3", "--terminated", "failure", "-o", folder / "mine")
-    document = json.loads(bench.hil(*words, "--episodes", 2, "--json"))
+    document = json.loads(bench.hil(*words, "--episodes", 1, "--steps", 200, "--json"))
     assert document["verdict"]["good"]
     return bench
 

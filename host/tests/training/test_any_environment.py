@@ -26,13 +26,13 @@ pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not instal
 
 QUICK = """
 steps: 40000
-policy_layers: [32, 32]
-value_layers: [32, 32]
-learning_rate: 3.0e-3
-n_steps: 128
-batch_size: 256
+policy_layers: [16, 16]
+value_layers: [16, 16]
+learning_rate: 1.0e-2
+n_steps: 32
+batch_size: 128
 n_epochs: 6
-evaluation: {every_steps: 4000, check_episodes: 3, episodes: 5, stop_when_good: true, limits: {return: %d}}
+evaluation: {every_steps: 2000, check_episodes: 3, episodes: 5, stop_when_good: true, limits: {return: %d}}
 """
 TINY = """
 steps: 512
