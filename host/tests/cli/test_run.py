@@ -135,12 +135,16 @@ def test_realtime_shows_a_table_and_says_where_the_recording_is(hil, ppo, tmp_pa
 
 
 def test_several_boards_make_one_table_and_one_document(hil, ppo, tmp_path):
-    code, out, _ = hil("run", ppo, "-b", "native,native", "--clock", "lockstep", "--seconds", "0.2", "--no-record")
+    code, out, _ = hil(
+        "run", ppo, "-b", "native,native", "--engine", "int8", "--clock", "lockstep", "--seconds", "0.2", "--no-record"
+    )
     assert code == 0
     (heading,) = (line for line in out.splitlines() if line.startswith("board  "))
     assert heading.split() == ["board", "native", "native"]
     assert list(tmp_path.iterdir()) == []
-    code, out, err = hil("run", ppo, "-b", "native", "-b", "serial", "--clock", "lockstep", "--steps", "40", "--json")
+    code, out, err = hil(
+        "run", ppo, "-b", "native", "-b", "serial", "--engine", "int8", "--clock", "lockstep", "--steps", "40", "--json"
+    )
     assert code == 2
     document = json.loads(out)
     contract.check("run", document)
@@ -486,8 +490,13 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, c
 
 
 def test_the_table_is_folded_by_board_where_three_do_not_fit(hil, ppo, monkeypatch):
+    def one_by_one(names, job, *, shown):
+        yield from ((number, job(name, number, print)) for number, name in enumerate(names))
+
+    monkeypatch.setattr(several_boards, "run_at_once", one_by_one)
     monkeypatch.setattr(console, "stdout", Console(width=90, force_terminal=True, highlight=False))
-    _, out, _ = hil("run", ppo, "-b", "native,native,native", "--clock", "lockstep", "--steps", "5", "--no-record", "--quiet")
+    length = ("--clock", "lockstep", "--steps", "5", "--no-record")
+    _, out, _ = hil("run", ppo, "-b", "native,native,native", "--engine", "int8", *length, "--quiet")
     headings = [line for line in out.splitlines() if "board" in line and "native" in line and "PASS" not in line]
     assert len(headings) == 3
 

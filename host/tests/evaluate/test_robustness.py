@@ -167,7 +167,7 @@ def test_the_command_writes_the_table_and_fails_where_a_policy_falls(command, pp
         "--steps",
         300,
         "-r",
-        "torch",
+        "int8-reference",
         "-o",
         output,
         "--json",

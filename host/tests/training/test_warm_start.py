@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from balance_hil.environment import open_environment
 from balance_hil.errors import CheckpointError, ConfigError, EnvironmentMismatchError, UsageError
 from balance_hil.metrics import summarize
 from balance_hil.rollout import EVALUATION_SEED_BASE, rollout
-from balance_hil.training import checkpoints, train
+from balance_hil.training import checkpoints, evaluation, train
 from balance_hil.training.plan import plan
 
 NO_LEARNING = "learning_rate: 0\nlearning_rate_end: 0\nsteps: 256\n"
@@ -36,8 +37,9 @@ def test_it_begins_with_the_weights_and_counts_its_own_steps(frozen, finished):
     assert not np.array_equal(read_checkpoint(fresh.output / "policy.zip").weights[0], before.weights[0])
 
 
-def test_a_computed_policy_is_laid_into_a_larger_actor(frozen, tiny_config, tmp_path):
+def test_a_computed_policy_is_laid_into_a_larger_actor(frozen, tmp_path, monkeypatch):
     """Two hidden layers of 16 units that compute what the regulator's one layer of 5 does."""
+    monkeypatch.setattr(evaluation, "rollout", partial(rollout, max_steps=100))  # it does not fall: 6000 otherwise
     few = tmp_path / "few.yaml"
     few.write_text("episodes: 1\n")
     request = replace(frozen, algorithm="lqr", config=few, init_from=None, output=tmp_path / "lqr")

@@ -230,6 +230,7 @@ def test_table_functions_on_allowed_grids_agree_on_every_code(kind, exponents, z
 # --- as part of an export ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("episodes_here")
 def test_export_records_what_was_made(tmp_path, ppo_bundle, converted, monkeypatch):
     converted(float_from=ppo_bundle, int8_from=ppo_bundle)
     monkeypatch.setattr(pipeline, "RECORDED_ROWS", 200)
