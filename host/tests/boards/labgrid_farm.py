@@ -39,12 +39,13 @@ class Farm:
     """A running farm."""
 
     address: str
+    program: str  # that is used like labgrid-client
     switched: list[tuple[str, str]]  # what the power switches were told: path and value
 
     def client(self, *words: str, user: str = "carol", host: str = "desk") -> str:
         """Runs labgrid-client as somebody else; returns what it prints."""
         environment = {**os.environ, "LG_COORDINATOR": self.address, "LG_USERNAME": user, "LG_HOSTNAME": host}
-        return subprocess.run([program(CLIENT), *words], env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run([self.program, *words], env=environment, capture_output=True, text=True, check=True).stdout
 
     def reserve(self, place: str, user: str) -> str:
         """Makes a reservation as somebody else; returns its token."""
@@ -78,11 +79,26 @@ def farm(folder: Path, places: Mapping[str, Mapping[str, Any]], tags: Mapping[st
         stack.enter_context(_running([program("labgrid-coordinator"), "-l", address], folder, port))
         command = ["labgrid-exporter", "-c", address, "-n", "bench", "--hostname", "127.0.0.1", str(config)]
         stack.enter_context(_running([program(command[0]), *command[1:]], folder))
-        it = Farm(address, switched)
+        it = Farm(address, stack.enter_context(_quick_client(folder)), switched)
         deadline = time.monotonic() + PATIENCE_S
         while it.client("resources").count("bench/") < sum(map(len, exported.values())):
             assert time.monotonic() < deadline, (folder / "labgrid-exporter.log").read_text()
         yield it
+
+
+@contextlib.contextmanager
+def _quick_client(folder: Path) -> Iterator[str]:
+    """The client of ``labgrid_server.py``."""
+    client = folder / CLIENT
+    python = Path(program(CLIENT)).with_name("python")
+    command = [str(python), str(Path(__file__).with_name("labgrid_server.py")), str(folder / "client.sock"), str(client)]
+    server = popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout.readline() == "ready\n"
+        yield str(client)
+    finally:
+        server.kill()
+        server.communicate()
 
 
 @contextlib.contextmanager

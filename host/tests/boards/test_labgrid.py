@@ -76,6 +76,7 @@ def named(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """The user has named the farm."""
     if "lab" in request.fixturenames:
         monkeypatch.setenv(labgrid.COORDINATOR_VARIABLE, request.getfixturevalue("lab").address)
+        monkeypatch.setenv(labgrid.CLIENT_VARIABLE, request.getfixturevalue("lab").program)
 
 
 @contextlib.contextmanager
