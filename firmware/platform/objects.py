@@ -1,5 +1,6 @@
 """What several environments compile from the same files with the same flags is compiled once."""
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ def share_objects(env):
     folder = Path(env.subst("$PROJECT_WORKSPACE_DIR"), "objects")
     folder.mkdir(parents=True, exist_ok=True)
     for kept in folder.glob("??/*"):
-        if time.time() - kept.stat().st_mtime > UNUSED_S:
-            kept.unlink()
+        with contextlib.suppress(OSError):  # another build is at work there
+            if time.time() - kept.stat().st_mtime > UNUSED_S:
+                kept.unlink()
     env.CacheDir(str(folder), Objects)

@@ -38,7 +38,6 @@ os.environ["HIL_HISTORY"] = "off"  # the tests of it name a file
 
 # Of the groups of tests that one process runs, those that take longest, the longest first: a short one ends the session.
 LONGEST_FIRST = (
-    "hil_tests",
     "test_any_robot",
     "test_any_policy",
     "test_normalization",
@@ -47,20 +46,34 @@ LONGEST_FIRST = (
     "test_parsers",
     "test_docs",
     "test_any_environment",
+    "test_train",
+    "test_campaigns",
     "test_fuzz",
     "test_sources",
     "test_run",
     "test_wheel",
     "test_front_door",
     "test_plugin",
+    "test_verify",
 )
+BETWEEN_BOARDS = 2  # of them: the HIL suite waits for its board half of the time, so two boards at once leave a core idle
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """See LONGEST_FIRST."""
-    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: min(ranks.get(part, len(ranks)) for part in (item.path.stem, item.path.parent.name)))
+    """The order in which processes take groups: a board, BETWEEN_BOARDS of LONGEST_FIRST, the next board; then the others."""
+    boards, last = {}, len(items)
+
+    def turn(item):
+        if item.path.parent.name == "hil_tests":
+            board = item.callspec.params.get("hil_board_name") if hasattr(item, "callspec") else None
+            return boards.setdefault(board, len(boards)) * (BETWEEN_BOARDS + 1)
+        if item.path.stem not in LONGEST_FIRST:
+            return last
+        boards_before, rest = divmod(LONGEST_FIRST.index(item.path.stem), BETWEEN_BOARDS)
+        return boards_before * (BETWEEN_BOARDS + 1) + 1 + rest
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

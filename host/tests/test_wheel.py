@@ -73,6 +73,10 @@ def test_it_is_the_wheel_that_runs(installed: Run) -> None:
 
 
 def test_it_builds_the_firmware_and_balances_the_robot(installed: Run) -> None:
+    provide = "from balance_hil.firmware_build import PROJECT, build_lock\nwith build_lock(): print(PROJECT)"
+    project = Path(installed("python", "-c", provide).stdout.strip())
+    (PROJECT / ".pio/objects").mkdir(parents=True, exist_ok=True)
+    (project / ".pio/objects").symlink_to(PROJECT / ".pio/objects")  # what this checkout has compiled of the same sources
     options = ["--board", "native", "--engine", "int8", "--seconds", "2", "--clock", "lockstep", "--json"]
     done = installed("hil", "run", "ppo", *options)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -152,12 +153,23 @@ def test_observations_in_the_wrong_place_are_seen_through_the_normalization(faul
 
 
 INPUTS = quantize(PROBES, MODEL.input_quant)
-OUTPUTS = MODEL.infer_int8_batch(INPUTS)
 OTHER = EmulatedRuntime(actor((6, 16, 3), "TANH", per_channel=True, seed=6), TFLM)
+
+
+@cache  # not at import: it would compile the emulators' loops in each process that collects tests
+def right_outputs():
+    return MODEL.infer_int8_batch(INPUTS)
+
+
+@cache
+def right_actions():
+    return dequantize(right_outputs(), OUT)
+
+
 FAULTY_MODELS = {
-    "permutes the outputs: it takes 2, 0, 1 for 0, 1, 2": lambda: OUTPUTS[:, [2, 0, 1]],
-    "repeats outputs: it takes 0 for 1": lambda: OUTPUTS[:, [0, 0, 2]],
-    "gives a stale output: that of 2 requests before": lambda: np.roll(OUTPUTS, 2, axis=0),
+    "permutes the outputs: it takes 2, 0, 1 for 0, 1, 2": lambda: right_outputs()[:, [2, 0, 1]],
+    "repeats outputs: it takes 0 for 1": lambda: right_outputs()[:, [0, 0, 2]],
+    "gives a stale output: that of 2 requests before": lambda: np.roll(right_outputs(), 2, axis=0),
     "reads the output of operator 2 (FULLY_CONNECTED) instead of the model's output": lambda: (
         MODEL.layers_int8_batch(INPUTS)[2].values
     ),
@@ -166,9 +178,11 @@ FAULTY_MODELS = {
     )[1].values[:, 4:7],
     "reads the input instead of the model's output": lambda: INPUTS[:, :3],
     "runs the model earlier": lambda: OTHER.infer_int8_batch(INPUTS),
-    "always gives the same output": lambda: np.zeros_like(OUTPUTS),
-    "runs another model": lambda: np.random.default_rng(0).integers(-128, 128, OUTPUTS.shape).astype(np.int8),
-    "wraps the output around instead of saturating": lambda: np.where(OUTPUTS == 127, -128, OUTPUTS).astype(np.int8),
+    "always gives the same output": lambda: np.zeros_like(right_outputs()),
+    "runs another model": lambda: np.random.default_rng(0).integers(-128, 128, right_outputs().shape).astype(np.int8),
+    "wraps the output around instead of saturating": lambda: np.where(right_outputs() == 127, -128, right_outputs()).astype(
+        np.int8
+    ),
 }
 
 
@@ -179,7 +193,7 @@ def test_faulty_output_is_named(fault):
 
 
 def test_outputs_that_wrap_around_more_than_half_are_named_so():
-    far = np.random.default_rng(0).integers(-900, 900, OUTPUTS.shape)
+    far = np.random.default_rng(0).integers(-900, 900, right_outputs().shape)
     saturated = np.clip(far, -128, 127).astype(np.int8)
     assert _wraps(saturated, far.astype(np.int8))
     assert not _wraps(saturated, np.clip(far, -120, 120).astype(np.int8))
@@ -187,37 +201,38 @@ def test_outputs_that_wrap_around_more_than_half_are_named_so():
 
 
 def test_a_little_different_output_is_not_called_another_model():
-    outputs = OUTPUTS.copy()
+    outputs = right_outputs().copy()
     outputs[::50] += np.int8(1)
     assert diagnose_model(INPUTS, outputs, MODEL).fault == UNKNOWN
 
 
-ACTIONS = dequantize(OUTPUTS, OUT)
 FAULTY_ACTIONS = {
-    "divides the raw output by 127": lambda: (OUTPUTS / F(127)).astype(F),
-    "sends the raw output": lambda: OUTPUTS.astype(F),
-    "reads the output as unsigned": lambda: (F(OUT.scale) * (OUTPUTS.view(np.uint8).astype(F) - F(OUT.zero_point))).astype(F),
-    "swaps the bytes of the action": lambda: ACTIONS.byteswap(),
-    "permutes the actions: it takes 1, 0, 2 for 0, 1, 2": lambda: ACTIONS[:, [1, 0, 2]],
-    "gives a stale action: that of 1 request before": lambda: np.roll(ACTIONS, 1, axis=0),
-    "takes the parameters of the other end of the model": lambda: dequantize(OUTPUTS, QUANT),
-    "has its scale rounded to 4 decimals": lambda: (F(0.0078) * OUTPUTS.astype(F)).astype(F),
+    "divides the raw output by 127": lambda: (right_outputs() / F(127)).astype(F),
+    "sends the raw output": lambda: right_outputs().astype(F),
+    "reads the output as unsigned": lambda: (
+        F(OUT.scale) * (right_outputs().view(np.uint8).astype(F) - F(OUT.zero_point))
+    ).astype(F),
+    "swaps the bytes of the action": lambda: right_actions().byteswap(),
+    "permutes the actions: it takes 1, 0, 2 for 0, 1, 2": lambda: right_actions()[:, [1, 0, 2]],
+    "gives a stale action: that of 1 request before": lambda: np.roll(right_actions(), 1, axis=0),
+    "takes the parameters of the other end of the model": lambda: dequantize(right_outputs(), QUANT),
+    "has its scale rounded to 4 decimals": lambda: (F(0.0078) * right_outputs().astype(F)).astype(F),
 }
 
 
 def test_a_healthy_action_has_no_fault():
-    assert diagnose_output(OUTPUTS, ACTIONS, OUT, QUANT).healthy
+    assert diagnose_output(right_outputs(), right_actions(), OUT, QUANT).healthy
 
 
 @pytest.mark.parametrize("fault", FAULTY_ACTIONS)
 def test_faulty_action_is_named(fault):
-    assert diagnose_output(OUTPUTS, FAULTY_ACTIONS[fault](), OUT, QUANT).fault == fault
+    assert diagnose_output(right_outputs(), FAULTY_ACTIONS[fault](), OUT, QUANT).fault == fault
 
 
 def test_forgotten_zero_point_of_the_output():
     quant = QuantParams(0.01, 9)
-    actions = (F(0.01) * OUTPUTS.astype(F)).astype(F)
-    assert diagnose_output(OUTPUTS, actions, quant).fault == "omits the zero point"
+    actions = (F(0.01) * right_outputs().astype(F)).astype(F)
+    assert diagnose_output(right_outputs(), actions, quant).fault == "omits the zero point"
     assert next(output_conversions(quant)).fault == "right"
 
 

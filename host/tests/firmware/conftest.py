@@ -9,7 +9,7 @@ import pytest
 
 from balance_hil.firmware_build import build, build_native
 
-from .engine_build import Compile, compiler
+from .engine_build import compile_check
 from .probe import Probe
 
 
@@ -30,5 +30,7 @@ def probe() -> Iterator[Probe]:
 
 
 @pytest.fixture(scope="session")
-def compile_engine(tmp_path_factory: pytest.TempPathFactory) -> Compile:
-    return compiler(tmp_path_factory.mktemp("engine_int8"))
+def engine_check(sanitized_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("engine_int8") / "check"
+    compile_check(program, sanitized_program)
+    return program

@@ -21,16 +21,14 @@ from balance_hil.testing.synthetic_models import (
 )
 from balance_hil.tflite.graph import read_graph
 
-from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine
 
 ALL_VALUES = np.arange(-128, 128, dtype=np.int8).reshape(-1, 1)
 
 
 @pytest.fixture(scope="module")
-def run(compile_engine: Compile) -> RunCheck:
-    program = compile_engine("check", "-O1", *SANITIZERS)
-    return lambda *files: subprocess.run([program, *files], capture_output=True, text=True)
+def run(engine_check: Path) -> RunCheck:
+    return lambda *files: subprocess.run([engine_check, *files], capture_output=True, text=True)
 
 
 def random_inputs(n_obs: int, rows: int, seed: int = 0) -> np.ndarray:

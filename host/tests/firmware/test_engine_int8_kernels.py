@@ -13,7 +13,6 @@ from balance_hil.testing.convolutional_models import OPERATORS, VALID, random_ne
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.graph import read_graph
 
-from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, assert_equals_tflm, run_engine, tflm_layers
 from .kernel_models import EXTREME, extreme_operator
 
@@ -22,13 +21,8 @@ ROWS = 20
 
 
 @pytest.fixture(scope="module")
-def program(compile_engine: Compile) -> Path:
-    return compile_engine("check", "-O1", *SANITIZERS)
-
-
-@pytest.fixture(scope="module")
-def run(program: Path) -> RunCheck:
-    return lambda *files: subprocess.run([program, *files], capture_output=True, text=True)
+def run(engine_check: Path) -> RunCheck:
+    return lambda *files: subprocess.run([engine_check, *files], capture_output=True, text=True)
 
 
 def inputs_of(model: bytes, seed: int = 0) -> np.ndarray:
@@ -57,12 +51,12 @@ def test_extreme_operators_equal_tflm(run: RunCheck, tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_equal_tflm_in_every_tensor_and_in_the_least_arena(
-    program: Path, run: RunCheck, tmp_path: Path, seed: int
+    engine_check: Path, run: RunCheck, tmp_path: Path, seed: int
 ) -> None:
     model = random_network(seed, RUNS)
     inputs = inputs_of(model, seed)
     assert_equals_tflm(run, model, inputs, tmp_path)
-    done = subprocess.run([program, *(tmp_path / f"{name}" for name in ("model.tflite", "inputs.bin", "out.bin")), "least"])
+    done = subprocess.run([engine_check, *(tmp_path / f"{name}" for name in ("model.tflite", "inputs.bin", "out.bin")), "least"])
     assert done.returncode == 0
     outputs = np.fromfile(tmp_path / "out.bin", np.int8).reshape(ROWS, -1)
     expected = tflm_layers(model, inputs)[1]
@@ -82,10 +76,10 @@ def residual_network(depth: int = 6) -> bytes:
     return builder.build(first, current)
 
 
-def test_tensors_share_memory_where_the_arena_is_small(program: Path, run: RunCheck, tmp_path: Path) -> None:
+def test_tensors_share_memory_where_the_arena_is_small(engine_check: Path, run: RunCheck, tmp_path: Path) -> None:
     model = residual_network()
     kept = run_engine(run, model, inputs_of(model), tmp_path)
-    least = [program, tmp_path / "model.tflite", tmp_path / "inputs.bin", tmp_path / "out.bin", "least"]
+    least = [engine_check, tmp_path / "model.tflite", tmp_path / "inputs.bin", tmp_path / "out.bin", "least"]
     words = subprocess.run(least, capture_output=True, text=True, check=True).stdout.split()
     arena_bytes = int(words[words.index("arena") + 1])
     # Of 13 tensors of 256 bytes, three are live at once.

@@ -13,16 +13,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 from balance_hil.testing.synthetic_models import ModelBuilder
 
-from .engine_build import SANITIZERS, Compile
 from .engine_check import RunCheck, run_engine
 
 MODEL_INVALID, MODEL_NOT_INT8, UNSUPPORTED_OPERATOR = 13, 14, 15
 
 
 @pytest.fixture(scope="module")
-def run(compile_engine: Compile) -> RunCheck:
-    program = compile_engine("check", "-O1", *SANITIZERS)
-    return lambda *files: subprocess.run([program, *files], capture_output=True, text=True)
+def run(engine_check: Path) -> RunCheck:
+    return lambda *files: subprocess.run([engine_check, *files], capture_output=True, text=True)
 
 
 def small(change: Callable[[ModelBuilder], Any] = lambda builder: None, **ends: list[int]) -> bytes:

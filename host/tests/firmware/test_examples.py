@@ -71,6 +71,9 @@ def pio_run(folder: Path) -> Path:
         prepare_platformio()
         core = folder / "core"
         shutil.copytree(PROJECT / ".platformio/packages", core / "packages")
+    (PROJECT / ".pio/objects").mkdir(exist_ok=True)
+    (folder / ".pio").mkdir()
+    (folder / ".pio/objects").symlink_to(PROJECT / ".pio/objects")  # what another example compiled of the same sources
     settings = platformio_settings("mine") | {
         "PLATFORMIO_CORE_DIR": str(core),
         "PLATFORMIO_BUILD_DIR": str(folder / ".pio/build"),
