@@ -23,8 +23,8 @@ from balance_hil.comparing.reduce import Reduced, Side, reduce
 from balance_hil.comparing.reduced_case import TEST, BoardSide, expected_outputs, write
 from balance_hil.errors import HarnessError, UnsupportedOperatorError, UsageError
 from balance_hil.interrupt import entered
-from balance_hil.quantize import INT8
-from balance_hil.runtimes import INT8_RUNTIME_NAMES
+from balance_hil.quantize import FLOAT32
+from balance_hil.runtimes import model_runtime_names
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime
 from balance_hil.runtimes.isolated import IsolatedRuntime
@@ -38,14 +38,16 @@ def main(
     limit_s: float, as_json: bool,
 ) -> NoReturn:  # fmt: skip
     """Reduces, writes, prints and exits: 0 where nothing differs, 1 where a case was written."""
-    if model.graph.kind != INT8:
+    kind = model.graph.kind
+    if kind == FLOAT32:
         raise UsageError(
-            f"--reduce cuts int8 models, this one is {model.graph.kind.name}",
+            f"--reduce cuts int8 and int16x8 models, this one is {kind.name}",
             "see the layers instead: hil compare MODEL --layers",
         )
-    names = tuple(dict.fromkeys(runtimes or ())) or ((REFERENCE,) if board else INT8_RUNTIME_NAMES)
-    if unknown := [name for name in names if name not in INT8_RUNTIME_NAMES]:
-        raise UsageError(f"{unknown[0]} is not an int8 runtime", f"choose from {', '.join(INT8_RUNTIME_NAMES)}")
+    known = model_runtime_names(kind)
+    names = tuple(dict.fromkeys(runtimes or ())) or ((REFERENCE,) if board else known)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"{unknown[0]} is not a runtime of {kind.name} models", f"choose from {', '.join(known)}")
     if len(names) + (board is not None) < 2:
         raise UsageError(f"there is nothing to compare: {names[0]} alone takes part", "name two runtimes, or a board")
     rows = random_inputs(model.graph.n_obs, model.graph.input_quant, samples, seed).int8

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def print_comparison(result: Comparison, layers: bool) -> None:
-    """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs."""
+    """Prints everything that ``result`` found; ``layers`` adds one row for each layer of each pair that differs.
+
+    So does an operator that nobody emulates: outputs are not attributed then.
+    """
     stdout.print(
         f"model {result.model}: {result.inputs} inputs, {result.random} random over the {result.element_type} range "
         f"(seed {result.seed})" + (f", {result.recorded} from {result.recorded_from}" if result.recorded else ""),
@@ -27,7 +30,7 @@ def print_comparison(result: Comparison, layers: bool) -> None:
         *([_ladder_table(result)] if result.ladder else []),
         *([_pair_table(result)] if result.pairs else []),
         *([_cause_table(result)] if any(pair.causes for pair in result.pairs) else []),
-        *([_layer_table(result)] if layers and result.layers else []),
+        *([_layer_table(result)] if result.layers and (layers or result.not_attributed) else []),
     ]
     for table in tables:
         stdout.print()

@@ -37,7 +37,7 @@ from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.isolated import RuntimeCrashError
-from balance_hil.tflite.cut import Cut, crop, is_int8_end, keep_inputs, keep_outputs, window
+from balance_hil.tflite.cut import Cut, crop, is_end, keep_inputs, keep_outputs, window
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 TIME_LIMIT_S = 120.0
@@ -71,7 +71,7 @@ class Side(Protocol):
     name: str
 
     def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
-        """Outputs, int8 [n, n_act]. Raises one of _CRASHES or _REFUSALS."""
+        """Outputs [n, n_act]. Raises one of _CRASHES or _REFUSALS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Reduced:
     a: str
     b: str
     model: bytes
-    rows: Int8Array  # int8 [n, n_obs], one row unless the difference needs several
+    rows: Int8Array  # [n, n_obs], one row unless the difference needs several
     answers: Answers
     cause: str
     tried: int  # candidates
@@ -166,8 +166,8 @@ def reduce(
     """Reduces a difference of two sides, or a crash of one; None: there is neither on these rows.
 
     Args:
-        model: bytes of an int8 ``.tflite``.
-        rows: int8 [n, n_obs], those to be tried.
+        model: bytes of an int8 or int16x8 ``.tflite``.
+        rows: raw values [n, n_obs], those to be tried.
         a: a board, or a runtime.
         b: what it is held against.
         limit_s: time after which the smallest case found so far is taken.
@@ -268,10 +268,10 @@ def _windows(model: bytes, graph: TfliteGraph, first: int, last: int, values: _V
     reads = dict.fromkeys(index for operator in inside for index in operator.inputs if index >= 0 and index not in made)
     outer = [index for index in reads if not graph.tensors[index].constant and not graph.tensors[index].variable]
     last_tensor = graph.output_of(inside[-1])
-    if not is_int8_end(last_tensor):
+    if not is_end(last_tensor):
         return
     for source in outer:
-        if not is_int8_end(graph.tensors[source]):
+        if not is_end(graph.tensors[source]):
             continue
         inputs = values.of(source)
         if inputs is None:
@@ -292,7 +292,7 @@ class _Values:
         self._known: dict[int, Int8Array | None] = {graph.input.index: self._rows}
 
     def of(self, index: int) -> Int8Array | None:
-        """int8 [n, size]; None where no side computes it."""
+        """Raw values [n, size]; None where no side computes it."""
         if index not in self._known:
             self._known[index] = self._computed(index)
         return self._known[index]
@@ -300,7 +300,7 @@ class _Values:
     def _computed(self, index: int) -> Int8Array | None:
         graph = self._graph
         writer = next((operator.index for operator in graph.operators if index in operator.outputs), None)
-        if writer is None or graph.operators[writer].outputs[0] != index or not is_int8_end(graph.tensors[index]):
+        if writer is None or graph.operators[writer].outputs[0] != index or not is_end(graph.tensors[index]):
             return None
         part = window(self._model, 0, writer, graph.input.index, {})  # whole operators: it cannot fail
         for side in (self._search.b, self._search.a):

@@ -24,6 +24,7 @@ from balance_hil.comparing.reduce import Reduced
 from balance_hil.errors import BoardStatusError, BundleError, HarnessError, LinkError, UnsupportedOperatorError, UsageError
 from balance_hil.files import parse_json, read_limited, staging_folder
 from balance_hil.model_image import ModelImage
+from balance_hil.quantize import ElementType
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.isolated import IsolatedRuntime, RuntimeCrashError
 from balance_hil.tflite.graph import read_graph
@@ -82,10 +83,10 @@ class BoardSide:
         self._connect, self._is_started, self._predict = connect_with, is_started, predict
 
     def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
-        """Outputs, int8 [n, n_act]. Raises LinkError where the board is lost, another HarnessError where it refuses the model."""
+        """Outputs [n, n_act]. Raises LinkError where the board is lost, another HarnessError where it refuses the model."""
         with self._with(model, rows) as board:
             outputs = [action.output for action in board.infer_int8_batch(rows)]
-        return np.array(outputs, np.int8).reshape(len(rows), -1)
+        return np.array(outputs, rows.dtype).reshape(len(rows), -1)
 
     @contextlib.contextmanager
     def _with(self, model: bytes, rows: Int8Array) -> Iterator[Board]:
@@ -136,7 +137,7 @@ def write(case: Reduced, folder: Path, name: str, expected: Int8Array | None, bo
         case: to be written.
         folder: holds such cases.
         name: of the model.
-        expected: outputs of TensorFlow Lite Micro, int8 [n, n_act]; None where it refuses the model.
+        expected: outputs of TensorFlow Lite Micro, [n, n_act]; None where it refuses the model.
         board: that took part; None: two runtimes.
 
     Raises:
@@ -209,11 +210,11 @@ def read(folder: Path) -> Case:
             raise ValueError(f'its "schema" is not "{SCHEMA}"')
         graph = read_graph(model)
         expected = document.get("expected")
-        rows = _codes(document.get("inputs"), graph.n_obs)
+        rows = _codes(document.get("inputs"), graph.n_obs, graph.kind)
         texts: list[Any] = [document.get(name) for name in ("a", "b", "cause")]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a, b or cause is no text")
-        outputs = None if expected is None else _codes(expected, graph.n_act)
+        outputs = None if expected is None else _codes(expected, graph.n_act, graph.kind)
         if outputs is not None and len(outputs) != len(rows):
             raise ValueError(f"{len(rows)} rows and {len(outputs)} outputs")
         return Case(
@@ -229,11 +230,12 @@ def read(folder: Path) -> Case:
         raise BundleError(f"{folder} holds no reduced case: {exc}", "make one: hil compare MODEL --reduce") from exc
 
 
-def _codes(value: Any, width: int) -> Int8Array:
+def _codes(value: Any, width: int, kind: ElementType) -> Int8Array:
     array = np.asarray(value)
-    if array.ndim != 2 or array.shape[1] != width or not len(array) or array.dtype.kind != "i" or np.abs(array + 0.5).max() > 128:
-        raise ValueError(f"not rows of {width} int8 codes")
-    return array.astype(np.int8)
+    shaped = array.ndim == 2 and array.shape[1] == width and len(array) > 0 and array.dtype.kind == "i"
+    if not shaped or array.min() < kind.low or array.max() > kind.high:
+        raise ValueError(f"not rows of {width} {kind.dtype} codes")
+    return array.astype(kind.dtype)
 
 
 def check_board(
@@ -296,7 +298,7 @@ def _shown(case: Case) -> str:
 
 
 def expected_outputs(case: Reduced) -> Int8Array | None:
-    """Of TensorFlow Lite Micro, int8 [n, n_act]; None where it refuses the model or crashes."""
+    """Of TensorFlow Lite Micro, [n, n_act]; None where it refuses the model or crashes."""
     with IsolatedRuntime(REFERENCE) as runtime:
         try:
             return runtime.infer_int8_batch(case.model, case.rows)

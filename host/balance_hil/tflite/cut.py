@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, INT16X8
 from balance_hil.tflite.codec import pack, schema, unpack
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph
 
-Int8Array = NDArray[np.int8]
+Int8Array = NDArray[Any]  # raw values: int8, or int16
 Cut = tuple[bytes, Int8Array]
 
 _UNARY = {"TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE"}
@@ -24,7 +24,6 @@ _POOLS = {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
 _WINDOWED = _POOLS | {"CONV_2D", "DEPTHWISE_CONV_2D"}
 _SUMS = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (3, 2), "TRANSPOSE_CONV": (0, 3)}  # channels, bias
 _SAME = 0
-_INT32 = np.iinfo(np.int32)
 
 
 def window(model: bytes, first: int, last: int, source: int, frozen: Mapping[int, NDArray[Any]]) -> bytes:
@@ -93,7 +92,7 @@ def keep_inputs(model: bytes, row: Int8Array, wanted: Sequence[int], *, fold: bo
 
     Args:
         model: bytes of a ``.tflite``.
-        row: int8 [1, n_obs].
+        row: raw values [1, n_obs].
         wanted: numbers of channels.
         fold: what the others add to a sum goes into the bias, so that the sums stay what they are for this row.
     """
@@ -107,23 +106,24 @@ def keep_inputs(model: bytes, row: Int8Array, wanted: Sequence[int], *, fold: bo
         return None
     if operator.name == "FULLY_CONNECTED" and graph.input.size != shape[-1]:
         return None
+    bias = graph.tensors[operator.inputs[2]].data if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
     kept, gone = list(wanted), sorted(set(range(shape[-1])) - set(wanted))
     sums = None
     if fold:
-        bias = graph.tensors[operator.inputs[2]].data if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
         taps = _taps(graph, operator, row) if bias is not None and len(row) == 1 else None
         if bias is None or taps is None:
             return None
         by_channel = taps * data.astype(np.int64)  # [out, ..., in]
         sums = bias.astype(np.int64) + by_channel[..., gone].reshape(len(data), -1).sum(axis=1)
-        if sums.min() < _INT32.min or sums.max() > _INT32.max:
+        limits = np.iinfo(bias.dtype)
+        if sums.min() < limits.min or sums.max() > limits.max:
             return None
 
     def change(parsed: Any) -> None:
         _take(parsed, weights, len(weights.shape) - 1, kept)
         _reshape(parsed, graph.input, -1, len(kept))
-        if sums is not None:
-            _set(parsed, operator.inputs[2], sums.astype(np.int32))
+        if sums is not None and bias is not None:
+            _set(parsed, operator.inputs[2], sums.astype(bias.dtype))
 
     return _changed(model, change), row.reshape(-1, *shape)[..., kept].reshape(len(row), -1)
 
@@ -176,7 +176,7 @@ def _is_mean_of_pixels(graph: TfliteGraph, operator: Operator) -> bool:
 def _same_channels(model: bytes, graph: TfliteGraph, row: Int8Array, channels: list[int]) -> Cut | None:
     depth = graph.input.shape[-1] if graph.input.shape else 0
     used = {index for operator in graph.operators for index in operator.inputs if index >= 0}
-    wide = [t for t in (graph.tensors[i] for i in used) if t.constant and t.size > 1 and t.type == "INT8"]
+    wide = [t for t in (graph.tensors[i] for i in used) if t.constant and t.size > 1 and t.type in ("INT8", "INT16")]
     if not depth or any(tensor.data is None or not tensor.shape or tensor.shape[-1] != depth for tensor in wide):
         return None
 
@@ -287,7 +287,8 @@ def _ends(operator: Any) -> tuple[Any, Any, Any]:
     return operator.inputs, operator.outputs, () if operator.intermediates is None else operator.intermediates
 
 
-def is_int8_end(tensor: Tensor) -> bool:
-    """Whether a tensor can be the input or output of a model: int8 with one scale."""
-    one = tensor.type == "INT8" and len(tensor.scales) == len(tensor.zero_points) == 1
-    return one and tensor.scales[0] > 0 and INT8_MIN <= tensor.zero_points[0] <= INT8_MAX and tensor.size > 0
+def is_end(tensor: Tensor) -> bool:
+    """Whether a tensor can be the input or output of a model: int8 or int16 with one scale."""
+    one = tensor.type in (INT8.tensor, INT16X8.tensor) and len(tensor.scales) == len(tensor.zero_points) == 1
+    low, high = (INT8.low, INT8.high) if tensor.type == INT8.tensor else (0, 0)
+    return one and tensor.scales[0] > 0 and low <= tensor.zero_points[0] <= high and tensor.size > 0

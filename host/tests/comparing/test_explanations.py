@@ -236,6 +236,7 @@ def test_an_operator_without_emulator_is_named_and_the_layers_before_it_are_expl
     result = run(path, samples=2000)
     assert result.exit_code == 2
     assert "differences could not be attributed: the emulator does not support the operator ABS (number 1)" in result.stdout
+    assert "0 FULLY_CONNECTED" in result.stdout  # among the layers, which are printed though nobody asked for them
     result = run(path, "--json", samples=2000)
     assert result.exit_code == 2
     layers = [row for row in document(result)["layers"] if row["op"] == 0 and row["differing"]]

@@ -14,10 +14,11 @@ import pytest
 from balance_hil.boards import connect
 from balance_hil.cli import compare
 from balance_hil.comparing import reduced_case
-from balance_hil.comparing.attribution import DROPPED_INPUT, IGNORED_CHANNEL_SCALES, LSTM_GATES
+from balance_hil.comparing.attribution import DROPPED_INPUT, IGNORED_CHANNEL_SCALES, LSTM_GATES, REDUCED_MULTIPLIER
 from balance_hil.comparing.reduce import reduce
 from balance_hil.comparing.reduced_case import BoardSide
 from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError, UsageError
+from balance_hil.quantize import INT16X8
 from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, XNNPACK
@@ -365,11 +366,25 @@ def test_the_command_writes_a_case_of_two_desktop_runtimes(
     assert "nothing differs" in capsys.readouterr().out
 
 
+def test_a_model_with_int16_activations_is_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("wide.tflite").write_bytes(random_network(3, element=INT16X8))
+    assert _run(["wide.tflite", "--reduce", "--runtimes", "int16x8-builtin,tflm", "--samples", "64"]) == 1
+    (folder,) = Path("reduced").iterdir()
+    case = reduced_case.read(folder)
+    graph = read_graph(case.model)
+    assert ([operator.name for operator in graph.operators], graph.n_obs, graph.n_act) == (["FULLY_CONNECTED"], 1, 1)
+    assert case.rows.dtype == np.int16
+    assert np.abs(case.rows).max() > 128
+    with pytest.raises(AssertionError, match=REDUCED_MULTIPLIER):
+        reduced_case.check_runtimes(folder)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--reduce", "--runtimes", "tflm"], "nothing to compare"),
-        (["--reduce", "--runtimes", "torch,tflm"], "torch is not an int8 runtime"),
+        (["--reduce", "--runtimes", "torch,tflm"], "torch is not a runtime of int8 models"),
         (["--reduce", "--layers"], "--layers does not go with --reduce"),
     ],
 )

@@ -86,7 +86,7 @@ def mul(a: QuantParams, b: QuantParams, target: QuantParams, variant: Variant) -
 def vectorised(name: str, a: QuantParams, b: QuantParams, target: QuantParams) -> tuple[Combine, Combine]:
     """ADD or MUL as the optimized kernels' vector loops compute them: ``(two tensors, first operand a single number)``.
 
-    They narrow to int16 without saturating twice, and ADD folds the inputs' shifts into the left shift.
+    Those of int8 narrow to int16 without saturating twice. ADD folds the inputs' shifts into the left shift, in int16, too.
     """
     if name == "MUL":
         product = _vector_product(a, b, target)
@@ -172,12 +172,14 @@ def _xnnpack_sum(a: QuantParams, b: QuantParams, target: QuantParams, sign: int)
 
 def _vector_sum(a: QuantParams, b: QuantParams, target: QuantParams) -> Combine:
     (mantissa_a, shift_a), (mantissa_b, shift_b), (mantissa_out, shift_out) = _sum_multipliers(a, b, target)
+    shift = _left_shift(target)
 
     def combine(x: Int64Array, y: Int64Array) -> Int64Array:
-        left = saturating_rounding_doubling_high_mul(_shifted(x - a.zero_point, _ADD_LEFT_SHIFT + shift_a), mantissa_a)
-        right = saturating_rounding_doubling_high_mul(_shifted(y - b.zero_point, _ADD_LEFT_SHIFT + shift_b), mantissa_b)
+        left = saturating_rounding_doubling_high_mul(_shifted(x - a.zero_point, shift + shift_a), mantissa_a)
+        right = saturating_rounding_doubling_high_mul(_shifted(y - b.zero_point, shift + shift_b), mantissa_b)
         total = saturating_rounding_doubling_high_mul(left + right, mantissa_out)
-        return _narrowed(rounding_divide_by_pot(total, -shift_out), target.zero_point)
+        steps = rounding_divide_by_pot(total, -shift_out)
+        return steps if target.kind != INT8 else _narrowed(steps, target.zero_point)
 
     return combine
 

@@ -99,7 +99,7 @@ IN_INT16: dict[str, Rules] = {
     "RELU6": OPERATORS["RELU6"],
     "LEAKY_RELU": _same(_TWICE),
     "PRELU": _same(_TWICE),
-    "ADD": _same(_TWICE),
+    "ADD": _desktop(_TWICE, _TWICE, f"{_TWICE}; vector loop: inputs once"),
     "SUB": _desktop(f"{_TWICE}; scale ratios in float32", _TWICE, _TWICE),
     "MUL": _same(_TWICE),
     "MAXIMUM": OPERATORS["MAXIMUM"],

@@ -160,7 +160,9 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         raise unsupported(f"{operator.name} (number {operator.index}) of several scales")
     portable = binary.OPERATORS[operator.name](a, b, out, variant)
     in_int8 = out.kind == INT8
-    has_lanes = variant.kernels is Kernels.OPTIMIZED and operator.name in ("ADD", "MUL") and in_int8
+    alike = all(s.shape == target.shape for s in sources)
+    in_vectors = operator.name in ("ADD", "MUL") if in_int8 else operator.name == "ADD" and alike
+    has_lanes = variant.kernels is Kernels.OPTIMIZED and in_vectors
     vectorised = binary.vectorised(operator.name, a, b, out) if has_lanes else None
     lanes = (
         binary.vector_mask(operator.name, (1, *target.shape), [(1, *_shape(s, target)) for s in sources]) if has_lanes else None
@@ -178,7 +180,7 @@ def _binary(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
         return np.clip(outputs, *bounds).astype(out.kind.dtype).reshape(-1, *target.shape)
 
     if not in_int8:  # too many pairs: what the rule depends on
-        return Kernel(with_constants(sources, run), (multiply(variant), variant.kernels is Kernels.TFLM, bounds))
+        return Kernel(with_constants(sources, run), (multiply(variant), variant.kernels is Kernels.TFLM, bounds, has_lanes))
     arithmetic = [
         np.clip(combine(*_EVERY_PAIR), *bounds).astype(np.int8).tobytes() for combine in (portable, *(vectorised or ()))
     ]
