@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import BundleError
+from balance_hil.errors import BundleError, ModelTooWideError
 from balance_hil.files import did_you_mean, parse_json, read_limited, read_npz
 from balance_hil.paths import MODELS, POLICIES
 from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType, Normalization, QuantParams, quantize
@@ -208,16 +208,31 @@ def find_bundle(wanted: str, *roots: Path) -> Bundle:
     )
 
 
+def manifest_text(bundle: Bundle, files: Mapping[str, str]) -> str:
+    """What bundle.json holds, with the SHA-256 of each of ``files``.
+
+    Raises:
+        ModelTooWideError: more signals than a bundle takes; required size and limit in bytes.
+    """
+    text = json.dumps(bundle.manifest() | {"files": files}, indent=2) + "\n"
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise ModelTooWideError(
+            f"the model is too wide for a bundle, which run, emulate and flash need: its {bundle.spec.n_obs} inputs and "
+            f"{bundle.spec.n_act} outputs take {len(text)} bytes in {MANIFEST}, the limit is {MAX_MANIFEST_BYTES}",
+            "compare it without one: hil compare MODEL.tflite --board native",
+        )
+    return text
+
+
 def write_bundle(staging: Path, bundle: Bundle) -> Bundle:
     """Publishes the finished files of ``staging`` as ``bundle.path``.
 
     Files of the old bundle that the new one does not write (a policy, a note) are kept, except models of another element
     type. The old bundle stays whole until the last rename; ``staging`` must lie on the same file system
-    (``files.staging_folder``).
+    (``files.staging_folder``). Raises what ``manifest_text`` raises.
     """
-    manifest = bundle.manifest()
-    manifest["files"] = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    files = {p.name: _sha256(p) for p in sorted(staging.iterdir()) if p.name not in (MANIFEST, MODEL_CARD)}
+    (staging / MANIFEST).write_text(manifest_text(bundle, files))
     target = bundle.path
     target.mkdir(parents=True, exist_ok=True)
     # The manifest goes last: after a crash between two renames load() rejects the bundle.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.bundle import MODEL_FILES, Bundle, model_id, write_bundle
+from balance_hil.bundle import MODEL_FILES, Bundle, manifest_text, model_id, write_bundle
 from balance_hil.environment import open_environment
 from balance_hil.errors import BundleError, EnvironmentMismatchError, UsageError
 from balance_hil.files import staging_folder
@@ -60,6 +60,7 @@ def open_policy(
         EnvironmentMismatchError: the model does not fit the environment.
         What ``open_environment`` raises.
         ModelNotInt8Error, UnsupportedOperatorError: the model cannot run on a board.
+        ModelTooWideError: more signals than a bundle takes; required size and limit in bytes.
         MissingExtraError: the extra ``int8`` is not installed.
     """
     if not is_model(path):
@@ -86,25 +87,24 @@ def open_policy(
         )
     identity = model_id(model)
     target = MODELS / identity / path.stem
+    bundle = Bundle(
+        path=target,
+        id=identity,
+        algorithm="",
+        spec=table,
+        input_quant=runtime.input_quant,
+        output_quant=runtime.output_quant,
+        source={"kind": "tflite", "file": path.name, "output": output or "", "normalization": "", "made_by": ""},
+        checked_against={"by": None, "why": "the model is the source"},
+        metrics={"operators": runtime.graph.operator_counts(), "arena_used_bytes": runtime.arena_used_bytes},
+    )
+    manifest_text(bundle, {})  # raises before anything is computed
     with staging_folder(target) as staging:
         (staging / MODEL_FILES[runtime.graph.kind.name]).write_bytes(model)
         values = sum(runtime.graph.output_of(operator).size for operator in runtime.graph.operators)
         rows = min(GOLDEN_ROWS, max(SELF_TEST_ROWS, _GOLDEN_VALUES // values))
         write_vectors(staging, model, runtime, _rows(runtime), 0, rows=rows)
-        return write_bundle(
-            staging,
-            Bundle(
-                path=target,
-                id=identity,
-                algorithm="",
-                spec=table,
-                input_quant=runtime.input_quant,
-                output_quant=runtime.output_quant,
-                source={"kind": "tflite", "file": path.name, "output": output or "", "normalization": "", "made_by": ""},
-                checked_against={"by": None, "why": "the model is the source"},
-                metrics={"operators": runtime.graph.operator_counts(), "arena_used_bytes": runtime.arena_used_bytes},
-            ),
-        )
+        return write_bundle(staging, bundle)
 
 
 def _fitting(path: Path, model: TflmRuntime, environment: PolicySpec) -> PolicySpec:

@@ -6,7 +6,7 @@ import pytest
 from balance_hil import opening
 from balance_hil.bundle import HEADER, Bundle
 from balance_hil.cli import hil
-from balance_hil.errors import BundleError, ConfigError, EnvironmentMismatchError, UsageError
+from balance_hil.errors import BundleError, ConfigError, EnvironmentMismatchError, ModelTooWideError, UsageError
 from balance_hil.model_image import ModelImage
 from balance_hil.opening import open_policy
 from balance_hil.runtimes import load_runtime
@@ -61,6 +61,14 @@ def test_a_model_with_three_outputs_opens_as_a_bundle(model, signals, ppo_bundle
         assert np.array_equal(mine.act_batch(rows), theirs.act_batch(rows))
     with pytest.raises(BundleError, match="holds no float model"):
         load_runtime("float32", bundle)
+
+
+def test_a_model_that_is_too_wide_is_refused_before_anything_is_written(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("balance_hil.bundle.MAX_MANIFEST_BYTES", 2000)
+    monkeypatch.setattr(opening, "write_vectors", None)  # takes long for such a model
+    with pytest.raises(ModelTooWideError, match=r"its 6 inputs and 2 outputs take \d+ bytes in bundle.json, the limit is 2000"):
+        open_policy(model, output="1", unnamed=True)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_environment_says_what_the_numbers_are(model, ppo_bundle):
