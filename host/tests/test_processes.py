@@ -189,7 +189,7 @@ def test_a_killed_evaluation_leaves_no_worker(mark):
 
 
 def test_a_killed_training_of_many_leaves_no_worker(mark, tmp_path):
-    pytest.importorskip("stable_baselines3")
+    require_installed("stable_baselines3")
     command = [*HIL, "train", "--all", "--runs", tmp_path / "runs", "-o", tmp_path / "matrix"]
     with Command(command, mark) as training:
         training.wait_for("spawn_main")

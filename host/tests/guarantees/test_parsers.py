@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..installed import require_installed
 from .parsers import PARSERS, bombs
 
 PROGRAM = Path(__file__).with_name("parsers.py")
@@ -21,7 +22,7 @@ def test_damaged_input(name, tmp_path, faults, tell):
         "onnx": ["onnx", "onnxruntime"],
         "keras_h5": ["h5py"],
     }.get(name, []):
-        pytest.importorskip(package)
+        require_installed(package)
     first, last, found = -len(bombs(name)), max(1, round((2 if faults >= 1000 else 0.3) * faults)), []
     while first < last:
         (tmp_path / str(first)).mkdir()

@@ -19,6 +19,8 @@ from balance_hil.training import train
 from balance_hil.training.config import read_layers
 from balance_hil.training.request import TrainingRequest
 
+from ...installed import require_installed
+
 CONFIG = envs.config_for("balance/Balance-v0")
 
 
@@ -95,7 +97,7 @@ def test_the_gain_balances_the_simulation_and_no_gain_does_not(gain):
 
 @pytest.fixture(scope="module")
 def designed(tmp_path_factory):
-    pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed: pip install 'balance-hil[train]'")
+    require_installed("stable_baselines3")
     folder = tmp_path_factory.mktemp("lqr")
     config = folder / "one.yaml"
     config.write_text("episodes: 1\n")
