@@ -101,7 +101,7 @@ def suite(project: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, st
 def test_a_policy_of_24_inputs_and_4_outputs_passes_everything(
     walker: Bundle, suite: Callable[..., dict[str, dict[str, str]]]
 ) -> None:
-    found = suite("hil_tests", f"--hil-bundle={walker.path}", "--hil-episodes=2")
+    found = suite("hil_tests", f"--hil-bundle={walker.path}", "--hil-episodes=2", "--hil-inputs=2000")
     assert len(found) > 80
     lockstep, realtime = found["test_lockstep_episodes[native]"], found["test_one_real_time_episode[native]"]
     assert lockstep["hil_inputs_checked"].startswith("140 "), "two episodes of the environment's own length"
