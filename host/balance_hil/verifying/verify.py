@@ -133,7 +133,7 @@ def verify(
     """
     if bundle.kind != INT8:
         raise UsageError(
-            f"the suite is for boards, which run int8 models; this bundle is {bundle.kind.name}",
+            f"the faults that the suite must find are those of int8 models; this bundle is {bundle.kind.name}",
             "use an int8 bundle: hil export --quantize int8",
         )
     require("pytest", "dev")
