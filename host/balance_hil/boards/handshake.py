@@ -211,7 +211,7 @@ def check_engine(info: messages.Info, where: str) -> None:
         case Status.MODEL_NOT_INT8:
             raise ModelNotInt8Error(
                 f"{info.engine} on {where} does not run the element type of the model: {reason}",
-                "use an int8 model, hil export --quantize int8; or an image built for this model: hil flash --engine tflm",
+                "use an int8 model, hil export --quantize int8; or the native board: --board native --engine tflm",
             )
     raise status_error(info.engine_status, info.engine_detail, f"the engine on {where} has no usable model ({reason})")
 
