@@ -7,7 +7,7 @@
 #define TFLITE_SCHEMA_VERSION 3
 
 enum TfLiteStatus { kTfLiteOk, kTfLiteError };
-enum TfLiteType { kTfLiteInt8 };
+enum TfLiteType { kTfLiteFloat32 = 1, kTfLiteInt16 = 7, kTfLiteInt8 = 9 };
 enum TfLiteQuantizationType { kTfLiteAffineQuantization };
 struct TfLiteNode;
 struct TfLiteContext {
@@ -18,6 +18,7 @@ struct TfLiteIntArray {
   int* data;
 };
 union TfLitePtrUnion {
+  char* raw;
   int8_t* int8;
 };
 struct TfLiteTensor {
