@@ -307,7 +307,7 @@ def test_of_2000_wrong_replies_none_reaches_the_plant(board, firmware, linear_bu
     result = run(board, linear_bundle, config(tmp_path, seeds=[3, 4], steps=1200, max_lost=2400))
     back = read_recording(result.recording)
     applied = back.held.nonzero()[0]
-    assert result.rejected == len(applied) > 1_950, "a reply may be that of the step before, where nothing has moved"
+    assert result.rejected == len(applied) > 1_980, "a reply may be that of the step before, where nothing has moved"
     inputs = quantize(back.observation, linear_bundle.input_quant)
     answers = dequantize(np.stack([firmware.policy(row) for row in inputs]), linear_bundle.output_quant)
     assert np.array_equal(back.action[~back.held], answers[~back.held])
