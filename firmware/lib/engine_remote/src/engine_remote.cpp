@@ -32,7 +32,7 @@ Status RemoteEngine::Init(const ByteSpan& model, const Arena& arena) {
   const auto arena_size = static_cast<uint32_t>(arena.size);
   const Status status = Call(Command::kInit, {&arena_size, sizeof(arena_size)}, {model.data, model.size});
   if (status != Status::kOk) return status;
-  PayloadReader reader(reply_.data(), reply_size_);
+  PayloadReader reader(reply_.get(), reply_size_);
   StringView version;
   uint8_t type = 0;
   const bool complete = reader.Read(&info_.n_obs) && reader.Read(&info_.n_act) && reader.Read(&info_.n_ops) &&
@@ -54,14 +54,14 @@ Status RemoteEngine::Infer(const int8_t* input, int8_t* output) {
       whole.size <= kInline ? Call(Command::kInfer, whole, {nullptr, 0}) : Call(Command::kInfer, {input, 0}, whole);
   if (status != Status::kOk) return status;
   if (reply_size_ != size_t{info_.n_act} * WidthOf(info_.output.type)) return Malformed();
-  std::memcpy(output, reply_.data(), reply_size_);
+  std::memcpy(output, reply_.get(), reply_size_);
   return Status::kOk;
 }
 
 Status RemoteEngine::Tensor(uint16_t op, TensorView* values) {
   const Status status = Call(Command::kTensor, {&op, sizeof(op)}, {nullptr, 0});
   if (status != Status::kOk) return status;
-  *values = TensorView::FromBytes(reply_.data(), static_cast<uint32_t>(reply_size_));
+  *values = TensorView::FromBytes(reply_.get(), static_cast<uint32_t>(reply_size_));
   return Status::kOk;
 }
 
@@ -92,12 +92,11 @@ Status RemoteEngine::ReceiveReply() {
   std::memcpy(&size, chunk + 5, sizeof(size));
   const size_t early = received - kReplyHeader;
   if (!IsStatus(chunk[0]) || size > kMaxReply || early > size) return Malformed();
-  if (reply_.size() < size) reply_.resize(size);
-  std::memcpy(reply_.data(), chunk + kReplyHeader, early);
-  if (!ReceiveAll(reply_.data() + early, size - early)) return Lost();
+  std::memcpy(reply_.get(), chunk + kReplyHeader, early);
+  if (!ReceiveAll(reply_.get() + early, size - early)) return Lost();
   reply_size_ = size;
   const auto status = static_cast<Status>(chunk[0]);
-  if (status != Status::kOk) CopyText(message_, sizeof(message_), reply_.data(), reply_size_);
+  if (status != Status::kOk) CopyText(message_, sizeof(message_), reply_.get(), reply_size_);
   return status;
 }
 

@@ -13,7 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "engine/engine.h"
 
@@ -56,7 +56,7 @@ class RemoteEngine final : public Engine {
   uint8_t model_;
   EngineInfo info_;
   uint32_t detail_ = 0;
-  std::vector<uint8_t> reply_ = std::vector<uint8_t>(1 << 12);  // grows
+  std::unique_ptr<uint8_t[]> reply_{new uint8_t[kMaxReply]};  // not filled: pages that no reply reaches take no memory
   size_t reply_size_ = 0;
   char version_[64] = {};
   char message_[256] = {};
