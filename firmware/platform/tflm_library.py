@@ -57,8 +57,9 @@ def foreign(env, node, storage, objects, files):
     source = Path(node.srcnode().get_abspath())
     if source.is_relative_to(project / "firmware"):
         return node
+    # Without fused multiply-adds, float32 models compute on every core what they compute on the desktop.
     flags = {
-        "CCFLAGS": [*(flag for flag in env["CCFLAGS"] if not str(flag).startswith("-W")), "-O2", "-w"],
+        "CCFLAGS": [*(flag for flag in env["CCFLAGS"] if not str(flag).startswith("-W")), "-O2", "-ffp-contract=off", "-w"],
         "CXXFLAGS": [flag for flag in env["CXXFLAGS"] if not str(flag).startswith("-W")],
     }
     if not source.is_relative_to(storage):

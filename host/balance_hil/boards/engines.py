@@ -91,7 +91,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
 
     Raises:
         BundleError, ModelNotInt8Error: not a model of a supported element type.
-        UsageError: of an element type that the engine or the board does not run.
+        UsageError: of an element type that the engine does not run.
         ModelTooWideError: more inputs or outputs than any board takes; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.
         ArenaTooSmallError: the engine needs more memory than the board has; required size and limit in bytes.
@@ -103,11 +103,6 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
         return 0
     _ = graph.input_quant, graph.output_quant  # raises for a model of no supported element type
     check_element_type(engine, graph.kind, definition.name)
-    if graph.kind != INT8 and definition.kind != "native":
-        raise UsageError(
-            f"images for {definition.name} run int8 models, this one is {graph.kind.name}",
-            "use --board native, which runs it; or an int8 model: hil export --quantize int8",
-        )
     width = graph.kind.dtype.itemsize
     for what, size in (("inputs", width * graph.n_obs), ("outputs", width * graph.n_act)):
         if size > MAX_VALUES:

@@ -78,18 +78,6 @@ def test_an_element_type_that_the_compact_engine_does_not_run_is_refused_before_
     assert "--engine tflm" in refused.value.hint
 
 
-@pytest.mark.parametrize("kind", [INT16X8, FLOAT32], ids=lambda kind: kind.name)
-def test_other_element_types_are_for_the_native_board(kind) -> None:
-    build = ModelBuilder(kind)
-    source = build.tensor((1, 6), 0.01)
-    model = build.build(source, build.operator("RELU", (source,), build.tensor((1, 6), 0.01)))
-    assert check_fits(NATIVE, model, "tflm") == 0
-    for board in (M4, TEENSY):
-        with pytest.raises(UsageError, match=f"images for {board.name} run int8 models, this one is {kind.name}") as refused:
-            check_fits(board, model, "tflm")
-        assert "--board native" in refused.value.hint
-
-
 def test_what_is_asked_for_is_taken_and_what_does_not_exist_refused() -> None:
     assert choose_engine(M4, "tflm") == "tflm"
     assert choose_engine(replace(M4, engine="tflm"), None) == "tflm"
