@@ -51,8 +51,8 @@ uint32_t Count(const Action& action) {
 }
 
 void Measure(hil::Engine* engine) {
-  int8_t output[sizeof hil_model::kSelfTestOutput[0]];
-  const int8_t* const input = hil_model::kSelfTestInput[0];
+  int8_t output[sizeof hil_model::kSelfTestOutput[0]];  // bytes of raw values, as the engine takes them
+  const auto* const input = reinterpret_cast<const int8_t*>(hil_model::kSelfTestInput[0]);
   rounds = 1;
   const uint32_t once = Count([&] { engine->Infer(input, output); });
   rounds = once > kEnoughInstructions / kMostRounds ? kEnoughInstructions / once + 1 : kMostRounds;

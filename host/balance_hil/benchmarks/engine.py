@@ -13,7 +13,6 @@ processor's: of models/ppo and of the convolutional network, with each engine th
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import tempfile
@@ -30,6 +29,7 @@ from balance_hil.benchmarks.costs import Cost
 from balance_hil.benchmarks.image_sizes import image_sizes
 from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_board, find_definition, load_definitions
 from balance_hil.boards.channel import printable
+from balance_hil.boards.engines import check_element_type
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.boards.profile import Profile
@@ -39,6 +39,7 @@ from balance_hil.firmware_build import HEADERS, TFLM_LIBRARY, firmware_commit
 from balance_hil.model_image import ModelImage
 from balance_hil.opening import open_policy
 from balance_hil.paths import MODELS
+from balance_hil.quantize import INT8
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.convolutional_models import image_network
 from balance_hil.testing.synthetic_models import actor
@@ -94,15 +95,13 @@ def measure_all(
     for board in chosen:
         counted = board.kind == "qemu" and board.is_emulated and port is None
         for policy in policies if counted else []:
-            tflm = measure(board, "tflm", policy) if os.environ.get(TFLM_LIBRARY) else None
-            ours = measure(board, "int8", policy)
-            for measured, baseline in ((ours, tflm), (tflm, None)):
-                if measured is not None:
-                    rows += (found := _rows(measured, baseline))
-                    costs.append(_cost_of(measured, found))
+            found_of = {engine: measure(board, engine, policy) for engine in _engines(board, policy, with_tflm=True)}
+            for engine, measured in found_of.items():
+                rows += (found := _rows(measured, found_of.get("tflm") if engine == "int8" else None))
+                costs.append(_cost_of(measured, found))
         emulated = board.is_emulated and port is None
-        engines = ("int8", "tflm") if emulated and board.kind != "native" and os.environ.get(TFLM_LIBRARY) else ("int8",)
-        for engine, (policy, bundle) in itertools.product(engines, whole):
+        with_tflm = emulated and board.kind != "native"
+        for engine, policy, bundle in [(e, *each) for each in whole for e in _engines(board, each[0], with_tflm=with_tflm)]:
             with connect(
                 board.name, bundle, port=port, engine=engine if emulated else None, count_instructions=counted
             ) as session:
@@ -112,6 +111,15 @@ def measure_all(
                 rows += found
                 costs.append(_whole_cost(board.name, info, session.image, found, policy.name.lower(), bundle.id))
     return rows, _merged(costs)
+
+
+def _engines(board: BoardDefinition, policy: Policy, *, with_tflm: bool) -> tuple[str, ...]:
+    """Those that can be measured with a model. Raises UsageError: none."""
+    kind = read_graph(policy.model).kind
+    tflm = ("tflm",) if with_tflm and os.environ.get(TFLM_LIBRARY) else ()
+    if not tflm:
+        check_element_type("int8", kind, board.name)
+    return ("int8", *tflm) if kind == INT8 else tflm
 
 
 def _default_boards() -> list[BoardDefinition]:

@@ -77,7 +77,7 @@ def check_element_type(engine: str, kind: ElementType, where: str) -> None:
     if engine == COMPACT and kind != INT8:
         raise UsageError(
             f"the compact engine, int8, on {where} runs int8 models, this one is {kind.name}",
-            "use TensorFlow Lite Micro on the native board: --board native --engine tflm; or hil export --quantize int8",
+            "use TensorFlow Lite Micro: --engine tflm, or --board native; or an int8 model: hil export --quantize int8",
         )
 
 

@@ -205,13 +205,15 @@ def check_engine(info: messages.Info, where: str) -> None:
             sizes = f"the tensor arena is too small: the model needs {needed}, the arena has {info.arena_size}"
             raise ArenaTooSmallError(
                 f"{info.engine} on {where} cannot load the model: {info.engine_message or sizes}",
-                "give the firmware a larger arena, or train a smaller network",
+                # TFLM's dense kernel with CMSIS-NN refuses int16 activations in the call in which memory runs out.
+                "give the firmware a larger arena, or train a smaller network"
+                + ("; of int16x8, CMSIS-NN takes one scale per tensor: hil export --per-tensor" if info.engine == "tflm" else ""),
                 info.engine_detail,
             )
         case Status.MODEL_NOT_INT8:
             raise ModelNotInt8Error(
                 f"{info.engine} on {where} does not run the element type of the model: {reason}",
-                "use an int8 model, hil export --quantize int8; or the native board: --board native --engine tflm",
+                "use an int8 model, hil export --quantize int8; or TensorFlow Lite Micro, built for this model: --engine tflm",
             )
     raise status_error(info.engine_status, info.engine_detail, f"the engine on {where} has no usable model ({reason})")
 

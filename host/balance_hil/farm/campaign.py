@@ -240,7 +240,8 @@ def _on_cluster(function: Callable[..., Any], tasks: Sequence[Task], cluster: st
             last_seen_s = asked_s = time.monotonic()
             while completed.count():
                 for future, result in completed.next_batch(block=False):
-                    yield futures[future], result if future.status == "finished" else future.result()
+                    # If its worker has ended since, the future of a result waits for another one.
+                    yield futures[future], future.result() if future.status in ("error", "cancelled") else result
                 time.sleep(_POLL_S)
                 if time.monotonic() - asked_s < _ASK_S:
                     continue

@@ -284,6 +284,14 @@ def test_an_engine_that_refuses_the_model(linear_bundle, status, detail, message
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(("engine", "named"), [("tflm", True), ("int8", False)])
+def test_memory_that_a_kernel_of_tflm_may_have_refused(linear_bundle, engine, named):
+    board = firmware(linear_bundle, engine=engine, engine_status=Status.ARENA_TOO_SMALL, model_id="")
+    with pytest.raises(ArenaTooSmallError) as caught:
+        fake_board(board, linear_bundle)
+    assert ("hil export --per-tensor" in caught.value.hint) is named
+
+
 def test_without_a_bundle_the_board_is_taken_as_it_is(linear_bundle):
     with fake_board(firmware(linear_bundle, model_id="", engine_status=Status.NO_MODEL)) as board:
         assert board.info.engine_status == Status.NO_MODEL
