@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import FLOAT_MODEL, Bundle
 from balance_hil.errors import BundleError, ModelNotInt8Error, UnsupportedOperatorError, UsageError, require
+from balance_hil.quantize import INT16X8
 from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -209,7 +210,9 @@ class TfliteInt8Runtime(Int8Runtime):
 def _rows_at_once(graph: TfliteGraph) -> int:
     """How many rows fit in memory together; 1 where results depend on their number, which a control loop never has."""
     in_lanes = [graph.output_of(operator).size for operator in graph.operators if operator.name in _IN_LANES]
-    if any(size % _LANES for size in in_lanes):
+    # Of several rows, a constant as large as the output is broadcast: in int16 another loop computes that.
+    constants = [graph.tensors[i] for op in graph.operators if op.name == "ADD" for i in op.inputs if graph.tensors[i].constant]
+    if any(size % _LANES for size in in_lanes) or (constants and graph.kind == INT16X8):
         return 1
     return max(1, _LARGEST_BATCH // sum(tensor.size for tensor in graph.tensors if not tensor.constant))
 

@@ -86,6 +86,15 @@ def test_the_vector_loop_of_a_sum_rounds_inputs_once():
         assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs), wanted)
 
 
+def test_a_sum_with_a_constant_does_not_depend_on_the_number_of_rows():
+    """Given several rows at once, the desktop's kernels would broadcast the constant in another loop."""
+    model = random_operator("ADD", 4, INT16X8)
+    inputs = random_inputs(120, read_graph(model).n_obs, 4, INT16X8)
+    for reference in INT16_RUNTIMES:
+        wanted = reference.make(model).infer_int8_batch(inputs)
+        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs), wanted)
+
+
 def test_every_operator_of_the_table_is_tried():
     copies = {name for name, rules in IN_INT16.items() if rules.tflm in ("copies", "computes none")}
     assert set(IN_INT16) - copies <= {name.split()[-1] for name in INT16_OPERATORS} | {"FULLY_CONNECTED"}
