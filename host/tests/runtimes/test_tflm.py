@@ -142,6 +142,16 @@ def test_a_missing_wheel_is_told_how_to_get_it(ppo_bundle, monkeypatch):
     assert caught.value.hint.startswith("install it: ")
 
 
+@pytest.mark.timeout(30)  # blocks that wait for each other never end
+def test_captures_nest():
+    with captured_stderr() as outer:
+        os.write(2, b"outer ")
+        with captured_stderr() as inner:
+            os.write(2, b"inner")
+        os.write(2, b"again")
+    assert (outer.text, inner.text) == ("outer again", "inner")
+
+
 def test_capture_takes_what_native_code_writes_and_gives_the_stream_back(capfd):
     with captured_stderr() as captured:
         os.write(2, b"from C\n")
