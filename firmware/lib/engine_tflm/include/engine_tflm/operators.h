@@ -54,6 +54,7 @@ namespace hil {
   X(RESIZE_BILINEAR, ResizeBilinear) \
   X(RESIZE_NEAREST_NEIGHBOR, ResizeNearestNeighbor) \
   X(RSQRT, Rsqrt) \
+  X(SHAPE, Shape) \
   X(SLICE, Slice) \
   X(SOFTMAX, Softmax, tflite::Register_SOFTMAX_INT8()) \
   X(SPACE_TO_BATCH_ND, SpaceToBatchNd) \
