@@ -160,15 +160,14 @@ Outcome Policy::Execute() {
 
 Outcome Policy::Infer() {
   const EngineInfo& model = info();
-  const bool is_float = kWide && model.input.type == ElementType::kFloat32;
-  if (is_float) {
+  if (kWide && model.input.type == ElementType::kFloat32) {
     const uint32_t wrong = FirstNonFinite(input_, model.n_obs);
     if (wrong != model.n_obs) return {Status::kNonFinite, wrong};
   }
   const Status status = engine_->Infer(input_, output_);
   has_result_ = status == Status::kOk;
   if (!has_result_) return {status, engine_->detail()};
-  if (is_float) {  // an actuator must not get it
+  if (kWide && model.output.type == ElementType::kFloat32) {  // an actuator must not get it
     const uint32_t wrong = FirstNonFinite(output_, model.n_act);
     has_result_ = wrong == model.n_act;
     if (!has_result_) return {Status::kInferenceFailed, wrong};
