@@ -64,7 +64,7 @@ enum BuiltinOperator {
   BuiltinOperator_PACK = 83, BuiltinOperator_PAD = 34, BuiltinOperator_PADV2 = 60, BuiltinOperator_PRELU = 54,
   BuiltinOperator_QUANTIZE = 114, BuiltinOperator_REDUCE_MAX = 82, BuiltinOperator_RELU = 19, BuiltinOperator_RELU6 = 21,
   BuiltinOperator_RESHAPE = 22, BuiltinOperator_RESIZE_BILINEAR = 23, BuiltinOperator_RESIZE_NEAREST_NEIGHBOR = 97,
-  BuiltinOperator_RSQRT = 76, BuiltinOperator_SLICE = 65, BuiltinOperator_SOFTMAX = 25, BuiltinOperator_SPACE_TO_BATCH_ND =
+  BuiltinOperator_RSQRT = 76, BuiltinOperator_SHAPE = 77, BuiltinOperator_SLICE = 65, BuiltinOperator_SOFTMAX = 25, BuiltinOperator_SPACE_TO_BATCH_ND =
   38, BuiltinOperator_SPACE_TO_DEPTH = 26, BuiltinOperator_SPLIT = 49, BuiltinOperator_SPLIT_V = 102,
   BuiltinOperator_SQUARED_DIFFERENCE = 99, BuiltinOperator_SQUEEZE = 43, BuiltinOperator_STRIDED_SLICE = 45,
   BuiltinOperator_SUB = 41, BuiltinOperator_SUM = 74, BuiltinOperator_SVDF = 27, BuiltinOperator_TANH = 28,
