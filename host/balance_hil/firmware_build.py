@@ -250,11 +250,11 @@ def _fingerprint() -> str:
 def _source_files() -> Iterator[str]:
     for name in SOURCES:
         path = str(PROJECT / name)
-        if os.path.isfile(path):  # noqa: PTH113
+        if os.path.isfile(path):  # noqa: PTH113 - the same
             yield path
         for folder, folders, files in os.walk(path):
             folders[:] = sorted(set(folders) - {"__pycache__"})
-            yield from (f"{folder}/{file}" for file in sorted(files) if os.path.splitext(file)[1] in _SUFFIXES)  # noqa: PTH122
+            yield from (f"{folder}/{file}" for file in sorted(files) if os.path.splitext(file)[1] in _SUFFIXES)  # noqa: PTH122 - the same
 
 
 def _check_tools() -> None:

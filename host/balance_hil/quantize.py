@@ -42,6 +42,12 @@ INT8 = ElementType("int8", "INT8", np.dtype(np.int8), INT8_MIN, INT8_MAX, 0)
 INT16X8 = ElementType("int16x8", "INT16", np.dtype(np.int16), -(1 << 15), (1 << 15) - 1, 1)  # weights are int8, as in ``int8``
 FLOAT32 = ElementType("float32", "FLOAT32", np.dtype(np.float32), 0, 0, 2)
 ELEMENT_TYPES = {kind.name: kind for kind in (INT8, INT16X8, FLOAT32)}
+NUMBERED_ELEMENT_TYPES = {kind.number: kind for kind in ELEMENT_TYPES.values()}
+
+
+def bits_of(values: NDArray[Any]) -> NDArray[Any]:
+    """The bits of raw values as unsigned integers of their width: 0 and -0 of float32 are two numbers."""
+    return np.ascontiguousarray(values).view(f"u{values.itemsize}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance_hil.errors import NonFiniteInputError
-from balance_hil.quantize import FLOAT32, INT16X8, Normalization, QuantParams, dequantize, quantize
+from balance_hil.quantize import FLOAT32, INT16X8, Normalization, QuantParams, bits_of, dequantize, quantize
 
 scales = st.floats(min_value=2.0**-20, max_value=1024.0, width=32)
 zero_points = st.integers(-128, 127)
@@ -112,3 +112,13 @@ def test_a_normalization_hides_no_value_that_is_not_finite(bad):
     normalization = Normalization(np.zeros(2, np.float32), np.ones(2, np.float32), 10.0)
     with pytest.raises(NonFiniteInputError):
         normalization.apply([[0.0, bad]])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float32])
+def test_bits_tell_zeros_apart_and_equal_themselves(dtype):
+    values = np.array([[0, 1], [-0.0, 1]]).astype(dtype)[:, ::-1]
+    bits = bits_of(values)
+    assert bits.shape == values.shape
+    assert (bits[0] == bits[1]).tolist() == [True, dtype != np.float32]
+    if dtype == np.float32:
+        assert np.array_equal(*[bits_of(np.array([np.nan], dtype))] * 2)

@@ -29,7 +29,7 @@ from balance_hil.benchmarks.costs import Cost
 from balance_hil.benchmarks.image_sizes import image_sizes
 from balance_hil.boards import BoardDefinition, BoardInfo, connect, find_board, find_definition, load_definitions
 from balance_hil.boards.channel import printable
-from balance_hil.boards.engines import check_element_type
+from balance_hil.boards.engines import COMPACT, TFLM, check_element_type
 from balance_hil.boards.kinds.instruction_count import EngineCost, engine_cost
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.boards.profile import Profile
@@ -95,16 +95,14 @@ def measure_all(
     for board in chosen:
         counted = board.kind == "qemu" and board.is_emulated and port is None
         for policy in policies if counted else []:
-            found_of = {engine: measure(board, engine, policy) for engine in _engines(board, policy, with_tflm=True)}
-            for engine, measured in found_of.items():
-                rows += (found := _rows(measured, found_of.get("tflm") if engine == "int8" else None))
+            measurements = {name: measure(board, name, policy) for name in _engines(board, policy)}
+            for name, measured in measurements.items():
+                rows += (found := _rows(measured, measurements.get(TFLM) if name == COMPACT else None))
                 costs.append(_cost_of(measured, found))
         emulated = board.is_emulated and port is None
-        with_tflm = emulated and board.kind != "native"
-        for engine, policy, bundle in [(e, *each) for each in whole for e in _engines(board, each[0], with_tflm=with_tflm)]:
-            with connect(
-                board.name, bundle, port=port, engine=engine if emulated else None, count_instructions=counted
-            ) as session:
+        runs = [(*each, engine) for each in whole for engine in (_engines(board, each[0]) if emulated else (None,))]
+        for policy, bundle, engine in runs:
+            with connect(board.name, bundle, port=port, engine=engine, count_instructions=counted) as session:
                 info = session.query_info()  # with the stack that it has used
                 what = f"{info.board} {info.engine} {policy.name.lower()}"
                 found = _profile_rows(what, session.profile(), with_engine=not counted)
@@ -113,13 +111,14 @@ def measure_all(
     return rows, _merged(costs)
 
 
-def _engines(board: BoardDefinition, policy: Policy, *, with_tflm: bool) -> tuple[str, ...]:
-    """Those that can be measured with a model. Raises UsageError: none."""
-    kind = read_graph(policy.model).kind
-    tflm = ("tflm",) if with_tflm and os.environ.get(TFLM_LIBRARY) else ()
-    if not tflm:
-        check_element_type("int8", kind, board.name)
-    return ("int8", *tflm) if kind == INT8 else tflm
+def _engines(board: BoardDefinition, policy: Policy) -> tuple[str, ...]:
+    """Those that can be measured with a model on an emulated board. Raises UsageError: none."""
+    kind, native, library = read_graph(policy.model).kind, board.kind == "native", bool(os.environ.get(TFLM_LIBRARY))
+    if kind == INT8:
+        return (COMPACT, TFLM) if library and not native else (COMPACT,)
+    if not (native or library):
+        check_element_type(COMPACT, kind, board.name)
+    return (TFLM,)
 
 
 def _default_boards() -> list[BoardDefinition]:

@@ -36,7 +36,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import OtherSchema
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import ELEMENT_TYPES
+from balance_hil.quantize import NUMBERED_ELEMENT_TYPES
 from balance_hil.tflite.graph import builtin_name
 
 HANDSHAKE_TIMEOUT_S = 3.0  # opening the port resets some boards, and those take up to 2 s to boot
@@ -133,9 +133,10 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
         )
     check_engine(info, where)
     if info.element_type != bundle.kind.number:
-        theirs_kind = next((kind.name for kind in ELEMENT_TYPES.values() if kind.number == info.element_type), "unknown values")
+        kind = NUMBERED_ELEMENT_TYPES.get(info.element_type)
+        reported = kind.name if kind is not None else "unknown"
         raise ModelMismatchError(
-            f"the board on {where} runs policy {info.model_id} but reports {theirs_kind} inputs and outputs, the bundle has "
+            f"the board on {where} runs policy {info.model_id} but reports {reported} inputs and outputs, the bundle has "
             f"{bundle.kind.name}",
             "build and flash its firmware again",
         )

@@ -42,12 +42,11 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
 from balance_hil.protocol.messages import Action, Info, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import ELEMENT_TYPES, FLOAT32, INT8, ElementType, QuantParams
+from balance_hil.quantize import FLOAT32, INT8, NUMBERED_ELEMENT_TYPES, ElementType, QuantParams
 from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.tflite.graph import read_graph
 
 BoardInfo = Info
-_KINDS = {kind.number: kind for kind in ELEMENT_TYPES.values()}
 _DATA = (messages.InputData, messages.ObservationData)
 FRAME_ROOM = 24  # of a request in pieces besides its values
 # By what the board's timing depends on: an emulator on a busy computer may be delayed.
@@ -213,7 +212,7 @@ class Session:
             LinkError: no board has such a model.
             What ``check_model`` raises, with a bundle.
         """
-        if max(info.n_obs, info.n_act) > LARGEST_TENSOR or info.element_type not in _KINDS:
+        if max(info.n_obs, info.n_act) > LARGEST_TENSOR or info.element_type not in NUMBERED_ELEMENT_TYPES:
             raise LinkError(
                 f"the board on {self.port} reports a model of {info.n_obs} inputs and {info.n_act} outputs of the element type "
                 f"{info.element_type}",
@@ -361,7 +360,7 @@ class Session:
     @property
     def kind(self) -> ElementType:
         """Element type of the board's model, as the board reports it."""
-        return _KINDS[self.info.element_type]
+        return NUMBERED_ELEMENT_TYPES[self.info.element_type]
 
     @property
     def input_quant(self) -> QuantParams:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from balance_hil.comparing.conversion_variants import (
 )
 from balance_hil.comparing.model_under_test import ModelUnderTest
 from balance_hil.errors import HarnessError, UnsupportedOperatorError
-from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
+from balance_hil.quantize import Normalization, QuantParams, bits_of, dequantize, quantize
 from balance_hil.runtimes.base import Float32Array, Int8Array
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import TFLM
@@ -114,7 +113,7 @@ def inspect_board(
     right = quantize(sent, quant, normalization)
     io = BoardIo(
         observations=len(sent),
-        input_differing=int(np.count_nonzero(_bits(exchange.inputs) != _bits(right))),
+        input_differing=int(np.count_nonzero(bits_of(exchange.inputs) != bits_of(right))),
         action_differing=int(np.count_nonzero(exchange.actions != dequantize(exchange.outputs, model.graph.output_quant))),
     )
     return BoardInspection(io=io, findings=_findings(exchange, model, variant or TFLM))
@@ -218,9 +217,9 @@ def diagnose_output(outputs: Int8Array, actions: Float32Array, quant: QuantParam
     """How a board made ``actions``, float32 [n, n_act], of ``outputs``, int8 [n, n_act]."""
     variants = list(output_conversions(quant, other))
     right = variants[0].convert(outputs)
-    differing = int(np.count_nonzero(_bits(right) != _bits(actions)))
-    fault = _rearranged(_bits(right), _bits(actions), "action") if differing else ""
-    names = [fault] if fault else [v.fault for v in variants if np.array_equal(_bits(v.convert(outputs)), _bits(actions))]
+    differing = int(np.count_nonzero(bits_of(right) != bits_of(actions)))
+    fault = _rearranged(bits_of(right), bits_of(actions), "action") if differing else ""
+    names = [fault] if fault else [v.fault for v in variants if np.array_equal(bits_of(v.convert(outputs)), bits_of(actions))]
     return _named(OUTPUT, names, actions.size, differing, "dequantize with firmware/lib/quantize: scale · (q - zero point)")
 
 
@@ -356,8 +355,3 @@ def _unrelated(right: Int8Array, seen: Int8Array) -> bool:
         if np.std(pair[0]) and np.std(pair[1]) and abs(np.corrcoef(*pair)[0, 1]) > _UNRELATED:
             return False
     return True
-
-
-def _bits(values: NDArray[Any]) -> NDArray[Any]:
-    """As integers: 0 and -0 of float32 are two numbers."""
-    return np.ascontiguousarray(values).view(f"u{values.itemsize}")

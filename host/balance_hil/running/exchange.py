@@ -23,7 +23,7 @@ from balance_hil.link import FaultyLink
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Status
-from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, dequantize
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, bits_of, dequantize
 from balance_hil.running.input_check import InputCheck
 from balance_hil.running.misses import CAUSES, Cause, Parts
 from balance_hil.running.trace import Trace
@@ -419,10 +419,5 @@ def _other_input(values: NDArray[Any], wanted: NDArray[Any]) -> str:
     """How the raw input of a reply differs from that of its observation."""
     if values.shape != wanted.shape:
         return f"it has {values.size} inputs, the observation {wanted.size}"
-    at = int(np.flatnonzero(_bits(values) != _bits(wanted))[0])
+    at = int(np.flatnonzero(bits_of(values) != bits_of(wanted))[0])
     return f"its {values.dtype} input {at} is {values[at]}, the observation gives {wanted[at]}"
-
-
-def _bits(values: NDArray[Any]) -> NDArray[Any]:
-    """As integers: 0 and -0 of float32 are two numbers."""
-    return values.view(f"i{values.itemsize}")

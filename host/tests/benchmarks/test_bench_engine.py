@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,11 @@ from balance_hil.boards import find_definition
 from balance_hil.boards.kinds.instruction_count import code_bytes
 from balance_hil.boards.kinds.machines import check_installation
 from balance_hil.cli import bench
-from balance_hil.errors import HarnessError
+from balance_hil.errors import HarnessError, UsageError
 from balance_hil.paths import PROJECT
+from balance_hil.quantize import FLOAT32, INT8
 from balance_hil.testing.convolutional_models import image_network
+from balance_hil.testing.synthetic_models import ModelBuilder
 from balance_hil.tflite.graph import read_graph
 
 GOALS = {"TANH": (9_200, 197_000), "RELU": (8_500, 80_000)}  # instructions of one inference and of loading, 6-64-64-2
@@ -101,6 +104,29 @@ def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, un
     parts = [cost[name] for name in ("decode", "quantize", "engine", "dequantize", "encode")]
     assert min(parts) > 0
     assert sum(parts) == pytest.approx(cost["frame to frame"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("board", "library", "of_int8", "of_float32"),
+    [
+        ("native", "", ("int8",), ("tflm",)),
+        ("native", "/lib", ("int8",), ("tflm",)),
+        ("qemu-m4", "", ("int8",), None),
+        ("qemu-m4", "/lib", ("int8", "tflm"), ("tflm",)),
+    ],
+)
+def test_the_engines_that_run_a_model_are_measured(board: str, library: str, of_int8, of_float32, monkeypatch):
+    monkeypatch.setenv("HIL_TFLM_LIB", library)
+    for kind, engines in ((INT8, of_int8), (FLOAT32, of_float32)):
+        build = ModelBuilder(kind)
+        source = build.tensor((1, 6), 0.01)
+        model = build.build(source, build.operator("RELU", (source,), build.tensor((1, 6), 0.01)))
+        policy = engine.Policy("relu", model, Path("model.h"))
+        if engines is not None:
+            assert engine._engines(find_definition(board), policy) == engines
+            continue
+        with pytest.raises(UsageError, match="runs int8 models, this one is float32"):
+            engine._engines(find_definition(board), policy)
 
 
 @pytest.mark.parametrize(
