@@ -181,7 +181,7 @@ def _real_time() -> Check:
         pass
     if granted:
         return Check("real-time priority", "ok", "granted: other programs do not delay a real-time run")
-    hint = "for a busy computer: a line '@users - rtprio 2' in /etc/security/limits.conf, then log in again"
+    hint = "for a busy computer: a line '@users - rtprio 3' in /etc/security/limits.conf, then log in again"
     return Check("real-time priority", "optional", "not granted: other programs may delay a real-time run", hint)
 
 

@@ -8,6 +8,7 @@ would then measure the computer, not the board.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-LOOP_PRIORITY = 2  # above the emulator, so that busy-waiting firmware cannot starve the loop
+LOOP_PRIORITY = 3  # above the emulator, so that busy-waiting firmware cannot starve the loop
+DEVICES_PRIORITY = 2  # of an emulator's first thread, which has the devices: nor its UART, on the same core
 BOARD_PRIORITY = 1
 CURRENT_THREAD = 0
 CPU_LATENCY = Path("/dev/cpu_dma_latency")
@@ -27,19 +29,33 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_next_core = itertools.count(os.getpid())  # programs that start together begin with different cores
+
+
+def keep_on_one_core(process: int) -> None:
+    """Keeps a process, and the threads that it starts from now on, on one core; the next process gets the next core.
+
+    QEMU's two threads wait for each other at every byte. Between cores, that takes longer than to run one after the other.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # it has ended
+            os.sched_setaffinity(process, {cores[next(_next_core) % len(cores)]})
+
+
 @contextlib.contextmanager
 def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
     """Schedules the calling thread, and then the processes of an emulated board, before every ordinary program.
 
     Yields:
-        Whether that was granted: to root, to users with an rtprio limit (ulimit -r) of 2 or more. If not, nothing changes.
+        Whether that was granted: to root, to users with an rtprio limit (ulimit -r) of 3 or more. If not, nothing changes.
     """
     if not _schedule(CURRENT_THREAD, LOOP_PRIORITY):
         yield False
         return
     try:
         for thread in _threads(board_processes):
-            _schedule(thread, BOARD_PRIORITY)
+            _schedule(thread, DEVICES_PRIORITY if thread in board_processes else BOARD_PRIORITY)
         yield True
     finally:
         for thread in [CURRENT_THREAD, *_threads(board_processes)]:

@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 
 from balance_hil import scheduling as module
-from balance_hil.scheduling import BOARD_PRIORITY, LOOP_PRIORITY, CpuLatencyRequest, ProcessorWait, real_time_priority
+from balance_hil.scheduling import (
+    BOARD_PRIORITY,
+    DEVICES_PRIORITY,
+    LOOP_PRIORITY,
+    CpuLatencyRequest,
+    ProcessorWait,
+    keep_on_one_core,
+    real_time_priority,
+)
 
 
 @pytest.fixture
 def process():
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+    """A program of two threads."""
+    program = "import sys, threading; threading.Thread(target=sys.stdin.read).start(); print(flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        process.stdout.readline()
         yield process.pid
         process.kill()
 
@@ -27,7 +39,9 @@ def test_the_loop_comes_first_then_the_board_and_both_step_back_whatever_happens
         if not granted:
             pytest.skip("this user may not schedule for real time: ulimit -r")
         assert scheduling(0) == (os.SCHED_FIFO, LOOP_PRIORITY)
-        assert scheduling(process) == (os.SCHED_FIFO, BOARD_PRIORITY)
+        (other,) = {int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir()} - {process}
+        assert scheduling(process) == (os.SCHED_FIFO, DEVICES_PRIORITY)
+        assert scheduling(other) == (os.SCHED_FIFO, BOARD_PRIORITY)
         raise RuntimeError("the robot fell")
     assert scheduling(0) == scheduling(process) == (os.SCHED_OTHER, 0)
 
@@ -42,9 +56,18 @@ def test_a_refusal_changes_nothing(process: int, monkeypatch: pytest.MonkeyPatch
         assert scheduling(process) == (os.SCHED_OTHER, 0)
 
 
+def test_processes_get_one_core_after_the_other(process: int):
+    cores = set()
+    for _ in os.sched_getaffinity(0):
+        keep_on_one_core(process)
+        cores |= os.sched_getaffinity(process)
+    assert cores == os.sched_getaffinity(0)
+
+
 def test_a_board_that_has_ended_is_no_error():
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
+    keep_on_one_core(ended.pid)
     with real_time_priority([ended.pid]):
         pass
     assert scheduling(0) == (os.SCHED_OTHER, 0)

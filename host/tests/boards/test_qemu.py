@@ -75,6 +75,14 @@ def gone(pid: int) -> bool:
     return False
 
 
+def test_the_processor_and_the_uart_share_a_core(board: Board):
+    """Every byte goes from one thread of QEMU to another; a third, started before them, may run anywhere."""
+    process = process_of(board)
+    (core,) = os.sched_getaffinity(process)
+    cores = [os.sched_getaffinity(int(thread.name)) for thread in Path(f"/proc/{process}/task").iterdir()]
+    assert cores.count({core}) >= len(cores) - 1 >= 2
+
+
 def keep_asking(board: Board) -> None:
     for _ in range(10_000):
         board.infer_int8(np.zeros(6, np.int8))

@@ -36,6 +36,7 @@ from balance_hil.errors import ConfigError, EmulatorMissingError, UsageError
 from balance_hil.firmware_build import build_image
 from balance_hil.link import Link, PipeEnds, open_link
 from balance_hil.protocol.messages import WATCHDOG_MS
+from balance_hil.scheduling import keep_on_one_core
 
 QEMU = "qemu-system-arm"
 # The firmware reads its options from the start of its RAM (hal_cortex): a mark, the watchdog's time, the number of a fault.
@@ -174,6 +175,7 @@ class QemuMachine(EmulatedMachine):
             command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"]
             command += self._options
             self._processes = [self._popen(command, [*descriptors, theirs.fileno()], pipes)]
+            keep_on_one_core(self._processes[0].pid)
 
     def _reap(self) -> None:
         super()._reap()
