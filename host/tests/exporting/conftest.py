@@ -9,11 +9,13 @@ import pytest
 
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.checkpoint import Actor, Layer
-from balance_hil.exporting import episodes, pipeline
+from balance_hil.exporting import calibration, episodes, pipeline
 from balance_hil.exporting.episodes import EpisodesRequest, run_episodes
 from balance_hil.spec import ActionMap
 
 from ..kept_tensorflow import KeptTensorFlow
+
+FEW_ROWS = 100
 
 
 @pytest.fixture
@@ -109,6 +111,8 @@ def converted(monkeypatch):
                 pass
 
         monkeypatch.setattr(pipeline, "TensorFlowProcess", Converted)
+        monkeypatch.setattr(calibration, "RECORDED_ROWS", FEW_ROWS)  # nothing is calibrated with them
+        monkeypatch.setattr(calibration, "HELD_OUT_ROWS", FEW_ROWS)
         # The models are those of other policies or versions: their own answers are not asked for.
         monkeypatch.setattr(pipeline, "check_against_source", lambda *args: {"by": None, "why": "a test"})
 
