@@ -1,5 +1,6 @@
 """Fixtures that several areas share."""
 
+import functools
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from balance_hil import firmware_build
 from balance_hil.bundle import Bundle
 from balance_hil.checkpoint import import_sb3
 from balance_hil.envs.balance import config_for
@@ -31,6 +33,14 @@ def linear_bundle():
         input_quant=QuantParams(1 / 128, 0),
         output_quant=QuantParams(1 / 128, 0),
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_commit():
+    """The firmware's sources stay as they are: git is asked once, instead of at each start of a board."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(firmware_build, "_git", functools.cache(firmware_build._git))
+        yield
 
 
 os.environ["HIL_HISTORY"] = "off"  # the tests of it name a file

@@ -32,6 +32,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     schema.parent.mkdir(parents=True)
     schema.write_text("")
     monkeypatch.setattr(firmware_build, "PROJECT", tmp_path)
+    monkeypatch.setattr(firmware_build, "_git", firmware_build._git.__wrapped__)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
 
