@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
-from kept_tensorflow import KeptTensorFlow
+from few_processes import EpisodesHere, KeptTensorFlow
 
 from balance_hil.checkpoint import keep_tensorflow_out
 from balance_hil.cli import main
@@ -40,6 +40,7 @@ def hil(*words: str) -> None:
 def serve() -> None:
     KeptTensorFlow.folder = Path.cwd()
     pipeline.TensorFlowProcess = KeptTensorFlow
+    pipeline.EpisodeRuns = EpisodesHere
     with answers_apart() as answers:
         for line in sys.stdin:
             folder, command, *words = json.loads(line)

@@ -1,7 +1,4 @@
-import json
 import shutil
-from concurrent.futures import Future
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +6,10 @@ import pytest
 
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.checkpoint import Actor, Layer
-from balance_hil.exporting import calibration, episodes, pipeline
-from balance_hil.exporting.episodes import EpisodesRequest, run_episodes
+from balance_hil.exporting import calibration, pipeline
 from balance_hil.spec import ActionMap
 
-from ..kept_tensorflow import KeptTensorFlow
+from ..few_processes import EpisodesHere, KeptTensorFlow
 
 FEW_ROWS = 100
 
@@ -52,24 +48,7 @@ def make_actor():
 @pytest.fixture
 def episodes_here(monkeypatch):
     """Exports run the episodes of their stages in this process: four more would import the same again."""
-
-    class Here:
-        def __init__(self, log):
-            pass
-
-        def submit(self, request, progress):
-            monkeypatch.setattr(episodes, "_say", lambda message: progress(message["progress"]))
-            ended = Future()
-            ended.set_result(run_episodes(EpisodesRequest(**json.loads(json.dumps(asdict(request))))))
-            return ended
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exception):
-            pass
-
-    monkeypatch.setattr(pipeline, "EpisodeRuns", Here)
+    monkeypatch.setattr(pipeline, "EpisodeRuns", EpisodesHere)
 
 
 @pytest.fixture(scope="session")
