@@ -42,6 +42,7 @@ BUILD_TIMEOUT_S = 3600.0  # TensorFlow Lite Micro takes a quarter of an hour on 
 ASK_TIMEOUT_S = 30.0  # for programs that only answer a question
 PROGRESS_INTERVAL_S = 5.0
 _LIBRARY_FILE = re.compile(r"TensorFlow Lite Micro: file \d+ of \d+")  # see firmware/platform/tflm_library.py
+_NOT_IN_LIBRARY = re.compile(r"undefined reference to `tflite::Register_(\w+)\(")
 _NO_NETWORK = re.compile("HTTPClientError|InternetConnectionError|UnknownPackageError")
 _TOO_LARGE = re.compile(r"size \((?P<need>\d+) bytes\) is greater than maximum allowed \((?P<limit>\d+) bytes\)")  # PlatformIO
 # Of GNU ld: a section does not begin in its region, or does not end there.
@@ -405,6 +406,11 @@ def _build_error(environment: str, output: str, variables: Mapping[str, str]) ->
         return FirmwareBuildError(f"the image for {environment} is too large for the chip: {need}", hint)
     if TFLM_LIBRARY in output:
         hint = "see docs/boards.md for how to get it; or use the compact engine, which needs no library: --engine int8"
+    elif lacking := sorted(set(_NOT_IN_LIBRARY.findall(output))):
+        hint = (
+            f"the library that {TFLM_LIBRARY} names lacks the kernels of {', '.join(lacking)}: add their sources, from "
+            "tensorflow/lite/micro/kernels; or use the compact engine: --engine int8"
+        )
     elif _NO_NETWORK.search(output):
         hint = f"PlatformIO lacks a package; install it, from the network: {install_packages(environment)}"
     else:

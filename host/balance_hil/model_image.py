@@ -37,6 +37,8 @@ KERNELS = {
     "PAD": 34,
     "MEAN": 40,
 }
+# And those of int32, which only compute the shape that RESHAPE gives its output: nothing runs, the file has that shape.
+SHAPE_ARITHMETIC = {"STRIDED_SLICE": 45, "SHAPE": 77, "PACK": 83}
 ALWAYS_THERE = ("FULLY_CONNECTED", "RELU", "TANH")  # in every image
 _BYTES_PER_LINE = 16
 _NUMBERS_PER_LINE = 8
@@ -164,7 +166,7 @@ def _operators(model: bytes) -> str:
             number for name in names - set(ALWAYS_THERE) if (number := getattr(schema().BuiltinOperator, name, None)) is not None
         }
     except MissingExtraError:  # nobody here reads the model: all of them
-        numbers = set(KERNELS.values())
+        numbers = {*KERNELS.values(), *SHAPE_ARITHMETIC.values()}
     except BundleError:  # the board says what it is
         numbers = set()
     if not numbers:

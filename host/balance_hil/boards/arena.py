@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from balance_hil.model_image import KERNELS
+from balance_hil.model_image import KERNELS, SHAPE_ARITHMETIC
 from balance_hil.runtimes.tflm import persistent_bytes
-from balance_hil.tflite.graph import Operator, TfliteGraph
+from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
 _TABLE_BYTES = 256
 # Whose inner loops keep sums of all rows and a second bias; and the latter alone.
@@ -35,7 +35,7 @@ def compact_need(graph: TfliteGraph, mcu: str = "") -> Need:
     ``mcu``: "cortex-m3", ...; their inner loops differ.
     """
     all_kept = _compact_bytes(graph, mcu, shares=False)
-    if KERNELS.keys().isdisjoint(graph.operator_counts()):
+    if not graph.operator_counts().keys() & {*KERNELS, *SHAPE_ARITHMETIC}:
         return Need(all_kept, all_kept)
     return Need(min(all_kept, _compact_bytes(graph, mcu, shares=True)), all_kept)
 
@@ -43,9 +43,13 @@ def compact_need(graph: TfliteGraph, mcu: str = "") -> Need:
 def _compact_bytes(graph: TfliteGraph, mcu: str, *, shares: bool) -> int:
     by_rows = mcu in _SCRATCH_BY_ROWS
     step, channel = (52, 9) if by_rows or mcu in _FOLDS_BIAS else (48, 5)
-    needed = step * len(graph.operators) + (_shared_bytes(graph, 4, ("RESHAPE",)) if shares else aligned(graph.n_obs, 1))
+    needed = step * len(graph.operators) + (
+        _shared_bytes(graph, 4, ("RESHAPE",), unkept="INT32") if shares else aligned(graph.n_obs, 1)
+    )
     scratch = 0
     for operator in graph.operators:
+        if operator.name in SHAPE_ARITHMETIC:
+            continue
         source, output = graph.tensors[operator.inputs[0]], graph.output_of(operator)
         if operator.name != "RESHAPE" and not shares:
             needed = aligned(needed, 4) + aligned(output.size * (4 if output.type == "FLOAT32" else 1), 4)
@@ -79,9 +83,7 @@ def tflm_need(graph: TfliteGraph, model: bytes, mve: bool = False) -> Need:
     own = (
         persistent_bytes(model) + _PREPARED_BYTES * len(scratch) + _PLANNING_BYTES * (len(tensors) + len(scratch)) + _OTHER_BYTES
     )
-    kept = sum(aligned(_bytes_of(tensor.size, tensor.type), 16) for tensor in tensors) + sum(
-        aligned(each, 16) for each in scratch
-    )
+    kept = sum(aligned(bytes_of(tensor), 16) for tensor in tensors) + sum(aligned(each, 16) for each in scratch)
     return Need(own + _shared_bytes(graph, 16, (), scratch), own + kept + _LINEAR_PLANNER_BYTES)
 
 
@@ -114,10 +116,13 @@ def _patch(graph: TfliteGraph, operator: Operator) -> int:
     return int(weights[1] * weights[2] * weights[3])
 
 
-def _shared_bytes(graph: TfliteGraph, alignment: int, aliases: Sequence[str], scratch: Sequence[int] = ()) -> int:
+def _shared_bytes(
+    graph: TfliteGraph, alignment: int, aliases: Sequence[str], scratch: Sequence[int] = (), unkept: str = ""
+) -> int:
     """Memory in which tensors overlap that are never needed at once: the largest first, each at the lowest place.
 
     ``aliases``: operators whose output is their input. ``scratch``: bytes that each operator needs while it runs.
+    ``unkept``: type of tensors that take no memory.
     """
     first, last, owner = {graph.input.index: 0}, {graph.input.index: 0}, {graph.input.index: graph.input.index}
     for time, operator in enumerate(graph.operators, start=1):
@@ -129,9 +134,9 @@ def _shared_bytes(graph: TfliteGraph, alignment: int, aliases: Sequence[str], sc
             owner[number] = owner[operator.inputs[0]] if operator.name in aliases else number
     last[owner[graph.output.index]] = len(graph.operators) + 1
     blocks = [
-        (aligned(_bytes_of(graph.tensors[n].size, graph.tensors[n].type), alignment), first[n], last[n])
+        (aligned(bytes_of(graph.tensors[n]), alignment), first[n], last[n])
         for n, at in owner.items()
-        if n == at
+        if n == at and graph.tensors[n].type != unkept
     ]
     blocks += [(aligned(size, alignment), time, time) for time, size in enumerate(scratch, start=1)]
     placed: list[tuple[int, int, int, int]] = []
@@ -145,8 +150,9 @@ def _shared_bytes(graph: TfliteGraph, alignment: int, aliases: Sequence[str], sc
     return max(behind for _, behind, _, _ in placed)
 
 
-def _bytes_of(size: int, kind: str) -> int:
-    return size * {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "INT64": 8}.get(kind, 4)
+def bytes_of(tensor: Tensor) -> int:
+    """What a tensor takes."""
+    return tensor.size * {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "INT64": 8}.get(tensor.type, 4)
 
 
 def _has_no_bias(operator: Operator) -> bool:

@@ -14,7 +14,7 @@ from balance_hil.boards.profile import Profile, profile_of
 from balance_hil.boards.session import Session
 from balance_hil.boards.upload import Progress, UploadResult, transfer
 from balance_hil.bundle import Bundle
-from balance_hil.errors import LinkError, ReplyTimeoutError
+from balance_hil.errors import BoardStatusError, LinkError, ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
@@ -61,20 +61,38 @@ class Board(Session):
         return [_expect(reply, Action, self.port) for reply in replies]
 
     def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """Output of every operator, in execution order, for raw inputs [n, n_obs]. Raises what ``request`` raises."""
-        sizes = [0] * self.info.n_ops
+        """Output of the operators, in execution order, for raw inputs [n, n_obs].
+
+        Without those whose output is of another type than the model's input: float32, or a shape. Raises what ``request`` raises.
+        """
+        sizes = dict.fromkeys(range(self.info.n_ops), 0)
         if len(inputs):
             self.infer_int8(inputs[0])
-            sizes = [self._part(op, 0).size for op in range(self.info.n_ops)]
-        parts = [messages.Tensor(op, offset) for op, size in enumerate(sizes) for offset in range(0, max(size, 1), TENSOR_PIECE)]
-        values: list[list[NDArray[np.int8]]] = [[] for _ in sizes]
+            sizes = self._tensor_sizes()
+        parts = [messages.Tensor(op, offset) for op, size in sizes.items() for offset in range(0, max(size, 1), TENSOR_PIECE)]
+        values: dict[int, list[NDArray[np.int8]]] = {op: [] for op in sizes}
         for requests in self._inferences(inputs, parts):
             for request, reply in zip(requests, self.pipeline(requests), strict=True):
                 if isinstance(request, messages.Tensor):
                     values[request.op].append(checked_tensor(reply, request, self.port))
         names = operator_names(self.bundle, self.info.n_ops)
         dtype = self.kind.dtype
-        return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size, dtype)) for op, size in enumerate(sizes)]
+        return [LayerTensor(op, names[op], _rows(values[op], len(inputs), size, dtype)) for op, size in sizes.items()]
+
+    def _tensor_sizes(self) -> dict[int, int]:
+        """Bytes of the output of each operator that the board shows. Raises BoardStatusError if it shows none."""
+        sizes: dict[int, int] = {}
+        refused = None
+        for op in range(self.info.n_ops):
+            try:
+                sizes[op] = self._part(op, 0).size
+            except BoardStatusError as exc:
+                if exc.status != Status.NOT_SUPPORTED.name.lower():
+                    raise
+                refused = exc
+        if refused is not None and not sizes:
+            raise refused
+        return sizes
 
     def _inferences(self, inputs: Int8Array, parts: list[messages.Tensor]) -> Iterator[list[Message]]:
         """Requests for ``parts`` after an inference from each row: all at once, or if these take pieces, row by row."""

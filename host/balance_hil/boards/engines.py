@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from balance_hil.boards.arena import Need, aligned, compact_need, tflm_need
+from balance_hil.boards.arena import Need, aligned, bytes_of, compact_need, tflm_need
 from balance_hil.boards.definition import SHIPPED as SHIPPED_BOARDS
 from balance_hil.boards.definition import BoardDefinition, load_definitions
 from balance_hil.errors import (
@@ -26,10 +26,10 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.firmware_build import TFLM_LIBRARY
-from balance_hil.model_image import KERNELS, MAX_ACT, MAX_OBS
+from balance_hil.model_image import KERNELS, MAX_ACT, MAX_OBS, SHAPE_ARITHMETIC
 from balance_hil.paths import SHIPPED
 from balance_hil.quantize import INT8, ElementType
-from balance_hil.tflite.graph import TfliteGraph, read_graph
+from balance_hil.tflite.graph import Operator, TfliteGraph, read_graph
 
 TFLM, COMPACT = "tflm", "int8"
 ENGINES = (TFLM, COMPACT)
@@ -42,10 +42,13 @@ OPERATORS = {
         *("FULLY_CONNECTED", "TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1"),
         *("QUANTIZE", "DEQUANTIZE", "RESHAPE"),
         *KERNELS,
+        *SHAPE_ARITHMETIC,  # of int32: see _lacks
     ),
     TFLM: tuple(re.findall(r"^ *X\((\w+),", _TFLM_LIST.read_text(), re.MULTILINE)),
 }
 DEFAULT_ARENA_BYTES = 16_384  # HIL_ARENA_BYTES of the firmware
+_DESKTOP = "compare it on the desktop: hil compare MODEL without --board"
+_WITH_LIBRARY = f"use TensorFlow Lite Micro, --engine tflm, whose library {TFLM_LIBRARY} names: docs/boards.md"
 _FIRMWARE_BYTES = {COMPACT: 24_000, TFLM: 50_000}  # of flash that the smallest image takes besides its model
 
 Progress = Callable[[str], None]
@@ -108,25 +111,27 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
         if size > MAX_VALUES:
             raise ModelTooWideError(
                 f"the model is too wide for {definition.name}: its {what} take {size} bytes, a board has room for {MAX_VALUES}",
-                "compare it on the desktop, which takes any number: hil compare MODEL without --board",
+                _DESKTOP,
             )
     try:
         return _arena_bytes(definition, graph, model, engine)
     except (UnsupportedOperatorError, FirmwareBuildError, ArenaTooSmallError) as exc:
         others = _others_that_fit(definition, graph, model, engine)
-        exc.hint = "; ".join(filter(None, (f"use what runs this model: {others}" if others else "", exc.hint)))
+        exc.hint = "; or ".join(filter(None, (f"use what runs this model: {others}" if others else "", exc.hint)))
         raise
 
 
 def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, engine: str) -> int:
     """See ``check_fits``; the hints of what this raises say what else could be done."""
     native = definition.kind == "native"
-    missing = next((op for op in graph.operators if op.name not in OPERATORS[engine]), None)
+    missing = next((op for op in graph.operators if _lacks(engine, graph, op)), None)
     if missing is not None and not (native and engine == TFLM):
+        kind = f" of {graph.output_of(missing).type}" if missing.name in OPERATORS[engine] else ""
+        names = [f"{name} (INT32)" if name in SHAPE_ARITHMETIC and engine == COMPACT else name for name in OPERATORS[engine]]
         raise UnsupportedOperatorError(
-            f"{engine} on {definition.name} cannot run an operator of the model: {missing.name} (number {missing.index}); "
-            f"it runs {', '.join(OPERATORS[engine])}",
-            "export only the deterministic actor",
+            f"{engine} on {definition.name} cannot run an operator of the model: {missing.name}{kind} (number {missing.index}); "
+            f"it runs {', '.join(names)}",
+            _WITH_LIBRARY if missing.name in OPERATORS[TFLM] and not native and _tflm_missing(definition) else _DESKTOP,
         )
     if native:  # takes what it needs
         return 0
@@ -136,7 +141,7 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
         raise FirmwareBuildError(
             f"the model is too large for {definition.name}: its {len(model)} bytes make an image of at least {image} bytes, "
             f"the flash has {flash}",
-            "export a smaller network",
+            f"export a model of at most {flash - _FIRMWARE_BYTES[engine]} bytes: fewer or narrower layers",
         )
     room = definition.arena_bytes if definition.hal else chip.get("build", {}).get("arena_bytes", 0)
     # Input, output and action lie outside the arena, twice.
@@ -156,11 +161,27 @@ def _arena_bytes(definition: BoardDefinition, graph: TfliteGraph, model: bytes, 
     if room and need.least > limit:
         raise ArenaTooSmallError(
             f"{engine} needs {need.least + more} bytes of memory besides the model, {definition.name} has {room} for it",
-            "train a smaller network" + (f", or raise arena_bytes in {definition.file}" if definition.hal else ""),
+            f"make {_largest(graph)}, smaller"
+            + (f"; or set arena_bytes to {aligned(need.least, 16)} in {definition.file}" if definition.hal else ""),
             need.least,
         )
     wanted = need.all_kept if not room or need.all_kept <= limit else max(need.least, limit)
     return 0 if definition.hal or wanted <= DEFAULT_ARENA_BYTES else aligned(wanted, 16)
+
+
+def _lacks(engine: str, graph: TfliteGraph, operator: Operator) -> bool:
+    """Whether an engine does not run an operator. Of int32, the compact one has those alone that compute RESHAPE's shape."""
+    if operator.name not in OPERATORS[engine]:
+        return True
+    return engine == COMPACT and (graph.output_of(operator).type == "INT32") != (operator.name in SHAPE_ARITHMETIC)
+
+
+def _largest(graph: TfliteGraph) -> str:
+    """The tensor that takes the most memory."""
+    tensors = {f"the output of {op.name} (number {op.index})": graph.output_of(op) for op in graph.operators}
+    sizes = {name: bytes_of(tensor) for name, tensor in {"the input": graph.input, **tensors}.items()}
+    name = max(sizes, key=lambda name: sizes[name])
+    return f"the largest tensor, {name} of {sizes[name]} bytes"
 
 
 def _others_that_fit(definition: BoardDefinition, graph: TfliteGraph, model: bytes, engine: str) -> str:

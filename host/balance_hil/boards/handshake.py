@@ -199,7 +199,8 @@ def check_engine(info: messages.Info, where: str) -> None:
                 reason = f"{builtin_name(code)} (number {number}): {reason}"
             raise UnsupportedOperatorError(
                 f"{info.engine} on {where} cannot run an operator of the model: {reason}",
-                "export only the deterministic actor: hil export; FULLY_CONNECTED, RELU and TANH run in int8",
+                "an image has the operators of the model that it was built with: flash this one, hil flash; "
+                "or use what runs more: --engine tflm, or --board native",
             )
         case Status.ARENA_TOO_SMALL:
             needed = f"{info.engine_detail} bytes" if info.engine_detail else "more"
@@ -231,6 +232,8 @@ _OTHER_STATUS = "see the table of statuses in firmware/PROTOCOL.md"
 _STATUS_HINTS: dict[int, str] = {
     Status.NOT_IDENTIFIED: "the board restarted or no handshake was made: connect again",
     Status.WRONG_COUNT: "the observation must have n_obs elements, as reported in INFO",
+    Status.NOT_SUPPORTED: "a layer is shown if its type is that of the model's input, and if the arena keeps every tensor: "
+    "compare without layers, --layer-samples 0",
     Status.NON_FINITE: "an observation contains NaN or infinity: check the environment",
     Status.OVERSIZED: "send smaller messages: max_payload in INFO is the limit",
     Status.NO_GOLDEN_VECTORS: "build the firmware with the bundle's model.h, which contains them",

@@ -109,6 +109,8 @@ def _layer_table(result: Comparison) -> Table:
         f"Differing values of each layer over {result.layer_inputs} inputs: new ones arise from equal layer inputs, "
         "the others follow from them"
     )
+    if result.hidden_layers:
+        title += f". Not compared, because their outputs are of another type: {', '.join(result.hidden_layers)}"
     headings = (">values", ">differing", ">propagated", ">unexplained", ">new", ">new LSB")
     table = make_table("a", "b", "layer", *headings, "cause of the new ones", "where", title=title)
     for row in result.layers:

@@ -122,6 +122,7 @@ class Comparison:
     float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
     not_attributed: str = ""  # why differences were not attributed, "" if they were
     element_type: str = "int8"  # of the model
+    hidden_layers: tuple[str, ...] = ()  # "0 SHAPE": whose output is of another type than the model's input; nobody shows it
 
     @property
     def unexplained(self) -> int:

@@ -73,6 +73,7 @@ def summarize(
         float_io=tuple(float_io),
         not_attributed=not_attributed,
         element_type=graph.kind.name if graph else INT8.name,
+        hidden_layers=tuple(f"{op.index} {op.name}" for op in graph.operators if not graph.shows(op)) if graph else (),
     )
 
 

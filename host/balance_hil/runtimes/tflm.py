@@ -175,7 +175,7 @@ def _interpreter(model: bytes, arena_bytes: int, *, preserve: bool = False) -> A
             failed = exc
     raise UnsupportedOperatorError(
         f"TensorFlow Lite Micro cannot run {_refused_operator(captured.text)}",
-        "export the deterministic actor alone with `hil export`; FULLY_CONNECTED, RELU and TANH run in int8",
+        "replace the operator in the network that you export; what runs in int8 stands in docs/operators.md",
     ) from failed
 
 

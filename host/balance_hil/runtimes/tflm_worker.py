@@ -118,6 +118,8 @@ class _HostedModel:
 
     def _tensor(self, model: TflmRuntime, data: bytes) -> bytes:
         (op,) = _OP.unpack(data)
+        if not model.graph.shows(model.graph.operators[op]):
+            return _failure(Status.NOT_SUPPORTED, op, "the output of this operator is of another type than the model's input")
         if self._layers is None:
             # A second interpreter keeps every tensor; the first reports the arena as a board would have it. Same input, so the
             # same tensors: checked on the last one.

@@ -47,6 +47,7 @@ _VERSIONS = {
     "TRANSPOSE": 2,
     "STRIDED_SLICE": 2,
     "SPLIT": 2,
+    "PACK": 2,
     "UNIDIRECTIONAL_SEQUENCE_LSTM": 3,
 }
 _OPTIONS = {
@@ -73,6 +74,8 @@ _OPTIONS = {
     "TRANSPOSE": "TransposeOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SPLIT": "SplitOptions",
+    "SHAPE": "ShapeOptions",
+    "PACK": "PackOptions",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
 }
 
@@ -192,6 +195,19 @@ class ModelBuilder:
         tensor.type = self.schema.TensorType.INT32
         data = self._buffers[tensor.buffer].data.view(np.int64).astype(np.int32)
         self._buffers[tensor.buffer].data = np.frombuffer(data.tobytes(), np.uint8)
+
+    def flatten(self, source: int) -> int:
+        """Operators that make one row of a tensor, as converters write Keras's Flatten: RESHAPE with a shape that is computed."""
+        shape = [int(n) for n in self.tensors[source].shape]
+        size = int(np.prod(shape[1:]))
+        int32 = self.schema.TensorType.INT32
+        sizes = self.operator("SHAPE", (source,), self.tensor((len(shape),), kind="INT32"), outType=int32)
+        ends = (self.numbers([0]), self.numbers([1]), self.numbers([1]))
+        rows = self.operator("STRIDED_SLICE", (sizes, *ends), self.tensor((), kind="INT32"), shrinkAxisMask=1)
+        to = self.operator("PACK", (rows, self.numbers(size)), self.tensor((2,), kind="INT32"), valuesCount=2)
+        flat = self.operator("RESHAPE", (source, to), self.tensor((1, size), *self.quant(source)))
+        self.operators[-1].builtinOptionsType, self.operators[-1].builtinOptions = 0, None
+        return flat
 
     def numbers(self, values: ArrayLike) -> int:
         """A constant of int32: axes, a shape, paddings."""

@@ -24,7 +24,7 @@ from balance_hil.errors import (
     UnsupportedOperatorError,
     UsageError,
 )
-from balance_hil.model_image import KERNELS, ModelImage
+from balance_hil.model_image import KERNELS, SHAPE_ARITHMETIC, ModelImage
 from balance_hil.quantize import FLOAT32, INT16X8
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.convolutional_models import OPERATORS as CONVOLUTIONAL
@@ -121,6 +121,42 @@ def test_an_operator_that_is_missing_is_named(board, engine: str, operator: str,
     check_fits(NATIVE, model, "tflm")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "number"),
+    [("STRIDED_SLICE", "INT8", 4), ("ADD", "INT32", 4), ("SHAPE", "INT64", 0)],
+    ids=lambda value: str(value),
+)
+def test_the_compact_engine_computes_shapes_and_nothing_else_of_them(name: str, kind: str, number: int) -> None:
+    builder = ModelBuilder()
+    source = builder.tensor((1, 2, 2, 1), scale=0.1)
+    flat = builder.flatten(source)
+    check_fits(M4, builder.build(source, flat), "int8")
+    if name == "STRIDED_SLICE":
+        numbers = [builder.numbers(values) for values in ([0, 0], [1, 4], [1, 1])]
+        flat = builder.operator(name, (flat, *numbers), builder.tensor((1, 4), 0.1))
+    elif name == "ADD":
+        sizes = builder.operators[0].outputs[0]
+        builder.operator(name, (sizes, sizes), builder.tensor((4,), kind="INT32"))
+    else:
+        builder.tensors[builder.operators[0].outputs[0]].type = builder.schema.TensorType.INT64
+    for board in (M4, NATIVE):
+        with pytest.raises(UnsupportedOperatorError, match=rf"model: {name} of {kind} \(number {number}\); .*PACK \(INT32\)"):
+            check_fits(board, builder.build(source, flat), "int8")
+
+
+def test_a_board_that_nothing_helps_is_told_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow Lite Micro is not there, or does not have the operator either."""
+    monkeypatch.delenv("HIL_TFLM_LIB", raising=False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    for operator, hint in (("HARD_SWISH", "HIL_TFLM_LIB names"), ("COS", "hil compare MODEL without --board")):
+        builder = ModelBuilder()
+        source = builder.tensor((1, 4), scale=0.1)
+        model = builder.build(source, builder.elementwise(operator, source, (0.1, 0)))
+        with pytest.raises(UnsupportedOperatorError) as caught:
+            check_fits(M4, model, "int8")
+        assert hint in caught.value.hint
+
+
 def test_tflm_runs_on_a_board_what_the_compact_engine_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIL_TFLM_LIB", "/somewhere")
     builder = ModelBuilder()
@@ -156,7 +192,8 @@ def test_a_convolution_that_needs_more_memory_than_a_board_has_is_refused_with_n
     with pytest.raises(ArenaTooSmallError, match=rf"{engine} needs \d+ bytes .*, f405 has 28000 for it") as caught:
         check_fits(f405, model, engine)
     assert 65_536 + 4_096 < caught.value.needed_bytes < 80_000
-    assert caught.value.hint.startswith("use what runs this model: --board qemu-m4 --engine int8;")
+    assert caught.value.hint.startswith("use what runs this model: --board qemu-m4 --engine int8; or make the largest tensor, ")
+    assert "the output of CONV_2D (number 1) of 65536 bytes" in caught.value.hint
     assert check_fits(pico, model, engine) >= caught.value.needed_bytes
     assert 65_536 + 4_096 < check_fits(M4, model, engine) < 100_000
     assert check_fits(M4, image(8, 4), engine) == 0  # the default is enough
@@ -171,6 +208,7 @@ def test_a_model_that_is_larger_than_the_flash_is_refused_with_need_and_limit(en
     with pytest.raises(FirmwareBuildError, match=f"{len(model)} bytes make an image of at least {need} .* has 524288") as caught:
         check_fits(find_definition("qemu-m55"), model, engine)
     assert "--board qemu-m4" in caught.value.hint
+    assert f"export a model of at most {524_288 - firmware} bytes" in caught.value.hint
     check_fits(M4, model, engine)
     check_fits(TEENSY, model, engine)  # whose linker knows
 
@@ -181,7 +219,7 @@ def test_the_arena_of_a_board_of_ones_own_is_that_of_its_file() -> None:
     needed = compact_need(read_graph(model)).least
     with pytest.raises(ArenaTooSmallError, match=f"needs {needed} bytes .* has 16384") as caught:
         check_fits(own, model, "int8")
-    assert "arena_bytes" in caught.value.hint
+    assert f"set arena_bytes to {-(-needed // 16) * 16} in " in caught.value.hint
     assert check_fits(replace(own, arena_bytes=needed), model, "int8") == 0
     assert check_fits(M4, model, "int8") == -(-needed // 16) * 16
 
@@ -212,9 +250,9 @@ def test_the_limits_are_those_of_the_firmware() -> None:
     assert f"#define HIL_MAX_ACT {MAX_ACT}\n" in policy
     assert f"-DHIL_MAX_OBS={MAX_VALUES} -DHIL_MAX_ACT={MAX_VALUES} " in (FIRMWARE.parent / "platformio.ini").read_text()
     engine = (FIRMWARE / "lib/engine_int8/include/engine_int8/int8_engine.h").read_text()
-    own, added = re.findall(r": ([A-Z][A-Z0-9_, ]+)\.$", engine, re.MULTILINE)
-    assert set(own.split(", ") + added.split(", ")) == set(OPERATORS["int8"])
-    assert set(added.split(", ")) == set(KERNELS)
+    own, added, of_shapes = (set(names.split(", ")) for names in re.findall(r": ([A-Z][A-Z0-9_, ]+)\.$", engine, re.MULTILINE))
+    assert own | added | of_shapes == set(OPERATORS["int8"])
+    assert (added, of_shapes) == (set(KERNELS), set(SHAPE_ARITHMETIC))
     assert set(OPERATORS["tflm"]) >= set(OPERATORS["int8"]) - {"RELU_N1_TO_1"}, "TFLM lacks this one"
 
 

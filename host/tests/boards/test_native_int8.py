@@ -14,7 +14,7 @@ from balance_hil.boards.handshake import check_model
 from balance_hil.boards.kinds.emulated import EmulationConfig
 from balance_hil.boards.kinds.native import NativeMachine
 from balance_hil.bundle import Bundle
-from balance_hil.errors import UnsupportedOperatorError
+from balance_hil.errors import BoardStatusError, UnsupportedOperatorError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol.messages import Status
 from balance_hil.runtimes.tflm import TflmRuntime
@@ -39,6 +39,26 @@ def test_board_with_the_compact_engine_equals_tflm(model: Path):
     assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
     for layer, expected in zip(layers, tflm.layers_batch(inputs[:20]), strict=True):
         assert np.array_equal(layer.values, expected)
+
+
+@pytest.mark.parametrize("engine", ["int8", "tflm"])
+def test_a_shape_that_the_model_computes_is_no_layer(tmp_path: Path, engine: str):
+    builder = ModelBuilder()
+    source = builder.tensor((1, 2, 3, 1), 0.1)
+    weights = np.arange(12, dtype=np.int8).reshape(2, 6)
+    path = tmp_path / "flat.tflite"
+    path.write_bytes(builder.build(source, builder.dense(builder.flatten(source), weights, 0.1, (0.3, 0))))
+    tflm = TflmRuntime(path.read_bytes())
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, 6), dtype=np.int8)
+    with connect("native", engine=engine, model=path) as board:
+        layers = board.layers_int8_batch(inputs)
+        for op in range(3):
+            with pytest.raises(BoardStatusError, match="refused Tensor: not_supported") as caught:
+                board.tensor(op)
+            assert "--layer-samples 0" in caught.value.hint
+    expected = tflm.layers_int8_batch(inputs)
+    assert [layer.op for layer in layers] == [layer.op for layer in expected] == [3, 4]
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(layers, expected, strict=True))
 
 
 def test_an_operator_that_the_engine_lacks_is_named(linear_bundle: Bundle):

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from balance_hil.boards.arena import compact_need
 from balance_hil.model_image import KERNELS, ModelImage
 from balance_hil.testing.convolutional_models import OPERATORS, VALID, random_network, random_operator
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.graph import read_graph
 
 from .engine_check import RunCheck, assert_equals_tflm, run_engine, tflm_layers
-from .kernel_models import EXTREME, extreme_operator
+from .kernel_models import EXTREME, extreme_operator, flattened_image
 
 RUNS = tuple(name for name in OPERATORS if name.split()[-1] in KERNELS)
 ROWS = 20
@@ -61,6 +62,76 @@ def test_random_networks_equal_tflm_in_every_tensor_and_in_the_least_arena(
     outputs = np.fromfile(tmp_path / "out.bin", np.int8).reshape(ROWS, -1)
     expected = tflm_layers(model, inputs)[1]
     assert np.array_equal(outputs[:, -expected.shape[1] :], expected)
+
+
+@pytest.mark.parametrize("convolves", [True, False])
+def test_an_image_is_flattened_as_by_keras_without_memory_for_its_shape(
+    engine_check: Path, run: RunCheck, tmp_path: Path, convolves: bool
+) -> None:
+    model = flattened_image(convolves)
+    inputs = inputs_of(model)
+    assert_equals_tflm(run, model, inputs, tmp_path)
+    need = compact_need(read_graph(model))
+    kept = run_engine(run, model, inputs, tmp_path)
+    least = [engine_check, *(tmp_path / name for name in ("model.tflite", "inputs.bin", "out.bin")), "least"]
+    words = subprocess.run(least, capture_output=True, text=True, check=True).stdout.split()
+    saved = 4 if convolves else 0  # the output, where the input was; the other tensors meet, or are the convolution's
+    assert kept.arena_bytes - int(words[words.index("arena") + 1]) == saved == need.all_kept - need.least
+    outputs = np.fromfile(tmp_path / "out.bin", np.int8).reshape(ROWS, -1)
+    assert np.array_equal(outputs[:, -3:], kept.outputs)
+
+
+def shape_as_data(change: str) -> bytes:
+    """A flattened image in which a computed shape is used as more than that; with no ``change`` it is not."""
+    builder = ModelBuilder()
+    source = builder.tensor((1, 2, 2, 1), 0.1)
+    flat = output = builder.flatten(source)
+    if change == "int8 slice":
+        output = builder.tensor((1, 4), 0.1)
+        numbers = [builder.numbers(values) for values in ([0, 0], [1, 4], [1, 1])]
+        builder.operator("STRIDED_SLICE", (flat, *numbers), output)
+    sizes, to = builder.operators[0].outputs[0], builder.operators[2].outputs[0]
+    if change == "sum":
+        to = builder.operator("ADD", (sizes, sizes), builder.tensor((4,), kind="INT32"))
+    if change == "sum in int8":
+        output = builder.operator("ADD", (flat, sizes), builder.tensor((1, 4), 0.1))
+    if change == "padding":
+        output = builder.operator("PAD", (flat, to), builder.tensor((1, 4), 0.1))
+    if change == "bias":
+        weights = builder.tensor((2, 4), 0.1, data=np.ones((2, 4), np.int8))
+        output = builder.operator("FULLY_CONNECTED", (flat, weights, to), builder.tensor((1, 2), 0.1))
+    if change == "reshaped":
+        output = builder.operator("RESHAPE", (sizes, to), builder.tensor((1, 4), 0.1))
+    if change == "constant":
+        builder.operators[0].outputs[0] = builder.numbers([1, 2, 2, 1])
+    if change == "two":
+        builder.operators[0].outputs.append(builder.tensor((1, 4), 0.1))
+    return builder.build(source, to if change == "output" else output)
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ("int8 slice", (45, 4)),
+        ("sum", (0, 4)),
+        ("sum in int8", (0, 4)),
+        ("padding", (34, 4)),
+        ("bias", (9, 4)),
+        ("reshaped", (22, 4)),
+        ("constant", (77, 0)),
+        ("two", (77, 0)),
+    ],
+)
+def test_a_computed_shape_is_no_data(run: RunCheck, tmp_path: Path, change: str, detail: tuple[int, int]) -> None:
+    assert run_engine(run, shape_as_data(""), np.zeros((1, 4), np.int8), tmp_path).accepted
+    result = run_engine(run, shape_as_data(change), np.zeros((1, 4), np.int8), tmp_path)
+    assert not result.accepted
+    assert result.message.startswith(f"status 15 detail {256 * detail[0] + detail[1]} ")
+
+
+def test_a_computed_shape_is_no_output(run: RunCheck, tmp_path: Path) -> None:
+    result = run_engine(run, shape_as_data("output"), np.zeros((1, 4), np.int8), tmp_path)
+    assert result.message.startswith("status 14 ")
 
 
 def residual_network(depth: int = 6) -> bytes:
@@ -135,4 +206,5 @@ def test_work_is_bounded(run: RunCheck, tmp_path: Path) -> None:
 def test_model_h_names_the_kernels_that_a_model_needs() -> None:
     dense = actor((6, 4, 2), "RELU", per_channel=True, seed=0)
     assert "HIL_MODEL_OPERATORS" not in ModelImage(model=dense).header()
+    assert "#define HIL_MODEL_OPERATORS 22, 45, 77, 83\n" in ModelImage(model=flattened_image(convolves=False)).header()
     assert "#define HIL_MODEL_OPERATORS 0, 3\n" in ModelImage(model=residual_network(1)).header()

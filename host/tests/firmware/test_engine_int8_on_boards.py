@@ -21,7 +21,7 @@ from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_pol
 from balance_hil.tflite.graph import read_graph
 
 from .engine_check import tflm_layers
-from .kernel_models import EXTREME, extreme_operator
+from .kernel_models import EXTREME, extreme_operator, flattened_image
 
 ROWS = 60
 # Where firmware/test/engine_int8/on_board.cpp looks for its cases.
@@ -99,6 +99,7 @@ def test_every_tensor_equals_tflm(name: str, tmp_path: Path):
     models = [*typical, *(random_policy(seed) for seed in range(100, 108)), *(extreme_dense(*shape) for shape in shapes)]
     kernels = [name for name in OPERATORS if name.split()[-1] in KERNELS]
     models += [random_network(seed, kernels) for seed in range(4)] + [random_operator(name, 1) for name in kernels]
+    models += [flattened_image(convolves) for convolves in (True, False)]
     assert_board_equals_tflm(name, models, tmp_path)
 
 

@@ -265,6 +265,13 @@ collect2: error: ld returned 1 exit status
     assert firmware_build.why_it_failed("all\nwell\n") == "all\nwell"
 
 
+def test_kernels_that_the_library_lacks_are_named() -> None:
+    output = "".join(f"operators.h:101: undefined reference to `tflite::Register_{name}()'\n" for name in ("SHAPE", "PACK"))
+    hint = firmware_build._build_error("qemu_m7_tflm", output, {}).hint
+    assert "lacks the kernels of PACK, SHAPE: " in hint
+    assert "--engine int8" in hint
+
+
 @pytest.mark.parametrize("module", ["platformio", "SCons"])
 def test_missing_package_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setattr(firmware_build, "find_spec", lambda name: None if name == module else object())

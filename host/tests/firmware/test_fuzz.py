@@ -19,6 +19,7 @@ from balance_hil.testing.convolutional_models import random_network, random_oper
 from balance_hil.testing.synthetic_models import TANH_QUANT, ModelBuilder, random_dense, random_policy
 
 from .engine_build import REPOSITORY, SANITIZERS
+from .kernel_models import flattened_image
 
 FUZZ = REPOSITORY / "firmware" / "test" / "fuzz"
 TARGETS = ("frame", "model", "server", "upload")
@@ -94,6 +95,7 @@ def test_mutated_models_never_leave_their_memory(target: Callable[[str], Path], 
     models = [builder.build([source], [out]), *(random_policy(seed) for seed in range(3))]
     kernels = [name for name in convolutional_models.OPERATORS if name in KERNELS]
     models += [*(random_operator(name, 1) for name in kernels), *(random_network(seed, kernels) for seed in range(2))]
+    models += [flattened_image(convolves) for convolves in (True, False)]
     for i, model in enumerate(models):
         paths.append(tmp_path / f"{i}.tflite")
         paths[-1].write_bytes(model)

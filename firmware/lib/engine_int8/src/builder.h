@@ -103,6 +103,7 @@ class BuilderOf {
   Status ReadSignature();
   Status AddStep(uint32_t index);
   const Kernel* FindKernel(BuiltinOperator code) const;
+  Status AddShapeArithmetic(const Operator& op);
   Status Prepare(const Kernel& kernel, const Operator& op, const Operand& input, const Operand& output, Step* step);
   bool SharesMemory() const { return kKernels && shares_memory_; }
   bool AddFullyConnected(const Operator& op, const Operand& input, const Operand& output, Step* step);
@@ -170,6 +171,9 @@ Status BuilderOf<Kind>::AddStep(uint32_t index) {
   index_ = index;
   refusal_ = {index, static_cast<uint32_t>(op.code), "operands"};
   const Kernel* const kernel = FindKernel(op.code);
+  if constexpr (kKernels) {
+    if (kernel != nullptr && kernel->prepare == nullptr) return AddShapeArithmetic(op);
+  }
   Operand input;
   Operand output;
   const void* taken = nullptr;
@@ -204,6 +208,18 @@ Status BuilderOf<Kind>::Prepare(const Kernel& kernel, const Operator& op, const 
   step->kind = StepKind::kLinked;
   const bool int8 = input.tensor.type == TensorType::kInt8 && output.tensor.type == TensorType::kInt8;
   return int8 && kernel.prepare(this, op, input, output, step) ? Status::kOk : Status::kUnsupportedOperator;
+}
+
+/// A step that does nothing; what it would compute has no memory.
+template <typename Kind>
+Status BuilderOf<Kind>::AddShapeArithmetic(const Operator& op) {
+  Tensor output;
+  const uint32_t number = model_.TensorOf(op.outputs, 0);
+  if (model_.Count(op.outputs) != 1 || number >= model_.tensors()) return Status::kUnsupportedOperator;
+  model_.ReadTensor(number, &output);
+  if (output.type != TensorType::kInt32 || output.data != nullptr) return Status::kUnsupportedOperator;
+  if (program_.steps != nullptr) program_.steps[index_] = {StepKind::kAlias, TensorType::kAbsent, 0, nullptr, nullptr, {}};
+  return Status::kOk;
 }
 
 template <typename Kind>

@@ -30,6 +30,7 @@ uint32_t BlockOf(TfliteModel* model, const Block* blocks, uint32_t number, uint3
 uint32_t BytesOf(TfliteModel* model, uint32_t number) {
   Tensor tensor;
   model->ReadTensor(number, &tensor);
+  if (tensor.type == TensorType::kInt32) return 0;  // of shape arithmetic
   return (tensor.elements * (tensor.type == TensorType::kFloat32 ? 4 : 1) + 3) & ~3u;
 }
 

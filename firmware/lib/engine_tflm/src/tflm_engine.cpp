@@ -170,8 +170,9 @@ Status TflmEngine::CheckGraph() {
   for (size_t i = 0; i < tensors; ++i) {
     const auto* tensor = graph->tensors()->Get(static_cast<flatbuffers::uoffset_t>(i));
     keeps_state_ |= tensor->is_variable();
-    if (tensor->shape() == nullptr || tensor->buffer() >= SizeOf(model_->buffers()))
-      return Refuse(Status::kModelInvalid, static_cast<uint32_t>(i), "a tensor of the model has no shape or no buffer");
+    // One without a shape is a scalar.
+    if (tensor->buffer() >= SizeOf(model_->buffers()))
+      return Refuse(Status::kModelInvalid, static_cast<uint32_t>(i), "a tensor of the model has no buffer");
   }
   return Status::kOk;
 }

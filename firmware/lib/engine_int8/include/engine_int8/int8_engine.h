@@ -12,6 +12,7 @@ namespace hil {
 
 /// Runs feed-forward policies: FULLY_CONNECTED, TANH, LOGISTIC, RELU, RELU6, RELU_N1_TO_1, QUANTIZE, DEQUANTIZE, RESHAPE.
 /// Kernels add to them: ADD, AVERAGE_POOL_2D, CONV_2D, DEPTHWISE_CONV_2D, MAX_POOL_2D, MEAN, MUL, PAD, SOFTMAX.
+/// And of int32, for the shape that RESHAPE takes: PACK, SHAPE, STRIDED_SLICE.
 /// It allocates no memory, reads the weights in place, and validates everything it reads from the file.
 class Int8Engine final : public Engine {
  public:
@@ -29,7 +30,7 @@ class Int8Engine final : public Engine {
   Status Init(const ByteSpan& model, const Arena& arena) override;
   /// Returns kOk.
   Status Infer(const int8_t* input, int8_t* output) override;
-  /// Returns kOk, kNotSupported for a float tensor, and where the arena is too small to keep every tensor.
+  /// Returns kOk, kNotSupported for a tensor of float or a shape, and where the arena is too small to keep every tensor.
   Status Tensor(uint16_t op, TensorView* values) override;
   /// Returns kOk.
   Status RunOperator(uint16_t op) override;

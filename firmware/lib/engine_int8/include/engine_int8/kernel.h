@@ -24,12 +24,13 @@ struct KernelTable;
 /// One operator with its code.
 struct Kernel {
   BuiltinOperator code;
-  /// Checks the operator and prepares its step. Returns false if it is refused.
+  /// Checks the operator and prepares its step. Returns false if it is refused. nullptr: it computes a shape, see
+  /// shape_arithmetic.cpp.
   bool (*prepare)(Builder* builder, const Operator& op, const Operand& input, const Operand& output, Step* step);
 };
 
 extern const Kernel add_kernel, average_pool_2d_kernel, conv_2d_kernel, depthwise_conv_2d_kernel, max_pool_2d_kernel, mean_kernel,
-    mul_kernel, pad_kernel, softmax_kernel;
+    mul_kernel, pack_kernel, pad_kernel, shape_kernel, softmax_kernel, strided_slice_kernel;
 
 /// Which tensors remain after an inference. Those that need not can share memory.
 enum class Keeps : uint8_t { kAllIfTheyFit, kAll, kNone };
@@ -47,7 +48,7 @@ Status BuildWithoutKernels(const KernelTable&, Keeps, TfliteModel* model, Cursor
 
 /// The kernels that an engine runs besides its own operators.
 struct KernelTable {
-  static constexpr size_t kSize = 9;
+  static constexpr size_t kSize = 12;
   const Kernel* kernels[kSize];
   decltype(&BuildWithKernels) build;  // so that an image has one of both alone
 };
@@ -68,6 +69,9 @@ constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
       {BuiltinOperator::kMul, &mul_kernel},
       {BuiltinOperator::kPad, &pad_kernel},
       {BuiltinOperator::kSoftmax, &softmax_kernel},
+      {BuiltinOperator::kStridedSlice, &strided_slice_kernel},
+      {BuiltinOperator::kShape, &shape_kernel},
+      {BuiltinOperator::kPack, &pack_kernel},
   };
   KernelTable table = {};
   table.build = &BuildWithKernels;
@@ -83,6 +87,6 @@ constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
 inline constexpr KernelTable kNoKernels = {{}, &BuildWithoutKernels};
 
 /// Every kernel.
-inline constexpr KernelTable kAllKernels = TableOf({0, 1, 3, 4, 17, 18, 25, 34, 40});
+inline constexpr KernelTable kAllKernels = TableOf({0, 1, 3, 4, 17, 18, 25, 34, 40, 45, 77, 83});
 
 }  // namespace hil::int8

@@ -15,7 +15,7 @@ constexpr uint32_t kMaxOperators = 64;
 enum class StepKind : uint8_t {
   kFullyConnected,
   kLookup,
-  kAlias,  // RESHAPE: the output is the input
+  kAlias,  // RESHAPE: the output is the input; or shape arithmetic, without data
   kDequantize,
   kQuantize,  // from float
   kLinked,    // by a Kernel

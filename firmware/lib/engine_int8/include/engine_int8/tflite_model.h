@@ -27,6 +27,9 @@ enum class BuiltinOperator : uint32_t {
   kTanh = 28,
   kPad = 34,
   kMean = 40,
+  kStridedSlice = 45,
+  kShape = 77,
+  kPack = 83,
   kQuantize = 114,
 };
 
