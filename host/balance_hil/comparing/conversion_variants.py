@@ -185,18 +185,19 @@ def _scaled(scale: float, zero_point: int) -> Callable[[NDArray[Any]], Float32Ar
 
 _FAR_STEPS = (200.0, 333.0, 700.0, 5_000.0)  # beyond saturation on either side, each another value modulo 256
 _RANDOM_ROWS = 64
+_MOST_VALUES, _LEAST_ROWS = 1 << 17, 8  # of all probes: half a megabyte to the board
 _MOST_STEPS = 400
 
 
 def probe_observations(
     quant: QuantParams, n_obs: int, *, normalization: Normalization | None = None, seed: int = 0
 ) -> Float32Array:
-    """Observations, float32 [n, n_obs] with n about 1,300, that distinguish the known input faults.
+    """Observations, float32 [n, n_obs], that distinguish the known input faults; n is about 1,300, or less for a wide input.
 
     They hold, for each element: every tie (k + 1/2) · s in int8's range, or 400 of int16's, with its float32 neighbors on
     both sides, every point k · s, values far beyond saturation, and random ones; random observations meet a tie about once in a
     million. The elements of a row differ from each other and rows from their predecessors, which exposes permuted, repeated and
-    stale inputs.
+    stale inputs. Of an input of more than 100 elements each has a part of these values: all of them would take minutes to send.
     With a normalization, they are the observations that it maps to these values.
     """
     scale = np.float32(quant.scale)
@@ -212,6 +213,9 @@ def probe_observations(
     values = np.concatenate(
         [_around_ties(scale, steps), scale * steps.astype(np.float32), _far(scale), scale * spread.astype(np.float32)]
     )
+    rows = min(len(values), max(_LEAST_ROWS, _MOST_VALUES // n_obs))
+    if rows < len(values):
+        return raw_observations(values[rng.integers(len(values), size=(rows, n_obs))], normalization)
     probes = np.ascontiguousarray(np.stack([rng.permutation(values) for _ in range(n_obs)], axis=1), dtype=np.float32)
     return raw_observations(probes, normalization)
 

@@ -79,15 +79,22 @@ def test_faulty_input_is_named(fault):
 
 
 @pytest.mark.parametrize("zero_point", [-128, -60, 0, 77, 127])
-@pytest.mark.parametrize("scale", [0.0078, 0.1234, 1.7])
-def test_every_single_fault_shows_in_the_probes_whatever_the_parameters(scale, zero_point):
+@pytest.mark.parametrize(("scale", "n_obs"), [(0.0078, 2), (0.1234, 2), (1.7, 2), (0.1234, 3072)])
+def test_every_single_fault_shows_in_the_probes_whatever_the_parameters(scale, zero_point, n_obs):
     quant = QuantParams(float(F(scale)), zero_point)
-    probes = probe_observations(quant, 2)
+    probes = probe_observations(quant, n_obs)
     right = quantize(probes, quant)
     harmless = {"omits the zero point", "subtracts the zero point"} if zero_point == 0 else set()
     for conversion in input_conversions(quant):
         if len(conversion.faults) == 1 and conversion.faults[0] not in harmless:
             assert np.any(conversion.apply(probes) != right), conversion.faults
+
+
+def test_the_probes_of_a_wide_input_are_sent_in_seconds_and_hold_every_value():
+    wide = probe_observations(QUANT, 3072)
+    assert wide.size <= 1 << 17
+    assert set(np.unique(wide)) == set(np.unique(PROBES))
+    assert probe_observations(QUANT, 200_000).shape == (8, 200_000)
 
 
 def test_conversions_come_with_the_fewest_faults_first():

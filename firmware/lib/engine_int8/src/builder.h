@@ -225,8 +225,8 @@ Status BuilderOf<Kind>::AddShapeArithmetic(const Operator& op) {
 template <typename Kind>
 const Kernel* BuilderOf<Kind>::FindKernel(BuiltinOperator code) const {
   if (!kKernels) return nullptr;
-  for (const Kernel* const kernel : kernels_->kernels) {
-    if (kernel != nullptr && kernel->code == code) return kernel;
+  for (const Kernel* const* kernel = kernels_->kernels; *kernel != nullptr; ++kernel) {
+    if ((*kernel)->code == code) return *kernel;
   }
   return nullptr;
 }

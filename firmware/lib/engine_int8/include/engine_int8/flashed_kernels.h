@@ -7,9 +7,10 @@
 namespace hil {
 
 #ifdef HIL_MODEL_OPERATORS
-inline constexpr int8::KernelTable kFlashedKernels = int8::TableOf({HIL_MODEL_OPERATORS});
-constexpr bool IsEmpty(const int8::KernelTable& table) { return table.kernels[0] == nullptr; }
-constexpr const int8::KernelTable* FlashedKernels() { return IsEmpty(kFlashedKernels) ? nullptr : &kFlashedKernels; }
+inline constexpr int8::KernelList kFlashedList = int8::KernelsOf({HIL_MODEL_OPERATORS});
+inline constexpr int8::KernelTable kFlashedKernels = {kFlashedList.kernels, &int8::BuildWithKernels};
+constexpr bool IsEmpty(const int8::KernelList& list) { return list.kernels[0] == nullptr; }
+constexpr const int8::KernelTable* FlashedKernels() { return IsEmpty(kFlashedList) ? nullptr : &kFlashedKernels; }
 #else
 constexpr const int8::KernelTable* FlashedKernels() { return nullptr; }
 #endif

@@ -48,18 +48,22 @@ Status BuildWithoutKernels(const KernelTable&, Keeps, TfliteModel* model, Cursor
 
 /// The kernels that an engine runs besides its own operators.
 struct KernelTable {
-  static constexpr size_t kSize = 12;
-  const Kernel* kernels[kSize];
+  const Kernel* const* kernels;       // the last one is nullptr
   decltype(&BuildWithKernels) build;  // so that an image has one of both alone
+};
+
+struct KernelList {
+  static constexpr size_t kSize = 12;
+  const Kernel* kernels[kSize + 1];
 };
 
 /// The kernels for some operators, by their numbers in TensorFlow Lite's schema; others are ignored.
 template <size_t kCount>
-constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
+constexpr KernelList KernelsOf(const uint8_t (&codes)[kCount]) {
   constexpr struct {
     BuiltinOperator code;
     const Kernel* kernel;
-  } kAll[KernelTable::kSize] = {
+  } kAll[KernelList::kSize] = {
       {BuiltinOperator::kAdd, &add_kernel},
       {BuiltinOperator::kAveragePool2D, &average_pool_2d_kernel},
       {BuiltinOperator::kConv2D, &conv_2d_kernel},
@@ -73,20 +77,20 @@ constexpr KernelTable TableOf(const uint8_t (&codes)[kCount]) {
       {BuiltinOperator::kShape, &shape_kernel},
       {BuiltinOperator::kPack, &pack_kernel},
   };
-  KernelTable table = {};
-  table.build = &BuildWithKernels;
+  KernelList list = {};
   size_t found = 0;
   for (const auto& entry : kAll) {
     bool wanted = false;
     for (const uint8_t code : codes) wanted = wanted || static_cast<uint32_t>(entry.code) == code;
-    if (wanted) table.kernels[found++] = entry.kernel;
+    if (wanted) list.kernels[found++] = entry.kernel;
   }
-  return table;
+  return list;
 }
 
-inline constexpr KernelTable kNoKernels = {{}, &BuildWithoutKernels};
+inline constexpr KernelTable kNoKernels = {nullptr, &BuildWithoutKernels};
 
 /// Every kernel.
-inline constexpr KernelTable kAllKernels = TableOf({0, 1, 3, 4, 17, 18, 25, 34, 40, 45, 77, 83});
+inline constexpr KernelList kEveryKernel = KernelsOf({0, 1, 3, 4, 17, 18, 25, 34, 40, 45, 77, 83});
+inline constexpr KernelTable kAllKernels = {kEveryKernel.kernels, &BuildWithKernels};
 
 }  // namespace hil::int8
