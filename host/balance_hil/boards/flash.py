@@ -233,7 +233,7 @@ def _check(definition: BoardDefinition) -> None:
     if definition.is_emulated and definition.upload != "drive":
         raise UsageError(
             f"{definition.name} is emulated: it is not flashed, it is given the model when it starts",
-            f"start it with a model, hil emulate MODEL --board {definition.name}, or run on it: hil run ppo --board {definition.name}",
+            f"start it with the model: hil emulate MODEL --board {definition.name}",
         )
     if not definition.environment:
         raise UsageError(
