@@ -69,8 +69,8 @@ def flattened_image(convolves: bool = True, size: tuple[int, int] = (5, 4)) -> b
     rng, build = np.random.default_rng(0), ModelBuilder()
     first = current = build.tensor((1, *size, 3), 0.02, -7)
     if convolves:
-        weights = build.tensor((6, 3, 3, 3), 0.01, data=rng.integers(-127, 128, (6, 3, 3, 3), dtype=np.int8))
-        current = build.tensor((1, *size, 6), 0.1, 11)
+        weights = build.tensor((10, 3, 3, 3), 0.01, data=rng.integers(-127, 128, (10, 3, 3, 3), dtype=np.int8))
+        current = build.tensor((1, *size, 10), 0.1, 11)
         build.operator("CONV_2D", (first, weights), current, strideH=1, strideW=1, padding=SAME)
     flat = build.flatten(current)
     weights = rng.integers(-127, 128, (3, int(build.tensors[flat].shape[-1])), dtype=np.int8)
