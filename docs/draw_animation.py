@@ -34,7 +34,7 @@ def main() -> None:
     with connect("pico", bundle) as board:
         for step in range(STEPS):
             reply = board.infer(observation)
-            equal += np.array_equal(reply.output, tflm.infer_int8_batch(reply.input[np.newaxis])[0])
+            equal += np.array_equal(reply.output, tflm.infer_raw_batch(reply.input[np.newaxis])[0])
             observation, _, terminated, _, info = env.step(reply.action)
             pitches.append(math.degrees(info["pitch_rad"]))
             actions.append(reply.action.tolist())

@@ -16,7 +16,7 @@ from balance_hil.errors import SilentBoardError, TooManyLostError
 from balance_hil.metrics import EpisodeMetrics
 from balance_hil.rollout import evaluation_seeds, rollout
 from balance_hil.running import RunConfig, RunResult, run
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 
 REPEATED_STEPS = 500
 pytestmark = pytest.mark.timeout(1800)  # ten episodes on an emulator beside other programs
@@ -37,7 +37,7 @@ def steps(hil_bundle: Bundle, hil_seconds: float | None) -> int:
 
 
 @pytest.fixture(scope="module")
-def simulated(hil_runtime_tflm: Int8Runtime, hil_bundle: Bundle, hil_episodes: int, steps: int) -> list[EpisodeMetrics]:
+def simulated(hil_runtime_tflm: ModelRuntime, hil_bundle: Bundle, hil_episodes: int, steps: int) -> list[EpisodeMetrics]:
     """The same episodes with TensorFlow Lite Micro on this computer as controller."""
     with open_for(hil_bundle.spec) as environment:
         return rollout(hil_runtime_tflm.act_batch, environment, evaluation_seeds(hil_episodes), max_steps=steps)

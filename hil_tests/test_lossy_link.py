@@ -10,7 +10,7 @@ from balance_hil.comparing.inputs import random_inputs
 from balance_hil.errors import ReplyTimeoutError
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 
 REQUESTS = 300
 IN_FLIGHT = 40  # fit into the smallest receive buffer that test_identity.py allows
@@ -27,11 +27,11 @@ MIN_ANSWERED = REQUESTS // 4  # about three quarters arrive; the rest is margin 
 
 
 def test_no_wrong_action_gets_through(
-    hil_connect: Callable[..., Board], hil_runtime_tflm: Int8Runtime, hil_measure: Callable[..., None]
+    hil_connect: Callable[..., Board], hil_runtime_tflm: ModelRuntime, hil_measure: Callable[..., None]
 ) -> None:
     board = hil_connect(faults=FAULTS, fault_seed=1)
-    inputs = random_inputs(board.info.n_obs, board.input_quant, REQUESTS, 9).int8
-    expected = hil_runtime_tflm.infer_int8_batch(inputs)
+    inputs = random_inputs(board.info.n_obs, board.input_quant, REQUESTS, 9).raw
+    expected = hil_runtime_tflm.infer_raw_batch(inputs)
     answered = 0
     if board.in_pieces:
         pytest.skip("its inputs take several frames: host/tests/boards/test_pieces.py")

@@ -130,8 +130,8 @@ def test_non_finite_is_refused_by_name_and_index(hil_board: Board, value: float)
 
 
 def test_actions_are_the_dequantized_outputs(hil_board: Board) -> None:
-    inputs = random_inputs(hil_board.info.n_obs, hil_board.input_quant, 500, 8).int8
-    actions = hil_board.infer_int8_batch(inputs)
+    inputs = random_inputs(hil_board.info.n_obs, hil_board.input_quant, 500, 8).raw
+    actions = hil_board.infer_raw_batch(inputs)
     for action in actions:
         assert action.status == Status.OK, f"ACTION has the status {Status(action.status).name}"
     assert np.array_equal(np.stack([a.input for a in actions]), inputs), "ACTION must return the raw input"

@@ -35,12 +35,12 @@ def inputs(hil_bundle: Bundle) -> NDArray[np.int8]:
 @pytest.fixture(scope="module")
 def other(hil_bundle: Bundle, inputs: NDArray[np.int8]) -> ModelImage:
     """The bundle's model with other weights: same shape, same arena, another policy."""
-    model = _other_weights(hil_bundle.int8_model())
+    model = _other_weights(hil_bundle.model())
     try:
         runtime = TflmRuntime(model)
     except HarnessError as exc:
         pytest.skip(f"{exc.message}; {exc.hint}")
-    outputs = runtime.infer_int8_batch(inputs[:8])
+    outputs = runtime.infer_raw_batch(inputs[:8])
     return ModelImage(model=model, normalization=hil_bundle.normalization, inputs=inputs[:8], outputs=outputs)
 
 
@@ -69,7 +69,7 @@ def board(hil_board: Board, hil_bundle: Bundle) -> Iterator[Board]:
 
 
 def outputs(board: Board, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
-    return np.array([action.output for action in board.infer_int8_batch(inputs)])
+    return np.array([action.output for action in board.infer_raw_batch(inputs)])
 
 
 def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
@@ -82,7 +82,7 @@ def test_another_model_takes_over_and_a_reset_brings_the_flashed_one_back(
     info = board.identify()
     assert (info.model_id, info.uploaded, info.n_self_test) == (other.id, 1, len(other.inputs))
     assert 0 < info.arena_used <= info.arena_size
-    expected = TflmRuntime(other.model).infer_int8_batch(inputs)
+    expected = TflmRuntime(other.model).infer_raw_batch(inputs)
     assert not np.array_equal(expected, before), "the other model must not compute the same"
     assert np.array_equal(outputs(board, inputs), expected)
     assert board.self_test() == messages.SelfTestResult(Status.OK, len(other.inputs), 0, 0xFFFF)
@@ -113,7 +113,7 @@ def test_every_intermediate_tensor_of_an_uploaded_model(board: Board, other: Mod
     board.bundle = None
     board.identify()
     expected = TflmRuntime(other.model).layers_batch(inputs[:20])
-    for layer, want in zip(board.layers_int8_batch(inputs[:20]), expected, strict=True):
+    for layer, want in zip(board.layers_raw_batch(inputs[:20]), expected, strict=True):
         assert np.array_equal(layer.values, want), layer.name
 
 
@@ -284,7 +284,7 @@ def test_a_lossy_wire_delays_an_upload_and_never_spoils_it(
     assert (info.model_id, info.uploaded) == (other.id, 1)
     rows = inputs[:60]
     answered = 0
-    for row, want in zip(rows, TflmRuntime(other.model).infer_int8_batch(rows), strict=True):
+    for row, want in zip(rows, TflmRuntime(other.model).infer_raw_batch(rows), strict=True):
         try:
             reply = board.request(board.raw_request(row), 0.1)
         except ReplyTimeoutError:

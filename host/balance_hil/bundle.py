@@ -1,7 +1,7 @@
 """A bundle: the folder under ``models/`` that carries one policy from training to the board.
 
     policy.zip             SB3 checkpoint, if it came so    training.json   settings and results of the training
-    actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite (or policy_int16x8.tflite)
+    actor.onnx             deterministic actor              policy_float32.tflite, policy_int8.tflite, or policy_int16x8.tflite
     model.h                C array of the board's model     golden.npz      inputs, every layer's tensor and outputs (TFLM)
     signals.h              names, units, order, scales
     bundle.json            manifest (this module)       README.md       model card
@@ -50,7 +50,7 @@ FROM_CALIBRATION = "calibration"  # origin of a normalization that the export ad
 
 
 def model_id(model: bytes, normalization: Normalization | None = None) -> str:
-    """First 12 hex digits of the SHA-256 of an int8 ``.tflite``, followed by its normalization where it has one."""
+    """First 12 hex digits of the SHA-256 of a ``.tflite``, followed by its normalization where it has one."""
     return hashlib.sha256(model + (normalization.to_bytes() if normalization else b"")).hexdigest()[:12]
 
 
@@ -100,7 +100,7 @@ class Bundle:
             )
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
             raise _broken(folder, f"{MANIFEST} lacks or garbles {exc}") from exc
-        if model_id(bundle.int8_model(), bundle.normalization) != bundle.id:
+        if model_id(bundle.model(), bundle.normalization) != bundle.id:
             raise _broken(folder, f"{bundle.model_file.name} does not have the id {bundle.id}")
         return bundle
 
@@ -125,15 +125,15 @@ class Bundle:
         """Path of the ``.tflite`` that boards run."""
         return self.file(MODEL_FILES[self.kind.name])
 
-    def int8_model(self) -> bytes:
-        """Bytes of the ``.tflite`` that boards run; int8 but for bundles of another element type."""
+    def model(self) -> bytes:
+        """Bytes of the ``.tflite`` that boards run."""
         return self.model_file.read_bytes()
 
     def golden_raw(self, which: str) -> NDArray[Any]:
         """Raw "input" [n, n_obs] or "output" [n, n_act] of the golden vectors, of the element type. Raises BundleError."""
         return self.golden(f"{which}_{self.kind.dtype}").astype(self.kind.dtype)
 
-    def to_int8(self, observations: NDArray[np.float32]) -> NDArray[Any]:
+    def quantized(self, observations: NDArray[np.float32]) -> NDArray[Any]:
         """Model inputs for observations, float32 [..., n_obs]: normalized if the bundle has a normalization, then quantized.
 
         They are of the bundle's element type.

@@ -79,7 +79,7 @@ class StallsDocument(TypedDict):
 
 
 class EqualsTflmDocument(TypedDict):
-    """Int8 outputs of the board against TensorFlow Lite Micro on equal inputs."""
+    """Raw outputs of the board against TensorFlow Lite Micro on equal inputs."""
 
     checked: int
     differing: int
@@ -320,7 +320,7 @@ class ReduceDocument(TypedDict):
 
 
 class StageDocument(TypedDict):
-    """One form of the policy, from the source to int8."""
+    """One form of the policy, from the source to the board's model."""
 
     name: str
     size_bytes: int

@@ -181,8 +181,8 @@ class BoardBootError(HarnessError):
 # --- models and bundles -----------------------------------------------------------------------------------------------
 
 
-class ModelNotInt8Error(HarnessError, ValueError):
-    """The model's input or output is not int8."""
+class ElementTypeError(HarnessError, ValueError):
+    """The model's input, output or what lies between is of an element type that nothing here, or not this engine, runs."""
 
 
 class BundleError(HarnessError, ValueError):
@@ -229,7 +229,7 @@ class CalibrationLogError(HarnessError, ValueError):
 
 
 class ExportError(HarnessError, RuntimeError):
-    """A stage of the export failed, or the int8 policy survives less than the float one."""
+    """A stage of the export failed, or the quantized policy survives less than the float one."""
 
 
 class RecordingError(HarnessError, ValueError):

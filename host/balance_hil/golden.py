@@ -64,7 +64,7 @@ def write_vectors(
     """
     observations = golden_observations(model.input_quant, recorded, seed, normalization)[:rows]
     inputs = quantize(observations, model.input_quant, normalization)
-    outputs = model.infer_int8_batch(inputs)
+    outputs = model.infer_raw_batch(inputs)
     arrays: dict[str, NDArray[Any]] = {
         "observations": observations,
         f"input_{model.dtype}": inputs,

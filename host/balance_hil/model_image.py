@@ -80,7 +80,7 @@ class ModelImage:
         """The image of ``bundle``."""
         rows = _self_test_rows(bundle.spec.n_obs)
         inputs, outputs = (bundle.golden_raw(which)[:rows] for which in ("input", "output"))
-        return cls(model=bundle.int8_model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
+        return cls(model=bundle.model(), normalization=bundle.normalization, inputs=inputs, outputs=outputs)
 
     @property
     def kind(self) -> ElementType:

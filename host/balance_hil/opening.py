@@ -19,7 +19,7 @@ from balance_hil.quantize import FLOAT32, QuantParams
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.signals import read_signals, unnamed_signals
 from balance_hil.spec import PolicySpec
-from balance_hil.tflite.edit import int8_core, select_output
+from balance_hil.tflite.edit import quantized_core, select_output
 
 MODELS = CACHE / "models"  # bundles of models that have none, by id
 _GOLDEN_VALUES = 1 << 22  # of all layers, in all vectors
@@ -59,7 +59,7 @@ def open_policy(
         ConfigError: the signal table is wrong.
         EnvironmentMismatchError: the model does not fit the environment.
         What ``open_environment`` raises.
-        ModelNotInt8Error, UnsupportedOperatorError: the model cannot run on a board.
+        ElementTypeError, UnsupportedOperatorError: the model cannot run on a board.
         ModelTooWideError: more signals than a bundle takes; required size and limit in bytes.
         MissingExtraError: the extra ``int8`` is not installed.
     """
@@ -70,8 +70,8 @@ def open_policy(
     try:
         whole = path.read_bytes()
     except OSError as exc:
-        raise BundleError(f"{path} cannot be read: {exc.strerror}", "point at an int8 .tflite or at a bundle folder") from exc
-    model, _ = int8_core(select_output(whole, output))
+        raise BundleError(f"{path} cannot be read: {exc.strerror}", "point at a .tflite or at a bundle folder") from exc
+    model, _ = quantized_core(select_output(whole, output))
     runtime = TflmRuntime(model)
     table = read_signals(spec, runtime.n_obs, runtime.n_act) if spec else None
     if environment is not None:

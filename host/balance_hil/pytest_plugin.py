@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from balance_hil.boards import Board
     from balance_hil.bundle import Bundle
     from balance_hil.errors import HarnessError
-    from balance_hil.runtimes.base import Int8Runtime
+    from balance_hil.runtimes.base import ModelRuntime
 
 DEFAULT_BOARD = "native"
 DEFAULT_BUNDLE = "ppo"
@@ -408,17 +408,17 @@ def hil_connect(hil_bench: HilBench, hil_open: Callable[..., Board], hil_log_dir
 
 
 @pytest.fixture(scope="session")
-def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[Int8Runtime]:
+def hil_runtime_tflm(hil_bundle: Bundle) -> Iterator[ModelRuntime]:
     """The reference that a board must equal bit for bit: the official TensorFlow Lite Micro."""
     from balance_hil.errors import HarnessError
     from balance_hil.runtimes import load_runtime
-    from balance_hil.runtimes.base import Int8Runtime
+    from balance_hil.runtimes.base import ModelRuntime
 
     try:
         runtime = load_runtime("tflm", hil_bundle)
     except HarnessError as exc:
         _missing(exc, asked_for=False)
-    assert isinstance(runtime, Int8Runtime)
+    assert isinstance(runtime, ModelRuntime)
     with runtime:
         yield runtime
 

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from balance_hil.errors import NonFiniteInputError
 
 Float32Array = NDArray[np.float32]
+RawArray = NDArray[Any]  # what a model takes and gives, of its element type
 
 INT8_MIN = -128
 INT8_MAX = 127

@@ -60,7 +60,7 @@ def edit_manifest(folder, change):
 
 def test_a_bundle_survives_writing_and_loading(tmp_path, written):
     assert Bundle.load(written.path) == written == stage(tmp_path / "models" / "mine")[1]
-    assert written.int8_model() == b"model"
+    assert written.model() == b"model"
     assert written.id == "9372c470eead"  # sha256sum of "model"
 
 
@@ -76,7 +76,7 @@ def test_a_bundle_of_another_element_type_takes_the_place_of_the_model(written):
     (staging / INT8_MODEL).rename(staging / MODEL_FILES["int16x8"])
     quant = QuantParams(0.5, 0, INT16X8)
     loaded = write_bundle(staging, replace(made, input_quant=quant, output_quant=quant))
-    assert (loaded.kind, loaded.model_file.name, loaded.int8_model()) == (INT16X8, "policy_int16x8.tflite", b"wide")
+    assert (loaded.kind, loaded.model_file.name, loaded.model()) == (INT16X8, "policy_int16x8.tflite", b"wide")
     assert loaded.id == model_id(b"wide")
     assert not (written.path / INT8_MODEL).exists()
 
@@ -104,8 +104,8 @@ def test_a_crash_between_two_renames_never_leaves_a_bundle_that_lies(written, mo
             loaded = Bundle.load(written.path)
         except BundleError:
             continue
-        assert {loaded.file(name).read_bytes() for name in FILES} == {loaded.int8_model()}
-        assert loaded.id == model_id(loaded.int8_model())
+        assert {loaded.file(name).read_bytes() for name in FILES} == {loaded.model()}
+        assert loaded.id == model_id(loaded.model())
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -169,7 +169,7 @@ def test_the_model_card_may_be_edited(written):
 
 def test_the_shipped_bundle_is_whole(ppo_bundle):
     assert ppo_bundle.spec == config_for("balance/Balance-v0").policy_spec("balance/Balance-v0")
-    assert ppo_bundle.id == model_id(ppo_bundle.int8_model())
+    assert ppo_bundle.id == model_id(ppo_bundle.model())
     assert all(ppo_bundle.file(name).is_file() for name in (*FILES, "policy.zip", "training.json", MODEL_CARD))
 
 

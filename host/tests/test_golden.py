@@ -71,8 +71,8 @@ def test_golden_observations_depend_on_the_seed_only(bundle):
 
 def test_the_header_holds_the_model_and_its_id(bundle, header):
     array = re.search(r"kModel\[kModelSize\] = \{(.*?)\};", header, re.DOTALL)[1]
-    assert bytes(int(b, 16) for b in re.findall(r"0x[0-9a-f]{2}", array)) == bundle.int8_model()
-    assert f"kModelSize = {len(bundle.int8_model())};" in header
+    assert bytes(int(b, 16) for b in re.findall(r"0x[0-9a-f]{2}", array)) == bundle.model()
+    assert f"kModelSize = {len(bundle.model())};" in header
     assert f'kModelId[] = "{bundle.id}"' in header
 
 
@@ -87,7 +87,7 @@ def test_the_header_compiles_as_cpp17(bundle, tmp_path):
         pytest.skip("no C++ compiler: sudo apt-get install g++")
     source = tmp_path / "use.cpp"
     source.write_text(f"""#include "{bundle.file(HEADER)}"
-static_assert(alignof(decltype(hil_model::kModel)) >= 1 && sizeof(hil_model::kModel) == {len(bundle.int8_model())}, "");
+static_assert(alignof(decltype(hil_model::kModel)) >= 1 && sizeof(hil_model::kModel) == {len(bundle.model())}, "");
 static_assert(sizeof(hil_model::kSelfTestInput) == 8 * 6 && sizeof(hil_model::kSelfTestOutput) == 8 * 2, "");
 static_assert(sizeof(hil_model::kModelId) == 13, "");
 int main() {{ return reinterpret_cast<std::uintptr_t>(hil_model::kModel) % 16; }}

@@ -30,7 +30,7 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture
 def model(tmp_path, ppo_bundle):
     """A model of three outputs, the second of which is the action."""
-    parsed = unpack(ppo_bundle.int8_model())
+    parsed = unpack(ppo_bundle.model())
     graph = parsed.subgraphs[0]
     hidden = [operator.outputs[0] for operator in graph.operators]
     graph.outputs = [hidden[0], hidden[-1], hidden[1]]
@@ -55,7 +55,7 @@ def test_a_model_with_three_outputs_opens_as_a_bundle(model, signals, ppo_bundle
     assert bundle.spec.observation[5].unit == "rad"
     assert bundle.id in bundle.file(HEADER).read_text()
     image = ModelImage.of(bundle)
-    assert np.array_equal(TflmRuntime(image.model).infer_int8_batch(image.inputs), image.outputs)
+    assert np.array_equal(TflmRuntime(image.model).infer_raw_batch(image.inputs), image.outputs)
     rows = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype(np.float32)
     with load_runtime("tflm", bundle) as mine, load_runtime("tflm", ppo_bundle) as theirs:
         assert np.array_equal(mine.act_batch(rows), theirs.act_batch(rows))

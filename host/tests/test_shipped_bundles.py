@@ -22,7 +22,7 @@ def test_one_bundle_of_each_algorithm_is_shipped():
 
 
 def test_it_is_small_and_every_board_has_its_operators(bundle):
-    assert len(bundle.int8_model()) <= 8192
+    assert len(bundle.model()) <= 8192
     assert set(bundle.metrics["operators"]) <= {"FULLY_CONNECTED", "TANH"}
 
 
@@ -42,7 +42,7 @@ def test_tensorflow_lite_micro_gives_its_golden_outputs(bundle):
     with np.load(bundle.path / GOLDEN) as golden:
         inputs, outputs = golden["input_int8"][:200], golden["output_int8"][:200]
     runtime = load_runtime("tflm", bundle)
-    np.testing.assert_array_equal([runtime.infer_int8(row) for row in inputs], outputs)
+    np.testing.assert_array_equal([runtime.infer_raw(row) for row in inputs], outputs)
 
 
 def test_the_checkpoint_is_read_without_running_code_and_is_the_policy_of_the_model(bundle):

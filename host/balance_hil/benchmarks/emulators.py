@@ -21,7 +21,7 @@ import numpy as np
 from balance_hil.benchmarks import row
 from balance_hil.bundle import Bundle
 from balance_hil.paths import MODELS
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import RawArray
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflite import LITERT, TENSORFLOW, kernels_of
@@ -39,7 +39,7 @@ Way = Callable[[], object]
 
 def run() -> list[dict[str, Any]]:
     """Rows of the table: what, metric, value, unit, baseline, ratio."""
-    models = {f"models/{bundle}": Bundle.load(MODELS / bundle).int8_model() for bundle in BUNDLES}
+    models = {f"models/{bundle}": Bundle.load(MODELS / bundle).model() for bundle in BUNDLES}
     for activation in ("RELU", "TANH"):
         models[f"{activation.lower()} 6-64-64-2"] = actor((6, 64, 64, 2), activation, per_channel=True, seed=0)
     references = LITERT_RUNTIMES + (TENSORFLOW_RUNTIMES if find_spec("tensorflow") else ())
@@ -57,8 +57,8 @@ def _against_reference(reference: RuntimeUnderTest, title: str, model: bytes) ->
     outputs = _row_by_row(reference, model, graph, [graph.output.index], few)
     every_layer = _row_by_row(reference, model, graph, layers, few)
     ways: dict[str, tuple[Way, Way, Way]] = {
-        "output": (outputs, lambda: one.infer_int8_batch(inputs), lambda: every.infer_int8_batch(inputs)),
-        "every layer": (every_layer, lambda: one.layers_int8_batch(inputs), lambda: every.layers_int8_batch(inputs)),
+        "output": (outputs, lambda: one.infer_raw_batch(inputs), lambda: every.infer_raw_batch(inputs)),
+        "every layer": (every_layer, lambda: one.layers_raw_batch(inputs), lambda: every.layers_raw_batch(inputs)),
     }
     rows = []
     for metric, contenders in ways.items():
@@ -81,13 +81,13 @@ def _rates(ways: Sequence[Way], rows: Sequence[int]) -> list[float]:
     return [count / min(seen[1:]) for count, seen in zip(rows, times, strict=True)]
 
 
-def _row_by_row(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: Int8Array) -> Way:
+def _row_by_row(reference: RuntimeUnderTest, model: bytes, graph: TfliteGraph, tensors: Sequence[int], rows: RawArray) -> Way:
     """The loop over ``rows`` with nothing but the interpreter's own functions; copies ``tensors`` of each row."""
     results = [np.empty((len(rows), graph.tensors[tensor].size), np.int8) for tensor in tensors]
     load = _micro if reference in LITERT_RUNTIMES and reference.name == "tflm" else _lite
     set_input, invoke, get = load(reference, model, graph, preserve=len(tensors) > 1)
 
-    def loop() -> list[Int8Array]:
+    def loop() -> list[RawArray]:
         for i in range(len(rows)):
             set_input(rows[i : i + 1])
             invoke()

@@ -82,7 +82,7 @@ def measure_all(
     Args:
         boards: names; by default the boards in QEMU, and ``pico`` where its emulator is installed.
         port: of a physical board, which runs the first of the models, by default ``models/ppo``.
-        models: bundles or int8 ``.tflite`` files; by default those of this module.
+        models: bundles or ``.tflite`` files; by default those of this module.
 
     Raises:
         HarnessError: a model cannot be read, or a board cannot be built, started or reached.
@@ -135,16 +135,16 @@ def typical(activation: str) -> Policy:
     model = actor((6, 64, 64, 2), activation, per_channel=True, seed=7, squash=None)
     reference = TflmRuntime(model)
     inputs = np.random.default_rng(0).integers(-128, 128, (8, reference.n_obs), dtype=np.int8)
-    image = ModelImage(model=model, inputs=inputs, outputs=reference.infer_int8_batch(inputs))
+    image = ModelImage(model=model, inputs=inputs, outputs=reference.infer_raw_batch(inputs))
     header = HEADERS / image.id / "model.h"
     image.write_header(header)
     return Policy(activation, model, header)
 
 
 def opened(path: Path, name: str = "") -> Policy:
-    """A bundle, or an int8 ``.tflite``. Raises what ``open_policy`` raises."""
+    """A bundle, or a ``.tflite``. Raises what ``open_policy`` raises."""
     bundle = open_policy(path, unnamed=True)
-    return Policy(name or path.stem, bundle.int8_model(), bundle.file(HEADER), bundle)
+    return Policy(name or path.stem, bundle.model(), bundle.file(HEADER), bundle)
 
 
 def convolutional() -> Policy:

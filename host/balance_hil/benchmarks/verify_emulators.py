@@ -133,7 +133,7 @@ def _verify(kind: str, seed: int, inputs: int, references: Sequence[str]) -> dic
     for reference in (each for each in KINDS[kind].runtimes() if each.name in references):
         runtime = reference.make(model)
         agreements[reference.name] = asdict(agreement(runtime, EmulatedRuntime(model, reference.variant), rows))
-        seen.append(Observed(name=reference.name, variant=reference.variant, outputs=runtime.infer_int8_batch(rows)))
+        seen.append(Observed(name=reference.name, variant=reference.variant, outputs=runtime.infer_raw_batch(rows)))
     counts = Counter({DIFFERING: 0, UNEXPLAINED: 0})
     for a, b in combinations(seen, 2):
         found = attribute(graph, rows, a, b)

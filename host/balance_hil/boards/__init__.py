@@ -75,7 +75,7 @@ def connect(
         faults: injected after the handshake; a text is read as ``--fault`` is: docs/faults.md.
         fault_seed: the same seed affects the same frames.
         injectable: more faults may be injected later, by ``Board.faults.inject``.
-        model: int8 ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
+        model: ``.tflite`` for an emulated board instead of the bundle's, to test a stale image.
         watchdog_ms: of an emulated board; None takes the firmware's own.
         firmware_fault: of a native or qemu board: one of ``native.firmware_faults``, to test fault detection.
         tamper: see ``Session``.

@@ -1,4 +1,4 @@
-"""Client of one board, with one method per protocol request, and an adapter that makes the board an int8 runtime."""
+"""Client of one board, with one method per protocol request, and an adapter that makes the board a runtime."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, SelfTestResult, Stats, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import INT8
-from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor
+from balance_hil.quantize import INT8, Float32Array, RawArray
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime
 
 SELF_TEST_TIMEOUT_S = 10.0
 PROFILE_TIMEOUT_S = 10.0  # the board takes 20 ms of its own time, or
@@ -36,14 +36,14 @@ class Board(Session):
             return self.infer_in_pieces(np.asarray(observation, np.float32), raw=False)
         return self._ask(messages.Infer(observation), Action)
 
-    def infer_int8(self, values: Int8Array) -> Action:
-        """Runs the model on one raw input [n_obs], int8 or of ``kind``. Raises what ``request`` raises."""
+    def infer_raw(self, values: RawArray) -> Action:
+        """Runs the model on one raw input [n_obs] of ``kind``. Raises what ``request`` raises."""
         if self.in_pieces:
             return self.infer_in_pieces(np.asarray(values, self.kind.dtype), raw=True)
         return self._ask(self.raw_request(values), Action)
 
-    def raw_request(self, values: Int8Array) -> messages.InferInt8:
-        """The request of ``infer_int8``, to be sent otherwise."""
+    def raw_request(self, values: RawArray) -> messages.InferInt8:
+        """The request of ``infer_raw``, to be sent otherwise."""
         return messages.InferInt8(values if self.kind == INT8 else raw_bytes(np.asarray(values, self.kind.dtype)))
 
     def infer_batch(self, observations: NDArray[np.float32]) -> list[Action]:
@@ -53,21 +53,21 @@ class Board(Session):
         replies = self.pipeline([messages.Infer(row) for row in observations])
         return [_expect(reply, Action, self.port) for reply in replies]
 
-    def infer_int8_batch(self, inputs: Int8Array) -> list[Action]:
-        """One ``infer_int8`` for each row of raw [n, n_obs], several in flight. Raises what ``request`` raises."""
+    def infer_raw_batch(self, inputs: RawArray) -> list[Action]:
+        """One ``infer_raw`` for each row of raw [n, n_obs], several in flight. Raises what ``request`` raises."""
         if self.in_pieces:
-            return [self.infer_int8(row) for row in inputs]
+            return [self.infer_raw(row) for row in inputs]
         replies = self.pipeline([self.raw_request(row) for row in inputs])
         return [_expect(reply, Action, self.port) for reply in replies]
 
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
         """Output of the operators, in execution order, for raw inputs [n, n_obs].
 
         Without those whose output is of another type than the model's input: float32, or a shape. Raises what ``request`` raises.
         """
         sizes = dict.fromkeys(range(self.info.n_ops), 0)
         if len(inputs):
-            self.infer_int8(inputs[0])
+            self.infer_raw(inputs[0])
             sizes = self._tensor_sizes()
         parts = [messages.Tensor(op, offset) for op, size in sizes.items() for offset in range(0, max(size, 1), TENSOR_PIECE)]
         values: dict[int, list[NDArray[np.int8]]] = {op: [] for op in sizes}
@@ -94,21 +94,21 @@ class Board(Session):
             raise refused
         return sizes
 
-    def _inferences(self, inputs: Int8Array, parts: list[messages.Tensor]) -> Iterator[list[Message]]:
+    def _inferences(self, inputs: RawArray, parts: list[messages.Tensor]) -> Iterator[list[Message]]:
         """Requests for ``parts`` after an inference from each row: all at once, or if these take pieces, row by row."""
         if not self.in_pieces:
             yield [request for row in inputs for request in (self.raw_request(row), *parts)]
             return
         for row in inputs:
-            self.infer_int8(row)
+            self.infer_raw(row)
             yield [*parts]
 
-    def tensor(self, op: int) -> Int8Array:
+    def tensor(self, op: int) -> RawArray:
         """Raw output of operator ``op`` in the last inference, [size] of ``kind``. Raises what ``request`` raises."""
         parts = [self._part(op, 0)]
         while (have := sum(len(part.values) for part in parts)) < parts[0].size:
             parts.append(self._part(op, have))
-        whole: Int8Array = _rows([part.values for part in parts], 1, parts[0].size, self.kind.dtype)[0]
+        whole: RawArray = _rows([part.values for part in parts], 1, parts[0].size, self.kind.dtype)[0]
         return whole
 
     def _part(self, op: int, offset: int) -> messages.TensorData:
@@ -166,7 +166,7 @@ class Board(Session):
 
         Raises:
             UsageError: the compact engine does not run models of its element type.
-            BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error: the board rejects the model.
+            BoardStatusError, UnsupportedOperatorError, ArenaTooSmallError, ElementTypeError: the board rejects the model.
             ReplyTimeoutError, BoardRebootedError, CableUnpluggedError: see ``transfer``.
         """
         from balance_hil.boards.engines import check_element_type  # reads what engines run
@@ -182,7 +182,7 @@ class Board(Session):
         return result
 
     def as_runtime(self) -> BoardRuntime:
-        """The board as an Int8Runtime named "board". Closing it leaves the board open."""
+        """The board as a ModelRuntime named "board". Closing it leaves the board open."""
         return BoardRuntime(self)
 
     def _ask(self, message: Message, kind: type[M], timeout_s: float | None = None) -> M:
@@ -198,7 +198,7 @@ def _expect(reply: Message, kind: type[M], port: str) -> M:
     return reply
 
 
-def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int, dtype: np.dtype[Any]) -> Int8Array:
+def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int, dtype: np.dtype[Any]) -> RawArray:
     """Raw values [count, ...] of the parts of its rows, which have ``size`` bytes each. Raises LinkError."""
     values = np.concatenate(parts) if parts else np.zeros(0, np.int8)
     if values.size != count * size or size % dtype.itemsize:
@@ -206,7 +206,7 @@ def _rows(parts: Sequence[NDArray[np.int8]], count: int, size: int, dtype: np.dt
     return values.view(dtype).reshape(count, size // dtype.itemsize)
 
 
-class BoardRuntime(Int8Runtime):
+class BoardRuntime(ModelRuntime):
     """A board as a runtime. ``act_batch`` sends float32, which the board quantizes; ``close`` leaves the board open."""
 
     name = "board"
@@ -221,14 +221,14 @@ class BoardRuntime(Int8Runtime):
         actions = self._board.infer_batch(np.ascontiguousarray(observations, np.float32))
         return np.array([reply.action for reply in actions], np.float32).reshape(-1, self.n_act)
 
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """See Int8Runtime. Raises what ``Board.request`` raises."""
-        actions = self._board.infer_int8_batch(inputs)
+    def infer_raw_batch(self, inputs: RawArray) -> RawArray:
+        """See ModelRuntime. Raises what ``Board.request`` raises."""
+        actions = self._board.infer_raw_batch(inputs)
         return np.array([reply.output for reply in actions], self.dtype).reshape(-1, self.n_act)
 
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """See Int8Runtime. Raises what ``Board.request`` raises."""
-        return self._board.layers_int8_batch(inputs)
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
+        """See ModelRuntime. Raises what ``Board.request`` raises."""
+        return self._board.layers_raw_batch(inputs)
 
 
 def operator_names(bundle: Bundle | None, n_ops: int) -> list[str]:

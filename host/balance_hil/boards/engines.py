@@ -93,7 +93,7 @@ def check_fits(definition: BoardDefinition, model: bytes, engine: str) -> int:
         Bytes of arena that its image must have; 0: the firmware's default, or what the board's file says, is enough.
 
     Raises:
-        BundleError, ModelNotInt8Error: not a model of a supported element type.
+        BundleError, ElementTypeError: not a model of a supported element type.
         UsageError: of an element type that the engine does not run.
         ModelTooWideError: more inputs or outputs than any board takes; required size and limit in bytes.
         UnsupportedOperatorError: the engine lacks an operator; the message names it.

@@ -115,7 +115,7 @@ def flash(config: FlashConfig, progress: Progress = lambda line: None) -> FlashR
 
 def _flash_type(definition: BoardDefinition, config: FlashConfig, start: float, progress: Progress) -> FlashResult:
     engine = choose_engine(definition, config.engine, progress)
-    check_fits(definition, config.bundle.int8_model(), engine)
+    check_fits(definition, config.bundle.model(), engine)
     if definition.upload != "drive" and config.drive is not None:
         raise UsageError(f"{definition.name} has no boot drive", "leave out --drive")
     if definition.upload == "drive":
@@ -155,7 +155,7 @@ def _flash(
     environment = image_environment(definition, engine)
     header, baud = config.bundle.file(HEADER), config.baud or definition.baud
     own = definition.own_sources
-    arena_bytes = check_fits(definition, config.bundle.int8_model(), engine)
+    arena_bytes = check_fits(definition, config.bundle.model(), engine)
     image = build_image(environment, header, progress, baud=baud, own=own, arena_bytes=arena_bytes)
     upload(tool, definition, environment, image, target.port(), image_variables(header, baud, own, arena_bytes), progress)
     progress("waiting for the board to come back")
@@ -169,7 +169,7 @@ def _flash_drive(definition: BoardDefinition, config: FlashConfig, engine: str, 
     if config.baud not in (None, definition.baud):
         raise UsageError(f"the image of {definition.name} has a fixed rate of {definition.baud} baud", "leave out --baud")
     environment = image_environment(definition, engine)
-    arena_bytes = check_fits(definition, config.bundle.int8_model(), engine)
+    arena_bytes = check_fits(definition, config.bundle.model(), engine)
     image = build_image(environment, config.bundle.file(HEADER), progress, arena_bytes=arena_bytes).with_suffix(".uf2")
     copy_image(image, _drive(definition, config, image, progress), progress)
     if config.port is None:

@@ -19,10 +19,10 @@ from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
     CableUnpluggedError,
+    ElementTypeError,
     HarnessError,
     LinkError,
     ModelMismatchError,
-    ModelNotInt8Error,
     NotOurFirmwareError,
     PortBusyError,
     ProtocolMismatchError,
@@ -118,7 +118,7 @@ def check_model(info: messages.Info, bundle: Bundle, where: str, definition: Boa
 
     Raises:
         ModelMismatchError: another model or normalization, or the same ones with other sizes or scales.
-        UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error, BoardStatusError: the engine rejects the model.
+        UnsupportedOperatorError, ArenaTooSmallError, ElementTypeError, BoardStatusError: the engine rejects the model.
     """
     ours, theirs = normalization_crc(bundle.normalization), info.normalization_crc
     if info.model_id and ours != theirs:
@@ -172,7 +172,7 @@ def _remedy(info: messages.Info, bundle: Bundle, definition: BoardDefinition) ->
 
 def refused_model_error(
     info: messages.Info, where: str, wanted: str, status: int, detail: int, message: str
-) -> UnsupportedOperatorError | ArenaTooSmallError | ModelNotInt8Error | BoardStatusError:
+) -> UnsupportedOperatorError | ArenaTooSmallError | ElementTypeError | BoardStatusError:
     """The error for a model that was uploaded and rejected, from the board's result."""
     stays = f"it keeps policy {info.model_id}" if info.model_id else "it still has none"
     engine_says = replace(info, engine_status=status, engine_detail=detail, engine_message=message)
@@ -181,7 +181,7 @@ def refused_model_error(
     except BoardStatusError:
         reason = f" ({message})" if message else ""
         return status_error(status, detail, f"the board on {where} rejected policy {wanted}{reason}; {stays}")
-    except (UnsupportedOperatorError, ArenaTooSmallError, ModelNotInt8Error) as exc:
+    except (UnsupportedOperatorError, ArenaTooSmallError, ElementTypeError) as exc:
         exc.message = f"{exc.message}; {stays}"
         return exc
     raise AssertionError("status ok is not an error")
@@ -213,7 +213,7 @@ def check_engine(info: messages.Info, where: str) -> None:
                 info.engine_detail,
             )
         case Status.MODEL_NOT_INT8:
-            raise ModelNotInt8Error(
+            raise ElementTypeError(
                 f"{info.engine} on {where} does not run the element type of the model: {reason}",
                 "use an int8 model, hil export --quantize int8; or TensorFlow Lite Micro, built for this model: --engine tflm",
             )

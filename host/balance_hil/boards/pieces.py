@@ -19,8 +19,7 @@ from balance_hil.errors import LinkError
 from balance_hil.protocol import messages
 from balance_hil.protocol.messages import Action, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import QuantParams, dequantize
-from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.quantize import Float32Array, QuantParams, RawArray, dequantize
 
 TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # bytes of one TENSOR_DATA
 OBSERVATION_PIECE = TENSOR_PIECE // 4  # values of one OBSERVATION_DATA, whose answer may hold them as float32
@@ -48,7 +47,7 @@ def checked_tensor(reply: Message, request: messages.Tensor, port: str) -> NDArr
     raise LinkError(f"the board on {port} sent {name} for those from {request.offset} of operator {request.op}", _HINT)
 
 
-def raw_bytes(values: Int8Array) -> NDArray[np.int8]:
+def raw_bytes(values: RawArray) -> NDArray[np.int8]:
     """The bytes of raw values [n] as messages carry them: int8 [n * width]."""
     return np.ascontiguousarray(values).view(np.int8)
 
@@ -64,7 +63,7 @@ class PiecedInference:
         raw: whether the values are a raw input, of the element type of ``output_quant``.
     """
 
-    def __init__(self, values: Float32Array | Int8Array, n_act: int, output_quant: QuantParams, port: str, *, raw: bool) -> None:
+    def __init__(self, values: Float32Array | RawArray, n_act: int, output_quant: QuantParams, port: str, *, raw: bool) -> None:
         self.pending: deque[Message] = deque()
         self._dtype = output_quant.kind.dtype
         self._is_raw = raw

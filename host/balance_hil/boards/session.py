@@ -42,8 +42,7 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Frame, encode
 from balance_hil.protocol.messages import Action, Info, Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import FLOAT32, INT8, NUMBERED_ELEMENT_TYPES, ElementType, QuantParams
-from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.quantize import FLOAT32, INT8, NUMBERED_ELEMENT_TYPES, ElementType, Float32Array, QuantParams, RawArray
 from balance_hil.tflite.graph import read_graph
 
 BoardInfo = Info
@@ -186,7 +185,7 @@ class Session:
     def _weights(self) -> bytes:
         """Of the policy's widest layer, as they are in the board's memory."""
         assert self.bundle is not None
-        tensors = read_graph(self.bundle.int8_model()).tensors
+        tensors = read_graph(self.bundle.model()).tensors
         kinds = ("FLOAT32",) if self.kind == FLOAT32 else ("INT8",)
         return max((t.data.tobytes() for t in tensors if t.data is not None and t.type in kinds), key=len)
 
@@ -464,7 +463,7 @@ class Session:
             ) from None
         return Frame(frame.seq, typed)
 
-    def _pieced_inference(self, values: Float32Array | Int8Array, *, raw: bool) -> PiecedInference:
+    def _pieced_inference(self, values: Float32Array | RawArray, *, raw: bool) -> PiecedInference:
         if values.shape != (self.info.n_obs,):
             raise status_error(
                 Status.WRONG_COUNT, self.info.n_obs, f"the board on {self.port} does not take {np.size(values)} values"
@@ -478,7 +477,7 @@ class Session:
             pieces.in_flight[seq] = message
             self.send_raw(frame)
 
-    def infer_in_pieces(self, values: Float32Array | Int8Array, *, raw: bool) -> Action:
+    def infer_in_pieces(self, values: Float32Array | RawArray, *, raw: bool) -> Action:
         """One inference from an observation, float32 [n_obs], or a ``raw`` input, of ``kind`` [n_obs], whatever its size.
 
         Raises:

@@ -37,7 +37,7 @@ from balance_hil.paths import install_command
 
 COMMANDS = {
     "train": "train a policy",
-    "export": "turn a policy into a bundle: ONNX, float32 and int8 TFLite, C array, golden vectors",
+    "export": "turn a policy into a bundle: ONNX, float32 and quantized TFLite, C array, golden vectors",
     "evaluate": "run episodes of a policy in simulation, on any runtime or board",
     "flash": "build the firmware with a policy, flash it to a board, verify that it runs",
     "run": "run episodes with a board as controller",

@@ -52,7 +52,7 @@ SIDE_BY_SIDE = ("realtime", "live")
 )
 @click.option("--port", metavar="PORT", help="engine: device or URL of the board.")
 @click.option("-m", "--model", "models", type=POLICY, multiple=True, metavar="MODEL",
-              help="engine: measure with this bundle or int8 .tflite. Repeatable; by default four models.")  # fmt: skip
+              help="engine: measure with this bundle or .tflite. Repeatable; by default four models.")  # fmt: skip
 @click.option("--save", "save_to", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="engine: keep what was measured, and the symbols of the images, in FILE.")  # fmt: skip
 @click.option("--against", type=click.Path(path_type=Path, exists=True), multiple=True, metavar="FILE|FOLDER",

@@ -23,9 +23,8 @@ from balance_hil.comparing.reduce import Reduced, Side, reduce
 from balance_hil.comparing.reduced_case import TEST, BoardSide, expected_outputs, write
 from balance_hil.errors import HarnessError, UnsupportedOperatorError, UsageError
 from balance_hil.interrupt import entered
-from balance_hil.quantize import FLOAT32
+from balance_hil.quantize import FLOAT32, RawArray
 from balance_hil.runtimes import model_runtime_names
-from balance_hil.runtimes.base import Int8Array
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime
 from balance_hil.runtimes.isolated import IsolatedRuntime
 
@@ -50,7 +49,7 @@ def main(
         raise UsageError(f"{unknown[0]} is not a runtime of {kind.name} models", f"choose from {', '.join(known)}")
     if len(names) + (board is not None) < 2:
         raise UsageError(f"there is nothing to compare: {names[0]} alone takes part", "name two runtimes, or a board")
-    rows = random_inputs(model.graph.n_obs, model.graph.input_quant, samples, seed).int8
+    rows = random_inputs(model.graph.n_obs, model.graph.input_quant, samples, seed).raw
     if model.bundle is not None:
         rows = np.concatenate([model.bundle.golden_raw("input"), rows])
     reference = REFERENCE if REFERENCE in names else names[-1]
@@ -112,12 +111,12 @@ def _board(name: str, access: Access, whole: Path) -> BoardSide:
     return BoardSide(open_board, is_started=is_started, predict=_predictions)
 
 
-def _predictions(model: bytes, row: Int8Array) -> Iterator[Int8Array]:
+def _predictions(model: bytes, row: RawArray) -> Iterator[RawArray]:
     """Outputs of the known arithmetics, TensorFlow Lite Micro's first, each once."""
     seen = set[bytes]()
     for variant in KNOWN_VARIANTS:
         try:
-            outputs = EmulatedRuntime(model, variant).infer_int8_batch(row)
+            outputs = EmulatedRuntime(model, variant).infer_raw_batch(row)
         except HarnessError:
             return
         if outputs.tobytes() not in seen:

@@ -38,7 +38,7 @@ def command(
     fault: str | None,
     link: Path | None,
 ) -> None:
-    """Start a board with POLICY (a bundle, or any int8 .tflite) and print its port, until Ctrl-C.
+    """Start a board with POLICY (a bundle, or any .tflite) and print its port, until Ctrl-C.
 
     Any program can open the port at any baud rate: a serial monitor, hil run --port, or one that sends an observation as
     comma-separated numbers and a line feed and reads the actions as a line.

@@ -83,10 +83,10 @@ def command(
     """Turn the policy SOURCE into a bundle.
 
     SOURCE is a Stable-Baselines3 zip or its folder, an .onnx actor, a Keras model or a SavedModel. A bundle holds the
-    deterministic actor as ONNX, float32 and int8 TFLite, C array, golden vectors, manifest and model card. The float policy is
-    compared with the source's own answers, and each stage must do as well in episodes as the source.
+    deterministic actor as ONNX, float32 and quantized TFLite, C array, golden vectors, manifest and model card. The float
+    policy is compared with the source's own answers, and each stage must do as well in episodes as the source.
 
-    Exit status 1 when the policy fails in every episode, or does worse in int8 than in float: the bundle then goes to a folder
+    Exit status 1 when the policy fails in every episode, or does worse quantized than in float: the bundle then goes to a folder
     NAME.rejected. An old bundle stays as it was until all has succeeded.
     """
     from balance_hil.exporting import export

@@ -32,7 +32,7 @@ from balance_hil.opening import open_policy
 @click.option("--force", is_flag=True, help="Flash even if the same image runs, no port exists yet, or the board does not match.")
 @JSON
 def command(policy: Path, spec: Path | None, output: str | None, as_json: bool, **settings: Any) -> None:
-    """Build the firmware with POLICY (a bundle, or any int8 .tflite), flash it to a board, and verify that it runs.
+    """Build the firmware with POLICY (a bundle, or any .tflite), flash it to a board, and verify that it runs.
 
     Does nothing when the board runs the same policy, firmware commit and engine already.
     """

@@ -35,7 +35,7 @@ def command(
 ) -> None:  # fmt: skip
     """Feed the observations of RECORDING to a runtime or a board and count the results that differ.
 
-    Exit status 0 when every int8 input, every int8 output and every action is the recorded one, bit for bit; 1 otherwise.
+    Exit status 0 when every raw input, every raw output and every action is the recorded one, bit for bit; 1 otherwise.
 
     The diverged.npz of a training or an evaluation that failed is a simulated episode: it is run again, without a
     runtime or board.

@@ -148,7 +148,7 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Run episodes with POLICY (a bundle, or an int8 .tflite with --spec) on a board as controller.
+    """Run episodes with POLICY (a bundle, or a .tflite with --spec) on a board as controller.
 
     Exit status 0 when no episode failed, every output equals TensorFlow Lite Micro's, no reply was wrong and few enough were
     lost. Ctrl-C ends the run at the next control step and prints the partial results.
@@ -277,7 +277,7 @@ def _instructions(board: Board, options: _Options) -> CostDocument | None:
         found = engine_cost(
             board.definition,
             board.info.engine,
-            options.policy.int8_model(),
+            options.policy.model(),
             options.policy.file(HEADER),
             lambda line: say(f"counting instructions: {line}"),
         )

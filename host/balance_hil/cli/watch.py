@@ -37,7 +37,7 @@ from balance_hil.running.robot import (
 )
 from balance_hil.running.trace import TflmCheck
 from balance_hil.runtimes import load_runtime
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 from balance_hil.spec import Signal
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -77,7 +77,7 @@ def command(
     lines = Lines(bundle.spec.n_obs, bundle.spec.n_act)
     with ExitStack() as stack:
         found = _open(stack, lines, port, log, baud, wait_s, _FOREVER_S if polarity else seconds)
-        watch = Watch(bundle, cast(Int8Runtime, stack.enter_context(load_runtime("tflm", bundle))))
+        watch = Watch(bundle, cast(ModelRuntime, stack.enter_context(load_runtime("tflm", bundle))))
         if polarity:
             sys.exit(_check_polarity(bundle, watch, found, as_json))
         writer = None

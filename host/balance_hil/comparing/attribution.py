@@ -1,4 +1,4 @@
-"""Why two int8 runtimes differ: every differing value gets a named cause at the layer where it arises.
+"""Why two runtimes of a board's model differ: every differing value gets a named cause at the layer where it arises.
 
 At each operator both emulators are given the inputs that either runtime had. A value is
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.samples import Progress, Samples, no_progress
-from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.quantize import RawArray
+from balance_hil.runtimes.base import LayerTensor
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
@@ -75,7 +76,7 @@ class Observed:
 
     name: str
     variant: Variant
-    outputs: Int8Array  # int8 [n, n_act]
+    outputs: RawArray  # [n, n_act]
     layers: Sequence[LayerTensor] | None = None  # of every operator; None: the variant's own are taken and the outputs checked
 
     def rows(self, rows: slice) -> Observed:
@@ -131,7 +132,7 @@ class PairAttribution:
 def attribute_pairs(
     graph: TfliteGraph, samples: Samples, variants: Mapping[str, Variant], on_progress: Progress = no_progress
 ) -> dict[tuple[str, str], PairAttribution]:
-    """Attributes every difference of every two int8 runtimes.
+    """Attributes every difference of every two runtimes of the model.
 
     All outputs are explained with the runtimes' arithmetics, and each of them is checked: a runtime that departs from its
     arithmetic on one row alone leaves that row unexplained.
@@ -162,7 +163,7 @@ def attribute_pairs(
         seen = [Observed(name=name, variant=variants[name], outputs=samples.outputs[name]) for name in pair]
         outputs = None
         if not partial:
-            outputs = attribute(graph, samples.inputs.int8, seen[0], seen[1], on_rows=count, emulate=emulate)
+            outputs = attribute(graph, samples.inputs.raw, seen[0], seen[1], on_rows=count, emulate=emulate)
         layers = None
         if len(even):
             traced = [replace(each, outputs=each.outputs[even], layers=trace.even_tensors(each.name)) for each in seen]
@@ -178,7 +179,7 @@ def emulators(graph: TfliteGraph) -> Emulate:
 
 def attribute(
     graph: TfliteGraph,
-    inputs: Int8Array,
+    inputs: RawArray,
     a: Observed,
     b: Observed,
     *,
@@ -186,14 +187,14 @@ def attribute(
     on_rows: Callable[[int], None] | None = None,
     emulate: Emulate | None = None,
 ) -> Attribution:
-    """Attributes every differing value of two runtimes on equal ``inputs``, int8 [n, n_obs].
+    """Attributes every differing value of two runtimes on equal ``inputs``, raw [n, n_obs].
 
     An output is attributed to the first operator with a new difference in its row. If an emulator does not reproduce its runtime
     at any operator of the row, the output is unexplained.
 
     Args:
         graph: of the model.
-        inputs: int8 [n, n_obs].
+        inputs: raw [n, n_obs].
         a: one runtime.
         b: the other.
         block_rows: rows processed together; affects memory use, not the result. None: as many as fit.
@@ -216,7 +217,7 @@ def attribute(
     return reduce(_joined, found)
 
 
-def _attribute_block(emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> Attribution:
+def _attribute_block(emulators: _Emulators, inputs: RawArray, a: Observed, b: Observed) -> Attribution:
     graph = emulators.graph
     walk = _Walk(emulators, inputs, a, b)
     layers = tuple(walk.step(operator) for operator in graph.operators if graph.shows(operator))
@@ -276,7 +277,7 @@ class _Emulators:
 class _Side:
     """State of one runtime while its graph is traversed."""
 
-    def __init__(self, emulator: EmulatedRuntime, inputs: Int8Array, observed: Observed) -> None:
+    def __init__(self, emulator: EmulatedRuntime, inputs: RawArray, observed: Observed) -> None:
         self.observed = observed
         self.emulator = emulator
         graph = emulator.graph
@@ -287,7 +288,7 @@ class _Side:
 class _Walk:
     """Traverses the graph of two runtimes operator by operator and records the first new difference of each row."""
 
-    def __init__(self, emulators: _Emulators, inputs: Int8Array, a: Observed, b: Observed) -> None:
+    def __init__(self, emulators: _Emulators, inputs: RawArray, a: Observed, b: Observed) -> None:
         self._graph = emulators.graph
         self._a, self._b = _Side(emulators.a, inputs, a), _Side(emulators.b, inputs, b)
         self._swapped = emulators.swapped

@@ -1,8 +1,8 @@
 """Faults at the input and output of a board's pipeline: how it converts observations and outputs, and which output it reads.
 
 The board receives observations that expose every known conversion fault. There is one finding per stage: normalization
-where the policy has one, observation to int8, int8 to int8 (whose arithmetic is identified elsewhere), int8 to action. Findings
-are exact: a fault is named only if its variant reproduces every number that the board returned.
+where the policy has one, observation to raw input, input to output (whose arithmetic is identified elsewhere), output to
+action. Findings are exact: a fault is named only if its variant reproduces every number that the board returned.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from balance_hil.comparing.conversion_variants import (
 )
 from balance_hil.comparing.model_under_test import ModelUnderTest
 from balance_hil.errors import HarnessError, UnsupportedOperatorError
-from balance_hil.quantize import Normalization, QuantParams, bits_of, dequantize, quantize
-from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.quantize import Float32Array, Normalization, QuantParams, RawArray, bits_of, dequantize, quantize
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import TFLM
 
@@ -60,11 +59,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardIo:
-    """The board's own conversions of float32 observations and int8 outputs, against the host's."""
+    """The board's own conversions of float32 observations and raw outputs, against the host's."""
 
     observations: int
-    input_differing: int  # int8 inputs that the board made otherwise
-    action_differing: int  # float32 actions that are not its own int8 output dequantized
+    input_differing: int  # raw inputs that the board made otherwise
+    action_differing: int  # float32 actions that are not its own raw output dequantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +79,8 @@ class Exchange:
     """Observations sent to a board and its replies, row by row in the order sent."""
 
     observations: Float32Array  # float32 [n, n_obs]
-    inputs: Int8Array  # int8 [n, n_obs], as the board quantized them
-    outputs: Int8Array  # int8 [n, n_act]
+    inputs: RawArray  # [n, n_obs], as the board quantized them
+    outputs: RawArray  # [n, n_act]
     actions: Float32Array  # float32 [n, n_act]
 
 
@@ -156,12 +155,12 @@ def diagnose(
 
 def diagnose_input(
     observations: Float32Array,
-    inputs: Int8Array,
+    inputs: RawArray,
     quant: QuantParams,
     other: QuantParams | None = None,
     normalization: Normalization | None = None,
 ) -> tuple[Finding, ...]:
-    """How a board made ``inputs``, int8 [n, n_obs], of ``observations``, float32 [n, n_obs].
+    """How a board made ``inputs``, raw [n, n_obs], of ``observations``, float32 [n, n_obs].
 
     Args:
         observations: that it was given.
@@ -191,15 +190,15 @@ def diagnose_input(
     return (*stages, _named(INPUT, names, inputs.size, 0 if wrong else differing, advice))
 
 
-def _gives(values: Float32Array, quant: QuantParams, inputs: Int8Array) -> bool:
+def _gives(values: Float32Array, quant: QuantParams, inputs: RawArray) -> bool:
     return np.array_equal(InputConversion(params=quant).apply(values), inputs)
 
 
 def diagnose_model(
-    inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntime, others: Mapping[str, EmulatedRuntime] | None = None
+    inputs: RawArray, outputs: RawArray, model: EmulatedRuntime, others: Mapping[str, EmulatedRuntime] | None = None
 ) -> Finding:
-    """Whether ``outputs``, int8 [n, n_act], are the model's for ``inputs``, int8 [n, n_obs], or something else it holds."""
-    right = model.infer_int8_batch(inputs)
+    """Whether ``outputs``, raw [n, n_act], are the model's for ``inputs``, raw [n, n_obs], or something else it holds."""
+    right = model.infer_raw_batch(inputs)
     differing = int(np.count_nonzero(right != outputs))
     name = differing and _first(
         lambda: _rearranged(right, outputs, "output"),
@@ -213,8 +212,8 @@ def diagnose_model(
     return _named(MODEL, [name] if name else [], outputs.size, differing, "flash the bundle's model: hil flash")
 
 
-def diagnose_output(outputs: Int8Array, actions: Float32Array, quant: QuantParams, other: QuantParams | None = None) -> Finding:
-    """How a board made ``actions``, float32 [n, n_act], of ``outputs``, int8 [n, n_act]."""
+def diagnose_output(outputs: RawArray, actions: Float32Array, quant: QuantParams, other: QuantParams | None = None) -> Finding:
+    """How a board made ``actions``, float32 [n, n_act], of ``outputs``, raw [n, n_act]."""
     variants = list(output_conversions(quant, other))
     right = variants[0].convert(outputs)
     differing = int(np.count_nonzero(bits_of(right) != bits_of(actions)))
@@ -246,14 +245,14 @@ def _rearranged(right: NDArray[np.generic], seen: NDArray[np.generic], what: str
     return _in_wrong_place(right, lambda target: right, seen, what)
 
 
-def _misplaced(observations: Float32Array, inputs: Int8Array, quant: QuantParams, by: Normalization | None) -> str:
+def _misplaced(observations: Float32Array, inputs: RawArray, quant: QuantParams, by: Normalization | None) -> str:
     """The same of observations, each of which is converted as the element that it is taken for."""
     right = quantize(observations, quant, by)
     if by is None:
         return _rearranged(right, inputs, "input")
     count = observations.shape[1]
 
-    def taken_for(target: int) -> Int8Array:
+    def taken_for(target: int) -> RawArray:
         one = Normalization(np.full(count, by.mean[target]), np.full(count, by.inverse_std[target]), by.clip)
         return quantize(observations, quant, one)
 
@@ -282,7 +281,7 @@ def _in_wrong_place(
     return f"repeats {what}s: it takes {', '.join(wrong)}"
 
 
-def _byte_swapped(observations: Float32Array, inputs: Int8Array, quant: QuantParams, by: Normalization | None) -> str:
+def _byte_swapped(observations: Float32Array, inputs: RawArray, quant: QuantParams, by: Normalization | None) -> str:
     swapped = np.asarray(observations, np.float32).byteswap()
     finite = np.isfinite(swapped)
     values = np.where(finite, swapped, 0.0).astype(np.float32)
@@ -290,12 +289,12 @@ def _byte_swapped(observations: Float32Array, inputs: Int8Array, quant: QuantPar
     return "swaps the bytes of the observation" if np.all(matches[finite]) else ""
 
 
-def _another_tensor(inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntime) -> str:
+def _another_tensor(inputs: RawArray, outputs: RawArray, model: EmulatedRuntime) -> str:
     """An intermediate tensor, or the input, read in the place of the output."""
     width = outputs.shape[1]
-    tensors: Iterable[tuple[str, Int8Array]] = [
+    tensors: Iterable[tuple[str, RawArray]] = [
         ("the input", inputs),
-        *((f"the output of operator {layer.op} ({layer.operator})", layer.values) for layer in model.layers_int8_batch(inputs)),
+        *((f"the output of operator {layer.op} ({layer.operator})", layer.values) for layer in model.layers_raw_batch(inputs)),
     ]
     for name, values in tensors:
         for start in range(values.shape[1] - width + 1):
@@ -304,14 +303,14 @@ def _another_tensor(inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntim
     return ""
 
 
-def _another_model(inputs: Int8Array, outputs: Int8Array, others: Mapping[str, EmulatedRuntime]) -> str:
+def _another_model(inputs: RawArray, outputs: RawArray, others: Mapping[str, EmulatedRuntime]) -> str:
     for name, other in others.items():
-        if other.n_obs == inputs.shape[1] and np.array_equal(other.infer_int8_batch(inputs), outputs):
+        if other.n_obs == inputs.shape[1] and np.array_equal(other.infer_raw_batch(inputs), outputs):
             return f"runs the model {name}"
     return ""
 
 
-def _part_omitted(inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntime) -> str:
+def _part_omitted(inputs: RawArray, outputs: RawArray, model: EmulatedRuntime) -> str:
     """Biases or fused activations, of all operators."""
     graph = model.graph
     biases = {operator.inputs[2] for operator in graph.operators if operator.name in _BIASED and len(operator.inputs) > 2}
@@ -331,13 +330,13 @@ def _part_omitted(inputs: Int8Array, outputs: Int8Array, model: EmulatedRuntime)
         (
             name
             for name, part in without.items()
-            if np.array_equal(EmulatedRuntime(part, model.variant).infer_int8_batch(inputs), outputs)
+            if np.array_equal(EmulatedRuntime(part, model.variant).infer_raw_batch(inputs), outputs)
         ),
         "",
     )
 
 
-def _wraps(right: Int8Array, seen: Int8Array) -> bool:
+def _wraps(right: RawArray, seen: RawArray) -> bool:
     """Whether the two differ only where the right one is saturated, and there by a change of sign or by all sorts of numbers.
 
     A value that exceeds the int8 range by more than 128 steps wraps around to its original sign.
@@ -349,7 +348,7 @@ def _wraps(right: Int8Array, seen: Int8Array) -> bool:
     return bool(np.all(np.isin(right[wrong], limits)) and (np.all(flipped) or scattered))
 
 
-def _unrelated(right: Int8Array, seen: Int8Array) -> bool:
+def _unrelated(right: RawArray, seen: RawArray) -> bool:
     for i in range(right.shape[1]):
         pair = right[:, i].astype(float), seen[:, i].astype(float)
         if np.std(pair[0]) and np.std(pair[1]) and abs(np.corrcoef(*pair)[0, 1]) > _UNRELATED:

@@ -23,9 +23,10 @@ from balance_hil.errors import MissingExtraError, UsageError
 from balance_hil.farm.campaign import HERE, Campaign, Task, content_hash
 from balance_hil.metrics import EpisodeMetrics, EvaluationSummary, Metric, Verdict, summarize
 from balance_hil.paired import PairedDifference, SuccessDifference, paired_difference, success_difference
+from balance_hil.quantize import Float32Array
 from balance_hil.rollout import EVALUATION_SEED_BASE, RolloutStep, rollout
 from balance_hil.runtimes import load_runtime
-from balance_hil.runtimes.base import Float32Array, Int8Runtime, Runtime
+from balance_hil.runtimes.base import ModelRuntime, Runtime
 
 REFERENCE = "tflm"
 BOARD = "board"  # the name of a board among runtimes
@@ -50,10 +51,10 @@ class Divergence:
     signal: str  # its name
     a: float  # action of a, float32
     b: float
-    lsb: float  # (b - a) in steps of the int8 output; a whole number between int8 runtimes
+    lsb: float  # (b - a) in steps of the raw output; a whole number between two ModelRuntimes
     outputs_differing: int  # elements of the action that differ in that step
     unlike_tflm: str | None  # which one differs from tflm: "a", "b", "both"; None: unknown
-    first_layer: int | None  # operator whose output differs first, on equal int8 inputs; None: none seen
+    first_layer: int | None  # operator whose output differs first, on equal raw inputs; None: none seen
     first_operator: str | None
     trajectory_step: int | None  # first step in which another action reached the plant; None: never
 
@@ -328,18 +329,18 @@ def _describe(
 
 
 def _lsb(a: np.float32, b: np.float32, bundle: Bundle) -> float:
-    """(b - a) in steps of the int8 output; thousandths hide that actions are rounded to float32."""
+    """(b - a) in steps of the raw output; thousandths hide that actions are rounded to float32."""
     return round((float(b) - float(a)) / bundle.output_quant.scale, 3)
 
 
 def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> list[tuple[int, str] | None]:
-    """For each observation the first operator whose output differs, given equal int8 inputs; None: none, or a float runtime."""
+    """For each observation the first operator whose output differs, given equal raw inputs; None: none, or a float runtime."""
     found: list[tuple[int, str] | None] = [None] * len(observations)
-    if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
+    if not (isinstance(a, ModelRuntime) and isinstance(b, ModelRuntime)):
         return found
-    inputs = bundle.to_int8(observations)
-    by_op = {tensor.op: tensor for tensor in b.layers_int8_batch(inputs)}
-    for x in a.layers_int8_batch(inputs):
+    inputs = bundle.quantized(observations)
+    by_op = {tensor.op: tensor for tensor in b.layers_raw_batch(inputs)}
+    for x in a.layers_raw_batch(inputs):
         if x.op not in by_op:  # one of the two fuses it away
             continue
         for row in np.flatnonzero(np.any(x.values != by_op[x.op].values, axis=1)).tolist():
@@ -348,8 +349,8 @@ def _first_layers(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32A
 
 
 def _third_opinion(bundle: Bundle, a: Runtime, b: Runtime, observations: Float32Array) -> NDArray[np.float32] | None:
-    """Actions of the reference, float32 [n, n_act]; None when one of the two is not an int8 runtime, or it is not installed."""
-    if not (isinstance(a, Int8Runtime) and isinstance(b, Int8Runtime)):
+    """Actions of the reference, float32 [n, n_act]; None when one of the two is no ModelRuntime, or it is not installed."""
+    if not (isinstance(a, ModelRuntime) and isinstance(b, ModelRuntime)):
         return None
     with ExitStack() as stack:
         try:

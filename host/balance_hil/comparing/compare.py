@@ -39,10 +39,10 @@ from balance_hil.errors import (
     UsageError,
 )
 from balance_hil.paths import install_command
-from balance_hil.quantize import FLOAT32
+from balance_hil.quantize import FLOAT32, Float32Array, RawArray
 from balance_hil.recording import read_recording
 from balance_hil.runtimes import RUNTIME_NAMES
-from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.runtimes.base import ModelRuntime, Runtime
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.trial import fatal_runtimes
@@ -125,7 +125,7 @@ def compare(
         float_io: tuple[IoDifference, ...] = ()
         if model.whole is not None:
             probes = probe_observations(model.graph.input_quant, model.graph.n_obs, seed=config.seed)
-            float_io = compare_float_io(model.whole, [r for r in runtimes if isinstance(r, Int8Runtime)], arithmetics, probes)
+            float_io = compare_float_io(model.whole, [r for r in runtimes if isinstance(r, ModelRuntime)], arithmetics, probes)
     return summarize(
         samples,
         model_id=model.id,
@@ -222,7 +222,7 @@ def _observations(bundle: Bundle, config: CompareConfig, runtimes: list[Runtime]
     return observations, f"{bundle.spec.environment} under {pilot.name}, seed {config.seed}"
 
 
-def _separating(model: ModelUnderTest, seed: int) -> Int8Array | None:
+def _separating(model: ModelUnderTest, seed: int) -> RawArray | None:
     """Inputs that distinguish the known arithmetics; sent to a board as well, because random inputs may not distinguish all."""
     try:
         return separating_inputs(model.graph, seed=seed)

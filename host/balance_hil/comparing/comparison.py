@@ -61,7 +61,7 @@ class LayerDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """Which known arithmetic an int8 runtime uses."""
+    """Which known arithmetic a runtime of the model uses."""
 
     runtime: str
     variant: str | None  # short name; None: no variant computes what the runtime computed
@@ -76,7 +76,7 @@ class Arithmetic:
 
 @dataclass(frozen=True, kw_only=True)
 class LadderStep:
-    """Actions of two neighbors on the way from torch to int8, on equal observations."""
+    """Actions of two neighbors on the way from torch to the board's model, on equal observations."""
 
     a: str
     b: str
@@ -84,7 +84,7 @@ class LadderStep:
     differing: int  # not the same float32 bits
     max_abs: float
     rms: float
-    max_lsb: float | None  # ``max_abs`` in steps of the int8 output; None when no int8 runtime took part
+    max_lsb: float | None  # ``max_abs`` in steps of the raw output; None when no ModelRuntime took part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class IoDifference:
 
     runtime: str
     observations: int
-    input_differing: int  # int8 inputs that its QUANTIZE makes otherwise than the host
-    action_differing: int  # outputs of the whole model that are not its int8 core's between the host's conversions
+    input_differing: int  # raw inputs that its QUANTIZE makes otherwise than the host
+    action_differing: int  # outputs of the whole model that are not its core's between the host's conversions
     unexplained: int  # outputs of the whole model that emulated conversions around its core do not give
 
 
@@ -117,7 +117,7 @@ class Comparison:
     layer_inputs: int
     board_io: BoardIo | None
     board_equals_tflm: bool | None  # None: without a board; of a float32 model within FLOAT32_STEPS
-    arithmetics: tuple[Arithmetic, ...] = ()  # of the int8 runtimes
+    arithmetics: tuple[Arithmetic, ...] = ()  # of the ModelRuntimes
     findings: tuple[Finding, ...] = ()  # on each stage of the board's pipeline
     float_io: tuple[IoDifference, ...] = ()  # of the desktop runtimes, for a model with a float input or output
     not_attributed: str = ""  # why differences were not attributed, "" if they were

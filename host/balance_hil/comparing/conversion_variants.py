@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.inputs import raw_observations
-from balance_hil.quantize import ElementType, Normalization, QuantParams
-from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.quantize import ElementType, Float32Array, Normalization, QuantParams, RawArray
 from balance_hil.runtimes.emulated.primitives import round_half_away
 
 RIGHT = "right"
@@ -55,7 +54,7 @@ DECIMALS = (2, 3, 4, 5, 6)
 
 @dataclass(frozen=True, kw_only=True)
 class InputConversion:
-    """One conversion of observations to int8; each field is a key of its table above."""
+    """One conversion of observations to raw inputs; each field is a key of its table above."""
 
     rounding: str = RIGHT
     division: str = RIGHT
@@ -70,8 +69,8 @@ class InputConversion:
         parts = (self.rounding, self.division, self.limit, self.zero_point, self.scale)
         return tuple(part for part in parts if part != RIGHT)
 
-    def apply(self, observations: Float32Array) -> Int8Array:
-        """int8 [...] for observations, float32 [...]."""
+    def apply(self, observations: Float32Array) -> RawArray:
+        """Raw [...] for observations, float32 [...]."""
         with np.errstate(over="ignore", invalid="ignore"):
             quotient = DIVISIONS[self.division](np.asarray(observations, np.float32), self.params.scale)
             zero_point = ZERO_POINTS[self.zero_point](self.params.zero_point)
@@ -85,9 +84,9 @@ class InputConversion:
 
 
 def matching_input_conversions(
-    observations: Float32Array, inputs: Int8Array, right: QuantParams, other: QuantParams | None = None
+    observations: Float32Array, inputs: RawArray, right: QuantParams, other: QuantParams | None = None
 ) -> list[InputConversion]:
-    """The conversions with the fewest faults that make ``inputs``, int8 [n, n_obs], of ``observations``, float32 [n, n_obs]."""
+    """The conversions with the fewest faults that make ``inputs``, raw [n, n_obs], of ``observations``, float32 [n, n_obs]."""
     few = slice(None, None, max(1, len(inputs) // _FIRST_LOOK_ROWS))  # most conversions fail on the first rows looked at
     matching: list[InputConversion] = []
     for conversion in input_conversions(right, other):
@@ -150,10 +149,10 @@ def wrong_normalizations(right: Normalization) -> Iterator[tuple[str, Callable[[
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConversion:
-    """One conversion of int8 outputs to actions."""
+    """One conversion of raw outputs to actions."""
 
     fault: str  # RIGHT, or a description of the fault
-    convert: Callable[[Int8Array], Float32Array]
+    convert: Callable[[RawArray], Float32Array]
 
 
 def output_conversions(right: QuantParams, other: QuantParams | None = None) -> Iterator[OutputConversion]:

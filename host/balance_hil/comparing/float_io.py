@@ -1,6 +1,6 @@
-"""How each runtime converts a model's float input and output: QUANTIZE before its int8 core, DEQUANTIZE behind it.
+"""How each runtime converts a model's float input and output: QUANTIZE before its core, DEQUANTIZE behind it.
 
-The core is compared like any int8 model. Here the whole model is run, one observation after the other as in a control loop, and
+The core is compared like any model. Here the whole model is run, one observation after the other as in a control loop, and
 every number is compared with the runtime's own core between emulated conversions.
 """
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from balance_hil.comparing.comparison import REFERENCE, IoDifference
 from balance_hil.comparing.identification import Identification
-from balance_hil.quantize import dequantize, quantize
-from balance_hil.runtimes.base import Float32Array, Int8Runtime
+from balance_hil.quantize import Float32Array, dequantize, quantize
+from balance_hil.runtimes.base import ModelRuntime
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.operators import compile_operator
 from balance_hil.runtimes.tflite import Session, kernels_of
@@ -25,7 +25,7 @@ from balance_hil.tflite.graph import Operator
 
 
 def compare_float_io(
-    whole: WholeModel, runtimes: Sequence[Int8Runtime], arithmetics: Mapping[str, Identification], observations: Float32Array
+    whole: WholeModel, runtimes: Sequence[ModelRuntime], arithmetics: Mapping[str, Identification], observations: Float32Array
 ) -> tuple[IoDifference, ...]:
     """One entry for each desktop runtime whose arithmetic is known, except emulators.
 
@@ -46,14 +46,14 @@ def compare_float_io(
     return tuple(_difference(whole, runtime, variant, observations) for runtime, variant in known)
 
 
-def _difference(whole: WholeModel, runtime: Int8Runtime, variant: Variant, observations: Float32Array) -> IoDifference:
+def _difference(whole: WholeModel, runtime: ModelRuntime, variant: Variant, observations: Float32Array) -> IoDifference:
     right = quantize(observations, runtime.input_quant)
     given, codes = (observations, _each(whole, whole.quantize, variant, observations)) if whole.quantize else (right, right)
     codes = np.asarray(codes, runtime.dtype)
-    outputs = runtime.infer_int8_batch(codes)
+    outputs = runtime.infer_raw_batch(codes)
     expected = _each(whole, whole.dequantize, variant, outputs) if whole.dequantize else outputs
     seen = _run_whole(runtime.name, whole.model)(given).astype(expected.dtype)
-    by_host = runtime.infer_int8_batch(right)
+    by_host = runtime.infer_raw_batch(right)
     actions = dequantize(by_host, runtime.output_quant) if whole.dequantize else by_host
     return IoDifference(
         runtime=runtime.name,

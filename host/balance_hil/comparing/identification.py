@@ -1,4 +1,4 @@
-"""Identifies the arithmetic of an int8 runtime by comparing its results with the whole family of emulators."""
+"""Identifies the arithmetic of a runtime by comparing its results with the whole family of emulators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.comparing.samples import Samples
-from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.quantize import RawArray
+from balance_hil.runtimes.base import LayerTensor
 from balance_hil.runtimes.emulated import KNOWN_VARIANTS, EmulatedRuntime, Variant, family, rules
 from balance_hil.runtimes.emulated.interpreter import computed_inputs
 from balance_hil.tflite.graph import TfliteGraph
@@ -90,7 +91,7 @@ class Identification:
 
 
 def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identification]:
-    """The arithmetic of every int8 runtime: from its layers where they were fetched, else from its outputs.
+    """The arithmetic of every runtime of the model: from its layers where they were fetched, else from its outputs.
 
     Raises:
         UnsupportedOperatorError: an operator that nobody emulates, and no layers.
@@ -102,7 +103,7 @@ def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identificati
             if layers:
                 found[name] = identify(name, graph, samples.trace.inputs, layers, candidates)
             else:
-                found[name] = identify_by_outputs(name, graph, samples.inputs.int8, outputs, candidates)
+                found[name] = identify_by_outputs(name, graph, samples.inputs.raw, outputs, candidates)
             if found[name].variant is not None:
                 break
     return found
@@ -111,7 +112,7 @@ def identify_all(graph: TfliteGraph, samples: Samples) -> dict[str, Identificati
 def identify(
     runtime: str,
     graph: TfliteGraph,
-    inputs: Int8Array,
+    inputs: RawArray,
     layers: Sequence[LayerTensor],
     candidates: Iterable[Variant] | None = None,
 ) -> Identification:
@@ -120,7 +121,7 @@ def identify(
     Args:
         runtime: its name, for the verdict.
         graph: of the model.
-        inputs: int8 [n, n_obs].
+        inputs: raw [n, n_obs].
         layers: output of the operators for ``inputs``; one that the runtime hides is computed by each variant itself.
         candidates: variants to try, the preferred ones first; None: the whole family.
 
@@ -132,7 +133,7 @@ def identify(
 
 
 def _identify(
-    runtime: str, graph: TfliteGraph, inputs: Int8Array, known: Mapping[int, Int8Array], candidates: Iterable[Variant] | None
+    runtime: str, graph: TfliteGraph, inputs: RawArray, known: Mapping[int, RawArray], candidates: Iterable[Variant] | None
 ) -> Identification:
     variants = family() if candidates is None else candidates
     emulators = [EmulatedRuntime(graph, variant, partial=True) for variant in variants]
@@ -141,9 +142,9 @@ def _identify(
 
 
 def identify_by_outputs(
-    runtime: str, graph: TfliteGraph, inputs: Int8Array, outputs: Int8Array, candidates: Iterable[Variant] | None = None
+    runtime: str, graph: TfliteGraph, inputs: RawArray, outputs: RawArray, candidates: Iterable[Variant] | None = None
 ) -> Identification:
-    """The same from final outputs, int8 [n, n_act], alone: for a runtime that exposes no layers. It needs more samples."""
+    """The same from final outputs, raw [n, n_act], alone: for a runtime that exposes no layers. It needs more samples."""
     return _identify(runtime, graph, inputs, {graph.output.index: outputs}, candidates)
 
 
@@ -155,8 +156,8 @@ def separating_inputs(
     rows: int = 64,
     search: int = 65_536,
     seed: int = 0,
-) -> Int8Array:
-    """Inputs, int8 [n, n_obs] with n up to ``rows``, that distinguish ``variants``, selected from ``search`` random ones.
+) -> RawArray:
+    """Inputs, raw [n, n_obs] with n up to ``rows``, that distinguish ``variants``, selected from ``search`` random ones.
 
     Emulators are much faster than boards: searching many inputs here leaves only a few for the board. A pair of variants
     without a row computes the same on every input searched.
@@ -174,7 +175,7 @@ def separating_inputs(
     """
     emulators = [EmulatedRuntime(graph, variant) for variant in variants]
     rng, kind = np.random.default_rng(seed), graph.kind
-    found: dict[tuple[int, int], list[Int8Array]] = {
+    found: dict[tuple[int, int], list[RawArray]] = {
         pair: [] for pair in combinations(range(len(emulators)), 2) if not _alike(emulators, pair)
     }
     share = max(1, rows // max(1, len(found)))
@@ -198,13 +199,13 @@ def _alike(emulators: Sequence[EmulatedRuntime], pair: tuple[int, int]) -> bool:
     return emulators[pair[0]].arithmetic() == emulators[pair[1]].arithmetic()
 
 
-def _shown(emulator: EmulatedRuntime, inputs: Int8Array, layers: bool) -> Int8Array:
+def _shown(emulator: EmulatedRuntime, inputs: RawArray, layers: bool) -> RawArray:
     if not layers:
-        return emulator.infer_int8_batch(inputs)
-    return np.concatenate([layer.values for layer in emulator.layers_int8_batch(inputs)], axis=1)
+        return emulator.infer_raw_batch(inputs)
+    return np.concatenate([layer.values for layer in emulator.layers_raw_batch(inputs)], axis=1)
 
 
-def _score(emulator: EmulatedRuntime, inputs: Int8Array, known: Mapping[int, Int8Array]) -> Score:
+def _score(emulator: EmulatedRuntime, inputs: RawArray, known: Mapping[int, RawArray]) -> Score:
     graph = emulator.graph
     tensors: dict[int, NDArray[Any]] = {graph.input.index: inputs.reshape(-1, *graph.input.shape)}
     mismatches = values = 0

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import RecordingError, UsageError
-from balance_hil.quantize import FLOAT32, INT8, ElementType, Normalization, QuantParams, dequantize
-from balance_hil.runtimes.base import Float32Array, Int8Array, Runtime
+from balance_hil.quantize import FLOAT32, INT8, ElementType, Float32Array, Normalization, QuantParams, RawArray, dequantize
+from balance_hil.runtimes.base import Runtime
 
 if TYPE_CHECKING:
     from balance_hil.environment import Environment
@@ -27,17 +27,17 @@ OBSERVED_EPISODE_STEPS = 1000  # five seconds: from the disturbed start into the
 class InputSet:
     """Rows that every runtime is given: first the random ones, then the recorded ones.
 
-    Float runtimes read ``observations``, int8 runtimes ``int8``; row for row they are the same input.
+    Float runtimes read ``observations``, those of the board's model ``raw``; row for row they are the same input.
     """
 
     observations: Float32Array  # float32 [n, n_obs]
-    int8: Int8Array  # raw: int8 [n, n_obs], or of the model's other element type
+    raw: RawArray  # [n, n_obs]
     random: int  # how many rows are uniform over the raw range
     seed: int
     source: str  # where the recorded rows come from, for display
 
     def __len__(self) -> int:
-        return len(self.int8)
+        return len(self.raw)
 
     @property
     def recorded(self) -> int:
@@ -46,9 +46,9 @@ class InputSet:
 
 
 def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed: int, source: str) -> InputSet:
-    """Joins ``random`` uniform int8 rows and the recorded ``observations``, float32 [n, n_obs], into one set.
+    """Joins ``random`` uniform raw rows and the recorded ``observations``, float32 [n, n_obs], into one set.
 
-    The int8 range is that of the model's input: of a bundle with a normalization, values beyond its clip are not reached.
+    The range is that of the model's input: of a bundle with a normalization, values beyond its clip are not reached.
 
     Raises:
         UsageError: there would be no input at all, or the observations are of another length than the bundle's.
@@ -66,7 +66,7 @@ def make_inputs(bundle: Bundle, observations: Float32Array, *, random: int, seed
     rows = np.concatenate([raw_observations(uniform, bundle.normalization), np.asarray(observations, dtype=np.float32)])
     return InputSet(
         observations=rows,
-        int8=bundle.to_int8(rows),
+        raw=bundle.quantized(rows),
         random=random,
         seed=seed,
         source=source,
@@ -82,9 +82,9 @@ def raw_observations(values: Float32Array, normalization: Normalization | None) 
 
 
 def random_inputs(n_obs: int, quant: QuantParams, count: int, seed: int) -> InputSet:
-    """``count`` uniform int8 rows only, for a model without known observations."""
+    """``count`` uniform raw rows only, for a model without known observations."""
     uniform = _uniform(n_obs, count, seed, quant.kind)
-    return InputSet(observations=dequantize(uniform, quant), int8=uniform, random=count, seed=seed, source="nowhere")
+    return InputSet(observations=dequantize(uniform, quant), raw=uniform, random=count, seed=seed, source="nowhere")
 
 
 def observe(policy: Runtime, environment: Environment, count: int, seed: int) -> Float32Array:
@@ -139,7 +139,7 @@ def spread_rows(total: int, count: int) -> NDArray[np.intp]:
     return np.asarray(np.rint(chosen), dtype=np.intp)
 
 
-def _uniform(n_obs: int, count: int, seed: int, kind: ElementType = INT8) -> Int8Array:
+def _uniform(n_obs: int, count: int, seed: int, kind: ElementType = INT8) -> RawArray:
     rng = np.random.default_rng(seed)
     if kind == FLOAT32:
         return rng.uniform(-1, 1, (count, n_obs)).astype(np.float32)

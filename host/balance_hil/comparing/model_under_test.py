@@ -9,11 +9,11 @@ from typing import Self
 from balance_hil.bundle import Bundle, model_id
 from balance_hil.errors import BundleError, UsageError
 from balance_hil.quantize import Normalization
-from balance_hil.runtimes import bundle_runtime_names, load_int8_runtime, load_runtime, model_runtime_names
+from balance_hil.runtimes import bundle_runtime_names, load_model_runtime, load_runtime, model_runtime_names
 from balance_hil.runtimes.base import Runtime
 from balance_hil.runtimes.emulated import EmulatedRuntime
 from balance_hil.runtimes.emulated.rules import TFLM
-from balance_hil.tflite.edit import WholeModel, int8_core, select_output
+from balance_hil.tflite.edit import WholeModel, quantized_core, select_output
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
 _DENSE = {
@@ -36,16 +36,16 @@ class ModelUnderTest:
 
     path: Path  # of the bundle or of the ``.tflite``
     id: str  # of the model, as a board reports it
-    model: bytes  # the int8 ``.tflite``
+    model: bytes  # the ``.tflite`` that boards run
     graph: TfliteGraph
-    whole: WholeModel | None  # with its float input or output, where it has one: ``model`` and ``graph`` are its int8 core
+    whole: WholeModel | None  # with its float input or output, where it has one: ``model`` and ``graph`` are its core
     bundle: Bundle | None  # None: a model alone, without observations and float versions
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
-        """The model of a bundle. Raises ModelNotInt8Error."""
-        model = bundle.int8_model()
-        return cls(path=bundle.path, id=bundle.id, model=model, graph=_int8_graph(model), whole=None, bundle=bundle)
+        """The model of a bundle. Raises ElementTypeError."""
+        model = bundle.model()
+        return cls(path=bundle.path, id=bundle.id, model=model, graph=_checked_graph(model), whole=None, bundle=bundle)
 
     @property
     def normalization(self) -> Normalization | None:
@@ -65,10 +65,10 @@ class ModelUnderTest:
 
     def load(self, name: str) -> Runtime:
         """The runtime ``name`` with this model in it. Raises what ``load_runtime`` raises."""
-        return load_runtime(name, self.bundle) if self.bundle else load_int8_runtime(name, self.model)
+        return load_runtime(name, self.bundle) if self.bundle else load_model_runtime(name, self.model)
 
     def neighbors(self) -> dict[str, bytes]:
-        """int8 models of the bundles beside this one, by name: models that a board may run by mistake."""
+        """Models of the bundles beside this one, by name: models that a board may run by mistake."""
         if self.bundle is None:
             return {}
         found = {}
@@ -84,12 +84,12 @@ def load_model(path: Path, output: str | None = None) -> ModelUnderTest:
 
     Raises:
         BundleError: neither of the two, or damaged.
-        ModelNotInt8Error: input or output is neither int8 nor a float that is quantized at once.
+        ElementTypeError: input or output is of no supported element type, or a float that is not quantized at once.
         UsageError: ``output`` names none, or is not given though there are several.
     """
     if not path.is_file():
         if not path.is_dir() and path.suffix == ".tflite":
-            raise BundleError(f"no such model: {path}", "point at an int8 .tflite or at a bundle (ppo)")
+            raise BundleError(f"no such model: {path}", "point at a .tflite or at a bundle (ppo)")
         bundle = Bundle.load(path)
         if output is not None:
             raise UsageError("--output chooses an output of a .tflite; a bundle has one", "leave it out")
@@ -105,11 +105,11 @@ def load_model(path: Path, output: str | None = None) -> ModelUnderTest:
 
 
 def _file(path: Path, model: bytes) -> ModelUnderTest:
-    model, whole = int8_core(model)
-    return ModelUnderTest(path=path, id=model_id(model), model=model, graph=_int8_graph(model), whole=whole, bundle=None)
+    model, whole = quantized_core(model)
+    return ModelUnderTest(path=path, id=model_id(model), model=model, graph=_checked_graph(model), whole=whole, bundle=None)
 
 
-def _int8_graph(model: bytes) -> TfliteGraph:
+def _checked_graph(model: bytes) -> TfliteGraph:
     graph = read_graph(model)
-    _ = graph.input_quant, graph.output_quant  # raise ModelNotInt8Error here, before anything is loaded
+    _ = graph.input_quant, graph.output_quant  # raise ElementTypeError here, before anything is loaded
     return graph

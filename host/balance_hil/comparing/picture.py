@@ -74,7 +74,7 @@ def draw(result: Comparison) -> Figure:
     for spare in axes.flat[len(panels) :]:
         spare.set_axis_off()
     figure.suptitle(
-        f"Where int8 runtimes differ: model {result.model}, {result.layer_inputs} inputs"
+        f"Where runtimes differ: model {result.model}, {result.layer_inputs} inputs"
         + ("" if panels else ": nowhere")
         + "\nfull color: the channel differs in every input; faint: in one",
         fontsize=11,

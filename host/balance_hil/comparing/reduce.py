@@ -26,14 +26,14 @@ from balance_hil.errors import (
     BoardStatusError,
     BundleError,
     CableUnpluggedError,
+    ElementTypeError,
     HarnessError,
-    ModelNotInt8Error,
     ModelTooWideError,
     ReplyTimeoutError,
     SilentBoardError,
     UnsupportedOperatorError,
 )
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import RawArray
 from balance_hil.runtimes.emulated import Variant
 from balance_hil.runtimes.emulated.rules import TFLM
 from balance_hil.runtimes.isolated import RuntimeCrashError
@@ -53,7 +53,7 @@ _REFUSALS = (
     ArenaTooSmallError,
     BoardStatusError,
     BundleError,
-    ModelNotInt8Error,
+    ElementTypeError,
     ModelTooWideError,
     UnsupportedOperatorError,
 )
@@ -70,7 +70,7 @@ class Side(Protocol):
 
     name: str
 
-    def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
+    def infer_raw_batch(self, model: bytes, rows: RawArray) -> RawArray:
         """Outputs [n, n_act]. Raises one of _CRASHES or _REFUSALS."""
 
 
@@ -78,8 +78,8 @@ class Side(Protocol):
 class Answers:
     """What two sides give for the same rows; None: it crashed, or refused."""
 
-    a: Int8Array | None
-    b: Int8Array | None
+    a: RawArray | None
+    b: RawArray | None
     crashed: str = ""  # the side that crashed, and how
     refused: str = ""  # a side that refuses the model, and why
 
@@ -98,7 +98,7 @@ class Reduced:
     a: str
     b: str
     model: bytes
-    rows: Int8Array  # [n, n_obs], one row unless the difference needs several
+    rows: RawArray  # [n, n_obs], one row unless the difference needs several
     answers: Answers
     cause: str
     tried: int  # candidates
@@ -125,15 +125,15 @@ class _Search:
     def is_over(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    def ask(self, model: bytes, rows: Int8Array) -> Answers:
+    def ask(self, model: bytes, rows: RawArray) -> Answers:
         self.tried += 1
         total = max(1, round(self.deadline - self.started))
         self.report("candidates: seconds", min(total, round(time.monotonic() - self.started)), total)
-        found: list[Int8Array | None] = []
+        found: list[RawArray | None] = []
         crashed = refused = ""
         for side in (self.a, self.b):
             try:
-                found.append(side.infer_int8_batch(model, rows))
+                found.append(side.infer_raw_batch(model, rows))
             except _CRASHES as exc:
                 found.append(None)
                 crashed = crashed or f"{side.name}: {exc.message}"
@@ -142,7 +142,7 @@ class _Search:
                 refused = refused or f"{side.name}: {exc.message}"
         return Answers(a=found[0], b=found[1], crashed=crashed, refused=refused)
 
-    def shows(self, model: bytes, rows: Int8Array) -> bool:
+    def shows(self, model: bytes, rows: RawArray) -> bool:
         """Whether a candidate still shows what is looked for."""
         answers = self.ask(model, rows)
         if self.is_shown_by(answers):
@@ -156,7 +156,7 @@ class _Search:
 
 def reduce(
     model: bytes,
-    rows: Int8Array,
+    rows: RawArray,
     a: Side,
     b: Side,
     *,
@@ -214,7 +214,7 @@ def reduce(
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _fewest_rows(search: _Search, model: bytes, rows: Int8Array, answers: Answers) -> Int8Array:
+def _fewest_rows(search: _Search, model: bytes, rows: RawArray, answers: Answers) -> RawArray:
     """One row that shows it alone; else the fewest in their order."""
     chosen = answers.differing if not search.crash else range(len(rows))
     for row in list(chosen)[:_MOST_SINGLE]:
@@ -243,7 +243,7 @@ def _fewest(items: list[int], shows: Callable[[list[int]], bool], search: _Searc
 # --- operators ------------------------------------------------------------------------------------------------------------
 
 
-def _shortest_window(search: _Search, model: bytes, rows: Int8Array) -> Cut:
+def _shortest_window(search: _Search, model: bytes, rows: RawArray) -> Cut:
     """The shortest run of operators that shows it on inputs that one of the sides computes."""
     graph = read_graph(model)
     count = len(graph.operators)
@@ -286,18 +286,18 @@ def _windows(model: bytes, graph: TfliteGraph, first: int, last: int, values: _V
 class _Values:
     """Values of tensors for the rows, by models that end in them."""
 
-    def __init__(self, search: _Search, model: bytes, graph: TfliteGraph, rows: Int8Array) -> None:
+    def __init__(self, search: _Search, model: bytes, graph: TfliteGraph, rows: RawArray) -> None:
         self._search, self._model, self._graph = search, model, graph
         self._rows = rows[:_MOST_CUT_ROWS]
-        self._known: dict[int, Int8Array | None] = {graph.input.index: self._rows}
+        self._known: dict[int, RawArray | None] = {graph.input.index: self._rows}
 
-    def of(self, index: int) -> Int8Array | None:
+    def of(self, index: int) -> RawArray | None:
         """Raw values [n, size]; None where no side computes it."""
         if index not in self._known:
             self._known[index] = self._computed(index)
         return self._known[index]
 
-    def _computed(self, index: int) -> Int8Array | None:
+    def _computed(self, index: int) -> RawArray | None:
         graph = self._graph
         writer = next((operator.index for operator in graph.operators if index in operator.outputs), None)
         if writer is None or graph.operators[writer].outputs[0] != index or not is_end(graph.tensors[index]):
@@ -305,7 +305,7 @@ class _Values:
         part = window(self._model, 0, writer, graph.input.index, {})  # whole operators: it cannot fail
         for side in (self._search.b, self._search.a):
             try:
-                return side.infer_int8_batch(part, self._rows)
+                return side.infer_raw_batch(part, self._rows)
             except HarnessError:
                 continue
         return None
@@ -314,7 +314,7 @@ class _Values:
 # --- shapes ---------------------------------------------------------------------------------------------------------------
 
 
-def _smallest_shapes(search: _Search, model: bytes, rows: Int8Array) -> Cut:
+def _smallest_shapes(search: _Search, model: bytes, rows: RawArray) -> Cut:
     """Fewer channels and pixels, as long as the operator allows it."""
     case: Cut = (model, rows)
     if len(rows) != 1:
@@ -330,7 +330,7 @@ def _smallest_shapes(search: _Search, model: bytes, rows: Int8Array) -> Cut:
 
 
 def _fewer_channels(
-    search: _Search, case: Cut, keep: Callable[[bytes, Int8Array, Sequence[int]], Cut | None], shape: Sequence[int]
+    search: _Search, case: Cut, keep: Callable[[bytes, RawArray, Sequence[int]], Cut | None], shape: Sequence[int]
 ) -> Cut:
     count = shape[-1] if shape else 1
     cuts: dict[tuple[int, ...], Cut] = {}
@@ -378,7 +378,7 @@ def _smaller_image(search: _Search, case: Cut, axis: int) -> Cut:
 # --- the cause ------------------------------------------------------------------------------------------------------------
 
 
-def _variants(model: bytes, rows: Int8Array, answers: Answers, a: Side, b: Side) -> tuple[Variant, Variant] | None:
+def _variants(model: bytes, rows: RawArray, answers: Answers, a: Side, b: Side) -> tuple[Variant, Variant] | None:
     """The arithmetic of each side, found on the whole model; None: an operator is not emulated, or a side crashes."""
     if answers.a is None or answers.b is None:
         return None
@@ -392,7 +392,7 @@ def _variants(model: bytes, rows: Int8Array, answers: Answers, a: Side, b: Side)
     return found[0], found[1]
 
 
-def _cause(model: bytes, rows: Int8Array, answers: Answers, a: Side, b: Side, variants: tuple[Variant, Variant] | None) -> str:
+def _cause(model: bytes, rows: RawArray, answers: Answers, a: Side, b: Side, variants: tuple[Variant, Variant] | None) -> str:
     """Why the outputs differ."""
     if answers.a is None or answers.b is None:
         return "a side does not answer"

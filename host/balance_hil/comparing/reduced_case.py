@@ -24,8 +24,7 @@ from balance_hil.comparing.reduce import Reduced
 from balance_hil.errors import BoardStatusError, BundleError, HarnessError, LinkError, UnsupportedOperatorError, UsageError
 from balance_hil.files import parse_json, read_limited, staging_folder
 from balance_hil.model_image import ModelImage
-from balance_hil.quantize import ElementType
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import ElementType, RawArray
 from balance_hil.runtimes.isolated import IsolatedRuntime, RuntimeCrashError
 from balance_hil.tflite.graph import read_graph
 
@@ -78,18 +77,18 @@ class BoardSide:
     name = BOARD
 
     def __init__(
-        self, connect_with: Connect, *, is_started: bool, predict: Callable[[bytes, Int8Array], Iterator[Int8Array]]
+        self, connect_with: Connect, *, is_started: bool, predict: Callable[[bytes, RawArray], Iterator[RawArray]]
     ) -> None:
         self._connect, self._is_started, self._predict = connect_with, is_started, predict
 
-    def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
+    def infer_raw_batch(self, model: bytes, rows: RawArray) -> RawArray:
         """Outputs [n, n_act]. Raises LinkError where the board is lost, another HarnessError where it refuses the model."""
         with self._with(model, rows) as board:
-            outputs = [action.output for action in board.infer_int8_batch(rows)]
+            outputs = [action.output for action in board.infer_raw_batch(rows)]
         return np.array(outputs, rows.dtype).reshape(len(rows), -1)
 
     @contextlib.contextmanager
-    def _with(self, model: bytes, rows: Int8Array) -> Iterator[Board]:
+    def _with(self, model: bytes, rows: RawArray) -> Iterator[Board]:
         if self._is_started:
             with tempfile.TemporaryDirectory(prefix="balance-hil-") as folder:
                 path = Path(folder) / MODEL
@@ -106,7 +105,7 @@ class BoardSide:
                 with contextlib.suppress(HarnessError):  # back to the model that was flashed
                     board.reset()
 
-    def _send(self, board: Board, model: bytes, row: Int8Array) -> None:
+    def _send(self, board: Board, model: bytes, row: RawArray) -> None:
         """Uploads a model with a vector that the board reproduces."""
         if not board.info.upload_size:
             raise UsageError(
@@ -130,7 +129,7 @@ class BoardSide:
 # --- writing --------------------------------------------------------------------------------------------------------------
 
 
-def write(case: Reduced, folder: Path, name: str, expected: Int8Array | None, board: str | None) -> Path:
+def write(case: Reduced, folder: Path, name: str, expected: RawArray | None, board: str | None) -> Path:
     """Writes a case to ``folder/NAME-N`` with the first free N, whole or not at all; returns it.
 
     Args:
@@ -195,8 +194,8 @@ class Case:
     model: bytes
     a: str
     b: str
-    rows: Int8Array
-    expected: Int8Array | None
+    rows: RawArray
+    expected: RawArray | None
     cause: str
     is_crash: bool
 
@@ -230,7 +229,7 @@ def read(folder: Path) -> Case:
         raise BundleError(f"{folder} holds no reduced case: {exc}", "make one: hil compare MODEL --reduce") from exc
 
 
-def _codes(value: Any, width: int, kind: ElementType) -> Int8Array:
+def _codes(value: Any, width: int, kind: ElementType) -> RawArray:
     array = np.asarray(value)
     shaped = array.ndim == 2 and array.shape[1] == width and len(array) > 0 and array.dtype.kind == "i"
     if not shaped or array.min() < kind.low or array.max() > kind.high:
@@ -258,7 +257,7 @@ def check_board(
 
     side = BoardSide(open_board, is_started=port is None, predict=lambda *_: iter([expected[:1]]))
     try:
-        seen = side.infer_int8_batch(case.model, case.rows)
+        seen = side.infer_raw_batch(case.model, case.rows)
     except BoardStatusError as exc:
         if exc.status != "vectors_differ":
             raise
@@ -274,11 +273,11 @@ def check_runtimes(folder: Path) -> None:
     """Raises AssertionError unless both runtimes of a case answer alike, or, of a crash, none crashes."""
     __tracebackhide__ = True
     case = read(folder)
-    found: list[Int8Array] = []
+    found: list[RawArray] = []
     for name in (case.a, case.b):
         with IsolatedRuntime(name) as runtime:
             try:
-                found.append(runtime.infer_int8_batch(case.model, case.rows))
+                found.append(runtime.infer_raw_batch(case.model, case.rows))
             except RuntimeCrashError as exc:
                 raise AssertionError(f"{exc.message}, for {_shown(case)}") from exc
             except UnsupportedOperatorError as exc:
@@ -297,10 +296,10 @@ def _shown(case: Case) -> str:
     return f"{names} on {rows if case.rows.size <= 100 else f'{case.rows.shape[0]} rows of {case.rows.shape[1]}'}"
 
 
-def expected_outputs(case: Reduced) -> Int8Array | None:
+def expected_outputs(case: Reduced) -> RawArray | None:
     """Of TensorFlow Lite Micro, [n, n_act]; None where it refuses the model or crashes."""
     with IsolatedRuntime(REFERENCE) as runtime:
         try:
-            return runtime.infer_int8_batch(case.model, case.rows)
+            return runtime.infer_raw_batch(case.model, case.rows)
         except HarnessError:
             return None

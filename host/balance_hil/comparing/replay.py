@@ -3,11 +3,11 @@
 Three rows, of the control steps in which a reply took effect:
 
     input_int8    the recorded observation, quantized again
-    output_int8   inferred from the *recorded* int8 input, so that it differs only where the arithmetic does
+    output_int8   inferred from the *recorded* raw input, so that it differs only where the arithmetic does
     action        from the recorded observation to the float32 action, end to end
 
 In a realtime run a late reply takes effect in a later step than that of its observation. In those steps the replay starts from
-the recorded int8 input, and they are left out of the row ``input_int8``.
+the recorded raw input, and they are left out of the row ``input_int8``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from balance_hil.bundle import Bundle
 from balance_hil.comparing.samples import Progress, no_progress
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
 from balance_hil.metrics import Verdict
-from balance_hil.quantize import dequantize
+from balance_hil.quantize import Float32Array, RawArray, dequantize
 from balance_hil.recording import Recording
-from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, Runtime
+from balance_hil.runtimes.base import ModelRuntime, Runtime
 from balance_hil.spec import Signal
 
 RECORDED = "recorded"
 CHUNK_ROWS = 256  # rows between two progress reports: a few seconds of a board at 115200 baud
 SCHEMA = "balance_hil/replay@2"
-_PLURALS = {"input_int8": "int8 inputs", "output_int8": "int8 outputs", "action": "actions"}
+_PLURALS = {"input_int8": "raw inputs", "output_int8": "raw outputs", "action": "actions"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ReplayRow:
     steps: int  # compared
     values: int  # compared: steps times elements
     differing: int
-    max_lsb: float  # largest |a - b| in steps of the int8 scale; a whole number for int8 rows
+    max_lsb: float  # largest |a - b| in steps of the model's scale; a whole number for raw rows
     first: FirstDifference | None  # None: nothing differs
 
 
@@ -73,7 +73,7 @@ class Replay:
     episodes: int
     steps: int  # control steps in the recording
     held: int  # of them without a reply: nothing to compare
-    late: int  # of them with a reply to an earlier observation: compared from the recorded int8 input on
+    late: int  # of them with a reply to an earlier observation: compared from the recorded raw input on
     missing: str  # of a recording that was cut off; "" of a whole one
     rows: tuple[ReplayRow, ...]
 
@@ -120,7 +120,7 @@ def replay(
         recording: of a run of ``bundle``.
         path: of the recording, for messages and the report.
         bundle: that ``target`` runs.
-        target: a desktop runtime or a board. A float runtime has no int8 values: only the row ``action`` is made.
+        target: a desktop runtime or a board. A float runtime has no raw values: only the row ``action`` is made.
         on_progress: called with what is running, rows done and rows in all.
 
     Raises:
@@ -135,10 +135,10 @@ def replay(
     if not len(kept):
         raise RecordingError(f"{path} holds no step with a reply", "record a run: hil run ppo --board native")
     rows = _Rows(kept, ~late[kept])
-    if isinstance(target, Runtime) and not isinstance(target, Int8Runtime):
+    if isinstance(target, Runtime) and not isinstance(target, ModelRuntime):
         found: tuple[ReplayRow, ...] = (_float_row(recording, bundle, target, rows, on_progress),)
     else:
-        found = _int8_rows(recording, bundle, target, rows, on_progress)
+        found = _raw_rows(recording, bundle, target, rows, on_progress)
     return Replay(
         recording=path,
         bundle=bundle.id,
@@ -181,11 +181,11 @@ def _step_numbers(recording: Recording) -> NDArray[np.int64]:
     return np.asarray(np.rint(recording.t_s / recording.spec.control_period_s), dtype=np.int64)
 
 
-# --- int8: the three rows ---------------------------------------------------------------------------------------------
+# --- raw: the three rows ----------------------------------------------------------------------------------------------
 
 
-def _int8_rows(
-    recording: Recording, bundle: Bundle, target: Int8Runtime | Board, rows: _Rows, report: Progress
+def _raw_rows(
+    recording: Recording, bundle: Bundle, target: ModelRuntime | Board, rows: _Rows, report: Progress
 ) -> tuple[ReplayRow, ...]:
     recorded = recording.input_int8[rows.index]
     inputs = recorded.copy()
@@ -196,7 +196,7 @@ def _int8_rows(
     for part in _chunks(name, fresh, report):
         observations = recording.observation[rows.index[part]]
         inputs[part], outputs[part], actions[part] = _from_observations(target, observations)
-    # Arithmetic is compared on equal inputs: rows quantized differently, and late replies, start from the recorded int8.
+    # Arithmetic is compared on equal inputs: rows quantized differently, and late replies, start from the recorded raw.
     again = np.flatnonzero(np.any(inputs != recorded, axis=1) | ~rows.on_time)
     for part in _chunks(f"{name}, recorded inputs", again, report):
         outputs[part], from_inputs = _from_inputs(target, recorded[part])
@@ -211,8 +211,8 @@ def _int8_rows(
     )
 
 
-def _from_observations(target: Int8Runtime | Board, observations: Float32Array) -> tuple[Int8Array, Int8Array, Float32Array]:
-    """Int8 inputs [n, n_obs], int8 outputs [n, n_act] and actions [n, n_act] for observations, float32 [n, n_obs]."""
+def _from_observations(target: ModelRuntime | Board, observations: Float32Array) -> tuple[RawArray, RawArray, Float32Array]:
+    """Raw inputs [n, n_obs], raw outputs [n, n_act] and actions [n, n_act] for observations, float32 [n, n_obs]."""
     if isinstance(target, Board):
         replies = target.infer_batch(observations)
         return (
@@ -224,12 +224,12 @@ def _from_observations(target: Int8Runtime | Board, observations: Float32Array) 
     return inputs, *_from_inputs(target, inputs)
 
 
-def _from_inputs(target: Int8Runtime | Board, inputs: Int8Array) -> tuple[Int8Array, Float32Array]:
-    """Int8 outputs and actions, both [n, n_act], for raw inputs, int8 [n, n_obs]."""
+def _from_inputs(target: ModelRuntime | Board, inputs: RawArray) -> tuple[RawArray, Float32Array]:
+    """Raw outputs and actions, both [n, n_act], for raw inputs [n, n_obs]."""
     if isinstance(target, Board):
-        replies = target.infer_int8_batch(inputs)
+        replies = target.infer_raw_batch(inputs)
         return np.stack([reply.output for reply in replies]), np.stack([reply.action for reply in replies])
-    outputs = target.infer_int8_batch(inputs)
+    outputs = target.infer_raw_batch(inputs)
     return outputs, dequantize(outputs, target.output_quant)
 
 

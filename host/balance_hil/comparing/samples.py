@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from balance_hil.comparing.inputs import InputSet, spread_rows
 from balance_hil.errors import NonFiniteInputError
-from balance_hil.quantize import QuantParams, dequantize
-from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
+from balance_hil.quantize import Float32Array, QuantParams, RawArray, dequantize
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime, Runtime
 
 CHUNK_ROWS = 2048  # rows between two progress reports
 _TRACE_BYTES = 1 << 28  # of all layers of all runtimes
@@ -30,12 +30,12 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """Every operator's output in every int8 runtime, on some of the inputs and on some that distinguish known arithmetics."""
+    """Every operator's output in every ModelRuntime, on some of the inputs and on some that distinguish known arithmetics."""
 
-    inputs: Int8Array  # int8 [n, n_obs]
+    inputs: RawArray  # [n, n_obs]
     rows: NDArray[np.intp]  # where the first of them are among all inputs; the others, which separate, are not
     even: int  # the first so many are evenly spaced; the next were chosen because outputs differ there
-    tensors: Mapping[str, Sequence[LayerTensor]]  # by runtime; values int8 [n, size]
+    tensors: Mapping[str, Sequence[LayerTensor]]  # by runtime; raw values [n, size]
 
     def even_tensors(self, name: str) -> list[LayerTensor]:
         """Those of one runtime on the evenly spaced rows: counts over the others are not rates."""
@@ -44,12 +44,12 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What the runtimes computed. ``actions`` holds every runtime, ``outputs`` the int8 ones, both in the order given."""
+    """What the runtimes computed. ``actions`` holds every runtime, ``outputs`` the ModelRuntimes, both in the order given."""
 
     inputs: InputSet
-    output_quant: QuantParams | None  # None when no runtime is an int8 one
+    output_quant: QuantParams | None  # None when no runtime is a ModelRuntime
     actions: Mapping[str, Float32Array]  # float32 [n, n_act]
-    outputs: Mapping[str, Int8Array]  # int8 [n, n_act]
+    outputs: Mapping[str, RawArray]  # [n, n_act]
     trace: Trace
 
 
@@ -59,25 +59,25 @@ def collect(
     *,
     layer_samples: int,
     layer_values: int = 1,
-    separating: Int8Array | None = None,
+    separating: RawArray | None = None,
     on_progress: Progress = no_progress,
 ) -> Samples:
     """Runs ``inputs`` through every runtime.
 
     Intermediate tensors are fetched for ``layer_samples`` evenly spaced rows, for a few rows on which two runtimes differ, and
-    for ``separating`` inputs, int8 [n, n_obs]; for none if ``layer_samples`` is 0, and for fewer where all layers together, which
+    for ``separating`` inputs, raw [n, n_obs]; for none if ``layer_samples`` is 0, and for fewer where all layers together, which
     have ``layer_values`` values for one input, would not fit in memory.
 
     Raises:
         NonFiniteInputError: a float runtime returned a NaN or an infinity.
         HarnessError: whatever a runtime raises (a lost board).
     """
-    outputs: dict[str, Int8Array] = {}
+    outputs: dict[str, RawArray] = {}
     actions: dict[str, Float32Array] = {}
-    int8_runtimes = [runtime for runtime in runtimes if isinstance(runtime, Int8Runtime)]
+    model_runtimes = [runtime for runtime in runtimes if isinstance(runtime, ModelRuntime)]
     for runtime in runtimes:
-        if isinstance(runtime, Int8Runtime):
-            outputs[runtime.name] = _in_chunks(runtime.name, runtime.infer_int8_batch, inputs.int8, on_progress)
+        if isinstance(runtime, ModelRuntime):
+            outputs[runtime.name] = _in_chunks(runtime.name, runtime.infer_raw_batch, inputs.raw, on_progress)
             actions[runtime.name] = dequantize(outputs[runtime.name], runtime.output_quant)
         else:
             actions[runtime.name] = _in_chunks(runtime.name, runtime.act_batch, inputs.observations, on_progress)
@@ -88,20 +88,20 @@ def collect(
                 )
     return Samples(
         inputs=inputs,
-        output_quant=int8_runtimes[0].output_quant if int8_runtimes else None,
+        output_quant=model_runtimes[0].output_quant if model_runtimes else None,
         actions=actions,
         outputs=outputs,
-        trace=_trace(int8_runtimes, inputs, outputs, layer_samples, layer_values, separating, on_progress),
+        trace=_trace(model_runtimes, inputs, outputs, layer_samples, layer_values, separating, on_progress),
     )
 
 
 def _trace(
-    runtimes: Sequence[Int8Runtime],
+    runtimes: Sequence[ModelRuntime],
     inputs: InputSet,
-    outputs: Mapping[str, Int8Array],
+    outputs: Mapping[str, RawArray],
     samples: int,
     layer_values: int,
-    separating: Int8Array | None,
+    separating: RawArray | None,
     report: Progress,
 ) -> Trace:
     most = max(1, _TRACE_BYTES // (layer_values * max(1, len(runtimes))))
@@ -111,13 +111,13 @@ def _trace(
         for a, b in combinations(outputs.values(), 2):
             extra.update(int(row) for row in np.flatnonzero(np.any(a != b, axis=1))[:EXTRA_ROWS_PER_PAIR])
     rows = np.concatenate([even, np.array(sorted(extra - set(even.tolist())), dtype=np.intp)])[:most]
-    chosen = inputs.int8[rows]
+    chosen = inputs.raw[rows]
     if samples and separating is not None:
         chosen = np.concatenate([chosen, separating])
     tensors: dict[str, Sequence[LayerTensor]] = {}
     for runtime in runtimes if len(chosen) else ():
         report(f"{runtime.name}, every layer", 0, len(chosen))
-        tensors[runtime.name] = runtime.layers_int8_batch(chosen)
+        tensors[runtime.name] = runtime.layers_raw_batch(chosen)
         report(f"{runtime.name}, every layer", len(chosen), len(chosen))
     return Trace(inputs=chosen, rows=rows, even=len(even), tensors=tensors)
 

@@ -26,8 +26,8 @@ from balance_hil.comparing.comparison import (
 )
 from balance_hil.comparing.identification import Identification
 from balance_hil.comparing.samples import Samples
-from balance_hil.quantize import INT8
-from balance_hil.runtimes.base import Int8Array, LayerTensor
+from balance_hil.quantize import INT8, RawArray
+from balance_hil.runtimes.base import LayerTensor
 from balance_hil.tflite.graph import TfliteGraph
 
 _REASONS = ("new", "propagated", "unexplained", "max_new_lsb", "new_channels")  # fields of LayerAttribution and LayerDifference
@@ -170,7 +170,7 @@ def _same_operators(a: Sequence[LayerTensor], b: Sequence[LayerTensor]) -> list[
 
 
 def _ladder(samples: Samples) -> Iterator[LadderStep]:
-    """torch → onnx → float32, then float32 → each int8 runtime; a missing stage is skipped."""
+    """torch → onnx → float32, then float32 → each runtime of the board's model; a missing stage is skipped."""
     floats = [name for name in FLOAT_LADDER if name in samples.actions]
     steps = [*pairwise(floats), *((floats[-1], name) for name in samples.outputs if floats)]
     scale = samples.output_quant.scale if samples.output_quant else None
@@ -189,7 +189,7 @@ def _ladder(samples: Samples) -> Iterator[LadderStep]:
         )
 
 
-def _distance(a: Int8Array, b: Int8Array) -> NDArray[Any]:
+def _distance(a: RawArray, b: RawArray) -> NDArray[Any]:
     """In LSB; of float32 in its steps at the larger of the two and 1, so that sums near 0 do not count for more."""
     if a.dtype == np.float32:
         step = np.spacing(np.maximum(np.maximum(np.abs(a), np.abs(b)), np.float32(1)))
@@ -197,6 +197,6 @@ def _distance(a: Int8Array, b: Int8Array) -> NDArray[Any]:
     return np.asarray(np.abs(a.astype(np.int32) - b.astype(np.int32)))
 
 
-def _tolerance(outputs: Int8Array) -> int:
+def _tolerance(outputs: RawArray) -> int:
     """The largest distance that is no fault."""
     return FLOAT32_STEPS if outputs.dtype == np.float32 else 0

@@ -1,4 +1,4 @@
-"""Export: a checkpoint becomes a bundle (ONNX, float32 and int8 TFLite, C array, golden vectors, manifest, model card)."""
+"""Export: a checkpoint becomes a bundle (ONNX, float32 and quantized TFLite, C array, golden vectors, manifest, model card)."""
 
 from balance_hil.exporting.config import ExportConfig, ExportResult, Stage
 from balance_hil.exporting.pipeline import export

@@ -28,7 +28,7 @@ class ExportConfig:
     spec: Path | None = None  # signals.yaml of a policy without an environment, or with other names than its environment's
     episodes: int = 10  # of the check of each stage
     max_steps: int | None = None  # of an episode of the check; None: the environment's full length
-    margin: float = 0.05  # share of the float policy's return that int8 may lose
+    margin: float = 0.05  # share of the float policy's return that the quantized one may lose
     seed: int = 0  # of calibration, golden vectors and TensorFlow
     calibration: Path | None = None  # .npz with float32 [n, n_obs] under "observations"; None: recorded from the environment
     quantize: str = "int8"  # element type of the board's model, a key of ELEMENT_TYPES

@@ -26,7 +26,7 @@ from balance_hil.metrics import EpisodeMetrics
 from balance_hil.processes import tied
 from balance_hil.quantize import FLOAT32, Normalization
 from balance_hil.rollout import RolloutStep, rollout
-from balance_hil.runtimes.base import Int8Runtime, Runtime
+from balance_hil.runtimes.base import ModelRuntime, Runtime
 from balance_hil.spec import Terminated
 
 _SIDE_BY_SIDE = 2  # the machine that this has to be quick on has two cores
@@ -139,7 +139,7 @@ def run_episodes(request: EpisodesRequest) -> StageEpisodes:
 
         def report(step: RolloutStep) -> None:
             nonlocal rows
-            if isinstance(runtime, Int8Runtime) and runtime.input_quant.kind != FLOAT32:
+            if isinstance(runtime, ModelRuntime) and runtime.input_quant.kind != FLOAT32:
                 quant = runtime.input_quant
                 codes = runtime.normalized(step.observations).astype(np.float64) / quant.scale + quant.zero_point
                 beyond[:] += np.sum((codes > quant.kind.high + 0.5) | (codes < quant.kind.low - 0.5), axis=0)

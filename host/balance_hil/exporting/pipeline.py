@@ -83,7 +83,7 @@ def export(config: ExportConfig, progress: ProgressCallback = lambda name, done:
         EnvironmentMismatchError: the policy does not fit the environment.
         ExportError: a step failed, or a float stage computes something else than its source; the disk is full, or the folder
             cannot be written.
-        UnsupportedOperatorError: TFLM cannot run the int8 model.
+        UnsupportedOperatorError: TFLM cannot run the board's model.
         MissingExtraError: a package of the extras ``train``, ``export`` or ``int8`` is not installed.
         What ``open_environment`` raises.
     """

@@ -148,8 +148,8 @@ def _quantize(tf: Any, function: Any, model: Any, observations: NDArray[np.float
     converter.inference_input_type = converter.inference_output_type = tf.int16 if int16 else tf.int8
     # The only switch there is; microcontroller packages of 2023 ignore per-channel scales silently.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = per_tensor
-    int8_model: bytes = converter.convert()
-    return int8_model
+    converted: bytes = converter.convert()
+    return converted
 
 
 def answers_apart() -> TextIO:

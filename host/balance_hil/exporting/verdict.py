@@ -1,4 +1,4 @@
-"""The verdict of an export: the int8 policy against its float original."""
+"""The verdict of an export: the quantized policy against its float original."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def worse_return(original: Sequence[EpisodeMetrics], stage: Sequence[EpisodeMetr
 
 
 def saturation_warnings(names: Sequence[str], shares: Sequence[float]) -> tuple[str, ...]:
-    """One line that names the observations which go beyond the int8 range in the policy's episodes."""
+    """One line that names the observations which go beyond the quantized range in the policy's episodes."""
     beyond = [f"{name} in {share:.1%} of steps" for name, share in zip(names, shares, strict=True) if share > SATURATED_SHARE]
     if not beyond:
         return ()

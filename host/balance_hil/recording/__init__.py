@@ -1,6 +1,6 @@
 """A recording: one run in one MCAP file that Foxglove and PlotJuggler open directly.
 
-    /step      one message per control step: observation, int8 in and out, action, plant, timings
+    /step      one message per control step: observation, raw input and output, action, plant, timings
     /fault     when it occurred: lost and late replies, reboots, damaged frames, stalls of the host
     /episode   one message per episode: seed, steps, survived, metrics
     /scene     the MuJoCo model of the plant without meshes: foxglove.SceneUpdate

@@ -39,7 +39,7 @@ class RunConfig:
     recording: Path | None = None  # None: none is written
     cost: CostDocument | None = None  # of one inference, where the caller knows it; else a board that counts cycles is asked
     command: str = ""  # line that repeats the run: goes into the recording
-    check_tflm: bool = True  # replay every int8 input through tflm afterwards, where that is installed
+    check_tflm: bool = True  # replay every raw input through tflm afterwards, where that is installed
     view: bool = False  # in a window
 
     def __post_init__(self) -> None:

@@ -318,7 +318,7 @@ class Exchange:
     def _outputs(self, request: _Request, action: Action) -> NDArray[np.float32] | None:
         """The outputs that take effect, float32 [n_act]; None when the reply is rejected."""
         if not self._check_input(request.observation, action.input):
-            self._reject(request, _other_input(action.input, self._bundle.to_int8(request.observation)))
+            self._reject(request, _other_input(action.input, self._bundle.quantized(request.observation)))
             return None
         if action.output.shape != self._elements.shape:
             self._reject(request, f"it has {action.output.size} outputs, the policy {self._elements.size}")

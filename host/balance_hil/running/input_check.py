@@ -1,4 +1,4 @@
-"""Whether an int8 input is what an observation is normalized and quantized to, in a tenth of the time that quantizing takes.
+"""Whether a raw input is what an observation is normalized and quantized to, in a tenth of the time that quantizing takes.
 
 Normalizing and quantizing are monotonic, so that an int8 value stands for an interval of observations. The intervals' ends are
 found once, by bisection over all float32 numbers.
@@ -6,16 +6,12 @@ found once, by bisection over all float32 numbers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
-from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, Float32Array, RawArray
 
-Float32Array = NDArray[np.float32]
-Int8Array = NDArray[Any]  # of the bundle's element type
 _LARGEST = 0x7F7FFFFF  # bits of the largest float32
 
 
@@ -32,7 +28,7 @@ class InputCheck:
         reached = np.full((len(codes), columns), _LARGEST + 1, np.int64)
         while np.any(reached - below > 1):
             middle = (below + reached) // 2
-            reaches = bundle.to_int8(_numbers(middle)) >= codes
+            reaches = bundle.quantized(_numbers(middle)) >= codes
             reached, below = np.where(reaches, middle, reached), np.where(reaches, below, middle)
         self._ends = np.full(
             (len(codes) + 1, columns), np.inf, np.float32
@@ -40,12 +36,12 @@ class InputCheck:
         self._ends[:-1] = np.where(reached > _LARGEST, np.inf, _numbers(np.minimum(reached, _LARGEST)))
         self._columns = np.arange(columns)
 
-    def __call__(self, observation: Float32Array, values: Int8Array) -> bool:
+    def __call__(self, observation: Float32Array, values: RawArray) -> bool:
         """Whether ``values``, raw [n_obs], are what a finite ``observation``, float32 [n_obs], is converted to."""
         if values.shape != observation.shape:
             return False
         if self._bundle.kind != INT8:
-            return values.tobytes() == self._bundle.to_int8(observation).tobytes()
+            return values.tobytes() == self._bundle.quantized(observation).tobytes()
         rows = values.astype(np.intp) - INT8_MIN
         ends, columns = self._ends, self._columns
         return bool((ends[rows, columns] <= observation).all() and (observation < ends[rows + 1, columns]).all())

@@ -32,7 +32,7 @@ from balance_hil.errors import (
 from balance_hil.metrics import Verdict
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording.format import Step
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 from balance_hil.spec import Signal
 
 SCHEMA = "balance_hil/watch@2"
@@ -225,7 +225,7 @@ class Watch:
         runtime: of the desktop, with that policy.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Int8Runtime) -> None:
+    def __init__(self, bundle: Bundle, runtime: ModelRuntime) -> None:
         self._bundle, self._runtime = bundle, runtime
         self._signals = (*bundle.spec.observation, *bundle.spec.action)
         self._mode, self._states = "", list[str]()
@@ -268,7 +268,7 @@ class Watch:
             held=False,
             plant=(),
             reward=0.0,
-            input_int8=self._bundle.to_int8(line.inputs).tolist(),
+            input_int8=self._bundle.quantized(line.inputs).tolist(),
             output_int8=quantize(line.outputs, self._bundle.output_quant).tolist(),
             inference_us=line.inference_us,
         )
@@ -331,7 +331,7 @@ class Watch:
             return
         outputs = np.stack([row.outputs for row in rows])
         wanted = dequantize(
-            self._runtime.infer_int8_batch(self._bundle.to_int8(np.stack([row.inputs for row in rows]))),
+            self._runtime.infer_raw_batch(self._bundle.quantized(np.stack([row.inputs for row in rows]))),
             self._bundle.output_quant,
         )
         differ = outputs != wanted

@@ -16,7 +16,7 @@ from balance_hil.boards import Action
 from balance_hil.bundle import Bundle
 from balance_hil.errors import MissingExtraError, RecordingError
 from balance_hil.runtimes import load_runtime
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 
 REFERENCE = "tflm"
 BUFFER_BYTES = 1 << 16  # written at once, in some tens of microseconds
@@ -67,10 +67,10 @@ class Trace:
         n_obs = bundle.spec.n_obs
         differing = 0
         with runtime:
-            assert isinstance(runtime, Int8Runtime)  # tflm is one by name
+            assert isinstance(runtime, ModelRuntime)  # tflm is one by name
             for rows in self._blocks(n_obs + bundle.spec.n_act, bundle.kind.dtype):
                 distinct, which = np.unique(rows[:, :n_obs], axis=0, return_inverse=True)
-                differs = runtime.infer_int8_batch(distinct)[which.reshape(-1)] != rows[:, n_obs:]
+                differs = runtime.infer_raw_batch(distinct)[which.reshape(-1)] != rows[:, n_obs:]
                 differing += int(np.count_nonzero(np.any(differs, axis=1)))
         return differing, None
 

@@ -8,7 +8,7 @@ from balance_hil.bundle import Bundle
 from balance_hil.errors import UsageError
 from balance_hil.files import did_you_mean
 from balance_hil.quantize import FLOAT32, INT8, INT16X8, ElementType
-from balance_hil.runtimes.base import Int8Runtime, Runtime
+from balance_hil.runtimes.base import ModelRuntime, Runtime
 from balance_hil.tflite.graph import read_graph
 
 _MODULES = {"torch": "torch", "onnx": "onnx", "float32": "tflite"}  # of the float policy, whatever a board runs
@@ -34,7 +34,7 @@ def bundle_runtime_names(kind: ElementType) -> tuple[str, ...]:
 
 
 def load_runtime(name: str, bundle: Bundle) -> Runtime:
-    """The runtime ``name`` with the bundle's policy in it; an ``Int8Runtime`` for one of ``model_runtime_names``.
+    """The runtime ``name`` with the bundle's policy in it; a ``ModelRuntime`` for one of ``model_runtime_names``.
 
     Raises:
         UsageError: no such runtime, or one of another element type than the bundle's.
@@ -52,19 +52,19 @@ def load_runtime(name: str, bundle: Bundle) -> Runtime:
     return runtime
 
 
-def load_int8_runtime(name: str, model: bytes) -> Int8Runtime:
+def load_model_runtime(name: str, model: bytes) -> ModelRuntime:
     """The runtime ``name``, one of ``model_runtime_names``, with any ``.tflite`` of its element type in it.
 
     Raises:
         UsageError: no such runtime, or one of another element type than the model's.
-        ModelNotInt8Error: the model is of no supported element type.
+        ElementTypeError: the model is of no supported element type.
         UnsupportedOperatorError: the runtime lacks an operator; the message names it.
         MissingExtraError: its package is not installed, or does not exist for this platform.
     """
     kind = read_graph(model).kind
     _check_kind(name, kind, model_runtime_names(kind))
     module = importlib.import_module(f"balance_hil.runtimes.{_MODULES[name]}")
-    runtime: Int8Runtime = module.TflmRuntime(model) if name == "tflm" else module.TfliteInt8Runtime(name, model)
+    runtime: ModelRuntime = module.TflmRuntime(model) if name == "tflm" else module.TfliteModelRuntime(name, model)
     return runtime
 
 

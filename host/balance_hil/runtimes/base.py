@@ -8,12 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from balance_hil.quantize import Normalization, QuantParams, dequantize, quantize
-
-Float32Array = NDArray[np.float32]
-Int8Array = NDArray[Any]  # raw values: int8, or of the model's other element type
+from balance_hil.quantize import Float32Array, Normalization, QuantParams, RawArray, dequantize, quantize
 
 
 class Runtime(ABC):
@@ -54,13 +50,13 @@ class LayerTensor:
 
     op: int  # index in the execution order, the argument of the protocol's TENSOR
     operator: str  # "FULLY_CONNECTED", ...
-    values: Int8Array  # [n, size], of the model's element type
+    values: RawArray  # [n, size], of the model's element type
 
 
-class Int8Runtime(Runtime):
-    """A runtime of a board's model: also takes and returns raw values, int8 or of the model's other element type.
+class ModelRuntime(Runtime):
+    """A runtime of a board's model: also takes and returns raw values, of the model's element type.
 
-    Observations are quantized and actions dequantized by ``balance_hil.quantize`` in every int8 runtime, so that two of them
+    Observations are quantized and actions dequantized by ``balance_hil.quantize`` in every one, so that two of them
     can differ in the model's arithmetic alone.
     """
 
@@ -73,22 +69,22 @@ class Int8Runtime(Runtime):
         return self.input_quant.kind.dtype
 
     @abstractmethod
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """Raw outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs]."""
+    def infer_raw_batch(self, inputs: RawArray) -> RawArray:
+        """Raw outputs [n, n_act] for raw inputs [n, n_obs]."""
 
     @abstractmethod
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """Output of every operator, in execution order, for raw inputs, int8 [n, n_obs]."""
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
+        """Output of every operator, in execution order, for raw inputs [n, n_obs]."""
 
-    def infer_int8(self, inputs: Int8Array) -> Int8Array:
-        """Raw output, int8 [n_act], for one raw input, int8 [n_obs]."""
-        outputs: Int8Array = self.infer_int8_batch(inputs[np.newaxis, :])[0]
+    def infer_raw(self, inputs: RawArray) -> RawArray:
+        """Raw output [n_act] for one raw input [n_obs]."""
+        outputs: RawArray = self.infer_raw_batch(inputs[np.newaxis, :])[0]
         return outputs
 
     def act_batch(self, observations: Float32Array) -> Float32Array:
         """Normalize, quantize, infer, dequantize. Raises NonFiniteInputError on NaN or infinity."""
-        return dequantize(self.infer_int8_batch(self.quantized(observations)), self.output_quant)
+        return dequantize(self.infer_raw_batch(self.quantized(observations)), self.output_quant)
 
-    def quantized(self, observations: Float32Array) -> Int8Array:
-        """Raw inputs, int8 [n, n_obs], for observations, float32 [n, n_obs]. Raises NonFiniteInputError on NaN or infinity."""
+    def quantized(self, observations: Float32Array) -> RawArray:
+        """Raw inputs [n, n_obs] for observations, float32 [n, n_obs]. Raises NonFiniteInputError on NaN or infinity."""
         return quantize(observations, self.input_quant, self.normalization)

@@ -1,4 +1,4 @@
-"""An int8 runtime in a child process that takes one model after the other: native code may crash or hang on any of them.
+"""A runtime in a child process that takes one model after the other: native code may crash or hang on any of them.
 
 python -m balance_hil.runtimes.isolated RUNTIME      serves requests on stdin, answers on stdout
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 from balance_hil.errors import HarnessError, UnsupportedOperatorError
 from balance_hil.processes import popen
-from balance_hil.runtimes import load_int8_runtime
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import RawArray
+from balance_hil.runtimes import load_model_runtime
 from balance_hil.tflite.graph import read_graph
 
 _REQUEST = struct.Struct("<QQ")  # bytes of the model, bytes of the rows
@@ -40,13 +40,13 @@ class IsolatedRuntime:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
 
-    def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
-        """Outputs, int8 [n, n_act], for raw inputs, int8 [n, n_obs].
+    def infer_raw_batch(self, model: bytes, rows: RawArray) -> RawArray:
+        """Raw outputs [n, n_act] for raw inputs [n, n_obs].
 
         Raises:
             RuntimeCrashError: it crashed or hung.
             UnsupportedOperatorError: it refuses the model.
-            BundleError, ModelNotInt8Error: not a model.
+            BundleError, ElementTypeError: not a model.
         """
         graph = read_graph(model)
         n_act, dtype = graph.n_act, graph.kind.dtype
@@ -106,8 +106,8 @@ def _serve(name: str, requests: BinaryIO, answers: BinaryIO) -> None:
         model, rows = requests.read(model_bytes), requests.read(row_bytes)
         try:
             graph = read_graph(model)
-            with load_int8_runtime(name, model) as runtime:
-                outputs = runtime.infer_int8_batch(np.frombuffer(rows, graph.kind.dtype).reshape(-1, graph.n_obs))
+            with load_model_runtime(name, model) as runtime:
+                outputs = runtime.infer_raw_batch(np.frombuffer(rows, graph.kind.dtype).reshape(-1, graph.n_obs))
             if outputs.shape[1] != graph.n_act:
                 raise UnsupportedOperatorError(f"it gives {outputs.shape[1]} values, the model declares {graph.n_act}", "")
             reply = (1, np.asarray(outputs, graph.kind.dtype).tobytes())

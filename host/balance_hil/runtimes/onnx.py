@@ -6,7 +6,8 @@ import numpy as np
 
 from balance_hil.bundle import ONNX_MODEL, Bundle
 from balance_hil.errors import BundleError, require
-from balance_hil.runtimes.base import Float32Array, Runtime
+from balance_hil.quantize import Float32Array
+from balance_hil.runtimes.base import Runtime
 
 
 class OnnxRuntime(Runtime):

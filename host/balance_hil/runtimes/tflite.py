@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.bundle import FLOAT_MODEL, Bundle
-from balance_hil.errors import BundleError, ModelNotInt8Error, UnsupportedOperatorError, UsageError, require
-from balance_hil.quantize import INT16X8
-from balance_hil.runtimes.base import Float32Array, Int8Array, Int8Runtime, LayerTensor, Runtime
+from balance_hil.errors import BundleError, ElementTypeError, UnsupportedOperatorError, UsageError, require
+from balance_hil.quantize import INT16X8, Float32Array, RawArray
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime, Runtime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.tflite.graph import TfliteGraph, read_graph
 
@@ -155,7 +155,7 @@ class TfliteFloatRuntime(Runtime):
         return np.asarray(self._session.run(self.normalized(observations))[0], np.float32)
 
 
-class TfliteInt8Runtime(Int8Runtime):
+class TfliteModelRuntime(ModelRuntime):
     """A ``.tflite`` on one of the three sets of kernels.
 
     Args:
@@ -164,7 +164,7 @@ class TfliteInt8Runtime(Int8Runtime):
         package: whose interpreter: LITERT or TENSORFLOW.
 
     Raises:
-        ModelNotInt8Error: of no supported element type.
+        ElementTypeError: of no supported element type.
     """
 
     def __init__(self, name: str, model: bytes, package: str = LITERT) -> None:
@@ -172,7 +172,7 @@ class TfliteInt8Runtime(Int8Runtime):
         self._package = package
         self.graph: TfliteGraph = read_graph(model)
         if self.graph.kind.name != name.rpartition("-")[0]:
-            raise ModelNotInt8Error(f"the runtime {name} does not run {self.graph.kind.name} models", "choose another: --runtime")
+            raise ElementTypeError(f"the runtime {name} does not run {self.graph.kind.name} models", "choose another: --runtime")
         self.n_obs, self.n_act = self.graph.n_obs, self.graph.n_act
         self.input_quant, self.output_quant = self.graph.input_quant, self.graph.output_quant
         self._model = model
@@ -180,14 +180,14 @@ class TfliteInt8Runtime(Int8Runtime):
         self._session = Session(model, kernels_of(name), package=package, one_by_one=self._rows == 1)
         self._preserving: Session | None = None
 
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """See Int8Runtime."""
+    def infer_raw_batch(self, inputs: RawArray) -> RawArray:
+        """See ModelRuntime."""
         if len(inputs) == 0:
             return np.empty((0, self.n_act), self.dtype)
         return np.asarray(np.concatenate([self._session.run(rows)[0] for rows in self._blocks(inputs)]), self.dtype)
 
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """See Int8Runtime."""
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
+        """See ModelRuntime."""
         if self._preserving is None:
             one_by_one = self._rows == 1
             kernels = kernels_of(self.name)
@@ -202,7 +202,7 @@ class TfliteInt8Runtime(Int8Runtime):
             start += len(rows)
         return [LayerTensor(operator.index, operator.name, layer) for operator, layer in zip(operators, values, strict=True)]
 
-    def _blocks(self, inputs: Int8Array) -> list[Int8Array]:
+    def _blocks(self, inputs: RawArray) -> list[RawArray]:
         rows = np.asarray(inputs, self.dtype)
         return [rows[start : start + self._rows] for start in range(0, len(rows), self._rows)]
 
@@ -223,4 +223,4 @@ def load(name: str, bundle: Bundle) -> Runtime:
         if not bundle.file(FLOAT_MODEL).is_file():
             raise BundleError(f"{bundle.path} holds no float model", "choose another runtime: --runtime tflm")
         return TfliteFloatRuntime(bundle.file(FLOAT_MODEL).read_bytes())
-    return TfliteInt8Runtime(name, bundle.int8_model())
+    return TfliteModelRuntime(name, bundle.model())

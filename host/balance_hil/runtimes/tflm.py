@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.errors import ArenaTooSmallError, UnsupportedOperatorError, require
-from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.quantize import RawArray
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime
 from balance_hil.runtimes.native_stderr import captured_stderr
 from balance_hil.runtimes.tflm_arena import needed_arena_bytes
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -29,7 +30,7 @@ _AMPLE_MIN_BYTES = 1 << 16
 _SAFE_FACTOR = 2
 
 
-class TflmRuntime(Int8Runtime):
+class TflmRuntime(ModelRuntime):
     """The ``tflm`` runtime, which a board must equal bit for bit: one model in one interpreter. Not thread-safe.
 
     Where no wheel exists, an emulator that computes the same bits stands in, and a warning says so; it has no arenas (0).
@@ -39,7 +40,7 @@ class TflmRuntime(Int8Runtime):
         arena_bytes: size of the tensor arena; None takes more than enough.
 
     Raises:
-        ModelNotInt8Error, UnsupportedOperatorError, ArenaTooSmallError, BundleError, MissingExtraError.
+        ElementTypeError, UnsupportedOperatorError, ArenaTooSmallError, BundleError, MissingExtraError.
     """
 
     name = "tflm"
@@ -78,10 +79,10 @@ class TflmRuntime(Int8Runtime):
                 needed,
             )
 
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """See Int8Runtime. One inference after the other."""
+    def infer_raw_batch(self, inputs: RawArray) -> RawArray:
+        """See ModelRuntime. One inference after the other."""
         if self._emulator is not None:
-            return self._emulator.infer_int8_batch(inputs)
+            return self._emulator.infer_raw_batch(inputs)
         rows = self._shaped(inputs)
         outputs = np.empty((len(rows), self.n_act), self.dtype)
         set_input, invoke, get_output = self._interpreter.set_input, self._interpreter.invoke, self._interpreter.get_output
@@ -93,25 +94,25 @@ class TflmRuntime(Int8Runtime):
             outputs[i] = get_output(0).reshape(-1)
         return outputs
 
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """See Int8Runtime."""
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
+        """See ModelRuntime."""
         return [
             LayerTensor(operator.index, operator.name, values)
             for operator, values in zip(self.graph.operators, self.layers_batch(inputs), strict=True)
             if self.graph.shows(operator)
         ]
 
-    def layers(self, inputs: Int8Array) -> list[Int8Array]:
-        """Output of every operator in execution order, int8 [size] each, for one raw input, int8 [n_obs]."""
+    def layers(self, inputs: RawArray) -> list[RawArray]:
+        """Output of every operator in execution order, raw [size] each, for one raw input [n_obs]."""
         return [layer[0] for layer in self.layers_batch(inputs[np.newaxis, :])]
 
-    def layers_batch(self, inputs: Int8Array) -> list[Int8Array]:
-        """Output of every operator in execution order, int8 [n, size] each, for raw inputs, int8 [n, n_obs]."""
+    def layers_batch(self, inputs: RawArray) -> list[RawArray]:
+        """Output of every operator in execution order, raw [n, size] each, for raw inputs [n, n_obs]."""
         rows = self._shaped(inputs)
         tensors = [self.graph.output_of(operator) for operator in self.graph.operators]
         layers = [np.zeros((len(rows), tensor.size), self.dtype) for tensor in tensors]
         if self._emulator is not None:
-            known = {layer.op: layer.values for layer in self._emulator.layers_int8_batch(inputs)}
+            known = {layer.op: layer.values for layer in self._emulator.layers_raw_batch(inputs)}
             return [known.get(operator.index, zeros) for operator, zeros in zip(self.graph.operators, layers, strict=True)]
         interpreter = self._preserving_interpreter()
         for i in range(len(rows)):
@@ -123,7 +124,7 @@ class TflmRuntime(Int8Runtime):
                 layer[i] = interpreter.GetTensor(tensor.index, 0)["tensor_data"].reshape(-1)
         return layers
 
-    def _shaped(self, inputs: Int8Array) -> Int8Array:
+    def _shaped(self, inputs: RawArray) -> RawArray:
         """Each row in the shape of the model's input."""
         return np.ascontiguousarray(inputs, dtype=self.dtype).reshape(len(inputs), *self.graph.input.shape)
 
@@ -154,7 +155,7 @@ def run_whole(model: bytes, inputs: NDArray[Any]) -> NDArray[Any]:
 
 def load(name: str, bundle: Bundle) -> TflmRuntime:
     """The runtime ``tflm`` for a bundle."""
-    return TflmRuntime(bundle.int8_model())
+    return TflmRuntime(bundle.model())
 
 
 def _ample(graph: TfliteGraph, model: bytes) -> int:

@@ -21,10 +21,9 @@ from importlib.metadata import version
 
 import numpy as np
 
-from balance_hil.errors import ArenaTooSmallError, HarnessError, ModelNotInt8Error, UnsupportedOperatorError
+from balance_hil.errors import ArenaTooSmallError, ElementTypeError, HarnessError, UnsupportedOperatorError
 from balance_hil.protocol.messages import Status
-from balance_hil.quantize import ELEMENT_TYPES
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import ELEMENT_TYPES, RawArray
 from balance_hil.runtimes.tflm import TflmRuntime
 
 _REQUEST = struct.Struct("<BBI")
@@ -36,7 +35,7 @@ _INIT, _INFER, _TENSOR = 1, 2, 3
 _CHUNK = 1 << 16
 
 _STATUSES: dict[type[HarnessError], Status] = {
-    ModelNotInt8Error: Status.MODEL_NOT_INT8,
+    ElementTypeError: Status.MODEL_NOT_INT8,
     UnsupportedOperatorError: Status.UNSUPPORTED_OPERATOR,
     ArenaTooSmallError: Status.ARENA_TOO_SMALL,
 }
@@ -65,7 +64,7 @@ class _HostedModel:
     def __init__(self) -> None:
         self._model: TflmRuntime | None = None
         self._input = b""  # of the latest inference
-        self._layers: list[Int8Array] | None = None  # of the latest inference; computed on first use
+        self._layers: list[RawArray] | None = None  # of the latest inference; computed on first use
         self._output = b""
 
     @property
@@ -113,7 +112,7 @@ class _HostedModel:
             return _failure(Status.INFERENCE_FAILED, len(data), f"the model takes {size} bytes, not {len(data)}")
         self._input = data
         self._layers = None
-        self._output = model.infer_int8(np.frombuffer(data, model.dtype)).tobytes()
+        self._output = model.infer_raw(np.frombuffer(data, model.dtype)).tobytes()
         return _success(self._output)
 
     def _tensor(self, model: TflmRuntime, data: bytes) -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 from balance_hil.bundle import POLICY, Bundle
 from balance_hil.checkpoint import Actor, open_checkpoint, read_checkpoint, read_surroundings
 from balance_hil.errors import BundleError, require
-from balance_hil.runtimes.base import Float32Array, Runtime
+from balance_hil.quantize import Float32Array
+from balance_hil.runtimes.base import Runtime
 
 
 class TorchRuntime(Runtime):

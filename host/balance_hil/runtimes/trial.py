@@ -1,4 +1,4 @@
-"""Runs int8 runtimes on a foreign model in a child process: native code may crash where it should reject a model.
+"""Runs runtimes on a foreign model in a child process: native code may crash where it should reject a model.
 
 python -m balance_hil.runtimes.trial RUNTIME... < model.tflite      prints the name of each runtime that did not crash
 """
@@ -14,13 +14,13 @@ import numpy as np
 
 from balance_hil.errors import HarnessError
 from balance_hil.processes import tied
-from balance_hil.runtimes import load_int8_runtime
+from balance_hil.runtimes import load_model_runtime
 
 _TIMEOUT_S = 60.0
 
 
 def fatal_runtimes(model: bytes, names: Sequence[str]) -> dict[str, str]:
-    """Which of the int8 runtimes ``names`` crash or hang on ``model``, and how; rejecting it does not count."""
+    """Which of the runtimes ``names`` crash or hang on ``model``, and how; rejecting it does not count."""
     found: dict[str, str] = {}
     left = list(names)
     while left:
@@ -40,8 +40,8 @@ def main() -> None:
     """Loads and runs one runtime after the other."""
     model = sys.stdin.buffer.read()
     for name in sys.argv[1:]:
-        with contextlib.suppress(HarnessError), load_int8_runtime(name, model) as runtime:
-            runtime.layers_int8_batch(np.zeros((2, runtime.n_obs), runtime.dtype))
+        with contextlib.suppress(HarnessError), load_model_runtime(name, model) as runtime:
+            runtime.layers_raw_batch(np.zeros((2, runtime.n_obs), runtime.dtype))
         sys.stdout.write(f"{name}\n")
         sys.stdout.flush()
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8, ElementType
-from balance_hil.runtimes.base import Float32Array
+from balance_hil.quantize import INT8, ElementType, Float32Array
 from balance_hil.runtimes.native_stderr import captured_stderr
 
 _SHAPES = ((6, 32, 32, 2), (6, 64, 64, 2), (8, 24, 2), (5, 48, 16, 3))

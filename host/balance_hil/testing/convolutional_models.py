@@ -97,7 +97,7 @@ class _Network:
             self.current = made
             model = self.build.build(self.first, made)
             inputs = self.raw(self._probe, (16, self._size))
-            outputs = EmulatedRuntime(model, TFLM, threads=1).infer_int8_batch(inputs)
+            outputs = EmulatedRuntime(model, TFLM, threads=1).infer_raw_batch(inputs)
             if np.mean(np.std(outputs, axis=0)) > _LEAST_SPREAD * self._steps:
                 return True
         del self.build.tensors[tensors:], self.build.operators[operators:]

@@ -24,10 +24,9 @@ from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, encode
 from balance_hil.protocol.messages import Status
 from balance_hil.protocol.wire import Message
-from balance_hil.quantize import ELEMENT_TYPES, ElementType, Normalization, QuantParams, dequantize, quantize
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import ELEMENT_TYPES, ElementType, Normalization, QuantParams, RawArray, dequantize, quantize
 
-Policy = Callable[[Int8Array], Int8Array]  # raw [n_obs] to raw [n_act]
+Policy = Callable[[RawArray], RawArray]  # raw [n_obs] to raw [n_act]
 Inference = messages.Infer | messages.InferInt8 | messages.InferStored
 
 
@@ -53,9 +52,9 @@ class FakeFirmware:
     def __post_init__(self) -> None:
         self._decoder = Decoder()
         self._identified = False
-        self._last: Int8Array | None = None
+        self._last: RawArray | None = None
         self._stored = np.zeros(self.info.n_obs * self.kind.dtype.itemsize, np.int8)  # bytes of the input as pieces fill it
-        self._output: Int8Array = np.zeros(0, np.int8)  # of the latest inference
+        self._output: RawArray = np.zeros(0, np.int8)  # of the latest inference
         self._watchdog_ms = self.info.watchdog_ms
         self._flashed: tuple[messages.Info, Policy, list[Policy], Normalization | None] | None = (
             None  # while something uploaded runs
@@ -334,11 +333,11 @@ def fake_info(bundle: Bundle) -> messages.Info:
     )
 
 
-def linear_policy(gains: Int8Array | list[list[float]], bundle: Bundle) -> Policy:
+def linear_policy(gains: RawArray | list[list[float]], bundle: Bundle) -> Policy:
     """The raw form of ``action = gains @ observation``, gains float [n_act, n_obs]: balances the robot without a network."""
     matrix = np.asarray(gains, np.float32)
 
-    def policy(values: Int8Array) -> Int8Array:
+    def policy(values: RawArray) -> RawArray:
         return quantize(np.clip(matrix @ dequantize(values, bundle.input_quant), -1, 1), bundle.output_quant)
 
     return policy

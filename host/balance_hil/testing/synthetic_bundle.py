@@ -51,7 +51,7 @@ def bundle_of_model(
     spec = spec or _numbered(tflm.n_obs, tflm.n_act)
     observations = _observations(np.random.default_rng(seed), tflm, normalization)
     inputs = quantize(observations, tflm.input_quant, normalization)
-    outputs = tflm.infer_int8_batch(inputs)
+    outputs = tflm.infer_raw_batch(inputs)
     layers = {f"op_{op}": values for op, values in enumerate(tflm.layers_batch(inputs))}
     with staging_folder(folder) as staging:
         np.savez_compressed(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, INT16X8, ElementType
-from balance_hil.runtimes.base import Int8Array, Int8Runtime
+from balance_hil.quantize import INT8, INT16X8, ElementType, RawArray
+from balance_hil.runtimes.base import ModelRuntime
 from balance_hil.runtimes.emulated import rules
 from balance_hil.runtimes.emulated.interpreter import EmulatedRuntime, computed_inputs
 from balance_hil.runtimes.emulated.rules import Variant
-from balance_hil.runtimes.tflite import TENSORFLOW, TfliteInt8Runtime
+from balance_hil.runtimes.tflite import TENSORFLOW, TfliteModelRuntime
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.testing.convolutional_models import NETWORK_OPERATORS, random_network
 from balance_hil.testing.synthetic_models import actor
@@ -30,33 +30,33 @@ class RuntimeUnderTest:
 
     name: str
     variant: Variant
-    make: Callable[[bytes], Int8Runtime]
+    make: Callable[[bytes], ModelRuntime]
 
 
 LITERT_RUNTIMES = (
     RuntimeUnderTest(name="tflm", variant=rules.TFLM, make=TflmRuntime),
-    RuntimeUnderTest(name="int8-xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m)),
-    RuntimeUnderTest(name="int8-builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m)),
-    RuntimeUnderTest(name="int8-reference", variant=rules.REFERENCE, make=lambda m: TfliteInt8Runtime("int8-reference", m)),
+    RuntimeUnderTest(name="int8-xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteModelRuntime("int8-xnnpack", m)),
+    RuntimeUnderTest(name="int8-builtin", variant=rules.BUILTIN, make=lambda m: TfliteModelRuntime("int8-builtin", m)),
+    RuntimeUnderTest(name="int8-reference", variant=rules.REFERENCE, make=lambda m: TfliteModelRuntime("int8-reference", m)),
 )
 INT16_RUNTIMES = (
     RuntimeUnderTest(name="tflm", variant=rules.TFLM, make=TflmRuntime),
     *(
-        RuntimeUnderTest(name=name, variant=variant, make=partial(TfliteInt8Runtime, name))
+        RuntimeUnderTest(name=name, variant=variant, make=partial(TfliteModelRuntime, name))
         for name, variant in (("int16x8-builtin", rules.BUILTIN), ("int16x8-reference", rules.REFERENCE))
     ),
 )
 TENSORFLOW_RUNTIMES = (
     RuntimeUnderTest(
-        name="tf2.19 xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteInt8Runtime("int8-xnnpack", m, TENSORFLOW)
+        name="tf2.19 xnnpack", variant=rules.XNNPACK, make=lambda m: TfliteModelRuntime("int8-xnnpack", m, TENSORFLOW)
     ),
     RuntimeUnderTest(
-        name="tf2.19 builtin", variant=rules.BUILTIN, make=lambda m: TfliteInt8Runtime("int8-builtin", m, TENSORFLOW)
+        name="tf2.19 builtin", variant=rules.BUILTIN, make=lambda m: TfliteModelRuntime("int8-builtin", m, TENSORFLOW)
     ),
     RuntimeUnderTest(
         name="tf2.19 reference",
         variant=rules.REFERENCE_TF_2_19,
-        make=lambda m: TfliteInt8Runtime("int8-reference", m, TENSORFLOW),
+        make=lambda m: TfliteModelRuntime("int8-reference", m, TENSORFLOW),
     ),
 )
 
@@ -79,10 +79,10 @@ class Agreement:
         )
 
 
-def agreement(runtime: Int8Runtime, emulator: EmulatedRuntime, inputs: Int8Array) -> Agreement:
+def agreement(runtime: ModelRuntime, emulator: EmulatedRuntime, inputs: RawArray) -> Agreement:
     """Runs both on ``inputs``, int8 [n, n_obs]."""
-    outputs = runtime.infer_int8_batch(inputs)
-    layers = {layer.op: layer.values for layer in runtime.layers_int8_batch(inputs)}
+    outputs = runtime.infer_raw_batch(inputs)
+    layers = {layer.op: layer.values for layer in runtime.layers_raw_batch(inputs)}
     graph = emulator.graph
     tensors: dict[int, NDArray[Any]] = {graph.input.index: inputs.reshape(-1, *graph.input.shape)}
     compared = differing = 0
@@ -97,10 +97,10 @@ def agreement(runtime: Int8Runtime, emulator: EmulatedRuntime, inputs: Int8Array
         tensors[target.index] = real
         compared += real.size
         differing += int(np.count_nonzero(real != computed))
-    return Agreement(outputs.size, int(np.count_nonzero(outputs != emulator.infer_int8_batch(inputs))), compared, differing)
+    return Agreement(outputs.size, int(np.count_nonzero(outputs != emulator.infer_raw_batch(inputs))), compared, differing)
 
 
-def random_inputs(count: int, n_obs: int, seed: int, kind: ElementType = INT8) -> Int8Array:
+def random_inputs(count: int, n_obs: int, seed: int, kind: ElementType = INT8) -> RawArray:
     """Uniform over the range of raw values, [count, n_obs]."""
     return np.random.default_rng(seed).integers(kind.low, kind.high, (count, n_obs), dtype=kind.dtype, endpoint=True)
 

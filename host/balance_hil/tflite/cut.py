@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, INT16X8
+from balance_hil.quantize import INT8, INT16X8, RawArray
 from balance_hil.tflite.codec import pack, schema, unpack
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph
 
-Int8Array = NDArray[Any]  # raw values: int8, or int16
-Cut = tuple[bytes, Int8Array]
+Cut = tuple[bytes, RawArray]
 
 _UNARY = {"TANH", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "HARD_SWISH", "QUANTIZE", "DEQUANTIZE"}
 _ELEMENTWISE = _UNARY | {"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU"}
@@ -45,7 +44,7 @@ def window(model: bytes, first: int, last: int, source: int, frozen: Mapping[int
     return _packed(parsed)
 
 
-def keep_outputs(model: bytes, row: Int8Array, wanted: Sequence[int]) -> Cut | None:
+def keep_outputs(model: bytes, row: RawArray, wanted: Sequence[int]) -> Cut | None:
     """Some channels of the output, and what they need of the input, of a model of one operator or of element-wise ones."""
     graph = read_graph(model)
     channels = list(wanted)
@@ -87,7 +86,7 @@ def keep_outputs(model: bytes, row: Int8Array, wanted: Sequence[int]) -> Cut | N
     return _changed(model, change), kept
 
 
-def keep_inputs(model: bytes, row: Int8Array, wanted: Sequence[int], *, fold: bool) -> Cut | None:
+def keep_inputs(model: bytes, row: RawArray, wanted: Sequence[int], *, fold: bool) -> Cut | None:
     """Some channels of the input of one FULLY_CONNECTED or CONV_2D.
 
     Args:
@@ -128,7 +127,7 @@ def keep_inputs(model: bytes, row: Int8Array, wanted: Sequence[int], *, fold: bo
     return _changed(model, change), row.reshape(-1, *shape)[..., kept].reshape(len(row), -1)
 
 
-def crop(model: bytes, row: Int8Array, axis: int, start: int, stop: int) -> Cut | None:
+def crop(model: bytes, row: RawArray, axis: int, start: int, stop: int) -> Cut | None:
     """Entries ``start`` to ``stop`` of height (axis 1) or width (axis 2) of the input, and the output that goes with them."""
     graph = read_graph(model)
     shape = graph.input.shape
@@ -173,7 +172,7 @@ def _is_mean_of_pixels(graph: TfliteGraph, operator: Operator) -> bool:
     return axes is not None and last not in {int(axis) % (last + 1) for axis in np.ravel(axes)}
 
 
-def _same_channels(model: bytes, graph: TfliteGraph, row: Int8Array, channels: list[int]) -> Cut | None:
+def _same_channels(model: bytes, graph: TfliteGraph, row: RawArray, channels: list[int]) -> Cut | None:
     depth = graph.input.shape[-1] if graph.input.shape else 0
     used = {index for operator in graph.operators for index in operator.inputs if index >= 0}
     wide = [t for t in (graph.tensors[i] for i in used) if t.constant and t.size > 1 and t.type in ("INT8", "INT16")]
@@ -204,7 +203,7 @@ def _geometry(graph: TfliteGraph, operator: Operator, axis: int) -> tuple[int, i
     return taps, int(operator.options[f"stride{side}"]), int(operator.options[f"dilation{side}Factor"])
 
 
-def _taps(graph: TfliteGraph, operator: Operator, row: Int8Array) -> NDArray[np.int64] | None:
+def _taps(graph: TfliteGraph, operator: Operator, row: RawArray) -> NDArray[np.int64] | None:
     """What each weight of an output channel is multiplied with, where there is one pixel of output: int64, as one channel."""
     inside = row.reshape(graph.input.shape).astype(np.int64) - graph.input_quant.zero_point
     if operator.name == "FULLY_CONNECTED":

@@ -1,4 +1,4 @@
-"""Reduces a model to one of its outputs, or to its int8 core without the float input and output that many converters add.
+"""Reduces a model to one of its outputs, or to its core without the float input and output that many converters add.
 
 A board's firmware runs the core and converts observations and actions itself. Desktop runtimes run the whole model.
 """
@@ -8,22 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
+from balance_hil.errors import BundleError, ElementTypeError, UsageError
 from balance_hil.quantize import FLOAT32
 from balance_hil.tflite.codec import edit, pack, unpack
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph, read_graph, tensor_name
 
-_EXPORT = "export an int8 model: hil export FOLDER (it writes policy_int8.tflite)"
+_EXPORT = "export a quantized model: hil export FOLDER (it writes policy_int8.tflite)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholeModel:
-    """A model with a float input or output, and the operators that its int8 core lacks."""
+    """A model with a float input or output, and the operators that its core lacks."""
 
     model: bytes
     graph: TfliteGraph
-    quantize: Operator | None  # from the float input; None: the input is int8
-    dequantize: Operator | None  # to the float output; None: the output is int8
+    quantize: Operator | None  # from the float input; None: the input is quantized
+    dequantize: Operator | None  # to the float output; None: the output is quantized
 
 
 def select_output(model: bytes, wanted: str | None) -> bytes:
@@ -76,7 +76,7 @@ def _position(names: list[str], wanted: str | None) -> int:
     raise UsageError(f"the model has no output {wanted!r}", f"choose one of {choices}")
 
 
-def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
+def quantized_core(model: bytes) -> tuple[bytes, WholeModel | None]:
     """``model`` without a QUANTIZE of its float input and a DEQUANTIZE to its float output; and the whole, where there are any.
 
     A float32 model has neither, and is returned as it is.
@@ -86,7 +86,7 @@ def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
 
     Raises:
         BundleError: not a TensorFlow Lite model, or with several inputs or outputs.
-        ModelNotInt8Error: a float input that is not quantized at once, or a float output that no DEQUANTIZE computes.
+        ElementTypeError: a float input that is not quantized at once, or a float output that no DEQUANTIZE computes.
         MissingExtraError: ``ai_edge_litert`` is not installed.
     """
     graph = read_graph(model)
@@ -107,14 +107,14 @@ def int8_core(model: bytes) -> tuple[bytes, WholeModel | None]:
     return _without_ends(whole), whole
 
 
-def _only(operators: list[Operator], name: str, where: str, int8_end: Any) -> Operator:
-    """The one operator there should be at a float end, with int8 on its other side."""
+def _only(operators: list[Operator], name: str, where: str, quantized_end: Any) -> Operator:
+    """The one operator there should be at a float end, with quantized values on its other side."""
     if len(operators) == 1 and operators[0].name == name:
-        tensor: Tensor = int8_end(operators[0])
+        tensor: Tensor = quantized_end(operators[0])
         if tensor.type in ("INT8", "INT16"):
             return operators[0]
     found = ", ".join(dict.fromkeys(operator.name for operator in operators)) or "nothing"
-    raise ModelNotInt8Error(f"the model's float {where} {found}, not one {name} of int8 or int16", _EXPORT)
+    raise ElementTypeError(f"the model's float {where} {found}, not one {name} of int8 or int16", _EXPORT)
 
 
 def _without_ends(whole: WholeModel) -> bytes:
@@ -125,7 +125,7 @@ def _without_ends(whole: WholeModel) -> bytes:
     if whole.dequantize is not None:
         subgraph.outputs = [whole.dequantize.inputs[0]]
     if list(subgraph.inputs) == list(subgraph.outputs):
-        raise BundleError("this model does nothing but quantize and dequantize", "point at a model with operators in int8")
+        raise BundleError("this model does nothing but quantize and dequantize", "point at a model with quantized operators")
     gone = {operator.index for operator in (whole.quantize, whole.dequantize) if operator is not None}
     subgraph.operators = [operator for index, operator in enumerate(subgraph.operators) if index not in gone]
     parsed.signatureDefs = []  # they name inputs and outputs that are gone

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.errors import BundleError, MissingExtraError, ModelNotInt8Error
+from balance_hil.errors import BundleError, ElementTypeError, MissingExtraError
 from balance_hil.quantize import ELEMENT_TYPES, FLOAT32, INT8, INT16X8, ElementType, QuantParams
 from balance_hil.tflite.codec import schema, unpack
 
@@ -75,7 +75,7 @@ class TfliteGraph:
 
     @cached_property
     def kind(self) -> ElementType:
-        """Type of the input, the output and what is computed in between. Raises ModelNotInt8Error: none that is supported."""
+        """Type of the input, the output and what is computed in between. Raises ElementTypeError: none that is supported."""
         kind = next((kind for kind in ELEMENT_TYPES.values() if kind.tensor == self.input.type), INT8)
         return FLOAT32 if kind == FLOAT32 and self._is_float else INT8 if kind == FLOAT32 else kind
 
@@ -86,12 +86,12 @@ class TfliteGraph:
 
     @cached_property
     def input_quant(self) -> QuantParams:
-        """Quantization of the input. Raises ModelNotInt8Error: not of a supported type, or with several scales."""
+        """Quantization of the input. Raises ElementTypeError: not of a supported type, or with several scales."""
         return _quant(self.input, "input", self.kind)
 
     @cached_property
     def output_quant(self) -> QuantParams:
-        """Quantization of the output. Raises ModelNotInt8Error: not of the input's type, or with several scales."""
+        """Quantization of the output. Raises ElementTypeError: not of the input's type, or with several scales."""
         return _quant(self.output, "output", self.kind)
 
     def shows(self, operator: Operator) -> bool:
@@ -251,8 +251,8 @@ def _quant(tensor: Tensor, role: str, kind: ElementType) -> QuantParams:
     low, high = (0, 0) if kind == INT16X8 else (kind.low, kind.high)  # kernels have no zero points in int16
     if not one or not 0 < tensor.scales[0] < math.inf or not low <= tensor.zero_points[0] <= high:
         what = f"{tensor.type} with scales {list(tensor.scales[:3])} and zero points {list(tensor.zero_points[:3])}"
-        raise ModelNotInt8Error(
+        raise ElementTypeError(
             f"the model's {role} {tensor.name!r} is {what}, not {kind.name} with one scale",
-            "export an int8 model: hil export FOLDER (it writes policy_int8.tflite)",
+            "export a model of one element type: hil export FOLDER (it writes policy_int8.tflite)",
         )
     return QuantParams(tensor.scales[0], tensor.zero_points[0], kind)

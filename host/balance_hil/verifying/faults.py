@@ -90,28 +90,28 @@ _scales_differ = _unless(
     lambda bundle: bundle.input_quant != bundle.output_quant, "input and output of the model are quantized alike"
 )
 _odd_scale = _unless(lambda bundle: math.frexp(bundle.input_quant.scale)[0] != 0.5, "the input's scale is a power of two")
-_several_operators = _unless(lambda bundle: len(read_graph(bundle.int8_model()).operators) > 1, "the model has one operator")
+_several_operators = _unless(lambda bundle: len(read_graph(bundle.model()).operators) > 1, "the model has one operator")
 
 
 def _dense(bundle: Bundle) -> str:
-    names = {op.name for op in read_graph(bundle.int8_model()).operators}
+    names = {op.name for op in read_graph(bundle.model()).operators}
     return "" if names == {"FULLY_CONNECTED"} else "the model has operators besides FULLY_CONNECTED"
 
 
 def _several_scales(bundle: Bundle) -> str:
-    per_channel = any(len(set(np.ravel(t.scales))) > 1 for t in read_graph(bundle.int8_model()).tensors)
+    per_channel = any(len(set(np.ravel(t.scales))) > 1 for t in read_graph(bundle.model()).tensors)
     return _dense(bundle) or ("" if per_channel else "every tensor has one scale")
 
 
 def _biased(bundle: Bundle) -> str:
-    graph = read_graph(bundle.int8_model())
+    graph = read_graph(bundle.model())
     biases = [graph.tensors[op.inputs[2]] for op in graph.operators if op.name == "FULLY_CONNECTED" and len(op.inputs) > 2]
     return "" if any(np.any(bias.data) for bias in biases if bias.data is not None) else "the dense layers have no biases"
 
 
 def _activated(bundle: Bundle) -> str:
     """A RELU whose output has the zero point -128 only saturates."""
-    graph = read_graph(bundle.int8_model())
+    graph = read_graph(bundle.model())
     outputs = [(op.activation, graph.output_of(op)) for op in graph.operators if op.activation != "NONE"]
     bounds = [clamp_bounds(name, QuantParams(out.scales[0], out.zero_points[0]), Kernels.TFLM) for name, out in outputs]
     return "no fused activation does more than saturate" if all(b == (INT8_MIN, INT8_MAX) for b in bounds) else ""

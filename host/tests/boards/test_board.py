@@ -34,12 +34,12 @@ def test_infer(board, firmware):
     assert np.array_equal(action.input, expected)
     assert np.array_equal(action.output, firmware.policy(expected))
     assert np.array_equal(action.action, dequantize(action.output, firmware.output_quant))
-    assert np.array_equal(board.infer_int8(expected).output, action.output)
+    assert np.array_equal(board.infer_raw(expected).output, action.output)
 
 
 def test_pipelined_batch_keeps_the_order(board, firmware):
     inputs = quantize(observations(300), firmware.input_quant)
-    outputs = np.stack([reply.output for reply in board.infer_int8_batch(inputs)])
+    outputs = np.stack([reply.output for reply in board.infer_raw_batch(inputs)])
     assert np.array_equal(outputs, np.stack([firmware.policy(row) for row in inputs]))
     assert board.infer_batch(np.zeros((0, 6), np.float32)) == []
 
@@ -66,7 +66,7 @@ def test_pipeline_never_has_more_in_flight_than_the_board_can_take(firmware, lin
     link = CountingLink(firmware)
     board = Board(link, linear_bundle)
     link.in_flight = link.most = 0
-    board.infer_int8_batch(np.zeros((50, 6), np.int8))
+    board.infer_raw_batch(np.zeros((50, 6), np.int8))
     assert link.most <= 100
     assert link.most > 50, "nothing was in flight at the same time"
 
@@ -77,7 +77,7 @@ def test_as_runtime(board, firmware, linear_bundle):
     inputs = quantize(rows, linear_bundle.input_quant)
     expected = np.stack([firmware.policy(row) for row in inputs])
     assert runtime.name == "board"
-    assert np.array_equal(runtime.infer_int8_batch(inputs), expected)
+    assert np.array_equal(runtime.infer_raw_batch(inputs), expected)
     assert np.array_equal(runtime.act_batch(rows), dequantize(expected, linear_bundle.output_quant))
     assert runtime.act_batch(rows[:0]).shape == (0, 2)
     runtime.close()
@@ -90,7 +90,7 @@ def test_layers(linear_bundle):
     firmware = FakeFirmware(info, policy, layers=[lambda row: row + np.int8(1), policy])
     board = fake_board(firmware)
     inputs = quantize(observations(9), linear_bundle.input_quant)
-    layers = board.layers_int8_batch(inputs)
+    layers = board.layers_raw_batch(inputs)
     assert [(layer.op, layer.operator) for layer in layers] == [(0, "operator 0"), (1, "operator 1")]
     assert np.array_equal(layers[0].values, inputs + np.int8(1))
     assert np.array_equal(layers[1].values, np.stack([policy(row) for row in inputs]))
@@ -142,7 +142,7 @@ def test_a_refusal_carries_the_status_and_a_hint(board):
         board.tensor(0)
     with pytest.raises(BoardStatusError, match="no_golden_vectors"):
         board.self_test()
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
     with pytest.raises(BoardStatusError, match="no_such_operator"):
         board.tensor(77)
 
@@ -155,25 +155,25 @@ def test_a_lost_reply_times_out_and_its_late_twin_is_not_taken_for_the_next(firm
     with pytest.raises(ReplyTimeoutError):
         board.request(messages.Infer(observations(1)[0]), timeout_s=0.001)
     inputs = np.array([1, 2, 3, 4, 5, 6], np.int8)
-    assert np.array_equal(board.infer_int8(inputs).input, inputs)
+    assert np.array_equal(board.infer_raw(inputs).input, inputs)
     assert board.unexpected_frames == 1
 
 
 def test_a_reboot_in_place_of_a_reply(firmware, board):
     firmware.reboot_at = {1}
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
     with pytest.raises(BoardRebootedError, match="restarted before it answered InferInt8"):
-        board.infer_int8(np.zeros(6, np.int8))
+        board.infer_raw(np.zeros(6, np.int8))
     with pytest.raises(BoardStatusError, match="not_identified"):
-        board.infer_int8(np.zeros(6, np.int8))
+        board.infer_raw(np.zeros(6, np.int8))
     board.identify()
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
 
 
 def test_reset_identifies_the_board_again(firmware, board):
     assert board.reset().model_id == firmware.info.model_id
     assert firmware.boots == 2
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
 
 
 def test_the_power_of_a_physical_board_is_not_ours(board):

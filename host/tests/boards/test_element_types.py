@@ -63,7 +63,7 @@ def boards(bundles: dict[str, Bundle]):
 
 def equals_golden(board: Board, bundle: Bundle, rows: slice) -> None:
     inputs, outputs = bundle.golden_raw("input")[rows], bundle.golden_raw("output")[rows]
-    for actions in (board.infer_batch(bundle.golden("observations")[rows]), board.infer_int8_batch(inputs)):
+    for actions in (board.infer_batch(bundle.golden("observations")[rows]), board.infer_raw_batch(inputs)):
         assert all(action.input.dtype == action.output.dtype == bundle.kind.dtype for action in actions)
         assert np.stack([action.input for action in actions]).tobytes() == inputs.tobytes()
         assert np.stack([action.output for action in actions]).tobytes() == outputs.tobytes()
@@ -79,9 +79,9 @@ def test_the_board_computes_what_tflm_computes(name: str, bundles: dict[str, Bun
     equals_golden(board, bundle, rows)
     inputs = bundle.golden_raw("input")[rows][:5]
     with load_runtime("tflm", bundle) as tflm:
-        for ours, theirs in zip(board.layers_int8_batch(inputs), tflm.layers_int8_batch(inputs), strict=True):
+        for ours, theirs in zip(board.layers_raw_batch(inputs), tflm.layers_raw_batch(inputs), strict=True):
             assert ours.values.tobytes() == theirs.values.tobytes(), ours.operator
-    board.infer_int8(inputs[-1])
+    board.infer_raw(inputs[-1])
     assert board.tensor(board.info.n_ops - 1).tobytes() == bundle.golden_raw("output")[rows][:5][-1].tobytes()
     assert board.profile().engine > 0
 
@@ -134,7 +134,7 @@ def test_a_run_is_recorded_replayed_and_compared(name: str, bundles: dict[str, B
     result = run(board, bundle, RunConfig(seeds=range(1), clock="lockstep", max_steps=40, recording=tmp_path / "run.mcap"))
     assert (result.tflm_check.checked, result.tflm_check.differing) == (result.episodes[0].steps, 0)
     recording = read_recording(tmp_path / "run.mcap")
-    assert recording.input_int8.tobytes() == bundle.to_int8(recording.observation).tobytes()
+    assert recording.input_int8.tobytes() == bundle.quantized(recording.observation).tobytes()
     assert recording.output_int8.dtype == bundle.kind.dtype
     assert recording.action.tobytes() == bundle.spec.clip(dequantize(recording.output_int8, bundle.output_quant)).tobytes()
     assert replay(recording, "run.mcap", bundle, board).equal
@@ -151,7 +151,7 @@ def test_a_number_that_is_not_finite_is_neither_taken_nor_given(bundles: dict[st
     board = boards("float32")
     for value in (np.nan, np.inf):
         with pytest.raises(BoardStatusError, match="non_finite, detail 2"):
-            board.infer_int8(np.array([0, 0, value, 0, 0, 0], np.float32))
+            board.infer_raw(np.array([0, 0, value, 0, 0, 0], np.float32))
     assert board.infer(np.zeros(6, np.float32)).status == 0
     build = ModelBuilder(FLOAT32)
     source = build.tensor((1, 6))

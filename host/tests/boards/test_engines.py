@@ -276,7 +276,7 @@ def test_the_arena_is_counted_as_the_board_counts_it(m4, seed: int) -> None:
     assume(runtime.n_act <= MAX_ACT)
     rows = np.random.default_rng(seed).integers(-128, 128, (2, runtime.n_obs)).astype(np.int8)
     m4.bundle = None
-    transfer(m4, ModelImage(model=model, inputs=rows, outputs=runtime.infer_int8_batch(rows)))
+    transfer(m4, ModelImage(model=model, inputs=rows, outputs=runtime.infer_raw_batch(rows)))
     assert m4.identify().arena_used == compact_need(read_graph(model)).all_kept
 
 

@@ -69,7 +69,7 @@ def test_the_gallery_has_a_name_and_a_description_for_each():
 def test_a_healthy_board_is_right_at_every_stage(exchange, tflm, observations):
     inputs, outputs, actions = exchange(None)
     assert np.array_equal(inputs, quantize(observations, tflm.input_quant))
-    assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
+    assert np.array_equal(outputs, tflm.infer_raw_batch(inputs))
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 
@@ -92,7 +92,7 @@ def test_input_fault(fault, exchange, tflm, observations):
     quant = tflm.input_quant
     assert np.array_equal(inputs, INPUT_FORMULAS[fault](observations, F(quant.scale), quant.zero_point).astype(np.int8))
     assert np.any(inputs != quantize(observations, quant))
-    assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
+    assert np.array_equal(outputs, tflm.infer_raw_batch(inputs))
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 
@@ -101,7 +101,7 @@ def test_output_fault(fault, exchange, tflm, observations):
     inputs, outputs, actions = exchange(fault)
     quant = tflm.output_quant
     assert np.array_equal(inputs, quantize(observations, tflm.input_quant))
-    assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
+    assert np.array_equal(outputs, tflm.infer_raw_batch(inputs))
     expected = OUTPUT_FORMULAS[fault](outputs, F(quant.scale), quant.zero_point)
     assert np.array_equal(actions.view(np.uint32), expected.view(np.uint32))
     assert np.any(actions != dequantize(outputs, quant))
@@ -111,7 +111,7 @@ def test_output_fault(fault, exchange, tflm, observations):
 def test_model_fault(fault, exchange, tflm, observations):
     inputs, outputs, actions = exchange(fault)
     assert np.array_equal(inputs, quantize(observations, tflm.input_quant))
-    assert np.array_equal(outputs, MODEL_FORMULAS[fault](tflm.infer_int8_batch(inputs)))
+    assert np.array_equal(outputs, MODEL_FORMULAS[fault](tflm.infer_raw_batch(inputs)))
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 
@@ -119,7 +119,7 @@ def test_model_fault(fault, exchange, tflm, observations):
 def test_arithmetic_fault_changes_the_outputs_alone(fault, exchange, tflm, observations):
     inputs, outputs, actions = exchange(fault)
     assert np.array_equal(inputs, quantize(observations, tflm.input_quant))
-    assert np.any(outputs != tflm.infer_int8_batch(inputs))
+    assert np.any(outputs != tflm.infer_raw_batch(inputs))
     assert np.array_equal(actions, dequantize(outputs, tflm.output_quant))
 
 

@@ -17,8 +17,8 @@ from balance_hil.errors import (
     ArenaTooSmallError,
     BoardStatusError,
     CableUnpluggedError,
+    ElementTypeError,
     ModelMismatchError,
-    ModelNotInt8Error,
     NotOurFirmwareError,
     PortBusyError,
     ProtocolMismatchError,
@@ -269,7 +269,7 @@ def test_right_model_with_other_tables(linear_bundle, change):
     [
         (Status.UNSUPPORTED_OPERATOR, 0, "the operator EXP", UnsupportedOperatorError, "EXP"),
         (Status.ARENA_TOO_SMALL, 2592, "", ArenaTooSmallError, "needs 2592 bytes, the arena has 2048"),
-        (Status.MODEL_NOT_INT8, 0, "input is float32", ModelNotInt8Error, "input is float32"),
+        (Status.MODEL_NOT_INT8, 0, "input is float32", ElementTypeError, "input is float32"),
         (Status.NO_MODEL, 0, "", BoardStatusError, "no_model"),
         (Status.ENGINE_LOST, 3, "gone", BoardStatusError, "engine_lost"),
         (99, 3, "", BoardStatusError, "status_99"),

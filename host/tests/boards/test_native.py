@@ -62,7 +62,7 @@ def gone(pid):
 
 def keep_asking(board):
     for _ in range(10_000):
-        board.infer_int8(np.zeros(6, np.int8))
+        board.infer_raw(np.zeros(6, np.int8))
 
 
 def processes(board):
@@ -102,7 +102,7 @@ def test_actions_are_those_of_the_golden_vectors(board, ppo_bundle):
 
 def test_layers_are_those_of_the_golden_vectors(board, ppo_bundle):
     golden = np.load(ppo_bundle.file("golden.npz"))
-    layers = board.layers_int8_batch(golden["input_int8"][:20])
+    layers = board.layers_raw_batch(golden["input_int8"][:20])
     assert [layer.operator for layer in layers] == [str(name) for name in golden["operators"]]
     for layer in layers:
         assert np.array_equal(layer.values, golden[f"op_{layer.op}"][:20])
@@ -124,7 +124,7 @@ def test_self_test_and_reset(board):
 
 def test_power_cycle(ppo_bundle):
     with connect("native", ppo_bundle) as board:
-        board.infer_int8(np.zeros(6, np.int8))
+        board.infer_raw(np.zeros(6, np.int8))
         before = processes(board)
         board.power_cycle()
         assert board.stats().inferences == 0
@@ -179,7 +179,7 @@ def test_a_host_that_is_killed_leaves_no_process_behind(ppo_bundle):
 
 
 def test_a_stale_model_is_refused(ppo_bundle, tmp_path):
-    stale = bytearray(ppo_bundle.int8_model())
+    stale = bytearray(ppo_bundle.model())
     stale[-1] ^= 1
     path = tmp_path / "stale.tflite"
     path.write_bytes(stale)

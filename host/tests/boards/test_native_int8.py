@@ -34,9 +34,9 @@ def test_board_with_the_compact_engine_equals_tflm(model: Path):
     with connect("native", engine="int8", model=model) as board:
         assert board.info.engine == "int8"
         assert board.info.arena_used > 0
-        outputs = np.array([action.output for action in board.infer_int8_batch(inputs)])
-        layers = board.layers_int8_batch(inputs[:20])
-    assert np.array_equal(outputs, tflm.infer_int8_batch(inputs))
+        outputs = np.array([action.output for action in board.infer_raw_batch(inputs)])
+        layers = board.layers_raw_batch(inputs[:20])
+    assert np.array_equal(outputs, tflm.infer_raw_batch(inputs))
     for layer, expected in zip(layers, tflm.layers_batch(inputs[:20]), strict=True):
         assert np.array_equal(layer.values, expected)
 
@@ -51,12 +51,12 @@ def test_a_shape_that_the_model_computes_is_no_layer(tmp_path: Path, engine: str
     tflm = TflmRuntime(path.read_bytes())
     inputs = np.random.default_rng(0).integers(-128, 128, (5, 6), dtype=np.int8)
     with connect("native", engine=engine, model=path) as board:
-        layers = board.layers_int8_batch(inputs)
+        layers = board.layers_raw_batch(inputs)
         for op in range(3):
             with pytest.raises(BoardStatusError, match="refused Tensor: not_supported") as caught:
                 board.tensor(op)
             assert "--layer-samples 0" in caught.value.hint
-    expected = tflm.layers_int8_batch(inputs)
+    expected = tflm.layers_raw_batch(inputs)
     assert [layer.op for layer in layers] == [layer.op for layer in expected] == [3, 4]
     assert all(np.array_equal(a.values, b.values) for a, b in zip(layers, expected, strict=True))
 

@@ -55,7 +55,7 @@ def observations(bundle: Bundle, count: int) -> NDArray[np.float32]:
 
 def check(board: Board, bundle: Bundle, rows: NDArray[np.float32]) -> None:
     got = np.stack([action.input for action in board.infer_batch(rows)])
-    wrong = np.argwhere(got != bundle.to_int8(rows))
+    wrong = np.argwhere(got != bundle.quantized(rows))
     assert not len(wrong), f"{len(wrong)} of {got.size} differ, first {rows[tuple(wrong[0])]!r} at {wrong[0]}"
 
 

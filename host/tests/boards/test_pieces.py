@@ -44,11 +44,11 @@ def board(request, wide_bundle: Bundle):
 def test_every_inference_equals_the_golden_one(board: Board, wide_bundle: Bundle) -> None:
     assert (board.info.n_obs, board.info.n_act, board.in_pieces, board.info.max_text) == (N_OBS, N_ACT, True, 0)
     golden = {name: wide_bundle.golden(name)[:20] for name in ("observations", "input_int8", "output_int8", "actions", "op_0")}
-    for actions in (board.infer_batch(golden["observations"]), board.infer_int8_batch(golden["input_int8"])):
+    for actions in (board.infer_batch(golden["observations"]), board.infer_raw_batch(golden["input_int8"])):
         assert np.array_equal(np.stack([action.input for action in actions]), golden["input_int8"])
         assert np.array_equal(np.stack([action.output for action in actions]), golden["output_int8"])
         assert np.stack([action.action for action in actions]).tobytes() == golden["actions"].tobytes()
-    layers = board.layers_int8_batch(golden["input_int8"][:3])
+    layers = board.layers_raw_batch(golden["input_int8"][:3])
     assert np.array_equal(layers[0].values, golden["op_0"][:3])
     assert layers[-1].values.shape == (3, N_ACT)
     assert board.profile().repeats >= 1
@@ -63,9 +63,9 @@ def test_an_emulated_board_is_built_for_a_wide_model(tmp_path) -> None:
     golden = {name: bundle.golden(name)[:5] for name in ("observations", "input_int8", "output_int8", "op_0")}
     with connect("qemu-m4", bundle, engine="int8") as board:
         assert (board.info.n_obs, board.info.n_act, board.in_pieces) == (300, 80, True)
-        for actions in (board.infer_batch(golden["observations"]), board.infer_int8_batch(golden["input_int8"])):
+        for actions in (board.infer_batch(golden["observations"]), board.infer_raw_batch(golden["input_int8"])):
             assert np.array_equal(np.stack([action.output for action in actions]), golden["output_int8"])
-        assert np.array_equal(board.layers_int8_batch(golden["input_int8"])[0].values, golden["op_0"])
+        assert np.array_equal(board.layers_raw_batch(golden["input_int8"])[0].values, golden["op_0"])
         assert board.self_test().mismatches == 0
 
 
@@ -83,7 +83,7 @@ def test_a_faulty_link_never_gives_a_wrong_result(wide_bundle: Bundle, fault: st
     with connect("native", wide_bundle, engine="int8", faults=[fault], fault_seed=3) as board:
         for row, values in enumerate(wide_bundle.golden("input_int8")[:40]):
             try:
-                action = board.infer_int8(values)
+                action = board.infer_raw(values)
             except HarnessError:
                 continue
             complete += 1

@@ -85,7 +85,7 @@ def test_the_processor_and_the_uart_share_a_core(board: Board):
 
 def keep_asking(board: Board) -> None:
     for _ in range(10_000):
-        board.infer_int8(np.zeros(6, np.int8))
+        board.infer_raw(np.zeros(6, np.int8))
 
 
 @pytest.mark.parametrize(("name", "processor"), [("qemu-m3", "cortex-m3"), ("qemu-m7", "cortex-m7"), ("qemu-m55", "cortex-m55")])
@@ -111,13 +111,13 @@ def test_identity_says_what_the_image_takes(board: Board, ppo_bundle: Bundle):
     info = board.info
     assert (info.model_id, info.clock_hz, info.n_self_test) == (ppo_bundle.id, 25_000_000, 8)
     assert 0 < info.arena_used < info.arena_size < info.ram
-    assert len(ppo_bundle.int8_model()) < info.flash < 64_000
-    board.infer_int8(np.zeros(6, np.int8))
+    assert len(ppo_bundle.model()) < info.flash < 64_000
+    board.infer_raw(np.zeros(6, np.int8))
     assert 200 < board.stats().stack < 16_384
 
 
 def test_reset_button(board: Board):
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
     board.press_reset()
     assert board.stats().inferences == 0
 
@@ -143,7 +143,7 @@ def test_what_was_sent_to_a_hung_board_is_answered_when_it_goes_on(board: Board)
 
 
 def test_power_cycle(board: Board):
-    board.infer_int8(np.zeros(6, np.int8))
+    board.infer_raw(np.zeros(6, np.int8))
     before = process_of(board)
     board.power_cycle()
     assert gone(before)
@@ -172,7 +172,7 @@ def test_the_clock_of_a_microcontroller_keeps_time_while_its_emulator_gets_no_pr
 
 def test_many_requests_in_flight_lose_nothing(board: Board):
     inputs = np.random.default_rng(0).integers(-128, 128, (1000, 6), dtype=np.int8)
-    replies = board.infer_int8_batch(inputs)
+    replies = board.infer_raw_batch(inputs)
     assert all(np.array_equal(reply.input, row) for reply, row in zip(replies, inputs, strict=True))
     assert board.stats().dropped_replies == 0
 

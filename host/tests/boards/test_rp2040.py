@@ -71,8 +71,8 @@ def test_the_image_is_a_uf2_file_for_this_chip_with_the_checksum_that_its_rom_wa
 
 def test_random_inputs_give_the_bits_of_tflm(board: Board, ppo_bundle: Bundle):
     inputs = np.random.default_rng(0).integers(-128, 128, (200, 6), dtype=np.int8)
-    expected = TflmRuntime(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs)
-    np.testing.assert_array_equal(np.stack([action.output for action in board.infer_int8_batch(inputs)]), expected)
+    expected = TflmRuntime(ppo_bundle.file(INT8_MODEL).read_bytes()).infer_raw_batch(inputs)
+    np.testing.assert_array_equal(np.stack([action.output for action in board.infer_raw_batch(inputs)]), expected)
 
 
 def test_quantizing_by_tables_gives_the_bits_of_the_hosts_division(board: Board, ppo_bundle: Bundle):
@@ -82,7 +82,7 @@ def test_quantizing_by_tables_gives_the_bits_of_the_hosts_division(board: Board,
     values = np.concatenate([middles, *near, np.float32([0.0, -0.0, 1e-45, 3e38, -3e38, 1e30]), middles[:6]])
     rows = np.resize(values, (-(-len(values) // 6), 6)).astype(np.float32)
     got = np.stack([action.input for action in board.infer_batch(rows)])
-    np.testing.assert_array_equal(got, np.stack([ppo_bundle.to_int8(row) for row in rows]))
+    np.testing.assert_array_equal(got, np.stack([ppo_bundle.quantized(row) for row in rows]))
 
 
 @pytest.mark.parametrize("activation", ["RELU", "TANH"])
@@ -93,10 +93,10 @@ def test_uploaded_models_of_any_shape_give_the_bits_of_tflm(board: Board, ppo_bu
     inputs = np.random.default_rng(len(layers)).integers(-128, 128, (60, layers[0]), dtype=np.int8)
     inputs[:2] = [[-128], [127]]
     board.load(bundle)
-    got = np.stack([action.output for action in board.infer_int8_batch(inputs)])
+    got = np.stack([action.output for action in board.infer_raw_batch(inputs)])
     board.bundle = ppo_bundle
     board.reset()  # to the flashed model
-    np.testing.assert_array_equal(got, TflmRuntime(bundle.file(INT8_MODEL).read_bytes()).infer_int8_batch(inputs))
+    np.testing.assert_array_equal(got, TflmRuntime(bundle.file(INT8_MODEL).read_bytes()).infer_raw_batch(inputs))
 
 
 def test_the_time_of_an_inference_is_the_chips(board: Board):

@@ -16,8 +16,8 @@ from balance_hil.errors import (
     ArenaTooSmallError,
     BoardRebootedError,
     BoardStatusError,
+    ElementTypeError,
     ModelMismatchError,
-    ModelNotInt8Error,
     ReplyTimeoutError,
     UnsupportedOperatorError,
 )
@@ -42,11 +42,11 @@ def new(values: np.ndarray) -> np.ndarray:
 def firmware(ppo_bundle: Bundle) -> FakeFirmware:
     """A board that runs another policy and can be given the bundle's."""
     info = replace(fake_info(ppo_bundle), model_id=OLD_ID)
-    return FakeFirmware(info, old, uploads={ppo_bundle.int8_model(): new})
+    return FakeFirmware(info, old, uploads={ppo_bundle.model(): new})
 
 
 def output(board: Board) -> list[int]:
-    return board.infer_int8(np.zeros(6, np.int8)).output.tolist()
+    return board.infer_raw(np.zeros(6, np.int8)).output.tolist()
 
 
 def test_a_bundle_is_loaded_and_its_progress_told(firmware: FakeFirmware, ppo_bundle: Bundle) -> None:
@@ -179,7 +179,7 @@ def test_a_board_without_room_says_how_much_it_has(firmware: FakeFirmware, ppo_b
     [
         (Status.UNSUPPORTED_OPERATOR, UnsupportedOperatorError),
         (Status.ARENA_TOO_SMALL, ArenaTooSmallError),
-        (Status.MODEL_NOT_INT8, ModelNotInt8Error),
+        (Status.MODEL_NOT_INT8, ElementTypeError),
         (Status.VECTORS_DIFFER, BoardStatusError),
         (Status.UPLOAD_DAMAGED, BoardStatusError),
         (Status.OTHER_MODEL, BoardStatusError),

@@ -219,7 +219,7 @@ def test_emulate_serves_one_program_after_the_other(emulator, ppo_bundle):
             assert len(person.readline().split(b",")) == 2
         with connect("serial", ppo_bundle, port=port, baud=baud) as board:
             assert board.info.model_id == ppo_bundle.id
-            board.infer_int8(np.zeros(6, np.int8))
+            board.infer_raw(np.zeros(6, np.int8))
 
 
 def test_emulate_takes_a_model_without_a_table(tmp_path):
@@ -231,7 +231,7 @@ def test_emulate_takes_a_model_without_a_table(tmp_path):
         connect("serial", port=port) as board,
     ):
         row = np.arange(120, dtype=np.int8)
-        assert board.infer_int8(row).output.tolist() == TflmRuntime(path.read_bytes()).infer_int8(row).tolist()
+        assert board.infer_raw(row).output.tolist() == TflmRuntime(path.read_bytes()).infer_raw(row).tolist()
 
 
 def test_run_drives_an_emulated_board_by_its_port(emulator, hil, ppo_bundle):

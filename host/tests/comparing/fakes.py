@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from balance_hil.bundle import Bundle
 from balance_hil.quantize import QuantParams
-from balance_hil.runtimes.base import Int8Runtime, LayerTensor, Runtime
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime, Runtime
 from balance_hil.spec import PolicySpec, Signal
 
 INPUT_QUANT = QuantParams(scale=0.0078125, zero_point=0)
@@ -22,7 +22,7 @@ W2 = _RNG.integers(-20, 20, size=(8, 2))
 
 
 @dataclass
-class FakeInt8(Int8Runtime):
+class FakeInt8(ModelRuntime):
     """``wrong[op]`` LSB are added to the first value of operator ``op`` wherever the first input is above ``above``."""
 
     name: str
@@ -31,7 +31,7 @@ class FakeInt8(Int8Runtime):
     n_obs: int = 6
     n_act: int = 2
     hidden_ops: tuple[int, ...] = ()
-    layer_rows: int = 0  # rows of the last layers_int8_batch
+    layer_rows: int = 0  # rows of the last layers_raw_batch
 
     def __post_init__(self) -> None:
         self.input_quant, self.output_quant = INPUT_QUANT, OUTPUT_QUANT
@@ -46,10 +46,10 @@ class FakeInt8(Int8Runtime):
         bent[inputs[:, 0] > self.above, 0] += self.wrong.get(op, 0)
         return bent
 
-    def infer_int8_batch(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+    def infer_raw_batch(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
         return self._tensors(inputs)[-1]
 
-    def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
+    def layers_raw_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
         self.layer_rows = len(inputs)
         tensors = enumerate(zip(OPERATORS, self._tensors(inputs), strict=True))
         return [LayerTensor(op, name, values) for op, (name, values) in tensors if op not in self.hidden_ops]

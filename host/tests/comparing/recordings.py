@@ -10,7 +10,7 @@ import numpy as np
 from balance_hil.bundle import Bundle
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import RecordingWriter, Step
-from balance_hil.runtimes.base import Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 
 EPISODE_STEPS = 30
 
@@ -18,7 +18,7 @@ EPISODE_STEPS = 30
 def write_recording(
     path: Path,
     bundle: Bundle,
-    runtime: Int8Runtime,
+    runtime: ModelRuntime,
     *,
     steps: int = 60,
     held: Container[int] = (),
@@ -34,7 +34,7 @@ def write_recording(
             episode, step = divmod(row, EPISODE_STEPS)
             answered = (late or {}).get(row, row)
             inputs = quantize(observations[answered][np.newaxis], bundle.input_quant)
-            outputs = runtime.infer_int8_batch(inputs)
+            outputs = runtime.infer_raw_batch(inputs)
             raw = (None, None) if row in held else (inputs[0].tolist(), outputs[0].tolist())
             action = dequantize(outputs, bundle.output_quant)[0].tolist()
             t_s = step * bundle.spec.control_period_s

@@ -13,13 +13,13 @@ from balance_hil.boards.engines import MAX_VALUES
 from balance_hil.bundle import FLOAT_MODEL
 from balance_hil.cli.compare import command
 from balance_hil.comparing import float_io, model_under_test, summarize
-from balance_hil.errors import BundleError, ModelNotInt8Error, ModelTooWideError, UnsupportedOperatorError, UsageError
+from balance_hil.errors import BundleError, ElementTypeError, ModelTooWideError, UnsupportedOperatorError, UsageError
 from balance_hil.quantize import INT16X8, quantize
-from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_int8_runtime, model_runtime_names
+from balance_hil.runtimes import INT8_RUNTIME_NAMES, load_model_runtime, model_runtime_names
 from balance_hil.runtimes.trial import fatal_runtimes
 from balance_hil.testing.synthetic_models import ModelBuilder, actor, random_dense
 from balance_hil.tflite.codec import edit
-from balance_hil.tflite.edit import int8_core
+from balance_hil.tflite.edit import quantized_core
 from balance_hil.tflite.graph import read_graph
 
 SHAPES = {"row": (1, 6), "two dimensions": (1, 2, 3), "no batch": (6,)}
@@ -109,8 +109,8 @@ def test_a_hybrid_network_is_refused():
     build = ModelBuilder()
     source, target = build.tensor((1, 6), kind="FLOAT32"), build.tensor((1, 2), kind="FLOAT32")
     weights = build.tensor((2, 6), 0.1, data=np.ones((2, 6), np.int8))
-    with pytest.raises(ModelNotInt8Error, match="float input 't0' goes to FULLY_CONNECTED"):
-        int8_core(build.build(source, build.operator("FULLY_CONNECTED", (source, weights), target)))
+    with pytest.raises(ElementTypeError, match="float input 't0' goes to FULLY_CONNECTED"):
+        quantized_core(build.build(source, build.operator("FULLY_CONNECTED", (source, weights), target)))
 
 
 def test_int16_is_explained(compared):
@@ -140,23 +140,23 @@ def test_float32_is_compared_by_a_tolerance(compared, ppo_bundle, monkeypatch):
 @pytest.mark.parametrize("name", INT8_RUNTIME_NAMES)
 def test_a_shape_fixed_inside_is_run_row_by_row(name):
     inputs = np.random.default_rng(0).integers(-128, 128, (33, 6)).astype(np.int8)
-    fixed, _ = int8_core(_model((1, 2, 3), fixed_reshape=True))
-    free, _ = int8_core(_model())
-    with load_int8_runtime(name, fixed) as a, load_int8_runtime(name, free) as b:
-        assert np.array_equal(a.infer_int8_batch(inputs), b.infer_int8_batch(inputs))
-        layers = a.layers_int8_batch(inputs)
+    fixed, _ = quantized_core(_model((1, 2, 3), fixed_reshape=True))
+    free, _ = quantized_core(_model())
+    with load_model_runtime(name, fixed) as a, load_model_runtime(name, free) as b:
+        assert np.array_equal(a.infer_raw_batch(inputs), b.infer_raw_batch(inputs))
+        layers = a.layers_raw_batch(inputs)
         assert [layer.values.shape for layer in layers] == [(33, 6), (33, 9), (33, 9)]
-        assert np.array_equal(layers[1].values, b.layers_int8_batch(inputs)[0].values)
+        assert np.array_equal(layers[1].values, b.layers_raw_batch(inputs)[0].values)
 
 
 def test_the_core_is_the_model_between_its_ends():
     whole = _model()
-    core, ends = int8_core(whole)
+    core, ends = quantized_core(whole)
     assert [operator.name for operator in read_graph(core).operators] == ["FULLY_CONNECTED", "TANH"]
     assert ends is not None
     assert ends.model == whole
     observations = np.random.default_rng(0).normal(0.0, 2.0, (50, 6)).astype(np.float32)
-    with load_int8_runtime("tflm", core) as runtime:
+    with load_model_runtime("tflm", core) as runtime:
         assert np.array_equal(runtime.act_batch(observations), float_io.run_whole(whole, observations))
         assert np.array_equal(quantize(observations, runtime.input_quant), quantize(observations, read_graph(core).input_quant))
 
@@ -222,7 +222,7 @@ def test_what_a_board_does_not_take_is_refused_by_name_before_anything_runs(mode
     def load(name, model):
         pytest.fail(f"{name} was loaded")
 
-    monkeypatch.setattr(model_under_test, "load_int8_runtime", load)
+    monkeypatch.setattr(model_under_test, "load_model_runtime", load)
     with pytest.raises(error, match=text):
         compared(model, "--board", "native", "--engine", "int8")
 

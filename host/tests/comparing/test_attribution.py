@@ -38,8 +38,8 @@ def _observed(name: str, variant: Variant, *, layers: bool = True, graph=GRAPH, 
     return Observed(
         name=name,
         variant=variant,
-        outputs=emulator.infer_int8_batch(inputs),
-        layers=emulator.layers_int8_batch(inputs) if layers else None,
+        outputs=emulator.infer_raw_batch(inputs),
+        layers=emulator.layers_raw_batch(inputs) if layers else None,
     )
 
 
@@ -186,7 +186,7 @@ def test_all_pairs_of_real_runtimes_are_explained(activation, per_channel):
 
 
 def _input_set(inputs) -> InputSet:
-    return InputSet(observations=inputs.astype(np.float32), int8=inputs, random=len(inputs), seed=0, source="")
+    return InputSet(observations=inputs.astype(np.float32), raw=inputs, random=len(inputs), seed=0, source="")
 
 
 def _explained(graph, samples):
@@ -196,7 +196,7 @@ def _explained(graph, samples):
 
 def test_an_unknown_board_is_searched_for_in_the_family():
     outputs = {
-        name: EmulatedRuntime(GRAPH, v).infer_int8_batch(INPUTS) for name, v in (("tflm", TFLM), ("board", TFLM_FIRST_SCALE))
+        name: EmulatedRuntime(GRAPH, v).infer_raw_batch(INPUTS) for name, v in (("tflm", TFLM), ("board", TFLM_FIRST_SCALE))
     }
     trace = Trace(inputs=INPUTS[:0], rows=np.empty(0, np.intp), even=0, tensors={})
     samples = Samples(inputs=_input_set(INPUTS), output_quant=GRAPH.output_quant, actions={}, outputs=outputs, trace=trace)

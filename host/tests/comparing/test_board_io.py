@@ -165,7 +165,7 @@ OTHER = EmulatedRuntime(actor((6, 16, 3), "TANH", per_channel=True, seed=6), TFL
 
 @cache  # not at import: it would compile the emulators' loops in each process that collects tests
 def right_outputs():
-    return MODEL.infer_int8_batch(INPUTS)
+    return MODEL.infer_raw_batch(INPUTS)
 
 
 @cache
@@ -178,13 +178,13 @@ FAULTY_MODELS = {
     "repeats outputs: it takes 0 for 1": lambda: right_outputs()[:, [0, 0, 2]],
     "gives a stale output: that of 2 requests before": lambda: np.roll(right_outputs(), 2, axis=0),
     "reads the output of operator 2 (FULLY_CONNECTED) instead of the model's output": lambda: (
-        MODEL.layers_int8_batch(INPUTS)[2].values
+        MODEL.layers_raw_batch(INPUTS)[2].values
     ),
-    "reads the output of operator 1 (TANH) from element 4 on instead of the model's output": lambda: MODEL.layers_int8_batch(
+    "reads the output of operator 1 (TANH) from element 4 on instead of the model's output": lambda: MODEL.layers_raw_batch(
         INPUTS
     )[1].values[:, 4:7],
     "reads the input instead of the model's output": lambda: INPUTS[:, :3],
-    "runs the model earlier": lambda: OTHER.infer_int8_batch(INPUTS),
+    "runs the model earlier": lambda: OTHER.infer_raw_batch(INPUTS),
     "always gives the same output": lambda: np.zeros_like(right_outputs()),
     "runs another model": lambda: np.random.default_rng(0).integers(-128, 128, right_outputs().shape).astype(np.int8),
     "wraps the output around instead of saturating": lambda: np.where(right_outputs() == 127, -128, right_outputs()).astype(
@@ -247,6 +247,6 @@ def test_diagnosis_names_the_faulty_stage_alone():
     inputs = FAULTY_INPUTS["rounds down"](PROBES)
     model = EmulatedRuntime(MODEL.graph, TFLM)
     model.input_quant = QUANT
-    outputs = model.infer_int8_batch(inputs)
+    outputs = model.infer_raw_batch(inputs)
     exchange = Exchange(observations=PROBES, inputs=inputs, outputs=outputs, actions=dequantize(outputs, OUT))
     assert [(f.stage, f.fault) for f in diagnose(exchange, model)] == [("input", "rounds down"), ("model", ""), ("output", "")]

@@ -23,7 +23,7 @@ from balance_hil.errors import MissingExtraError, UsageError
 from balance_hil.farm.campaign import Campaign
 from balance_hil.quantize import QuantParams, dequantize, quantize
 from balance_hil.rollout import EVALUATION_SEED_BASE
-from balance_hil.runtimes.base import Int8Runtime, LayerTensor
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 # Multiples of a power of two: exact in float64, in a batch as one by one.
@@ -34,7 +34,7 @@ NEVER = 200  # no int8 is above it
 
 
 @dataclass
-class LinearInt8(Int8Runtime):
+class LinearInt8(ModelRuntime):
     """Keeps the robot up without a network. Where the pitch input is above ``above``, ``wrong`` LSB are added to output 1."""
 
     name: str
@@ -48,14 +48,14 @@ class LinearInt8(Int8Runtime):
         self.input_quant, self.output_quant = self.bundle.input_quant, self.bundle.output_quant
         self._matrix = np.array(self.gains or GAINS).T
 
-    def infer_int8_batch(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+    def infer_raw_batch(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
         actions = np.clip(dequantize(inputs, self.input_quant).astype(np.float64) @ self._matrix, -1.0, 1.0)
         outputs = quantize(actions, self.output_quant)
         outputs[inputs[:, 0] > self.above, 1] += self.wrong
         return outputs
 
-    def layers_int8_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
-        return [LayerTensor(0, "RELU", inputs), LayerTensor(1, "FULLY_CONNECTED", self.infer_int8_batch(inputs))]
+    def layers_raw_batch(self, inputs: NDArray[np.int8]) -> list[LayerTensor]:
+        return [LayerTensor(0, "RELU", inputs), LayerTensor(1, "FULLY_CONNECTED", self.infer_raw_batch(inputs))]
 
 
 def compared(
@@ -160,7 +160,7 @@ def test_a_worse_tracker_differs_in_tracking(linear_bundle: Bundle, monkeypatch:
 
 
 def test_without_tflm_nobody_is_blamed(linear_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, bundle: Bundle) -> Int8Runtime:
+    def missing(name: str, bundle: Bundle) -> ModelRuntime:
         raise MissingExtraError("this needs tflite_micro", "install it")
 
     monkeypatch.setattr(module, "load_runtime", missing)

@@ -34,7 +34,7 @@ class Plug:
     """Puts a fake board where ``connect`` would open one."""
 
     def __init__(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.model = TflmRuntime(bundle.int8_model())
+        self.model = TflmRuntime(bundle.model())
         self.opened: list[tuple[str, dict[str, Any]]] = []
         self._bundle, self._patch = bundle, monkeypatch
 
@@ -42,7 +42,7 @@ class Plug:
         model = self.model
         operators = len(model.graph.operators)
         layers = [lambda values, op=op: model.layers(values)[op] for op in range(operators)]
-        firmware = FakeFirmware(replace(fake_info(self._bundle), n_ops=operators), policy or model.infer_int8, layers=layers)
+        firmware = FakeFirmware(replace(fake_info(self._bundle), n_ops=operators), policy or model.infer_raw, layers=layers)
         board = fake_board(firmware, self._bundle)
         if input_quant is not None:  # after the handshake: a board that says one thing and does another
             firmware.info = replace(firmware.info, input_zero_point=input_quant.zero_point)
@@ -94,7 +94,7 @@ def test_a_board_that_differs_unexplained_says_where(ppo_bundle: Bundle, plug: P
     model = plug.model
 
     def wrong(values: Int8) -> Int8:
-        output = model.infer_int8(values)
+        output = model.infer_raw(values)
         output[1] ^= values[0] & 1
         return output
 
@@ -209,11 +209,11 @@ def test_a_normalizing_board_is_compared_behind_the_normalization(normalized: Bu
 
 
 def test_a_board_that_normalizes_otherwise_is_told_how(normalized: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    by, model = normalized.normalization, TflmRuntime(normalized.int8_model())
+    by, model = normalized.normalization, TflmRuntime(normalized.model())
     assert by is not None
     layers = [lambda values, op=op: model.layers(values)[op] for op in range(len(model.graph.operators))]
     info = replace(fake_info(normalized), n_ops=len(layers))
-    firmware = FakeFirmware(info, model.infer_int8, Normalization(by.mean, by.inverse_std, 1e30), layers)
+    firmware = FakeFirmware(info, model.infer_raw, Normalization(by.mean, by.inverse_std, 1e30), layers)
     monkeypatch.setattr(boards, "connect", lambda *_, **__: fake_board(firmware, normalized))
     result = run(normalized, "--board", "bench", "--runtimes", "tflm")
     assert result.exit_code == 1

@@ -59,8 +59,8 @@ def test_the_first_layer_is_the_one_that_went_wrong_not_the_ones_it_spoils() -> 
 
 def test_a_rare_difference_outside_the_sampled_rows_still_finds_its_layer() -> None:
     data = inputs(random=400, recorded=0)
-    above = int(np.sort(data.int8[:, 0])[-2])  # only rows with the single largest first input differ
-    rare = np.flatnonzero(data.int8[:, 0] > above)
+    above = int(np.sort(data.raw[:, 0])[-2])  # only rows with the single largest first input differ
+    rare = np.flatnonzero(data.raw[:, 0] > above)
     assert set(rare.tolist()).isdisjoint(spread_rows(len(data), 7).tolist())
     result = compare(FakeInt8("tflm"), FakeInt8("board", wrong={2: 1}, above=above), layer_samples=7, data=data)
     assert result.pairs[0].differing == len(rare)
@@ -127,10 +127,10 @@ def test_a_float_runtime_that_answers_nan_is_named() -> None:
 
 def test_random_inputs_cover_the_int8_range_and_repeat_with_the_seed() -> None:
     a, b = inputs(random=4000), inputs(random=4000)
-    assert np.array_equal(a.int8, b.int8)
-    assert set(np.unique(a.int8[: a.random])) == set(range(-128, 128))
+    assert np.array_equal(a.raw, b.raw)
+    assert set(np.unique(a.raw[: a.random])) == set(range(-128, 128))
     assert a.recorded == 100
-    assert np.array_equal(a.observations[0], (a.int8[0] * np.float32(INPUT_QUANT.scale)).astype(np.float32))
+    assert np.array_equal(a.observations[0], (a.raw[0] * np.float32(INPUT_QUANT.scale)).astype(np.float32))
 
 
 def test_inputs_that_make_no_comparison_are_refused() -> None:
@@ -143,7 +143,7 @@ def test_inputs_that_make_no_comparison_are_refused() -> None:
 def test_more_inputs_than_one_chunk_stay_in_order() -> None:
     data = inputs(random=2 * CHUNK_ROWS + 3, recorded=0)
     runtime = FakeInt8("tflm")
-    assert np.array_equal(collect([runtime], data, layer_samples=0).outputs["tflm"], runtime.infer_int8_batch(data.int8))
+    assert np.array_equal(collect([runtime], data, layer_samples=0).outputs["tflm"], runtime.infer_raw_batch(data.raw))
 
 
 def test_progress_reaches_the_total_for_every_runtime() -> None:
@@ -158,7 +158,7 @@ def test_progress_reaches_the_total_for_every_runtime() -> None:
 
 def test_inputs_that_separate_arithmetics_are_none_of_the_inputs_that_are_counted() -> None:
     data = inputs(random=50, recorded=0)
-    data = replace(data, int8=np.minimum(data.int8, 100).astype(np.int8))
+    data = replace(data, int8=np.minimum(data.raw, 100).astype(np.int8))
     board = FakeInt8("board", wrong={0: 1}, above=120)
     separating = np.full((3, 6), 127, np.int8)
     samples = collect([FakeInt8("tflm"), board], data, layer_samples=10, separating=separating)

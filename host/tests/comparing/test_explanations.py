@@ -48,12 +48,12 @@ def plug(ppo_bundle, monkeypatch):
     """Puts a board with the arithmetic of a variant, and a fault of its own, where ``connect`` would open one."""
 
     def plug(variant: Variant, spoil: Callable[[np.ndarray], np.ndarray] = lambda output: output) -> EmulatedRuntime:
-        model = EmulatedRuntime(ppo_bundle.int8_model(), variant)
+        model = EmulatedRuntime(ppo_bundle.model(), variant)
         operators = range(len(model.graph.operators))
 
         @cache
         def computed(row: bytes) -> list[np.ndarray]:
-            return [layer.values[0].copy() for layer in model.layers_int8_batch(np.frombuffer(row, np.int8)[np.newaxis])]
+            return [layer.values[0].copy() for layer in model.layers_raw_batch(np.frombuffer(row, np.int8)[np.newaxis])]
 
         layers = [lambda values, op=op: computed(values.tobytes())[op] for op in operators]
         info = replace(fake_info(ppo_bundle), n_ops=len(operators))
@@ -95,14 +95,14 @@ def test_a_board_of_each_arithmetic_is_named(variant: Variant, ppo_bundle: Bundl
     model = plug(variant)
     result = run(ppo_bundle.path, "--board", "bench", "--runtimes", "tflm", "--json")
     found = document(result)
-    like_tflm = model.arithmetic() == EmulatedRuntime(ppo_bundle.int8_model(), TFLM).arithmetic()
+    like_tflm = model.arithmetic() == EmulatedRuntime(ppo_bundle.model(), TFLM).arithmetic()
     assert result.exit_code == (0 if like_tflm else 1)
     assert found["unexplained"] == 0
     named = next(a for a in found["arithmetics"] if a["runtime"] == "board")
     assert named["mismatches"] == 0
     assert named["samples"] >= 20
     best, *left = (v for name in (named["variant"], *named["unseparated"]) for v in KNOWN_VARIANTS if v.name == name)
-    alike = [EmulatedRuntime(ppo_bundle.int8_model(), v).arithmetic() == model.arithmetic() for v in (best, *left)]
+    alike = [EmulatedRuntime(ppo_bundle.model(), v).arithmetic() == model.arithmetic() for v in (best, *left)]
     assert any(alike)
     # These two differ at exact negative ties alone, which multipliers of 31 bits practically never reach.
     assert {v.name for v in left} <= {TFLM_SINGLE_ROUNDING.name, REFERENCE.name}

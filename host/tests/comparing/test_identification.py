@@ -30,7 +30,7 @@ INPUTS = random_inputs(1500, 6, 5)
 
 
 def _layers(variant: Variant, inputs=INPUTS, graph=GRAPH) -> list[LayerTensor]:
-    return EmulatedRuntime(graph, variant).layers_int8_batch(inputs)
+    return EmulatedRuntime(graph, variant).layers_raw_batch(inputs)
 
 
 @pytest.mark.parametrize("variant", [TFLM, TFLM_FIRST_SCALE, BUILTIN, TFLM_SINGLE_ROUNDING], ids=lambda v: v.name)
@@ -46,8 +46,8 @@ def test_a_known_arithmetic_is_named_from_layers(variant):
 @pytest.mark.parametrize("reference", LITERT_RUNTIMES, ids=lambda s: s.name)
 def test_a_real_runtime_is_among_the_candidates_left(reference):
     runtime = reference.make(MODEL)
-    by_layers = identify(reference.name, GRAPH, INPUTS[:500], runtime.layers_int8_batch(INPUTS[:500]))
-    by_outputs = identify_by_outputs(reference.name, GRAPH, INPUTS, runtime.infer_int8_batch(INPUTS))
+    by_layers = identify(reference.name, GRAPH, INPUTS[:500], runtime.layers_raw_batch(INPUTS[:500]))
+    by_outputs = identify_by_outputs(reference.name, GRAPH, INPUTS, runtime.infer_raw_batch(INPUTS))
     for found in (by_layers, by_outputs):
         assert reference.variant in [variant for group in found.groups for variant in group]
 
@@ -104,7 +104,7 @@ def test_variants_equal_by_construction_are_one_group():
 
 def test_variants_not_yet_separated_are_named():
     few = INPUTS[:3]
-    found = identify_by_outputs("board", GRAPH, few, EmulatedRuntime(GRAPH, TFLM).infer_int8_batch(few), [TFLM, XNNPACK])
+    found = identify_by_outputs("board", GRAPH, few, EmulatedRuntime(GRAPH, TFLM).infer_raw_batch(few), [TFLM, XNNPACK])
     assert found.unseparated == (XNNPACK,)
     assert "or like xnnpack" in found.verdict
     assert "ask for more to tell them apart" in found.verdict
@@ -119,9 +119,7 @@ def test_separating_inputs_tell_the_variants_apart(layers):
         if layers:
             found = identify("board", GRAPH, probes, _layers(variant, probes), variants)
         else:
-            found = identify_by_outputs(
-                "board", GRAPH, probes, EmulatedRuntime(GRAPH, variant).infer_int8_batch(probes), variants
-            )
+            found = identify_by_outputs("board", GRAPH, probes, EmulatedRuntime(GRAPH, variant).infer_raw_batch(probes), variants)
         assert found.groups == ((variant,),)
 
 

@@ -63,10 +63,10 @@ def test_inputs_of_a_normalized_policy_are_equal_behind_the_normalization() -> N
     bundle = replace(fake_bundle(), normalization=NORMALIZATION)
     observations = np.random.default_rng(0).normal(0, 3, (50, 6)).astype(np.float32)
     found = make_inputs(bundle, observations, random=4000, seed=1, source="")
-    assert np.array_equal(found.int8, bundle.to_int8(found.observations))
+    assert np.array_equal(found.raw, bundle.quantized(found.observations))
     assert np.array_equal(found.observations[4000:], observations)
     within = range(-115, 116)  # of 1/128 each, up to the clip
-    assert all(set(np.unique(found.int8[:4000, i])) == set(within) for i in range(6))
+    assert all(set(np.unique(found.raw[:4000, i])) == set(within) for i in range(6))
 
 
 @given(

@@ -18,8 +18,7 @@ from balance_hil.comparing.attribution import DROPPED_INPUT, IGNORED_CHANNEL_SCA
 from balance_hil.comparing.reduce import reduce
 from balance_hil.comparing.reduced_case import BoardSide
 from balance_hil.errors import BundleError, HarnessError, UnsupportedOperatorError, UsageError
-from balance_hil.quantize import INT16X8
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT16X8, RawArray
 from balance_hil.runtimes.emulated import EmulatedRuntime, Variant
 from balance_hil.runtimes.emulated.rules import BUILTIN, TFLM, XNNPACK
 from balance_hil.runtimes.isolated import IsolatedRuntime, RuntimeCrashError
@@ -34,15 +33,15 @@ from .. import contract
 class Emulated:
     """An emulator as a side; it counts what it is asked."""
 
-    def __init__(self, name: str, variant: Variant, change: Callable[[bytes, Int8Array], Int8Array] | None = None) -> None:
+    def __init__(self, name: str, variant: Variant, change: Callable[[bytes, RawArray], RawArray] | None = None) -> None:
         self.name, self._variant, self._change = name, variant, change
 
-    def infer_int8_batch(self, model: bytes, rows: Int8Array) -> Int8Array:
-        outputs = EmulatedRuntime(model, self._variant, threads=1).infer_int8_batch(rows)
+    def infer_raw_batch(self, model: bytes, rows: RawArray) -> RawArray:
+        outputs = EmulatedRuntime(model, self._variant, threads=1).infer_raw_batch(rows)
         return outputs if self._change is None else self._change(model, outputs)
 
 
-def rows_of(model: bytes, count: int = 100) -> Int8Array:
+def rows_of(model: bytes, count: int = 100) -> RawArray:
     return np.random.default_rng(0).integers(-128, 128, (count, read_graph(model).n_obs), dtype=np.int8)
 
 
@@ -69,7 +68,7 @@ def test_a_dropped_input_is_reduced_to_one_pixel_of_one_channel():
     assert len(found.model) < len(model)
     assert found.complete
     with IsolatedRuntime("int8-xnnpack") as runtime:  # the real one drops it, too
-        np.testing.assert_array_equal(runtime.infer_int8_batch(found.model, found.rows), found.answers.a)
+        np.testing.assert_array_equal(runtime.infer_raw_batch(found.model, found.rows), found.answers.a)
 
 
 def test_a_dense_difference_is_reduced_to_one_product():
@@ -89,7 +88,7 @@ def test_a_difference_of_an_lstm_is_reduced_to_it():
     assert [operator.name for operator in found.graph.operators] == ["UNIDIRECTIONAL_SEQUENCE_LSTM"]
     assert found.cause == LSTM_GATES
     with IsolatedRuntime("int8-builtin") as runtime:
-        np.testing.assert_array_equal(runtime.infer_int8_batch(found.model, found.rows), found.answers.a)
+        np.testing.assert_array_equal(runtime.infer_raw_batch(found.model, found.rows), found.answers.a)
 
 
 def test_nothing_differs():
@@ -108,7 +107,7 @@ def test_a_difference_that_needs_several_rows_keeps_them():
 
 
 def test_a_crash_is_reduced_to_the_operator_that_crashes():
-    def crash(model: bytes, outputs: Int8Array) -> Int8Array:
+    def crash(model: bytes, outputs: RawArray) -> RawArray:
         if any(operator.name == "TANH" for operator in read_graph(model).operators):
             raise RuntimeCrashError("it ends its process (status -11)", "")
         return outputs
@@ -140,7 +139,7 @@ def test_a_real_crash_of_a_runtime_is_written_and_its_test_fails(tmp_path: Path)
 def test_a_crash_that_does_not_come_again_is_kept_and_said():
     left = 3
 
-    def crash(model: bytes, outputs: Int8Array) -> Int8Array:
+    def crash(model: bytes, outputs: RawArray) -> RawArray:
         nonlocal left
         left -= 1
         if left >= 0:
@@ -155,7 +154,7 @@ def test_a_crash_that_does_not_come_again_is_kept_and_said():
 
 
 def test_a_refusal_is_no_crash():
-    def refuse(model: bytes, outputs: Int8Array) -> Int8Array:
+    def refuse(model: bytes, outputs: RawArray) -> RawArray:
         raise UnsupportedOperatorError("no TANH", "")
 
     model = random_policy(3)
@@ -180,8 +179,8 @@ def test_channels_compute_alone_what_they_computed_together(name: str, seed: int
     cut = keep_outputs(model, rows, [channel])
     if cut is None:
         return
-    whole = EmulatedRuntime(model, TFLM, threads=1).infer_int8_batch(rows).reshape(graph.output.shape)
-    alone = EmulatedRuntime(cut[0], TFLM, threads=1).infer_int8_batch(cut[1])
+    whole = EmulatedRuntime(model, TFLM, threads=1).infer_raw_batch(rows).reshape(graph.output.shape)
+    alone = EmulatedRuntime(cut[0], TFLM, threads=1).infer_raw_batch(cut[1])
     np.testing.assert_array_equal(alone.ravel(), whole[..., channel].ravel())
 
 
@@ -209,11 +208,11 @@ def test_what_is_left_out_of_a_sum_goes_into_the_bias():
     cut = keep_inputs(model, rows, [4], fold=True)
     assert cut is not None
     assert read_graph(cut[0]).n_obs == 1
-    outputs = [EmulatedRuntime(m, TFLM, threads=1).infer_int8_batch(r) for m, r in ((model, rows), cut)]
+    outputs = [EmulatedRuntime(m, TFLM, threads=1).infer_raw_batch(r) for m, r in ((model, rows), cut)]
     np.testing.assert_array_equal(*outputs)
     plain = keep_inputs(model, rows, [4], fold=False)
     assert plain is not None
-    assert not np.array_equal(EmulatedRuntime(plain[0], TFLM, threads=1).infer_int8_batch(plain[1]), outputs[0])
+    assert not np.array_equal(EmulatedRuntime(plain[0], TFLM, threads=1).infer_raw_batch(plain[1]), outputs[0])
 
 
 def test_a_crop_takes_its_pixels():
@@ -231,19 +230,19 @@ def test_a_runtime_in_a_process_of_its_own_comes_back_after_a_crash():
     model = random_policy(3)
     rows = rows_of(model, 3)
     with IsolatedRuntime("int8-reference") as runtime:
-        first = runtime.infer_int8_batch(model, rows)
+        first = runtime.infer_raw_batch(model, rows)
         assert runtime._process is not None
         runtime._process.kill()
         runtime._process.wait()
-        np.testing.assert_array_equal(runtime.infer_int8_batch(model, rows), first)
+        np.testing.assert_array_equal(runtime.infer_raw_batch(model, rows), first)
     with IsolatedRuntime("int8-reference", timeout_s=0) as slow, pytest.raises(RuntimeCrashError, match="does not answer"):
-        slow.infer_int8_batch(model, rows)
+        slow.infer_raw_batch(model, rows)
 
 
 def test_a_process_that_ends_is_a_crash(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with IsolatedRuntime("tflm") as runtime, pytest.raises(RuntimeCrashError, match="ends its process"):
-        runtime.infer_int8_batch(random_policy(3), rows_of(random_policy(3), 1))
+        runtime.infer_raw_batch(random_policy(3), rows_of(random_policy(3), 1))
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------------

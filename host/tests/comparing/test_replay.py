@@ -10,9 +10,8 @@ import pytest
 
 from balance_hil.comparing.replay import Replay, ReplayRow, replay
 from balance_hil.errors import NonFiniteInputError, RecordingError, RecordingMismatchError
-from balance_hil.quantize import QuantParams
+from balance_hil.quantize import QuantParams, RawArray
 from balance_hil.recording import Recording, read_recording
-from balance_hil.runtimes.base import Int8Array
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 
 from .fakes import FakeFloat, FakeInt8, fake_bundle
@@ -106,8 +105,8 @@ def test_a_float_runtime_without_an_answer_is_an_error(recording: Recording) -> 
 def test_a_board(recording: Recording, wrong: int) -> None:
     runtime = FakeInt8("policy", wrong={2: wrong}, above=50)
 
-    def policy(values: Int8Array) -> Int8Array:
-        return runtime.infer_int8(values)
+    def policy(values: RawArray) -> RawArray:
+        return runtime.infer_raw(values)
 
     with fake_board(FakeFirmware(fake_info(BUNDLE), policy), BUNDLE) as board:
         result = replay(recording, "run.mcap", BUNDLE, board)
@@ -117,7 +116,7 @@ def test_a_board(recording: Recording, wrong: int) -> None:
 
 
 def test_a_board_that_quantizes_otherwise(recording: Recording) -> None:
-    firmware = FakeFirmware(fake_info(BUNDLE), FakeInt8("policy").infer_int8)
+    firmware = FakeFirmware(fake_info(BUNDLE), FakeInt8("policy").infer_raw)
     with fake_board(firmware, BUNDLE) as board:
         firmware.info = replace(firmware.info, input_zero_point=firmware.info.input_zero_point + 20)
         rows = rows_of(replay(recording, "run.mcap", BUNDLE, board))

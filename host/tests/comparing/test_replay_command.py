@@ -15,22 +15,23 @@ from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.cli import replay as cli
 from balance_hil.errors import BundleError, RecordingError, RecordingMismatchError, UsageError
+from balance_hil.quantize import RawArray
 from balance_hil.runtimes import load_runtime
-from balance_hil.runtimes.base import Int8Array, Int8Runtime
+from balance_hil.runtimes.base import ModelRuntime
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info
 
 from .recordings import write_recording
 
 
 @pytest.fixture
-def tflm(ppo_bundle: Bundle) -> Int8Runtime:
+def tflm(ppo_bundle: Bundle) -> ModelRuntime:
     runtime = load_runtime("tflm", ppo_bundle)
-    assert isinstance(runtime, Int8Runtime)
+    assert isinstance(runtime, ModelRuntime)
     return runtime
 
 
 @pytest.fixture
-def run_file(tmp_path: Path, ppo_bundle: Bundle, tflm: Int8Runtime, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run_file(tmp_path: Path, ppo_bundle: Bundle, tflm: ModelRuntime, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recording in a folder where policies/ holds the bundle under another name."""
     shutil.copytree(ppo_bundle.path, tmp_path / "policies" / "renamed")
     monkeypatch.chdir(tmp_path)
@@ -66,11 +67,11 @@ def test_another_arithmetic_exits_with_1_and_says_where(run_file: Path) -> None:
 
 
 @pytest.mark.parametrize("flip", [0, 1])
-def test_a_board(run_file: Path, ppo_bundle: Bundle, tflm: Int8Runtime, monkeypatch: pytest.MonkeyPatch, flip: int) -> None:
+def test_a_board(run_file: Path, ppo_bundle: Bundle, tflm: ModelRuntime, monkeypatch: pytest.MonkeyPatch, flip: int) -> None:
     opened: list[tuple[str, dict[str, Any]]] = []
 
-    def policy(values: Int8Array) -> Int8Array:
-        output = tflm.infer_int8(values).copy()
+    def policy(values: RawArray) -> RawArray:
+        output = tflm.infer_raw(values).copy()
         output[1] ^= values[0] & flip
         return output
 
@@ -94,7 +95,7 @@ def test_the_bundle_can_be_named(run_file: Path, ppo_bundle: Bundle, tmp_path: P
     assert hil_replay(run_file, "-r", "tflm", "--bundle", ppo_bundle.path).exit_code == 0
 
 
-def test_a_recording_of_another_model(tmp_path: Path, ppo_bundle: Bundle, tflm: Int8Runtime) -> None:
+def test_a_recording_of_another_model(tmp_path: Path, ppo_bundle: Bundle, tflm: ModelRuntime) -> None:
     path = write_recording(tmp_path / "run.mcap", ppo_bundle, tflm, steps=2, recorded_with="f" * 12)
     result = hil_replay(path, "-r", "tflm", "--bundle", ppo_bundle.path)
     assert isinstance(result.exception, RecordingMismatchError)

@@ -61,7 +61,7 @@ def tflm_layers(model: bytes, inputs: np.ndarray) -> tuple[list[np.ndarray], np.
         interpreter.invoke()
         for layer, tensor in zip(layers, int8_tensors, strict=True):
             layer[i] = interpreter.GetTensor(tensor.index, 0)["tensor_data"].reshape(-1)
-    return layers, tflm.infer_int8_batch(inputs)
+    return layers, tflm.infer_raw_batch(inputs)
 
 
 def assert_equals_tflm(run: RunCheck, model: bytes, inputs: np.ndarray, folder: Path) -> None:

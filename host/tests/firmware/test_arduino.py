@@ -101,7 +101,7 @@ def test_the_sketch_serves_the_policy(sketch: Path, ppo_bundle: Bundle) -> None:
         assert (board.info.engine, board.info.rx_buffer, board.info.clock_hz) == ("int8", 256, 1_000_000)
         assert board.self_test() == messages.SelfTestResult(0, 8, 0, 0xFFFF)
         golden = np.load(ppo_bundle.file("golden.npz"))
-        replies = board.infer_int8_batch(golden["input_int8"][:200])
+        replies = board.infer_raw_batch(golden["input_int8"][:200])
         assert np.array_equal([reply.output for reply in replies], golden["output_int8"][:200])
         assert board.stats().dropped_replies == 0
 
@@ -114,7 +114,7 @@ def test_a_policy_is_uploaded_and_the_next_one_too(sketch: Path, ppo_bundle: Bun
             assert board.load(bundle).uploaded
             assert (board.info.model_id, board.info.uploaded) == (bundle.id, 1)
             golden = np.load(bundle.file("golden.npz"))
-            replies = board.infer_int8_batch(golden["input_int8"][:50])
+            replies = board.infer_raw_batch(golden["input_int8"][:50])
             assert np.array_equal([reply.output for reply in replies], golden["output_int8"][:50])
 
 

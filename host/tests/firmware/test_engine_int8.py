@@ -125,7 +125,7 @@ def test_per_tensor_multiplier_is_a_product_of_doubles(run: RunCheck, tmp_path: 
     out = builder.dense(source, weights, float(weight_scale), (float(output_scale), 0), bias)
     model = builder.build([source], [out])
     assert_equals_tflm(run, model, np.zeros((1, 1), np.int8), tmp_path)
-    assert TflmRuntime(model).infer_int8(np.zeros(1, np.int8))[0] == _requantize(int(bias[0]), *new)
+    assert TflmRuntime(model).infer_raw(np.zeros(1, np.int8))[0] == _requantize(int(bias[0]), *new)
 
 
 def _multiplier(value: float) -> tuple[int, int]:

@@ -90,7 +90,7 @@ def golden(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     """Observations, and the actions that the host computes for them."""
     with np.load(bundle.file("golden.npz")) as arrays:
         rows = arrays["observations"][:ROWS]
-    outputs = TflmRuntime(bundle.int8_model()).infer_int8_batch(bundle.to_int8(rows))
+    outputs = TflmRuntime(bundle.model()).infer_raw_batch(bundle.quantized(rows))
     return rows, dequantize(outputs, bundle.output_quant)
 
 

@@ -66,7 +66,7 @@ def test_inference_and_tensors_equal_the_tflm_runtime(loaded: EngineHost) -> Non
     rng = np.random.default_rng(5)
     for _ in range(200):
         row = rng.integers(-128, 128, N_OBS).astype(np.int8)
-        assert call(loaded, INFER, row.tobytes()) == (Status.OK, 0, model.infer_int8(row).tobytes())
+        assert call(loaded, INFER, row.tobytes()) == (Status.OK, 0, model.infer_raw(row).tobytes())
         for op, layer in enumerate(model.layers(row)):
             assert call(loaded, TENSOR, struct.pack("<H", op)) == (Status.OK, 0, layer.tobytes())
 
@@ -92,7 +92,7 @@ def test_models_side_by_side_do_not_know_of_each_other(loaded: EngineHost) -> No
     assert call(loaded, INIT, AMPLE + tiny_model("RELU"), 1)[0] == Status.OK
     row = np.arange(N_OBS, dtype=np.int8) * 20
     for number, model in ((0, first), (1, second), (0, first)):
-        assert call(loaded, INFER, row.tobytes(), number)[2] == model.infer_int8(row).tobytes()
+        assert call(loaded, INFER, row.tobytes(), number)[2] == model.infer_raw(row).tobytes()
     assert call(loaded, TENSOR, struct.pack("<H", 0), 1)[2] == second.layers(row)[0].tobytes()
 
 
@@ -148,7 +148,7 @@ def test_process_serves_its_socket_and_ends_with_it() -> None:
         for piece in (whole[:3], whole[3:700], whole[700:]):
             ours.sendall(piece)
         reply = b""
-        while not reply.endswith(TflmRuntime(tiny_model()).infer_int8(np.zeros(N_OBS, np.int8)).tobytes()):
+        while not reply.endswith(TflmRuntime(tiny_model()).infer_raw(np.zeros(N_OBS, np.int8)).tobytes()):
             reply += ours.recv(4096)
         ours.close()
         assert process.wait(DEADLINE_S) == 0
@@ -176,6 +176,6 @@ def test_whole_native_board_with_tflm(native_program: Path, tmp_path: Path) -> N
         for row in rows:
             action = board.ask(messages.InferInt8(row))
             assert isinstance(action, messages.Action)
-            assert action.output.tobytes() == model.infer_int8(row).tobytes()
+            assert action.output.tobytes() == model.infer_raw(row).tobytes()
             tensor = board.ask(messages.Tensor(0, 0))
             assert tensor == messages.TensorData(0, 0, len(model.layers(row)[0]), model.layers(row)[0])

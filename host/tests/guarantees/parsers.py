@@ -260,12 +260,12 @@ def _by_file(folder: Path, name: str, parse: Callable[[Path], object]) -> Parse:
 
 def tflite(folder: Path) -> Parser:
     """The flatbuffer, as every command opens it."""
-    from balance_hil.tflite.edit import int8_core, select_output
+    from balance_hil.tflite.edit import quantized_core, select_output
     from balance_hil.tflite.graph import read_graph
 
     def parse(data: bytes) -> None:
         read_graph(data)
-        int8_core(select_output(data, None))
+        quantized_core(select_output(data, None))
 
     return [(MODELS / name / "policy_int8.tflite").read_bytes() for name in ("ppo", "ppo-rounding-invariant")], damaged, parse
 

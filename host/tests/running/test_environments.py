@@ -231,7 +231,7 @@ def board_of(bundle_for):
     def make(environment, **faults):
         bundle = bundle_for(environment)
         with load_runtime("tflm", bundle) as tflm:
-            firmware = FakeFirmware(fake_info(bundle), tflm.infer_int8, **faults)
+            firmware = FakeFirmware(fake_info(bundle), tflm.infer_raw, **faults)
         return fake_board(firmware, bundle), bundle
 
     return make

@@ -31,7 +31,7 @@ def checked(request):
 )
 def test_it_accepts_what_the_host_computes_and_nothing_else(checked, observation, element, other):
     bundle, check = checked
-    values = bundle.to_int8(observation)
+    values = bundle.quantized(observation)
     assert check(observation, values)
     values[element] = (int(values[element]) + 128 + other) % 256 - 128
     assert not check(observation, values)
@@ -42,7 +42,7 @@ def test_ties_and_their_neighbors(checked):
     for code in np.arange(-100, 100) + 0.5:
         tie = np.full(N_OBS, np.float32(code) * np.float32(bundle.input_quant.scale), np.float32)
         for observation in (tie, np.nextafter(tie, np.float32(np.inf)), np.nextafter(tie, np.float32(-np.inf))):
-            right = bundle.to_int8(observation)
+            right = bundle.quantized(observation)
             assert check(observation, right)
             for wrong in (right.astype(int) + 1, right.astype(int) - 1):
                 assert not check(observation, wrong.clip(-128, 127).astype(np.int8)) or np.any(abs(wrong) > 127)
@@ -51,7 +51,7 @@ def test_ties_and_their_neighbors(checked):
 def test_another_length_is_no_input(checked):
     bundle, check = checked
     observation = np.zeros(N_OBS, np.float32)
-    assert not check(observation, bundle.to_int8(observation)[:-1])
+    assert not check(observation, bundle.quantized(observation)[:-1])
 
 
 @settings(max_examples=100)
@@ -59,7 +59,7 @@ def test_another_length_is_no_input(checked):
 def test_other_element_types_are_compared_by_their_bits(checked, observation, element, byte):
     for kind, scale in ((INT16X8, 1e-4), (FLOAT32, 1.0)):
         bundle = replace(checked[0], input_quant=QuantParams(scale, 0, kind))
-        values = bundle.to_int8(observation)
+        values = bundle.quantized(observation)
         assert InputCheck(bundle)(observation, values)
         values = values.copy()
         values.view(np.int8)[element * values.itemsize + byte % values.itemsize] ^= 1

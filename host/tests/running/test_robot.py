@@ -31,7 +31,7 @@ def status(bundle: Bundle, mode: str = "shadow", state: str = "running") -> byte
 
 @pytest.fixture(scope="module")
 def runtime(ppo_bundle: Bundle) -> TflmRuntime:
-    return TflmRuntime(ppo_bundle.int8_model())
+    return TflmRuntime(ppo_bundle.model())
 
 
 def printed(bundle: Bundle, count: int = 300) -> list[bytes]:

@@ -12,7 +12,7 @@ def test_every_differing_reply_is_counted_however_the_trace_is_divided(ppo_bundl
     monkeypatch.setattr(trace, "BLOCK_ROWS", block_rows)
     inputs = np.random.default_rng(0).integers(-128, 128, (30, ppo_bundle.spec.n_obs), dtype=np.int8)
     with load_runtime("tflm", ppo_bundle) as runtime:
-        outputs = runtime.infer_int8_batch(inputs)
+        outputs = runtime.infer_raw_batch(inputs)
     outputs[[3, 4, 29], 0] ^= 1
     with trace.Trace(kept=True) as kept:
         for row, output in zip(inputs, outputs, strict=True):

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balance_hil.bundle import FLOAT_MODEL
-from balance_hil.errors import BundleError, ModelNotInt8Error, UsageError
+from balance_hil.errors import BundleError, ElementTypeError, UsageError
 from balance_hil.quantize import FLOAT32, INT16X8
 from balance_hil.testing.synthetic_models import ModelBuilder, actor
 from balance_hil.tflite.codec import edit, pack, schema, unpack
-from balance_hil.tflite.edit import int8_core, select_output
+from balance_hil.tflite.edit import quantized_core, select_output
 from balance_hil.tflite.graph import read_graph
 
 
 def test_graph_of_the_shipped_policy_is_three_dense_layers_with_the_clip_fused(ppo_bundle):
-    graph = read_graph(ppo_bundle.int8_model())
+    graph = read_graph(ppo_bundle.model())
     assert graph.operator_counts() == {"FULLY_CONNECTED": 3}
     assert [operator.activation for operator in graph.operators] == ["RELU", "RELU", "RELU_N1_TO_1"]
     assert (graph.n_obs, graph.n_act) == (6, 2)
@@ -26,7 +26,7 @@ def test_graph_of_the_shipped_policy_is_three_dense_layers_with_the_clip_fused(p
 
 
 def test_weights_have_one_scale_for_each_output_channel(ppo_bundle):
-    graph = read_graph(ppo_bundle.int8_model())
+    graph = read_graph(ppo_bundle.model())
     weights = [graph.tensors[operator.inputs[1]] for operator in graph.operators]
     assert [len(tensor.scales) for tensor in weights] == [tensor.shape[0] for tensor in weights]
     assert all(tensor.constant for tensor in weights)
@@ -34,7 +34,7 @@ def test_weights_have_one_scale_for_each_output_channel(ppo_bundle):
 
 
 def test_per_tensor_export_has_one_scale_for_each_weight_tensor_and_ends_in_tanh(tiny_bundle):
-    graph = read_graph(tiny_bundle.int8_model())
+    graph = read_graph(tiny_bundle.model())
     assert graph.operator_counts() == {"FULLY_CONNECTED": 3, "TANH": 1}
     dense = [operator for operator in graph.operators if operator.name == "FULLY_CONNECTED"]
     assert [len(graph.tensors[operator.inputs[1]].scales) for operator in dense] == [1, 1, 1]
@@ -50,9 +50,9 @@ def test_a_hybrid_model_has_no_quantization():
     source = build.tensor((1, 6))
     weights = build.tensor((2, 6), 0.1, data=np.ones((2, 6), np.int8))
     graph = read_graph(build.build(source, build.operator("FULLY_CONNECTED", (source, weights), build.tensor((1, 2)))))
-    with pytest.raises(ModelNotInt8Error, match=r"input .* is FLOAT32"):
+    with pytest.raises(ElementTypeError, match=r"input .* is FLOAT32"):
         _ = graph.input_quant
-    with pytest.raises(ModelNotInt8Error, match="output"):
+    with pytest.raises(ElementTypeError, match="output"):
         _ = graph.output_quant
 
 
@@ -61,14 +61,14 @@ def test_int16_with_a_zero_point_is_refused():
     source, target = build.tensor((1, 6), 0.1, 1), build.tensor((1, 6), 1 / 32768)
     graph = read_graph(build.build(source, build.operator("TANH", (source,), target)))
     assert graph.output_quant.kind == INT16X8
-    with pytest.raises(ModelNotInt8Error, match=r"zero points \[1\], not int16x8"):
+    with pytest.raises(ElementTypeError, match=r"zero points \[1\], not int16x8"):
         _ = graph.input_quant
 
 
 @pytest.mark.parametrize("size", [0, 3, 8, 60, 500, 3000])
 def test_a_cut_model_is_refused(ppo_bundle, size):
     with pytest.raises(BundleError):
-        read_graph(ppo_bundle.int8_model()[:size])
+        read_graph(ppo_bundle.model()[:size])
 
 
 def test_another_kind_of_file_is_refused():
@@ -92,8 +92,8 @@ def test_a_garbled_model_is_read_or_refused(data):
             st.sampled_from([b"\xff" * 4, bytes(4), b"\xff\xff\xff\x7f"]) | st.binary(min_size=4, max_size=4)
         )
     model = bytes(model[: data.draw(st.integers(0, len(model)) | st.just(len(model)))])
-    for read in (read_graph, lambda m: select_output(m, None), int8_core):
-        with contextlib.suppress(BundleError, ModelNotInt8Error, UsageError):
+    for read in (read_graph, lambda m: select_output(m, None), quantized_core):
+        with contextlib.suppress(BundleError, ElementTypeError, UsageError):
             read(model)
 
 
@@ -149,7 +149,7 @@ def test_numbers_that_cannot_be_are_refused(change, why):
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_scale_is_no_int8_model(scale):
     graph = read_graph(_spoiled(lambda graph, _: setattr(graph.tensors[0].quantization, "scale", [scale])))
-    with pytest.raises(ModelNotInt8Error, match="not int8 with one scale"):
+    with pytest.raises(ElementTypeError, match="not int8 with one scale"):
         _ = graph.input_quant
 
 
@@ -164,7 +164,7 @@ def test_tensors_without_names_are_numbered():
 
 
 def test_packing_keeps_what_was_read(ppo_bundle):
-    model = ppo_bundle.int8_model()
+    model = ppo_bundle.model()
     again = pack(unpack(model))
     assert read_graph(again) == read_graph(model)
     for before, after in zip(read_graph(model).tensors, read_graph(again).tensors, strict=True):

@@ -52,7 +52,7 @@ def engine_cost(
     Args:
         board: of kind qemu.
         engine: "int8", or "tflm" where HIL_TFLM_LIB names its library.
-        model: bytes of an int8 ``.tflite``.
+        model: bytes of a ``.tflite``.
         header: its ``model.h``, with vectors by which the firmware verifies its outputs.
         progress: called with a message before a build.
 

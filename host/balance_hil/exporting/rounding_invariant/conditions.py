@@ -38,7 +38,7 @@ def prove(model: bytes) -> Proof:
 
     Raises:
         ExportError: the first condition that does not hold; the message names operator and condition.
-        ModelNotInt8Error, BundleError: not an int8 model.
+        ElementTypeError, BundleError: not an int8 model.
     """
     graph = read_graph(model)
     shifts: list[int] = []

@@ -140,7 +140,7 @@ class FakeQuantNetwork:
             layers.append(DenseCodes(weight.detach().numpy().astype(np.int8), bias.detach().numpy().astype(np.int32), exponents))
         return tuple(layers)
 
-    def infer_int8_batch(self, inputs: NDArray[np.int8], layers: tuple[DenseCodes, ...]) -> NDArray[np.int8]:
+    def infer_raw_batch(self, inputs: NDArray[np.int8], layers: tuple[DenseCodes, ...]) -> NDArray[np.int8]:
         """Output codes, int8 [n, n_act], for input codes, int8 [n, n_obs], with the integers of ``layers``, which it keeps."""
         torch = self._torch
         with torch.no_grad():

@@ -18,7 +18,7 @@ from balance_hil.exporting.rounding_invariant.layout import DenseCodes, Grid, St
 from balance_hil.exporting.rounding_invariant.scales import choose_grids, choose_weight_exponents
 from balance_hil.quantize import INT8_MAX, INT8_MIN
 from balance_hil.runtimes import INT8_RUNTIME_NAMES
-from balance_hil.runtimes.tflite import TfliteInt8Runtime
+from balance_hil.runtimes.tflite import TfliteModelRuntime
 from balance_hil.runtimes.tflm import TflmRuntime
 from balance_hil.tflite.codec import pack, unpack
 from balance_hil.tflite.graph import TfliteGraph, read_graph
@@ -117,7 +117,7 @@ def _check_forward(network: FakeQuantNetwork, tuned: FineTuned, model: bytes, se
     """The fine-tuned network and the written model must be one and the same."""
     runtime = TflmRuntime(model)
     inputs = np.random.default_rng(seed).integers(INT8_MIN, INT8_MAX + 1, (_FORWARD_SAMPLES, runtime.n_obs)).astype(np.int8)
-    wrong = int(np.count_nonzero(network.infer_int8_batch(inputs, tuned.layers) != runtime.infer_int8_batch(inputs)))
+    wrong = int(np.count_nonzero(network.infer_raw_batch(inputs, tuned.layers) != runtime.infer_raw_batch(inputs)))
     if wrong:
         raise ExportError(
             f"the fine-tuned network and the written model differ in {wrong} outputs of {_FORWARD_SAMPLES} inputs",
@@ -128,15 +128,15 @@ def _check_forward(network: FakeQuantNetwork, tuned: FineTuned, model: bytes, se
 def differing_outputs(model: bytes, samples: int, seed: int) -> dict[str, int]:
     """How many of ``samples`` · n_act output values of each runtime are not TFLM's, for inputs uniform over all int8 codes."""
     reference = TflmRuntime(model)
-    others = {name: TfliteInt8Runtime(name, model) for name in INT8_RUNTIME_NAMES if name != "tflm"}
+    others = {name: TfliteModelRuntime(name, model) for name in INT8_RUNTIME_NAMES if name != "tflm"}
     counts = dict.fromkeys(others, 0)
     rng = np.random.default_rng(seed)
     for start in range(0, samples, _BLOCK_ROWS):
         shape = (min(_BLOCK_ROWS, samples - start), reference.n_obs)
         block = rng.integers(INT8_MIN, INT8_MAX + 1, shape).astype(np.int8)
-        expected = reference.infer_int8_batch(block)
+        expected = reference.infer_raw_batch(block)
         for name, runtime in others.items():
-            counts[name] += int(np.count_nonzero(runtime.infer_int8_batch(block) != expected))
+            counts[name] += int(np.count_nonzero(runtime.infer_raw_batch(block) != expected))
     return counts
 
 

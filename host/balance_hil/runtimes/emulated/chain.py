@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8_MIN
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8_MIN, RawArray
 from balance_hil.runtimes.emulated.primitives import Int64Array
 from balance_hil.runtimes.emulated.requantize import Requantizer, Rule
 
@@ -24,7 +23,7 @@ _CHANNELS = 4  # of a word
 class Dense:
     """A FULLY_CONNECTED: weights, int8 [channels, depth], and what is added to their sums, int64 [channels]."""
 
-    weights: Int8Array
+    weights: RawArray
     offsets: Int64Array
     requantize: Requantizer
 
@@ -43,7 +42,7 @@ class Dense:
 class Table:
     """An element-wise operator on ``size`` values: its outputs, int8 [256], for -128, -127, …"""
 
-    values: Int8Array
+    values: RawArray
     size: int
 
     @property
@@ -94,7 +93,7 @@ class Chain:
         self._weights, self._numbers = np.concatenate(weights, axis=1), np.concatenate(numbers)
         self._tables = np.stack(tables)
 
-    def outputs(self, inputs: Int8Array, threads: int = 1) -> list[Int8Array]:
+    def outputs(self, inputs: RawArray, threads: int = 1) -> list[RawArray]:
         """The wanted outputs, int8 [n, size] each, for inputs, int8 [n, ...], computed by so many threads.
 
         Raises:
@@ -133,7 +132,7 @@ def _padded(numbers: Int64Array) -> Int64Array:
     return np.pad(numbers, ((0, -len(numbers) % _CHANNELS), (0, 0)))
 
 
-def _words(weights: Int8Array) -> NDArray[np.int32]:
+def _words(weights: RawArray) -> NDArray[np.int32]:
     """Weights, int8 [channels, depth], in three planes of words, int32 [3, groups of channels × groups of depth × 4 channels].
 
     A word of the first plane has four weights; those of the other two have the even and the odd ones of these as int16.

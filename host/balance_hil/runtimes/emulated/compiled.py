@@ -24,7 +24,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import RawArray
 
 ROWS, CHANNELS = 64, 4
 CLAIM = 8 * ROWS  # rows that a thread takes at a time
@@ -71,13 +71,13 @@ _ALIGNMENT = {_I8: 1, _I16: 2, _I32: 4, _I64: 8, _F32: 4, _F64: 8}
 
 
 def _chain(
-    inputs: Int8Array,
+    inputs: RawArray,
     claimed: NDArray[np.int64],
     stages: NDArray[Any],
     weights: NDArray[np.int32],
     numbers: NDArray[np.int64],
     tables: NDArray[np.uint8],
-    outputs: Int8Array,
+    outputs: RawArray,
 ) -> None:
     """Takes rows of inputs, int8 [n, width], through all stages, CLAIM at a time, until all are claimed.
 
@@ -107,7 +107,7 @@ def _chain(
         start = _claim(claimed.ctypes.data, CLAIM)
 
 
-def _read_inputs(inputs: Int8Array, row: int, stage: Any, rest: Int8Array, values: int) -> None:
+def _read_inputs(inputs: RawArray, row: int, stage: Any, rest: RawArray, values: int) -> None:
     n, width = inputs.shape
     if row + ROWS + CHANNELS <= n:
         _read_rows(inputs.ctypes.data + row * width, width, stage.groups, values)
@@ -138,7 +138,7 @@ def _dense_stage(
             _rounded_nearest(sums, channel, stage.low, stage.high, words)
 
 
-def _write_outputs(values: int, stage: Any, row: int, stop: int, n: int, outputs: Int8Array, rest: Int8Array) -> None:
+def _write_outputs(values: int, stage: Any, row: int, stop: int, n: int, outputs: RawArray, rest: RawArray) -> None:
     start, groups = stage.target * n + row * stage.channels, -(-stage.channels // CHANNELS)
     end = start + min(ROWS, stop - row) * stage.channels
     if stage.channels % (4 * CHANNELS) == 0 and row + ROWS <= stop:
@@ -151,7 +151,7 @@ def _write_outputs(values: int, stage: Any, row: int, stop: int, n: int, outputs
             outputs[start + i] = rest[i]
 
 
-def _look_up_loop(values: NDArray[np.uint8], table: Int8Array, outputs: Int8Array) -> None:
+def _look_up_loop(values: NDArray[np.uint8], table: RawArray, outputs: RawArray) -> None:
     for i in range(len(values)):
         outputs[i] = table[values[i]]
 
@@ -547,4 +547,4 @@ def _compiled(function: Callable[..., None]) -> Any:
 
 _read, _dense, _write = (_compiled(function) for function in (_read_inputs, _dense_stage, _write_outputs))
 run_chain: Callable[..., None] = _compiled(_chain)
-look_up: Callable[[NDArray[np.uint8], Int8Array, Int8Array], None] = _compiled(_look_up_loop)
+look_up: Callable[[NDArray[np.uint8], RawArray, RawArray], None] = _compiled(_look_up_loop)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8, RawArray
 from balance_hil.runtimes.emulated.chain import Dense
 from balance_hil.runtimes.emulated.dense import INT32, DenseRows, bias_of, constants, data_of, layer
 from balance_hil.runtimes.emulated.kernel import Kernel, Run, Values, quant_of, unsupported
@@ -23,7 +22,7 @@ from balance_hil.runtimes.emulated.rules import Kernels, Rounding, Variant, of_c
 from balance_hil.runtimes.emulated.tables import clamp_bounds, fused_bounds
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
-_Images = Callable[[Int8Array, Int8Array], None]  # images, [n, height, width, channels], and outputs to be written
+_Images = Callable[[RawArray, RawArray], None]  # images, [n, height, width, channels], and outputs to be written
 _Part = tuple[slice, Dense]  # of the output's channels
 _BLOCK_BYTES = 1 << 22  # of patches or sums that are made at a time
 _MOST_PRODUCTS = 1 << 31  # for one input: a second of work
@@ -147,7 +146,7 @@ def pool(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:
     low, high = clamp_bounds(operator.activation, quant_of(target), Kernels.REFERENCE)  # XNNPACK takes no pooling in int8
     average = operator.name == "AVERAGE_POOL_2D"
 
-    def run(images: Int8Array, outputs: Int8Array) -> None:
+    def run(images: RawArray, outputs: RawArray) -> None:
         _loops().pool(images, window.numbers, average, low, high, outputs)
 
     return Kernel(_in_blocks(run, source, target, 1), (low, high))
@@ -170,7 +169,7 @@ def _parts(
     graph: TfliteGraph,
     operator: Operator,
     variant: Variant,
-    matrix: Int8Array,
+    matrix: RawArray,
     weights: Tensor,
     bias: Tensor | None,
     groups: int,
@@ -203,7 +202,7 @@ def _by_patches(window: Window, parts: list[_Part], zero_point: int) -> _Images:
     """Every part is a dense layer on the inputs of its group, one row for each pixel."""
     layers = [(part, DenseRows(dense)) for part, dense in parts]
 
-    def run(images: Int8Array, outputs: Int8Array) -> None:
+    def run(images: RawArray, outputs: RawArray) -> None:
         depth = images.shape[3]
         if window.plain:
             rows = images
@@ -221,7 +220,7 @@ def _by_patches(window: Window, parts: list[_Part], zero_point: int) -> _Images:
 def _floored_blocks(run: _Images, floored: _Images) -> _Images:
     """``floored`` for the whole blocks of 8 pixels of each image, ``run`` for the rest."""
 
-    def both(images: Int8Array, outputs: Int8Array) -> None:
+    def both(images: RawArray, outputs: RawArray) -> None:
         run(images, outputs)
         others = np.empty_like(outputs)
         floored(images, others)
@@ -245,7 +244,7 @@ def _sums(
     wide = any(dense.requantize.rounding is Rounding.REDUCED for _, dense in parts)
     start = bias.astype(np.int64 if wide else np.int32)
 
-    def run(images: Int8Array, outputs: Int8Array) -> None:
+    def run(images: RawArray, outputs: RawArray) -> None:
         sums = np.empty(outputs.shape, start.dtype)
         getattr(_loops(), loop)(images, window.numbers, zero_point, weights, start, sums)
         rows = sums.reshape(-1, outputs.shape[3]), outputs.reshape(-1, outputs.shape[3])

@@ -7,14 +7,13 @@ from functools import partial
 
 import numpy as np
 
-from balance_hil.quantize import INT8_MAX, INT8_MIN
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8_MAX, INT8_MIN, RawArray
 from balance_hil.runtimes.emulated.chain import Table
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported, with_constants
 from balance_hil.runtimes.emulated.rules import Variant
 from balance_hil.tflite.graph import Operator, Tensor, TfliteGraph
 
-_SAME: Int8Array = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity table
+_SAME: RawArray = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)  # identity table
 
 
 def reshape(graph: TfliteGraph, operator: Operator, variant: Variant) -> Kernel:

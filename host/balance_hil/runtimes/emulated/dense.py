@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, QuantParams
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8, QuantParams, RawArray
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense
 from balance_hil.runtimes.emulated.kernel import Kernel, Values, quant_of, unsupported
 from balance_hil.runtimes.emulated.requantize import Requantizer, Scales
@@ -70,7 +69,7 @@ def constants(graph: TfliteGraph, operator: Operator, weights: int, bias: int) -
     return matrix, offsets
 
 
-def data_of(tensor: Tensor) -> Int8Array:
+def data_of(tensor: Tensor) -> RawArray:
     """Values of the constant that ``constants`` has found."""
     assert tensor.data is not None
     return tensor.data
@@ -82,7 +81,7 @@ def bias_of(bias: Tensor | None, channels: int) -> NDArray[np.int64]:
 
 
 def layer(
-    matrix: Int8Array,
+    matrix: RawArray,
     bias: NDArray[np.int64],
     scales: tuple[float, ...],
     source: QuantParams,
@@ -111,7 +110,7 @@ class DenseRows:
     def __init__(self, dense: Dense) -> None:
         self._dense = dense
 
-    def __call__(self, rows: Int8Array) -> Int8Array:
+    def __call__(self, rows: RawArray) -> RawArray:
         """In compiled code, if it is worth loading that."""
         if len(rows) >= WORTH_COMPILED_CODE and self._chain is not None:
             return self._chain.outputs(rows)[0]

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT16X8, QuantParams
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT16X8, QuantParams, RawArray
 from balance_hil.runtimes.emulated.libm import expf
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
@@ -79,14 +78,14 @@ def _power(source: QuantParams) -> int:
     return int(round_half_away(power)) if abs(power - round_half_away(power)) < 1e-3 else -1
 
 
-def _tanh(source: QuantParams, variant: Variant) -> Int8Array:
+def _tanh(source: QuantParams, variant: Variant) -> RawArray:
     if variant.kernels is Kernels.OPTIMIZED and _power(source) in (0, 1):
         steps = np.clip(_every(source) << _power(source), INT16X8.low, INT16X8.high)
         return gemmlowp_tanh(steps, _INTEGER_BITS, 16).astype(np.int16)
     return interpolated_tanh(_argument(source, (0, 1))).astype(np.int16)
 
 
-def _logistic(source: QuantParams, variant: Variant) -> Int8Array:
+def _logistic(source: QuantParams, variant: Variant) -> RawArray:
     if variant.kernels is Kernels.OPTIMIZED and _power(source) == 0:
         return gemmlowp_logistic(_every(source), _INTEGER_BITS, 16).astype(np.int16)
     return interpolated_logistic(_argument(source, (0,))).astype(np.int16)
@@ -108,7 +107,7 @@ class Softmax:
         self._reciprocals = _table(lambda x: real(1) / (real(1) + x), real, 1, INT16X8.low)
         self.arithmetic = in_micro, self._multiplier, scaled  # what its outputs depend on
 
-    def __call__(self, rows: Int8Array) -> Int64Array:
+    def __call__(self, rows: RawArray) -> Int64Array:
         """Outputs, int64 [n, channels], for inputs, [n, channels]."""
         wide = rows.astype(np.int64)
         below = self._scaled(wide - wide.max(axis=1, keepdims=True), *self._multiplier) + INT16X8.high
@@ -146,4 +145,4 @@ def _between(table: Int64Array, places: Int64Array) -> Int64Array:
     return entries
 
 
-FUNCTIONS: dict[str, Callable[[QuantParams, Variant], Int8Array]] = {"TANH": _tanh, "LOGISTIC": _logistic}
+FUNCTIONS: dict[str, Callable[[QuantParams, Variant], RawArray]] = {"TANH": _tanh, "LOGISTIC": _logistic}

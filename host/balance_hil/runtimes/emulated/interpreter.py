@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from balance_hil.errors import BundleError, UnsupportedOperatorError
-from balance_hil.runtimes.base import Int8Array, Int8Runtime, LayerTensor
+from balance_hil.quantize import RawArray
+from balance_hil.runtimes.base import LayerTensor, ModelRuntime
 from balance_hil.runtimes.emulated.chain import WORTH_COMPILED_CODE, Chain, Dense, Table, workers
 from balance_hil.runtimes.emulated.kernel import Kernel, Values
 from balance_hil.runtimes.emulated.operators import compile_operator
@@ -22,7 +23,7 @@ _ROWS_MULTIPLE = 32  # of a block, where so many fit
 _WORTH_THREADS = 4096  # rows
 
 
-class EmulatedRuntime(Int8Runtime):
+class EmulatedRuntime(ModelRuntime):
     """The runtime that computes like ``variant``.
 
     Args:
@@ -32,7 +33,7 @@ class EmulatedRuntime(Int8Runtime):
         partial: leave operators that are not emulated out: ``apply`` raises for them.
 
     Raises:
-        ModelNotInt8Error: input or output is not int8.
+        ElementTypeError: neither int8 nor int16x8.
         UnsupportedOperatorError: an operator that is not emulated; the message names it.
         BundleError: shapes or scales that no operator can have; a runtime may read or write beyond its memory then.
     """
@@ -85,8 +86,8 @@ class EmulatedRuntime(Int8Runtime):
             self.unsupported[operator.index] = exc
             return Kernel(_refused(exc), None)
 
-    def infer_int8_batch(self, inputs: Int8Array) -> Int8Array:
-        """See Int8Runtime."""
+    def infer_raw_batch(self, inputs: RawArray) -> RawArray:
+        """See ModelRuntime."""
         if len(inputs) >= WORTH_COMPILED_CODE and self._output_chain is not None:
             return self._outputs(self._output_chain, inputs)[0]
         outputs = np.empty((self.n_act, len(inputs)), self.dtype).T  # in memory as kernels write it
@@ -97,8 +98,8 @@ class EmulatedRuntime(Int8Runtime):
         self._each_block(len(inputs), compute)
         return outputs
 
-    def layers_int8_batch(self, inputs: Int8Array) -> list[LayerTensor]:
-        """See Int8Runtime. An operator with a float output (DEQUANTIZE) is left out."""
+    def layers_raw_batch(self, inputs: RawArray) -> list[LayerTensor]:
+        """See ModelRuntime. An operator with a float output (DEQUANTIZE) is left out."""
         operators = [operator for operator in self.graph.operators if self.graph.shows(operator)]
         if len(inputs) >= WORTH_COMPILED_CODE and self._layer_chain is not None:
             layers = self._outputs(self._layer_chain, inputs)
@@ -130,7 +131,7 @@ class EmulatedRuntime(Int8Runtime):
             return self._kernels[operator.index].arithmetic
         return tuple(kernel.arithmetic for kernel in self._kernels)
 
-    def _layers(self, operators: Sequence[Operator], inputs: Int8Array) -> list[Int8Array]:
+    def _layers(self, operators: Sequence[Operator], inputs: RawArray) -> list[RawArray]:
         layers = [np.empty((self.graph.output_of(operator).size, len(inputs)), self.dtype).T for operator in operators]
 
         def compute(rows: slice) -> None:
@@ -163,7 +164,7 @@ class EmulatedRuntime(Int8Runtime):
             last = self.graph.output_of(operator)
         return stages if last.index == self.graph.output.index else []
 
-    def _outputs(self, chain: Chain, inputs: Int8Array) -> list[Int8Array]:
+    def _outputs(self, chain: Chain, inputs: RawArray) -> list[RawArray]:
         threads = self._threads if len(inputs) > _WORTH_THREADS else 1
         return chain.outputs(inputs, threads)
 
@@ -176,7 +177,7 @@ class EmulatedRuntime(Int8Runtime):
         run = map if threads == 1 else workers(threads).map
         list(run(compute, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]))
 
-    def _run(self, inputs: Int8Array) -> dict[int, Values]:
+    def _run(self, inputs: RawArray) -> dict[int, Values]:
         rows = np.asarray(inputs, self.dtype)
         values: dict[int, Values] = {self.graph.input.index: rows.reshape(len(rows), *self.graph.input.shape)}
         for operator in self.graph.operators:

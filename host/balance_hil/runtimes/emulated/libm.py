@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from balance_hil.runtimes.base import Float32Array
+from balance_hil.quantize import Float32Array
 
 
 def tanhf(x: Float32Array) -> Float32Array:

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import RawArray
 
 DOUBLE, SINGLE, RUY_X86, FLOAT32, FLOORED, TRUNCATED, REDUCED = range(7)  # rules of ``requantize``
 
@@ -27,7 +27,7 @@ def compiled(function: Callable[..., None]) -> Any:
 
 
 @compiled
-def patches(images: Int8Array, shape: NDArray[np.int64], zero_point: int, rows: Int8Array) -> None:
+def patches(images: RawArray, shape: NDArray[np.int64], zero_point: int, rows: RawArray) -> None:
     """Inputs of every output, [n, height, width, filter height, filter width, channels]; padding is ``zero_point``."""
     height, width = images.shape[1], images.shape[2]
     for n in range(rows.shape[0]):
@@ -47,7 +47,7 @@ def patches(images: Int8Array, shape: NDArray[np.int64], zero_point: int, rows: 
 
 @compiled
 def depthwise(
-    images: Int8Array,
+    images: RawArray,
     shape: NDArray[np.int64],
     zero_point: int,
     weights: NDArray[np.int32],
@@ -80,7 +80,7 @@ def depthwise(
 
 @compiled
 def transposed(
-    images: Int8Array,
+    images: RawArray,
     shape: NDArray[np.int64],
     zero_point: int,
     weights: NDArray[np.int32],
@@ -108,7 +108,7 @@ def transposed(
 
 
 @compiled
-def pool(images: Int8Array, shape: NDArray[np.int64], average: bool, low: int, high: int, outputs: Int8Array) -> None:
+def pool(images: RawArray, shape: NDArray[np.int64], average: bool, low: int, high: int, outputs: RawArray) -> None:
     """AVERAGE_POOL_2D, whose mean of raw values rounds half away from zero, or MAX_POOL_2D; [n, height, width, channels]."""
     height, width = images.shape[1], images.shape[2]
     for n in range(outputs.shape[0]):
@@ -133,7 +133,7 @@ def pool(images: Int8Array, shape: NDArray[np.int64], average: bool, low: int, h
 @compiled
 def requantize(
     sums: NDArray[Any], first: int, rule: int, mantissas: NDArray[np.int64], shifts: NDArray[np.int64],
-    multipliers: NDArray[np.float32], zero_point: int, low: int, high: int, outputs: Int8Array,
+    multipliers: NDArray[np.float32], zero_point: int, low: int, high: int, outputs: RawArray,
 ) -> None:  # fmt: skip
     """Outputs, [rows, channels], of the channels from ``first`` on, so many as there are multipliers, by one rule."""
     one = np.int64(1)

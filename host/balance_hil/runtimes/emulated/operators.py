@@ -14,8 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from balance_hil.errors import require
-from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, INT16X8, QuantParams, dequantize
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, INT16X8, QuantParams, RawArray, dequantize
 from balance_hil.runtimes.emulated import binary, convolution, copies, recurrent, reductions
 from balance_hil.runtimes.emulated.catalog import IN_INT16, OPERATORS
 from balance_hil.runtimes.emulated.chain import Table
@@ -84,12 +83,12 @@ def _in_lanes(values: Values, lanes: int, in_vectors: Callable[[Values], Values]
     return np.concatenate([in_vectors(rows[:, :body]), rest(rows[:, body:])], axis=1)
 
 
-def _look_up(table: Int8Array) -> Callable[[Int8Array], Int8Array]:
+def _look_up(table: RawArray) -> Callable[[RawArray], RawArray]:
     """``table[values + 128]``, for large arrays of int8 in compiled code, which releases the GIL."""
     by_byte = np.roll(table, len(table) // 2)
     unsigned = np.dtype(f"u{table.itemsize}")
 
-    def look_up(values: Int8Array) -> Int8Array:
+    def look_up(values: RawArray) -> RawArray:
         if unsigned != np.uint8:
             return np.asarray(by_byte[values.view(unsigned)])
         if values.size < _WORTH_COMPILED_CODE or not (values.flags.c_contiguous or values.flags.f_contiguous):
@@ -122,7 +121,7 @@ def _quantize(target: Tensor, variant: Variant) -> Kernel:
                 lambda v: round_half_away(v.astype(np.float64) / np.float64(scale)),
             )
         kind = params.kind
-        outputs: Int8Array = np.clip(steps + params.zero_point, kind.low, kind.high).astype(kind.dtype)
+        outputs: RawArray = np.clip(steps + params.zero_point, kind.low, kind.high).astype(kind.dtype)
         return outputs.reshape(-1, *target.shape)
 
     return Kernel(run, lanes)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, INT8_MIN, ElementType
-from balance_hil.runtimes.base import Int8Array
+from balance_hil.quantize import INT8, INT8_MIN, ElementType, RawArray
 from balance_hil.runtimes.emulated.primitives import (
     Int64Array,
     multiply_double_rounding,
@@ -111,11 +110,11 @@ class Requantizer:
     high: int
     kind: ElementType = INT8
 
-    def __call__(self, accumulators: NDArray[Any]) -> Int8Array:
+    def __call__(self, accumulators: NDArray[Any]) -> RawArray:
         """Requantizes by the rule, adds the zero point and clamps."""
         return np.clip(self._steps(accumulators.astype(np.int64)) + self.zero_point, self.low, self.high).astype(self.kind.dtype)
 
-    def rows(self, sums: NDArray[Any], first: int, outputs: Int8Array) -> None:
+    def rows(self, sums: NDArray[Any], first: int, outputs: RawArray) -> None:
         """The same in compiled code for sums, [rows, channels], of which this is for those from ``first`` on."""
         from balance_hil.runtimes.emulated import loops
 

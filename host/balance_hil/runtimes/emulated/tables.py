@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, QuantParams
-from balance_hil.runtimes.base import Float32Array, Int8Array
+from balance_hil.quantize import INT8, INT8_MAX, INT8_MIN, Float32Array, QuantParams, RawArray
 from balance_hil.runtimes.emulated import int16
 from balance_hil.runtimes.emulated.kernel import unsupported
 from balance_hil.runtimes.emulated.libm import expf, tanhf
@@ -37,7 +36,7 @@ _INPUT_INTEGER_BITS = 4  # of the fixed-point tanh and logistic
 
 def unary_table(
     operator: str, source: QuantParams, target: QuantParams, variant: Variant, options: Mapping[str, Any]
-) -> Int8Array:
+) -> RawArray:
     """Table of an operator with one input, int8 [256] or int16 [65536].
 
     Raises:
@@ -102,24 +101,24 @@ def _every_input(source: QuantParams) -> Int64Array:
     return np.arange(source.kind.low, source.kind.high + 1, dtype=np.int64)
 
 
-def _saturated(values: NDArray[Any], target: QuantParams, low: int | None = None, high: int | None = None) -> Int8Array:
+def _saturated(values: NDArray[Any], target: QuantParams, low: int | None = None, high: int | None = None) -> RawArray:
     """Of the target's element type, within bounds."""
     kind = target.kind
     return np.clip(values, kind.low if low is None else low, kind.high if high is None else high).astype(kind.dtype)
 
 
-def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
+def _int8(values: NDArray[Any], low: int = INT8_MIN, high: int = INT8_MAX) -> RawArray:
     return np.clip(values, low, high).astype(np.int8)
 
 
-def _tanh(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _tanh(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
     if variant.kernels is Kernels.TFLM:
         outputs = rounding_divide_by_pot(gemmlowp_tanh(_in_q4(source, variant)), 24)
         return _saturated_outside_radius(outputs, source)
     return _float_table(source, target, variant, tanhf)
 
 
-def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
     if variant.kernels is Kernels.TFLM:
         outputs = rounding_divide_by_pot(gemmlowp_logistic(_in_q4(source, variant)), 23) + INT8_MIN
         return _saturated_outside_radius(outputs, source)
@@ -132,7 +131,7 @@ def _logistic(source: QuantParams, target: QuantParams, variant: Variant) -> Int
 
 def _float_table(
     source: QuantParams, target: QuantParams, variant: Variant, function: Callable[[Float32Array], Float32Array]
-) -> Int8Array:
+) -> RawArray:
     x = np.float32(source.scale) * (_EVERY_INPUT - source.zero_point).astype(np.float32)
     steps = function(x) * (np.float32(1) / np.float32(target.scale))
     if variant.kernels is Kernels.XNNPACK:  # adds the zero point first, which may change the direction in which a tie is rounded
@@ -150,7 +149,7 @@ def _input_multiplier(source: QuantParams) -> tuple[int, int]:
     return math.floor(fraction * (1 << 31) + 0.5), shift
 
 
-def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8Array:
+def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> RawArray:
     _, shift = _input_multiplier(source)
     largest = ((1 << _INPUT_INTEGER_BITS) - 1) << (31 - _INPUT_INTEGER_BITS)
     radius = math.floor(largest / (1 << shift)) if shift >= 0 else largest << -shift
@@ -158,7 +157,7 @@ def _saturated_outside_radius(outputs: Int64Array, source: QuantParams) -> Int8A
     return _int8(np.where(x <= -radius, INT8_MIN, np.where(x >= radius, INT8_MAX, outputs)))
 
 
-def _requantize(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _requantize(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
     x = _every_input(source) - source.zero_point
     if variant.kernels is Kernels.XNNPACK:
         ratio = np.float32(source.scale) / np.float32(target.scale)
@@ -167,16 +166,16 @@ def _requantize(source: QuantParams, target: QuantParams, variant: Variant) -> I
     return _saturated(multiply(variant)(x, mantissa, shift) + target.zero_point, target)
 
 
-def vector_requantize_table(source: QuantParams, target: QuantParams) -> Int8Array:
+def vector_requantize_table(source: QuantParams, target: QuantParams) -> RawArray:
     """QUANTIZE of int8 as the optimized kernels' vector loop computes it: its second rounding takes ties up."""
     mantissa, shift = quantize_multiplier(float(np.float32(source.scale)) / float(np.float32(target.scale)))
     return _int8(multiply_ruy_x86(_EVERY_INPUT - source.zero_point, mantissa, shift) + target.zero_point)
 
 
-def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant], Int8Array]:
+def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant], RawArray]:
     """RELU, RELU6, RELU_N1_TO_1 as operators of their own. XNNPACK leaves them in int8 to the built-in kernels."""
 
-    def table(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+    def table(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
         if activation == "RELU6" and variant.kernels is Kernels.TFLM:  # clamps in the input's scale, never requantizes
             return _saturated(_every_input(source), target, *clamp_bounds(activation, source, Kernels.TFLM))
         ratio = float(np.float32(source.scale) / np.float32(target.scale))
@@ -189,7 +188,7 @@ def _relu_like(activation: str) -> Callable[[QuantParams, QuantParams, Variant],
     return table
 
 
-def _leaky_relu(source: QuantParams, target: QuantParams, variant: Variant, alpha: np.float32) -> Int8Array:
+def _leaky_relu(source: QuantParams, target: QuantParams, variant: Variant, alpha: np.float32) -> RawArray:
     x = _every_input(source) - source.zero_point
     ratio = np.float32(source.scale) / np.float32(target.scale)
     slope = ratio * alpha
@@ -212,11 +211,11 @@ def _signed_multiplier(multiplier: float) -> tuple[int, int]:
     return int(np.sign(multiplier)) * mantissa, shift
 
 
-def _elu(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _elu(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
     return _float_table(source, target, variant, float_elu)
 
 
-def _hard_swish(source: QuantParams, target: QuantParams, variant: Variant) -> Int8Array:
+def _hard_swish(source: QuantParams, target: QuantParams, variant: Variant) -> RawArray:
     """The one fixed-point HARD_SWISH that all kernels share (``reference/hard_swish.h``), in int16."""
     fine_scale = np.float32(1 / 128) * np.float32(source.scale)
     out_mantissa, out_shift = _int16_multiplier(fine_scale / np.float32(target.scale))
@@ -249,7 +248,7 @@ def _high_mul_int16(a: Int64Array, b: int) -> Int64Array:
     return (a * b + (1 << 14)) >> 15
 
 
-_FUNCTIONS: dict[str, Callable[[QuantParams, QuantParams, Variant], Int8Array]] = {
+_FUNCTIONS: dict[str, Callable[[QuantParams, QuantParams, Variant], RawArray]] = {
     "TANH": _tanh,
     "LOGISTIC": _logistic,
     "RELU": _relu_like("RELU"),

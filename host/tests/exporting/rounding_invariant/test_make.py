@@ -123,9 +123,9 @@ def test_a_network_unlike_the_written_model_is_refused(monkeypatch):
             layers[-1].bias[:] += 4096
             return layers
 
-        def infer_int8_batch(self, inputs, layers):
+        def infer_raw_batch(self, inputs, layers):
             layers[-1].bias[:] -= 4096
-            return super().infer_int8_batch(inputs, layers)
+            return super().infer_raw_batch(inputs, layers)
 
     monkeypatch.setattr(make, "FakeQuantNetwork", Tweaked)
     with pytest.raises(ExportError, match="fine-tuned network and the written model differ"):
@@ -213,7 +213,7 @@ def test_table_functions_with_entries_near_a_tie_are_refused(kind, exponent):
 @pytest.mark.parametrize("zero_point", [-128, 0, 127])
 @pytest.mark.parametrize(("kind", "exponents"), [("TANH", range(-7, 1)), ("LOGISTIC", range(-6, 1))])
 def test_table_functions_on_allowed_grids_agree_on_every_code(kind, exponents, zero_point):
-    from balance_hil.runtimes.tflite import TfliteInt8Runtime
+    from balance_hil.runtimes.tflite import TfliteModelRuntime
 
     scale, offset = (2.0**-7, 0) if kind == "TANH" else (2.0**-8, -128)
     codes = np.arange(-128, 128).astype(np.int8).reshape(1, 256)
@@ -222,9 +222,9 @@ def test_table_functions_on_allowed_grids_agree_on_every_code(kind, exponents, z
         first, second = build.tensor([1, 256], 2.0**exponent, zero_point), build.tensor([1, 256], scale, offset)
         build.operator(kind, [first], second)
         model = build.build(first, second)
-        expected = TflmRuntime(model).infer_int8_batch(codes)
+        expected = TflmRuntime(model).infer_raw_batch(codes)
         for name in ("int8-xnnpack", "int8-builtin", "int8-reference"):
-            assert np.array_equal(TfliteInt8Runtime(name, model).infer_int8_batch(codes), expected), (name, exponent)
+            assert np.array_equal(TfliteModelRuntime(name, model).infer_raw_batch(codes), expected), (name, exponent)
 
 
 # --- as part of an export ----------------------------------------------------------------------------------------------
@@ -251,6 +251,6 @@ def test_the_shipped_model_is_rounding_invariant(ppo_bundle):
     from balance_hil.bundle import Bundle
 
     shipped = Bundle.load(ppo_bundle.path.parent / "ppo-rounding-invariant")
-    prove(shipped.int8_model())
+    prove(shipped.model())
     recorded = shipped.metrics["rounding_invariant"]
     assert recorded["validation_rms_error"] < 1.5 * recorded["validation_rms_error_ordinary"]

@@ -58,7 +58,7 @@ def test_every_difference_of_networks_is_explained(networks):
         graph = read_graph(model)
         seen = [
             Observed(
-                name=r.name, variant=r.variant, outputs=runtime.infer_int8_batch(inputs), layers=runtime.layers_int8_batch(inputs)
+                name=r.name, variant=r.variant, outputs=runtime.infer_raw_batch(inputs), layers=runtime.layers_raw_batch(inputs)
             )
             for r, runtime in runtimes
         ]
@@ -77,11 +77,11 @@ def test_an_lstm_starts_from_zero_in_every_inference(reference):
     model = random_operator(LSTM, 1)
     inputs = np.repeat(random_inputs(2, read_graph(model).n_obs, 0), 2, axis=0)
     runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
-    outputs = runtime.infer_int8_batch(inputs)
+    outputs = runtime.infer_raw_batch(inputs)
     assert np.array_equal(outputs[0], outputs[1])
     assert not np.array_equal(outputs[1], outputs[2])
-    assert np.array_equal(runtime.layers_int8_batch(inputs)[-1].values, outputs)
-    assert np.array_equal(emulator.infer_int8_batch(inputs), outputs)
+    assert np.array_equal(runtime.layers_raw_batch(inputs)[-1].values, outputs)
+    assert np.array_equal(emulator.infer_raw_batch(inputs), outputs)
 
 
 @EVERY_RUNTIME
@@ -95,7 +95,7 @@ def test_the_gates_of_an_lstm_are_a_cause():
     model = random_operator(LSTM, 1)
     graph = read_graph(model)
     inputs = random_inputs(50, graph.n_obs, 0)
-    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in LITERT_RUNTIMES]
+    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_raw_batch(inputs)) for r in LITERT_RUNTIMES]
     found = attribute(graph, inputs, seen[0], seen[1])
     assert found.unexplained == 0
     assert set(found.causes) == {LSTM_GATES}
@@ -116,11 +116,11 @@ def test_what_an_lstm_may_have_besides_is_refused(place, value):
 
 def test_blocks_and_threads_change_nothing(networks, monkeypatch):
     for model, inputs, _ in networks[:2]:
-        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_int8_batch(inputs)
+        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_raw_batch(inputs)
         with monkeypatch.context() as patch:
             patch.setattr(convolution, "_BLOCK_BYTES", 1)
             patch.setattr("balance_hil.runtimes.emulated.interpreter._BLOCK_VALUES", 1)
-            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_int8_batch(inputs), whole)
+            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_raw_batch(inputs), whole)
 
 
 @EVERY_RUNTIME
@@ -133,9 +133,9 @@ def test_results_do_not_depend_on_the_number_of_rows(reference, name):
     model = build.build(source, build.operator(name, (source, other), build.tensor((1, 37), 2.0**-9, 36)))
     inputs = random_inputs(9, 37, 0)
     runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
-    one_by_one = np.array([emulator.infer_int8(row) for row in inputs])
-    assert np.array_equal(emulator.infer_int8_batch(inputs), one_by_one)
-    assert np.array_equal(runtime.infer_int8_batch(inputs), one_by_one)
+    one_by_one = np.array([emulator.infer_raw(row) for row in inputs])
+    assert np.array_equal(emulator.infer_raw_batch(inputs), one_by_one)
+    assert np.array_equal(runtime.infer_raw_batch(inputs), one_by_one)
 
 
 def _strided(size: int, stride: int, inside: int) -> bytes:
@@ -154,7 +154,7 @@ def _strided(size: int, stride: int, inside: int) -> bytes:
 def test_an_input_that_xnnpack_drops_is_named(size, stride, inside, dead):
     model = _strided(size, stride, inside)
     graph, inputs = read_graph(model), random_inputs(200, 2 * inside**2, 0)
-    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in LITERT_RUNTIMES[:2]]
+    seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_raw_batch(inputs)) for r in LITERT_RUNTIMES[:2]]
     found = attribute(graph, inputs, *seen)
     assert found.unexplained == 0
     assert found.causes.get(DROPPED_INPUT, 0) == (found.differing if dead else 0)
@@ -201,7 +201,7 @@ def test_esp_nn_without_its_nudge_floors_whole_blocks_of_pixels(depth, height, s
     model = _pointwise(depth, height, stride)
     inputs = random_inputs(2000, read_graph(model).n_obs, 1)
     variants = (ESP_NN_SKIP_NUDGE, TFLM, replace(TFLM, rounding=Rounding.FLOORED))
-    fast, right, floored = (EmulatedRuntime(model, v).infer_int8_batch(inputs).reshape(2000, -1, 5) for v in variants)
+    fast, right, floored = (EmulatedRuntime(model, v).infer_raw_batch(inputs).reshape(2000, -1, 5) for v in variants)
     assert np.any(floored != right)
     assert np.array_equal(fast[:, :pixels], floored[:, :pixels])
     assert np.array_equal(fast[:, pixels:], right[:, pixels:])
@@ -216,15 +216,15 @@ def test_tinyengine_truncates_and_ignores_the_fused_activation():
     inputs = (source, weights, build.bias(source, 0.35, np.array([0])))
     model = build.build(source, build.operator("FULLY_CONNECTED", inputs, target, activation="RELU"))
     codes = np.array([[33], [-25]], np.int8)
-    assert EmulatedRuntime(model, TINYENGINE).infer_int8_batch(codes).tolist() == [[9], [2]]
-    assert EmulatedRuntime(model, TFLM).infer_int8_batch(codes).tolist() == [[9], [5]]
+    assert EmulatedRuntime(model, TINYENGINE).infer_raw_batch(codes).tolist() == [[9], [2]]
+    assert EmulatedRuntime(model, TFLM).infer_raw_batch(codes).tolist() == [[9], [5]]
 
 
 def test_tinyengine_adds_in_float32():
     build = ModelBuilder()
     a, b = build.tensor((1, 2), 0.5, 1), build.tensor((1, 2), 0.25, 0, data=np.array([[1, -1]], np.int8))
     model = build.build(a, build.operator("ADD", (a, b), build.tensor((1, 2), 0.5, -2)))
-    assert EmulatedRuntime(model, TINYENGINE).infer_int8(np.array([1, 1], np.int8)).tolist() == [-2, -3]  # -1.5 and -2.5
+    assert EmulatedRuntime(model, TINYENGINE).infer_raw(np.array([1, 1], np.int8)).tolist() == [-2, -3]  # -1.5 and -2.5
 
 
 @pytest.mark.parametrize("variant", [ESP_NN_SKIP_NUDGE, TINYENGINE], ids=lambda v: v.name)
@@ -232,11 +232,11 @@ def test_another_engine_is_named_and_explained(variant):
     model = _pointwise(8, 6)
     graph, inputs = read_graph(model), random_inputs(2000, read_graph(model).n_obs, 2)
     board = EmulatedRuntime(model, variant)
-    layers = board.layers_int8_batch(inputs)
+    layers = board.layers_raw_batch(inputs)
     assert identify("board", graph, inputs, layers).variant == variant
-    right = EmulatedRuntime(model, TFLM).infer_int8_batch(inputs)
+    right = EmulatedRuntime(model, TFLM).infer_raw_batch(inputs)
     pair = [
-        Observed(name="board", variant=variant, outputs=board.infer_int8_batch(inputs), layers=layers),
+        Observed(name="board", variant=variant, outputs=board.infer_raw_batch(inputs), layers=layers),
         Observed(name="tflm", variant=TFLM, outputs=right),
     ]
     found = attribute(graph, inputs, *pair)
@@ -316,5 +316,5 @@ def test_garbled_numbers_are_refused_with_one_kind_of_error():
             with contextlib.suppress(HarnessError), np.errstate(all="ignore"):
                 graph = read_graph(edit(base, change))
                 for variant in (TFLM, XNNPACK):
-                    outputs = EmulatedRuntime(graph, variant, threads=1).infer_int8_batch(np.zeros((3, graph.n_obs), np.int8))
+                    outputs = EmulatedRuntime(graph, variant, threads=1).infer_raw_batch(np.zeros((3, graph.n_obs), np.int8))
                     assert outputs.shape == (3, graph.n_act)

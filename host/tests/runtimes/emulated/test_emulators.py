@@ -37,8 +37,8 @@ def test_equals_the_runtime_on_an_actor(reference, activation, per_channel):
 
 
 def _assert_equal(reference, model, inputs):
-    outputs = EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs)
-    assert np.array_equal(reference.make(model).infer_int8_batch(inputs), outputs)
+    outputs = EmulatedRuntime(model, reference.variant).infer_raw_batch(inputs)
+    assert np.array_equal(reference.make(model).infer_raw_batch(inputs), outputs)
 
 
 def _quant(rng):
@@ -212,11 +212,11 @@ def test_equals_the_runtime_on_shapes_and_floats(reference):
     model = _shapes_model()
     runtime, emulator = reference.make(model), EmulatedRuntime(model, reference.variant)
     for row in random_inputs(40, 22, 0):  # one by one: the desktop's RESHAPE has its batch size written into it
-        assert np.array_equal(runtime.infer_int8(row), emulator.infer_int8(row))
+        assert np.array_equal(runtime.infer_raw(row), emulator.infer_raw(row))
 
 
 def test_layers_leave_out_float_outputs():
-    layers = EmulatedRuntime(_shapes_model(), TFLM).layers_int8_batch(random_inputs(3, 22, 0))
+    layers = EmulatedRuntime(_shapes_model(), TFLM).layers_raw_batch(random_inputs(3, 22, 0))
     assert [layer.operator for layer in layers] == ["RESHAPE", "TANH", "CONCATENATION", "QUANTIZE", "RESHAPE"]
     assert all(layer.values.dtype == np.int8 and layer.values.shape[0] == 3 for layer in layers)
 
@@ -225,10 +225,10 @@ def test_layers_leave_out_float_outputs():
 def test_a_batch_equals_its_rows(variant: Variant):
     emulator = EmulatedRuntime(actor((6, 16, 2), "TANH", per_channel=True, seed=4), variant)
     inputs = random_inputs(5000, 6, 1)  # several blocks and threads, the last block short
-    together = emulator.infer_int8_batch(inputs)
-    assert np.array_equal(together[-30:], np.array([emulator.infer_int8(row) for row in inputs[-30:]]))
-    assert np.array_equal(together, emulator.layers_int8_batch(inputs)[-1].values)
-    assert emulator.infer_int8_batch(inputs[:0]).shape == (0, 2)
+    together = emulator.infer_raw_batch(inputs)
+    assert np.array_equal(together[-30:], np.array([emulator.infer_raw(row) for row in inputs[-30:]]))
+    assert np.array_equal(together, emulator.layers_raw_batch(inputs)[-1].values)
+    assert emulator.infer_raw_batch(inputs[:0]).shape == (0, 2)
 
 
 def test_deep_layers_are_summed_exactly():
@@ -246,7 +246,7 @@ def test_deep_layers_are_summed_exactly():
 def test_ignored_channel_scales_change_most_outputs():
     model = actor((6, 32, 32, 2), "RELU", per_channel=True, seed=0)
     inputs = random_inputs(500, 6, 0)
-    right, wrong = (EmulatedRuntime(model, v).infer_int8_batch(inputs) for v in (TFLM, TFLM_FIRST_SCALE))
+    right, wrong = (EmulatedRuntime(model, v).infer_raw_batch(inputs) for v in (TFLM, TFLM_FIRST_SCALE))
     assert np.mean(right != wrong) > 0.5
 
 
@@ -292,8 +292,8 @@ def test_compiled_code_equals_the_rules_alone(variant):
     inputs = random_inputs(2077, 6, 0)
     for activation in ("TANH", "RELU"):
         emulator = EmulatedRuntime(actor((6, 9, 5, 3), activation, per_channel=True, seed=3), variant)
-        few = [emulator.layers_int8_batch(inputs[start : start + 512]) for start in range(0, len(inputs), 512)]
-        for op, layer in enumerate(emulator.layers_int8_batch(inputs)):
+        few = [emulator.layers_raw_batch(inputs[start : start + 512]) for start in range(0, len(inputs), 512)]
+        for op, layer in enumerate(emulator.layers_raw_batch(inputs)):
             assert np.array_equal(layer.values, np.concatenate([part[op].values for part in few]))
 
 
@@ -304,7 +304,7 @@ def test_a_requantization_beyond_compiled_code_is_computed_by_the_rule():
     weights = build.tensor((2, 6), 0.5, data=np.arange(-6, 6, dtype=np.int8).reshape(2, 6))
     model = build.build(x, build.operator("FULLY_CONNECTED", (x, weights), build.tensor((1, 2), 0.1, 0)))
     inputs = random_inputs(1100, 6, 0)
-    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
+    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_raw_batch(inputs), TflmRuntime(model).infer_raw_batch(inputs))
 
 
 def _forked():
@@ -321,11 +321,11 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     models = {24: _forked(), 6: actor((6, 24, 17, 2), "TANH", per_channel=True, seed=3)}
     for width, model in models.items():
         inputs = random_inputs(5000, width, 0)
-        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_int8_batch(inputs)
+        whole = EmulatedRuntime(model, BUILTIN, threads=1).infer_raw_batch(inputs)
         with monkeypatch.context() as patch:
             patch.setattr(interpreter, "_BLOCK_VALUES", 32 * 24)
             patch.setattr(interpreter, "_WORTH_THREADS", 0)
-            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_int8_batch(inputs), whole)
+            assert np.array_equal(EmulatedRuntime(model, BUILTIN, threads=3).infer_raw_batch(inputs), whole)
 
 
 _BASELINE = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
@@ -338,8 +338,8 @@ inputs = random_inputs(1100, 6, 0)
 for activation in ("TANH", "RELU"):
     for variant in KNOWN_VARIANTS:
         emulator = EmulatedRuntime(actor((6, 33, 16, 2), activation, per_channel=True, seed=5), variant)
-        few = np.concatenate([emulator.infer_int8_batch(inputs[start : start + 550]) for start in (0, 550)])
-        assert np.array_equal(emulator.infer_int8_batch(inputs), few), variant.name
+        few = np.concatenate([emulator.infer_raw_batch(inputs[start : start + 550]) for start in (0, 550)])
+        assert np.array_equal(emulator.infer_raw_batch(inputs), few), variant.name
 """
 
 
@@ -364,17 +364,17 @@ def test_rows_at_the_end_are_not_written_beyond():
     """Inside, whole words are written: the neighbors of a batch must not be changed by them."""
     emulator = EmulatedRuntime(actor((6, 9, 5, 3), "TANH", per_channel=True, seed=3), TFLM, threads=1)
     inputs = random_inputs(3000, 6, 0)
-    whole = emulator.layers_int8_batch(inputs)
+    whole = emulator.layers_raw_batch(inputs)
     for rows in (1024, 1025, 1087, 1088, 1150, 2047):
         for some in (slice(0, rows), slice(3000 - rows, 3000)):
-            for layer, right in zip(emulator.layers_int8_batch(inputs[some]), whole, strict=True):
+            for layer, right in zip(emulator.layers_raw_batch(inputs[some]), whole, strict=True):
                 assert np.array_equal(layer.values, right.values[some])
 
 
 def test_rows_of_a_wrong_size_are_refused():
     emulator = EmulatedRuntime(actor((6, 9, 3), "TANH", per_channel=True, seed=3), TFLM)
     with pytest.raises(ValueError, match="reshape"):
-        emulator.infer_int8_batch(random_inputs(2000, 5, 0))
+        emulator.infer_raw_batch(random_inputs(2000, 5, 0))
 
 
 def test_a_model_without_dense_layers_runs_in_compiled_code():
@@ -382,7 +382,7 @@ def test_a_model_without_dense_layers_runs_in_compiled_code():
     x = build.tensor((1, 7), 0.02, 3)
     model = build.build(x, build.operator("TANH", (x,), build.tensor((1, 7), 1 / 128, 0)))
     inputs = random_inputs(1100, 7, 0)
-    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_int8_batch(inputs), TflmRuntime(model).infer_int8_batch(inputs))
+    assert np.array_equal(EmulatedRuntime(model, TFLM).infer_raw_batch(inputs), TflmRuntime(model).infer_raw_batch(inputs))
 
 
 @settings(max_examples=150, deadline=None)
@@ -415,5 +415,5 @@ def test_a_model_that_fits_nowhere_is_refused(data):
     with contextlib.suppress(HarnessError), np.errstate(all="ignore"):
         graph = read_graph(edit(base, change))
         variant = data.draw(st.sampled_from(KNOWN_VARIANTS))
-        outputs = EmulatedRuntime(graph, variant, threads=1).infer_int8_batch(np.zeros((40, graph.n_obs), np.int8))
+        outputs = EmulatedRuntime(graph, variant, threads=1).infer_raw_batch(np.zeros((40, graph.n_obs), np.int8))
         assert outputs.shape == (40, graph.n_act)

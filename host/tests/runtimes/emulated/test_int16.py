@@ -60,8 +60,8 @@ def test_equals_the_runtime_on_every_int16_value(reference, name):
         settings = {"alpha": 0.1} if name == "LEAKY_RELU" else {}
         model = build.build(x, build.operator(name, (x,), build.tensor((1, 65536), scale), **settings))
         inputs = np.arange(-32768, 32768, dtype=np.int16)[np.newaxis]
-        wanted = reference.make(model).infer_int8_batch(inputs)
-        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs), wanted)
+        wanted = reference.make(model).infer_raw_batch(inputs)
+        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_raw_batch(inputs), wanted)
 
 
 @EVERY_RUNTIME
@@ -81,9 +81,9 @@ def test_the_vector_loop_of_a_sum_rounds_inputs_once():
     model = build.build(source, build.operator("ADD", (source, other), build.tensor((1, 17), scales[1])))
     inputs = np.full((1, 17), 21949, np.int16)
     for reference in INT16_RUNTIMES:
-        wanted = reference.make(model).infer_int8_batch(inputs)
+        wanted = reference.make(model).infer_raw_batch(inputs)
         assert wanted.tolist() == [[*[16816 if reference.name == "int16x8-builtin" else 16817] * 16, 16817]]
-        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs), wanted)
+        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_raw_batch(inputs), wanted)
 
 
 def test_a_sum_with_a_constant_does_not_depend_on_the_number_of_rows():
@@ -91,8 +91,8 @@ def test_a_sum_with_a_constant_does_not_depend_on_the_number_of_rows():
     model = random_operator("ADD", 4, INT16X8)
     inputs = random_inputs(120, read_graph(model).n_obs, 4, INT16X8)
     for reference in INT16_RUNTIMES:
-        wanted = reference.make(model).infer_int8_batch(inputs)
-        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_int8_batch(inputs), wanted)
+        wanted = reference.make(model).infer_raw_batch(inputs)
+        assert np.array_equal(EmulatedRuntime(model, reference.variant).infer_raw_batch(inputs), wanted)
 
 
 def test_every_operator_of_the_table_is_tried():
@@ -113,7 +113,7 @@ def test_every_difference_of_networks_is_explained():
         model = random_network(seed, element=INT16X8) if name == "network" else random_operator(name, seed, INT16X8)
         graph = read_graph(model)
         inputs = random_inputs(60, graph.n_obs, seed, INT16X8)
-        seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_int8_batch(inputs)) for r in INT16_RUNTIMES]
+        seen = [Observed(name=r.name, variant=r.variant, outputs=r.make(model).infer_raw_batch(inputs)) for r in INT16_RUNTIMES]
         for a, b in combinations(seen, 2):
             found = attribute(graph, inputs, a, b)
             assert found.unexplained == 0
