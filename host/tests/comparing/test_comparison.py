@@ -158,7 +158,7 @@ def test_progress_reaches_the_total_for_every_runtime() -> None:
 
 def test_inputs_that_separate_arithmetics_are_none_of_the_inputs_that_are_counted() -> None:
     data = inputs(random=50, recorded=0)
-    data = replace(data, int8=np.minimum(data.raw, 100).astype(np.int8))
+    data = replace(data, raw=np.minimum(data.raw, 100).astype(np.int8))
     board = FakeInt8("board", wrong={0: 1}, above=120)
     separating = np.full((3, 6), 127, np.int8)
     samples = collect([FakeInt8("tflm"), board], data, layer_samples=10, separating=separating)
