@@ -153,7 +153,7 @@ class Programs:
         file = self.folder / f"scheduler{len(self.started)}.json"
         self.start("scheduler", "--port", "0", "--scheduler-file", str(file), first=first)
         deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
+        while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:  # it is written in one piece
             time.sleep(0.05)
         return json.loads(file.read_text())["address"]
 
