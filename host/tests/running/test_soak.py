@@ -1,6 +1,8 @@
 """A soak on a fake board, in virtual time: what it counts, keeps and fails for."""
 
 import contextlib
+import gc
+import mmap
 import os
 import signal
 import threading
@@ -17,6 +19,7 @@ from balance_hil.testing.fake_board import FakeFirmware
 
 from .. import contract
 
+LEAK_BYTES = 1 << 22
 STEP = Step(0.0, 0, 0, [0.0] * 6, [0.0] * 2, False, [], 1.0, [1] * 6, [2] * 2, 400.0, 17.0, 3.0)
 
 
@@ -107,12 +110,14 @@ def test_growth_fails_a_soak(soaked, kind):
     if resources_of([os.getpid()]) is None:
         pytest.skip("this system does not say what a process holds")
     hoard, over = [], threading.Event()
+    gc.collect()  # garbage of earlier tests would be freed in between
 
     def leak(tick):
         if tick.step % 20 == 0:
             match kind:
                 case "memory":
-                    hoard.append(bytes(range(256)) * 16384)
+                    hoard.append(mmap.mmap(-1, LEAK_BYTES))  # not from what earlier tests freed
+                    hoard[-1].write(bytes(LEAK_BYTES))
                 case "descriptors":
                     hoard.append(os.dup(0))
                 case "threads":
