@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from balance_hil.errors import CableUnpluggedError
 from balance_hil.link import Link, clock_of
 from balance_hil.protocol import messages
 from balance_hil.protocol.codec import Decoder, Frame, encode
@@ -19,11 +17,10 @@ M = TypeVar("M", bound=Message)
 
 
 class Channel:
-    """One link with its decoder and sequence numbers. ``explained`` says why the link is lost, where its owner knows more."""
+    """One link with its decoder and sequence numbers."""
 
-    def __init__(self, link: Link, explained: Callable[[CableUnpluggedError], CableUnpluggedError] = lambda exc: exc) -> None:
+    def __init__(self, link: Link) -> None:
         self.link = link
-        self._explained = explained
         self.now_s = clock_of(link)
         self.decoder = Decoder()
         self.raw_tail = b""  # latest bytes received, for the diagnosis of a failed handshake
@@ -47,15 +44,8 @@ class Channel:
     def send(self, message: Message) -> int:
         """Sends one request; returns its sequence number."""
         seq = self.next_seq()
-        self.write(encode(message, seq))
+        self.link.write(encode(message, seq))
         return seq
-
-    def write(self, data: bytes) -> None:
-        """Sends raw bytes."""
-        try:
-            self.link.write(data)
-        except CableUnpluggedError as exc:
-            raise self._explained(exc) from exc
 
     def poll(self, timeout_s: float) -> Frame | None:
         """The next frame, or None if none arrives within ``timeout_s``."""
@@ -63,10 +53,7 @@ class Channel:
             return self._frames.popleft()
         deadline = self.now_s() + timeout_s
         while True:
-            try:
-                data = self.link.read(timeout_s)
-            except CableUnpluggedError as exc:
-                raise self._explained(exc) from exc
+            data = self.link.read(timeout_s)
             if data:
                 self.raw_tail = (self.raw_tail + data)[-RAW_TAIL_BYTES:]
                 self._frames.extend(_literal(frame) for frame in self.decoder.feed(data))

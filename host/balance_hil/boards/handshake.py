@@ -64,7 +64,7 @@ class Handshake:
         """Sends HELLO if the interval has passed."""
         now = self.now()
         if now >= self.next_hello:
-            self._channel.write(b"\x00")  # terminates a partial frame from an earlier session
+            self._channel.link.write(b"\x00")  # terminates a partial frame from an earlier session
             self._channel.send(messages.Hello(self._nonce))
             self.next_hello = now + self._interval_s
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 
 from balance_hil.errors import LinkError
 from balance_hil.protocol import messages
-from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Action, Status
 from balance_hil.protocol.wire import Message
 from balance_hil.quantize import Float32Array, QuantParams, RawArray, dequantize
@@ -26,7 +24,6 @@ from balance_hil.quantize import Float32Array, QuantParams, RawArray, dequantize
 TENSOR_PIECE = messages.MAX_PAYLOAD - 12  # bytes of one TENSOR_DATA
 OBSERVATION_PIECE = TENSOR_PIECE // 4  # values of one OBSERVATION_DATA, whose answer may hold them as float32
 LARGEST_TENSOR = 1 << 24  # bytes
-FRAME_ROOM = 18  # of a frame besides its message
 MAX_ATTEMPTS = 3  # at one input that does not arrive as a whole
 _HINT = "reset the board, or flash it again"
 
@@ -56,12 +53,9 @@ def raw_bytes(values: RawArray) -> NDArray[np.int8]:
 
 
 class PiecedInference:
-    """What to send for one inference, and what its replies make.
-
-    Send what ``next_requests`` gives, enter it in ``in_flight`` by its sequence number, and pass each reply to ``take``.
+    """What to send for one inference, and what its replies make. Send all of ``pending``; pass each with its reply to ``take``.
 
     Args:
-        seq: of the frame that its result becomes.
         values: [n_obs], a raw input, or an observation, float32.
         n_act: outputs of the model.
         output_quant: of them.
@@ -69,11 +63,8 @@ class PiecedInference:
         raw: whether the values are a raw input, of the element type of ``output_quant``.
     """
 
-    def __init__(
-        self, seq: int, values: Float32Array | RawArray, n_act: int, output_quant: QuantParams, port: str, *, raw: bool
-    ) -> None:
-        self.seq = seq
-        self.in_flight: dict[int, Message] = {}  # oldest first
+    def __init__(self, values: Float32Array | RawArray, n_act: int, output_quant: QuantParams, port: str, *, raw: bool) -> None:
+        self.pending: deque[Message] = deque()
         self._dtype = output_quant.kind.dtype
         self._is_raw = raw
         self._values = raw_bytes(values) if raw else values
@@ -87,28 +78,19 @@ class PiecedInference:
 
     def _send_input(self) -> None:
         self.attempts += 1
-        self.in_flight.clear()  # of an attempt that failed
         self._inferred: messages.Inferred | None = None
         kind: Any = messages.InputData if self._is_raw else messages.ObservationData
         size = TENSOR_PIECE if self._is_raw else OBSERVATION_PIECE
         offsets = range(0, len(self._values), size)
-        self._pending: deque[Message] = deque(kind(offset, self._values[offset : offset + size]) for offset in offsets)
-        self._missing = len(self._pending)
+        self.pending = deque(kind(offset, self._values[offset : offset + size]) for offset in offsets)
+        self._missing = len(self.pending)
 
-    def next_requests(self, window_bytes: int) -> Iterator[Message]:
-        """Requests to send now: those that fit the window, one at least if none is in flight."""
-        used = sum(_frame_bytes(message) for message in self.in_flight.values())
-        while self._pending and (not self.in_flight or used + _frame_bytes(self._pending[0]) <= window_bytes):
-            used += _frame_bytes(self._pending[0])
-            yield self._pending.popleft()
-
-    def take(self, frame: Frame) -> Action | messages.Error | None:
-        """The result, if this reply completes it; ERROR if the board refused it for good.
+    def take(self, request: Message, reply: Message) -> Action | messages.Error | None:
+        """The result; None while something is missing; ERROR if the board refused it for good.
 
         Raises:
             LinkError: the reply cannot be right.
         """
-        request, reply = self.in_flight.pop(frame.seq), frame.message
         match request, reply:
             case _, messages.Error(status=Status.UPLOAD_DAMAGED | Status.NO_INFERENCE_YET) if self.attempts < MAX_ATTEMPTS:
                 self._send_input()  # the link had changed the order
@@ -139,13 +121,13 @@ class PiecedInference:
         self._missing -= 1
         if not self._missing:
             self._missing = self._parts(messages.OUTPUT_TENSOR, self._output_bytes)
-            self._pending.appendleft(messages.InferStored(zlib.crc32(self._input.tobytes())))
+            self.pending.appendleft(messages.InferStored(zlib.crc32(self._input.tobytes())))
 
     def _parts(self, op: int, size: int) -> int:
         """Requests for a tensor of ``size`` bytes; how many they are."""
-        self._pending.extend(messages.Tensor(op, offset) for offset in range(0, size, TENSOR_PIECE))
+        self.pending.extend(messages.Tensor(op, offset) for offset in range(0, size, TENSOR_PIECE))
         self._reads, self._bytes = op, bytearray(size)
-        return len(self._pending)
+        return len(self.pending)
 
     def _read(self, request: messages.Tensor, reply: messages.TensorData) -> None:
         values = checked_tensor(reply, request, self._port)
@@ -180,8 +162,3 @@ class PiecedInference:
 
     def _wrong(self, what: str) -> LinkError:
         return LinkError(f"the board on {self._port} {what}", _HINT)
-
-
-def _frame_bytes(message: Message) -> int:
-    """At most."""
-    return len(message.pack()) + FRAME_ROOM

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from balance_hil.boards.handshake import refused_model_error
-from balance_hil.boards.session import Session
+from balance_hil.boards.session import MIN_WINDOW_BYTES, Session
 from balance_hil.errors import BoardRebootedError, BoardStatusError, LinkError, ReplyTimeoutError
 from balance_hil.model_image import ModelImage
 from balance_hil.protocol import messages
@@ -79,7 +79,7 @@ class _Sender:
         self._number = 1 + secrets.randbelow(0xFFFF_FFFF)
         self._received = 0
         self._quiet = 0  # tries without progress
-        self._window = session.window_bytes
+        self._window = max(session.info.rx_buffer, MIN_WINDOW_BYTES)
         # Two pieces in flight keep the line busy while the board answers.
         self._piece = min(MAX_PIECE, max(MIN_PIECE, self._window // 2 - PIECE_OVERHEAD))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance_hil.boards import Board, connect, requests
+from balance_hil.boards import Board, connect, session
 from balance_hil.boards.kinds import qemu
 from balance_hil.boards.pieces import MAX_ATTEMPTS, OBSERVATION_PIECE, TENSOR_PIECE, PiecedInference, fits_frame
 from balance_hil.bundle import Bundle
 from balance_hil.errors import BoardStatusError, HarnessError, LinkError
 from balance_hil.model_image import MAX_ACT, MAX_OBS
 from balance_hil.protocol import messages
-from balance_hil.protocol.codec import Frame
 from balance_hil.protocol.messages import Action, Status
 from balance_hil.protocol.wire import Message
 from balance_hil.quantize import ELEMENT_TYPES, INT8, ElementType, Normalization, QuantParams, dequantize, quantize
@@ -76,8 +76,8 @@ def test_an_input_of_another_size_is_refused(board: Board) -> None:
 
 @pytest.mark.parametrize("fault", ["drop:rate=0.02", "corrupt:rate=0.02", "duplicate:rate=0.2", "reorder:rate=0.2"])
 def test_a_faulty_link_never_gives_a_wrong_result(wide_bundle: Bundle, fault: str, monkeypatch) -> None:
-    monkeypatch.setattr(requests, "REPLY_TIMEOUT_S", {"board": 0.1})
-    monkeypatch.setattr(requests, "STORED_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(session, "REPLY_TIMEOUT_S", {"board": 0.1})
+    monkeypatch.setattr(session, "STORED_TIMEOUT_S", 0.1)
     right = wide_bundle.golden("output_int8")
     complete = 0
     with connect("native", wide_bundle, engine="int8", faults=[fault], fault_seed=3) as board:
@@ -150,12 +150,16 @@ class FakeMemory:
 
 def run(inference: PiecedInference, answer) -> Action | messages.Error:
     """The result, with replies in the order of the requests."""
-    for seq in range(10_000):
-        inference.in_flight |= {(seq, i): request for i, request in enumerate(inference.next_requests(1 << 30))}
-        oldest, request = next(iter(inference.in_flight.items()))
-        result = inference.take(Frame(oldest, answer(request)))
+    asked: deque[Message] = deque()
+    for _ in range(10_000):
+        asked.extend(inference.pending)
+        inference.pending.clear()
+        attempts = inference.attempts
+        result = inference.take(asked[0], answer(asked.popleft()))
         if result is not None:
             return result
+        if inference.attempts != attempts:
+            asked.clear()
     pytest.fail("it asks forever")
 
 
@@ -174,13 +178,9 @@ def test_pieces_of_any_size_make_the_whole(n_obs: int, n_act: int, seed: int, ra
     quant = QuantParams(QUANT.scale, QUANT.zero_point if kind == INT8 else 0, kind)
     codes = quantize(observation, quant)
     board = FakeMemory(n_obs, n_act, quant if same else QuantParams(1 / 32, 0, kind), quant)
-    inference = PiecedInference(0, codes if raw else observation, n_act, quant, "here", raw=raw)
-
-    def answer(request: Message) -> Message:
-        assert len(request.pack()) <= messages.MAX_PAYLOAD
-        return board.answer(request)
-
-    action = run(inference, answer)
+    inference = PiecedInference(codes if raw else observation, n_act, quant, "here", raw=raw)
+    assert all(len(request.pack()) <= messages.MAX_PAYLOAD for request in inference.pending)
+    action = run(inference, board.answer)
     assert isinstance(action, Action)
     assert action.input.dtype == action.output.dtype == kind.dtype
     assert action.input.tobytes() == codes.tobytes()
@@ -221,7 +221,7 @@ def test_a_reply_that_cannot_be_right_is_an_error(of: type[Message], change) -> 
         return _differs(reply, **change) if isinstance(request, of) else reply
 
     with pytest.raises(LinkError, match="the board on here"):
-        run(PiecedInference(0, np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
+        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
 
 
 @pytest.mark.parametrize("of", [messages.InputData, messages.InferStored, messages.Tensor])
@@ -232,7 +232,7 @@ def test_a_reply_of_another_type_is_an_error(of: type[Message]) -> None:
         return messages.EchoReply(b"") if isinstance(request, of) else board.answer(request)
 
     with pytest.raises(LinkError):
-        run(PiecedInference(0, np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
+        run(PiecedInference(np.ones(N_OBS, np.int8), N_ACT, QUANT, "here", raw=True), answer)
 
 
 def test_an_input_that_another_piece_damaged_is_sent_again_a_few_times() -> None:
@@ -252,7 +252,7 @@ def test_an_input_that_another_piece_damaged_is_sent_again_a_few_times() -> None
     for damages in (0, MAX_ATTEMPTS - 1, MAX_ATTEMPTS):
         attempts = 0
         board.output[:] = 0
-        result = run(PiecedInference(0, values, N_ACT, QUANT, "here", raw=True), answer)
+        result = run(PiecedInference(values, N_ACT, QUANT, "here", raw=True), answer)
         if damages < MAX_ATTEMPTS:
             assert np.array_equal(result.output, np.resize(~values, N_ACT))
         else:
@@ -270,7 +270,7 @@ def test_an_output_that_was_read_too_early_is_read_again() -> None:
         return early.pop(0) or messages.TensorData(request.op, 0, N_ACT, np.zeros(TENSOR_PIECE, np.int8))
 
     values = np.arange(N_OBS).astype(np.int8)
-    inference = PiecedInference(0, values, N_ACT, QUANT, "here", raw=True)
+    inference = PiecedInference(values, N_ACT, QUANT, "here", raw=True)
     assert np.array_equal(run(inference, answer).output, np.resize(~values, N_ACT))
     assert inference.attempts == 3
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from balance_hil.boards import Board, pieces, requests
+from balance_hil.boards import Board, pieces, session
 from balance_hil.envs import balance as envs
 from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.errors import (
@@ -74,7 +74,7 @@ def test_a_run_in_pieces_is_the_same_run(linear_bundle, tmp_path, monkeypatch, l
         return read_recording(result.recording)
 
     whole = once("whole.mcap")
-    monkeypatch.setattr(requests, "fits_frame", lambda n_obs, n_act, width: False)
+    monkeypatch.setattr(session, "fits_frame", lambda n_obs, n_act, width: False)
     monkeypatch.setattr(pieces, "OBSERVATION_PIECE", 4)
     pieced = once("pieced.mcap")
     for name in ("observation", "input_int8", "action"):
