@@ -27,7 +27,7 @@ from balance_hil.processes import run_group
 PROJECT = paths.PROJECT
 # What a build depends on. The identity of a firmware is the last commit that touched one of these.
 SOURCES = ("firmware", "host/balance_hil/protocol/schema.toml", "platformio.ini")
-_SUFFIXES = {".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld"}
+_SUFFIXES = (".cpp", ".cc", ".c", ".h", ".py", ".json", ".toml", ".ini", ".ld")
 _STAMP = "balance_hil.stamp"
 _LAST_LINES = 12
 UNUSED_S = 30 * 86_400.0  # after its last build the project folder of another version is deleted
@@ -251,11 +251,11 @@ def _fingerprint() -> str:
 def _source_files() -> Iterator[str]:
     for name in SOURCES:
         path = str(PROJECT / name)
-        if os.path.isfile(path):  # noqa: PTH113 - the same
+        if os.path.isfile(path):  # noqa: PTH113 - a third of pathlib's time
             yield path
         for folder, folders, files in os.walk(path):
             folders[:] = sorted(set(folders) - {"__pycache__"})
-            yield from (f"{folder}/{file}" for file in sorted(files) if os.path.splitext(file)[1] in _SUFFIXES)  # noqa: PTH122 - the same
+            yield from (f"{folder}/{file}" for file in sorted(files) if file.endswith(_SUFFIXES))
 
 
 def _check_tools() -> None:

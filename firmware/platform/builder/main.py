@@ -9,9 +9,9 @@ from SCons.Script import AlwaysBuild, Default, DefaultEnvironment
 env = DefaultEnvironment()
 sys.path.insert(0, env.PioPlatform().get_dir())
 from custom import configure  # noqa: E402 - below the line that makes it importable
-from image import add_build_info, add_model  # noqa: E402 - the same
-from objects import share_objects  # noqa: E402 - the same
-from uf2 import finish  # noqa: E402 - the same
+from image import add_build_info, add_model  # noqa: E402 - below the line that makes it importable
+from objects import share_objects  # noqa: E402 - below the line that makes it importable
+from uf2 import finish  # noqa: E402 - below the line that makes it importable
 
 board = env.BoardConfig()
 toolchain = board.get("build.toolchain", "")  # "" = the system's own, "arm-none-eabi-", ...
