@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -91,13 +92,19 @@ def ended_by_signals() -> Iterator[Ended]:
     SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected.
 
     Raised in a destructor or a callback, where Python ignores every exception, it is raised again a moment later. It waits while
-    an extension module is being loaded: many abort the process, or report an ImportError.
+    an extension module is being loaded (many abort the process, or report an ImportError) and while garbage is collected: a file
+    that is closed there, and a serial port is one, drops what is raised without a word.
     """
     ended = Ended()
+    collecting = False
+
+    def note_collection(phase: str, info: dict[str, int]) -> None:
+        nonlocal collecting
+        collecting = phase == "start"
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         ended.by_signal = True
-        if _loads_an_extension(frame):
+        if collecting or _loads_an_extension(frame):
             _thread.start_new_thread(_raise_again, ())
         else:
             raise KeyboardInterrupt
@@ -105,9 +112,11 @@ def ended_by_signals() -> Iterator[Ended]:
     numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     previous = {number: signal.signal(number, interrupt) for number in numbers}
     ignored = lose_none()
+    gc.callbacks.append(note_collection)
     try:
         yield ended
     finally:
+        gc.callbacks.remove(note_collection)
         sys.unraisablehook = ignored
         for number, handler in previous.items():
             signal.signal(number, handler)

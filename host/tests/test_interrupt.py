@@ -1,6 +1,8 @@
 """A signal ends the program whatever it interrupts, and falls never between making something and being responsible for it."""
 
 import contextlib
+import gc
+import io
 import signal
 import subprocess
 import sys
@@ -50,6 +52,23 @@ def test_a_signal_in_a_destructor_is_not_lost():
 
     def run():
         Interrupted()
+        threading.Event().wait(DEADLINE_S)
+
+    with ended_by_signals() as ended, pytest.raises(KeyboardInterrupt):
+        run()
+    assert ended.by_signal
+
+
+def test_a_signal_is_not_lost_in_a_file_that_is_closed_as_garbage():
+    class Port(io.RawIOBase):  # as a serial port: its class is written in Python, so its end may be interrupted
+        def close(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def run():
+        port = Port()
+        port.itself = port
+        del port
+        gc.collect()
         threading.Event().wait(DEADLINE_S)
 
     with ended_by_signals() as ended, pytest.raises(KeyboardInterrupt):
