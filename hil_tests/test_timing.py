@@ -11,8 +11,8 @@ import numpy as np
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.core_queue import cores
-from balance_hil.running.run import cores_of
-from balance_hil.scheduling import ProcessorWait, real_time_priority
+from balance_hil.running.run import cores_of, priority_for
+from balance_hil.scheduling import ProcessorWait
 
 ROUND_TRIPS = 200
 CLOCK_S = 1.0  # how long clocks are compared
@@ -33,7 +33,7 @@ def round_trips_us(action: Callable[[], object]) -> np.ndarray:
 def test_round_trip_fits_the_control_period(hil_board: Board, hil_bundle: Bundle, hil_measure: Callable[..., None]) -> None:
     """On the cores and with the priority of a run in real time."""
     observation = np.zeros(hil_board.info.n_obs, np.float32)
-    with cores(cores_of(hil_board)), real_time_priority(hil_board.process_ids):
+    with cores(cores_of(hil_board)), priority_for(hil_board):
         times = round_trips_us(lambda: hil_board.infer(observation))
     period_us = hil_bundle.spec.control_period_s * 1e6
     hil_measure("round_trip_median", float(np.median(times)), "us", maximum=period_us)

@@ -17,8 +17,7 @@ from types import TracebackType
 from typing import Self
 
 LOOP_PRIORITY = 3  # above the emulator, so that busy-waiting firmware cannot starve the loop
-DEVICES_PRIORITY = 2  # of an emulator's first thread, which has the devices: nor its UART, on the same core
-BOARD_PRIORITY = 1
+EARLIER_PRIORITY, LATER_PRIORITY = 2, 1  # of an emulator's threads
 CURRENT_THREAD = 0
 CPU_LATENCY = Path("/dev/cpu_dma_latency")
 STATISTICS = Path("/proc/stat")
@@ -44,8 +43,13 @@ def keep_on_one_core(process: int) -> None:
 
 
 @contextlib.contextmanager
-def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
+def real_time_priority(board_processes: Sequence[int], *, processor_first: bool = False) -> Iterator[bool]:
     """Schedules the calling thread, and then the processes of an emulated board, before every ordinary program.
+
+    Args:
+        board_processes: the first thread of each has the board's devices, the others its processor.
+        processor_first: the devices wait until the processor sleeps. By default they come first: then firmware that is busy has
+            its UART and the interrupts of its timers, but each register that it asks for may cost two changes of threads.
 
     Yields:
         Whether that was granted: to root, to users with an rtprio limit (ulimit -r) of 3 or more. If not, nothing changes.
@@ -55,7 +59,8 @@ def real_time_priority(board_processes: Sequence[int]) -> Iterator[bool]:
         return
     try:
         for thread in _threads(board_processes):
-            _schedule(thread, DEVICES_PRIORITY if thread in board_processes else BOARD_PRIORITY)
+            first = (thread in board_processes) != processor_first
+            _schedule(thread, EARLIER_PRIORITY if first else LATER_PRIORITY)
         yield True
     finally:
         for thread in [CURRENT_THREAD, *_threads(board_processes)]:

@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from balance_hil import scheduling as module
+from balance_hil.boards import find_definition
+from balance_hil.running.run import priority_for
 from balance_hil.scheduling import (
-    BOARD_PRIORITY,
-    DEVICES_PRIORITY,
+    EARLIER_PRIORITY,
+    LATER_PRIORITY,
     LOOP_PRIORITY,
     CpuLatencyRequest,
     ProcessorWait,
@@ -34,14 +37,17 @@ def scheduling(thread: int) -> tuple[int, int]:
     return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
 
 
-def test_the_loop_comes_first_then_the_board_and_both_step_back_whatever_happens(process: int):
-    with pytest.raises(RuntimeError, match="fell"), real_time_priority([process]) as granted:  # noqa: PT012
+@pytest.mark.parametrize("processor_first", [False, True])
+def test_the_loop_comes_first_then_the_board_and_both_step_back_whatever_happens(process: int, processor_first: bool):
+    run = real_time_priority([process], processor_first=processor_first)
+    with pytest.raises(RuntimeError, match="fell"), run as granted:  # noqa: PT012
         if not granted:
             pytest.skip("this user may not schedule for real time: ulimit -r")
         assert scheduling(0) == (os.SCHED_FIFO, LOOP_PRIORITY)
         (other,) = {int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir()} - {process}
-        assert scheduling(process) == (os.SCHED_FIFO, DEVICES_PRIORITY)
-        assert scheduling(other) == (os.SCHED_FIFO, BOARD_PRIORITY)
+        first, second = (other, process) if processor_first else (process, other)
+        assert scheduling(first) == (os.SCHED_FIFO, EARLIER_PRIORITY)
+        assert scheduling(second) == (os.SCHED_FIFO, LATER_PRIORITY)
         raise RuntimeError("the robot fell")
     assert scheduling(0) == scheduling(process) == (os.SCHED_OTHER, 0)
 
@@ -129,3 +135,11 @@ def test_time_that_a_hypervisor_takes_is_noticed(tmp_path: Path, monkeypatch: py
             waits_us.append(wait.total_us() - start_us)
     assert waits_us[0] >= 300e6 / os.sysconf("SC_CLK_TCK")
     assert waits_us[1] < 1e6  # a computer without a hypervisor: it is not looked for
+
+
+@pytest.mark.parametrize(("board", "priority"), [("f405", LATER_PRIORITY), ("qemu-m7", EARLIER_PRIORITY)])
+def test_only_of_the_emulated_stm32_does_the_processor_come_first(process: int, board: str, priority: int):
+    with priority_for(SimpleNamespace(definition=find_definition(board), process_ids=[process])) as granted:
+        if not granted:
+            pytest.skip("this user may not schedule for real time: ulimit -r")
+        assert scheduling(process) == (os.SCHED_FIFO, priority)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -161,6 +162,11 @@ def cores_of(board: Board) -> float:
     return LOOP_CORES + float(getattr(find_kind(board.definition.kind), "CORES", 0.0))
 
 
+def priority_for(board: Board) -> AbstractContextManager[bool]:
+    """Scheduling of a run in real time, for the calling thread and an emulated board: see ``real_time_priority``."""
+    return real_time_priority(board.process_ids, processor_first=board.definition.settings.get("processor_first", False))
+
+
 def identity(board: Board) -> dict[str, Any]:
     """Identity of the board in a recording, equal in every session."""
     facts = {key: value for key, value in asdict(board.info).items() if key not in _NOT_IDENTITY}
@@ -289,7 +295,7 @@ class RunInProgress:
                 realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
             else:
                 awake = contextlib.closing(CpuLatencyRequest())
-                with awake, low_jitter(), real_time_priority(self._board.process_ids) as granted:
+                with awake, low_jitter(), priority_for(self._board) as granted:
                     totals.priority = "real-time" if granted else "normal"
                     realtime.run_episode(episode, exchange, totals.timing)
         finally:

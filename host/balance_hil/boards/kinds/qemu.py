@@ -52,7 +52,8 @@ REFUSAL_S = 0.5  # for a refused client to read why
 
 # machine: what QEMU emulates, "mps2-an386", ...; uart: the number of the firmware's UART among the machine's, from 0.
 # bench: the board whose instruction counts hold for this one; by default itself.
-KEYS: Mapping[str, type] = {"machine": str, "uart": int, "bench": str}
+# processor_first: see scheduling.real_time_priority.
+KEYS: Mapping[str, type] = {"machine": str, "uart": int, "bench": str, "processor_first": bool}
 
 
 def check_definition(definition: BoardDefinition) -> None:
