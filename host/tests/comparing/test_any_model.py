@@ -78,6 +78,15 @@ def test_a_float_model_is_compared_on_every_runtime_and_a_board(shape, compared)
     assert ends["int8-xnnpack"]["input_differing"] == ends["int8-builtin"]["input_differing"] > 100
 
 
+def test_the_shapes_that_a_flatten_computes_are_no_layers_to_compare(compared):
+    build = ModelBuilder()
+    source = build.tensor((1, 5, 4, 3), 0.02, -7)
+    weights = np.random.default_rng(0).integers(-127, 128, (3, 60), dtype=np.int8)
+    model = build.build(source, build.dense(build.flatten(source), weights, 0.01, (0.3, 0)))
+    status, found = compared(model, "--board", "native", "--engine", "int8")
+    assert (status, found["unexplained"], found["board_equals_tflm"]) == (0, 0, True)
+
+
 @pytest.mark.parametrize(("float_input", "float_output"), [(True, False), (False, True)])
 def test_one_end_alone_may_be_float(float_input, float_output, compared):
     status, found = compared(_model(float_input=float_input, float_output=float_output, per_channel=False))
