@@ -41,6 +41,7 @@ END_S = 1.0  # from the signal to the end of the process, without the time in wh
 LOOK_S = 0.9  # a command that runs this long after the signal is asked what it does, and again every LOOK_AGAIN_S
 LOOK_AGAIN_S = 0.5
 GIVE_UP_S = 30.0  # then it is killed
+OUTSIDE = ("_shutdown", "atexit", "Fatal Python error: init", "    def main() -> None:\n")  # what Python says of a signal there
 STEP_S = 0.05
 SHARE_OF_PROCESSES = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -310,9 +311,9 @@ def end_one(
     elif end.seen and end.took_s > GIVE_UP_S:
         wrong.append(f"it was killed after {end.took_s:.2f} s\n" + "\n".join(end.seen))
     # Before and after ``main`` a signal acts as it does in any program; nothing may be left then, either.
-    outside = status == -number or any(where in said for where in ("_shutdown", "atexit", "Fatal Python error: init"))
+    outside = status == -number or any(where in said for where in OUTSIDE)
     if status not in (0, 1, 130) and not outside:
-        wrong.append(f"exit status {status}: {said[-300:]}")
+        wrong.append(f"exit status {status}: {said[-6000:]}")
     # One of another package alone is not ours: glfw's child asks for its library's name, C code prints what it ignores.
     ours = [line for line in said.splitlines() if PACKAGE in line and interrupt.__file__ not in line]
     if "Traceback" in said and ours and fork and not outside:
