@@ -18,6 +18,8 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 _RAISED_AGAIN_S = 0.01
+_IMPORTLIB = "<frozen importlib._bootstrap>"
+_IMPORT_LOCKS = ("_lock_unlock_module", "_get_module_lock", "acquire", "release", "__enter__", "__exit__", "cb")
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -92,8 +94,9 @@ def ended_by_signals() -> Iterator[Ended]:
     SIGINT does so even if a shell started the program in the background with SIGINT ignored; nohup is respected.
 
     Raised in a destructor or a callback, where Python ignores every exception, it is raised again a moment later. It waits while
-    an extension module is being loaded (many abort the process, or report an ImportError) and while garbage is collected: a file
-    that is closed there, and a serial port is one, drops what is raised without a word.
+    an extension module is being loaded (many abort the process, or report an ImportError), while garbage is collected (a file
+    that is closed there, and a serial port is one, drops what is raised without a word), and while a lock of importlib is taken
+    or given back: it would stay locked, and what PyTorch's C++ code imports aborts the process.
     """
     ended = Ended()
     collecting = False
@@ -104,7 +107,7 @@ def ended_by_signals() -> Iterator[Ended]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         ended.by_signal = True
-        if collecting or _loads_an_extension(frame):
+        if collecting or _imports_what_must_not_end(frame):
             _thread.start_new_thread(_raise_again, ())
         else:
             raise KeyboardInterrupt
@@ -122,8 +125,11 @@ def ended_by_signals() -> Iterator[Ended]:
             signal.signal(number, handler)
 
 
-def _loads_an_extension(frame: FrameType | None) -> bool:
+def _imports_what_must_not_end(frame: FrameType | None) -> bool:
     while frame is not None:
+        code = frame.f_code
+        if code.co_filename == _IMPORTLIB and code.co_name in _IMPORT_LOCKS:
+            return True
         if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
             return True
         frame = frame.f_back

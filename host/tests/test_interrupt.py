@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import io
 import signal
 import subprocess
@@ -128,6 +129,27 @@ def test_a_signal_waits_while_an_extension_module_is_loaded():
     with ended_by_signals(), pytest.raises(KeyboardInterrupt):
         run()
     assert loader.loaded
+
+
+def test_a_signal_waits_while_importlib_takes_a_lock():
+    lock = importlib._bootstrap._ModuleLock("name")
+    seen = []
+
+    class Interrupted(dict):
+        def __setitem__(self, key, value):  # of the threads that wait, in the middle of acquire()
+            signal.raise_signal(signal.SIGTERM)
+            seen.append(key)
+            super().__setitem__(key, value)
+
+    def run(monkeypatch):
+        monkeypatch.setattr(importlib._bootstrap, "_blocking_on", Interrupted())
+        lock.acquire()
+        lock.release()
+        threading.Event().wait(DEADLINE_S)
+
+    with pytest.MonkeyPatch.context() as patch, ended_by_signals(), pytest.raises(KeyboardInterrupt):
+        run(patch)
+    assert seen
 
 
 def test_ctrl_c_that_python_ignores_while_the_command_is_imported_is_raised_again():
