@@ -40,7 +40,7 @@ def scheduling(thread: int) -> tuple[int, int]:
 @pytest.mark.parametrize("processor_first", [False, True])
 def test_the_loop_comes_first_then_the_board_and_both_step_back_whatever_happens(process: int, processor_first: bool):
     run = real_time_priority([process], processor_first=processor_first)
-    with pytest.raises(RuntimeError, match="fell"), run as granted:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="fell"), run as granted:  # noqa: PT012 - the error comes from inside of the run
         if not granted:
             pytest.skip("this user may not schedule for real time: ulimit -r")
         assert scheduling(0) == (os.SCHED_FIFO, LOOP_PRIORITY)

@@ -85,6 +85,8 @@ def test_the_shapes_that_a_flatten_computes_are_no_layers_to_compare(compared):
     model = build.build(source, build.dense(build.flatten(source), weights, 0.01, (0.3, 0)))
     status, found = compared(model, "--board", "native", "--engine", "int8")
     assert (status, found["unexplained"], found["board_equals_tflm"]) == (0, 0, True)
+    assert found["hidden_layers"] == ["0 SHAPE", "1 STRIDED_SLICE", "2 PACK"]
+    assert {layer["operator"] for layer in found["layers"]} == {"RESHAPE", "FULLY_CONNECTED"}
 
 
 @pytest.mark.parametrize(("float_input", "float_output"), [(True, False), (False, True)])
