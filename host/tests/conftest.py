@@ -99,7 +99,7 @@ def pytest_xdist_make_scheduler():
         if module.startswith("hil_tests"):
             return of_boards(nodeid)
         if module.endswith("test_any_policy.py"):
-            return module + next((board for board in ("[native-", "[qemu-") if board in nodeid), "")
+            return module + next((board for board in ("[native]", "[qemu-") if board in nodeid), "")
         return module
 
     scheduler._split_scope = split
