@@ -78,6 +78,7 @@ def run_on(machine: str, image: Path, cases: Path, wanted: int) -> bytes:
     address, sent = CASES_ADDRESS.get(machine, CASES_ADDRESS_MPS2), cases.with_suffix(".sent")
     command = [QEMU, "-M", machine, "-kernel", str(image), "-nodefaults", "-display", "none", "-serial", f"file:{sent}"]
     command += ["-device", f"loader,file={cases},addr={address:#x},force-raw=on"]
+    sent.unlink(missing_ok=True)  # of the models before
     deadline_s = time.monotonic() + DEADLINE_S
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
         try:
