@@ -18,14 +18,20 @@ SEQ = 0xBEEF
 REPLY_DEADLINE_S = 5.0
 
 
+def next_reply(board: Board, timeout_s: float = REPLY_DEADLINE_S) -> Frame | None:
+    """The next frame but INFO, which also answers a HELLO that was repeated while a busy board answered the first."""
+    while True:
+        frame = board.poll(timeout_s)
+        if frame is None or not isinstance(frame.message, messages.Info):
+            return frame
+
+
 def exchange(board: Board, data: bytes) -> Frame:
     """Sends bytes as they are; returns the next frame that the board sends."""
     board.send_raw(data)
-    while True:
-        frame = board.poll(REPLY_DEADLINE_S)
-        assert frame is not None, "the board must answer"
-        if not isinstance(frame.message, messages.Info):  # of a HELLO that was repeated while a busy board answered the first
-            return frame
+    frame = next_reply(board)
+    assert frame is not None, "the board must answer"
+    return frame
 
 
 def refused(board: Board, data: bytes, status: Status, detail: int | None, request: int) -> None:
@@ -149,7 +155,7 @@ def test_replies_come_in_order_and_carry_their_numbers(hil_board: Board) -> None
     count = max(1, hil_board.info.rx_buffer // 64)
     sent = [hil_board.send(messages.Echo(bytes([i % 256] * size))) for i in range(count)]
     for i, seq in enumerate(sent):
-        frame = hil_board.poll(REPLY_DEADLINE_S)
+        frame = next_reply(hil_board)
         assert frame is not None
         assert frame.seq == seq
         assert isinstance(frame.message, messages.EchoReply)
@@ -201,7 +207,7 @@ def test_a_frame_that_stops_arriving_is_dropped_after_the_time_limit(hil_board: 
     half = encode(messages.Infer(zeros_in_a_frame(hil_board)), SEQ)[:-5]
     hil_board.send_raw(half)
     patience = 4 if hil_board.definition.timing == "host" else 2  # an emulator's clock may stand still on a busy computer
-    assert hil_board.poll(patience * messages.PARTIAL_FRAME_TIMEOUT_MS / 1e3) is None, "half a frame must not be answered"
+    assert next_reply(hil_board, patience * messages.PARTIAL_FRAME_TIMEOUT_MS / 1e3) is None, "half a frame must not be answered"
     assert_works(hil_board)  # without a delimiter in between
     assert hil_board.stats().dropped_bytes >= before.dropped_bytes + len(half) - 1
 
@@ -209,7 +215,7 @@ def test_a_frame_that_stops_arriving_is_dropped_after_the_time_limit(hil_board: 
 def test_one_byte_at_a_time(hil_board: Board) -> None:
     for byte in encode(messages.Echo(b"slowly"), SEQ):
         hil_board.send_raw(bytes([byte]))
-    frame = hil_board.poll(REPLY_DEADLINE_S)
+    frame = next_reply(hil_board)
     assert frame is not None
     assert (frame.seq, frame.message) == (SEQ, messages.EchoReply(b"slowly"))
 
