@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from balance_hil.cli.console import make_table, print_json, print_warning, say, stderr, stdout
 from balance_hil.errors import HarnessError, TrainingError, UsageError
 from balance_hil.evaluating.robustness import Condition, load_suite
-from balance_hil.evaluating.robustness_run import RobustnessConfig, run_suite
+from balance_hil.evaluating.robustness_run import RobustnessConfig, policy_name, run_suite
 from balance_hil.evaluating.robustness_table import RobustnessTable
 from balance_hil.farm.campaign import Campaign, Task, content_hash
 from balance_hil.files import locked, require_known, write_atomically
@@ -40,6 +40,7 @@ from balance_hil.training.tuning import (
 
 SPACE = "-space"  # what the name of a file for --space ends in that belongs to a file for --config
 TASKS = "tasks"
+TRIAL = "trial-"
 
 
 def tune(
@@ -59,6 +60,10 @@ def tune(
         folders, metrics = folders_of(environment), environment.metrics
         suite = getattr(environment.env.unwrapped, "robustness_suite", None)
     search = read_search(space or _shipped_space(request, folders))
+    if search.against_start and request.init_from is None:
+        raise UsageError("the file for --space compares with a policy to start from", "name it: --init-from models/lqr")
+    if search.against_start and request.init_from and policy_name(request.init_from).startswith(TRIAL):
+        raise UsageError(f"{request.init_from} has the name of a trial", "copy it to a folder of another name")
     settings = read_layers(request.algorithm, folders, request.config)
     options = request.read_options()
     conditions = load_suite(Path(suite)) if suite else (Condition("as it is", "as it is", {}),)
@@ -86,12 +91,17 @@ def tune(
         study = Study(folder, search, about, request.seed or 0, first)
         chosen = tuple(each for each in conditions if not search.conditions or each.name in search.conditions)
         better = {metric.name: metric.better for metric in metrics}
-        _search(study, trials, request, settings, search, chosen, better, campaign, about)
+        start: list[dict[str, Any]] = []
+        if search.against_start and request.init_from:
+            say(f"evaluating {request.init_from.name}, which the trials are compared with")
+            seeds = range(SEARCH_SEED_BASE, SEARCH_SEED_BASE + search.episodes)
+            start = _plain(_table((request.init_from,), chosen, seeds, search.episode_steps, campaign))
+        _search(study, trials, request, settings, search, chosen, better, campaign, about, start)
         best = study.best()
         if best is None:
             raise TrainingError("no trial could be trained", f"look at the reasons in {folder / TASKS}")
         say(f"judging trial {best.number} on {search.judge_episodes} unseen episodes of each condition")
-        judged = _judge(folder, {0, best.number}, search, conditions, campaign)
+        judged = _judge(folder, {0, best.number}, search, conditions, campaign, request.init_from)
     _finish(folder, study, search, best, judged, better, as_json=as_json)
 
 
@@ -106,6 +116,7 @@ def _shipped_space(request: TrainingRequest, folders: Sequence[Path]) -> Path:
 def _search(
     study: Study, trials: int, request: TrainingRequest, settings: Mapping[str, Any], search: Search,
     conditions: tuple[Condition, ...], better: Mapping[str, str], campaign: Campaign, about: Mapping[str, Any],
+    start: Sequence[Mapping[str, Any]],
 ) -> None:  # fmt: skip
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total} trials"), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn(), TextColumn("{task.description}", style="dim", markup=False))  # fmt: skip
@@ -117,7 +128,7 @@ def _search(
             _show(bars, bar, study)
             for task, result in campaign.run(run_trial, tasks):
                 trial = by_name[task.name]
-                study.tell(trial, objective(search, better, result["cells"]) if result["cells"] else None)
+                study.tell(trial, objective(search, better, result["cells"], start) if result["cells"] else None)
                 if result["reason"]:
                     print_warning(f"trial {trial.number} failed: {result['reason']}")
                 _show(bars, bar, study)
@@ -134,7 +145,7 @@ def _task(
 ) -> Task:  # fmt: skip
     """The training of a trial as a task; its settings are beside its policy, as a file for --config."""
     own = merged(settings, trial.settings())
-    folder = request.output.parent / f"trial-{trial.number}"
+    folder = request.output.parent / f"{TRIAL}{trial.number}"
     config = folder.with_suffix(".yaml")
     # Through JSON: a tuple or a number of numpy would be written with a tag.
     write_atomically(config, yaml.safe_dump(json.loads(json.dumps(own)), sort_keys=False))
@@ -159,20 +170,21 @@ def run_trial(
     except HarnessError as exc:
         return {"cells": [], "reason": exc.message}
     table = _table((request.output,), conditions, seeds, steps, Campaign(jobs=1))
-    return {"cells": [cell.to_dict() for cell in table.cells()], "reason": ""}
+    return {"cells": _plain(table), "reason": ""}
 
 
 def _judge(
-    folder: Path, numbers: set[int], search: Search, conditions: tuple[Condition, ...], campaign: Campaign
+    folder: Path, numbers: set[int], search: Search, conditions: tuple[Condition, ...], campaign: Campaign, start: Path | None
 ) -> RobustnessTable:
-    policies = tuple(folder.absolute() / f"trial-{number}" for number in sorted(numbers))
+    policies = tuple(folder.absolute() / f"{TRIAL}{number}" for number in sorted(numbers))
     present = tuple(policy for policy in policies if (policy / "policy.zip").is_file())
     if policies[-1] not in present:
         raise UsageError(
             f"the policy of the best trial is not in {policies[-1]}", "let the workers of the cluster share this folder with it"
         )
     seeds = range(JUDGE_SEED_BASE, JUDGE_SEED_BASE + search.judge_episodes)
-    return _table(present, conditions, seeds, search.episode_steps, campaign)
+    compared = (start,) if search.against_start and start else ()
+    return _table((*compared, *present), conditions, seeds, search.episode_steps, campaign)
 
 
 def _table(
@@ -184,19 +196,22 @@ def _table(
     return run_suite(config, campaign=campaign)
 
 
+def _plain(table: RobustnessTable, policy: str | None = None) -> list[dict[str, Any]]:
+    """The cells of one policy, by default of all."""
+    return [cell.to_dict() for cell in table.cells() if policy in (None, cell.policy)]
+
+
 def _finish(
     folder: Path, study: Study, search: Search, best: Trial, judged: RobustnessTable, better: Mapping[str, str], *, as_json: bool
 ) -> NoReturn:
-    values = {
-        policy.name: objective(search, better, [cell.to_dict() for cell in judged.cells() if cell.policy == policy.name])
-        for policy in judged.policies
-    }
+    start = _plain(judged, judged.policies[0].name)  # counts only with against_start, where it is the one started from
+    values = {policy.name: objective(search, better, _plain(judged, policy.name), start) for policy in judged.policies}
     document = {
         "schema": "balance_hil/train-tune@2",
         "study": str(folder / STUDY),
         "trials": [vars(trial) for trial in study.trials()],
         "best": vars(best),
-        "config": str(folder / f"trial-{best.number}.yaml"),
+        "config": str(folder / f"{TRIAL}{best.number}.yaml"),
         "judged": {"objective": values, **judged.to_dict()},
     }
     write_atomically(folder / "results.json", json.dumps(document, indent=2) + "\n")
@@ -212,8 +227,8 @@ def _finish(
         stdout.print(judged.to_markdown(), soft_wrap=True, markup=False)
     say("objective on the unseen episodes: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
     say(f"wrote {folder / 'results.md'}, {folder / 'results.json'} and the settings {document['config']}")
-    mine, start = values[f"trial-{best.number}"], values.get("trial-0")
-    if start is not None and mine > start:
+    mine, first = values[f"{TRIAL}{best.number}"], values.get(f"{TRIAL}0")
+    if first is not None and mine > first:
         print_warning("the best trial of the search is worse than the first one on unseen episodes: search with more episodes")
         sys.exit(1)
     sys.exit(0)

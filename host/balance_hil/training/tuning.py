@@ -40,6 +40,7 @@ class Search(Settings):
 
     space: dict[str, Any]  # by dotted name of a hyper-parameter: a range or choices
     objective: dict[str, Any]  # what is minimized: metric: weight, and ``failed``; summed over the conditions
+    against_start: bool = False  # minimize the worst change from the policy of --init-from instead of the sum
     conditions: tuple[str, ...] = ()  # of the robustness suite; none: all of it, or the environment as it is
     episodes: int = number(1, default=25)  # of a trial under each condition
     judge_episodes: int = number(1, default=100)  # of the policies that are judged at the end
@@ -58,6 +59,8 @@ def read_search(path: Path) -> Search:
         ) from exc
     if not search.space:
         raise ConfigError(f"{path} names nothing to search", _HINT)
+    if not search.objective:
+        raise ConfigError(f"{path} names nothing to minimize", "name metrics and weights: docs/campaigns.md has an example")
     for name, weight in search.objective.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ConfigError(f"the weight of {name} in the objective of {path} is {weight!r}, it must be a number", _HINT)
@@ -228,11 +231,31 @@ def value_at(settings: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def objective(search: Search, better: Mapping[str, str], cells: Sequence[Mapping[str, Any]]) -> float:
-    """What is minimized, from the cells of a robustness table as plain types; ``better`` is that of each metric."""
+def objective(
+    search: Search, better: Mapping[str, str], cells: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]] = ()
+) -> float:
+    """What is minimized, from the cells of a robustness table as plain types.
+
+    Args:
+        search: has the weights.
+        better: that of each metric.
+        cells: of a trial.
+        start: those of the policy that the search starts from, for ``against_start``. The result is then the largest weighted
+            change from it over conditions and metrics: of a metric in its own size, of ``failed`` in shares. At 0 or less
+            the trial is at least as good in all of them.
+    """
     signs = {name: -1.0 if which == "higher" else 1.0 for name, which in better.items()}
-    return math.fsum(
-        weight * (cell["failed"] / cell["episodes"] if name == FAILED else signs[name] * cell[name])
-        for cell in cells
-        for name, weight in search.objective.items()
-    )
+
+    def values(cell: Mapping[str, Any]) -> dict[str, float]:
+        share = cell["failed"] / cell["episodes"]
+        return {name: share if name == FAILED else signs[name] * cell[name] for name in search.objective}
+
+    if not search.against_start:
+        return math.fsum(search.objective[name] * value for cell in cells for name, value in values(cell).items())
+    before = {cell["condition"]: values(cell) for cell in start}
+    changes = []
+    for cell in cells:
+        for name, value in values(cell).items():
+            old = before[cell["condition"]][name]
+            changes.append(float(search.objective[name] * (value - old) / (1.0 if name == FAILED else abs(old) or 1.0)))
+    return max(changes)

@@ -68,6 +68,25 @@ def test_a_search_is_judged_on_unseen_episodes_and_continued(arguments, tmp_path
     assert len(again["trials"]) == 3
     assert all(path.stat().st_mtime_ns == when for path, when in tasks.items())
 
+    # The winner of this study as the policy that another search starts from, and is compared with.
+    (tmp_path / "space.yaml").write_text(SPACE + "against_start: true\n")
+    best = folder / f"trial-{document['best']['number']}"
+    refused = invoke(*arguments, "--tune", "1", "-o", str(tmp_path / "next"), "--init-from", str(best))
+    assert "the name of a trial" in refused.exception.message
+    best.rename(tmp_path / "winner")
+    result = invoke(*arguments, "--tune", "1", "-o", str(tmp_path / "next"), "--init-from", str(tmp_path / "winner"))
+    judged = json.loads(result.stdout)["judged"]
+    assert [each["name"] for each in judged["policies"]] == ["winner", "trial-0"]
+    assert judged["objective"]["winner"] == 0
+    assert judged["objective"]["trial-0"] != 0
+
+
+def test_a_comparison_with_the_start_needs_one(arguments, tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE + "against_start: true\n")
+    refused = invoke(*arguments, "--tune", "1", "-o", str(tmp_path / "study"))
+    assert isinstance(refused.exception, UsageError)
+    assert "--init-from" in refused.exception.hint
+
 
 @pytest.mark.parametrize(
     ("more", "named"),

@@ -109,8 +109,8 @@ def test_a_range_that_is_none_is_named(entry):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("objective: {}", "space"), ("space: {}\nobjective: {}", "nothing"), ("space: {a: 1}\nobjective: {a: x}", "'x'"),
-     ("space: {a: 1}\nobjective: {}\nepisodes: 0", "episodes")],
+    [("objective: {}", "space"), ("space: {}\nobjective: {}", "to search"), ("space: {a: 1}\nobjective: {}", "to minimize"),
+     ("space: {a: 1}\nobjective: {a: x}", "'x'"), ("space: {a: 1}\nobjective: {}\nepisodes: 0", "episodes")],
 )  # fmt: skip
 def test_a_file_that_is_no_space_is_refused(tmp_path, text, named):
     (tmp_path / "space.yaml").write_text(text)
@@ -122,6 +122,24 @@ def test_the_objective_counts_better_metrics_with_their_sign():
     search = replace(SEARCH, objective={"failed": 10, "return": 1, "error": 2})
     cells = [{"failed": 1, "episodes": 4, "return": 5.0, "error": 3.0}, {"failed": 0, "episodes": 4, "return": 1.0, "error": 0.0}]
     assert objective(search, {"return": "higher", "error": "lower"}, cells) == 2.5 - 5 + 6 - 1
+
+
+def test_the_worst_change_from_the_start_counts_in_its_own_size():
+    search = replace(SEARCH, objective={"failed": 1, "return": 1, "error": 1}, against_start=True)
+    start = [
+        {"condition": "a", "failed": 2, "episodes": 4, "return": 5.0, "error": 2.0},
+        {"condition": "b", "failed": 0, "episodes": 4, "return": -1.0, "error": 8.0},
+    ]
+    better = {"return": "higher", "error": "lower"}
+    assert objective(search, better, start, start) == 0
+
+    def worst(condition, **changed):
+        return objective(search, better, [each | (changed if each["condition"] == condition else {}) for each in start], start)
+
+    assert worst("a", error=2.5) == worst("b", error=10.0) == 0.25
+    assert worst("a", failed=3) == worst("b", **{"return": -1.25}) == 0.25
+    assert worst("a", failed=1, error=1.0, **{"return": 9.0}) == 0, "as good as the start under b"
+    assert objective(search, better, [start[0] | {"failed": 1, "error": 1.9, "return": 6.0}], start) == pytest.approx(-0.05)
 
 
 def test_a_trial_that_cannot_be_trained_says_why(tiny, tmp_path):
