@@ -21,7 +21,7 @@ export PLATFORMIO_CORE_DIR := $(CURDIR)/.platformio
 # The tests start several hundred Python processes: compiled modules are kept also where containers set this.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test nightly guarantees setup setup-run check format fuzz vendor clean help docs
+.PHONY: run test slow nightly guarantees setup setup-run check format fuzz vendor clean help docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,8 +29,11 @@ help: ## list the targets
 run: setup-run ## balance the robot with the policy on two emulated boards, in real time; BOARD=native takes one
 	@$(HIL) run $(MODEL) --board $(BOARD) $(ARGS)
 
-test: setup ## every test, the HIL suite on four emulated boards included (TEST_BOARDS=native: on one)
+test: setup ## the tests, the HIL suite on four emulated boards included (TEST_BOARDS=native: on one)
 	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder --hil-board $(TEST_BOARDS) --hil-bundle models/ppo $(TEST_ARGS) $(ARGS)
+
+slow: setup ## the tests that make test leaves out because they take long; CI runs both
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadscope --no-loadscope-reorder host/tests -m 'slow and not nightly' $(ARGS)
 
 nightly: setup ## the HIL suite in full length, every shipped policy on every emulated board, and every environment: over an hour
 	@mkdir -p build
@@ -38,7 +41,7 @@ nightly: setup ## the HIL suite in full length, every shipped policy on every em
 	@.venv/bin/python -m pytest host/tests -m nightly --junitxml build/nightly-robots.xml
 
 guarantees: setup ## inject 10,000 faults of each kind and check what must hold all the same (FAULTS=N: N of each)
-	@.venv/bin/python -m pytest -n $(TEST_JOBS) host/tests/guarantees -v --faults $(FAULTS) --timeout 7200 $(ARGS)
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) host/tests/guarantees -m "" -v --faults $(FAULTS) --timeout 7200 $(ARGS)
 
 setup: ## install everything: training, export, tests
 	@$(PYTHON) host/bootstrap.py all

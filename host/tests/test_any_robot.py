@@ -1,7 +1,6 @@
 """End to end on environments of four kinds and robots of somebody else's: train, export, run, compare, the HIL suite.
 
-The policies are trained for seconds: what is proven is the way to the board, not that they are good. What is marked nightly
-is run by `make nightly`.
+The policies are trained for seconds: what is proven is the way to the board, not that they are good.
 """
 
 import json
@@ -78,8 +77,9 @@ class Bench:
 
 
 def case(name):
-    """A parameter; three of the five environments are for the night: HalfCheetah has the most numbers, the robot is nobody's."""
-    return pytest.param(name, marks=() if name in ("half-cheetah", "own-robot") else pytest.mark.nightly)
+    """A parameter. The robot is nobody's; of those of Gymnasium, HalfCheetah has the most numbers."""
+    marks = {"own-robot": (), "half-cheetah": pytest.mark.slow}
+    return pytest.param(name, marks=marks.get(name, pytest.mark.nightly))
 
 
 @pytest.fixture(scope="module")

@@ -413,6 +413,7 @@ def write_files(page: str, folder: Path) -> None:
             (folder / named[1]).write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [
@@ -428,6 +429,7 @@ def test_the_commands_of_a_page_work(page: str, workshop: Path, tmp_path: Path) 
     shell("\n".join(statement for statement in statements(page) if not left_out(statement)), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_custom_board_takes_the_two_files_of_its_page(workshop: Path, tmp_path: Path) -> None:
     """A part of the HIL suite; the whole page in nightly. Nothing but the two files is there."""

@@ -10,6 +10,7 @@ import pytest
 import balance_hil as hil
 
 ROOT = Path(__file__).parents[2]
+SLOW = {"campaign_over_seeds.py", "compare_a_board.py", "own_runtime.py"}
 
 
 def run(*words, cwd=None):
@@ -66,7 +67,11 @@ def test_the_page_is_that_of_the_docstrings():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def example(name):
+    return pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+
+
+@pytest.mark.parametrize("example", [example(path.name) for path in sorted((ROOT / "examples").glob("*.py"))])
 def test_an_example_is_short_and_runs(example, ppo_bundle, tmp_path):
     file = ROOT / "examples" / example
     assert len(file.read_text().splitlines()) <= 30

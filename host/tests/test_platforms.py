@@ -50,6 +50,7 @@ def elsewhere(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", ELSEWHERE + program], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_module_imports() -> None:
     done = elsewhere(EVERY_MODULE)
     assert done.returncode == 0, done.stderr[-2000:]

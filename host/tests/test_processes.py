@@ -131,6 +131,7 @@ def test_a_group_gives_its_status_and_output():
     assert (done.returncode, done.stdout) == (7, "out\n")
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_no_platformio_and_no_compiler(mark, tmp_path):
     """In a project of its own, so that there is everything to compile."""
     pytest.importorskip("platformio")
@@ -149,6 +150,7 @@ def test_a_killed_build_leaves_no_platformio_and_no_compiler(mark, tmp_path):
         command.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_export_leaves_no_worker_and_its_folders_are_removed_by_the_next_run(mark, tmp_path, number):
     require_installed("onnx2tf")
@@ -180,6 +182,7 @@ def test_a_staging_folder_in_use_stays(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_leaves_no_worker(mark):
     pytest.importorskip("tflite_micro")
     command = [*HIL, "evaluate", MODELS / "ppo", "--robustness", "--jobs", "2"]
@@ -188,6 +191,7 @@ def test_a_killed_evaluation_leaves_no_worker(mark):
         evaluating.end()
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_many_leaves_no_worker(mark, tmp_path):
     require_installed("stable_baselines3")
     command = [*HIL, "train", "--all", "--runs", tmp_path / "runs", "-o", tmp_path / "matrix"]
@@ -197,6 +201,7 @@ def test_a_killed_training_of_many_leaves_no_worker(mark, tmp_path):
         training.end()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_tests_and_their_children_that_a_shell_started_in_the_background(tmp_path):
     """Such a shell has SIGINT ignored in both."""
     program = tmp_path / "test_waits.py"

@@ -6,6 +6,7 @@ from balance_hil.errors import HarnessError
 from .. import contract
 
 
+@pytest.mark.slow
 def test_boards_one_after_the_other_and_at_once(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in {"BOARDS": ("native", "native"), "TURNS": 1, "SECONDS": 0.1, "CLOCKS": ("realtime",)}.items():

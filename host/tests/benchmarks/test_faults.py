@@ -39,6 +39,7 @@ def test_every_condition_can_be_injected():
         assert all(str(parse_fault(condition.name)) for condition in axis.conditions())
 
 
+@pytest.mark.slow
 def test_latency_makes_the_robot_fall_and_losses_calm_the_action(table):
     first, again, shares = table
     none, lost, late = (

@@ -266,6 +266,7 @@ def m4(ppo_bundle):
         yield board
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000))
 def test_the_arena_is_counted_as_the_board_counts_it(m4, seed: int) -> None:

@@ -66,7 +66,9 @@ def test_native(bundle: Bundle, engine: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["qemu-m3", "qemu-m4", "qemu-m7", "qemu-m55"])
+@pytest.mark.parametrize(
+    "name", ["qemu-m7", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qemu-m3", "qemu-m4", "qemu-m55"))]
+)
 def test_emulated_cortex_m(bundle: Bundle, name: str) -> None:
     try:
         check_installation(find_definition(name))

@@ -74,7 +74,10 @@ def test_an_input_of_another_size_is_refused(board: Board) -> None:
         board.infer(np.zeros(N_OBS - 1, np.float32))
 
 
-@pytest.mark.parametrize("fault", ["drop:rate=0.02", "corrupt:rate=0.02", "duplicate:rate=0.2", "reorder:rate=0.2"])
+@pytest.mark.parametrize(
+    "fault",
+    ["drop:rate=0.02", "corrupt:rate=0.02", "duplicate:rate=0.2", pytest.param("reorder:rate=0.2", marks=pytest.mark.slow)],
+)
 def test_a_faulty_link_never_gives_a_wrong_result(wide_bundle: Bundle, fault: str, monkeypatch) -> None:
     monkeypatch.setattr(session, "REPLY_TIMEOUT_S", {"board": 0.1})
     monkeypatch.setattr(session, "STORED_TIMEOUT_S", 0.1)

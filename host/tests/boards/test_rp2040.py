@@ -135,6 +135,7 @@ def test_the_chip_comes_back_from_its_button_and_from_a_loss_of_power(board: Boa
     np.testing.assert_array_equal(board.infer(np.zeros(6, np.float32)).output, before)
 
 
+@pytest.mark.slow
 def test_the_boot_loader_is_entered_through_the_roms_table_and_a_reset_leaves_it(ppo_bundle: Bundle):
     with connect("pico", ppo_bundle) as board:
         board.enter_bootloader()
@@ -189,6 +190,7 @@ def recorded(bundle: Bundle, path: Path, **options: Any) -> RunResult:
         return run(board, bundle, RunConfig(seeds=[3], clock="device", max_steps=60, recording=path, max_lost=60))
 
 
+@pytest.mark.slow
 def test_a_run_on_the_device_clock_repeats_bit_for_bit_with_the_chips_latency(ppo_bundle: Bundle, tmp_path: Path):
     first, again = recorded(ppo_bundle, tmp_path / "1.mcap"), recorded(ppo_bundle, tmp_path / "2.mcap")
     assert (tmp_path / "1.mcap").read_bytes() == (tmp_path / "2.mcap").read_bytes()
@@ -200,6 +202,7 @@ def test_a_run_on_the_device_clock_repeats_bit_for_bit_with_the_chips_latency(pp
     assert again.verdict.good
 
 
+@pytest.mark.slow
 def test_on_the_device_clock_a_delay_of_the_link_is_one_of_the_chips_time(ppo_bundle: Bundle, tmp_path: Path):
     slow = recorded(ppo_bundle, tmp_path / "slow.mcap", faults=[parse_fault("delay:s=0.002,direction=rx")])
     assert 2.8e3 < slow.round_trip_us.quantile(0.5) < 3.4e3

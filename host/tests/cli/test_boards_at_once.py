@@ -90,6 +90,7 @@ def test_boards_run_at_once_and_their_results_come_in_the_order_asked(hil, tmp_p
     assert read_recording(tmp_path / names[0]).meta["command"] == command
 
 
+@pytest.mark.slow
 def test_a_soak_is_at_once_and_each_board_has_a_folder_of_its_own_for_anomalies(hil):
     options = ("--engine", "int8", "--hours", "0.0002", "--fault", "delay:s=0.03,rate=0.5", "--json")
     _, out, err = hil("--board", "native,native", *options, command="soak")
@@ -104,6 +105,7 @@ def test_a_soak_is_at_once_and_each_board_has_a_folder_of_its_own_for_anomalies(
     assert err.count("native: ") == len(first["minutes"]) + len(second["minutes"]), err
 
 
+@pytest.mark.slow
 def test_each_board_has_a_live_page_of_its_own(hil):
     pytest.importorskip("uvicorn", reason="the extra live is not installed: pip install 'balance-hil[live]'")
     options = ("--engine", "int8", "--clock", "lockstep", "--no-record")

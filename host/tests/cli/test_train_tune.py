@@ -52,6 +52,7 @@ def invoke(*arguments):
     return CliRunner().invoke(hil, list(arguments), standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_a_search_is_judged_on_unseen_episodes_and_continued(arguments, tmp_path):
     folder = tmp_path / "study"
     result = invoke(*arguments, "--tune", "2", "-o", str(folder))

@@ -238,7 +238,7 @@ def test_what_a_board_does_not_take_is_refused_by_name_before_anything_runs(mode
         compared(model, "--board", "native", "--engine", "int8")
 
 
-@pytest.mark.parametrize("engine", ["int8", "tflm"])
+@pytest.mark.parametrize("engine", ["int8", pytest.param("tflm", marks=pytest.mark.slow)])
 def test_a_layer_wider_than_a_frame_is_compared(engine, compared):
     rng = np.random.default_rng(2)
     build = ModelBuilder()

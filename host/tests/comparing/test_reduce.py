@@ -121,6 +121,7 @@ def test_a_crash_is_reduced_to_the_operator_that_crashes():
     assert found.answers.a is None
 
 
+@pytest.mark.slow
 def test_a_real_crash_of_a_runtime_is_written_and_its_test_fails(tmp_path: Path):
     """TensorFlow Lite Micro believes the size of an output, and reads weights for it that are not there."""
     build = ModelBuilder()
@@ -136,6 +137,7 @@ def test_a_real_crash_of_a_runtime_is_written_and_its_test_fails(tmp_path: Path)
         reduced_case.check_runtimes(reduced_case.write(found, tmp_path, "net", None, None))
 
 
+@pytest.mark.slow
 def test_a_crash_that_does_not_come_again_is_kept_and_said():
     left = 3
 
@@ -345,6 +347,7 @@ def _run(words: list[str]) -> int:
     return int(str(ended.value.code))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_case_of_two_desktop_runtimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -365,6 +368,7 @@ def test_the_command_writes_a_case_of_two_desktop_runtimes(
     assert "nothing differs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_with_int16_activations_is_cut_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("wide.tflite").write_bytes(random_network(3, element=INT16X8))

@@ -45,7 +45,9 @@ CAMPAIGNS = {
 }
 
 
-@pytest.mark.parametrize("name", CAMPAIGNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name != "robustness" else ()) for name in CAMPAIGNS]
+)
 def test_the_same_here_and_on_a_cluster(cluster, tmp_path, monkeypatch, name):
     monkeypatch.setattr(emulators, "find_spec", lambda module: None)  # TensorFlow would be loaded in each process
     documents, files = [], []
@@ -59,6 +61,7 @@ def test_the_same_here_and_on_a_cluster(cluster, tmp_path, monkeypatch, name):
     assert len(files[0]) == {"emulators": 4}.get(name, 2)  # tasks
 
 
+@pytest.mark.slow
 def test_verify(cluster, ppo_bundle):
     def faults(campaign):
         result = verify(ppo_bundle, VerifyConfig(engine="int8"), [FAULTS["identity-stale-image"]], campaign=campaign)
@@ -68,6 +71,7 @@ def test_verify(cluster, ppo_bundle):
     assert faults(Campaign(jobs=1)) == faults(Campaign(cluster=cluster))
 
 
+@pytest.mark.slow
 def test_the_suite_of_several_policies(cluster, tmp_path):
     def suites(**where):
         found = run_suites(

@@ -97,6 +97,7 @@ def test_a_tflm_image_without_the_library_says_what_is_missing(pio, variables, f
     assert "pio run -e qemu_m4\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_rate_of_the_port_is_set_at_build(pio, tmp_path) -> None:
     done = pio("--environment", "arduino_test", HIL_BAUD="115200")
     assert done.returncode == 0, done.stdout[-3000:]

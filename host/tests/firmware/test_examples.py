@@ -109,6 +109,7 @@ def test_own_loop_on_this_computer(bundle: Bundle, tmp_path: Path) -> None:
     assert stopped.stdout == "stop\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_own_loop_on_a_cortex_m(bundle: Bundle, tmp_path: Path) -> None:
     try:
@@ -136,6 +137,7 @@ def test_own_loop_on_a_cortex_m(bundle: Bundle, tmp_path: Path) -> None:
                 process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_library_is_added_by_lib_deps_too(bundle: Bundle, tmp_path: Path) -> None:
     used = ("engine_int8", "engine", "policy", "quantize", "hal", "status")

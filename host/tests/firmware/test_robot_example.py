@@ -93,6 +93,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, ppo_bundle: Bundle) -> Build
     return Builds(tmp_path_factory.mktemp("robot"), ppo_bundle)
 
 
+@pytest.mark.slow
 def test_the_policy_keeps_it_up_at_200_hz(built: Builds, ppo_bundle: Bundle) -> None:
     printed = built("simulated", STANDALONE, "10")
     pitch = printed.column("pitch", ppo_bundle)

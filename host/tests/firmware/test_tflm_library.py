@@ -74,6 +74,7 @@ def build(environment: str, bundle: Bundle) -> list[str]:
     return [line for line in said if line.startswith("TensorFlow Lite Micro")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_library_is_compiled_once_for_running_and_for_counting(project: Path, library: Path, ppo_bundle: Bundle) -> None:
     # Two files are compiled at a time, so they may end in any order.

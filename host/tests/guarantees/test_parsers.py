@@ -14,6 +14,7 @@ from .parsers import PARSERS, bombs
 PROGRAM = Path(__file__).with_name("parsers.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 def test_damaged_input(name, tmp_path, faults, tell):
     for package in {

@@ -9,6 +9,7 @@ import pytest
 PROGRAM = Path(__file__).with_name("recordings.py")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="fork and RLIMIT_FSIZE")
 def test_recordings_that_end_early(tmp_path, faults, tell):
     done = subprocess.run([sys.executable, PROGRAM, tmp_path, str(faults)], capture_output=True, text=True, check=True)

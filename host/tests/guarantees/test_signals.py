@@ -10,6 +10,7 @@ PROGRAM = Path(__file__).with_name("signals.py")
 SIDE_BY_SIDE = 4  # commands wait for their signal most of the time
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and emulated boards")
 def test_commands_that_are_ended_by_signals(tmp_path, faults, tell):
     pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")

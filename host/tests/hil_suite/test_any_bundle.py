@@ -98,6 +98,7 @@ def suite(project: Path, tmp_path: Path) -> Callable[..., dict[str, dict[str, st
     return run
 
 
+@pytest.mark.slow
 def test_a_policy_of_24_inputs_and_4_outputs_passes_everything(
     walker: Bundle, suite: Callable[..., dict[str, dict[str, str]]]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_policy_of_24_inputs_and_4_outputs_passes_everything(
     assert "hil_round_trip_p50" in realtime
 
 
+@pytest.mark.slow
 def test_episodes_on_an_emulated_processor(
     walker: Bundle, others: list[Bundle], suite: Callable[..., dict[str, dict[str, str]]]
 ) -> None:
@@ -122,6 +124,7 @@ def test_episodes_on_an_emulated_processor(
     assert found["test_lockstep_episodes[qemu-m4-walker]"]["hil_inputs_checked"].startswith("140 ")
 
 
+@pytest.mark.slow
 def test_episodes_of_any_environment(others: list[Bundle], suite: Callable[..., dict[str, dict[str, str]]]) -> None:
     bundles = ",".join(str(bundle.path) for bundle in others)
     found = suite("hil_tests/test_episodes.py", f"--hil-bundle={bundles}", "--hil-episodes=2", "--hil-seconds=2")

@@ -23,8 +23,9 @@ FEWER = {"qemu-m4": ["--hil-inputs=500"]}
 WIDE = Normalization(np.linspace(-5, 5, 24), np.geomspace(1e-3, 1e3, 24), 10.0)
 POLICIES = {"normalized-24-4": (24, 4, WIDE), "24-4": (24, 4, None), "1-1": (1, 1, None)}
 ON_BOARDS = [
-    pytest.param("native", tuple(POLICIES), id="native"),
-    pytest.param("qemu-m4", ("normalized-24-4",), id="qemu-m4"),
+    pytest.param("native", ("normalized-24-4",), id="native"),
+    pytest.param("native", ("24-4", "1-1"), id="native-others", marks=pytest.mark.slow),
+    pytest.param("qemu-m4", ("normalized-24-4",), id="qemu-m4", marks=pytest.mark.slow),
     pytest.param("qemu-m4", ("24-4", "1-1"), id="qemu-m4-others", marks=pytest.mark.nightly),
 ]
 
@@ -60,6 +61,7 @@ def of_types(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], 
     return outcomes(folder / "out.xml", "hil_tests", f"--ignore={WITHOUT_A_ROBOT}", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", [INT16X8, FLOAT32], ids=lambda kind: kind.name)
 def test_the_whole_suite_passes_with_other_element_types(of_types: tuple[dict[str, str], str], kind: ElementType) -> None:

@@ -231,6 +231,7 @@ def test_it_listens_on_loopback_only_and_takes_another_port_where_its_own_is_tak
             assert hexadecimal not in Path("/proc/net/tcp6").read_text()
 
 
+@pytest.mark.slow
 def test_a_viewer_that_does_not_read_holds_nobody_up(page, env):
     stalled = socket.create_connection(("127.0.0.1", urlsplit(page.url).port))
     with stalled, watch(page.url) as reading:

@@ -257,7 +257,7 @@ def test_reports_of_a_good_and_a_failed_test(pytester: pytest.Pytester, bench_lo
     result.stdout.fnmatch_lines([f"repeat: *pytest 'test_reports_of_a_good_and_a_failed_test.py::test_bad[[]one[]]' {given}"])
 
 
-@pytest.mark.parametrize("path", ["with pytest", "without"])
+@pytest.mark.parametrize("path", ["with pytest", pytest.param("without", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["below", "outside"])
 def test_the_command_repeats_the_failed_test_when_it_is_pasted(
     pytester: pytest.Pytester, where: str, path: str, monkeypatch: pytest.MonkeyPatch

@@ -141,6 +141,7 @@ def whole(tmp_path_factory):
     return write(tmp_path_factory.mktemp("whole") / "a.mcap", [a_step(i, held=i == 20) for i in range(300)])
 
 
+@pytest.mark.slow
 def test_a_file_cut_off_anywhere_is_read_to_its_last_whole_record(tmp_path, whole):
     data, full = whole.read_bytes(), read_recording(whole)
     assert full.missing == ""

@@ -192,7 +192,7 @@ def test_what_the_info_of_a_step_lacks_is_named(bundle_for, monkeypatch, robot_s
         run(board, bundle, RunConfig(seeds=[1], clock="lockstep", max_steps=5))
 
 
-@pytest.mark.parametrize("clock_kind", ["lockstep", "realtime"])
+@pytest.mark.parametrize("clock_kind", ["lockstep", pytest.param("realtime", marks=pytest.mark.slow)])
 def test_a_board_whose_processor_stops_is_named(bundle_for, tmp_path, clock_kind):
     bundle = bundle_for(CART)
     machine = NativeMachine(EmulationConfig(image=ModelImage.of(bundle)))

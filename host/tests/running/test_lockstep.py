@@ -293,6 +293,7 @@ def damaged(reply, rng):
     return replace(reply, **{name: np.frombuffer(bytes(data), getattr(reply, name).dtype)})
 
 
+@pytest.mark.slow
 def test_of_2000_wrong_replies_none_reaches_the_plant(board, firmware, linear_bundle, tmp_path):
     good, rng, latest = firmware._act, np.random.default_rng(1), []
 

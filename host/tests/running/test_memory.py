@@ -13,6 +13,7 @@ FEW, MANY = 100, 800  # control steps between which memory is measured
 ALLOWED_BYTES_PER_STEP = 2  # lists of timings and evidence and the index of the recording took 60 to 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["lockstep", "realtime"])
 def test_memory_does_not_grow_with_the_length_of_a_run(clock, board, linear_bundle, tmp_path, monkeypatch, way):
     def check(trace, bundle, *, with_tflm):
@@ -56,6 +57,7 @@ def test_memory_does_not_grow_with_the_number_of_late_replies(clock, board, firm
     assert held[MANY] - held[FEW] < 200  # of the chunk of the recording that is not yet written
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_hours_of_a_recording(linear_bundle, tmp_path):
     chunk_s, chunks, held = 0.25, 2 * 3600 * 4, {}
     with RecordingWriter(tmp_path / "a.mcap", {"seeds": [1]}, linear_bundle.spec) as writer:
@@ -67,6 +69,7 @@ def test_memory_does_not_grow_with_the_hours_of_a_recording(linear_bundle, tmp_p
     assert held[chunks - 1] - held[100] < 100  # the index of the file has some ten for each chunk
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_minutes_of_a_soak(clock, board, linear_bundle, tmp_path, monkeypatch):
     episode_s, minutes, held = 0.05, 60, []
     monkeypatch.setattr(sys.modules["balance_hil.running.soak"], "MINUTE_S", episode_s)

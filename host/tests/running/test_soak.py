@@ -173,6 +173,7 @@ def test_an_episode_full_of_anomalies_keeps_a_few_and_its_end():
         assert [anomaly.kind for anomaly in catcher.found] == ["lost"] * (PER_EPISODE - 1) + ["failed"]
 
 
+@pytest.mark.slow
 def test_anomalies_take_no_memory(linear_bundle):
     """Ten anomalies of a second each took 5 MiB until their episode was over."""
     with contextlib.closing(AnomalyCatcher(0.005, step_encoder(linear_bundle.spec, ()), None)) as catcher:

@@ -81,6 +81,7 @@ def returns_of(result, request, episodes=5):
     return [episode.metrics["return"] for episode in done]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("environment", "enough"), [("CartPole-v1", 300), ("InvertedPendulum-v5", 500)])
 def test_ppo_learns_it_within_its_limit(request_for, environment, enough):
     request = request_for("ppo", environment, QUICK % enough)

@@ -94,6 +94,7 @@ def test_without_a_symmetry_loss_it_is_the_published_algorithm_too(ours, theirs,
         np.testing.assert_allclose(mine.policy.state_dict()[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), [(SymmetricA2C, A2C_SETTINGS), (SymmetricPPO, PPO_SETTINGS)])
 def test_the_symmetry_loss_makes_the_policy_symmetric(algorithm, settings):
     def asymmetry(weight):

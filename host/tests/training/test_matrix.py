@@ -148,6 +148,7 @@ def test_the_command_trains_in_processes_and_writes_the_table(tiny_config, tmp_p
     assert (folder / "ppo-0" / "policy.zip").stat().st_mtime_ns == trained
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_on_a_cluster_is_named_and_is_not_kept(tmp_path):
     campaign = Campaign(cluster="local", results=tmp_path / "tasks")
     runs = run_matrix(requests_for(tmp_path, (0, 1)), job, processes=1, campaign=campaign)

@@ -44,6 +44,7 @@ def outcome(opened):
     return [(trial.number, dict(trial.values), trial.state, trial.objective) for trial in opened.trials()]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()

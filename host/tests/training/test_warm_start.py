@@ -37,6 +37,7 @@ def test_it_begins_with_the_weights_and_counts_its_own_steps(frozen, finished):
     assert not np.array_equal(read_checkpoint(fresh.output / "policy.zip").weights[0], before.weights[0])
 
 
+@pytest.mark.slow
 def test_a_computed_policy_is_laid_into_a_larger_actor(frozen, tmp_path, monkeypatch):
     """Two hidden layers of 16 units that compute what the regulator's one layer of 5 does."""
     monkeypatch.setattr(evaluation, "rollout", partial(rollout, max_steps=100))  # it does not fall: 6000 otherwise

@@ -52,6 +52,7 @@ def result(ppo_bundle):
     return verify(ppo_bundle, NATIVE, [*(FAULTS[name] for name in (*CAUGHT, SKIPPED)), UNSEEN, OTHERWISE])
 
 
+@pytest.mark.slow
 def test_the_control_run_passes(result):
     assert result.control
     assert {case.outcome for case in result.control} == {"passed"}

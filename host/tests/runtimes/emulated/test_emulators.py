@@ -385,6 +385,7 @@ def test_a_model_without_dense_layers_runs_in_compiled_code():
     assert np.array_equal(EmulatedRuntime(model, TFLM).infer_raw_batch(inputs), TflmRuntime(model).infer_raw_batch(inputs))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_model_that_fits_nowhere_is_refused(data):

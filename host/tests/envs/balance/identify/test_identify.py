@@ -146,6 +146,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 # --- the commands -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_recording_is_made_and_fitted_in_one_command(tmp_path, capsys):
     log, true = tmp_path / "step.csv", tmp_path / "true.yaml"
     true.write_text("motor: {armature_kg_m2: 1.5e-4}\n")
@@ -164,6 +165,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path, runs):
     assert len(read_log(log)) == len(runs)
 
 
+@pytest.mark.slow
 def test_identify_gives_options_for_training(tmp_path, capsys, runs):
     log, options, plot = tmp_path / "step.csv", tmp_path / "motor.yaml", tmp_path / "residuals.png"
     write_log(log, thinned(runs, 0.3))
