@@ -8,14 +8,15 @@ would then measure the computer, not the board.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+MOVE_INTERVAL_S, MOVE_S = 0.5, 0.02  # of emulators in lockstep: how often, and for how long the operating system has a choice
 LOOP_PRIORITY = 3  # above the emulator, so that busy-waiting firmware cannot starve the loop
 EARLIER_PRIORITY, LATER_PRIORITY = 2, 1  # of an emulator's threads
 CURRENT_THREAD = 0
@@ -28,18 +29,46 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_next_core = itertools.count(os.getpid())  # programs that start together begin with different cores
-
-
 def keep_on_one_core(process: int) -> None:
-    """Keeps a process, and the threads that it starts from now on, on one core; the next process gets the next core.
+    """Keeps a process, and the threads that it starts from now on, on the core that it was last seen on.
 
     QEMU's two threads wait for each other at every byte. Between cores, that takes longer than to run one after the other.
     """
     if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
         with contextlib.suppress(OSError):  # it has ended
-            os.sched_setaffinity(process, {cores[next(_next_core) % len(cores)]})
+            core = _core_of(process)
+            for thread in _threads([process]):
+                os.sched_setaffinity(thread, {core})
+
+
+@contextlib.contextmanager
+def moving_to_free_cores(processes: Sequence[int]) -> Iterator[None]:
+    """Lets the operating system move processes that keep to one core, again and again, while something runs.
+
+    For a run that waits for its board: on a core that it shares it takes longer, and a run beside it may end at any time.
+    """
+    kept = [process for process in processes if hasattr(os, "sched_getaffinity") and _keeps_to_one_core(process)]
+    stop = threading.Event()
+
+    def move() -> None:
+        while not stop.wait(MOVE_INTERVAL_S):
+            for process in kept:
+                with contextlib.suppress(OSError):  # it has ended
+                    for thread in _threads([process]):
+                        os.sched_setaffinity(thread, os.sched_getaffinity(0))
+            stop.wait(MOVE_S)
+            for process in kept:
+                keep_on_one_core(process)
+
+    mover = threading.Thread(target=move, daemon=True)
+    if kept and usable_cores() > 1:
+        mover.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if mover.ident is not None:
+            mover.join()
 
 
 @contextlib.contextmanager
@@ -147,6 +176,18 @@ def _schedule(thread: int, priority: int) -> bool:
     except OSError:  # not allowed, or the thread has ended
         return False
     return True
+
+
+def _core_of(process: int) -> int:
+    """The core that the newest thread of a process ran on last: of QEMU, its processor's. Raises OSError: it has ended."""
+    status = Path(f"/proc/{process}/task/{max(_threads([process]), default=process)}/stat").read_text()
+    return int(status.rpartition(")")[2].split()[36])
+
+
+def _keeps_to_one_core(process: int) -> bool:
+    with contextlib.suppress(OSError):  # it has ended
+        return len(os.sched_getaffinity(process)) == 1
+    return False
 
 
 def _threads(processes: Sequence[int]) -> list[int]:

@@ -57,6 +57,7 @@ def test_every_module_imports() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -18,6 +18,7 @@ from balance_hil.scheduling import (
     CpuLatencyRequest,
     ProcessorWait,
     keep_on_one_core,
+    moving_to_free_cores,
     real_time_priority,
 )
 
@@ -62,18 +63,50 @@ def test_a_refusal_changes_nothing(process: int, monkeypatch: pytest.MonkeyPatch
         assert scheduling(process) == (os.SCHED_OTHER, 0)
 
 
-def test_processes_get_one_core_after_the_other(process: int):
-    cores = set()
-    for _ in os.sched_getaffinity(0):
-        keep_on_one_core(process)
-        cores |= os.sched_getaffinity(process)
-    assert cores == os.sched_getaffinity(0)
+def affinities(process: int) -> list[set[int]]:
+    """The cores that each thread of a process may use."""
+    return [os.sched_getaffinity(int(thread.name)) for thread in Path(f"/proc/{process}/task").iterdir()]
+
+
+def test_all_threads_stay_on_the_core_that_the_processor_was_on(process: int):
+    before = {*range(os.cpu_count() or 1)}
+    keep_on_one_core(process)
+    first, second = affinities(process)
+    assert first == second < before
+    assert len(first) == 1
+    keep_on_one_core(process)
+    assert affinities(process) == [first, first]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is no other to move to")
+def test_in_lockstep_a_process_may_move_and_is_kept_on_one_core_in_between(process: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MOVE_INTERVAL_S", 0.001)
+    monkeypatch.setattr(module, "MOVE_S", 0.001)
+    keep_on_one_core(process)
+    everywhere, seen = os.sched_getaffinity(0), []
+    with pytest.raises(RuntimeError, match="fell"), moving_to_free_cores([process]):  # noqa: PT012 - the error comes from inside of the run
+        while not ([everywhere] * 2 in seen and seen[-1] != [everywhere] * 2 and len(seen) > 100):
+            seen.append(affinities(process))
+        raise RuntimeError("the robot fell")
+    first, second = affinities(process)
+    assert first == second
+    assert len(first) == 1
+
+
+def test_a_process_that_is_not_kept_on_a_core_is_left_alone(process: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MOVE_INTERVAL_S", 0.0)
+    everywhere = affinities(process)
+    with moving_to_free_cores([process]):
+        pass
+    assert affinities(process) == everywhere
 
 
 def test_a_board_that_has_ended_is_no_error():
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     keep_on_one_core(ended.pid)
+    with moving_to_free_cores([ended.pid]):
+        pass
     with real_time_priority([ended.pid]):
         pass
     assert scheduling(0) == (os.SCHED_OTHER, 0)

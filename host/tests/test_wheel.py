@@ -17,6 +17,8 @@ import pytest
 
 from balance_hil.paths import PROJECT, SHIPPED
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TREES = ("host/balance_hil", "firmware", "models", "hil_tests")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "platformio.ini")
@@ -56,7 +58,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-@pytest.mark.slow
 def test_no_file_of_the_package_is_left_out(wheel: Path) -> None:
     files = [path for path in (SHIPPED / "host/balance_hil").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     with zipfile.ZipFile(wheel) as archive:
@@ -65,7 +66,6 @@ def test_no_file_of_the_package_is_left_out(wheel: Path) -> None:
     assert {"balance_hil/_data/platformio.ini", "balance_hil/_data/firmware/platform/platform.json"} <= packed
 
 
-@pytest.mark.slow
 def test_it_is_the_wheel_that_runs(installed: Run) -> None:
     done = installed("python", "-c", "import balance_hil.paths as p; print(p.IS_CHECKOUT, p.SHIPPED, p.PROJECT)")
     checkout, shipped, project = done.stdout.split()
@@ -74,7 +74,6 @@ def test_it_is_the_wheel_that_runs(installed: Run) -> None:
     assert not Path(project).is_relative_to(PROJECT)
 
 
-@pytest.mark.slow
 def test_it_builds_the_firmware_and_balances_the_robot(installed: Run) -> None:
     provide = "from balance_hil.firmware_build import PROJECT, build_lock\nwith build_lock(): print(PROJECT)"
     project = Path(installed("python", "-c", provide).stdout.strip())
@@ -102,14 +101,12 @@ def test_boards_and_policies_are_there(installed: Run) -> None:
     assert {"ppo", "sac", "lqr"} <= set(names)
 
 
-@pytest.mark.slow
 def test_the_hil_suite_comes_along(installed: Run) -> None:
     suite = ["-m", "pytest", "-q", "--pyargs", "balance_hil.hil_tests", "-k", "test_identity", "-p", "no:cacheprovider"]
     done = installed("python", *suite)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_project_of_ones_own_uses_the_fixtures(installed: Run, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nhil_engine = int8\nhil_bundle = sac\n")
     (tmp_path / "test_mine.py").write_text(

@@ -31,7 +31,7 @@ from balance_hil.running.interventions import Interventions, Remote
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
-from balance_hil.scheduling import CpuLatencyRequest, ProcessorWait, real_time_priority
+from balance_hil.scheduling import CpuLatencyRequest, ProcessorWait, moving_to_free_cores, real_time_priority
 
 VERSIONS = ("balance-hil", "mujoco", "gymnasium", "numpy")  # that a recording names
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
@@ -290,7 +290,8 @@ class RunInProgress:
             if self._simulated is not None:
                 simulated.run_episode(episode, exchange, self._simulated)
             elif self._config.clock == "lockstep":
-                lockstep.run_episode(episode, exchange, self._timeout_s)
+                with moving_to_free_cores(self._board.process_ids):
+                    lockstep.run_episode(episode, exchange, self._timeout_s)
             elif self._config.clock == "device":
                 realtime.run_episode(episode, exchange, totals.timing, DEVICE_START_S)
             else:

@@ -18,6 +18,8 @@ from balance_hil.envs.balance.config import BalanceConfig
 from balance_hil.paths import SHIPPED
 from balance_hil.running.robot import Lines, Numbers, Status
 
+pytestmark = pytest.mark.slow
+
 FIRMWARE = SHIPPED / "firmware"
 ROBOT = FIRMWARE / "examples/robot"
 SHADOW, MOTORS, STANDALONE = 0, 1, 2
@@ -93,7 +95,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, ppo_bundle: Bundle) -> Build
     return Builds(tmp_path_factory.mktemp("robot"), ppo_bundle)
 
 
-@pytest.mark.slow
 def test_the_policy_keeps_it_up_at_200_hz(built: Builds, ppo_bundle: Bundle) -> None:
     printed = built("simulated", STANDALONE, "10")
     pitch = printed.column("pitch", ppo_bundle)

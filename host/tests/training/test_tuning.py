@@ -63,6 +63,7 @@ def test_a_study_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
     assert again.best().objective == min(each[3] for each in outcome(again) if each[3] is not None)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_search(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()

@@ -58,6 +58,7 @@ def test_the_control_run_passes(result):
     assert {case.outcome for case in result.control} == {"passed"}
 
 
+@pytest.mark.slow
 def test_broken_boards_are_caught_for_the_right_reason(result):
     assert [(r.fault.name, r.score, r.message) for r in result.faults[: len(CAUGHT)] if r.score != "caught"] == []
 
