@@ -142,6 +142,17 @@ def board_options(command: Command) -> Command:
 CAMPAIGN = ("jobs", "cluster", "resume")  # parameters that campaign_options adds
 
 
+@contextlib.contextmanager
+def continued_with(folder: Path | None) -> Iterator[None]:
+    """Says, when a command is interrupted, that --resume with ``folder`` continues it; None: nothing is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None and folder.is_dir():
+            say(f"interrupted; the same command with --resume {folder} continues")
+        raise
+
+
 def campaign_options(command: Command) -> Command:
     """Adds --jobs, --cluster and --resume, which arrive as ``campaign``."""
 
@@ -149,7 +160,8 @@ def campaign_options(command: Command) -> Command:
     def with_campaign(*arguments: Any, jobs: int | None, cluster: str | None, resume: Path | None, **options: Any) -> Any:
         from balance_hil.farm.campaign import Campaign
 
-        return command(*arguments, campaign=Campaign(jobs=jobs, cluster=cluster, results=resume), **options)
+        with continued_with(resume):
+            return command(*arguments, campaign=Campaign(jobs=jobs, cluster=cluster, results=resume), **options)
 
     decorated: Any = with_campaign
     for option in (

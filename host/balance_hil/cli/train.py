@@ -12,7 +12,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from balance_hil.cli.console import print_json, print_warning, say, stderr
-from balance_hil.cli.params import JSON
+from balance_hil.cli.params import JSON, continued_with
 from balance_hil.errors import UsageError
 from balance_hil.farm.campaign import Campaign
 from balance_hil.files import new_run_folder
@@ -112,12 +112,15 @@ def command(
         from balance_hil.cli.train_tune import tune as search
 
         folder = request.resume or output or new_run_folder(runs, "tune")
-        search(request, tune, space, folder, Campaign(jobs=processes, cluster=cluster, results=folder / TRIALS), as_json=as_json)
+        campaign = Campaign(jobs=processes, cluster=cluster, results=folder / TRIALS)
+        with continued_with(folder):
+            search(request, tune, space, folder, campaign, as_json=as_json)
     if space is not None:
         raise UsageError("--space is for a search", "add --tune 20")
     if every or seeds is not None:
         folder = request.resume or output or new_run_folder(runs, "matrix")
-        _train_several(request, names, seeds or "0", folder, processes, cluster, export, as_json)
+        with continued_with(folder):
+            _train_several(request, names, seeds or "0", folder, processes, cluster, export, as_json)
     if cluster is not None:
         raise UsageError("--cluster is for several trainings", "add --seeds 0-4, --all or --tune 20")
     with _Display() as display:

@@ -2,6 +2,7 @@
 
 import json
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -80,6 +81,27 @@ def test_a_search_is_judged_on_unseen_episodes_and_continued(arguments, tmp_path
     assert [each["name"] for each in judged["policies"]] == ["winner", "trial-0"]
     assert judged["objective"]["winner"] == 0
     assert judged["objective"]["trial-0"] != 0
+
+
+def test_an_interrupted_search_says_how_it_is_continued(arguments, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balance_hil.cli.train_tune._search", interrupted)
+    result = invoke(*arguments, "--tune", "1", "-o", str(tmp_path / "study"))
+    assert isinstance(result.exception, KeyboardInterrupt | click.Abort)
+    assert f"interrupted; the same command with --resume {tmp_path}/study continues" in result.stderr.replace("\n", " ")
+
+
+def test_an_interrupted_campaign_that_keeps_its_results_says_so(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balance_hil.cli.evaluate.run_suite", interrupted)
+    (tmp_path / "kept").mkdir()
+    words = ["evaluate", "ppo", "--robustness"]
+    assert "--resume" in invoke(*words, "--resume", str(tmp_path / "kept")).stderr
+    assert "interrupted" not in invoke(*words).stderr
 
 
 def test_a_comparison_with_the_start_needs_one(arguments, tmp_path):
