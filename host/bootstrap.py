@@ -166,7 +166,7 @@ def install_labgrid() -> None:
     pip_there = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     install = [*pip_there, "install", "-q", "-c", str(LABGRID_CONSTRAINTS), "labgrid"]
     say("installing labgrid")
-    for command in ([sys.executable, "-m", "venv", str(folder)], install):
+    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], install):
         if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
             say(f"boards of labgrid farms cannot be used until this works: {' '.join(command)}")
             return

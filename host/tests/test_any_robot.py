@@ -142,6 +142,7 @@ def test_evaluate_gives_the_same_episodes_on_the_board(bench):
     assert on_tflm["episodes"] == on_board["episodes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("board", ["native", pytest.param("qemu-m4", marks=pytest.mark.nightly)])
 def test_the_hil_suite_passes(bench, board):
     options = ["--hil-board", board, "--hil-bundle", bench.folder / "mine", "--hil-episodes", 1]

@@ -86,6 +86,7 @@ def test_goals_on_a_cortex_m4(policy: str):
     assert 0 < sum(cost.operator_instructions) <= cost.inference_instructions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("board", "unit"), [("pico", "cycles"), ("qemu-m4", "instructions")])
 def test_a_whole_inference_is_measured_layer_by_layer_in_one_unit(board: str, unit: str):
     try:

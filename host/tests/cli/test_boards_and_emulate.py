@@ -164,6 +164,7 @@ def test_a_board_that_is_held_is_not_switched(hil, bench, tmp_path):
     assert "left is held by" in err
 
 
+@pytest.mark.slow
 def test_run_takes_every_board_of_a_label_and_any_free_one(hil, bench, tmp_path, ppo_bundle):
     (tmp_path / "boards.toml").write_text(BENCH.replace('kind = "native"\n\n', 'kind = "native"\n') + 'labels = ["fast"]\n')
     short = ("--engine", "int8", "--clock", "lockstep", "--steps", "5")

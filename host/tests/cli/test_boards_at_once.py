@@ -115,6 +115,7 @@ def test_each_board_has_a_live_page_of_its_own(hil):
     assert len(set(re.findall("native: live: (http://[^ \n]+)", err))) == 2, err
 
 
+@pytest.mark.slow
 def test_a_board_that_fails_does_not_end_the_others_and_the_worst_status_is_that_of_all(hil, monkeypatch):
     monkeypatch.setenv("DIE", "1")
     options = ("--engine", "int8", "--clock", "lockstep", "--no-record", "--json")

@@ -17,6 +17,7 @@ from balance_hil.exporting.tensorflow_worker import quiet_environment
 from ..installed import require_installed
 
 require_installed("tensorflow")
+pytestmark = pytest.mark.slow  # TensorFlow makes the models, in a process of its own
 
 MAKE = """
 import numpy as np, tensorflow as tf

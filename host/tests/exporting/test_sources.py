@@ -48,6 +48,7 @@ def policy(tmp_path):
     return tmp_path / "theirs.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_few_processes")
 def test_an_onnx_actor_without_an_environment_becomes_a_bundle(policy, capsys):
     folder = policy.parent
@@ -112,6 +113,7 @@ def pendulum(tmp_path, untrained):
     return logs / "best_model"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_few_processes")
 def test_a_policy_on_an_environment_of_gymnasium_becomes_a_bundle(pendulum, tmp_path):
     result = export(ExportConfig(source=pendulum, environment="Pendulum-v1", episodes=3, max_steps=60))

@@ -127,6 +127,7 @@ def slices(fast: range, long: range) -> list[object]:
     return quick + [pytest.param(name, long, id=name, marks=pytest.mark.nightly) for name in sorted(BOARDS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "seeds"), slices(range(8), range(8, 100)))
 def test_kernels_equal_tflm_over_random_shapes(name: str, seeds: range, tmp_path: Path):
     kernels = [name for name in OPERATORS if name.split()[-1] in KERNELS]

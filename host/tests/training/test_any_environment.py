@@ -95,7 +95,7 @@ def test_ppo_learns_it_within_its_limit(request_for, environment, enough):
     assert "good" not in json.loads((request.output / "training.json").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "ddpg", "a2c"])
+@pytest.mark.parametrize("algorithm", ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("td3", "ddpg", "a2c"))])
 def test_every_algorithm_takes_a_box_of_any_limits(request_for, algorithm):
     import stable_baselines3
 
@@ -141,6 +141,7 @@ def test_the_same_seed_gives_the_same_policy(request_for):
     assert first.record.policy_sha256 == again.record.policy_sha256 != other.record.policy_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "td3"])
 def test_normalized_observations_are_written_beside_the_policy(request_for, algorithm, tmp_path):
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -291,7 +292,7 @@ def grid():
     del gym.registry["Grid-v0"]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "sac", "td3"])
+@pytest.mark.parametrize("algorithm", ["ppo", "sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "td3"))])
 def test_any_shape_and_limits_of_each_element(request_for, grid, algorithm):
     tiny = {"ppo": TINY + "n_steps: 32\nbatch_size: 64\n", "a2c": TINY}.get(algorithm, TINY_OFF_POLICY)
     request = request_for(algorithm, grid, tiny)
