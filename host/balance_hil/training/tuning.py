@@ -257,5 +257,5 @@ def objective(
     for cell in cells:
         for name, value in values(cell).items():
             old = before[cell["condition"]][name]
-            changes.append(float(search.objective[name] * (value - old) / (1.0 if name == FAILED else abs(old) or 1.0)))
-    return max(changes)
+            changes.append(search.objective[name] * (value - old) / (1.0 if name == FAILED else abs(old) or 1.0))
+    return float(np.max(changes))  # unlike max, not a number if one of them is not

@@ -1,6 +1,7 @@
 """Searching hyper-parameters: the study is the same whatever interrupts it, and what is not one is refused."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -142,6 +143,7 @@ def test_the_worst_change_from_the_start_counts_in_its_own_size():
     assert worst("a", failed=3) == worst("b", **{"return": -1.25}) == 0.25
     assert worst("a", failed=1, error=1.0, **{"return": 9.0}) == 0, "as good as the start under b"
     assert objective(search, better, [start[0] | {"failed": 1, "error": 1.9, "return": 6.0}], start) == pytest.approx(-0.05)
+    assert math.isnan(worst("b", error=math.nan))
 
 
 def test_a_trial_that_cannot_be_trained_says_why(tiny, tmp_path):
