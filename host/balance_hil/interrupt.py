@@ -20,7 +20,7 @@ T = TypeVar("T")
 _RAISED_AGAIN_S = 0.01
 _IMPORTLIB = "<frozen importlib._bootstrap>"
 _IMPORT_LOCKS = ("_lock_unlock_module", "_get_module_lock", "acquire", "release", "__enter__", "__exit__", "cb")
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupt:
@@ -40,7 +40,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -112,7 +112,7 @@ def ended_by_signals() -> Iterator[Ended]:
         else:
             raise KeyboardInterrupt
 
-    numbers = [number for number in _SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
+    numbers = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL]
     previous = {number: signal.signal(number, interrupt) for number in numbers}
     ignored = lose_none()
     gc.callbacks.append(note_collection)

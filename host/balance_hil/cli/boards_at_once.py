@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +20,13 @@ from rich.text import Text
 from balance_hil.cli.console import say, stderr
 from balance_hil.cli.run_output import PLAIN_EVERY_S, SHOW_EVERY_S
 from balance_hil.errors import HarnessError
-from balance_hil.interrupt import Interrupt, ended_by_signals
+from balance_hil.interrupt import SIGNALS, Interrupt, ended_by_signals
 from balance_hil.processes import end_with_parent
 
 # What a process does: takes the board, its number among boards of the same name, and who is told how far it is.
 Job = Callable[[str, int, Callable[[str], None]], Any]
 
+_PRELOADED = ["balance_hil.cli.run", "balance_hil.running", "mujoco"]
 _POLL_S = 0.1
 _STOP_S = 20.0  # for a run to end its control step and to check what it did
 
@@ -34,7 +37,7 @@ def run_at_once(boards: Sequence[str], job: Job, *, shown: bool) -> Iterator[tup
     Ctrl-C and SIGTERM are passed on: each run ends at its next control step. A second one ends the processes at once, and
     raises KeyboardInterrupt.
     """
-    context = multiprocessing.get_context("spawn")  # MuJoCo and numba have threads, which do not survive a fork
+    context = multiprocessing.get_context("forkserver")
     workers: dict[Connection, tuple[int, Any]] = {}
     with Interrupt() as stop, _Screen(boards, shown=shown) as screen:
         try:
@@ -71,6 +74,21 @@ def run_at_once(boards: Sequence[str], job: Job, *, shown: bool) -> Iterator[tup
                 process.join()
 
 
+def start_fork_server() -> None:
+    """Starts the process that imports once what every run needs; each run's process is forked from it.
+
+    MuJoCo and numba give this process threads, which do not survive a fork. The signals that end a program stay blocked there and
+    in a process that begins: a signal to the whole group, as Ctrl-C is, would end it without a word.
+    """
+    forkserver.set_forkserver_preload(_PRELOADED)
+    resource_tracker.ensure_running()  # forkserver.ensure_running() would start it, and that unblocks the signals
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
     try:
         kind, content = connection.recv()
@@ -83,15 +101,20 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
 def _work(job: Job, name: str, number: int, connection: Connection) -> None:
     """The process of one board."""
     end_with_parent()
-    os.setsid()  # Ctrl-C on the terminal reaches the parent alone, which passes it on once
+    os.setsid()  # Ctrl-C on the terminal reaches the parent alone, which passes it on once, as SIGTERM
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.signal(number, signal.SIG_IGN))  # drops one that came before
     sys.stderr = _Said(connection)
-    try:
-        with ended_by_signals():
+    with ended_by_signals() as ended:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             result = job(name, number, lambda text: connection.send(("at", text)))
-    except KeyboardInterrupt:
-        result = None
-    except HarnessError as exc:
-        result = exc
+        except KeyboardInterrupt:
+            result = None
+        except HarnessError as exc:
+            result = None if ended.by_signal else exc  # a signal while something is imported may look like another error
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a second signal must not lose the result
     connection.send(("ended", result))
 
 

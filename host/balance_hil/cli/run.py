@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from balance_hil.boards import Board
 from balance_hil.boards.board import operator_names
 from balance_hil.bundle import HEADER, MANIFEST, Bundle, locate
+from balance_hil.cli.boards_at_once import start_fork_server
 from balance_hil.cli.console import say
 from balance_hil.cli.params import (
     BOARDS,
@@ -153,6 +154,8 @@ def command(
     Exit status 0 when no episode failed, every output equals TensorFlow Lite Micro's, no reply was wrong and few enough were
     lost. Ctrl-C ends the run at the next control step and prints the partial results.
     """
+    if len(rest["boards"]) > 1:
+        start_fork_server()  # it imports while this process does
     options = _Options(
         policy=open_policy(
             policy,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from balance_hil.bundle import Bundle
+from balance_hil.cli.boards_at_once import start_fork_server
 from balance_hil.cli.console import say, stderr
 from balance_hil.cli.params import BOARDS, ENVIRONMENT, FAULTS, JSON, OPTIONS, POLICY, SEED, Access, board_options
 from balance_hil.cli.remember import HISTORY, errors_of, remember
@@ -52,6 +53,8 @@ def command(policy: Path, boards: tuple[str, ...], access: Access, faults: tuple
     and threads of this program and of an emulator. Misses are counted by cause, and do not fail the soak. Ctrl-C ends it and
     prints the results so far.
     """
+    if len(boards) > 1:
+        start_fork_server()  # it imports while this process does
     from balance_hil.rollout import EVALUATION_SEED_BASE
     from balance_hil.running import RunConfig, open_plant
 

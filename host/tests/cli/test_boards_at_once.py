@@ -12,13 +12,13 @@ import time
 import pytest
 from rich.console import Console
 
-from balance_hil import cli
 from balance_hil.cli import boards_at_once
 from balance_hil.recording import read_recording
 from balance_hil.testing.synthetic_bundle import bundle_of_model
 from balance_hil.testing.synthetic_models import linear
 
 from .. import contract
+from ..test_processes import marked
 
 pytest.importorskip("tflite_micro", reason="the tflite-micro wheel is not installed: pip install 'balance-hil[int8]'")
 
@@ -57,21 +57,19 @@ gym.register("together/Together-v0", TogetherEnv, max_episode_steps=20)
 
 
 @pytest.fixture
-def hil(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process, in a folder with the environment and a policy for it: exit status, stdout, stderr."""
+def hil(monkeypatch, tmp_path):
+    """Runs the command in a folder with the environment and a policy for it: exit status, stdout, stderr."""
     from balance_hil.environment import open_environment
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "togetherbots.py").write_text(TOGETHER)
     with open_environment("togetherbots:together/Together-v0") as env:
         bundle_of_model(tmp_path / "policies/mine", linear([[0.3, 0.4, 0.5, 0.6]], 1.0), env.spec)
 
     def run(*arguments, command="run"):
-        monkeypatch.setattr(sys, "argv", ["hil", command, "mine", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return exited.value.code, *capsys.readouterr()
+        words = [*HIL, command, "mine", *arguments]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
+        return done.returncode, done.stdout, done.stderr
 
     yield run
     sys.modules.pop("togetherbots", None)
@@ -130,20 +128,43 @@ def test_a_board_that_fails_does_not_end_the_others_and_the_worst_status_is_that
     assert "hint:" in err
 
 
-def test_ctrl_c_ends_all_of_them_with_what_they_did(ppo_bundle, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_of_them_with_what_they_did(ppo_bundle, tmp_path, number):
+    """The whole process group gets the signal, as from a terminal or a CI service."""
     words = [*HIL, "run", str(ppo_bundle.path), "--board", "native,native", "--engine", "int8", "--seconds", "300"]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, start_new_session=True, **streams) as run:
         end = time.monotonic() + DEADLINE_S
         while sum(file.stat().st_size > HEADER_BYTES for file in tmp_path.glob("recordings/*.partial")) < 2:
             assert time.monotonic() < end
             assert run.poll() is None, run.communicate()
             time.sleep(0.01)
-        os.kill(run.pid, signal.SIGINT)
+        os.killpg(run.pid, number)
         out, err = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 130, err
     assert out.count("native: FAIL: interrupted") == 2, out + err
     assert "Traceback" not in err
     assert len(list(tmp_path.glob("recordings/*.mcap"))) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_ctrl_c_while_they_start_ends_them_without_a_traceback(ppo_bundle, tmp_path, processes):
+    """As soon as there is the process that imports, that of the first board, that of the second."""
+    words = [*HIL, "run", str(ppo_bundle.path), "--board", "native,native", "--engine", "int8", "--seconds", "300"]
+    options = {"start_new_session": True, "env": os.environ | {"LEFTOVERS": str(tmp_path)}, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as run:
+        try:
+            end = time.monotonic() + DEADLINE_S
+            while sum("forkserver" in line for line in marked(str(tmp_path)).values()) < processes:
+                assert time.monotonic() < end
+                assert run.poll() is None, run.communicate()
+        finally:
+            os.killpg(run.pid, signal.SIGINT)
+        _, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode in (130, -signal.SIGINT), err  # Python makes the latter of the former if it executed a string then
+    assert "balance_hil" not in err
+    assert "error" not in err
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

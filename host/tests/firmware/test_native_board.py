@@ -325,7 +325,9 @@ def test_a_model_goes_through_to_the_engine_and_takes_over(sanitized_program: Pa
         assert board.ask(messages.LoadData(9, 0, data)) == messages.LoadProgress(9, len(data))
         assert board.engine.model == MODEL, "nothing is loaded before the upload is whole"
         while (result := board.ask(messages.LoadCommit(9))).status == Status.VERIFYING:
-            assert board.ask(messages.Infer(np.zeros(N_OBS, np.float32))).status == Status.VERIFYING
+            # On a busy computer the verification may end in between: the new model then requires a HELLO.
+            refused = board.ask(messages.Infer(np.zeros(N_OBS, np.float32)))
+            assert refused.status in (Status.VERIFYING, Status.NOT_IDENTIFIED)
         assert result == messages.LoadResult(9, Status.OK, 0, "")
         assert board.engine.model == model
         info = board.hello()
