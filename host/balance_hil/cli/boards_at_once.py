@@ -26,7 +26,6 @@ from balance_hil.processes import end_with_parent
 # What a process does: takes the board, its number among boards of the same name, and who is told how far it is.
 Job = Callable[[str, int, Callable[[str], None]], Any]
 
-_PRELOADED = ["balance_hil.cli.run", "balance_hil.running", "mujoco"]
 _POLL_S = 0.1
 _STOP_S = 20.0  # for a run to end its control step and to check what it did
 
@@ -80,13 +79,15 @@ def start_fork_server() -> None:
     MuJoCo and numba give this process threads, which do not survive a fork. The signals that end a program stay blocked there and
     in a process that begins: a signal to the whole group, as Ctrl-C is, would end it without a word.
     """
-    forkserver.set_forkserver_preload(_PRELOADED)
+    forkserver.set_forkserver_preload(["balance_hil.cli.imported_once"])
     resource_tracker.ensure_running()  # forkserver.ensure_running() would start it, and that unblocks the signals
+    os.environ["BALANCE_HIL_STARTER"] = str(os.getpid())
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        del os.environ["BALANCE_HIL_STARTER"]
 
 
 def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
@@ -102,8 +103,8 @@ def _work(job: Job, name: str, number: int, connection: Connection) -> None:
     """The process of one board."""
     end_with_parent()
     os.setsid()  # Ctrl-C on the terminal reaches the parent alone, which passes it on once, as SIGTERM
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.signal(number, signal.SIG_IGN))  # drops one that came before
+    for passed_on in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(passed_on, signal.signal(passed_on, signal.SIG_IGN))  # drops one that came before
     sys.stderr = _Said(connection)
     with ended_by_signals() as ended:
         try:

@@ -406,12 +406,15 @@ class Exchange:
     def _check_bound(self) -> None:
         # A board that is asked after a long silence whether it is still there: the answer says what is wrong.
         if self.misses > self._max_lost and not self._hello_after_silence:
+            hint = "look at cable, hub and load of this computer, or allow more: --max-lost"
+            if self.late and self._board.process_ids:
+                hint = "end other programs, run fewer boards at once or use --clock lockstep; or allow more: --max-lost"
+            if self.rejected:
+                hint = f"its firmware computes wrongly: {self.first_rejected}"
             raise TooManyLostError(
                 f"{self.misses} control steps got no reply in time ({self.late} late, {self.lost} lost, {self.unsent} not sent, "
                 f"{self.rejected} rejected), {self._max_lost} are allowed",
-                f"its firmware computes wrongly: {self.first_rejected}"
-                if self.rejected
-                else "look at cable, hub and load of this computer, or allow more: --max-lost",
+                hint,
             )
 
 

@@ -66,6 +66,7 @@ def commands(port: str, recording: Path) -> list[tuple[str, ...]]:
         ("run", POLICY, "--board", "serial", "--port", port, "--seconds", "600", "--clock", "lockstep"),
         ("run", POLICY, *BOARD, "--seconds", "600", "--clock", "lockstep"),
         ("run", POLICY, *BOARD, "--seconds", "600", "--no-record", "--fault", "drop:rate=0.1"),
+        ("run", POLICY, *BOARD, *BOARD, "--seconds", "600", "--clock", "lockstep"),
         ("compare", POLICY, *BOARD, "--samples", "100000"),
         ("replay", str(recording), *BOARD, "--bundle", POLICY),
         ("evaluate", POLICY, "--runtime", "float32", "--episodes", "500"),

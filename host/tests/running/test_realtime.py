@@ -121,6 +121,17 @@ def test_more_losses_than_allowed_end_the_run(clock, board, firmware, linear_bun
     assert 90 <= len(back) <= 120
 
 
+@pytest.mark.parametrize(("processes", "hint"), [([], "cable"), ([2**22], "fewer boards at once")])
+def test_too_many_late_replies_of_an_emulated_board_are_not_blamed_on_its_cable(
+    clock, board, firmware, linear_bundle, tmp_path, monkeypatch, processes, hint
+):
+    monkeypatch.setattr(type(board), "process_ids", processes)  # there is no process of this number
+    firmware.delay_s = lambda number: 0.0065
+    with pytest.raises(TooManyLostError) as caught:
+        run(board, linear_bundle, config(tmp_path, max_lost=30))
+    assert hint in caught.value.hint
+
+
 def test_a_late_reply_never_takes_effect_after_a_newer_one(clock, board, firmware, linear_bundle, tmp_path):
     """The wire brings the reply of step 20 after that of step 21, in the middle of that step."""
     link, kept = board.link, []
