@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,7 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from balance_hil.cli.console import stderr
+from balance_hil.cli.console import say, stderr
+from balance_hil.cli.run_output import PLAIN_EVERY_S
+
+_SPEED_OVER_S = 3600.0  # a task may take minutes
 
 
 class ProgressBars(Progress):
@@ -31,7 +37,10 @@ class ProgressBars(Progress):
 
 
 class CampaignBar(Progress):
-    """One bar on stderr, with the time left: call it with the share of the tasks that is done, 0..1, and what ended last."""
+    """One bar on stderr, with the time left; a line every ten seconds where stderr is not a terminal.
+
+    Call it with the share of the tasks that is done, 0..1, and what ended last.
+    """
 
     def __init__(self) -> None:
         columns = (
@@ -42,9 +51,17 @@ class CampaignBar(Progress):
             TimeRemainingColumn(),
             TextColumn("{task.description}", style="dim", markup=False),
         )
-        super().__init__(*columns, console=stderr, transient=True)
+        super().__init__(*columns, console=stderr, transient=True, speed_estimate_period=_SPEED_OVER_S)
         self._bar = self.add_task("starting", total=1.0)
+        self._next_s = time.monotonic() + PLAIN_EVERY_S
 
     def __call__(self, done: float, what: str) -> None:
         """Moves the bar."""
         self.update(self._bar, completed=done, description=what)
+        now = time.monotonic()
+        if stderr.is_terminal or now < self._next_s:
+            return
+        self._next_s = now + PLAIN_EVERY_S
+        task = self.tasks[self._bar]
+        left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+        say(f"{done:.0%} after {timedelta(seconds=round(task.elapsed or 0))}{left}: {what}")

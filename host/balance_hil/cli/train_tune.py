@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from balance_hil.cli.console import make_table, print_json, print_warning, say, stderr, stdout
+from balance_hil.cli.console import make_table, print_json, print_warning, say, stdout
+from balance_hil.cli.progress import CampaignBar
 from balance_hil.errors import HarnessError, TrainingError, UsageError
 from balance_hil.evaluating.robustness import Condition, load_suite
 from balance_hil.evaluating.robustness_run import RobustnessConfig, policy_name, run_suite
@@ -118,25 +118,22 @@ def _search(
     conditions: tuple[Condition, ...], better: Mapping[str, str], campaign: Campaign, about: Mapping[str, Any],
     start: Sequence[Mapping[str, Any]],
 ) -> None:  # fmt: skip
-    columns = (BarColumn(), TextColumn("{task.completed}/{task.total} trials"), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn(), TextColumn("{task.description}", style="dim", markup=False))  # fmt: skip
-    with Progress(*columns, console=stderr, transient=True) as bars:
-        bar = bars.add_task("", total=trials)
+    with CampaignBar() as bar:
         while waiting := study.next_trials(trials):
             tasks = [_task(trial, request, settings, search, conditions, about) for trial in waiting]
             by_name = {task.name: trial for task, trial in zip(tasks, waiting, strict=True)}
-            _show(bars, bar, study)
+            _show(bar, study, trials)
             for task, result in campaign.run(run_trial, tasks):
                 trial = by_name[task.name]
                 study.tell(trial, objective(search, better, result["cells"], start) if result["cells"] else None)
                 if result["reason"]:
                     print_warning(f"trial {trial.number} failed: {result['reason']}")
-                _show(bars, bar, study)
+                _show(bar, study, trials)
 
 
-def _show(bars: Progress, bar: Any, study: Study) -> None:
+def _show(bar: CampaignBar, study: Study, trials: int) -> None:
     done, best = sum(trial.state != "running" for trial in study.trials()), study.best()
-    bars.update(bar, completed=done, description=f"best: trial {best.number}, {best.objective:.4g}" if best else "")
+    bar(min(done / trials, 1.0), f"{done} of {trials} trials" + (f", best: trial {best.number}, {best.objective:.4g}" if best else ""))
 
 
 def _task(
