@@ -13,11 +13,23 @@ def test_boards_one_after_the_other_and_at_once(monkeypatch, tmp_path):
         monkeypatch.setattr(parallel, name, value)
     rows = parallel.run()
     contract.check("bench", {"schema": "balance_hil/bench@2", "name": "parallel", "rows": rows})
-    assert [row["metric"] for row in rows] == ["wall time", "late and lost replies"] * 2
-    one, at_once = rows[0], rows[2]
+    assert [row["metric"] for row in rows] == ["wall time", "late and lost replies", "failed episodes"] * 2
+    one, at_once = rows[0], rows[3]
     assert at_once["ratio"] == pytest.approx(at_once["value"] / one["value"])
     assert at_once["baseline"] == one["what"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_no_ratio_where_episodes_failed_for_want_of_time(monkeypatch):
+    turns = iter([(0.0, 0, 0), (6.0, 0, 0), (2.0, 400, 1)])
+    monkeypatch.setattr(parallel, "_run", lambda *arguments: next(turns))
+    monkeypatch.setattr(parallel, "TURNS", 1)
+    monkeypatch.setattr(parallel, "CLOCKS", ("realtime",))
+    rows = parallel.run()
+    assert [(row["metric"], row["value"]) for row in rows[3:]] == [
+        ("wall time", 2.0), ("late and lost replies", 400), ("failed episodes", 1),
+    ]  # fmt: skip
+    assert not any("ratio" in row and row["ratio"] is not None for row in rows)
 
 
 def test_a_board_that_does_not_work_is_an_error(monkeypatch):
