@@ -19,7 +19,7 @@ from rich.text import Text
 
 from balance_hil.cli.console import say, stderr
 from balance_hil.cli.run_output import PLAIN_EVERY_S, SHOW_EVERY_S
-from balance_hil.errors import HarnessError
+from balance_hil.errors import HarnessError, UsageError
 from balance_hil.interrupt import SIGNALS, Interrupt, ended_by_signals
 from balance_hil.processes import end_with_parent
 
@@ -78,7 +78,11 @@ def start_fork_server() -> None:
 
     MuJoCo and numba give this process threads, which do not survive a fork. The signals that end a program stay blocked there and
     in a process that begins: a signal to the whole group, as Ctrl-C is, would end it without a word.
+
+    Raises UsageError on Windows.
     """
+    if sys.platform == "win32":
+        raise UsageError("several boards at once need Linux or macOS", "name one board: --board NAME")
     forkserver.set_forkserver_preload(["balance_hil.cli.imported_once"])
     resource_tracker.ensure_running()  # forkserver.ensure_running() would start it, and that unblocks the signals
     os.environ["BALANCE_HIL_STARTER"] = str(os.getpid())

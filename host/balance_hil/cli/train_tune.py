@@ -133,7 +133,10 @@ def _search(
 
 def _show(bar: CampaignBar, study: Study, trials: int) -> None:
     done, best = sum(trial.state != "running" for trial in study.trials()), study.best()
-    bar(min(done / trials, 1.0), f"{done} of {trials} trials" + (f", best: trial {best.number}, {best.objective:.4g}" if best else ""))
+    bar(
+        min(done / trials, 1.0),
+        f"{done} of {trials} trials" + (f", best: trial {best.number}, {best.objective:.4g}" if best else ""),
+    )
 
 
 def _task(
