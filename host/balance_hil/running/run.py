@@ -31,7 +31,13 @@ from balance_hil.running.interventions import Interventions, Remote
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
-from balance_hil.scheduling import CpuLatencyRequest, ProcessorWait, moving_to_free_cores, real_time_priority
+from balance_hil.scheduling import (
+    CpuLatencyRequest,
+    ProcessorWait,
+    moving_to_free_cores,
+    processor_time_s,
+    real_time_priority,
+)
 
 VERSIONS = ("balance-hil", "mujoco", "gymnasium", "numpy")  # that a recording names
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
@@ -46,6 +52,8 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 LOOP_CORES = 0.2  # that the loop and the plant take, measured with the balance robot at 200 Hz
+MARGIN = 2.0  # of cores for an emulated board, over what its exchanges keep busy: with less, runs side by side are late
+TRIES, ECHOES = 3, 10  # to measure that; the cheapest try counts, other programs make some dear
 # Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
 # or less does not change them.
 DEVICE_START_S = 0.1
@@ -157,9 +165,25 @@ def prepare(
         yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop, remote)
 
 
-def cores_of(board: Board) -> float:
-    """How many cores of this computer a run in real time takes."""
-    return LOOP_CORES + float(getattr(find_kind(board.definition.kind), "CORES", 0.0))
+def cores_of(board: Board, control_period_s: float) -> float:
+    """How many cores of this computer a run in real time takes; on a slow one, or at a high rate, more than the kind's CORES."""
+    usual = float(getattr(find_kind(board.definition.kind), "CORES", 0.0))
+    return LOOP_CORES + max(usual, MARGIN * _exchange_s(board) / control_period_s)
+
+
+def _exchange_s(board: Board) -> float:
+    """Processor time that an emulated board takes to receive and answer an observation, without the inference; 0 for others."""
+    tries = [0.0]
+    with contextlib.suppress(LinkError):  # the run will say it
+        tries = [_echoes_s(board) for _ in range(TRIES if board.process_ids else 0)] or tries
+    return min(tries) / ECHOES
+
+
+def _echoes_s(board: Board) -> float:
+    before_s = processor_time_s(board.process_ids)
+    for _ in range(ECHOES):
+        board.echo(bytes(min(4 * board.info.n_obs, 256)))
+    return processor_time_s(board.process_ids) - before_s
 
 
 def priority_for(board: Board) -> AbstractContextManager[bool]:
@@ -196,6 +220,7 @@ class RunInProgress:
         self._simulated = board.faults if config.clock == "lockstep" else None
         rule = replace(config, clock="realtime") if self._simulated is not None else config
         injecting = board.faults if config.clock == "realtime" else None
+        self._share = 0.0  # of this computer's cores, once it is known
         self._cores = contextlib.ExitStack()  # that are held
         self._interventions = (
             None if remote is None else Interventions(remote, env, injecting, self._cores.close, self._take_cores)
@@ -218,13 +243,15 @@ class RunInProgress:
 
         While somebody pauses them by hand, others may have the cores.
         """
+        if self._config.clock == "realtime":
+            self._share = cores_of(self._board, self._env.spec.control_period_s)
         with self._cores:
             self._take_cores()
             self._run_episodes()
 
     def _take_cores(self) -> None:
         if self._config.clock == "realtime":
-            self._cores.enter_context(cores(cores_of(self._board), self._log.on_wait, self._stop.check))
+            self._cores.enter_context(cores(self._share, self._log.on_wait, self._stop.check))
 
     def _run_episodes(self) -> None:
         faults = self._board.faults

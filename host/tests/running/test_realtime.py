@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from balance_hil import core_queue
+from balance_hil.boards.kinds import find_kind
 from balance_hil.distribution import Distribution
 from balance_hil.environment import open_environment
 from balance_hil.envs import balance as envs
-from balance_hil.errors import CableUnpluggedError, ModelMismatchError, TooManyLostError
+from balance_hil.errors import CableUnpluggedError, ModelMismatchError, ReplyTimeoutError, TooManyLostError
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
 from balance_hil.running import RunConfig, RunInterrupted, run
+from balance_hil.running.run import cores_of
 from balance_hil.running.trace import TflmCheck, Trace
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
@@ -119,6 +121,29 @@ def test_more_losses_than_allowed_end_the_run(clock, board, firmware, linear_bun
     back = read_recording(tmp_path / "run.mcap")
     assert back.meta["ended"].startswith("31 control steps got no reply")
     assert 90 <= len(back) <= 120
+
+
+@pytest.mark.parametrize(
+    ("answer_ms", "shares"),
+    [((0.2, 0.1, 0.3), [0.65, 0.65]), ((1.5, 3.0, 1.6), [0.8, 1.4])],  # the cheapest try counts; at 200 and 400 Hz
+)
+def test_a_slow_emulated_board_takes_more_cores_than_its_kind_says(board, monkeypatch, answer_ms, shares):
+    monkeypatch.setattr(find_kind(board.definition.kind), "CORES", 0.45, raising=False)
+    assert cores_of(board, 0.005) == pytest.approx(0.65), "a physical board is not asked"
+    monkeypatch.setattr(type(board), "process_ids", [2**22])
+    for period_s, share in zip((0.005, 0.0025), shares, strict=True):
+        used_s = iter(np.cumsum([part for ms in answer_ms for part in (0.0, 10 * ms / 1e3)]))
+        monkeypatch.setitem(cores_of.__globals__, "processor_time_s", lambda processes, used_s=used_s: next(used_s))
+        assert cores_of(board, period_s) == pytest.approx(share)
+
+
+def test_a_board_that_does_not_answer_takes_the_cores_of_its_kind(board, monkeypatch):
+    def silence(board, data):
+        raise ReplyTimeoutError("no reply", "")
+
+    monkeypatch.setattr(type(board), "process_ids", [2**22])
+    monkeypatch.setattr(type(board), "echo", silence)
+    assert cores_of(board, 0.005) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("processes", "hint"), [([], "cable"), ([2**22], "fewer boards at once")])
