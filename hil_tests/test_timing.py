@@ -33,7 +33,7 @@ def round_trips_us(action: Callable[[], object]) -> np.ndarray:
 def test_round_trip_fits_the_control_period(hil_board: Board, hil_bundle: Bundle, hil_measure: Callable[..., None]) -> None:
     """On the cores and with the priority of a run in real time."""
     observation = np.zeros(hil_board.info.n_obs, np.float32)
-    with cores(cores_of(hil_board)), priority_for(hil_board):
+    with cores(cores_of(hil_board, hil_bundle.spec.control_period_s)), priority_for(hil_board):
         times = round_trips_us(lambda: hil_board.infer(observation))
     period_us = hil_bundle.spec.control_period_s * 1e6
     hil_measure("round_trip_median", float(np.median(times)), "us", maximum=period_us)
