@@ -38,35 +38,36 @@ def run_at_once(boards: Sequence[str], job: Job, *, shown: bool) -> Iterator[tup
     """
     context = multiprocessing.get_context("forkserver")
     workers: dict[Connection, tuple[int, Any]] = {}
-    with Interrupt() as stop, _Screen(boards, shown=shown) as screen:
+    with _Screen(boards, shown=shown) as screen:
         try:
             for index, name in enumerate(boards):
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(job, name, boards[:index].count(name), theirs))
-                process.start()
+                process.start()  # waits until the fork server has imported; Ctrl-C may end that
                 theirs.close()
                 workers[ours] = index, process
-            stop_s = 0.0
-            while workers:
-                if stop.requested and not stop_s:
-                    stop_s = time.monotonic() + _STOP_S
-                    for _, process in workers.values():
-                        process.terminate()
-                if stop_s and time.monotonic() > stop_s:
-                    raise KeyboardInterrupt
-                for ready in wait(list(workers), timeout=_POLL_S):
-                    assert isinstance(ready, Connection)
-                    index, process = workers[ready]
-                    kind, content = _receive(ready, process)
-                    if kind == "said":
-                        say(content if content.startswith(boards[index]) else f"{boards[index]}: {content}")
-                    elif kind == "at":
-                        screen.show(index, content)
-                    else:
-                        del workers[ready]
-                        process.join()
-                        screen.show(index, "")
-                        yield index, content
+            with Interrupt() as stop:
+                stop_s = 0.0
+                while workers:
+                    if stop.requested and not stop_s:
+                        stop_s = time.monotonic() + _STOP_S
+                        for _, process in workers.values():
+                            process.terminate()
+                    if stop_s and time.monotonic() > stop_s:
+                        raise KeyboardInterrupt
+                    for ready in wait(list(workers), timeout=_POLL_S):
+                        assert isinstance(ready, Connection)
+                        index, process = workers[ready]
+                        kind, content = _receive(ready, process)
+                        if kind == "said":
+                            say(content if content.startswith(boards[index]) else f"{boards[index]}: {content}")
+                        elif kind == "at":
+                            screen.show(index, content)
+                        else:
+                            del workers[ready]
+                            process.join()
+                            screen.show(index, "")
+                            yield index, content
         finally:
             for _, process in workers.values():
                 process.kill()

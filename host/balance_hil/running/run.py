@@ -172,10 +172,15 @@ def cores_of(board: Board, control_period_s: float) -> float:
 
 
 def _exchange_s(board: Board) -> float:
-    """Processor time that an emulated board takes to receive and answer an observation, without the inference; 0 for others."""
+    """Processor time that an emulated board takes to receive and answer an observation, without the inference; 0 for others
+    and where faults are injected."""
+    if not board.process_ids or (
+        board.faults is not None and board.faults.faults
+    ):  # which may lose an ECHO, and that costs a second
+        return 0.0
     tries = [0.0]
     with contextlib.suppress(LinkError):  # the run will say it
-        tries = [_echoes_s(board) for _ in range(TRIES if board.process_ids else 0)] or tries
+        tries = [_echoes_s(board) for _ in range(TRIES)]
     return min(tries) / ECHOES
 
 

@@ -2,6 +2,7 @@ import contextlib
 import itertools
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,12 +138,15 @@ def test_a_slow_emulated_board_takes_more_cores_than_its_kind_says(board, monkey
         assert cores_of(board, period_s) == pytest.approx(share)
 
 
-def test_a_board_that_does_not_answer_takes_the_cores_of_its_kind(board, monkeypatch):
+@pytest.mark.parametrize("faults", [(), ("drop:rate=1",)])
+def test_a_board_that_does_not_answer_takes_the_cores_of_its_kind(board, monkeypatch, faults):
     def silence(board, data):
+        assert not faults, "a link that loses replies is not asked"
         raise ReplyTimeoutError("no reply", "")
 
     monkeypatch.setattr(type(board), "process_ids", [2**22])
     monkeypatch.setattr(type(board), "echo", silence)
+    monkeypatch.setattr(board, "faults", SimpleNamespace(faults=faults) if faults else None)
     assert cores_of(board, 0.005) == pytest.approx(0.2)
 
 
