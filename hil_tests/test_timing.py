@@ -11,7 +11,8 @@ import numpy as np
 from balance_hil.boards import Board
 from balance_hil.bundle import Bundle
 from balance_hil.core_queue import cores
-from balance_hil.running.run import cores_of, priority_for
+from balance_hil.running.cores_needed import cores_of
+from balance_hil.running.run import priority_for
 from balance_hil.scheduling import ProcessorWait
 
 ROUND_TRIPS = 200

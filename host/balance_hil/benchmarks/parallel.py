@@ -56,7 +56,7 @@ def _run(calls: Any, clock: str, seconds: float) -> tuple[float, int, int]:
         done = subprocess.run([sys.executable, "-m", "balance_hil", *words, *options], capture_output=True, text=True)
         runs = json.loads(done.stdout)["runs"] if done.returncode in (0, 1) and done.stdout else []
         failures = sum(episode["failed"] for each in runs for episode in each.get("episodes", ()))
-        if done.returncode and not failures:
+        if (done.returncode and not failures) or any("error" in each for each in runs):
             raise HarnessError(
                 f"hil {' '.join(words)} failed: {done.stderr.strip()[-500:]}", "check the installation: hil doctor"
             )

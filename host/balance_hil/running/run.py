@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from balance_hil.boards import Board
-from balance_hil.boards.kinds import find_kind
 from balance_hil.bundle import Bundle
 from balance_hil.core_queue import cores
 from balance_hil.documents import CostDocument
@@ -25,19 +24,14 @@ from balance_hil.recording import RecordingWriter
 from balance_hil.recording.format import Encode, step_encoder
 from balance_hil.running import lockstep, realtime, simulated
 from balance_hil.running.config import RunConfig, Tick
+from balance_hil.running.cores_needed import cores_of
 from balance_hil.running.episode import Episode, RunLog, Sink
 from balance_hil.running.exchange import Exchange
 from balance_hil.running.interventions import Interventions, Remote
 from balance_hil.running.realtime import TimingStats, low_jitter
 from balance_hil.running.result import Memory, Priority, RunResult
 from balance_hil.running.trace import Trace
-from balance_hil.scheduling import (
-    CpuLatencyRequest,
-    ProcessorWait,
-    moving_to_free_cores,
-    processor_time_s,
-    real_time_priority,
-)
+from balance_hil.scheduling import CpuLatencyRequest, ProcessorWait, moving_to_free_cores, real_time_priority
 
 VERSIONS = ("balance-hil", "mujoco", "gymnasium", "numpy")  # that a recording names
 _NOT_IDENTITY = ("nonce", "stack")  # of INFO: change from session to session
@@ -51,9 +45,6 @@ class RunInterrupted(KeyboardInterrupt):
         self.result = result
 
 
-LOOP_CORES = 0.2  # that the loop and the plant take, measured with the balance robot at 200 Hz
-MARGIN = 2.0  # of cores for an emulated board, over what its exchanges keep busy: with less, runs side by side are late
-TRIES, ECHOES = 3, 10  # to measure that; the cheapest try counts, other programs make some dear
 # Episodes on the device clock start at a multiple of this time of the chip, so that a handshake that takes a microsecond more
 # or less does not change them.
 DEVICE_START_S = 0.1
@@ -163,32 +154,6 @@ def prepare(
     waiting = board.process_ids if config.clock == "realtime" else None
     with Trace(kept=config.check_tflm) as trace, ProcessorWait(waiting) as processor_wait:
         yield RunInProgress(board, bundle, config, env, log, trace, processor_wait, stop, remote)
-
-
-def cores_of(board: Board, control_period_s: float) -> float:
-    """How many cores of this computer a run in real time takes; on a slow one, or at a high rate, more than the kind's CORES."""
-    usual = float(getattr(find_kind(board.definition.kind), "CORES", 0.0))
-    return LOOP_CORES + max(usual, MARGIN * _exchange_s(board) / control_period_s)
-
-
-def _exchange_s(board: Board) -> float:
-    """Processor time that an emulated board takes to receive and answer an observation, without the inference; 0 for others
-    and where faults are injected."""
-    if not board.process_ids or (
-        board.faults is not None and board.faults.faults
-    ):  # which may lose an ECHO, and that costs a second
-        return 0.0
-    tries = [0.0]
-    with contextlib.suppress(LinkError):  # the run will say it
-        tries = [_echoes_s(board) for _ in range(TRIES)]
-    return min(tries) / ECHOES
-
-
-def _echoes_s(board: Board) -> float:
-    before_s = processor_time_s(board.process_ids)
-    for _ in range(ECHOES):
-        board.echo(bytes(min(4 * board.info.n_obs, 256)))
-    return processor_time_s(board.process_ids) - before_s
 
 
 def priority_for(board: Board) -> AbstractContextManager[bool]:

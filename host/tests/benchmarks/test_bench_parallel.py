@@ -1,3 +1,6 @@
+import json
+import subprocess
+
 import pytest
 
 from balance_hil.benchmarks import parallel
@@ -35,4 +38,12 @@ def test_there_is_no_ratio_where_episodes_failed_for_want_of_time(monkeypatch):
 def test_a_board_that_does_not_work_is_an_error(monkeypatch):
     monkeypatch.setattr(parallel, "BOARDS", ("nowhere",))
     with pytest.raises(HarnessError, match="unknown board 'nowhere'"):
+        parallel.run()
+
+
+def test_an_error_beside_a_failed_episode_is_an_error(monkeypatch):
+    runs = [{"error": "the board is gone"}, {"episodes": [{"failed": True}], "late": 0, "lost": 0}]
+    done = subprocess.CompletedProcess((), 1, json.dumps({"runs": runs}), "error: the board is gone")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
+    with pytest.raises(HarnessError, match="the board is gone"):
         parallel.run()

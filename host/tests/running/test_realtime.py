@@ -15,8 +15,8 @@ from balance_hil.envs import balance as envs
 from balance_hil.errors import CableUnpluggedError, ModelMismatchError, ReplyTimeoutError, TooManyLostError
 from balance_hil.quantize import dequantize, quantize
 from balance_hil.recording import read_recording
-from balance_hil.running import RunConfig, RunInterrupted, run
-from balance_hil.running.run import cores_of
+from balance_hil.running import RunConfig, RunInterrupted, cores_needed, run
+from balance_hil.running.cores_needed import cores_of
 from balance_hil.running.trace import TflmCheck, Trace
 from balance_hil.testing.fake_board import FakeFirmware, fake_board, fake_info, linear_policy
 
@@ -134,7 +134,7 @@ def test_a_slow_emulated_board_takes_more_cores_than_its_kind_says(board, monkey
     monkeypatch.setattr(type(board), "process_ids", [2**22])
     for period_s, share in zip((0.005, 0.0025), shares, strict=True):
         used_s = iter(np.cumsum([part for ms in answer_ms for part in (0.0, 10 * ms / 1e3)]))
-        monkeypatch.setitem(cores_of.__globals__, "processor_time_s", lambda processes, used_s=used_s: next(used_s))
+        monkeypatch.setattr(cores_needed, "processor_time_s", lambda processes, used_s=used_s: next(used_s))
         assert cores_of(board, period_s) == pytest.approx(share)
 
 
